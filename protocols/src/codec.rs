@@ -1,0 +1,65 @@
+//! CBOR (RFC 8949) to bytes and back, under a limit. The only file that names the CBOR library.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Why bytes are no message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// More bytes than the message may have.
+    #[error("message of {actual} bytes is over the limit of {limit} bytes")]
+    TooLarge {
+        /// Length that arrived or was declared, in bytes.
+        actual: u64,
+        /// Limit in bytes.
+        limit: usize,
+    },
+    /// The bytes end before the message does.
+    #[error("message is truncated")]
+    Truncated,
+    /// The bytes are no CBOR, or not of this message's form.
+    #[error("message is malformed: {0}")]
+    Malformed(String),
+    /// Bytes follow after the message.
+    #[error("message is followed by other bytes")]
+    TrailingBytes,
+}
+
+/// Why a message cannot be sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// The message is longer than its receiver accepts.
+    #[error("message of {actual} bytes is over the limit of {limit} bytes")]
+    TooLarge {
+        /// Length in bytes.
+        actual: usize,
+        /// Limit in bytes.
+        limit: usize,
+    },
+    /// The value has no form in CBOR.
+    #[error("message cannot be encoded: {0}")]
+    Unencodable(String),
+}
+
+/// Encodes `value`; an error if that takes more than `max` bytes.
+pub fn encode<T: Serialize>(value: &T, max: usize) -> Result<Vec<u8>, EncodeError> {
+    let bytes = serde_cbor::to_vec(value).map_err(|e| EncodeError::Unencodable(e.to_string()))?;
+    if bytes.len() > max {
+        return Err(EncodeError::TooLarge { actual: bytes.len(), limit: max });
+    }
+    Ok(bytes)
+}
+
+/// Decodes one value that fills `bytes` exactly; at most `max` bytes are looked at.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, DecodeError> {
+    if bytes.len() > max {
+        return Err(DecodeError::TooLarge { actual: bytes.len() as u64, limit: max });
+    }
+    let mut deserializer = serde_cbor::Deserializer::from_slice(bytes);
+    let value = T::deserialize(&mut deserializer).map_err(classify)?;
+    deserializer.end().map_err(|_| DecodeError::TrailingBytes)?;
+    Ok(value)
+}
+
+fn classify(error: serde_cbor::Error) -> DecodeError {
+    if error.is_eof() { DecodeError::Truncated } else { DecodeError::Malformed(error.to_string()) }
+}

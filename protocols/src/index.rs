@@ -1,0 +1,443 @@
+//! The index protocol: what a peer asks of the master, and what the master answers.
+//!
+//! Names, queries and addresses in requests travel as plain text and bytes: the receiver parses each
+//! one by itself, so that one bad name costs its own verdict and not the whole batch.
+
+use libp2p_identity::PeerId;
+use multiaddr::Multiaddr;
+use serde::{Deserialize, Serialize};
+
+use crate::content::ContentId;
+use crate::limits::MAX_REASON_BYTES;
+use crate::statement::{Certificate, Entry, Seal, Version};
+
+/// Identifies the stretch of time between a peer's join and its leave or eviction. Requests that
+/// change the index carry it, so that a peer that was evicted without noticing cannot act on its old lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+#[serde(transparent)]
+pub struct Session(pub u64);
+
+/// Number of a change within a session, rising by at least one with each new change; a change that
+/// is repeated because its answer was lost keeps its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+#[serde(transparent)]
+pub struct Sequence(pub u64);
+
+/// What a peer asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Become, or remain, a member of the network.
+    #[serde(rename = "join")]
+    Join(Join),
+    /// Claim names.
+    #[serde(rename = "announce")]
+    Announce(Announce),
+    /// Give names up.
+    #[serde(rename = "revoke")]
+    Revoke(Revoke),
+    /// Ask for one name.
+    #[serde(rename = "lookup")]
+    Lookup(Lookup),
+    /// Ask for the entries that match a query, a page at a time.
+    #[serde(rename = "search")]
+    Search(Search),
+    /// Say that a peer could not be reached.
+    #[serde(rename = "report")]
+    Report(Report),
+    /// Ask which peers are members.
+    #[serde(rename = "peers")]
+    Peers(Peers),
+    /// Give up membership and every name.
+    #[serde(rename = "leave")]
+    Leave(Leave),
+}
+
+/// Become, or remain, a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    /// Name of the network that the peer means.
+    #[serde(rename = "n")]
+    pub network: String,
+    /// Addresses where the peer listens, without its peer id; at most [`crate::limits::MAX_ADDRESSES`].
+    #[serde(rename = "a")]
+    pub addresses: Vec<Multiaddr>,
+    /// Digest of the peer's share, see [`share_digest`].
+    #[serde(rename = "d")]
+    pub digest: ShareDigest,
+    /// Number of entries in the peer's share.
+    #[serde(rename = "k")]
+    pub entries: u64,
+}
+
+/// Claim names, at most [`crate::limits::MAX_BATCH_ENTRIES`] at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announce {
+    /// The session of the latest join.
+    #[serde(rename = "i")]
+    pub session: Session,
+    /// Number of this change.
+    #[serde(rename = "q")]
+    pub sequence: Sequence,
+    /// What is offered.
+    #[serde(rename = "e")]
+    pub offers: Vec<Offer>,
+}
+
+/// A name with the content that it is to stand for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The name.
+    #[serde(rename = "n")]
+    pub name: String,
+    /// Content id of the file.
+    #[serde(rename = "c")]
+    pub content: ContentId,
+    /// Size of the file in bytes.
+    #[serde(rename = "s")]
+    pub size: u64,
+}
+
+/// Give names up, at most [`crate::limits::MAX_BATCH_ENTRIES`] at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoke {
+    /// The session of the latest join.
+    #[serde(rename = "i")]
+    pub session: Session,
+    /// Number of this change.
+    #[serde(rename = "q")]
+    pub sequence: Sequence,
+    /// The names.
+    #[serde(rename = "n")]
+    pub names: Vec<String>,
+}
+
+/// Ask for one name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lookup {
+    /// The name.
+    #[serde(rename = "n")]
+    pub name: String,
+}
+
+/// Ask for a page of the entries that match a query.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Search {
+    /// The query, see [`crate::Pattern`].
+    #[serde(rename = "w")]
+    pub query: String,
+    /// Where the previous page ended; `None` for the first.
+    #[serde(rename = "u", default)]
+    pub cursor: Option<Cursor>,
+    /// Most entries wanted; the master may send fewer, at most [`crate::limits::MAX_PAGE_ENTRIES`].
+    #[serde(rename = "m")]
+    pub limit: u32,
+}
+
+/// Where a page of results ended. It is all the state there is: the master keeps none between pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Cursor(pub u64);
+
+/// Say that a peer could not be reached; the master then probes that peer itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The peer that did not answer.
+    #[serde(rename = "p")]
+    pub peer: PeerId,
+}
+
+/// Ask which peers are members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peers {}
+
+/// Give up membership and every name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leave {
+    /// The session of the latest join.
+    #[serde(rename = "i")]
+    pub session: Session,
+}
+
+/// What the master answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    /// To a join.
+    #[serde(rename = "joined")]
+    Joined(Joined),
+    /// To an announce: a verdict for each offer, in order.
+    #[serde(rename = "announced")]
+    Announced(Vec<Verdict>),
+    /// To a revoke: an outcome for each name, in order.
+    #[serde(rename = "revoked")]
+    Revoked(Vec<Revocation>),
+    /// To a lookup of a name that exists.
+    #[serde(rename = "found")]
+    Found(Found),
+    /// To a search.
+    #[serde(rename = "page")]
+    Page(Page),
+    /// To a request for the members.
+    #[serde(rename = "members")]
+    Members(Vec<Member>),
+    /// To a report or a leave.
+    #[serde(rename = "done")]
+    Done,
+    /// To anything that cannot be granted.
+    #[serde(rename = "refused")]
+    Refused(Refusal),
+}
+
+/// Membership.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// Session that later changes carry.
+    #[serde(rename = "i")]
+    pub session: Session,
+    /// Length of the lease in milliseconds.
+    #[serde(rename = "l")]
+    pub lease_ms: u64,
+    /// Whether the master still holds exactly the peer's share, so that nothing need be announced.
+    #[serde(rename = "u")]
+    pub unchanged: bool,
+    /// The master's role key as bytes in protobuf form, to check certificates with.
+    #[serde(rename = "k", with = "serde_bytes")]
+    pub master_key: Vec<u8>,
+}
+
+/// What became of one offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// The name is the peer's.
+    #[serde(rename = "ok")]
+    Accepted {
+        /// Version of the entry.
+        #[serde(rename = "v")]
+        version: Version,
+        /// Makes entry and version a certificate.
+        #[serde(rename = "z")]
+        seal: Seal,
+    },
+    /// The name is another's.
+    #[serde(rename = "conflict")]
+    Conflict {
+        /// The owner of the name.
+        #[serde(rename = "o")]
+        owner: PeerId,
+    },
+    /// The offer cannot be granted to anybody.
+    #[serde(rename = "refused")]
+    Refused(Refusal),
+}
+
+/// What became of one name in a revoke.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Revocation {
+    /// The name is free.
+    #[serde(rename = "ok")]
+    Revoked {
+        /// Version of the tombstone.
+        #[serde(rename = "v")]
+        version: Version,
+    },
+    /// Nobody held the name.
+    #[serde(rename = "none")]
+    NotHeld,
+    /// Another peer holds the name.
+    #[serde(rename = "conflict")]
+    Conflict {
+        /// The owner of the name.
+        #[serde(rename = "o")]
+        owner: PeerId,
+    },
+    /// The name is none.
+    #[serde(rename = "refused")]
+    Refused(Refusal),
+}
+
+/// A name, and where to fetch it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// The entry with the master's seal.
+    #[serde(rename = "c")]
+    pub certificate: Certificate,
+    /// Peers that have the content, the best to ask first; at most [`crate::limits::MAX_HOLDERS`].
+    #[serde(rename = "h")]
+    pub holders: Vec<Member>,
+}
+
+/// A page of search results.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    /// The entries, in the order of the index.
+    #[serde(rename = "e")]
+    pub entries: Vec<Entry>,
+    /// Where to go on; `None` at the end. A page may be empty and still not be the last.
+    #[serde(rename = "u", default)]
+    pub next: Option<Cursor>,
+}
+
+/// A peer as the master sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    #[serde(rename = "p")]
+    pub peer: PeerId,
+    /// Where it listens, without its peer id.
+    #[serde(rename = "a")]
+    pub addresses: Vec<Multiaddr>,
+    /// Whether the master doubts that it can be reached.
+    #[serde(rename = "t")]
+    pub suspect: bool,
+    /// Number of names that it holds.
+    #[serde(rename = "k")]
+    pub entries: u64,
+}
+
+/// Why a request was refused. Programs go by the code; the reason is for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What kind of refusal this is.
+    #[serde(rename = "c")]
+    pub code: RefusalCode,
+    /// One sentence, at most [`MAX_REASON_BYTES`] bytes.
+    #[serde(rename = "r")]
+    pub reason: String,
+}
+
+impl Refusal {
+    /// A refusal; a longer reason is cut.
+    pub fn new(code: RefusalCode, reason: impl Into<String>) -> Self {
+        let mut reason = reason.into();
+        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+        Self { code, reason }
+    }
+}
+
+/// The kinds of refusal, as numbers that never change their meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "u16", into = "u16")]
+pub enum RefusalCode {
+    /// 1: the bytes are no message, or over a limit.
+    Malformed,
+    /// 2: a request of a kind that this node does not know.
+    Unsupported,
+    /// 3: the node is not the master.
+    NotMaster,
+    /// 4: the peer means another network.
+    WrongNetwork,
+    /// 5: the peer is not a member, or its session is over: join again.
+    NotJoined,
+    /// 6: the change is older than one that was already made.
+    Stale,
+    /// 7: the name breaks a rule.
+    InvalidName,
+    /// 8: no such name or peer.
+    NotFound,
+    /// 9: a quota is used up; the reason says which.
+    Quota,
+    /// 10: too much to do at the moment: ask again later.
+    Busy,
+    /// 11: the index could not be written.
+    Storage,
+    /// 12: the query is no query.
+    InvalidQuery,
+    /// Any other number, from a newer node.
+    Other(u16),
+}
+
+impl From<u16> for RefusalCode {
+    fn from(number: u16) -> Self {
+        match number {
+            1 => Self::Malformed,
+            2 => Self::Unsupported,
+            3 => Self::NotMaster,
+            4 => Self::WrongNetwork,
+            5 => Self::NotJoined,
+            6 => Self::Stale,
+            7 => Self::InvalidName,
+            8 => Self::NotFound,
+            9 => Self::Quota,
+            10 => Self::Busy,
+            11 => Self::Storage,
+            12 => Self::InvalidQuery,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl From<RefusalCode> for u16 {
+    fn from(code: RefusalCode) -> Self {
+        match code {
+            RefusalCode::Malformed => 1,
+            RefusalCode::Unsupported => 2,
+            RefusalCode::NotMaster => 3,
+            RefusalCode::WrongNetwork => 4,
+            RefusalCode::NotJoined => 5,
+            RefusalCode::Stale => 6,
+            RefusalCode::InvalidName => 7,
+            RefusalCode::NotFound => 8,
+            RefusalCode::Quota => 9,
+            RefusalCode::Busy => 10,
+            RefusalCode::Storage => 11,
+            RefusalCode::InvalidQuery => 12,
+            RefusalCode::Other(other) => other,
+        }
+    }
+}
+
+/// Digest of a share: equal when two nodes hold the same set of (name, content id, size).
+///
+/// The exclusive-or of the BLAKE3 hashes of the entries, so that adding or removing one entry costs
+/// one hash. It guards against differences, not against malice: the only peer that a collision could
+/// mislead is the one that made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ShareDigest([u8; 32]);
+
+impl ShareDigest {
+    /// Adds an entry that is not in the set, or removes one that is.
+    pub fn toggle(&mut self, name: &str, content: &ContentId, size: u64) {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(content.as_bytes());
+        hasher.update(&size.to_be_bytes());
+        hasher.update(name.as_bytes());
+        for (mine, other) in self.0.iter_mut().zip(hasher.finalize().as_bytes()) {
+            *mine ^= other;
+        }
+    }
+
+    /// The digest of the empty share: all zero.
+    pub const fn empty() -> Self {
+        Self([0; 32])
+    }
+
+    /// The digest with these bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl Serialize for ShareDigest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ContentId::from_bytes(self.0).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ShareDigest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ContentId::deserialize(deserializer).map(|id| Self(*id.as_bytes()))
+    }
+}
+
+/// The digest of a whole share.
+pub fn share_digest<'a>(entries: impl IntoIterator<Item = (&'a str, &'a ContentId, u64)>) -> ShareDigest {
+    let mut digest = ShareDigest::empty();
+    for (name, content, size) in entries {
+        digest.toggle(name, content, size);
+    }
+    digest
+}

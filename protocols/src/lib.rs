@@ -1,0 +1,28 @@
+//! The words that swarmdex nodes exchange: messages, limits, codecs, names and certificates.
+//!
+//! | protocol id | from -> to | request -> response | limit of one message |
+//! | --- | --- | --- | --- |
+//! | `/swarmdex/index/1` | peer -> master | [`index::Request`] -> [`index::Response`] | [`limits::MAX_INDEX_MESSAGE`] |
+//! | `/swarmdex/fetch/1` | any -> holder | [`fetch::Request`] -> [`fetch::Header`] and raw bytes | [`limits::MAX_FETCH_REQUEST`], [`limits::MAX_FETCH_HEADER`], [`limits::MAX_FETCH_BODY`] |
+//!
+//! **Versions.** A new optional field keeps the protocol id; a new meaning gets a new id. A receiver
+//! ignores map keys that it does not know and answers a request variant that it does not know with
+//! [`index::RefusalCode::Unsupported`].
+//!
+//! **Goals.** Everything a second implementation must agree on is here, and everything that arrives is
+//! checked here. **Non-goals.** No network, no disk, no clock: bytes and times are arguments.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod codec;
+pub mod content;
+pub mod fetch;
+pub mod index;
+pub mod limits;
+pub mod name;
+pub mod statement;
+
+pub use content::ContentId;
+pub use libp2p_identity::{Keypair, PeerId, PublicKey};
+pub use multiaddr::Multiaddr;
+pub use name::{Name, Network, Pattern};
+pub use statement::{Certificate, Entry, Version};

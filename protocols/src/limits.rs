@@ -1,0 +1,41 @@
+//! Every bound of the wire, with its unit and its reason.
+
+/// Longest name, in bytes of UTF-8: what common file systems allow for a path is a little more.
+pub const MAX_NAME_BYTES: usize = 1024;
+/// Longest segment of a name, in bytes of UTF-8: `NAME_MAX` of Linux, macOS and NTFS.
+pub const MAX_SEGMENT_BYTES: usize = 255;
+/// Longest name of a network, in bytes: it is part of protocol ids and of every signature.
+pub const MAX_NETWORK_BYTES: usize = 64;
+/// Most entries in one announce, and most names in one revoke.
+pub const MAX_BATCH_ENTRIES: usize = 1000;
+/// Most addresses of one peer that are kept or passed on.
+pub const MAX_ADDRESSES: usize = 16;
+/// Longest address, in bytes of its binary form: ample for the longest DNS name with transport and peer id.
+pub const MAX_ADDRESS_BYTES: usize = 400;
+/// Most holders in the answer to one lookup.
+pub const MAX_HOLDERS: usize = 32;
+/// Most entries in one page of search results.
+pub const MAX_PAGE_ENTRIES: usize = 500;
+/// Longest search query, in bytes.
+pub const MAX_QUERY_BYTES: usize = 512;
+/// Most terms in one search query.
+pub const MAX_QUERY_TERMS: usize = 16;
+/// Longest free text in a refusal, in bytes.
+pub const MAX_REASON_BYTES: usize = 512;
+/// Longest message of the index protocol, in bytes, either way.
+pub const MAX_INDEX_MESSAGE: usize = 2 << 20;
+/// Longest request of the fetch protocol, in bytes.
+pub const MAX_FETCH_REQUEST: usize = 1 << 10;
+/// Longest header of a fetch response, in bytes: the proofs of the chunks in one range.
+pub const MAX_FETCH_HEADER: usize = 16 << 10;
+/// Most raw bytes in one fetch response: one chunk of the largest size, or several small ones.
+pub const MAX_FETCH_BODY: usize = 1 << 20;
+/// Largest file, in bytes (16 TiB): keeps every count of chunks and every product of them inside 64 bits with room to spare.
+pub const MAX_FILE_BYTES: u64 = 1 << 44;
+
+// A full batch of the longest names must fit its message: text, content id, size and map keys.
+const _: () = assert!(MAX_BATCH_ENTRIES * (MAX_NAME_BYTES + 128) <= MAX_INDEX_MESSAGE);
+// So must a full page, whose entries carry owner and version as well.
+const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_NAME_BYTES + 256) <= MAX_INDEX_MESSAGE);
+// And the answer to a lookup with every holder at its most talkative.
+const _: () = assert!(MAX_HOLDERS * (MAX_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 128) + 4096 <= MAX_INDEX_MESSAGE);

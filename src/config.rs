@@ -1,0 +1,154 @@
+//! Configuration of a node: plain data with defaults. Reading it from files, environment and flags is
+//! the command line's work.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use swarmdex_protocols::{Multiaddr, Network};
+
+/// What a node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Keeps the central index.
+    Master,
+    /// Shares files, searches and downloads.
+    #[serde(alias = "slave")]
+    #[value(alias = "slave")]
+    Peer,
+}
+
+/// Everything that a node can be told. Every key of the configuration file is a field here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// What the node does.
+    pub role: Role,
+    /// Folder for identity, index and share table; the platform's data folder if none is given.
+    pub data_dir: PathBuf,
+    /// The network that the node belongs to; nodes of other networks are ignored.
+    pub network: Network,
+    /// Addresses to listen on; if empty, all interfaces over TCP and QUIC, IPv4 and IPv6: a master on port 4747, a peer on free ports.
+    pub listen: Vec<Multiaddr>,
+    /// Addresses of the master, each with or without its `/p2p/` peer id.
+    pub master: Vec<Multiaddr>,
+    /// Addresses of any nodes through which to enter the network.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Files and folders to share from the start.
+    pub share: Vec<PathBuf>,
+    /// Where to serve the HTTP interface besides the local socket; `None` turns it off.
+    pub http: Option<SocketAddr>,
+    /// Whether to find nodes on the local network by mDNS.
+    pub mdns: bool,
+    /// Times of membership.
+    pub lease: LeaseConfig,
+    /// Bounds.
+    pub limits: LimitsConfig,
+    /// Downloads and uploads.
+    pub fetch: FetchConfig,
+}
+
+/// Times of membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseConfig {
+    /// For how long the master counts a peer as alive without hearing from it.
+    pub lease: Duration,
+    /// How often nodes ping each other.
+    pub ping_interval: Duration,
+    /// After how many missed pings in a row a peer is suspect.
+    pub missed_pings: u32,
+    /// Longest pause between two attempts to reach the master; attempts begin at half a second and double, with jitter.
+    pub max_backoff: Duration,
+}
+
+/// Bounds of what strangers can make a node keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Members of the network that the master admits.
+    pub peers: usize,
+    /// Names that one peer may hold.
+    pub names_per_peer: usize,
+    /// Names in the index.
+    pub names: usize,
+    /// Requests of one peer that wait for an answer.
+    pub pending_per_peer: usize,
+    /// Requests that wait for an answer in all.
+    pub pending: usize,
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections from one IP address.
+    pub connections_per_ip: usize,
+    /// Connections with one peer.
+    pub connections_per_peer: usize,
+    /// Resident memory, in MiB, above which new connections are refused.
+    pub memory_mib: usize,
+}
+
+/// Downloads and uploads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchConfig {
+    /// Most bytes, in MiB, asked of one source and not yet answered.
+    pub window_mib: usize,
+    /// Most bytes, in MiB, read from disk for others and not yet sent.
+    pub upload_mib: usize,
+    /// For how long a source may leave a request unanswered.
+    pub timeout: Duration,
+    /// Downloads at the same time.
+    pub downloads: usize,
+    /// Threads that hash, verify, read and write; 0 means one for each processor.
+    pub threads: usize,
+}
+
+impl Default for LeaseConfig {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(30),
+            ping_interval: Duration::from_secs(5),
+            missed_pings: 2,
+            max_backoff: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            peers: 10_000,
+            names_per_peer: 200_000,
+            names: 5_000_000,
+            pending_per_peer: 64,
+            pending: 4096,
+            connections: 2000,
+            connections_per_ip: 256,
+            connections_per_peer: 4,
+            memory_mib: 2048,
+        }
+    }
+}
+
+impl Default for FetchConfig {
+    fn default() -> Self {
+        Self { window_mib: 8, upload_mib: 32, timeout: Duration::from_secs(20), downloads: 16, threads: 0 }
+    }
+}
+
+impl Config {
+    /// The defaults, for a node with this role and data directory.
+    pub fn new(role: Role, data_dir: PathBuf) -> Self {
+        Self {
+            role,
+            data_dir,
+            network: Network::default(),
+            listen: Vec::new(),
+            master: Vec::new(),
+            bootstrap: Vec::new(),
+            share: Vec::new(),
+            http: None,
+            mdns: true,
+            lease: LeaseConfig::default(),
+            limits: LimitsConfig::default(),
+            fetch: FetchConfig::default(),
+        }
+    }
+}

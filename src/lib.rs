@@ -1,0 +1,23 @@
+//! swarmdex: a hybrid peer-to-peer file-sharing node. See `docs/architecture.md`.
+//!
+//! Floors, low to high; an import only points down:
+//!
+//! ```text
+//! 5  cli, http    commands, the local HTTP interface         talk to the handle alone
+//! 4  node         the handle: membership, downloads, shares
+//! 3  net          the swarm: one behaviour, one event loop
+//! 2  storage      index database, share table, partial files
+//! 1  state        pure rules: names, leases, downloads
+//! 0  config, swarmdex-protocols
+//! ```
+
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod net;
+pub mod node;
+pub mod state;
+pub mod storage;
+
+pub use config::Config;
+pub use node::{Error, ErrorKind, Node};

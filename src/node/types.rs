@@ -1,0 +1,356 @@
+//! What a node tells its user: one set of types for the handle, the HTTP interface and `--json`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use swarmdex_protocols::{ContentId, Multiaddr, Name, PeerId, Version};
+
+use crate::config::Role;
+
+/// First line of a running node: it listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Always true.
+    pub ready: bool,
+    /// The node's role.
+    pub role: Role,
+    /// The node's peer id.
+    #[serde(with = "text")]
+    pub peer_id: PeerId,
+    /// Where it listens, each with `/p2p/` and its peer id.
+    pub listen: Vec<Multiaddr>,
+    /// Where its HTTP interface listens, if it does.
+    pub http: Option<String>,
+}
+
+/// An entry of the index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryInfo {
+    /// The name.
+    pub name: Name,
+    /// Content id.
+    pub content: ContentId,
+    /// Size in bytes.
+    pub size: u64,
+    /// The peer that holds the name.
+    #[serde(with = "text")]
+    pub owner: PeerId,
+    /// Version of the entry; 0 while no master has granted it.
+    pub version: Version,
+}
+
+/// Who answered a lookup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The master.
+    Master,
+    /// The DHT.
+    Dht,
+}
+
+/// A peer that can serve a content id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderInfo {
+    /// Its peer id.
+    #[serde(with = "text")]
+    pub peer_id: PeerId,
+    /// Where it listens.
+    pub addresses: Vec<Multiaddr>,
+    /// Whether the master can reach it.
+    pub state: PeerState,
+}
+
+/// The answer to a lookup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookupInfo {
+    /// The entry.
+    #[serde(flatten)]
+    pub entry: EntryInfo,
+    /// Whether the master's signature on it was checked and good.
+    pub certified: bool,
+    /// Who answered.
+    pub source: Source,
+    /// Peers that have the content, the best to ask first.
+    pub holders: Vec<HolderInfo>,
+}
+
+/// How the master sees a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerState {
+    /// It answers.
+    Alive,
+    /// It does not, and its lease runs out.
+    Suspect,
+}
+
+/// A member of the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Its peer id.
+    #[serde(with = "text")]
+    pub peer_id: PeerId,
+    /// How the master sees it.
+    pub state: PeerState,
+    /// Where it listens.
+    pub addresses: Vec<Multiaddr>,
+    /// Number of names that it holds.
+    pub names: u64,
+}
+
+/// How a node stands with its master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "state")]
+pub enum MasterState {
+    /// This node is the master.
+    #[serde(rename = "self")]
+    Own,
+    /// No master is known yet.
+    Unknown,
+    /// A member of this master's network.
+    Joined {
+        /// The master.
+        #[serde(with = "text")]
+        peer_id: PeerId,
+    },
+    /// The master cannot be reached, or refuses.
+    Unreachable {
+        /// The master, if it is known.
+        #[serde(with = "optional_text")]
+        peer_id: Option<PeerId>,
+        /// Since when, in milliseconds since 1970.
+        since_ms: u64,
+        /// What went wrong last.
+        reason: String,
+    },
+}
+
+/// What a node is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its role.
+    pub role: Role,
+    /// Its peer id.
+    #[serde(with = "text")]
+    pub peer_id: PeerId,
+    /// Its network.
+    pub network: String,
+    /// Version of the program.
+    pub program: String,
+    /// Process id.
+    pub pid: u32,
+    /// For how long it has run, in seconds.
+    pub uptime_seconds: u64,
+    /// Where it listens.
+    pub listen: Vec<Multiaddr>,
+    /// Where its HTTP interface listens, if it does.
+    pub http: Option<String>,
+    /// How it stands with its master.
+    pub master: MasterState,
+    /// Nodes that it is connected to.
+    pub connected: usize,
+    /// Entries that it shares.
+    pub shared: SharedCounts,
+    /// Downloads that run.
+    pub downloads: usize,
+    /// Counts of the index; a master's alone.
+    pub index: Option<IndexCounts>,
+}
+
+/// How many entries a node shares, by what the master says of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SharedCounts {
+    /// All.
+    pub entries: u64,
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Granted by the master.
+    pub certified: u64,
+    /// Not yet answered.
+    pub pending: u64,
+    /// Lost to another owner.
+    pub conflicts: u64,
+    /// Refused for another reason.
+    pub refused: u64,
+}
+
+/// What a master's index holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct IndexCounts {
+    /// Names.
+    pub names: u64,
+    /// Members.
+    pub peers: u64,
+    /// Members that are suspect.
+    pub suspects: u64,
+}
+
+/// What the master says of a name that this node shares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "standing")]
+pub enum Standing {
+    /// Not yet answered.
+    Pending,
+    /// Granted.
+    Certified,
+    /// Another peer holds the name.
+    Conflict {
+        /// Its owner.
+        #[serde(with = "text")]
+        conflict_owner: PeerId,
+    },
+    /// Not granted for another reason.
+    Refused {
+        /// The reason.
+        reason: String,
+    },
+}
+
+/// A name that this node shares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedInfo {
+    /// The entry, with this node as owner.
+    #[serde(flatten)]
+    pub entry: EntryInfo,
+    /// What the master says of it.
+    #[serde(flatten)]
+    pub standing: Standing,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// What sharing came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ShareReport {
+    /// What is shared by it, with the master's verdicts as far as they came.
+    pub entries: Vec<SharedInfo>,
+    /// Files that were left out, and why.
+    pub skipped: Vec<Skipped>,
+}
+
+/// A file that is not shared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// What became of one name in a revoke.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedInfo {
+    /// The name.
+    pub name: String,
+    /// Whether the master knows already; if not, it is told as soon as it can be reached.
+    pub acknowledged: bool,
+}
+
+/// What to download.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetRequest {
+    /// The name, or with `recursive` the first segments of names; empty means every name.
+    pub name: String,
+    /// Absolute path of the file or folder to write; a folder that exists takes the file under the last segment of its name.
+    pub output: PathBuf,
+    /// Whether to download every name below `name`.
+    pub recursive: bool,
+}
+
+/// One downloaded file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GotFile {
+    /// Its name.
+    pub name: Name,
+    /// Where it is now.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// How long it took, lookup included.
+    pub seconds: f64,
+    /// The peers that it came from.
+    #[serde(with = "text_list")]
+    pub sources: Vec<PeerId>,
+    /// Always true: every chunk was checked against the content id.
+    pub verified: bool,
+}
+
+/// What a download came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GetReport {
+    /// The files that are in place.
+    pub files: Vec<GotFile>,
+    /// With `recursive`, the names that failed; a single file that fails is an error instead.
+    pub failed: Vec<FailedFile>,
+}
+
+/// A name that could not be downloaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedFile {
+    /// The name.
+    pub name: Name,
+    /// Kind of the error.
+    pub kind: super::ErrorKind,
+    /// The error as a sentence.
+    pub message: String,
+}
+
+/// How far a long operation is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// Bytes done.
+    pub done_bytes: u64,
+    /// Bytes in all, as far as known.
+    pub total_bytes: u64,
+    /// Files done.
+    pub done_files: u64,
+    /// Files in all, as far as known.
+    pub total_files: u64,
+    /// What is being worked on.
+    pub current: String,
+}
+
+/// Peer ids as text.
+pub(crate) mod text {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use swarmdex_protocols::PeerId;
+
+    pub(crate) fn serialize<S: Serializer>(id: &PeerId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PeerId, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Optional peer ids as text or null.
+pub(crate) mod optional_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use swarmdex_protocols::PeerId;
+
+    pub(crate) fn serialize<S: Serializer>(id: &Option<PeerId>, serializer: S) -> Result<S::Ok, S::Error> {
+        id.map(|id| id.to_string()).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PeerId>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+    }
+}
+
+/// Lists of peer ids as texts.
+pub(crate) mod text_list {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use swarmdex_protocols::PeerId;
+
+    pub(crate) fn serialize<S: Serializer>(ids: &[PeerId], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(ids.iter().map(ToString::to_string))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PeerId>, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+    }
+}

@@ -1,0 +1,21 @@
+//! Pure state machines: rules without network, clock or disk.
+//!
+//! **Shape.** Synchronous answers are return values. Everything else is `poll_action`, `poll_timeout` and
+//! `handle_timeout`, safe to call when there is nothing to do. Time is an argument; a deadline lives in
+//! the record that it is about.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod fetch;
+pub mod index;
+pub mod lease;
+
+use std::time::Instant;
+
+/// The time, as the caller sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic time: for leases and time-outs, never affected by a clock that is set.
+    pub mono: Instant,
+    /// Wall-clock time in milliseconds since 1970: for versions and certificates alone.
+    pub unix_ms: u64,
+}
