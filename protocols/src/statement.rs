@@ -129,3 +129,15 @@ fn signed_bytes(entry: &Entry, network: &Network, issued_ms: u64, expires_ms: u6
     }
     bytes
 }
+
+/// The public key that a peer id contains; `None` for keys too long to be contained, which are no
+/// Ed25519 keys and sign nothing here.
+pub fn key_of(peer: &PeerId) -> Option<PublicKey> {
+    /// Multihash code of data that stands for itself.
+    const IDENTITY: u64 = 0;
+    let hash = peer.as_ref();
+    if hash.code() != IDENTITY {
+        return None;
+    }
+    PublicKey::try_decode_protobuf(hash.digest()).ok()
+}

@@ -1,6 +1,18 @@
 //! What can go wrong, sorted by what a user can do about it.
 
+use std::io;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
+use swarmdex_protocols::index::{Refusal, RefusalCode};
+use swarmdex_protocols::name::{InvalidName, InvalidPattern};
+use swarmdex_protocols::{ContentId, Name, PeerId};
+
+use crate::net::{NetError, RequestError};
+use crate::storage::dir::DataDirError;
+use crate::storage::index::IndexError;
+use crate::storage::partial::PartialError;
+use crate::storage::shares::ShareError;
 
 /// The kinds of failure. Programs go by the kind: it decides the exit code and the HTTP status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -57,6 +69,123 @@ pub enum Error {
     /// The node is shutting down.
     #[error("the node is shutting down")]
     ShuttingDown,
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The index cannot be opened.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// Files cannot be shared.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// A download cannot be written.
+    #[error(transparent)]
+    Partial(#[from] PartialError),
+    /// The node cannot go online.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The output folder cannot be used.
+    #[error("cannot use the folder {path}")]
+    Output {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A text is no name.
+    #[error("{name:?} is no name: {source}")]
+    Name {
+        /// The text, shortened.
+        name: String,
+        /// The rule that it breaks.
+        #[source]
+        source: InvalidName,
+    },
+    /// A text is no query.
+    #[error("the query cannot be used: {0}")]
+    Query(#[source] InvalidPattern),
+    /// No peer holds the name.
+    #[error("no file is named {name:?}; 'swarmdex search' lists what there is")]
+    NotFound {
+        /// The name.
+        name: String,
+    },
+    /// No peer holds a name below the prefix.
+    #[error("no file's name begins with {prefix:?}; 'swarmdex search' lists what there is")]
+    NothingBelow {
+        /// The prefix.
+        prefix: String,
+    },
+    /// This node does not share the name.
+    #[error("this node does not share {name:?}; 'swarmdex ls' lists what it shares")]
+    NotShared {
+        /// The name.
+        name: String,
+    },
+    /// No holder is known to the master.
+    #[error("no peer that has {name:?} is online")]
+    NoHolder {
+        /// The name.
+        name: Name,
+    },
+    /// No master is known.
+    #[error("no master was found; name one by --master /ip4/ADDRESS/tcp/4747, or start one on this network by --role master")]
+    NoMaster,
+    /// The master cannot be reached.
+    #[error("the master cannot be reached: {reason}")]
+    MasterUnreachable {
+        /// What the last attempt came to.
+        reason: String,
+    },
+    /// The master did not answer.
+    #[error("the master did not answer: {0}")]
+    Request(#[from] RequestError),
+    /// The master refused.
+    #[error("the master refused: {}", .0.reason)]
+    Refused(Refusal),
+    /// The master's answer is not what was asked for.
+    #[error("the master gave an answer that does not fit the question")]
+    Answer,
+    /// The certificate on an entry is not the master's.
+    #[error("the entry of {name} is not signed by the master {master}")]
+    Forged {
+        /// The name.
+        name: Name,
+        /// The master.
+        master: PeerId,
+    },
+    /// No holder could be reached.
+    #[error("none of the {holders} peers that have {name} could be reached: {reason}")]
+    HoldersUnreachable {
+        /// The name.
+        name: Name,
+        /// How many were tried.
+        holders: usize,
+        /// What the last attempt came to.
+        reason: String,
+    },
+    /// Every holder refused to send the content.
+    #[error("no peer that should have {name} still has the content {content}; its owner has to share it again")]
+    ContentGone {
+        /// The name.
+        name: Name,
+        /// The content.
+        content: ContentId,
+    },
+    /// What was sent is not the content.
+    #[error("what {sources} sent for {name} is not the content {content}; nothing was kept")]
+    Verification {
+        /// The name.
+        name: Name,
+        /// The content.
+        content: ContentId,
+        /// Who sent it.
+        sources: String,
+    },
+    /// Too many downloads run.
+    #[error("a thread of the node ended early; this is a bug, see its log")]
+    Bug,
     /// What another process's node answered.
     #[error("{message}")]
     Remote {
@@ -71,8 +200,46 @@ impl Error {
     /// Its kind.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::ShuttingDown => ErrorKind::Other,
+            Self::ShuttingDown | Self::Bug => ErrorKind::Other,
+            Self::DataDir(_) | Self::Index(_) | Self::Share(_) | Self::Partial(_) | Self::Output { .. } => {
+                ErrorKind::Storage
+            }
+            Self::Name { .. } | Self::Query(_) => ErrorKind::Usage,
+            Self::Net(NetError::Listen { .. }) => ErrorKind::Unreachable,
+            Self::Net(_) => ErrorKind::Other,
+            Self::NotFound { .. }
+            | Self::NothingBelow { .. }
+            | Self::NotShared { .. }
+            | Self::NoHolder { .. }
+            | Self::ContentGone { .. } => ErrorKind::NotFound,
+            Self::NoMaster
+            | Self::MasterUnreachable { .. }
+            | Self::Request(_)
+            | Self::Answer
+            | Self::HoldersUnreachable { .. } => ErrorKind::Unreachable,
+            Self::Refused(refusal) => match refusal.code {
+                RefusalCode::NotFound => ErrorKind::NotFound,
+                RefusalCode::InvalidName | RefusalCode::InvalidQuery => ErrorKind::Usage,
+                RefusalCode::Storage => ErrorKind::Storage,
+                _ => ErrorKind::Unreachable,
+            },
+            Self::Forged { .. } | Self::Verification { .. } => ErrorKind::Verification,
             Self::Remote { kind, .. } => *kind,
         }
+    }
+
+    /// The error as one line: its sentence, and its causes where the sentence does not tell them.
+    pub fn describe(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let part = error.to_string();
+            if !text.contains(&part) {
+                text.push_str(": ");
+                text.push_str(&part);
+            }
+            cause = error.source();
+        }
+        text
     }
 }

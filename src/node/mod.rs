@@ -1,103 +1,194 @@
 //! One running node behind one small handle. Command line, HTTP and tests go through it alone.
 
+mod download;
 mod error;
+mod get;
+mod lookup;
+mod membership;
+mod operation;
+mod share;
+mod start;
 mod types;
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
 pub use error::{Error, ErrorKind};
-use tokio::sync::{oneshot, watch};
+use libp2p::multiaddr::Protocol;
+use lookup::Questions;
+use membership::Standings;
+pub use operation::Operation;
+use swarmdex_protocols::Multiaddr;
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::task::JoinHandle;
 pub use types::*;
 
 use crate::config::Config;
+use crate::net::Net;
+use crate::storage::index::IndexStore;
+use crate::storage::shares::ShareTable;
 
-/// A running node. Clones are handles to the same node; it runs until [`Node::shutdown`].
+/// A running node. Clones are handles to the same node; it runs until [`Node::shutdown`], or until
+/// the last handle is gone.
 #[derive(Debug, Clone)]
-pub struct Node {}
-
-/// A long operation. Dropping it cancels the operation.
-#[derive(Debug)]
-pub struct Operation<T> {
-    progress: watch::Receiver<Progress>,
-    outcome: oneshot::Receiver<Result<T, Error>>,
+pub struct Node {
+    inner: Arc<Inner>,
 }
 
-impl<T> Operation<T> {
-    /// How far it is; the latest value only.
-    pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.clone()
-    }
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    net: Net,
+    shares: ShareTable,
+    questions: Questions,
+    standings: Standings,
+    index: Option<IndexStore>,
+    downloads: Downloads,
+    started: Instant,
+    life: Life,
+}
 
-    /// Waits for its end. Cancel safe: call it again to go on waiting.
-    pub async fn outcome(&mut self) -> Result<T, Error> {
-        (&mut self.outcome).await.unwrap_or(Err(Error::ShuttingDown))
-    }
+/// Downloads under way.
+#[derive(Debug)]
+struct Downloads {
+    permits: Arc<Semaphore>,
+    running: AtomicUsize,
+}
+
+/// What ends with the node.
+#[derive(Debug)]
+struct Life {
+    stop: watch::Sender<bool>,
+    /// `None` while it runs; then whether it stopped as asked.
+    ended: watch::Sender<Option<bool>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    _dir: crate::storage::dir::DataDir,
 }
 
 impl Node {
-    /// Starts a node; returns once it listens.
-    pub async fn start(_config: Config) -> Result<Self, Error> {
-        Err(Error::ShuttingDown)
+    /// Starts a node; returns once it listens. Files and folders of the configuration are shared in the
+    /// background.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        start::start(config).await
     }
 
     /// Who the node is and where it listens. `http` is left for the caller to fill in.
-    pub async fn ready(&self) -> Result<Ready, Error> {
-        Err(Error::ShuttingDown)
+    pub fn ready(&self) -> Ready {
+        Ready {
+            ready: true,
+            role: self.inner.config.role,
+            peer_id: self.inner.net.local(),
+            listen: self.listen(),
+            http: None,
+        }
+    }
+
+    /// The configuration that the node was started with.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    fn listen(&self) -> Vec<Multiaddr> {
+        let local = self.inner.net.local();
+        let listen = self.inner.net.listen();
+        let addresses = listen.borrow();
+        addresses.iter().map(|address| address.clone().with(Protocol::P2p(local))).collect()
     }
 
     /// What the node is doing.
     pub async fn status(&self) -> Result<Status, Error> {
-        Err(Error::ShuttingDown)
+        let inner = &self.inner;
+        let snapshot = inner.net.snapshot().await;
+        let index = inner.index.as_ref().map(|store| {
+            let members = snapshot.members.unwrap_or_default();
+            IndexCounts {
+                names: store.counts().0,
+                peers: members.members as u64,
+                suspects: members.suspects as u64,
+            }
+        });
+        Ok(Status {
+            role: inner.config.role,
+            peer_id: inner.net.local(),
+            network: inner.config.network.to_string(),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: inner.started.elapsed().as_secs(),
+            listen: self.listen(),
+            http: None,
+            master: inner.questions.master.borrow().clone(),
+            connected: snapshot.connected,
+            shared: self.shared_counts(),
+            downloads: inner.downloads.running.load(Ordering::Relaxed),
+            index,
+        })
     }
 
     /// The members of the network, as the master sees them.
     pub async fn peers(&self) -> Result<Vec<PeerInfo>, Error> {
-        Err(Error::ShuttingDown)
+        self.inner.questions.peers().await
     }
 
     /// What the index says of `name`.
-    pub async fn lookup(&self, _name: &str) -> Result<LookupInfo, Error> {
-        Err(Error::ShuttingDown)
+    pub async fn lookup(&self, name: &str) -> Result<LookupInfo, Error> {
+        self.inner.questions.lookup(name).await.map(LookupInfo::from)
     }
 
     /// The entries that match `query`, sorted by name, at most `limit`.
-    pub async fn search(&self, _query: &str, _limit: usize) -> Result<Vec<EntryInfo>, Error> {
-        Err(Error::ShuttingDown)
-    }
-
-    /// What this node shares.
-    pub async fn shared(&self) -> Result<Vec<SharedInfo>, Error> {
-        Err(Error::ShuttingDown)
+    pub async fn search(&self, query: &str, limit: usize) -> Result<Vec<EntryInfo>, Error> {
+        self.inner.questions.search(query, limit).await
     }
 
     /// Shares files and folders (absolute paths), and keeps them shared across restarts. Ends when the
-    /// master has answered, or at once after hashing if it cannot be reached.
-    pub fn share(&self, _paths: Vec<std::path::PathBuf>, _name: Option<String>) -> Operation<ShareReport> {
-        Self::failed()
-    }
-
-    /// Gives names up.
-    pub async fn revoke(&self, _names: Vec<String>) -> Result<Vec<RevokedInfo>, Error> {
-        Err(Error::ShuttingDown)
+    /// master has answered, or after hashing if it cannot be reached.
+    pub fn share(&self, paths: Vec<PathBuf>, name: Option<String>) -> Operation<ShareReport> {
+        let node = self.clone();
+        Operation::start(move |progress| async move { node.share_paths(paths, name, progress).await })
     }
 
     /// Downloads a file, or every file below a prefix.
-    pub fn get(&self, _request: GetRequest) -> Operation<GetReport> {
-        Self::failed()
+    pub fn get(&self, request: GetRequest) -> Operation<GetReport> {
+        let node = self.clone();
+        Operation::start(move |progress| async move { node.get_files(request, progress).await })
     }
 
-    /// Leaves the network and stops; the master is told. Safe to call twice.
+    /// Leaves the network and stops; the master is told, uploads under way get a few seconds to finish.
+    /// Safe to call twice.
     pub async fn shutdown(&self) -> Result<(), Error> {
-        Err(Error::ShuttingDown)
+        let life = &self.inner.life;
+        life.stop.send_replace(true);
+        let mut tasks = life.tasks.lock().await;
+        // The first task is the membership: it says farewell over the network before that goes down.
+        let mut whole = true;
+        for (number, task) in tasks.drain(..).enumerate() {
+            if number == 1 {
+                self.inner.net.shutdown().await;
+            }
+            whole &= task.await.is_ok();
+        }
+        if let Some(index) = &self.inner.index {
+            let index = index.clone();
+            whole &= tokio::task::spawn_blocking(move || index.close()).await.is_ok();
+        }
+        life.ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(true)).is_some());
+        if whole { Ok(()) } else { Err(Error::Bug) }
     }
 
-    /// Waits until the node has stopped, and says why if it was not asked to.
+    /// Waits until the node has stopped; an error if it was not asked to.
     pub async fn stopped(&self) -> Result<(), Error> {
-        Err(Error::ShuttingDown)
+        let mut ended = self.inner.life.ended.subscribe();
+        match ended.wait_for(Option::is_some).await.map(|ended| *ended) {
+            Ok(Some(false)) => Err(Error::Bug),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
+}
 
-    fn failed<T>() -> Operation<T> {
-        let (_, progress) = watch::channel(Progress::default());
-        let (answer, outcome) = oneshot::channel();
-        let _ = answer.send(Err(Error::ShuttingDown));
-        Operation { progress, outcome }
-    }
+/// What a person gave, cut to a length that fits a message.
+fn shorten(text: &str) -> String {
+    const MOST: usize = 100;
+    let cut = text.floor_char_boundary(MOST);
+    if cut < text.len() { format!("{}…", &text[..cut]) } else { text.to_owned() }
 }

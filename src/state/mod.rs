@@ -5,6 +5,8 @@
 //! the record that it is about.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod announce;
+pub mod backoff;
 pub mod fetch;
 pub mod index;
 pub mod lease;

@@ -1,0 +1,242 @@
+//! Who may connect, and which connections are kept open.
+//!
+//! libp2p's own limits count connections in all and by peer id, but a stranger makes as many peer ids
+//! as it likes: this behaviour counts by IP address, connections that are still shaking hands included.
+//! It also keeps connections to chosen peers open when they are idle (libp2p's ping does not).
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
+use std::task::{Context, Poll, Waker};
+
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
+use libp2p::core::upgrade::DeniedUpgrade;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::handler::ConnectionEvent;
+use libp2p::swarm::{
+    ConnectionClosed, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+    NetworkBehaviour, NotifyHandler, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+};
+use libp2p::{Multiaddr, PeerId};
+use void::Void;
+
+/// An address has as many connections as one address may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{address} has {limit} connections, the most that one address may have")]
+pub(super) struct TooManyFromAddress {
+    address: IpAddr,
+    limit: usize,
+}
+
+/// Counts inbound connections by IP address and keeps chosen ones open.
+#[derive(Debug)]
+pub(super) struct Admission {
+    per_address: usize,
+    counts: HashMap<IpAddr, usize>,
+    inbound: HashMap<ConnectionId, IpAddr>,
+    kept: HashSet<PeerId>,
+    connections: HashMap<ConnectionId, (PeerId, Multiaddr)>,
+    notices: VecDeque<(PeerId, ConnectionId, bool)>,
+    waker: Option<Waker>,
+}
+
+impl Admission {
+    /// Admits at most `per_address` inbound connections from one IP address.
+    pub(super) fn new(per_address: usize) -> Self {
+        Self {
+            per_address,
+            counts: HashMap::new(),
+            inbound: HashMap::new(),
+            kept: HashSet::new(),
+            connections: HashMap::new(),
+            notices: VecDeque::new(),
+            waker: None,
+        }
+    }
+
+    /// Keeps connections with `peer` open although idle, or ceases to.
+    pub(super) fn keep(&mut self, peer: PeerId, keep: bool) {
+        let changed = if keep { self.kept.insert(peer) } else { self.kept.remove(&peer) };
+        if !changed {
+            return;
+        }
+        let of_peer = self.connections.iter().filter(|(_, (other, _))| *other == peer);
+        self.notices.extend(of_peer.map(|(connection, _)| (peer, *connection, keep)));
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Where the other end of a connection is.
+    pub(super) fn remote(&self, connection: &ConnectionId) -> Option<&Multiaddr> {
+        self.connections.get(connection).map(|(_, remote)| remote)
+    }
+
+    fn release(&mut self, connection: ConnectionId) {
+        let Some(address) = self.inbound.remove(&connection) else { return };
+        if let Some(count) = self.counts.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&address);
+            }
+        }
+    }
+}
+
+/// The IP address that an address begins with.
+pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.to_ipv4_mapped().map_or(ip.into(), IpAddr::from)),
+        _ => None,
+    }
+}
+
+impl NetworkBehaviour for Admission {
+    type ConnectionHandler = Keeper;
+    type ToSwarm = Void;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        let Some(address) = ip_of(remote) else { return Ok(()) };
+        let count = self.counts.entry(address).or_default();
+        if *count >= self.per_address {
+            return Err(ConnectionDenied::new(TooManyFromAddress { address, limit: self.per_address }));
+        }
+        *count += 1;
+        self.inbound.insert(connection, address);
+        Ok(())
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Keeper { keep: self.kept.contains(&peer) })
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Keeper { keep: self.kept.contains(&peer) })
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm) {
+        match event {
+            FromSwarm::ConnectionEstablished(established) => {
+                let remote = established.endpoint.get_remote_address().clone();
+                self.connections.insert(established.connection_id, (established.peer_id, remote));
+            }
+            FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. }) => {
+                self.connections.remove(&connection_id);
+                self.release(connection_id);
+            }
+            FromSwarm::ListenFailure(failure) => self.release(failure.connection_id),
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
+        void::unreachable(event)
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        if let Some((peer_id, connection, event)) = self.notices.pop_front() {
+            return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(connection), event });
+        }
+        self.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// Speaks no protocol; only says whether its connection is to be kept open.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    keep: bool,
+}
+
+impl ConnectionHandler for Keeper {
+    type FromBehaviour = bool;
+    type ToBehaviour = Void;
+    type InboundProtocol = DeniedUpgrade;
+    type OutboundProtocol = DeniedUpgrade;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = ();
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
+        SubstreamProtocol::new(DeniedUpgrade, ())
+    }
+
+    fn connection_keep_alive(&self) -> bool {
+        self.keep
+    }
+
+    fn poll(
+        &mut self,
+        _: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Self::ToBehaviour>> {
+        Poll::Pending
+    }
+
+    fn on_behaviour_event(&mut self, keep: bool) {
+        self.keep = keep;
+    }
+
+    fn on_connection_event(&mut self, _: ConnectionEvent<Self::InboundProtocol, Self::OutboundProtocol>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrive(admission: &mut Admission, number: usize, from: &str) -> Result<(), ConnectionDenied> {
+        let local = "/ip4/127.0.0.1/tcp/4747".parse().unwrap();
+        let remote = from.parse().unwrap();
+        admission.handle_pending_inbound_connection(ConnectionId::new_unchecked(number), &local, &remote)
+    }
+
+    #[test]
+    fn half_open_and_idle_connections_from_one_ip_are_bounded() {
+        let mut admission = Admission::new(3);
+        for number in 0..3 {
+            arrive(&mut admission, number, &format!("/ip4/10.0.0.1/tcp/{}", 1000 + number)).unwrap();
+        }
+        for number in 3..10_000 {
+            let denied = arrive(&mut admission, number, "/ip4/10.0.0.1/udp/9/quic-v1").unwrap_err();
+            assert!(denied.downcast::<TooManyFromAddress>().is_ok());
+        }
+        assert_eq!(admission.inbound.len(), 3);
+        arrive(&mut admission, 10_000, "/ip4/10.0.0.2/tcp/1").unwrap();
+        admission.release(ConnectionId::new_unchecked(1));
+        arrive(&mut admission, 10_001, "/ip4/10.0.0.1/tcp/1").unwrap();
+    }
+
+    #[test]
+    fn an_ipv4_address_counts_as_itself_when_mapped_to_ipv6() {
+        let mut admission = Admission::new(1);
+        arrive(&mut admission, 0, "/ip4/10.0.0.1/tcp/1").unwrap();
+        assert!(arrive(&mut admission, 1, "/ip6/::ffff:10.0.0.1/tcp/1").is_err());
+    }
+
+    #[test]
+    fn nothing_remains_of_connections_that_ended() {
+        let mut admission = Admission::new(2);
+        for number in 0..1000 {
+            arrive(&mut admission, number, &format!("/ip4/10.0.{}.{}/tcp/1", number / 250, number % 250)).unwrap();
+            admission.release(ConnectionId::new_unchecked(number));
+        }
+        assert!(admission.counts.is_empty() && admission.inbound.is_empty());
+    }
+}

@@ -1,0 +1,147 @@
+//! The one behaviour of a node, and the transports below it.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use libp2p::identity::Keypair;
+use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
+use libp2p::request_response::{self, ProtocolSupport};
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{
+    PeerId, StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, kad, memory_connection_limits, noise,
+    ping, tcp, yamux,
+};
+
+use super::NetError;
+use super::admission::Admission;
+use super::codec::{FETCH_PROTOCOL, FetchCodec, INDEX_PROTOCOL, IndexCodec};
+use super::discovery::Discovery;
+use crate::config::{Config, Role};
+
+/// How long an idle connection stays open: long enough for the next file of the same holder.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for one exchange of the index protocol, a commit under load included.
+const INDEX_TIMEOUT: Duration = Duration::from_secs(15);
+/// Substreams of one protocol that are open at a time on one connection.
+const MAX_STREAMS: usize = 256;
+/// Inbound substreams that negotiate at a time on one connection.
+const MAX_NEGOTIATING: usize = 256;
+/// Connections that shake hands at a time, each way.
+const MAX_PENDING_CONNECTIONS: u32 = 256;
+/// Kademlia messages, in bytes: room for the largest record and 20 peers with their addresses.
+const MAX_KAD_PACKET: usize = 32 << 10;
+
+/// Every protocol that a node speaks. Those that refuse connections come first.
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    pub(super) admission: Admission,
+    limits: connection_limits::Behaviour,
+    memory: memory_connection_limits::Behaviour,
+    pub(super) identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    discovery: Toggle<Discovery>,
+    pub(super) kad: kad::Behaviour<MemoryStore>,
+    pub(super) index: request_response::Behaviour<IndexCodec>,
+    pub(super) fetch: request_response::Behaviour<FetchCodec>,
+}
+
+/// What identify says of this network.
+pub(super) fn protocol_version(config: &Config) -> String {
+    format!("/swarmdex/1/{}", config.network)
+}
+
+/// The Kademlia protocol of this network.
+pub(super) fn kad_protocol(config: &Config) -> Result<StreamProtocol, NetError> {
+    StreamProtocol::try_from_owned(format!("/swarmdex/kad/1/{}", config.network)).map_err(|_| NetError::Network)
+}
+
+/// Agent version by which nodes tell their role.
+pub(super) fn agent_version(role: Role) -> String {
+    let role = match role {
+        Role::Master => "master",
+        Role::Peer => "peer",
+    };
+    format!("swarmdex/{} ({role})", env!("CARGO_PKG_VERSION"))
+}
+
+impl Behaviour {
+    fn new(keypair: &Keypair, config: &Config) -> Result<Self, NetError> {
+        let local = keypair.public().to_peer_id();
+        let limits = &config.limits;
+        let connections = u32::try_from(limits.connections).unwrap_or(u32::MAX);
+        let per_peer = u32::try_from(limits.connections_per_peer).unwrap_or(u32::MAX);
+        let connection_limits = connection_limits::ConnectionLimits::default()
+            .with_max_established(Some(connections))
+            .with_max_established_per_peer(Some(per_peer))
+            .with_max_pending_incoming(Some(MAX_PENDING_CONNECTIONS))
+            .with_max_pending_outgoing(Some(MAX_PENDING_CONNECTIONS));
+        let identify = identify::Config::new(protocol_version(config), keypair.public())
+            .with_agent_version(agent_version(config.role))
+            .with_push_listen_addr_updates(true)
+            .with_cache_size(0);
+        let ping = ping::Config::new().with_interval(config.lease.ping_interval).with_timeout(config.lease.ping_interval);
+        let discovery = if config.mdns { Some(Discovery::new(local).map_err(NetError::Mdns)?) } else { None };
+        let index = request_response::Config::default()
+            .with_request_timeout(INDEX_TIMEOUT)
+            .with_max_concurrent_streams(MAX_STREAMS);
+        let fetch = request_response::Config::default()
+            .with_request_timeout(config.fetch.timeout)
+            .with_max_concurrent_streams(MAX_STREAMS);
+        Ok(Self {
+            admission: Admission::new(limits.connections_per_ip),
+            limits: connection_limits::Behaviour::new(connection_limits),
+            memory: memory_connection_limits::Behaviour::with_max_bytes(limits.memory_mib << 20),
+            identify: identify::Behaviour::new(identify),
+            ping: ping::Behaviour::new(ping),
+            discovery: discovery.into(),
+            kad: kademlia(local, config)?,
+            index: request_response::Behaviour::with_codec(IndexCodec, [(INDEX_PROTOCOL, ProtocolSupport::Full)], index),
+            fetch: request_response::Behaviour::with_codec(FetchCodec, [(FETCH_PROTOCOL, ProtocolSupport::Full)], fetch),
+        })
+    }
+}
+
+/// Kademlia for routing and bootstrap. Records of others are filtered, and none is kept.
+fn kademlia(local: PeerId, config: &Config) -> Result<kad::Behaviour<MemoryStore>, NetError> {
+    let mut kad = kad::Config::new(kad_protocol(config)?);
+    kad.set_record_filtering(kad::StoreInserts::FilterBoth)
+        .disjoint_query_paths(true)
+        .set_max_packet_size(MAX_KAD_PACKET)
+        .set_publication_interval(None)
+        .set_replication_interval(None)
+        .set_provider_publication_interval(None);
+    let store = MemoryStoreConfig { max_records: 0, max_provided_keys: 0, ..MemoryStoreConfig::default() };
+    let mut kad = kad::Behaviour::with_config(local, MemoryStore::with_config(local, store), kad);
+    // Left to itself, Kademlia serves nobody until an external address is confirmed.
+    kad.set_mode(Some(kad::Mode::Server));
+    Ok(kad)
+}
+
+/// Builds the swarm: TCP with Noise and Yamux, and QUIC, with DNS names.
+pub(super) fn swarm(keypair: Keypair, config: &Config) -> Result<Swarm<Behaviour>, NetError> {
+    let yamux = || {
+        let mut yamux = yamux::Config::default();
+        yamux.set_max_num_streams(2 * MAX_STREAMS);
+        yamux
+    };
+    let notify = NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN);
+    let behaviour = Behaviour::new(&keypair, config)?;
+    Ok(SwarmBuilder::with_existing_identity(keypair)
+        .with_tokio()
+        .with_tcp(tcp::Config::new().nodelay(true), noise::Config::new, yamux)
+        .map_err(|_| NetError::Noise)?
+        .with_quic()
+        .with_dns()
+        .map_err(NetError::Dns)?
+        .with_behaviour(|_| behaviour)
+        .unwrap_or_else(|never| match never {})
+        .with_swarm_config(|swarm| {
+            swarm
+                .with_idle_connection_timeout(IDLE_TIMEOUT)
+                .with_max_negotiating_inbound_streams(MAX_NEGOTIATING)
+                .with_notify_handler_buffer_size(notify)
+                .with_per_connection_event_buffer_size(64)
+        })
+        .build())
+}

@@ -1,0 +1,246 @@
+//! Frames of the index and fetch protocols on a substream.
+//!
+//! A message that breaks its limits or its form is handed on as an error value instead of an I/O
+//! error, so that its sender gets a refusal that says why. Declared lengths are checked before
+//! anything is allocated, and buffers grow with the bytes that arrive.
+
+use std::io;
+
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use libp2p::StreamProtocol;
+use libp2p::request_response::Codec;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use swarmdex_protocols::codec::{self, DecodeError};
+use swarmdex_protocols::fetch::{self, Header};
+use swarmdex_protocols::index;
+use swarmdex_protocols::limits::{MAX_FETCH_BODY, MAX_FETCH_HEADER, MAX_FETCH_REQUEST, MAX_INDEX_MESSAGE};
+
+/// Protocol id of the index protocol.
+pub(super) const INDEX_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmdex/index/1");
+/// Protocol id of the fetch protocol.
+pub(super) const FETCH_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmdex/fetch/1");
+
+/// What arrived: a message, or why the bytes are none.
+pub(super) type Received<T> = Result<T, DecodeError>;
+
+/// Frames of the index protocol.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct IndexCodec;
+
+impl Codec for IndexCodec {
+    type Protocol = StreamProtocol;
+    type Request = Received<index::Request>;
+    type Response = Received<index::Response>;
+
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Request>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        read_message(io, MAX_INDEX_MESSAGE).await
+    }
+
+    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Response>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        read_message(io, MAX_INDEX_MESSAGE).await
+    }
+
+    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Self::Request) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write_message(io, &request.map_err(io::Error::other)?, MAX_INDEX_MESSAGE).await
+    }
+
+    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, response: Self::Response) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write_message(io, &response.map_err(io::Error::other)?, MAX_INDEX_MESSAGE).await
+    }
+}
+
+/// Frames of the fetch protocol.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct FetchCodec;
+
+impl Codec for FetchCodec {
+    type Protocol = StreamProtocol;
+    type Request = Received<fetch::Request>;
+    type Response = Received<fetch::Response>;
+
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Request>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        read_message(io, MAX_FETCH_REQUEST).await
+    }
+
+    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Response>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        let header: Header = match read_message(io, MAX_FETCH_HEADER).await? {
+            Ok(header) => header,
+            Err(error) => return Ok(Err(error)),
+        };
+        let bytes = match &header {
+            Header::Chunks { bytes, .. } => *bytes as usize,
+            Header::Refused(_) => 0,
+        };
+        if bytes > MAX_FETCH_BODY {
+            return Ok(Err(DecodeError::TooLarge { actual: bytes as u64, limit: MAX_FETCH_BODY }));
+        }
+        let body = match read_bytes(io, bytes).await? {
+            Ok(body) => body,
+            Err(error) => return Ok(Err(error)),
+        };
+        Ok(expect_end(io).await?.map(|()| fetch::Response { header, body }))
+    }
+
+    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Self::Request) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write_message(io, &request.map_err(io::Error::other)?, MAX_FETCH_REQUEST).await
+    }
+
+    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, response: Self::Response) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        let fetch::Response { header, body } = response.map_err(io::Error::other)?;
+        write_message(io, &header, MAX_FETCH_HEADER).await?;
+        io.write_all(&body).await
+    }
+}
+
+/// Reads a message behind its length of 4 bytes.
+async fn read_message<T, M>(io: &mut T, max: usize) -> io::Result<Received<M>>
+where
+    T: AsyncRead + Unpin + Send,
+    M: DeserializeOwned,
+{
+    let mut prefix = [0; 4];
+    if let Err(error) = io.read_exact(&mut prefix).await {
+        return truncated(error);
+    }
+    let length = u32::from_be_bytes(prefix) as usize;
+    if length > max {
+        return Ok(Err(DecodeError::TooLarge { actual: length as u64, limit: max }));
+    }
+    Ok(read_bytes(io, length).await?.and_then(|bytes| codec::decode(&bytes, max)))
+}
+
+/// Reads exactly `length` bytes; memory grows with what arrives.
+async fn read_bytes<T>(io: &mut T, length: usize) -> io::Result<Received<Vec<u8>>>
+where
+    T: AsyncRead + Unpin + Send,
+{
+    /// First allocation, in bytes: a stranger gets no more for merely declaring a length.
+    const FIRST: usize = 64 << 10;
+    let mut bytes = Vec::with_capacity(length.min(FIRST));
+    while bytes.len() < length {
+        let begin = bytes.len();
+        let step = (length - begin).min(begin.max(FIRST));
+        bytes.resize(begin + step, 0);
+        if let Err(error) = io.read_exact(&mut bytes[begin..]).await {
+            return truncated(error);
+        }
+    }
+    Ok(Ok(bytes))
+}
+
+/// A sender that goes on after its message is not speaking this protocol.
+async fn expect_end<T>(io: &mut T) -> io::Result<Received<()>>
+where
+    T: AsyncRead + Unpin + Send,
+{
+    let mut byte = [0; 1];
+    Ok(if io.read(&mut byte).await? == 0 { Ok(()) } else { Err(DecodeError::TrailingBytes) })
+}
+
+fn truncated<M>(error: io::Error) -> io::Result<Received<M>> {
+    if error.kind() == io::ErrorKind::UnexpectedEof { Ok(Err(DecodeError::Truncated)) } else { Err(error) }
+}
+
+async fn write_message<T, M>(io: &mut T, message: &M, max: usize) -> io::Result<()>
+where
+    T: AsyncWrite + Unpin + Send,
+    M: Serialize + Sync,
+{
+    let bytes = codec::encode(message, max).map_err(io::Error::other)?;
+    // Below `max`, which is far below 4 GiB.
+    io.write_all(&(bytes.len() as u32).to_be_bytes()).await?;
+    io.write_all(&bytes).await
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+    use futures::io::Cursor;
+    use swarmdex_protocols::ContentId;
+
+    use super::*;
+
+    fn response(body: &[u8]) -> fetch::Response {
+        let header = Header::Chunks { bytes: body.len() as u32, proofs: Vec::new() };
+        fetch::Response { header, body: body.to_vec() }
+    }
+
+    fn written(response: fetch::Response) -> Vec<u8> {
+        let mut io = Cursor::new(Vec::new());
+        block_on(FetchCodec.write_response(&FETCH_PROTOCOL, &mut io, Ok(response))).unwrap();
+        io.into_inner()
+    }
+
+    fn read(bytes: &[u8]) -> Received<fetch::Response> {
+        block_on(FetchCodec.read_response(&FETCH_PROTOCOL, &mut Cursor::new(bytes))).unwrap()
+    }
+
+    #[test]
+    fn a_response_survives_the_wire() {
+        let body = vec![7; 300_000];
+        assert_eq!(read(&written(response(&body))), Ok(response(&body)));
+    }
+
+    #[test]
+    fn a_response_cut_anywhere_is_truncated() {
+        let bytes = written(response(&[1; 50]));
+        for end in 0..bytes.len() {
+            assert_eq!(read(&bytes[..end]), Err(DecodeError::Truncated), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn longer_than_asked_is_refused() {
+        let mut bytes = written(response(&[1; 50]));
+        bytes.push(0);
+        assert_eq!(read(&bytes), Err(DecodeError::TrailingBytes));
+    }
+
+    #[test]
+    fn a_body_over_the_limit_is_refused_before_it_is_read() {
+        let header = Header::Chunks { bytes: MAX_FETCH_BODY as u32 + 1, proofs: Vec::new() };
+        let bytes = written(fetch::Response { header, body: Vec::new() });
+        assert!(matches!(read(&bytes), Err(DecodeError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_length_over_the_limit_is_refused_before_it_is_read() {
+        let request = block_on(IndexCodec.read_request(&INDEX_PROTOCOL, &mut Cursor::new([0xff; 4]))).unwrap();
+        assert!(matches!(request, Err(DecodeError::TooLarge { actual: 0xffff_ffff, .. })));
+    }
+
+    #[test]
+    fn a_request_survives_the_wire() {
+        let request = fetch::Request { content: ContentId::of(b"x"), first: 3, count: 4 };
+        let mut io = Cursor::new(Vec::new());
+        block_on(FetchCodec.write_request(&FETCH_PROTOCOL, &mut io, Ok(request))).unwrap();
+        let bytes = io.into_inner();
+        let got = block_on(FetchCodec.read_request(&FETCH_PROTOCOL, &mut Cursor::new(bytes))).unwrap();
+        assert_eq!(got, Ok(request));
+    }
+}

@@ -1,0 +1,476 @@
+//! The event loop.
+
+use std::time::{Duration, Instant};
+
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
+use libp2p::request_response::{
+    self, InboundRequestId, Message, OutboundRequestId, ResponseChannel,
+};
+use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, ping};
+use swarmdex_protocols::index::{Refusal, RefusalCode, Response};
+use swarmdex_protocols::{fetch as fetch_protocol, index as index_protocol};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::behaviour::{Behaviour, BehaviourEvent, protocol_version};
+use super::codec::Received;
+use super::dial::Dials;
+use super::fetch::{Channel, Upload, Uploads};
+use super::index::{Done, Effect, Master, Step, refuse_bytes};
+use super::nodes::{MAX_ROUTING_ADDRESSES, Nodes, without_peer};
+use super::pending::{Pending, request_error};
+use super::{Command, IndexAnswer, NetError, NetEvent, RequestError, Services, Snapshot};
+use crate::config::{Config, Role};
+use crate::storage::shares::ShareTable;
+
+/// Requests of this node that wait for an answer, of each protocol.
+const MAX_REQUESTS: usize = 1024;
+/// How long uploads may take to finish when the node stops.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How soon to try again what the store had no room for.
+const RETRY: Duration = Duration::from_millis(100);
+/// Well-known port of a master.
+const MASTER_PORT: u16 = 4747;
+
+/// Work that ended outside the loop.
+enum Job {
+    Index { reply: IndexReply, done: Done },
+    Eviction { peer: PeerId, written: bool },
+    Upload { id: InboundRequestId, channel: Channel, response: fetch_protocol::Response },
+}
+
+/// Where the answer to an index request goes.
+enum IndexReply {
+    Remote(ResponseChannel<Received<Response>>),
+    Local(IndexAnswer),
+}
+
+/// The swarm with all that its loop needs.
+pub(super) struct Driver {
+    swarm: Swarm<Behaviour>,
+    commands: mpsc::Receiver<Command>,
+    outside: Outside,
+    jobs: FuturesUnordered<BoxFuture<'static, Job>>,
+    requests: Requests,
+    uploads: Uploads,
+    shares: ShareTable,
+    master: Option<Master>,
+}
+
+/// Those who watch.
+struct Outside {
+    events: broadcast::Sender<NetEvent>,
+    listen: watch::Sender<Vec<Multiaddr>>,
+    network: String,
+    stopping: Option<oneshot::Sender<()>>,
+}
+
+/// What this node asked of others.
+struct Requests {
+    dials: Dials,
+    nodes: Nodes,
+    index: Pending<OutboundRequestId, Response>,
+    fetch: Pending<OutboundRequestId, fetch_protocol::Response>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        mut swarm: Swarm<Behaviour>,
+        commands: mpsc::Receiver<Command>,
+        events: broadcast::Sender<NetEvent>,
+        listen: watch::Sender<Vec<Multiaddr>>,
+        config: &Config,
+        services: Services,
+    ) -> Result<Self, NetError> {
+        listen_everywhere(&mut swarm, config)?;
+        Ok(Self {
+            swarm,
+            commands,
+            outside: Outside { events, listen, network: protocol_version(config), stopping: None },
+            jobs: FuturesUnordered::new(),
+            requests: Requests {
+                dials: Dials::default(),
+                nodes: Nodes::default(),
+                index: Pending::new(MAX_REQUESTS),
+                fetch: Pending::new(MAX_REQUESTS),
+            },
+            uploads: Uploads::new(&config.fetch),
+            shares: services.shares,
+            master: services.index,
+        })
+    }
+
+    /// Runs until the handle says to stop, or is gone.
+    pub(super) async fn run(mut self) {
+        while self.outside.stopping.is_none() {
+            let timeout = self.timeout();
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.on_command(command),
+                    None => break,
+                },
+                Some(job) = self.jobs.next() => self.on_job(job),
+                () = sleep_until(timeout) => {}
+                event = self.swarm.select_next_some() => self.on_event(event),
+            }
+            self.settle(Instant::now());
+        }
+        self.drain().await;
+    }
+
+    /// Finishes what is under way; new work is refused.
+    async fn drain(mut self) {
+        self.uploads.close();
+        self.commands.close();
+        let deadline = tokio::time::Instant::now() + DRAIN;
+        while self.uploads.len() > 0 || !self.jobs.is_empty() {
+            tokio::select! {
+                Some(job) = self.jobs.next() => self.on_job(job),
+                event = self.swarm.select_next_some() => self.on_event(event),
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+            self.settle(Instant::now());
+        }
+        // Answers that were handed over are still to be flushed: connections are closed in order, and the
+        // loop goes on until they are.
+        for peer in self.swarm.connected_peers().copied().collect::<Vec<_>>() {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
+        while self.swarm.connected_peers().next().is_some() {
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.on_event(event),
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        if let Some(answer) = self.outside.stopping.take() {
+            let _ = answer.send(());
+        }
+    }
+
+    fn timeout(&self) -> Option<Instant> {
+        let master = self.master.as_ref()?;
+        if master.owes_evictions() {
+            return Some(Instant::now() + RETRY);
+        }
+        master.timeout()
+    }
+
+    /// Does what the state machines ask for.
+    fn settle(&mut self, now: Instant) {
+        while let Some(upload) = self.uploads.next() {
+            self.jobs.push(read(self.shares.clone(), upload));
+        }
+        let Some(master) = &mut self.master else { return };
+        // The master is a member of its own network, and always alive.
+        master.on_alive(self.swarm.local_peer_id(), now);
+        if master.timeout().is_some_and(|at| at <= now) {
+            master.on_timeout(now);
+        }
+        while let Some(effect) = master.poll_effect() {
+            match effect {
+                Effect::Probe(peer, addresses) => {
+                    // A connection that stands is probed by the pings on it.
+                    if !self.swarm.is_connected(&peer) {
+                        self.requests.dials.dial_in_background(&mut self.swarm, peer, addresses);
+                    }
+                }
+                Effect::Keep(peer) => self.swarm.behaviour_mut().admission.keep(peer, true),
+                Effect::Release(peer) => self.swarm.behaviour_mut().admission.keep(peer, false),
+            }
+        }
+        while let Some(eviction) = master.poll_eviction() {
+            self.jobs.push(eviction.map(|(peer, written)| Job::Eviction { peer, written }).boxed());
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Connect { peer, addresses, answer } => {
+                self.requests.dials.connect(&mut self.swarm, peer, addresses, answer);
+            }
+            Command::Index { to, request, answer } => self.ask_index(to, request, answer),
+            Command::Fetch { from, request, answer } => {
+                let refusal = if !self.requests.fetch.has_room() {
+                    RequestError::Busy
+                } else if !self.swarm.is_connected(&from) {
+                    RequestError::Disconnected
+                } else {
+                    let id = self.swarm.behaviour_mut().fetch.send_request(&from, Ok(request));
+                    return self.requests.fetch.insert(id, answer);
+                };
+                let _ = answer.send(Err(refusal));
+            }
+            Command::Keep { peer, keep } => self.swarm.behaviour_mut().admission.keep(peer, keep),
+            Command::Snapshot { answer } => {
+                let _ = answer.send(Snapshot {
+                    connected: self.swarm.connected_peers().count(),
+                    uploads: self.uploads.len(),
+                    members: self.master.as_ref().map(Master::counts),
+                });
+            }
+            Command::Shutdown { answer } => self.outside.stopping = Some(answer),
+        }
+    }
+
+    fn ask_index(&mut self, to: PeerId, request: index_protocol::Request, answer: IndexAnswer) {
+        if to == *self.swarm.local_peer_id() {
+            return self.serve_index(to, None, Ok(request), IndexReply::Local(answer));
+        }
+        let refusal = if !self.requests.index.has_room() {
+            RequestError::Busy
+        } else if !self.swarm.is_connected(&to) {
+            RequestError::Disconnected
+        } else {
+            let id = self.swarm.behaviour_mut().index.send_request(&to, Ok(request));
+            return self.requests.index.insert(id, answer);
+        };
+        let _ = answer.send(Err(refusal));
+    }
+
+    fn serve_index(
+        &mut self,
+        peer: PeerId,
+        remote: Option<&Multiaddr>,
+        request: Received<index_protocol::Request>,
+        reply: IndexReply,
+    ) {
+        let step = match &mut self.master {
+            Some(master) => master.handle(peer, remote, request, Instant::now()),
+            None => Step::Answer(Response::Refused(match request {
+                Ok(_) => Refusal::new(RefusalCode::NotMaster, "this node is not the master"),
+                Err(error) => refuse_bytes(&error),
+            })),
+        };
+        match step {
+            Step::Answer(response) => self.reply(reply, response),
+            Step::Wait(future) => self.jobs.push(future.map(|done| Job::Index { reply, done }).boxed()),
+        }
+    }
+
+    fn reply(&mut self, reply: IndexReply, response: Response) {
+        match reply {
+            // A failure to send shows as an inbound failure; the peer asks again.
+            IndexReply::Remote(channel) => {
+                let _ = self.swarm.behaviour_mut().index.send_response(channel, Ok(response));
+            }
+            IndexReply::Local(answer) => {
+                let _ = answer.send(Ok(response));
+            }
+        }
+    }
+
+    fn on_job(&mut self, job: Job) {
+        match job {
+            Job::Index { reply, done } => {
+                if let Some(master) = &mut self.master {
+                    let response = master.finish(done);
+                    self.reply(reply, response);
+                }
+            }
+            Job::Eviction { peer, written } => {
+                if let Some(master) = &mut self.master {
+                    master.finish_eviction(peer, written);
+                }
+                if written {
+                    let _ = self.swarm.disconnect_peer_id(peer);
+                }
+            }
+            Job::Upload { id, channel, response } => {
+                if self.swarm.behaviour_mut().fetch.send_response(channel, Ok(response)).is_err() {
+                    self.uploads.finish(&id);
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => self.publish_listen(),
+            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+                if let Err(error) = reason {
+                    tracing::warn!(?addresses, %error, "a listener closed");
+                }
+                self.publish_listen();
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
+                self.requests.dials.on_established(connection_id, peer_id);
+                if let Some(master) = &mut self.master {
+                    master.on_alive(&peer_id, Instant::now());
+                }
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => self.on_disconnected(peer_id),
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
+                self.on_dial_failed(connection_id, peer_id, &error);
+            }
+            other => tracing::trace!(?other, "swarm event"),
+        }
+    }
+
+    fn on_disconnected(&mut self, peer: PeerId) {
+        if let Some(master) = &mut self.master {
+            master.on_disconnected(&peer, Instant::now());
+        }
+        // Nobody watching is no failure.
+        let _ = self.outside.events.send(NetEvent::Disconnected(peer));
+    }
+
+    fn on_dial_failed(&mut self, connection: ConnectionId, peer: Option<PeerId>, error: &DialError) {
+        tracing::debug!(?peer, %error, "a connection could not be made");
+        let given_up = self.requests.dials.on_failed(&mut self.swarm, connection, error);
+        if let (true, Some(peer), Some(master)) = (given_up, peer, &mut self.master)
+            && !self.swarm.is_connected(&peer)
+        {
+            master.on_unreachable(&peer, Instant::now());
+        }
+    }
+
+    fn publish_listen(&mut self) {
+        let addresses: Vec<_> = self.swarm.listeners().cloned().map(without_peer).collect();
+        self.outside.listen.send_replace(addresses);
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Index(event) => self.on_index(event),
+            BehaviourEvent::Fetch(event) => self.on_fetch(event),
+            BehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
+                let Some(master) = &mut self.master else { return };
+                match result {
+                    Ok(_) => master.on_alive(&peer, Instant::now()),
+                    Err(_) => master.on_missed_ping(&peer, Instant::now()),
+                }
+            }
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => self.on_identify(peer_id, &info),
+            BehaviourEvent::Discovery(event) => {
+                for (peer, addresses) in self.requests.nodes.on_mdns(event, Instant::now()) {
+                    self.requests.dials.dial_in_background(&mut self.swarm, peer, addresses);
+                }
+            }
+            BehaviourEvent::Identify(event) => tracing::trace!(?event, "identify"),
+            BehaviourEvent::Kad(event) => tracing::trace!(?event, "kademlia"),
+            BehaviourEvent::Admission(never) => void::unreachable(never),
+            BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) => match never {},
+        }
+    }
+
+    fn on_identify(&mut self, peer: PeerId, info: &identify::Info) {
+        let Some(identified) = self.requests.nodes.on_identify(peer, info, &self.outside.network) else {
+            tracing::debug!(%peer, theirs = %info.protocol_version.escape_debug(), "a node of another network");
+            return;
+        };
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        // The routing table never forgets an address by itself: what a node said before is replaced.
+        kad.remove_peer(&peer);
+        for address in identified.addresses.iter().take(MAX_ROUTING_ADDRESSES) {
+            kad.add_address(&peer, address.clone());
+        }
+        let _ = self.outside.events.send(NetEvent::Identified(identified));
+    }
+
+    fn on_index(&mut self, event: request_response::Event<Received<index_protocol::Request>, Received<Response>>) {
+        match event {
+            request_response::Event::Message {
+                peer,
+                connection_id,
+                message: Message::Request { request, channel, .. },
+            } => {
+                let remote = self.swarm.behaviour().admission.remote(&connection_id).cloned();
+                self.serve_index(peer, remote.as_ref(), request, IndexReply::Remote(channel));
+            }
+            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+                self.requests.index.answer(&request_id, response.map_err(RequestError::Malformed));
+            }
+            request_response::Event::OutboundFailure { request_id, error, .. } => {
+                self.requests.index.answer(&request_id, Err(request_error(&error)));
+            }
+            request_response::Event::InboundFailure { peer, error, .. } => {
+                tracing::debug!(%peer, %error, "an index request failed");
+            }
+            request_response::Event::ResponseSent { .. } => {}
+        }
+    }
+
+    fn on_fetch(
+        &mut self,
+        event: request_response::Event<Received<fetch_protocol::Request>, Received<fetch_protocol::Response>>,
+    ) {
+        use fetch_protocol::{Refusal, Response};
+        match event {
+            request_response::Event::Message { peer, message: Message::Request { request_id, request, channel }, .. } => {
+                let refused = match request {
+                    Ok(request) => self.uploads.push(Upload { id: request_id, peer, request, channel }),
+                    Err(_) => Err((channel, Refusal::Malformed)),
+                };
+                if let Err((channel, refusal)) = refused {
+                    let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(Response::refused(refusal)));
+                }
+            }
+            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+                self.requests.fetch.answer(&request_id, response.map_err(RequestError::Malformed));
+            }
+            request_response::Event::OutboundFailure { request_id, error, .. } => {
+                self.requests.fetch.answer(&request_id, Err(request_error(&error)));
+            }
+            request_response::Event::InboundFailure { request_id, peer, error, .. } => {
+                tracing::debug!(%peer, %error, "an upload failed");
+                self.uploads.finish(&request_id);
+            }
+            request_response::Event::ResponseSent { request_id, .. } => self.uploads.finish(&request_id),
+        }
+    }
+}
+
+/// Reads chunks on a thread for blocking work.
+fn read(shares: ShareTable, upload: Upload) -> BoxFuture<'static, Job> {
+    let Upload { id, request, channel, .. } = upload;
+    let reading = tokio::task::spawn_blocking(move || shares.read(&request));
+    async move {
+        // A reader that panicked has read nothing.
+        let refused = fetch_protocol::Response::refused(fetch_protocol::Refusal::Storage);
+        Job::Upload { id, channel, response: reading.await.unwrap_or(refused) }
+    }
+    .boxed()
+}
+
+/// Waits until `deadline`, or for ever if there is none.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Listens where the configuration says, or on all interfaces.
+fn listen_everywhere(swarm: &mut Swarm<Behaviour>, config: &Config) -> Result<(), NetError> {
+    for address in &config.listen {
+        swarm.listen_on(address.clone()).map_err(|error| NetError::listen(address, &error))?;
+    }
+    if !config.listen.is_empty() {
+        return Ok(());
+    }
+    let port = if config.role == Role::Master { MASTER_PORT } else { 0 };
+    let mut listening = 0;
+    let mut failure = None;
+    for (ip, required) in [("/ip4/0.0.0.0", true), ("/ip6/::", false)] {
+        for transport in [format!("tcp/{port}"), format!("udp/{port}/quic-v1")] {
+            let Ok(address) = format!("{ip}/{transport}").parse::<Multiaddr>() else { continue };
+            match swarm.listen_on(address.clone()) {
+                Ok(_) => listening += 1,
+                Err(error) if required => return Err(NetError::listen(&address, &error)),
+                // Many machines have no IPv6.
+                Err(error) => failure = Some(NetError::listen(&address, &error)),
+            }
+        }
+    }
+    match failure {
+        Some(error) if listening == 0 => Err(error),
+        Some(error) => {
+            tracing::info!(%error, "not listening everywhere");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}

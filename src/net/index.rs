@@ -1,0 +1,397 @@
+//! The master's side of the index protocol: requests to leases and store, their outcomes to responses.
+//! No rule is decided here.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use libp2p::{Multiaddr, PeerId};
+use swarmdex_protocols::codec::DecodeError;
+use swarmdex_protocols::index::{
+    self, Announce, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Request, Response, Revoke,
+};
+use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
+use swarmdex_protocols::{Name, Network, Pattern};
+use tokio::sync::oneshot;
+
+use super::MemberCounts;
+use super::admission::ip_of;
+use super::codec::Received;
+use crate::config::{Config, LimitsConfig};
+use crate::state::lease::{Action, Leases, LeaseState};
+use crate::storage::index::{IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp, WriteOutcome};
+
+type Outcome<T> = Result<T, Refusal>;
+
+/// What to do about a request.
+pub(super) enum Step {
+    /// Answer at once.
+    Answer(Response),
+    /// Wait for the store, then call [`Master::finish`].
+    Wait(BoxFuture<'static, Done>),
+}
+
+/// What the store said.
+pub(super) struct Done {
+    peer: PeerId,
+    outcome: Outcome<DoneKind>,
+}
+
+enum DoneKind {
+    Written(WriteOutcome),
+    Read(ReadOutcome),
+}
+
+/// What the loop is to do about a member.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// See whether it can be reached.
+    Probe(PeerId, Vec<Multiaddr>),
+    /// Keep its connections open.
+    Keep(PeerId),
+    /// It is no member any more: let its connections go.
+    Release(PeerId),
+}
+
+/// The index as a service.
+pub struct Master {
+    network: Network,
+    limits: LimitsConfig,
+    leases: Leases,
+    store: IndexStore,
+    pending: HashMap<PeerId, usize>,
+    pending_total: usize,
+    /// Members whose eviction the store had no room to take in.
+    evictions: VecDeque<PeerId>,
+    effects: VecDeque<Effect>,
+}
+
+impl Master {
+    /// Serves `store`; members known from before are suspect with a fresh lease.
+    pub fn new(store: IndexStore, config: &Config, known: Vec<KnownPeer>, now: Instant) -> Self {
+        let mut leases = Leases::new(&config.lease, config.limits.peers);
+        leases.restore(known.into_iter().map(|peer| (peer.peer, peer.session, peer.addresses, peer.names)), now);
+        Self {
+            network: config.network.clone(),
+            limits: config.limits,
+            leases,
+            store,
+            pending: HashMap::new(),
+            pending_total: 0,
+            evictions: VecDeque::new(),
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// Takes a request in. `remote` is where it came from, `None` for this node itself.
+    pub(super) fn handle(
+        &mut self,
+        peer: PeerId,
+        remote: Option<&Multiaddr>,
+        request: Received<Request>,
+        now: Instant,
+    ) -> Step {
+        self.leases.on_alive(&peer, now);
+        match self.begin(peer, remote, request, now) {
+            Ok(Step::Wait(future)) => {
+                *self.pending.entry(peer).or_default() += 1;
+                self.pending_total += 1;
+                Step::Wait(future)
+            }
+            Ok(answer) => answer,
+            Err(refusal) => Step::Answer(Response::Refused(refusal)),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        peer: PeerId,
+        remote: Option<&Multiaddr>,
+        request: Received<Request>,
+        now: Instant,
+    ) -> Outcome<Step> {
+        let request = request.map_err(|error| refuse_bytes(&error))?;
+        self.check_pending(&peer)?;
+        match request {
+            Request::Join(join) => self.join(peer, remote, join, now),
+            Request::Announce(Announce { session, sequence, offers, last }) => {
+                check_batch(offers.len())?;
+                self.leases.admit_change(&peer, session, sequence, now)?;
+                self.write(peer, WriteOp::Announce { peer, offers, last })
+            }
+            Request::Revoke(Revoke { session, sequence, names }) => {
+                check_batch(names.len())?;
+                self.leases.admit_change(&peer, session, sequence, now)?;
+                self.write(peer, WriteOp::Revoke { peer, names })
+            }
+            Request::Lookup(index::Lookup { name }) => {
+                let name = Name::parse(&name)
+                    .map_err(|error| Refusal::new(RefusalCode::InvalidName, error.to_string()))?;
+                self.read(peer, ReadOp::Lookup { name })
+            }
+            Request::Search(index::Search { query, cursor, limit }) => {
+                let pattern = Pattern::parse(&query)
+                    .map_err(|error| Refusal::new(RefusalCode::InvalidQuery, error.to_string()))?;
+                let limit = limit.clamp(1, MAX_PAGE_ENTRIES as u32);
+                self.read(peer, ReadOp::Search { pattern, cursor, limit })
+            }
+            Request::Report(index::Report { peer: reported }) => {
+                self.leases.on_report(&reported, now)?;
+                Ok(Step::Answer(Response::Done))
+            }
+            Request::Peers(index::Peers { after }) => Ok(Step::Answer(self.members(after))),
+            Request::Leave(index::Leave { session }) => {
+                self.leases.on_leave(&peer, session)?;
+                self.effects.push_back(Effect::Release(peer));
+                self.write(peer, WriteOp::Evict { peer })
+            }
+        }
+    }
+
+    fn check_pending(&self, peer: &PeerId) -> Outcome<()> {
+        let of_peer = self.pending.get(peer).copied().unwrap_or(0);
+        if of_peer >= self.limits.pending_per_peer {
+            let reason = format!("{of_peer} requests of this peer are waiting, the most that one peer may have");
+            return Err(Refusal::new(RefusalCode::Quota, reason));
+        }
+        if self.pending_total >= self.limits.pending {
+            let reason = format!("{} requests are waiting, the most that the master takes in", self.pending_total);
+            return Err(Refusal::new(RefusalCode::Busy, reason));
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, peer: PeerId, remote: Option<&Multiaddr>, join: Join, now: Instant) -> Outcome<Step> {
+        if join.network != self.network.as_str() {
+            let reason = format!("this master keeps the network {}", self.network);
+            return Err(Refusal::new(RefusalCode::WrongNetwork, reason));
+        }
+        let addresses = useful_addresses(join.addresses, remote);
+        self.leases.on_join(&peer, addresses.clone(), now)?;
+        self.effects.push_back(Effect::Keep(peer));
+        self.write(peer, WriteOp::Join { peer, addresses, digest: join.digest, entries: join.entries })
+    }
+
+    fn write(&self, peer: PeerId, op: WriteOp) -> Outcome<Step> {
+        Ok(Step::Wait(wait(peer, self.store.try_write(op)?, DoneKind::Written)))
+    }
+
+    fn read(&self, peer: PeerId, op: ReadOp) -> Outcome<Step> {
+        Ok(Step::Wait(wait(peer, self.store.try_read(op)?, DoneKind::Read)))
+    }
+
+    /// Turns what the store said into the answer.
+    pub(super) fn finish(&mut self, done: Done) -> Response {
+        let Done { peer, outcome } = done;
+        self.pending_total = self.pending_total.saturating_sub(1);
+        if let Some(count) = self.pending.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.pending.remove(&peer);
+            }
+        }
+        match outcome {
+            Ok(DoneKind::Written(written)) => self.written(peer, written),
+            Ok(DoneKind::Read(ReadOutcome::Found { certificate, holders })) => {
+                Response::Found(Found { holders: self.holders(&certificate.entry.owner, holders), certificate })
+            }
+            Ok(DoneKind::Read(ReadOutcome::Page(Page { entries, next }))) => Response::Page(Page { entries, next }),
+            Ok(DoneKind::Read(ReadOutcome::NotFound)) => {
+                Response::Refused(Refusal::new(RefusalCode::NotFound, "nobody holds that name"))
+            }
+            Err(refusal) => Response::Refused(refusal),
+        }
+    }
+
+    fn written(&mut self, peer: PeerId, written: WriteOutcome) -> Response {
+        match written {
+            WriteOutcome::Joined { session, unchanged, names } => {
+                self.leases.on_joined(&peer, session);
+                self.leases.set_names(&peer, names);
+                let lease_ms = u64::try_from(self.leases.lease().as_millis()).unwrap_or(u64::MAX);
+                Response::Joined(Joined { session, lease_ms, unchanged })
+            }
+            WriteOutcome::Announced { verdicts, names } => {
+                self.leases.set_names(&peer, names);
+                Response::Announced(verdicts)
+            }
+            WriteOutcome::Revoked { outcomes, names } => {
+                self.leases.set_names(&peer, names);
+                Response::Revoked(outcomes)
+            }
+            WriteOutcome::Evicted { names } => {
+                tracing::info!(%peer, names, "names of a peer are free again");
+                Response::Done
+            }
+        }
+    }
+
+    /// Members that have the content: those alive first, and the owner of the name first among equals.
+    fn holders(&self, owner: &PeerId, peers: Vec<PeerId>) -> Vec<Member> {
+        let mut holders: Vec<_> = peers.into_iter().filter_map(|peer| self.member(&peer)).collect();
+        holders.sort_by_key(|holder| (holder.suspect, holder.peer != *owner));
+        holders.truncate(MAX_HOLDERS);
+        holders
+    }
+
+    fn member(&self, peer: &PeerId) -> Option<Member> {
+        let record = self.leases.get(peer)?;
+        Some(Member {
+            peer: *peer,
+            addresses: record.addresses.to_vec(),
+            suspect: record.state == LeaseState::Suspect,
+            entries: record.names,
+        })
+    }
+
+    fn members(&self, after: Option<PeerId>) -> Response {
+        let peers = self.leases.peers_after(after.as_ref()).take(MAX_MEMBERS);
+        Response::Members(peers.filter_map(|peer| self.member(&peer)).collect())
+    }
+
+    /// Counts of the moment.
+    pub(super) fn counts(&self) -> MemberCounts {
+        let (members, suspects) = self.leases.counts();
+        MemberCounts { members, suspects }
+    }
+
+    /// A sign of life.
+    pub(super) fn on_alive(&mut self, peer: &PeerId, now: Instant) {
+        self.leases.on_alive(peer, now);
+    }
+
+    /// A ping without answer.
+    pub(super) fn on_missed_ping(&mut self, peer: &PeerId, now: Instant) {
+        self.leases.on_missed_ping(peer, now);
+    }
+
+    /// The last connection ended.
+    pub(super) fn on_disconnected(&mut self, peer: &PeerId, now: Instant) {
+        self.leases.on_disconnected(peer, now);
+    }
+
+    /// A probe found nobody.
+    pub(super) fn on_unreachable(&mut self, peer: &PeerId, now: Instant) {
+        self.leases.on_probe_failed(peer, now);
+    }
+
+    /// When [`Master::on_timeout`] is due.
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        self.leases.poll_timeout().map(|(at, _)| at)
+    }
+
+    /// Moves leases on.
+    pub(super) fn on_timeout(&mut self, now: Instant) {
+        self.leases.handle_timeout(now);
+    }
+
+    /// What the loop is to do next.
+    pub(super) fn poll_effect(&mut self) -> Option<Effect> {
+        while let Some(action) = self.leases.poll_action() {
+            match action {
+                Action::Probe(peer) => {
+                    let addresses = self.leases.get(&peer).map(|record| record.addresses.to_vec());
+                    self.effects.push_back(Effect::Probe(peer, addresses.unwrap_or_default()));
+                }
+                Action::Evict(peer) => {
+                    tracing::info!(%peer, "a peer's lease is over: evicted");
+                    self.evictions.push_back(peer);
+                    self.effects.push_back(Effect::Release(peer));
+                }
+                Action::BecameSuspect(peer) => tracing::info!(%peer, "a peer does not answer: suspect"),
+                Action::BecameAlive(peer) => tracing::info!(%peer, "a peer is alive"),
+            }
+        }
+        self.effects.pop_front()
+    }
+
+    /// The next eviction to write, as far as the store has room; call [`Master::finish_eviction`] with
+    /// what comes of it.
+    pub(super) fn poll_eviction(&mut self) -> Option<BoxFuture<'static, (PeerId, bool)>> {
+        let peer = self.evictions.pop_front()?;
+        match self.store.try_write(WriteOp::Evict { peer }) {
+            Ok(receiver) => {
+                Some(async move { (peer, matches!(receiver.await, Ok(Ok(_)))) }.boxed())
+            }
+            Err(_) => {
+                self.evictions.push_front(peer);
+                None
+            }
+        }
+    }
+
+    /// An eviction that was not written is tried again, unless the peer is a member anew.
+    pub(super) fn finish_eviction(&mut self, peer: PeerId, written: bool) {
+        if !written && self.leases.get(&peer).is_none() {
+            self.evictions.push_back(peer);
+        }
+    }
+
+    /// Whether evictions wait to be written.
+    pub(super) fn owes_evictions(&self) -> bool {
+        !self.evictions.is_empty()
+    }
+}
+
+fn wait<T: Send + 'static>(
+    peer: PeerId,
+    receiver: oneshot::Receiver<Outcome<T>>,
+    kind: fn(T) -> DoneKind,
+) -> BoxFuture<'static, Done> {
+    async move {
+        let outcome = receiver.await.unwrap_or_else(|_| Err(Refusal::new(RefusalCode::Busy, "the master is stopping")));
+        Done { peer, outcome: outcome.map(kind) }
+    }
+    .boxed()
+}
+
+fn check_batch(entries: usize) -> Outcome<()> {
+    if entries > MAX_BATCH_ENTRIES {
+        let reason = format!("a batch of {entries} entries; at most {MAX_BATCH_ENTRIES} are allowed");
+        return Err(Refusal::new(RefusalCode::Malformed, reason));
+    }
+    Ok(())
+}
+
+/// The refusal for bytes that are no request.
+pub(super) fn refuse_bytes(error: &DecodeError) -> Refusal {
+    let code = match error {
+        DecodeError::UnknownVariant(_) => RefusalCode::Unsupported,
+        _ => RefusalCode::Malformed,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+/// Addresses worth passing on: well-formed, bounded, and no loopback address of another machine.
+fn useful_addresses(addresses: Vec<Multiaddr>, remote: Option<&Multiaddr>) -> Vec<Multiaddr> {
+    let local = remote.and_then(ip_of).is_none_or(|ip| ip.is_loopback());
+    addresses
+        .into_iter()
+        .filter(index::check_address)
+        .filter(|address| local || !ip_of(address).is_some_and(|ip: IpAddr| ip.is_loopback()))
+        .take(MAX_ADDRESSES)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_addresses_of_other_machines_are_dropped() {
+        let addresses: Vec<Multiaddr> =
+            ["/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.7/tcp/1"].iter().map(|text| text.parse().unwrap()).collect();
+        let remote: Multiaddr = "/ip4/10.0.0.7/tcp/5".parse().unwrap();
+        assert_eq!(useful_addresses(addresses.clone(), Some(&remote)), addresses[1..]);
+        let near: Multiaddr = "/ip4/127.0.0.1/tcp/5".parse().unwrap();
+        assert_eq!(useful_addresses(addresses.clone(), Some(&near)), addresses);
+    }
+
+    #[test]
+    fn addresses_are_bounded() {
+        let addresses = (1..1000).map(|port| format!("/ip4/10.0.0.7/tcp/{port}").parse().unwrap()).collect();
+        assert_eq!(useful_addresses(addresses, None).len(), MAX_ADDRESSES);
+    }
+}

@@ -1,0 +1,154 @@
+//! Other nodes of the network: who they say they are, and which to connect to because they are near.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use libp2p::{Multiaddr, PeerId, identify, mdns};
+use swarmdex_protocols::index::check_address;
+use swarmdex_protocols::limits::MAX_ADDRESSES;
+
+use super::Identified;
+use super::behaviour::agent_version;
+use crate::config::Role;
+
+/// Most nodes heard of by mDNS that are remembered; the behaviour below passes on no more.
+const MAX_HEARD: usize = 512;
+/// How long to leave a node alone after connecting to it because of mDNS.
+const DIAL_PAUSE: Duration = Duration::from_secs(60);
+/// Connections made because of mDNS, at most so many in each [`DIAL_PAUSE`]: whoever fakes announcements
+/// makes this node knock at few doors.
+const DIALS_PER_PAUSE: usize = 128;
+/// Addresses of one node in the routing table.
+pub(super) const MAX_ROUTING_ADDRESSES: usize = 8;
+
+/// Nodes heard of by mDNS.
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    heard: BTreeMap<PeerId, Heard>,
+    window: Option<(Instant, usize)>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    addresses: Vec<Multiaddr>,
+    dialled: Option<Instant>,
+}
+
+impl Nodes {
+    /// Takes in what mDNS found; returns the nodes to connect to.
+    pub(super) fn on_mdns(&mut self, event: mdns::Event, now: Instant) -> Vec<(PeerId, Vec<Multiaddr>)> {
+        match event {
+            mdns::Event::Discovered(found) => {
+                let mut peers = Vec::new();
+                for (peer, address) in found {
+                    if self.hear(peer, address) && !peers.contains(&peer) {
+                        peers.push(peer);
+                    }
+                }
+                peers.into_iter().filter_map(|peer| self.dial(peer, now)).collect()
+            }
+            mdns::Event::Expired(gone) => {
+                for (peer, address) in gone {
+                    let Some(heard) = self.heard.get_mut(&peer) else { continue };
+                    heard.addresses.retain(|other| *other != address);
+                    if heard.addresses.is_empty() {
+                        self.heard.remove(&peer);
+                    }
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn hear(&mut self, peer: PeerId, address: Multiaddr) -> bool {
+        let address = without_peer(address);
+        if !check_address(&address) || (!self.heard.contains_key(&peer) && self.heard.len() >= MAX_HEARD) {
+            return false;
+        }
+        let heard = self.heard.entry(peer).or_insert(Heard { addresses: Vec::new(), dialled: None });
+        if heard.addresses.len() < MAX_ADDRESSES && !heard.addresses.contains(&address) {
+            heard.addresses.push(address);
+        }
+        true
+    }
+
+    /// The addresses to dial, unless that was done a moment ago or enough others were.
+    fn dial(&mut self, peer: PeerId, now: Instant) -> Option<(PeerId, Vec<Multiaddr>)> {
+        let (begin, count) = self.window.get_or_insert((now, 0));
+        if now.duration_since(*begin) >= DIAL_PAUSE {
+            (*begin, *count) = (now, 0);
+        }
+        let heard = self.heard.get_mut(&peer)?;
+        let recent = heard.dialled.is_some_and(|dialled| now.duration_since(dialled) < DIAL_PAUSE);
+        if recent || *count >= DIALS_PER_PAUSE {
+            return None;
+        }
+        *count += 1;
+        heard.dialled = Some(now);
+        Some((peer, heard.addresses.clone()))
+    }
+
+    /// What a node says of itself, if it is of this network.
+    pub(super) fn on_identify(&self, peer: PeerId, info: &identify::Info, network: &str) -> Option<Identified> {
+        if info.protocol_version != network {
+            return None;
+        }
+        let role = if info.agent_version.ends_with("(master)") { Role::Master } else { Role::Peer };
+        debug_assert!(agent_version(Role::Master).ends_with("(master)"));
+        let addresses = info
+            .listen_addrs
+            .iter()
+            .map(|address| without_peer(address.clone()))
+            .filter(check_address)
+            .take(MAX_ADDRESSES)
+            .collect();
+        Some(Identified { peer, role, addresses, lan: self.heard.contains_key(&peer) })
+    }
+}
+
+/// The address without a peer id at its end.
+pub(super) fn without_peer(mut address: Multiaddr) -> Multiaddr {
+    if let Some(libp2p::multiaddr::Protocol::P2p(_)) = address.iter().last() {
+        address.pop();
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(count: usize) -> mdns::Event {
+        let address: Multiaddr = "/ip4/192.168.1.9/tcp/4747".parse().unwrap();
+        mdns::Event::Discovered((0..count).map(|_| (PeerId::random(), address.clone())).collect())
+    }
+
+    #[test]
+    fn a_flood_of_fake_nodes_causes_few_connections() {
+        let mut nodes = Nodes::default();
+        let now = Instant::now();
+        assert_eq!(nodes.on_mdns(found(100_000), now).len(), DIALS_PER_PAUSE);
+        assert_eq!(nodes.heard.len(), MAX_HEARD);
+        assert!(nodes.on_mdns(found(10), now).is_empty());
+    }
+
+    #[test]
+    fn a_node_is_left_alone_for_a_while_and_then_tried_again() {
+        let mut nodes = Nodes::default();
+        let now = Instant::now();
+        let event = found(1);
+        assert_eq!(nodes.on_mdns(event.clone(), now).len(), 1);
+        assert!(nodes.on_mdns(event.clone(), now).is_empty());
+        assert_eq!(nodes.on_mdns(event, now + DIAL_PAUSE).len(), 1);
+    }
+
+    #[test]
+    fn addresses_that_lead_nowhere_are_not_dialled() {
+        let mut nodes = Nodes::default();
+        let bad = ["/ip4/0.0.0.0/tcp/1", "/ip4/10.0.0.1/udp/53", "/ip4/224.0.0.1/tcp/1", "/memory/1"];
+        for address in bad {
+            let event = mdns::Event::Discovered(vec![(PeerId::random(), address.parse().unwrap())]);
+            assert!(nodes.on_mdns(event, Instant::now()).is_empty(), "{address}");
+        }
+    }
+}

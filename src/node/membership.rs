@@ -1,0 +1,304 @@
+//! Being a member: finds the master, joins, tells it what is shared, and comes back by itself.
+//!
+//! One task, plain sequential code; the rules it follows are in `state::announce` and `state::backoff`.
+
+mod find;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub(super) use find::Finder;
+use swarmdex_protocols::index::{
+    Announce, Join, Leave, Offer, RefusalCode, Request, Response, Revoke, Sequence, Session,
+};
+use swarmdex_protocols::{ContentId, Name, PeerId};
+use tokio::sync::{broadcast, watch};
+
+use super::types::MasterState;
+use crate::net::{Net, NetEvent};
+use crate::state::announce::{Announcer, Batch, Standing};
+use crate::state::backoff::Backoff;
+use crate::storage::shares::ShareTable;
+
+/// How long the master may take to hear that this node leaves.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Addresses change in bursts; the master is told once they have settled for so long.
+const ADDRESS_PAUSE: Duration = Duration::from_millis(500);
+
+/// What the master said of this node's names; shared with the handle.
+#[derive(Debug, Clone)]
+pub(super) struct Standings {
+    announcer: Arc<Mutex<Announcer>>,
+    changed: Arc<watch::Sender<u64>>,
+}
+
+impl Standings {
+    pub(super) fn new() -> Self {
+        Self { announcer: Arc::default(), changed: Arc::new(watch::Sender::new(0)) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Announcer> {
+        // The announcer is never left half-changed: a panic elsewhere does not spoil it.
+        self.announcer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Announcer) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.changed.send_modify(|generation| *generation += 1);
+        result
+    }
+
+    /// What the master said of `name` with this content.
+    pub(super) fn of(&self, name: &Name, content: &ContentId) -> Option<Standing> {
+        self.lock().standing(name, content).cloned()
+    }
+
+    /// Whether the master counts `name` as this node's.
+    pub(super) fn knows(&self, name: &Name) -> bool {
+        self.lock().holds(name)
+    }
+
+    /// Asks again for names that were lost.
+    pub(super) fn retry(&self, names: &[Name]) {
+        self.change(|announcer| names.iter().for_each(|name| announcer.retry(name)));
+    }
+
+    /// Changes whenever the master said something, or was to be asked again.
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+/// Why a session ended.
+enum End {
+    /// The node stops.
+    Stopped,
+    /// Something failed; the text is for people.
+    Failed { master: Option<PeerId>, reason: String },
+}
+
+/// The task.
+pub(super) struct Membership {
+    pub(super) net: Net,
+    pub(super) shares: ShareTable,
+    pub(super) network: String,
+    pub(super) finder: Finder,
+    pub(super) standings: Standings,
+    /// Whether this node is the master itself: its state never changes.
+    pub(super) own: bool,
+    pub(super) state: watch::Sender<MasterState>,
+    pub(super) stop: watch::Receiver<bool>,
+    pub(super) max_backoff: Duration,
+}
+
+impl Membership {
+    /// Runs until the node stops, then tells the master.
+    pub(super) async fn run(mut self) {
+        let mut events = self.net.subscribe();
+        let seed = u64::from_le_bytes(first_bytes(&self.net.local()));
+        let mut backoff = Backoff::new(self.max_backoff, seed);
+        let mut since_ms = None;
+        loop {
+            let (master, reason) = match self.session(&mut events, &mut backoff).await {
+                End::Stopped => return,
+                End::Failed { master, reason } => (master, reason),
+            };
+            if matches!(*self.state.borrow(), MasterState::Joined { .. }) {
+                since_ms = None;
+            }
+            let since_ms = *since_ms.get_or_insert_with(unix_ms);
+            tracing::warn!(%reason, "no master");
+            self.publish(MasterState::Unreachable { peer_id: master, since_ms, reason });
+            if self.pause(backoff.pause(), &mut events).await {
+                return;
+            }
+        }
+    }
+
+    fn publish(&self, state: MasterState) {
+        if !self.own {
+            self.state.send_replace(state);
+        }
+    }
+
+    /// Waits for the pause to end, or for the master to show up by itself. True if the node stops.
+    async fn pause(&mut self, pause: Duration, events: &mut broadcast::Receiver<NetEvent>) -> bool {
+        let deadline = tokio::time::Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = stopped(&mut self.stop) => return true,
+                () = tokio::time::sleep_until(deadline) => return false,
+                event = events.recv() => match event {
+                    Ok(event) => if self.finder.on_event(&event) { return false },
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return true,
+                },
+            }
+        }
+    }
+
+    /// Finds the master and stays a member for as long as that goes well.
+    async fn session(&mut self, events: &mut broadcast::Receiver<NetEvent>, backoff: &mut Backoff) -> End {
+        let found = tokio::select! {
+            () = stopped(&mut self.stop) => return End::Stopped,
+            found = self.finder.find(&self.net, events) => found,
+        };
+        let master = match found {
+            Ok(master) => master,
+            Err(failure) => return End::Failed { master: failure.master, reason: failure.reason },
+        };
+        self.net.keep(master, true).await;
+        let end = match self.member(master, events, backoff).await {
+            Ok(()) => End::Stopped,
+            Err(reason) => End::Failed { master: Some(master), reason },
+        };
+        self.net.keep(master, false).await;
+        end
+    }
+
+    /// Joins and keeps the master up to date. Returns when the node stops; an error says what failed.
+    async fn member(
+        &mut self,
+        master: PeerId,
+        events: &mut broadcast::Receiver<NetEvent>,
+        backoff: &mut Backoff,
+    ) -> Result<(), String> {
+        let mut listen = self.net.listen();
+        let mut shares = self.shares.generation();
+        let mut asked = self.standings.watch();
+        let mut session = self.join(master).await?;
+        let mut sequence = Sequence(0);
+        backoff.reset();
+        loop {
+            shares.borrow_and_update();
+            while let Some(batch) = self.next_batch() {
+                sequence.0 += 1;
+                self.send(master, session, sequence, batch).await?;
+                if *self.stop.borrow() {
+                    break;
+                }
+            }
+            asked.borrow_and_update();
+            // Only now is everything that was shared before the join known to the master.
+            self.publish(MasterState::Joined { peer_id: master });
+            tokio::select! {
+                () = stopped(&mut self.stop) => break,
+                changed = shares.changed() => changed.map_err(|_| "the share table is closed")?,
+                changed = asked.changed() => changed.map_err(|_| "the node is stopping")?,
+                changed = listen.changed() => {
+                    changed.map_err(|_| "the node is stopping")?;
+                    tokio::time::sleep(ADDRESS_PAUSE).await;
+                    listen.borrow_and_update();
+                    session = self.join(master).await?;
+                    sequence = Sequence(0);
+                }
+                event = events.recv() => match event {
+                    Ok(NetEvent::Disconnected(peer)) if peer == master => return Err("the connection was lost".to_owned()),
+                    Ok(event) => { self.finder.on_event(&event); }
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => break,
+                },
+            }
+        }
+        let leave = self.net.index(master, Request::Leave(Leave { session }));
+        match tokio::time::timeout(LEAVE_TIMEOUT, leave).await {
+            Ok(Ok(_)) => tracing::debug!("the master knows that this node leaves"),
+            Ok(Err(error)) => tracing::info!(%error, "the master could not be told that this node leaves"),
+            Err(_) => tracing::info!("the master did not answer the farewell in time"),
+        }
+        Ok(())
+    }
+
+    async fn join(&self, master: PeerId) -> Result<Session, String> {
+        let entries = self.shares.entries();
+        let join = Join {
+            network: self.network.clone(),
+            addresses: self.net.listen().borrow().clone(),
+            digest: self.shares.digest(),
+            entries: entries.len() as u64,
+        };
+        let joined = match self.ask(master, Request::Join(join)).await? {
+            Response::Joined(joined) => joined,
+            _ => return Err("its answer does not fit the question".to_owned()),
+        };
+        let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
+        self.standings.change(|announcer| announcer.on_joined(joined.unchanged, share));
+        tracing::info!(%master, unchanged = joined.unchanged, "joined");
+        Ok(joined.session)
+    }
+
+    fn next_batch(&self) -> Option<Batch> {
+        let entries = self.shares.entries();
+        let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
+        self.standings.lock().next_batch(share)
+    }
+
+    async fn send(&self, master: PeerId, session: Session, sequence: Sequence, batch: Batch) -> Result<(), String> {
+        const MISFIT: &str = "its answer does not fit the question";
+        let fits = match batch {
+            Batch::Announce { offers, last } => {
+                let request = Request::Announce(Announce { session, sequence, offers: offers.clone(), last });
+                let Response::Announced(verdicts) = self.ask(master, request).await? else {
+                    return Err(MISFIT.to_owned());
+                };
+                let fits = self.standings.change(|announcer| announcer.on_announced(&offers, last, verdicts));
+                self.log_lost(&offers);
+                fits
+            }
+            Batch::Revoke(names) => {
+                let request = Request::Revoke(Revoke { session, sequence, names: names.clone() });
+                let Response::Revoked(outcomes) = self.ask(master, request).await? else {
+                    return Err(MISFIT.to_owned());
+                };
+                self.standings.change(|announcer| announcer.on_revoked(&names, &outcomes))
+            }
+        };
+        if fits { Ok(()) } else { Err(MISFIT.to_owned()) }
+    }
+
+    fn log_lost(&self, offers: &[Offer]) {
+        for offer in offers {
+            let Ok(name) = Name::parse(&offer.name) else { continue };
+            match self.standings.of(&name, &offer.content) {
+                Some(Standing::Conflict(owner)) => tracing::warn!(%name, %owner, "the name belongs to another peer"),
+                Some(Standing::Refused(reason)) => tracing::warn!(%name, reason, "the name was refused"),
+                Some(Standing::Certified(_)) | None => {}
+            }
+        }
+    }
+
+    /// Asks the master; what it is too busy for is asked again a few times.
+    async fn ask(&self, master: PeerId, request: Request) -> Result<Response, String> {
+        /// Attempts while the master is busy.
+        const ATTEMPTS: usize = 5;
+        let mut backoff = Backoff::new(Duration::from_secs(2), u64::from_le_bytes(first_bytes(&self.net.local())));
+        for attempt in 1.. {
+            match self.net.index(master, request.clone()).await {
+                Ok(Response::Refused(refusal)) if refusal.code == RefusalCode::Busy && attempt < ATTEMPTS => {
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+                Ok(Response::Refused(refusal)) => return Err(format!("it refused: {}", refusal.reason)),
+                Ok(response) => return Ok(response),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Err("it is busy".to_owned())
+    }
+}
+
+/// Waits until the node stops.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the node; if it is gone, the node is.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Eight bytes that differ between nodes: the end of the peer id, which is key material.
+fn first_bytes(peer: &PeerId) -> [u8; 8] {
+    peer.to_bytes().last_chunk::<8>().copied().unwrap_or_default()
+}
+
+/// The wall clock in milliseconds since 1970.
+pub(super) fn unix_ms() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,151 @@
+//! Sharing and revoking, and what the master says of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use swarmdex_protocols::{Name, Version};
+use tokio::sync::watch;
+
+use super::lookup::parse_name;
+use super::types::{EntryInfo, MasterState, Progress, RevokedInfo, SharedCounts, SharedInfo, ShareReport, Standing};
+use super::{Error, Node, shorten};
+use crate::state::announce;
+use crate::storage::shares::SharedEntry;
+
+/// How long a command waits for the master's verdict on what it shares or revokes.
+const VERDICT_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Sets the flag when an operation is dropped, so that the thread that hashes for it stops.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Node {
+    pub(super) async fn share_paths(
+        self,
+        paths: Vec<PathBuf>,
+        name: Option<String>,
+        progress: watch::Sender<Progress>,
+    ) -> Result<ShareReport, Error> {
+        if let Some(name) = &name {
+            parse_name(name)?;
+        }
+        let cancel = Arc::new(AtomicBool::new(false));
+        let _guard = CancelOnDrop(cancel.clone());
+        let shares = self.inner.shares.clone();
+        let hashing = tokio::task::spawn_blocking(move || {
+            shares.add(&paths, name.as_deref(), &|now| { progress.send_replace(now.into()); }, &cancel)
+        });
+        let outcome = hashing.await.map_err(|_| Error::Bug)??;
+        let names: Vec<_> = outcome.entries.iter().map(|entry| entry.name.clone()).collect();
+        self.inner.standings.retry(&names);
+        self.settled(|node| {
+            outcome.entries.iter().all(|entry| node.inner.standings.of(&entry.name, &entry.content).is_some())
+        })
+        .await;
+        Ok(ShareReport {
+            entries: outcome.entries.into_iter().map(|entry| self.shared_info(entry)).collect(),
+            skipped: outcome.skipped,
+        })
+    }
+
+    /// Waits until the master has answered, or cannot be reached.
+    async fn settled(&self, done: impl Fn(&Self) -> bool) {
+        let mut changes = self.inner.standings.watch();
+        let mut master = self.inner.questions.master.clone();
+        let wait = async {
+            loop {
+                changes.borrow_and_update();
+                if done(self) || matches!(*master.borrow_and_update(), MasterState::Unreachable { .. }) {
+                    return;
+                }
+                let changed = tokio::select! {
+                    changed = changes.changed() => changed,
+                    changed = master.changed() => changed,
+                };
+                if changed.is_err() {
+                    return;
+                }
+            }
+        };
+        let patience = match *self.inner.questions.master.borrow() {
+            // With no master in sight the files are shared all the same, as soon as one shows up.
+            MasterState::Unknown => Duration::from_secs(2),
+            _ => VERDICT_PATIENCE,
+        };
+        let _ = tokio::time::timeout(patience, wait).await;
+    }
+
+    /// What this node shares.
+    pub async fn shared(&self) -> Result<Vec<SharedInfo>, Error> {
+        let node = self.clone();
+        // A table of 100,000 names takes a while to walk.
+        let listing = tokio::task::spawn_blocking(move || {
+            let entries = node.inner.shares.entries();
+            entries.iter().map(|entry| node.shared_info(entry.clone())).collect()
+        });
+        listing.await.map_err(|_| Error::Bug)
+    }
+
+    fn shared_info(&self, entry: SharedEntry) -> SharedInfo {
+        let standing = self.inner.standings.of(&entry.name, &entry.content);
+        let version = match &standing {
+            Some(announce::Standing::Certified(version)) => *version,
+            _ => Version::default(),
+        };
+        let SharedEntry { name, content, size, path, .. } = entry;
+        SharedInfo {
+            entry: EntryInfo { name, content, size, owner: self.inner.net.local(), version },
+            standing: match standing {
+                None => Standing::Pending,
+                Some(announce::Standing::Certified(_)) => Standing::Certified,
+                Some(announce::Standing::Conflict(owner)) => Standing::Conflict { conflict_owner: owner },
+                Some(announce::Standing::Refused(reason)) => Standing::Refused { reason },
+            },
+            path,
+        }
+    }
+
+    pub(super) fn shared_counts(&self) -> SharedCounts {
+        let mut counts = SharedCounts::default();
+        for entry in self.inner.shares.entries().iter() {
+            counts.entries += 1;
+            counts.bytes = counts.bytes.saturating_add(entry.size);
+            match self.inner.standings.of(&entry.name, &entry.content) {
+                None => counts.pending += 1,
+                Some(announce::Standing::Certified(_)) => counts.certified += 1,
+                Some(announce::Standing::Conflict(_)) => counts.conflicts += 1,
+                Some(announce::Standing::Refused(_)) => counts.refused += 1,
+            }
+        }
+        counts
+    }
+
+    /// Gives names up: all of them, or none if one is not shared by this node.
+    pub async fn revoke(&self, names: Vec<String>) -> Result<Vec<RevokedInfo>, Error> {
+        let names: Vec<Name> = names.iter().map(|name| parse_name(name)).collect::<Result<_, _>>()?;
+        let shares = self.inner.shares.clone();
+        let removing = names.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            let entries = shares.entries();
+            let shared = |name: &Name| entries.binary_search_by(|entry| entry.name.cmp(name)).is_ok();
+            if let Some(name) = removing.iter().find(|name| !shared(name)) {
+                return Err(Error::NotShared { name: shorten(name.as_str()) });
+            }
+            shares.remove(&removing).map_err(Error::from)
+        });
+        removed.await.map_err(|_| Error::Bug)??;
+        self.settled(|node| names.iter().all(|name| !node.inner.standings.knows(name))).await;
+        let told = |name: &Name| !self.inner.standings.knows(name);
+        Ok(names
+            .iter()
+            .map(|name| RevokedInfo { name: name.to_string(), acknowledged: told(name) })
+            .collect())
+    }
+}

@@ -1,0 +1,179 @@
+//! From a configuration to a running node.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, Semaphore, watch};
+
+use super::lookup::Questions;
+use super::membership::{Finder, Membership, Standings};
+use super::types::{MasterState, Progress};
+use super::{Downloads, Error, Inner, Life, Node};
+use crate::config::{Config, Role};
+use crate::net::{Master, Net, Services};
+use crate::storage::dir::DataDir;
+use crate::storage::index::{IndexOptions, IndexStore};
+use crate::storage::shares::ShareTable;
+
+/// How long a node may take to listen on its first address.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long joining waits for files that have to be hashed.
+const HASHING_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What is read from disk before the node goes online.
+struct Stored {
+    dir: DataDir,
+    keypair: libp2p::identity::Keypair,
+    shares: ShareTable,
+    master: Option<(IndexStore, Master)>,
+}
+
+fn open(config: &Config) -> Result<Stored, Error> {
+    let dir = DataDir::open(&config.data_dir)?;
+    let keypair = dir.identity()?;
+    let shares = ShareTable::open(dir.path(), config.fetch.threads)?;
+    let master = match config.role {
+        Role::Peer => None,
+        Role::Master => {
+            let options = IndexOptions::new(config.network.clone(), keypair.clone(), &config.limits);
+            let (store, known) = IndexStore::open(&dir.index_path(), options)?;
+            let master = Master::new(store.clone(), config, known, Instant::now());
+            Some((store, master))
+        }
+    };
+    Ok(Stored { dir, keypair, shares, master })
+}
+
+pub(super) async fn start(config: Config) -> Result<Node, Error> {
+    let opening = config.clone();
+    let stored = tokio::task::spawn_blocking(move || open(&opening)).await.map_err(|_| Error::Bug)??;
+    let Stored { dir, keypair, shares, master } = stored;
+    let (index, master) = master.unzip();
+    let services = Services { shares: shares.clone(), index: master };
+    let (net, loop_task) = Net::start(keypair, &config, services)?;
+    listening(&net).await?;
+
+    let (state, master_state) = watch::channel(match config.role {
+        Role::Master => MasterState::Own,
+        Role::Peer => MasterState::Unknown,
+    });
+    let (stop, stopping) = watch::channel(false);
+    let (ended, _) = watch::channel(None);
+    let standings = Standings::new();
+    let node = Node {
+        inner: Arc::new(Inner {
+            questions: Questions { net: net.clone(), network: config.network.clone(), master: master_state },
+            net: net.clone(),
+            shares: shares.clone(),
+            standings: standings.clone(),
+            index,
+            downloads: Downloads {
+                permits: Arc::new(Semaphore::new(config.fetch.downloads.max(1))),
+                running: AtomicUsize::new(0),
+            },
+            started: Instant::now(),
+            life: Life { stop, ended: ended.clone(), tasks: Mutex::new(Vec::new()), _dir: dir.clone() },
+            config: config.clone(),
+        }),
+    };
+    let membership = Membership {
+        net: net.clone(),
+        shares: shares.clone(),
+        network: config.network.to_string(),
+        finder: Finder::new(&config, dir),
+        standings,
+        own: config.role == Role::Master,
+        state,
+        stop: stopping.clone(),
+        max_backoff: config.lease.max_backoff,
+    };
+    let network = tokio::spawn(async move {
+        let outcome = loop_task.await;
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "the network task ended early");
+        }
+        ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(outcome.is_ok())).is_some());
+    });
+    let member = tokio::spawn(begin(shares.clone(), config.share.clone(), stopping.clone(), membership));
+    let refresh = tokio::spawn(refresh(shares, stopping));
+    *node.inner.life.tasks.lock().await = vec![member, network, refresh];
+    Ok(node)
+}
+
+/// Waits until the node listens somewhere.
+async fn listening(net: &Net) -> Result<(), Error> {
+    let mut listen = net.listen();
+    let some = listen.wait_for(|addresses| !addresses.is_empty());
+    match tokio::time::timeout(LISTEN_TIMEOUT, some).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => Err(Error::ShuttingDown),
+        // A machine without any interface still serves itself.
+        Err(_) => {
+            tracing::warn!("not listening on any address yet");
+            Ok(())
+        }
+    }
+}
+
+/// Takes up what was shared before, then joins. Files that are hashed already are ready at once; whatever
+/// has to be hashed first is announced as it comes, and joining does not wait for it.
+async fn begin(
+    shares: ShareTable,
+    paths: Vec<std::path::PathBuf>,
+    mut stop: watch::Receiver<bool>,
+    membership: Membership,
+) {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let stopping = cancel.clone();
+    let mut hashing = tokio::task::spawn_blocking(move || prepare(&shares, paths, &cancel));
+    tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => {}
+        _ = &mut hashing => {}
+        () = tokio::time::sleep(HASHING_PATIENCE) => {}
+    }
+    membership.run().await;
+    stopping.store(true, Ordering::Relaxed);
+    if !hashing.is_finished() {
+        // Stops at the next file or chunk.
+        let _ = hashing.await;
+    }
+}
+
+fn prepare(shares: &ShareTable, paths: Vec<std::path::PathBuf>, cancel: &AtomicBool) {
+    let quiet = |_: &Progress| {};
+    match super::share::rescan(shares, quiet, cancel) {
+        Ok(skipped) => skipped.iter().for_each(|skipped| {
+            tracing::warn!(path = %skipped.path.display(), reason = skipped.reason, "not shared");
+        }),
+        Err(error) => tracing::error!(error = error.describe(), "what was shared before cannot be shared"),
+    }
+    for path in paths {
+        match super::share::add(shares, vec![path.clone()], None, quiet, cancel) {
+            Ok((names, skipped)) => {
+                tracing::info!(path = %path.display(), names = names.len(), "shared");
+                for skipped in skipped {
+                    tracing::warn!(path = %skipped.path.display(), reason = skipped.reason, "not shared");
+                }
+            }
+            Err(error) => tracing::error!(path = %path.display(), error = error.describe(), "cannot be shared"),
+        }
+    }
+}
+
+/// Hashes anew what changed on disk since it was hashed, as soon as somebody asks for it.
+async fn refresh(shares: ShareTable, mut stop: watch::Receiver<bool>) {
+    let mut changes = shares.generation();
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+        let table = shares.clone();
+        let refreshed = tokio::task::spawn_blocking(move || super::share::refresh(&table)).await;
+        if let Ok(Err(error)) = refreshed {
+            tracing::warn!(error = error.describe(), "a changed file cannot be hashed anew");
+        }
+    }
+}
