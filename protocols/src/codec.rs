@@ -2,6 +2,8 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::limits::MAX_REASON_BYTES;
+
 /// Why bytes are no message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -19,6 +21,9 @@ pub enum DecodeError {
     /// The bytes are no CBOR, or not of this message's form.
     #[error("message is malformed: {0}")]
     Malformed(String),
+    /// A message of a kind that this version does not know.
+    #[error("message is of an unknown kind: {0}")]
+    UnknownVariant(String),
     /// Bytes follow after the message.
     #[error("message is followed by other bytes")]
     TrailingBytes,
@@ -61,5 +66,12 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, Decode
 }
 
 fn classify(error: serde_cbor::Error) -> DecodeError {
-    if error.is_eof() { DecodeError::Truncated } else { DecodeError::Malformed(error.to_string()) }
+    if error.is_eof() {
+        return DecodeError::Truncated;
+    }
+    // The library has no code for this case; serde's wording of it is fixed.
+    let mut text = error.to_string();
+    text.truncate(text.floor_char_boundary(MAX_REASON_BYTES));
+    let text = text.escape_debug().to_string();
+    if text.starts_with("unknown variant") { DecodeError::UnknownVariant(text) } else { DecodeError::Malformed(text) }
 }

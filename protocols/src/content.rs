@@ -292,6 +292,13 @@ impl Outboard {
         self.nodes.as_flattened()
     }
 
+    /// The chaining values of the chunks alone, from which the rest can be built again.
+    pub fn leaf_bytes(&self) -> &[u8] {
+        let leaves = if self.nodes.is_empty() { 0 } else { self.geometry.chunks() };
+        let end = usize::try_from(leaves).unwrap_or(usize::MAX).min(self.nodes.len());
+        self.nodes[..end].as_flattened()
+    }
+
     /// Number of nodes in the outboard of a file with this geometry.
     pub fn node_count(geometry: &Geometry) -> u64 {
         let (mut width, mut count) = (geometry.chunks(), 0);

@@ -2,9 +2,11 @@
 //!
 //! A response is a CBOR [`Header`] and then the raw bytes of the chunks, one after the other.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
-use crate::content::{ContentId, Proof};
+use crate::content::{ContentId, Geometry, Proof};
 
 /// Ask for a run of chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +20,17 @@ pub struct Request {
     /// Number of chunks, at least 1; all together at most [`crate::limits::MAX_FETCH_BODY`] bytes.
     #[serde(rename = "k")]
     pub count: u32,
+}
+
+impl Request {
+    /// The bytes of the file that are asked for, or why they cannot be sent.
+    pub fn range(&self, geometry: &Geometry) -> Result<Range<u64>, Refusal> {
+        let end = self.first.checked_add(u64::from(self.count)).ok_or(Refusal::Range)?;
+        if self.count == 0 || end > geometry.chunks() || u64::from(self.count) > geometry.chunks_per_response() {
+            return Err(Refusal::Range);
+        }
+        Ok(geometry.offset(self.first)..geometry.offset(end).min(geometry.size()))
+    }
 }
 
 /// What precedes the raw bytes of a response.

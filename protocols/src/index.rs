@@ -4,11 +4,11 @@
 //! one by itself, so that one bad name costs its own verdict and not the whole batch.
 
 use libp2p_identity::PeerId;
-use multiaddr::Multiaddr;
+use multiaddr::{Multiaddr, Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::content::ContentId;
-use crate::limits::MAX_REASON_BYTES;
+use crate::limits::{MAX_ADDRESS_BYTES, MAX_REASON_BYTES};
 use crate::statement::{Certificate, Entry, Seal, Version};
 
 /// Identifies the stretch of time between a peer's join and its leave or eviction. Requests that
@@ -81,6 +81,10 @@ pub struct Announce {
     /// What is offered.
     #[serde(rename = "e")]
     pub offers: Vec<Offer>,
+    /// Whether this ends the report of the whole share after a join with a changed share: names of the
+    /// peer that were not announced since that join are freed.
+    #[serde(rename = "l", default)]
+    pub last: bool,
 }
 
 /// A name with the content that it is to stand for.
@@ -146,9 +150,13 @@ pub struct Report {
     pub peer: PeerId,
 }
 
-/// Ask which peers are members.
+/// Ask which peers are members, at most [`crate::limits::MAX_MEMBERS`] at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Peers {}
+pub struct Peers {
+    /// The last peer of the previous answer; `None` for the first.
+    #[serde(rename = "a", default)]
+    pub after: Option<PeerId>,
+}
 
 /// Give up membership and every name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,7 +184,7 @@ pub enum Response {
     /// To a search.
     #[serde(rename = "page")]
     Page(Page),
-    /// To a request for the members.
+    /// To a request for the members, in order of their ids; fewer than the limit at the end.
     #[serde(rename = "members")]
     Members(Vec<Member>),
     /// To a report or a leave.
@@ -199,9 +207,6 @@ pub struct Joined {
     /// Whether the master still holds exactly the peer's share, so that nothing need be announced.
     #[serde(rename = "u")]
     pub unchanged: bool,
-    /// The master's role key as bytes in protobuf form, to check certificates with.
-    #[serde(rename = "k", with = "serde_bytes")]
-    pub master_key: Vec<u8>,
 }
 
 /// What became of one offer.
@@ -383,6 +388,31 @@ impl From<RefusalCode> for u16 {
             RefusalCode::Other(other) => other,
         }
     }
+}
+
+/// Whether an address is one that a node can be reached at: an IP address or DNS name with TCP, or UDP and
+/// QUIC, and at most a peer id behind it.
+pub fn check_address(address: &Multiaddr) -> bool {
+    if address.len() > MAX_ADDRESS_BYTES {
+        return false;
+    }
+    let mut parts = address.iter();
+    let host = match parts.next() {
+        Some(Protocol::Ip4(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
+        Some(Protocol::Ip6(ip)) => !ip.is_unspecified() && !ip.is_multicast(),
+        Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) => !name.is_empty(),
+        _ => false,
+    };
+    let transport = match (parts.next(), parts.next()) {
+        (Some(Protocol::Tcp(port)), rest) => return host && port != 0 && ends_there(rest, parts.next()),
+        (Some(Protocol::Udp(port)), Some(Protocol::QuicV1)) => port != 0,
+        _ => false,
+    };
+    host && transport && ends_there(parts.next(), parts.next())
+}
+
+fn ends_there(next: Option<Protocol<'_>>, after: Option<Protocol<'_>>) -> bool {
+    matches!(next, None | Some(Protocol::P2p(_))) && after.is_none()
 }
 
 /// Digest of a share: equal when two nodes hold the same set of (name, content id, size).

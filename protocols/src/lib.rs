@@ -19,10 +19,12 @@ pub mod fetch;
 pub mod index;
 pub mod limits;
 pub mod name;
+pub mod pattern;
 pub mod statement;
 
 pub use content::ContentId;
 pub use libp2p_identity::{Keypair, PeerId, PublicKey};
 pub use multiaddr::Multiaddr;
-pub use name::{Name, Network, Pattern};
+pub use name::{Name, Network};
+pub use pattern::Pattern;
 pub use statement::{Certificate, Entry, Version};

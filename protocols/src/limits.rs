@@ -14,6 +14,8 @@ pub const MAX_ADDRESSES: usize = 16;
 pub const MAX_ADDRESS_BYTES: usize = 400;
 /// Most holders in the answer to one lookup.
 pub const MAX_HOLDERS: usize = 32;
+/// Most members in one answer to a request for members.
+pub const MAX_MEMBERS: usize = 250;
 /// Most entries in one page of search results.
 pub const MAX_PAGE_ENTRIES: usize = 500;
 /// Longest search query, in bytes.
@@ -37,5 +39,7 @@ pub const MAX_FILE_BYTES: u64 = 1 << 44;
 const _: () = assert!(MAX_BATCH_ENTRIES * (MAX_NAME_BYTES + 128) <= MAX_INDEX_MESSAGE);
 // So must a full page, whose entries carry owner and version as well.
 const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_NAME_BYTES + 256) <= MAX_INDEX_MESSAGE);
+// A page of members with every address that each may have.
+const _: () = assert!(MAX_MEMBERS * (MAX_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 128) <= MAX_INDEX_MESSAGE);
 // And the answer to a lookup with every holder at its most talkative.
 const _: () = assert!(MAX_HOLDERS * (MAX_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 128) + 4096 <= MAX_INDEX_MESSAGE);

@@ -1,13 +1,19 @@
-//! Names of files, names of networks and search patterns: parsed once, then known to be good.
+//! Names of files and of networks: parsed once, then known to be good.
+//!
+//! A name has to be usable as a relative path on every system, to look like itself on every screen, and to
+//! be the same bytes for everybody.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use unicode_general_category::{GeneralCategory, get_general_category};
+use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-use crate::limits::{MAX_NAME_BYTES, MAX_NETWORK_BYTES};
+use crate::limits::{MAX_NAME_BYTES, MAX_NETWORK_BYTES, MAX_SEGMENT_BYTES};
 
-/// The name of a file in the network.
+/// The name of a file in the network: segments with `/` between them. Names that differ only in case
+/// are different names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(String);
 
@@ -16,11 +22,35 @@ pub struct Name(String);
 #[non_exhaustive]
 pub enum InvalidName {
     /// It has no bytes.
-    #[error("the name is empty")]
+    #[error("it is empty")]
     Empty,
     /// It is over [`MAX_NAME_BYTES`].
-    #[error("the name has {0} bytes; at most {MAX_NAME_BYTES} are allowed")]
+    #[error("it has {0} bytes; at most {MAX_NAME_BYTES} are allowed")]
     TooLong(usize),
+    /// A segment is over [`MAX_SEGMENT_BYTES`].
+    #[error("a segment has {0} bytes; at most {MAX_SEGMENT_BYTES} are allowed between two '/'")]
+    SegmentTooLong(usize),
+    /// The text is not in Unicode's normalization form C, so that two texts could look the same.
+    #[error("it is not in Unicode normalization form C")]
+    NotNormalized,
+    /// It begins or ends with `/`, or has two in a row.
+    #[error("it has an empty segment: it begins or ends with '/', or has '//'")]
+    EmptySegment,
+    /// A segment is `.` or `..`.
+    #[error("it has a segment '.' or '..'")]
+    DotSegment,
+    /// A segment ends in a dot or a space, which Windows drops.
+    #[error("a segment ends in a dot or a space")]
+    TrailingDotOrSpace,
+    /// A segment is the name of a Windows device.
+    #[error("{0:?} is the name of a device on Windows")]
+    Device(String),
+    /// It begins like a drive of Windows: `C:`.
+    #[error("it begins with a drive letter")]
+    Drive,
+    /// A character that does not show, or shows as something else.
+    #[error("the character U+{0:04X} is not allowed")]
+    Character(u32),
 }
 
 impl Name {
@@ -32,7 +62,33 @@ impl Name {
         if text.len() > MAX_NAME_BYTES {
             return Err(InvalidName::TooLong(text.len()));
         }
+        if let Some(char) = text.chars().find(|char| !is_allowed(*char)) {
+            return Err(InvalidName::Character(char.into()));
+        }
+        if !is_nfc(text) {
+            return Err(InvalidName::NotNormalized);
+        }
+        text.split('/').try_for_each(check_segment)?;
+        if let [letter, b':', ..] = text.as_bytes()
+            && letter.is_ascii_alphabetic()
+        {
+            return Err(InvalidName::Drive);
+        }
         Ok(Self(text.to_owned()))
+    }
+
+    /// Parses a name that was found on a disk: some file systems decompose characters, so the text is
+    /// brought to normalization form C first.
+    pub fn from_path_text(text: &str) -> Result<Self, InvalidName> {
+        if text.len() > 4 * MAX_NAME_BYTES {
+            return Err(InvalidName::TooLong(text.len()));
+        }
+        Self::parse(&text.nfc().collect::<String>())
+    }
+
+    /// `rest` below `prefix`.
+    pub fn join_prefix(prefix: &Self, rest: &Self) -> Result<Self, InvalidName> {
+        Self::parse(&format!("{prefix}/{rest}"))
     }
 
     /// The text.
@@ -44,11 +100,75 @@ impl Name {
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.0.split('/')
     }
+
+    /// The last segment.
+    pub fn file_name(&self) -> &str {
+        self.0.rsplit_once('/').map_or(&self.0, |(_, last)| last)
+    }
+
+    /// What follows `prefix` and a `/`; `None` if the name is not below the prefix.
+    pub fn strip_prefix(&self, prefix: &Self) -> Option<&str> {
+        self.0.strip_prefix(&prefix.0)?.strip_prefix('/')
+    }
+
+    /// Whether the name is below the prefix.
+    pub fn is_below(&self, prefix: &Self) -> bool {
+        self.strip_prefix(prefix).is_some()
+    }
 }
 
-/// The distinct words of a name: runs of letters and digits, in lower case.
+/// Characters that show as what they are. Private and unassigned ones are let through: which are
+/// assigned changes with each version of Unicode.
+fn is_allowed(char: char) -> bool {
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator, Surrogate};
+    char != '\\'
+        && !matches!(get_general_category(char), Control | Format | LineSeparator | ParagraphSeparator | Surrogate)
+}
+
+fn check_segment(segment: &str) -> Result<(), InvalidName> {
+    if segment.is_empty() {
+        return Err(InvalidName::EmptySegment);
+    }
+    if segment == "." || segment == ".." {
+        return Err(InvalidName::DotSegment);
+    }
+    if segment.len() > MAX_SEGMENT_BYTES {
+        return Err(InvalidName::SegmentTooLong(segment.len()));
+    }
+    if segment.ends_with(['.', ' ']) {
+        return Err(InvalidName::TrailingDotOrSpace);
+    }
+    // Windows takes `nul.txt` and `nul .txt` for the device as well.
+    let stem = segment.split('.').next().unwrap_or(segment).trim_end_matches(' ');
+    if is_device(stem) {
+        return Err(InvalidName::Device(stem.to_owned()));
+    }
+    Ok(())
+}
+
+/// Names of devices, as listed in Microsoft's *Naming Files, Paths, and Namespaces*.
+fn is_device(stem: &str) -> bool {
+    let upper = stem.to_ascii_uppercase();
+    if matches!(upper.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$") {
+        return true;
+    }
+    let number = upper.strip_prefix("COM").or_else(|| upper.strip_prefix("LPT"));
+    number.is_some_and(|number| {
+        let mut chars = number.chars();
+        let digit = |char: char| char.is_ascii_digit() || matches!(char, '¹' | '²' | '³');
+        matches!((chars.next(), chars.next()), (Some(char), None) if digit(char))
+    })
+}
+
+/// The words of a text: runs of letters and digits, in lower case, in order.
 pub fn words(text: &str) -> impl Iterator<Item = String> + '_ {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_lowercase)
+    text.split(|char: char| !char.is_alphanumeric()).filter(|run| !run.is_empty()).map(lower)
+}
+
+/// A text in lower case, letter by letter: unlike `str::to_lowercase` the result for a part of a text is
+/// that part of the result for the whole.
+pub(crate) fn lower(text: &str) -> String {
+    text.chars().flat_map(char::to_lowercase).collect()
 }
 
 /// The name of a network: ASCII letters, digits, `-`, `_` and `.`, 1 to [`MAX_NETWORK_BYTES`] bytes.
@@ -70,7 +190,7 @@ pub struct InvalidNetwork;
 impl Network {
     /// Parses the name of a network.
     pub fn parse(text: &str) -> Result<Self, InvalidNetwork> {
-        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let good = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.');
         if text.is_empty() || text.len() > MAX_NETWORK_BYTES || !text.chars().all(good) {
             return Err(InvalidNetwork);
         }
@@ -81,47 +201,6 @@ impl Network {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-}
-
-/// A search query.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern {
-    terms: Vec<String>,
-}
-
-/// Why a text is no search query.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidPattern {
-    /// Too long.
-    #[error("the query is too long")]
-    TooLong,
-}
-
-impl Pattern {
-    /// Parses a query.
-    pub fn parse(query: &str) -> Result<Self, InvalidPattern> {
-        Ok(Self { terms: query.split_whitespace().map(str::to_lowercase).collect() })
-    }
-
-    /// Whether a name matches: every term does.
-    pub fn matches(&self, name: &Name) -> bool {
-        self.terms.iter().all(|t| words(name.as_str()).any(|w| w.starts_with(t.as_str())))
-    }
-
-    /// Words that every match has, to narrow an index by.
-    pub fn required_words(&self) -> Vec<RequiredWord> {
-        self.terms.iter().map(|t| RequiredWord { text: t.clone(), prefix: true }).collect()
-    }
-}
-
-/// A word, or the beginning of one, that every match of a pattern has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequiredWord {
-    /// The word in lower case, letters and digits alone.
-    pub text: String,
-    /// Whether a longer word that begins so will do.
-    pub prefix: bool,
 }
 
 macro_rules! text_newtype {
@@ -157,3 +236,106 @@ macro_rules! text_newtype {
 
 text_newtype!(Name, InvalidName);
 text_newtype!(Network, InvalidNetwork);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_rule_refuses_what_it_is_for() {
+        let long = "a".repeat(256);
+        let longer = ["a".repeat(200).as_str(); 6].join("/");
+        let cases: &[(&str, InvalidName)] = &[
+            ("", InvalidName::Empty),
+            ("../../etc/passwd", InvalidName::DotSegment),
+            ("a/../b", InvalidName::DotSegment),
+            ("./a", InvalidName::DotSegment),
+            ("/etc/passwd", InvalidName::EmptySegment),
+            ("a/", InvalidName::EmptySegment),
+            ("a//b", InvalidName::EmptySegment),
+            ("C:\\x", InvalidName::Character('\\'.into())),
+            ("C:x", InvalidName::Drive),
+            ("c:/x", InvalidName::Drive),
+            ("NUL", InvalidName::Device("NUL".to_owned())),
+            ("a/nul.txt", InvalidName::Device("nul".to_owned())),
+            ("Com1.tar.gz", InvalidName::Device("Com1".to_owned())),
+            ("COM1 .txt", InvalidName::Device("COM1".to_owned())),
+            ("lpt³", InvalidName::Device("lpt³".to_owned())),
+            ("conin$", InvalidName::Device("conin$".to_owned())),
+            ("COM1 ", InvalidName::TrailingDotOrSpace),
+            ("a./b", InvalidName::TrailingDotOrSpace),
+            ("a\0b", InvalidName::Character(0)),
+            ("a\nb", InvalidName::Character(10)),
+            ("a\x1b[31mb", InvalidName::Character(27)),
+            ("a\u{202e}gpj.exe", InvalidName::Character(0x202e)),
+            ("a\u{2066}b", InvalidName::Character(0x2066)),
+            ("a\u{200d}b", InvalidName::Character(0x200d)),
+            ("a\u{feff}b", InvalidName::Character(0xfeff)),
+            ("a\u{2028}b", InvalidName::Character(0x2028)),
+            ("e\u{301}", InvalidName::NotNormalized),
+            (&long, InvalidName::SegmentTooLong(256)),
+            (&longer, InvalidName::TooLong(1205)),
+        ];
+        for (text, error) in cases {
+            assert_eq!(Name::parse(text).as_ref(), Err(error), "{text:?}");
+        }
+        let huge = "a".repeat(64 << 10);
+        assert_eq!(Name::parse(&huge), Err(InvalidName::TooLong(64 << 10)));
+    }
+
+    #[test]
+    fn ordinary_names_are_names() {
+        let longest = format!("{}/{}/{}/{}/b", "a".repeat(255), "a".repeat(255), "a".repeat(255), "a".repeat(254));
+        for text in [
+            "a",
+            "a b",
+            " a",
+            ".hidden",
+            "a.b.c",
+            "COM",
+            "COM10",
+            "COMx",
+            "console",
+            "nullable.txt",
+            "12:30",
+            "ab:c",
+            "é",
+            "日本/語",
+            "a*b?",
+            "r\"u|n<>",
+            &longest,
+        ] {
+            assert_eq!(Name::parse(text).map(|name| name.to_string()), Ok(text.to_owned()));
+        }
+        assert_eq!(longest.len(), 1024 - 1);
+    }
+
+    #[test]
+    fn case_twins_are_two_names_and_normal_forms_are_one() {
+        assert_ne!(Name::parse("A").unwrap(), Name::parse("a").unwrap());
+        assert_eq!(Name::from_path_text("e\u{301}").unwrap(), Name::parse("é").unwrap());
+    }
+
+    #[test]
+    fn prefixes_are_whole_segments() {
+        let name = |text| Name::parse(text).unwrap();
+        assert_eq!(name("a/b/c").strip_prefix(&name("a/b")), Some("c"));
+        assert_eq!(name("a/b").strip_prefix(&name("a/b")), None);
+        assert!(!name("ab/c").is_below(&name("a")));
+        assert_eq!(name("a/b/c").file_name(), "c");
+        assert_eq!(Name::join_prefix(&name("x/y"), &name("a/b")), Ok(name("x/y/a/b")));
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics_and_accepts_nothing_unsafe(text in "\\PC{0,40}|[a-zC:./\\\\ \u{301}\u{202e}]{0,20}") {
+            if let Ok(name) = Name::parse(&text) {
+                prop_assert_eq!(name.as_str(), text.as_str());
+                let path = std::path::Path::new(name.as_str());
+                prop_assert!(path.components().all(|part| matches!(part, std::path::Component::Normal(_))));
+            }
+        }
+    }
+}

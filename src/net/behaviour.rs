@@ -80,7 +80,8 @@ impl Behaviour {
             .with_agent_version(agent_version(config.role))
             .with_push_listen_addr_updates(true)
             .with_cache_size(0);
-        let ping = ping::Config::new().with_interval(config.lease.ping_interval).with_timeout(config.lease.ping_interval);
+        let ping =
+            ping::Config::new().with_interval(config.lease.ping_interval).with_timeout(config.lease.ping_interval);
         let discovery = if config.mdns { Some(Discovery::new(local).map_err(NetError::Mdns)?) } else { None };
         let index = request_response::Config::default()
             .with_request_timeout(INDEX_TIMEOUT)
@@ -96,8 +97,16 @@ impl Behaviour {
             ping: ping::Behaviour::new(ping),
             discovery: discovery.into(),
             kad: kademlia(local, config)?,
-            index: request_response::Behaviour::with_codec(IndexCodec, [(INDEX_PROTOCOL, ProtocolSupport::Full)], index),
-            fetch: request_response::Behaviour::with_codec(FetchCodec, [(FETCH_PROTOCOL, ProtocolSupport::Full)], fetch),
+            index: request_response::Behaviour::with_codec(
+                IndexCodec,
+                [(INDEX_PROTOCOL, ProtocolSupport::Full)],
+                index,
+            ),
+            fetch: request_response::Behaviour::with_codec(
+                FetchCodec,
+                [(FETCH_PROTOCOL, ProtocolSupport::Full)],
+                fetch,
+            ),
         })
     }
 }

@@ -114,7 +114,12 @@ impl Dials {
     }
 
     /// An attempt failed: tries the addresses that are left. True if the peer was given up.
-    pub(super) fn on_failed(&mut self, swarm: &mut Swarm<Behaviour>, connection: ConnectionId, error: &DialError) -> bool {
+    pub(super) fn on_failed(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        connection: ConnectionId,
+        error: &DialError,
+    ) -> bool {
         let Some(attempt) = self.attempts.remove(&connection) else { return true };
         if let Some(peer) = attempt.peer
             && swarm.is_connected(&peer)

@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
-use libp2p::request_response::{
-    self, InboundRequestId, Message, OutboundRequestId, ResponseChannel,
-};
+use libp2p::request_response::{self, InboundRequestId, Message, OutboundRequestId, ResponseChannel};
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, ping};
 use swarmdex_protocols::index::{Refusal, RefusalCode, Response};
@@ -311,7 +309,7 @@ impl Driver {
 
     fn on_disconnected(&mut self, peer: PeerId) {
         if let Some(master) = &mut self.master {
-            master.on_disconnected(&peer, Instant::now());
+            master.on_disconnected(&peer);
         }
         // Nobody watching is no failure.
         let _ = self.outside.events.send(NetEvent::Disconnected(peer));
@@ -323,7 +321,7 @@ impl Driver {
         if let (true, Some(peer), Some(master)) = (given_up, peer, &mut self.master)
             && !self.swarm.is_connected(&peer)
         {
-            master.on_unreachable(&peer, Instant::now());
+            master.on_unreachable(&peer);
         }
     }
 
@@ -340,10 +338,12 @@ impl Driver {
                 let Some(master) = &mut self.master else { return };
                 match result {
                     Ok(_) => master.on_alive(&peer, Instant::now()),
-                    Err(_) => master.on_missed_ping(&peer, Instant::now()),
+                    Err(_) => master.on_missed_ping(&peer),
                 }
             }
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => self.on_identify(peer_id, &info),
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.on_identify(peer_id, &info)
+            }
             BehaviourEvent::Discovery(event) => {
                 for (peer, addresses) in self.requests.nodes.on_mdns(event, Instant::now()) {
                     self.requests.dials.dial_in_background(&mut self.swarm, peer, addresses);
@@ -399,7 +399,11 @@ impl Driver {
     ) {
         use fetch_protocol::{Refusal, Response};
         match event {
-            request_response::Event::Message { peer, message: Message::Request { request_id, request, channel }, .. } => {
+            request_response::Event::Message {
+                peer,
+                message: Message::Request { request_id, request, channel },
+                ..
+            } => {
                 let refused = match request {
                     Ok(request) => self.uploads.push(Upload { id: request_id, peer, request, channel }),
                     Err(_) => Err((channel, Refusal::Malformed)),

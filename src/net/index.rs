@@ -20,7 +20,7 @@ use super::MemberCounts;
 use super::admission::ip_of;
 use super::codec::Received;
 use crate::config::{Config, LimitsConfig};
-use crate::state::lease::{Action, Leases, LeaseState};
+use crate::state::lease::{Action, LeaseState, Leases};
 use crate::storage::index::{IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp, WriteOutcome};
 
 type Outcome<T> = Result<T, Refusal>;
@@ -118,17 +118,17 @@ impl Master {
             Request::Join(join) => self.join(peer, remote, join, now),
             Request::Announce(Announce { session, sequence, offers, last }) => {
                 check_batch(offers.len())?;
-                self.leases.admit_change(&peer, session, sequence, now)?;
+                self.leases.admit_change(&peer, session, sequence)?;
                 self.write(peer, WriteOp::Announce { peer, offers, last })
             }
             Request::Revoke(Revoke { session, sequence, names }) => {
                 check_batch(names.len())?;
-                self.leases.admit_change(&peer, session, sequence, now)?;
+                self.leases.admit_change(&peer, session, sequence)?;
                 self.write(peer, WriteOp::Revoke { peer, names })
             }
             Request::Lookup(index::Lookup { name }) => {
-                let name = Name::parse(&name)
-                    .map_err(|error| Refusal::new(RefusalCode::InvalidName, error.to_string()))?;
+                let name =
+                    Name::parse(&name).map_err(|error| Refusal::new(RefusalCode::InvalidName, error.to_string()))?;
                 self.read(peer, ReadOp::Lookup { name })
             }
             Request::Search(index::Search { query, cursor, limit }) => {
@@ -263,18 +263,18 @@ impl Master {
     }
 
     /// A ping without answer.
-    pub(super) fn on_missed_ping(&mut self, peer: &PeerId, now: Instant) {
-        self.leases.on_missed_ping(peer, now);
+    pub(super) fn on_missed_ping(&mut self, peer: &PeerId) {
+        self.leases.on_missed_ping(peer);
     }
 
     /// The last connection ended.
-    pub(super) fn on_disconnected(&mut self, peer: &PeerId, now: Instant) {
-        self.leases.on_disconnected(peer, now);
+    pub(super) fn on_disconnected(&mut self, peer: &PeerId) {
+        self.leases.on_disconnected(peer);
     }
 
     /// A probe found nobody.
-    pub(super) fn on_unreachable(&mut self, peer: &PeerId, now: Instant) {
-        self.leases.on_probe_failed(peer, now);
+    pub(super) fn on_unreachable(&mut self, peer: &PeerId) {
+        self.leases.on_probe_failed(peer);
     }
 
     /// When [`Master::on_timeout`] is due.
@@ -312,9 +312,7 @@ impl Master {
     pub(super) fn poll_eviction(&mut self) -> Option<BoxFuture<'static, (PeerId, bool)>> {
         let peer = self.evictions.pop_front()?;
         match self.store.try_write(WriteOp::Evict { peer }) {
-            Ok(receiver) => {
-                Some(async move { (peer, matches!(receiver.await, Ok(Ok(_)))) }.boxed())
-            }
+            Ok(receiver) => Some(async move { (peer, matches!(receiver.await, Ok(Ok(_)))) }.boxed()),
             Err(_) => {
                 self.evictions.push_front(peer);
                 None

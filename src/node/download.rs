@@ -116,11 +116,9 @@ impl Task<'_> {
     fn check_empty(self) -> Result<Vec<PeerId>, Error> {
         match content::verify_chunk(&self.content, &self.geometry, 0, &[], &Proof::default()) {
             Ok(()) => Ok(Vec::new()),
-            Err(_) => Err(Error::Verification {
-                name: self.name,
-                content: self.content,
-                sources: "the index".to_owned(),
-            }),
+            Err(_) => {
+                Err(Error::Verification { name: self.name, content: self.content, sources: "the index".to_owned() })
+            }
         }
     }
 
@@ -145,11 +143,7 @@ impl Task<'_> {
     }
 
     /// Until the scheduler says that it is done, or that nobody is left to ask.
-    async fn drive(
-        &mut self,
-        machine: &mut Download<PeerId>,
-        work: &mut Work,
-    ) -> Result<Result<(), Exhausted>, Error> {
+    async fn drive(&mut self, machine: &mut Download<PeerId>, work: &mut Work) -> Result<Result<(), Exhausted>, Error> {
         loop {
             while let Some(action) = machine.poll_action(Instant::now()) {
                 match action {
@@ -188,12 +182,7 @@ impl Task<'_> {
         tokio::spawn(async move { questions.report(source).await });
     }
 
-    fn on_event(
-        &mut self,
-        machine: &mut Download<PeerId>,
-        work: &mut Work,
-        event: Event,
-    ) -> Result<(), Error> {
+    fn on_event(&mut self, machine: &mut Download<PeerId>, work: &mut Work, event: Event) -> Result<(), Error> {
         let now = Instant::now();
         match event {
             Event::Arrived(run, response) => {
@@ -204,7 +193,8 @@ impl Task<'_> {
             Event::Written(run) => {
                 machine.on_written(run.source, run.first, run.count, now);
                 self.used.insert(run.source);
-                let bytes = (run.first..run.first + u64::from(run.count)).map(|index| self.geometry.len(index)).sum::<u64>();
+                let bytes =
+                    (run.first..run.first + u64::from(run.count)).map(|index| self.geometry.len(index)).sum::<u64>();
                 self.progress.send_modify(|progress| progress.done_bytes += bytes);
             }
             Event::Wrong(run) => self.on_wrong(machine, run, now),

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use swarmdex_protocols::index::{Refusal, RefusalCode};
-use swarmdex_protocols::name::{InvalidName, InvalidPattern};
+use swarmdex_protocols::name::InvalidName;
+use swarmdex_protocols::pattern::InvalidPattern;
 use swarmdex_protocols::{ContentId, Name, PeerId};
 
 use crate::net::{NetError, RequestError};
@@ -130,7 +131,9 @@ pub enum Error {
         name: Name,
     },
     /// No master is known.
-    #[error("no master was found; name one by --master /ip4/ADDRESS/tcp/4747, or start one on this network by --role master")]
+    #[error(
+        "no master was found; name one by --master /ip4/ADDRESS/tcp/4747, or start one on this network by --role master"
+    )]
     NoMaster,
     /// The master cannot be reached.
     #[error("the master cannot be reached: {reason}")]

@@ -103,11 +103,7 @@ impl Node {
         let snapshot = inner.net.snapshot().await;
         let index = inner.index.as_ref().map(|store| {
             let members = snapshot.members.unwrap_or_default();
-            IndexCounts {
-                names: store.counts().0,
-                peers: members.members as u64,
-                suspects: members.suspects as u64,
-            }
+            IndexCounts { names: store.counts().0, peers: members.members as u64, suspects: members.suspects as u64 }
         });
         Ok(Status {
             role: inner.config.role,

@@ -9,10 +9,12 @@ use swarmdex_protocols::{Name, Version};
 use tokio::sync::watch;
 
 use super::lookup::parse_name;
-use super::types::{EntryInfo, MasterState, Progress, RevokedInfo, SharedCounts, SharedInfo, ShareReport, Standing};
+use super::types::{
+    EntryInfo, MasterState, Progress, RevokedInfo, ShareReport, SharedCounts, SharedInfo, Skipped, Standing,
+};
 use super::{Error, Node, shorten};
 use crate::state::announce;
-use crate::storage::shares::SharedEntry;
+use crate::storage::shares::{self, HashProgress, SharedEntry};
 
 /// How long a command waits for the master's verdict on what it shares or revokes.
 const VERDICT_PATIENCE: Duration = Duration::from_secs(20);
@@ -23,6 +25,20 @@ struct CancelOnDrop(Arc<AtomicBool>);
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl From<HashProgress> for Progress {
+    fn from(hashing: HashProgress) -> Self {
+        let HashProgress { done_bytes, total_bytes, done_files, total_files } = hashing;
+        Self { done_bytes, total_bytes, done_files, total_files, current: String::new() }
+    }
+}
+
+impl From<shares::Skipped> for Skipped {
+    fn from(skipped: shares::Skipped) -> Self {
+        let shares::Skipped { path, reason } = skipped;
+        Self { path, reason }
     }
 }
 
@@ -40,7 +56,14 @@ impl Node {
         let _guard = CancelOnDrop(cancel.clone());
         let shares = self.inner.shares.clone();
         let hashing = tokio::task::spawn_blocking(move || {
-            shares.add(&paths, name.as_deref(), &|now| { progress.send_replace(now.into()); }, &cancel)
+            shares.add(
+                &paths,
+                name.as_deref(),
+                &|now| {
+                    progress.send_replace(now.into());
+                },
+                &cancel,
+            )
         });
         let outcome = hashing.await.map_err(|_| Error::Bug)??;
         let names: Vec<_> = outcome.entries.iter().map(|entry| entry.name.clone()).collect();
@@ -51,7 +74,7 @@ impl Node {
         .await;
         Ok(ShareReport {
             entries: outcome.entries.into_iter().map(|entry| self.shared_info(entry)).collect(),
-            skipped: outcome.skipped,
+            skipped: outcome.skipped.into_iter().map(Skipped::from).collect(),
         })
     }
 
@@ -143,9 +166,6 @@ impl Node {
         removed.await.map_err(|_| Error::Bug)??;
         self.settled(|node| names.iter().all(|name| !node.inner.standings.knows(name))).await;
         let told = |name: &Name| !self.inner.standings.knows(name);
-        Ok(names
-            .iter()
-            .map(|name| RevokedInfo { name: name.to_string(), acknowledged: told(name) })
-            .collect())
+        Ok(names.iter().map(|name| RevokedInfo { name: name.to_string(), acknowledged: told(name) }).collect())
     }
 }

@@ -1,5 +1,6 @@
 //! From a configuration to a running node.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,13 +9,13 @@ use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::lookup::Questions;
 use super::membership::{Finder, Membership, Standings};
-use super::types::{MasterState, Progress};
+use super::types::MasterState;
 use super::{Downloads, Error, Inner, Life, Node};
 use crate::config::{Config, Role};
 use crate::net::{Master, Net, Services};
 use crate::storage::dir::DataDir;
 use crate::storage::index::{IndexOptions, IndexStore};
-use crate::storage::shares::ShareTable;
+use crate::storage::shares::{HashProgress, ShareOutcome, ShareTable};
 
 /// How long a node may take to listen on its first address.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -119,15 +120,10 @@ async fn listening(net: &Net) -> Result<(), Error> {
 
 /// Takes up what was shared before, then joins. Files that are hashed already are ready at once; whatever
 /// has to be hashed first is announced as it comes, and joining does not wait for it.
-async fn begin(
-    shares: ShareTable,
-    paths: Vec<std::path::PathBuf>,
-    mut stop: watch::Receiver<bool>,
-    membership: Membership,
-) {
+async fn begin(shares: ShareTable, paths: Vec<PathBuf>, mut stop: watch::Receiver<bool>, membership: Membership) {
     let cancel = Arc::new(AtomicBool::new(false));
     let stopping = cancel.clone();
-    let mut hashing = tokio::task::spawn_blocking(move || prepare(&shares, paths, &cancel));
+    let mut hashing = tokio::task::spawn_blocking(move || prepare(&shares, &paths, &cancel));
     tokio::select! {
         _ = stop.wait_for(|stop| *stop) => {}
         _ = &mut hashing => {}
@@ -141,24 +137,28 @@ async fn begin(
     }
 }
 
-fn prepare(shares: &ShareTable, paths: Vec<std::path::PathBuf>, cancel: &AtomicBool) {
-    let quiet = |_: &Progress| {};
-    match super::share::rescan(shares, quiet, cancel) {
-        Ok(skipped) => skipped.iter().for_each(|skipped| {
-            tracing::warn!(path = %skipped.path.display(), reason = skipped.reason, "not shared");
-        }),
-        Err(error) => tracing::error!(error = error.describe(), "what was shared before cannot be shared"),
+fn prepare(shares: &ShareTable, paths: &[PathBuf], cancel: &AtomicBool) {
+    let quiet = |_: HashProgress| {};
+    match shares.rescan(&quiet, cancel) {
+        Ok(outcome) => warn_skipped(&outcome),
+        Err(error) => tracing::error!(error = Error::from(error).describe(), "what was shared before cannot be shared"),
     }
     for path in paths {
-        match super::share::add(shares, vec![path.clone()], None, quiet, cancel) {
-            Ok((names, skipped)) => {
-                tracing::info!(path = %path.display(), names = names.len(), "shared");
-                for skipped in skipped {
-                    tracing::warn!(path = %skipped.path.display(), reason = skipped.reason, "not shared");
-                }
+        match shares.add(std::slice::from_ref(path), None, &quiet, cancel) {
+            Ok(outcome) => {
+                tracing::info!(path = %path.display(), names = outcome.entries.len(), "shared");
+                warn_skipped(&outcome);
             }
-            Err(error) => tracing::error!(path = %path.display(), error = error.describe(), "cannot be shared"),
+            Err(error) => {
+                tracing::error!(path = %path.display(), error = Error::from(error).describe(), "cannot be shared");
+            }
         }
+    }
+}
+
+fn warn_skipped(outcome: &ShareOutcome) {
+    for skipped in &outcome.skipped {
+        tracing::warn!(path = %skipped.path.display(), reason = skipped.reason, "not shared");
     }
 }
 
@@ -170,10 +170,12 @@ async fn refresh(shares: ShareTable, mut stop: watch::Receiver<bool>) {
             _ = stop.wait_for(|stop| *stop) => return,
             changed = changes.changed() => if changed.is_err() { return },
         }
+        if !shares.is_stale() {
+            continue;
+        }
         let table = shares.clone();
-        let refreshed = tokio::task::spawn_blocking(move || super::share::refresh(&table)).await;
-        if let Ok(Err(error)) = refreshed {
-            tracing::warn!(error = error.describe(), "a changed file cannot be hashed anew");
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || table.refresh()).await {
+            tracing::warn!(error = Error::from(error).describe(), "a changed file cannot be hashed anew");
         }
     }
 }

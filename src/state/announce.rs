@@ -56,7 +56,9 @@ impl Announcer {
         }
         for (name, content, size) in share {
             let version = match before.get(name) {
-                Some(Told { standing: Standing::Certified(version), content: known, .. }) if known == content => *version,
+                Some(Told { standing: Standing::Certified(version), content: known, .. }) if known == content => {
+                    *version
+                }
                 _ => Version::default(),
             };
             let told = Told { content: *content, size, standing: Standing::Certified(version) };
@@ -183,7 +185,9 @@ mod tests {
     }
 
     fn announce(announcer: &mut Announcer, share: &Share, verdict: &Verdict) -> (usize, bool) {
-        let Some(Batch::Announce { offers, last }) = announcer.next_batch(view(share)) else { panic!("nothing to announce") };
+        let Some(Batch::Announce { offers, last }) = announcer.next_batch(view(share)) else {
+            panic!("nothing to announce")
+        };
         let verdicts = vec![verdict.clone(); offers.len()];
         assert!(announcer.on_announced(&offers, last, verdicts));
         (offers.len(), last)

@@ -64,8 +64,7 @@ mod tests {
 
     #[test]
     fn a_thundering_herd_is_spread_over_the_interval() {
-        let mut pauses: Vec<_> =
-            (0..10_000).map(|seed| Backoff::new(Duration::from_secs(30), seed).pause()).collect();
+        let mut pauses: Vec<_> = (0..10_000).map(|seed| Backoff::new(Duration::from_secs(30), seed).pause()).collect();
         pauses.sort();
         // In each tenth of the quarter second that the first pauses are drawn from there is about a tenth.
         let tenth = FIRST / 20;

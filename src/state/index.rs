@@ -1,1 +1,305 @@
-//! To be written.
+//! The rules of names: who may hold one, and at which version.
+//!
+//! Rules decide, the caller applies: a decision is a list of changes and an answer, made against
+//! a view of the index as it is inside the transaction that will hold the changes.
+
+use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, Revocation};
+use swarmdex_protocols::limits::MAX_FILE_BYTES;
+use swarmdex_protocols::{Entry, Name, PeerId, Version};
+
+/// The index as a rule sees it.
+pub trait IndexView {
+    /// What can go wrong when the index is read.
+    type Error;
+
+    /// The entry of a name.
+    fn entry(&self, name: &Name) -> Result<Option<Entry>, Self::Error>;
+    /// How many names a peer holds.
+    fn names_of(&self, owner: &PeerId) -> Result<u64, Self::Error>;
+    /// How many names there are.
+    fn names(&self) -> Result<u64, Self::Error>;
+    /// The highest version that was ever given.
+    fn last_version(&self) -> Result<Version, Self::Error>;
+}
+
+/// Bounds of the index.
+#[derive(Debug, Clone, Copy)]
+pub struct NameLimits {
+    /// Names that one peer may hold.
+    pub names_per_peer: u64,
+    /// Names in all.
+    pub names: u64,
+}
+
+/// A change of the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The name stands for this entry, whatever it stood for before.
+    Put(Entry),
+    /// The name is given up by its owner at this version.
+    Free {
+        /// The name.
+        name: Name,
+        /// Who held it.
+        owner: PeerId,
+        /// Version of the tombstone.
+        version: Version,
+        /// Whether the owner was evicted, or revoked the name itself.
+        evicted: bool,
+    },
+}
+
+/// What became of an offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Announced {
+    /// The name is the peer's; the change is `None` if it was so before.
+    Granted(Entry, Option<Change>),
+    /// Another holds the name.
+    Conflict(PeerId),
+    /// The offer cannot be granted to anybody.
+    Refused(Refusal),
+}
+
+/// Decides on one offer of `owner`.
+pub fn announce<V: IndexView>(
+    view: &V,
+    owner: PeerId,
+    offer: &Offer,
+    limits: &NameLimits,
+    unix_ms: u64,
+) -> Result<Announced, V::Error> {
+    let refused = |code, reason: String| Ok(Announced::Refused(Refusal::new(code, reason)));
+    let name = match Name::parse(&offer.name) {
+        Ok(name) => name,
+        Err(error) => return refused(RefusalCode::InvalidName, error.to_string()),
+    };
+    if offer.size > MAX_FILE_BYTES {
+        let reason = format!("a size of {} bytes; at most {MAX_FILE_BYTES} are allowed", offer.size);
+        return refused(RefusalCode::Malformed, reason);
+    }
+    match view.entry(&name)? {
+        Some(entry) if entry.owner != owner => return Ok(Announced::Conflict(entry.owner)),
+        Some(entry) if entry.content == offer.content && entry.size == offer.size => {
+            return Ok(Announced::Granted(entry, None));
+        }
+        Some(_) => {}
+        None => {
+            let (of_peer, all) = (view.names_of(&owner)?, view.names()?);
+            if of_peer >= limits.names_per_peer {
+                let reason = format!("this peer holds {of_peer} names, the most that one peer may hold");
+                return refused(RefusalCode::Quota, reason);
+            }
+            if all >= limits.names {
+                return refused(RefusalCode::Quota, format!("the index holds {all} names, the most that it takes"));
+            }
+        }
+    }
+    let version = view.last_version()?.next(unix_ms);
+    let entry = Entry { name, content: offer.content, size: offer.size, owner, version };
+    Ok(Announced::Granted(entry.clone(), Some(Change::Put(entry))))
+}
+
+/// Decides on the revocation of one name by `owner`.
+pub fn revoke<V: IndexView>(
+    view: &V,
+    owner: PeerId,
+    name: &str,
+    unix_ms: u64,
+) -> Result<(Revocation, Option<Change>), V::Error> {
+    let name = match Name::parse(name) {
+        Ok(name) => name,
+        Err(error) => {
+            let refusal = Refusal::new(RefusalCode::InvalidName, error.to_string());
+            return Ok((Revocation::Refused(refusal), None));
+        }
+    };
+    match view.entry(&name)? {
+        None => Ok((Revocation::NotHeld, None)),
+        Some(entry) if entry.owner != owner => Ok((Revocation::Conflict { owner: entry.owner }, None)),
+        Some(_) => {
+            let version = view.last_version()?.next(unix_ms);
+            let change = Change::Free { name, owner, version, evicted: false };
+            Ok((Revocation::Revoked { version }, Some(change)))
+        }
+    }
+}
+
+/// The change that frees one name of an evicted peer.
+pub fn evict(name: Name, owner: PeerId, last: Version, unix_ms: u64) -> Change {
+    Change::Free { name, owner, version: last.next(unix_ms), evicted: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+
+    use proptest::prelude::*;
+    use swarmdex_protocols::ContentId;
+
+    use super::*;
+
+    /// The index as maps.
+    #[derive(Debug, Default, Clone)]
+    struct Maps {
+        entries: BTreeMap<Name, Entry>,
+        last: Version,
+    }
+
+    impl IndexView for Maps {
+        type Error = Infallible;
+
+        fn entry(&self, name: &Name) -> Result<Option<Entry>, Infallible> {
+            Ok(self.entries.get(name).cloned())
+        }
+
+        fn names_of(&self, owner: &PeerId) -> Result<u64, Infallible> {
+            Ok(self.entries.values().filter(|entry| entry.owner == *owner).count() as u64)
+        }
+
+        fn names(&self) -> Result<u64, Infallible> {
+            Ok(self.entries.len() as u64)
+        }
+
+        fn last_version(&self) -> Result<Version, Infallible> {
+            Ok(self.last)
+        }
+    }
+
+    impl Maps {
+        fn apply(&mut self, change: Change) {
+            let version = match change {
+                Change::Put(entry) => {
+                    let version = entry.version;
+                    self.entries.insert(entry.name.clone(), entry);
+                    version
+                }
+                Change::Free { name, version, .. } => {
+                    self.entries.remove(&name);
+                    version
+                }
+            };
+            assert!(version > self.last, "versions rise");
+            self.last = version;
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Announce { peer: usize, name: u8, content: u8 },
+        Revoke { peer: usize, name: u8 },
+        Evict { peer: usize },
+        Clock(i32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..3usize, 0..5u8, 0..3u8).prop_map(|(peer, name, content)| Step::Announce { peer, name, content }),
+            2 => (0..3usize, 0..5u8).prop_map(|(peer, name)| Step::Revoke { peer, name }),
+            1 => (0..3usize).prop_map(|peer| Step::Evict { peer }),
+            1 => (-3_600_000..3_600_000i32).prop_map(Step::Clock),
+        ]
+    }
+
+    const LIMITS: NameLimits = NameLimits { names_per_peer: 4, names: 9 };
+
+    fn offer(name: &str, content: u8) -> Offer {
+        Offer { name: name.to_owned(), content: ContentId::of(&[content]), size: 1 }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_has_one_owner_and_versions_rise(steps in prop::collection::vec(step(), 0..80)) {
+            let peers: Vec<PeerId> = (0..3).map(|_| PeerId::random()).collect();
+            let mut index = Maps::default();
+            // The model: who holds a name with which content.
+            let mut model = BTreeMap::<String, (usize, u8)>::new();
+            let mut unix_ms = 1_700_000_000_000i64;
+            for step in steps {
+                match step {
+                    Step::Clock(jump) => unix_ms += i64::from(jump),
+                    Step::Announce { peer, name, content } => {
+                        let text = format!("name {name}");
+                        let said = announce(&index, peers[peer], &offer(&text, content), &LIMITS, unix_ms as u64).unwrap();
+                        let held = model.get(&text).copied();
+                        match said {
+                            Announced::Granted(entry, change) => {
+                                prop_assert!(held.is_none_or(|(owner, _)| owner == peer));
+                                prop_assert_eq!(change.is_none(), held == Some((peer, content)));
+                                prop_assert_eq!(entry.owner, peers[peer]);
+                                if let Some(change) = change {
+                                    index.apply(change);
+                                }
+                                model.insert(text, (peer, content));
+                            }
+                            Announced::Conflict(owner) => {
+                                prop_assert_eq!(held.map(|(owner, _)| peers[owner]), Some(owner));
+                                prop_assert_ne!(owner, peers[peer]);
+                            }
+                            Announced::Refused(refusal) => {
+                                prop_assert_eq!(refusal.code, RefusalCode::Quota);
+                                let of_peer = model.values().filter(|(owner, _)| *owner == peer).count() as u64;
+                                prop_assert!(of_peer >= LIMITS.names_per_peer || model.len() as u64 >= LIMITS.names);
+                            }
+                        }
+                    }
+                    Step::Revoke { peer, name } => {
+                        let text = format!("name {name}");
+                        let (said, change) = revoke(&index, peers[peer], &text, unix_ms as u64).unwrap();
+                        match model.get(&text).copied() {
+                            None => prop_assert_eq!(said, Revocation::NotHeld),
+                            Some((owner, _)) if owner != peer => {
+                                prop_assert_eq!(said, Revocation::Conflict { owner: peers[owner] });
+                                prop_assert_eq!(change, None);
+                            }
+                            Some(_) => {
+                                index.apply(change.unwrap());
+                                model.remove(&text);
+                            }
+                        }
+                    }
+                    Step::Evict { peer } => {
+                        let names: Vec<_> =
+                            index.entries.values().filter(|entry| entry.owner == peers[peer]).map(|entry| entry.name.clone()).collect();
+                        for name in names {
+                            let change = evict(name, peers[peer], index.last, unix_ms as u64);
+                            index.apply(change);
+                        }
+                        model.retain(|_, (owner, _)| *owner != peer);
+                    }
+                }
+                let held: BTreeMap<_, _> = index.entries.iter().map(|(name, entry)| (name.to_string(), (entry.owner, entry.content))).collect();
+                let meant: BTreeMap<_, _> = model.iter().map(|(name, (owner, content))| (name.clone(), (peers[*owner], ContentId::of(&[*content])))).collect();
+                prop_assert_eq!(held, meant);
+            }
+        }
+    }
+
+    #[test]
+    fn bad_names_and_sizes_are_refused_for_themselves() {
+        let index = Maps::default();
+        let peer = PeerId::random();
+        for name in ["", "../../etc/passwd", "/abs", "C:\\x", "NUL", "a\nb"] {
+            let said = announce(&index, peer, &offer(name, 0), &LIMITS, 0).unwrap();
+            assert!(matches!(said, Announced::Refused(refusal) if refusal.code == RefusalCode::InvalidName), "{name}");
+        }
+        let huge = Offer { size: 1 << 63, ..offer("a", 0) };
+        assert!(matches!(announce(&index, peer, &huge, &LIMITS, 0).unwrap(), Announced::Refused(_)));
+    }
+
+    #[test]
+    fn a_quota_says_which_bound_it_is() {
+        let mut index = Maps::default();
+        let peer = PeerId::random();
+        let mut said = Vec::new();
+        for number in 0..5 {
+            match announce(&index, peer, &offer(&format!("{number}x"), 0), &LIMITS, 0).unwrap() {
+                Announced::Granted(_, Some(change)) => index.apply(change),
+                Announced::Refused(refusal) => said.push(refusal.reason),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(said.len(), 1);
+        assert!(said[0].contains("one peer"), "{said:?}");
+    }
+}

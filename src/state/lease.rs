@@ -1,1 +1,446 @@
-//! To be written.
+//! Who is a member, and since when nothing was heard of it: alive, suspect, evicted.
+//!
+//! The monotonic clock alone counts. Deadlines live in the records; an ordered index beside them finds
+//! the next one.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+use std::time::{Duration, Instant};
+
+use swarmdex_protocols::index::{Refusal, RefusalCode, Sequence, Session};
+use swarmdex_protocols::limits::MAX_ADDRESSES;
+use swarmdex_protocols::{Multiaddr, PeerId};
+
+use crate::config::LeaseConfig;
+
+/// How long a report is followed by no other probe of the same peer.
+const PROBE_PAUSE: Duration = Duration::from_secs(5);
+
+/// How a member stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseState {
+    /// It answers.
+    Alive,
+    /// It does not, and its lease runs out.
+    Suspect,
+}
+
+/// One member.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// How it stands.
+    pub state: LeaseState,
+    /// Where it listens.
+    pub addresses: Vec<Multiaddr>,
+    /// Names that it holds.
+    pub names: u64,
+    session: Option<Session>,
+    sequence: Sequence,
+    missed: u32,
+    deadline: Instant,
+    probed: Option<Instant>,
+}
+
+/// What is to be done about members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// See whether it can be reached.
+    Probe(PeerId),
+    /// Its lease is over: free its names.
+    Evict(PeerId),
+    /// It does not answer any more.
+    BecameSuspect(PeerId),
+    /// It answers again.
+    BecameAlive(PeerId),
+}
+
+/// All members.
+#[derive(Debug)]
+pub struct Leases {
+    config: LeaseConfig,
+    most: usize,
+    members: BTreeMap<PeerId, Member>,
+    deadlines: BTreeSet<(Instant, PeerId)>,
+    suspects: usize,
+    actions: VecDeque<Action>,
+}
+
+impl Leases {
+    /// No members yet; at most `most`.
+    pub fn new(config: &LeaseConfig, most: usize) -> Self {
+        Self {
+            config: *config,
+            most,
+            members: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            suspects: 0,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Length of a lease.
+    pub fn lease(&self) -> Duration {
+        self.config.lease
+    }
+
+    /// Members from before a restart: suspect, with a fresh lease.
+    pub fn restore(&mut self, peers: impl IntoIterator<Item = (PeerId, Session, Vec<Multiaddr>, u64)>, now: Instant) {
+        for (peer, session, addresses, names) in peers {
+            self.insert(peer, addresses, LeaseState::Suspect, now);
+            if let Some(member) = self.members.get_mut(&peer) {
+                // The connection of that session is gone: the peer has to join again before it may change anything.
+                (member.session, member.names) = (None, names);
+                let _ = session;
+            }
+        }
+    }
+
+    fn insert(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>, state: LeaseState, now: Instant) {
+        addresses.truncate(MAX_ADDRESSES);
+        let deadline = now + self.config.lease;
+        let member = Member {
+            state,
+            addresses,
+            names: 0,
+            session: None,
+            sequence: Sequence::default(),
+            missed: 0,
+            deadline,
+            probed: None,
+        };
+        if let Some(before) = self.members.insert(peer, member) {
+            self.forget(peer, &before);
+        }
+        self.deadlines.insert((deadline, peer));
+        self.suspects += usize::from(state == LeaseState::Suspect);
+    }
+
+    fn forget(&mut self, peer: PeerId, member: &Member) {
+        self.deadlines.remove(&(member.deadline, peer));
+        self.suspects -= usize::from(member.state == LeaseState::Suspect);
+    }
+
+    /// A peer joins, or joins again.
+    pub fn on_join(&mut self, peer: &PeerId, addresses: Vec<Multiaddr>, now: Instant) -> Result<(), Refusal> {
+        let before = self.members.get(peer);
+        if before.is_none() && self.members.len() >= self.most {
+            let reason = format!("the network has {} members, the most that this master admits", self.most);
+            return Err(Refusal::new(RefusalCode::Quota, reason));
+        }
+        let names = before.map_or(0, |member| member.names);
+        let revived = before.is_some_and(|member| member.state == LeaseState::Suspect);
+        self.insert(*peer, addresses, LeaseState::Alive, now);
+        if let Some(member) = self.members.get_mut(peer) {
+            member.names = names;
+        }
+        if revived {
+            self.actions.push_back(Action::BecameAlive(*peer));
+        }
+        Ok(())
+    }
+
+    /// The session that a join was given.
+    pub fn on_joined(&mut self, peer: &PeerId, session: Session) {
+        if let Some(member) = self.members.get_mut(peer)
+            && member.session.is_none_or(|before| before < session)
+        {
+            (member.session, member.sequence) = (Some(session), Sequence::default());
+        }
+    }
+
+    fn of_session(&mut self, peer: &PeerId, session: Session) -> Result<&mut Member, Refusal> {
+        match self.members.get_mut(peer) {
+            Some(member) if member.session == Some(session) => Ok(member),
+            Some(_) => Err(Refusal::new(RefusalCode::NotJoined, "that session is over: join again")),
+            None => Err(Refusal::new(RefusalCode::NotJoined, "this peer is no member: join first")),
+        }
+    }
+
+    /// Whether a peer may change the index in this session with this number: a number lower than one
+    /// before is an old change that comes late, the same number is one that is repeated.
+    pub fn admit_change(&mut self, peer: &PeerId, session: Session, sequence: Sequence) -> Result<(), Refusal> {
+        let member = self.of_session(peer, session)?;
+        if sequence < member.sequence {
+            return Err(Refusal::new(RefusalCode::Stale, "a later change of this session was made already"));
+        }
+        member.sequence = sequence;
+        Ok(())
+    }
+
+    /// A sign of life; of strangers it means nothing.
+    pub fn on_alive(&mut self, peer: &PeerId, now: Instant) {
+        let Some(member) = self.members.get_mut(peer) else { return };
+        let deadline = now + self.config.lease;
+        self.deadlines.remove(&(member.deadline, *peer));
+        member.deadline = deadline;
+        member.missed = 0;
+        self.deadlines.insert((deadline, *peer));
+        if member.state == LeaseState::Suspect {
+            member.state = LeaseState::Alive;
+            self.suspects -= 1;
+            self.actions.push_back(Action::BecameAlive(*peer));
+        }
+    }
+
+    fn suspect(&mut self, peer: &PeerId) {
+        let Some(member) = self.members.get_mut(peer) else { return };
+        if member.state == LeaseState::Alive {
+            member.state = LeaseState::Suspect;
+            self.suspects += 1;
+            self.actions.push_back(Action::BecameSuspect(*peer));
+        }
+    }
+
+    /// A ping without an answer.
+    pub fn on_missed_ping(&mut self, peer: &PeerId) {
+        let Some(member) = self.members.get_mut(peer) else { return };
+        member.missed = member.missed.saturating_add(1);
+        if member.missed >= self.config.missed_pings {
+            self.suspect(peer);
+        }
+    }
+
+    /// The last connection with it ended.
+    pub fn on_disconnected(&mut self, peer: &PeerId) {
+        self.suspect(peer);
+    }
+
+    /// A probe found nobody.
+    pub fn on_probe_failed(&mut self, peer: &PeerId) {
+        self.suspect(peer);
+    }
+
+    /// Somebody could not reach it. That alone changes nothing: the peer is probed, and not more often
+    /// than every few seconds.
+    pub fn on_report(&mut self, peer: &PeerId, now: Instant) -> Result<(), Refusal> {
+        let Some(member) = self.members.get_mut(peer) else {
+            return Err(Refusal::new(RefusalCode::NotFound, "that peer is no member"));
+        };
+        if member.probed.is_none_or(|probed| now.duration_since(probed) >= PROBE_PAUSE) {
+            member.probed = Some(now);
+            self.actions.push_back(Action::Probe(*peer));
+        }
+        Ok(())
+    }
+
+    /// It leaves in order. The caller frees its names.
+    pub fn on_leave(&mut self, peer: &PeerId, session: Session) -> Result<(), Refusal> {
+        self.of_session(peer, session)?;
+        self.remove(peer);
+        Ok(())
+    }
+
+    fn remove(&mut self, peer: &PeerId) {
+        if let Some(member) = self.members.remove(peer) {
+            self.forget(*peer, &member);
+        }
+    }
+
+    /// How many names it holds.
+    pub fn set_names(&mut self, peer: &PeerId, names: u64) {
+        if let Some(member) = self.members.get_mut(peer) {
+            member.names = names;
+        }
+    }
+
+    /// One member.
+    pub fn get(&self, peer: &PeerId) -> Option<&Member> {
+        self.members.get(peer)
+    }
+
+    /// Members in order, from after one of them on.
+    pub fn peers_after<'a>(&'a self, after: Option<&PeerId>) -> impl Iterator<Item = PeerId> + use<'a> {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(*after));
+        self.members.range((from, Bound::Unbounded)).map(|(peer, _)| *peer)
+    }
+
+    /// How many members there are, and how many of them are suspect.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.members.len(), self.suspects)
+    }
+
+    /// The next thing to do. Safe to call when there is nothing.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Leases::handle_timeout`] is due, and what for.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.deadlines.first().map(|(at, _)| (*at, "end of a lease"))
+    }
+
+    /// Evicts those whose lease is over. If this comes much too late, it was the master that slept: then
+    /// nobody could be heard, and every lease that ran out meanwhile begins anew.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let Some(&(first, _)) = self.deadlines.first() else { return };
+        let overslept = now.saturating_duration_since(first) > self.config.lease;
+        while let Some(&(deadline, peer)) = self.deadlines.first() {
+            if deadline > now {
+                return;
+            }
+            if overslept {
+                self.renew_as_suspect(&peer, now);
+            } else {
+                self.remove(&peer);
+                self.actions.push_back(Action::Evict(peer));
+            }
+        }
+    }
+
+    fn renew_as_suspect(&mut self, peer: &PeerId, now: Instant) {
+        self.suspect(peer);
+        let Some(member) = self.members.get_mut(peer) else { return };
+        self.deadlines.remove(&(member.deadline, *peer));
+        member.deadline = now + self.config.lease;
+        self.deadlines.insert((member.deadline, *peer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(30);
+
+    fn leases(most: usize) -> Leases {
+        Leases::new(&LeaseConfig { lease: LEASE, missed_pings: 2, ..LeaseConfig::default() }, most)
+    }
+
+    fn join(leases: &mut Leases, peer: &PeerId, session: u64, now: Instant) {
+        leases.on_join(peer, Vec::new(), now).unwrap();
+        leases.on_joined(peer, Session(session));
+    }
+
+    fn actions(leases: &mut Leases) -> Vec<Action> {
+        std::iter::from_fn(|| leases.poll_action()).collect()
+    }
+
+    #[test]
+    fn half_open_peer_is_suspect_and_then_evicted_within_bound() {
+        let (mut leases, peer, now) = (leases(10), PeerId::random(), Instant::now());
+        join(&mut leases, &peer, 1, now);
+        leases.on_missed_ping(&peer);
+        assert_eq!(leases.get(&peer).unwrap().state, LeaseState::Alive);
+        leases.on_missed_ping(&peer);
+        assert_eq!(actions(&mut leases), [Action::BecameSuspect(peer)]);
+        let (due, _) = leases.poll_timeout().unwrap();
+        assert_eq!(due, now + LEASE);
+        leases.handle_timeout(due - Duration::from_millis(1));
+        assert_eq!(actions(&mut leases), []);
+        leases.handle_timeout(due);
+        leases.handle_timeout(due);
+        assert_eq!(actions(&mut leases), [Action::Evict(peer)]);
+        assert!(leases.get(&peer).is_none() && leases.poll_timeout().is_none());
+    }
+
+    #[test]
+    fn a_sign_of_life_renews_the_lease() {
+        let (mut leases, peer, now) = (leases(10), PeerId::random(), Instant::now());
+        join(&mut leases, &peer, 1, now);
+        leases.on_disconnected(&peer);
+        leases.on_alive(&peer, now + LEASE / 2);
+        assert_eq!(actions(&mut leases), [Action::BecameSuspect(peer), Action::BecameAlive(peer)]);
+        leases.handle_timeout(now + LEASE);
+        assert_eq!(actions(&mut leases), []);
+        assert_eq!(leases.poll_timeout().unwrap().0, now + LEASE / 2 + LEASE);
+    }
+
+    #[test]
+    fn gc_paused_peer_cannot_act_on_its_stale_lease() {
+        let (mut leases, peer, now) = (leases(10), PeerId::random(), Instant::now());
+        join(&mut leases, &peer, 1, now);
+        leases.admit_change(&peer, Session(1), Sequence(1)).unwrap();
+        leases.handle_timeout(now + LEASE);
+        let late = leases.admit_change(&peer, Session(1), Sequence(2)).unwrap_err();
+        assert_eq!(late.code, RefusalCode::NotJoined);
+        join(&mut leases, &peer, 2, now + LEASE);
+        assert_eq!(leases.admit_change(&peer, Session(1), Sequence(3)).unwrap_err().code, RefusalCode::NotJoined);
+        leases.admit_change(&peer, Session(2), Sequence(1)).unwrap();
+    }
+
+    #[test]
+    fn replay_of_an_old_change_is_rejected_and_a_repeat_is_not() {
+        let (mut leases, peer, now) = (leases(10), PeerId::random(), Instant::now());
+        join(&mut leases, &peer, 1, now);
+        leases.admit_change(&peer, Session(1), Sequence(1)).unwrap();
+        leases.admit_change(&peer, Session(1), Sequence(2)).unwrap();
+        leases.admit_change(&peer, Session(1), Sequence(2)).unwrap();
+        let old = leases.admit_change(&peer, Session(1), Sequence(1)).unwrap_err();
+        assert_eq!(old.code, RefusalCode::Stale);
+    }
+
+    #[test]
+    fn a_report_alone_neither_suspects_nor_evicts() {
+        let (mut leases, peer, now) = (leases(10), PeerId::random(), Instant::now());
+        join(&mut leases, &peer, 1, now);
+        for _ in 0..1000 {
+            leases.on_report(&peer, now).unwrap();
+        }
+        assert_eq!(actions(&mut leases), [Action::Probe(peer)]);
+        assert_eq!(leases.get(&peer).unwrap().state, LeaseState::Alive);
+        leases.on_probe_failed(&peer);
+        assert_eq!(actions(&mut leases), [Action::BecameSuspect(peer)]);
+        assert_eq!(leases.on_report(&PeerId::random(), now).unwrap_err().code, RefusalCode::NotFound);
+    }
+
+    #[test]
+    fn members_are_bounded_and_those_known_still_served() {
+        let (mut leases, now) = (leases(100), Instant::now());
+        let peers: Vec<_> = (0..100).map(|_| PeerId::random()).collect();
+        peers.iter().for_each(|peer| join(&mut leases, peer, 1, now));
+        let refused = (0..1000).filter(|_| leases.on_join(&PeerId::random(), Vec::new(), now).is_err()).count();
+        assert_eq!((refused, leases.counts()), (1000, (100, 0)));
+        join(&mut leases, &peers[7], 2, now);
+    }
+
+    #[test]
+    fn after_a_restart_every_known_peer_is_suspect_with_a_fresh_lease() {
+        let (mut leases, now) = (leases(10), Instant::now());
+        let peer = PeerId::random();
+        leases.restore([(peer, Session(5), Vec::new(), 3)], now);
+        assert_eq!(leases.get(&peer).unwrap().state, LeaseState::Suspect);
+        assert_eq!(leases.counts(), (1, 1));
+        assert_eq!(leases.poll_timeout().unwrap().0, now + LEASE);
+        join(&mut leases, &peer, 6, now);
+        assert_eq!(leases.get(&peer).unwrap().names, 3);
+    }
+
+    #[test]
+    fn a_master_that_slept_evicts_nobody_at_once() {
+        let (mut leases, now) = (leases(100), Instant::now());
+        let peers: Vec<_> = (0..50).map(|_| PeerId::random()).collect();
+        peers.iter().for_each(|peer| join(&mut leases, peer, 1, now));
+        let late = now + Duration::from_secs(7200);
+        leases.handle_timeout(late);
+        assert!(actions(&mut leases).iter().all(|action| matches!(action, Action::BecameSuspect(_))));
+        assert_eq!(leases.counts(), (50, 50));
+        leases.on_alive(&peers[0], late);
+        leases.handle_timeout(late + LEASE - Duration::from_millis(1));
+        assert_eq!(actions(&mut leases), [Action::BecameAlive(peers[0])]);
+        leases.handle_timeout(late + LEASE);
+        assert_eq!(leases.counts(), (0, 0));
+    }
+
+    #[test]
+    fn leaving_needs_the_session() {
+        let (mut leases, peer, now) = (leases(10), PeerId::random(), Instant::now());
+        join(&mut leases, &peer, 4, now);
+        assert!(leases.on_leave(&peer, Session(3)).is_err());
+        leases.on_leave(&peer, Session(4)).unwrap();
+        assert!(leases.get(&peer).is_none() && leases.deadlines.is_empty());
+    }
+
+    #[test]
+    fn members_are_listed_in_pages() {
+        let (mut leases, now) = (leases(100), Instant::now());
+        (0..25).for_each(|_| join(&mut leases, &PeerId::random(), 1, now));
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page: Vec<_> = leases.peers_after(after.as_ref()).take(10).collect();
+            let Some(last) = page.last() else { break };
+            after = Some(*last);
+            seen.extend(page);
+        }
+        assert_eq!(seen, leases.members.keys().copied().collect::<Vec<_>>());
+    }
+}

@@ -1,5 +1,6 @@
 //! What a node keeps on disk. Blocking code on threads of its own, behind bounded queues.
 
+pub mod dir;
 pub mod hash;
 pub mod index;
 pub mod partial;

@@ -1,1 +1,365 @@
-//! To be written.
+//! Downloads on their way: a hidden file beside the target, renamed into place when it is whole.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, RenameFlags};
+use rustix::io::Errno;
+
+/// End of the names of partial files.
+const SUFFIX: &str = ".swarmdex-part";
+/// Longest file name, in bytes.
+const MAX_FILE_NAME: usize = 255;
+
+/// Why a download cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PartialError {
+    /// Something is at the target already.
+    #[error("{path} exists already; move it away, or choose another place with -o")]
+    TargetExists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target names no file.
+    #[error("{path} is no place for a file")]
+    NoFile {
+        /// The target.
+        path: PathBuf,
+    },
+    /// Another download writes there.
+    #[error("another download to {path} is under way")]
+    InProgress {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The disk is full.
+    #[error("no room for {path}: {needed} bytes are needed; free some space and try again")]
+    DiskFull {
+        /// The target.
+        path: PathBuf,
+        /// Size of the file in bytes.
+        needed: u64,
+    },
+    /// Something in the way is no folder.
+    #[error("{path} is in the way: it is no folder, and is not followed if it is a link")]
+    NoFolder {
+        /// What is in the way.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot {act} {path}")]
+    Io {
+        /// What was to be done.
+        act: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A file that is being downloaded. Dropping it without [`PartialFile::finish`] removes it.
+#[derive(Debug)]
+pub struct PartialFile {
+    file: File,
+    path: PathBuf,
+    target: PathBuf,
+    size: u64,
+    finished: bool,
+}
+
+impl PartialFile {
+    /// Begins a file of `size` bytes that will be at `target`, whose folder exists. Room for it is set aside at once,
+    /// so that a full disk shows before the first byte is fetched.
+    pub fn create(target: &Path, size: u64) -> Result<Self, PartialError> {
+        let name = target.file_name().ok_or_else(|| PartialError::NoFile { path: target.to_owned() })?;
+        let folder = match target.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        check_free(target)?;
+        let path = folder.join(partial_name(name));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32)
+            .open(&path)
+            .map_err(failed("write", &path, size))?;
+        if !file.metadata().map_err(failed("look at", &path, size))?.is_file() {
+            return Err(PartialError::NoFile { path });
+        }
+        if file.try_lock().is_err() {
+            return Err(PartialError::InProgress { path: target.to_owned() });
+        }
+        let partial = Self { file, path, target: target.to_owned(), size, finished: false };
+        partial.reserve()?;
+        Ok(partial)
+    }
+
+    fn reserve(&self) -> Result<(), PartialError> {
+        let full = || PartialError::DiskFull { path: self.target.clone(), needed: self.size };
+        self.file.set_len(0).map_err(failed("write", &self.path, self.size))?;
+        if self.size == 0 {
+            return Ok(());
+        }
+        // Some file systems answer a request for too much room only after filling all there is.
+        if let Ok(room) = rustix::fs::fstatvfs(&self.file)
+            && room.f_bavail.saturating_mul(room.f_frsize) < self.size
+        {
+            return Err(full());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, self.size) {
+            Ok(()) => Ok(()),
+            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Err(full()),
+            // Not every file system can set room aside; the length alone will do.
+            Err(_) => self.file.set_len(self.size).map_err(failed("write", &self.path, self.size)),
+        }
+    }
+
+    /// Writes verified bytes at `offset`.
+    pub fn write_chunk(&self, offset: u64, bytes: &[u8]) -> Result<(), PartialError> {
+        self.file.write_all_at(bytes, offset).map_err(failed("write", &self.path, self.size))
+    }
+
+    /// Moves the file to its target, which must not have come to exist meanwhile. With `sync`, its bytes
+    /// are on disk before.
+    pub fn finish(mut self, sync: bool) -> Result<PathBuf, PartialError> {
+        if sync {
+            self.file.sync_data().map_err(failed("write", &self.path, self.size))?;
+        }
+        rename_new(&self.path, &self.target)?;
+        self.finished = true;
+        Ok(self.target.clone())
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        if !self.finished
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "a partial file could not be removed");
+        }
+    }
+}
+
+/// Renames without ever replacing what is at the target.
+fn rename_new(from: &Path, to: &Path) -> Result<(), PartialError> {
+    let exists = || PartialError::TargetExists { path: to.to_owned() };
+    match rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => return Ok(()),
+        Err(Errno::EXIST) => return Err(exists()),
+        // Not every file system knows that flag: a hard link fails just so if the target exists.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        Err(error) => return Err(failed("make", to, 0)(error.into())),
+    }
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from).map_err(failed("remove", from, 0)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(exists()),
+        Err(error) => Err(failed("make", to, 0)(error)),
+    }
+}
+
+/// Anything at the target, a dangling link included, is in the way.
+fn check_free(target: &Path) -> Result<(), PartialError> {
+    match fs::symlink_metadata(target) {
+        Ok(_) => Err(PartialError::TargetExists { path: target.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed("look at", target, 0)(error)),
+    }
+}
+
+fn failed(act: &'static str, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> PartialError {
+    let path = path.to_owned();
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            PartialError::DiskFull { path, needed }
+        }
+        _ => PartialError::Io { act, path, source },
+    }
+}
+
+/// `.NAME.swarmdex-part`; a name too long for that is cut and told apart by its hash.
+fn partial_name(name: &std::ffi::OsStr) -> OsString {
+    let bytes = name.as_encoded_bytes();
+    let mut partial = OsString::from(".");
+    if bytes.len() + 1 + SUFFIX.len() <= MAX_FILE_NAME {
+        partial.push(name);
+    } else {
+        partial.push(&blake3::hash(bytes).to_hex()[..32]);
+    }
+    partial.push(SUFFIX);
+    partial
+}
+
+/// Whether a file name is that of a partial file.
+pub fn is_partial(name: &std::ffi::OsStr) -> bool {
+    let bytes = name.as_encoded_bytes();
+    bytes.starts_with(b".") && bytes.ends_with(SUFFIX.as_bytes())
+}
+
+/// The path of `segments` below `folder`; makes the folders on the way, and follows no link among them.
+pub fn output_path<'a>(folder: &Path, segments: impl IntoIterator<Item = &'a str>) -> Result<PathBuf, PartialError> {
+    fs::create_dir_all(folder).map_err(failed("make the folder", folder, 0))?;
+    let mut path = folder.to_owned();
+    let mut segments = segments.into_iter().peekable();
+    while let Some(segment) = segments.next() {
+        // Names have no such segments; a path made of anything else must not escape either.
+        let mut components = Path::new(segment).components();
+        let (Some(Component::Normal(_)), None) = (components.next(), components.next()) else {
+            return Err(PartialError::NoFile { path: path.join(segment) });
+        };
+        path.push(segment);
+        if segments.peek().is_some() {
+            make_folder(&path)?;
+        }
+    }
+    Ok(path)
+}
+
+fn make_folder(path: &Path) -> Result<(), PartialError> {
+    match fs::create_dir(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let found = fs::symlink_metadata(path).map_err(failed("look at", path, 0))?;
+            if found.is_dir() { Ok(()) } else { Err(PartialError::NoFolder { path: path.to_owned() }) }
+        }
+        Err(error) => Err(failed("make the folder", path, 0)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn names(folder: &TempDir) -> Vec<String> {
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_finished_file_is_in_place_and_nothing_else_is() {
+        let folder = TempDir::new().unwrap();
+        let target = folder.path().join("a");
+        let partial = PartialFile::create(&target, 6).unwrap();
+        assert_eq!(names(&folder), [".a.swarmdex-part"]);
+        partial.write_chunk(3, b"def").unwrap();
+        partial.write_chunk(0, b"abc").unwrap();
+        assert_eq!(partial.finish(true).unwrap(), target);
+        assert_eq!(names(&folder), ["a"]);
+        assert_eq!(fs::read(&target).unwrap(), b"abcdef");
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_download_that_failed() {
+        let folder = TempDir::new().unwrap();
+        drop(PartialFile::create(&folder.path().join("a"), 6).unwrap());
+        assert!(names(&folder).is_empty());
+    }
+
+    #[test]
+    fn what_is_at_the_target_is_left_alone() {
+        let folder = TempDir::new().unwrap();
+        let target = folder.path().join("a");
+        fs::write(&target, "mine").unwrap();
+        let error = PartialFile::create(&target, 6).unwrap_err();
+        assert!(matches!(error, PartialError::TargetExists { .. }));
+        fs::remove_file(&target).unwrap();
+        let partial = PartialFile::create(&target, 6).unwrap();
+        fs::write(&target, "mine").unwrap();
+        assert!(matches!(partial.finish(false), Err(PartialError::TargetExists { .. })));
+        assert_eq!(fs::read(&target).unwrap(), b"mine");
+        assert_eq!(names(&folder), ["a"]);
+    }
+
+    #[test]
+    fn a_target_that_is_a_link_a_fifo_or_a_folder_is_refused() {
+        let folder = TempDir::new().unwrap();
+        let outside = TempDir::new().unwrap();
+        let link = folder.path().join("link");
+        symlink(outside.path().join("new"), &link).unwrap();
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        for target in [link, fifo, folder.path().to_owned()] {
+            let error = PartialFile::create(&target, 1).unwrap_err();
+            assert!(matches!(error, PartialError::TargetExists { .. }), "{error:?}");
+        }
+        assert!(fs::read_dir(outside.path()).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn a_partial_file_that_is_a_link_or_a_fifo_is_not_written_through() {
+        let folder = TempDir::new().unwrap();
+        let outside = TempDir::new().unwrap();
+        let secret = outside.path().join("secret");
+        fs::write(&secret, "mine").unwrap();
+        symlink(&secret, folder.path().join(".a.swarmdex-part")).unwrap();
+        PartialFile::create(&folder.path().join("a"), 1).unwrap_err();
+        assert_eq!(fs::read(&secret).unwrap(), b"mine");
+        let fifo = folder.path().join(".b.swarmdex-part");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        PartialFile::create(&folder.path().join("b"), 1).unwrap_err();
+    }
+
+    #[test]
+    fn two_downloads_to_one_target_do_not_meet() {
+        let folder = TempDir::new().unwrap();
+        let target = folder.path().join("a");
+        let first = PartialFile::create(&target, 1).unwrap();
+        assert!(matches!(PartialFile::create(&target, 1), Err(PartialError::InProgress { .. })));
+        drop(first);
+        PartialFile::create(&target, 1).unwrap();
+    }
+
+    #[test]
+    fn a_file_larger_than_the_disk_fails_before_the_first_byte() {
+        let folder = TempDir::new().unwrap();
+        let error = PartialFile::create(&folder.path().join("a"), 1 << 44).unwrap_err();
+        assert!(matches!(error, PartialError::DiskFull { needed, .. } if needed == 1 << 44), "{error:?}");
+        assert!(names(&folder).is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_is_none_is_an_error_that_names_it() {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("file"), "").unwrap();
+        let error = PartialFile::create(&folder.path().join("file/a"), 1).unwrap_err();
+        assert!(error.to_string().contains("file/a"), "{error}");
+        let error = output_path(folder.path(), ["file", "a"]).unwrap_err();
+        assert!(matches!(error, PartialError::NoFolder { .. }));
+    }
+
+    #[test]
+    fn a_long_name_has_a_partial_file_too() {
+        let folder = TempDir::new().unwrap();
+        let target = folder.path().join("n".repeat(255));
+        PartialFile::create(&target, 1).unwrap().finish(false).unwrap();
+        assert!(target.exists());
+    }
+
+    #[test]
+    fn output_never_leaves_its_folder() {
+        let folder = TempDir::new().unwrap();
+        let outside = TempDir::new().unwrap();
+        symlink(outside.path(), folder.path().join("link")).unwrap();
+        for segments in
+            [&["..", "a"][..], &["a", "..", "b"], &["/etc", "a"], &[".", "a"], &["", "a"], &["a/b"], &["link", "a"]]
+        {
+            assert!(output_path(folder.path(), segments.iter().copied()).is_err(), "{segments:?}");
+        }
+        let path = output_path(folder.path(), ["a", "b", "c"]).unwrap();
+        assert_eq!(path, folder.path().join("a/b/c"));
+        assert!(folder.path().join("a/b").is_dir());
+    }
+}

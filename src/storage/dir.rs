@@ -1,0 +1,297 @@
+//! The data directory of a node: its lock, its identity, the master that it trusts.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use libp2p::identity::Keypair;
+use swarmdex_protocols::{Network, PeerId};
+
+/// Version of what is in a data directory.
+const FORMAT: &str = "1";
+/// Longest file of this module, in bytes.
+const MAX_SMALL_FILE: u64 = 64 << 10;
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataDirError {
+    /// Another node uses it.
+    #[error("another node is running in {path} (process {pid}); stop it, or give this one another --data-dir")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// Its process id, as it wrote it.
+        pid: String,
+    },
+    /// Made by a newer version of the program.
+    #[error("{path} was made by a newer swarmdex (format {found}; this one knows {FORMAT}); nothing was changed")]
+    Newer {
+        /// The folder.
+        path: PathBuf,
+        /// Its format.
+        found: String,
+    },
+    /// The identity is damaged.
+    #[error("the identity in {path} is damaged; restore it from a backup, or remove it to get a new one")]
+    Identity {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Others can read the identity.
+    #[error("others can read the secret key in {path}; run: chmod 600 {path}")]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The pinned master is damaged.
+    #[error("{path} does not name a master; remove it to trust the next master that is found")]
+    Pin {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot {act} {path}")]
+    Io {
+        /// What was to be done.
+        act: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
+    let path = path.to_owned();
+    move |source| DataDirError::Io { act, path, source }
+}
+
+/// A data directory that this process has locked. Clones share the lock; it ends with the last.
+#[derive(Debug, Clone)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: Arc<File>,
+}
+
+impl DataDir {
+    /// Makes the folder if need be, and locks it for this node.
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make the folder", path))?;
+        let path = path.canonicalize().map_err(failed("find", path))?;
+        let lock = lock(&path)?;
+        let format = path.join("format");
+        match read_small(&format) {
+            Ok(found) if found.trim() == FORMAT => {}
+            Ok(found) => {
+                return Err(DataDirError::Newer { path, found: found.trim().escape_debug().take(20).collect() });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => write_small(&path, "format", FORMAT.as_bytes())?,
+            Err(error) => return Err(failed("read", &format)(error)),
+        }
+        Ok(Self { path, _lock: Arc::new(lock) })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where a master keeps its index.
+    pub fn index_path(&self) -> PathBuf {
+        self.path.join("index.db")
+    }
+
+    /// Where the control socket is.
+    pub fn socket_path(&self) -> PathBuf {
+        socket_path(&self.path)
+    }
+
+    /// Where the token of the HTTP interface is.
+    pub fn http_token_path(&self) -> PathBuf {
+        self.path.join("http-token")
+    }
+
+    /// The node's key; made on first use.
+    pub fn identity(&self) -> Result<Keypair, DataDirError> {
+        let path = self.path.join("identity.key");
+        let mut file = match OpenOptions::new().read(true).custom_flags(nofollow()).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.make_identity(),
+            Err(error) => return Err(failed("read", &path)(error)),
+        };
+        let mode = file.metadata().map_err(failed("read", &path))?.mode();
+        if mode & 0o077 != 0 {
+            return Err(DataDirError::Exposed { path });
+        }
+        let mut bytes = Vec::new();
+        (&mut file).take(MAX_SMALL_FILE).read_to_end(&mut bytes).map_err(failed("read", &path))?;
+        Keypair::from_protobuf_encoding(&bytes).map_err(|_| DataDirError::Identity { path })
+    }
+
+    fn make_identity(&self) -> Result<Keypair, DataDirError> {
+        let keypair = Keypair::generate_ed25519();
+        let path = self.path.join("identity.key");
+        let bytes = keypair.to_protobuf_encoding().map_err(|_| DataDirError::Identity { path })?;
+        write_small(&self.path, "identity.key", &bytes)?;
+        Ok(keypair)
+    }
+
+    /// The master that this node joined before.
+    pub fn pinned_master(&self, network: &Network) -> Result<Option<PeerId>, DataDirError> {
+        let path = self.path.join(pin_name(network));
+        match read_small(&path) {
+            Ok(text) => text.trim().parse().map(Some).map_err(|_| DataDirError::Pin { path }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path)(error)),
+        }
+    }
+
+    /// Trusts this master from now on.
+    pub fn pin_master(&self, network: &Network, master: PeerId) -> Result<(), DataDirError> {
+        if self.pinned_master(network).is_ok_and(|pinned| pinned == Some(master)) {
+            return Ok(());
+        }
+        write_small(&self.path, &pin_name(network), master.to_string().as_bytes())
+    }
+}
+
+/// Where the control socket of the node in a data directory is.
+pub fn socket_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("control.sock")
+}
+
+fn pin_name(network: &Network) -> String {
+    format!("master-{network}")
+}
+
+fn nofollow() -> i32 {
+    rustix::fs::OFlags::NOFOLLOW.bits() as i32
+}
+
+fn lock(folder: &Path) -> Result<File, DataDirError> {
+    let path = folder.join("lock");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nofollow())
+        .open(&path)
+        .map_err(failed("write", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // Only for the message.
+            let _ = (&mut file).take(20).read_to_string(&mut pid);
+            let pid = if pid.trim().is_empty() { "unknown".to_owned() } else { pid.trim().escape_debug().to_string() };
+            return Err(DataDirError::InUse { path: folder.to_owned(), pid });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
+    }
+    file.set_len(0).map_err(failed("write", &path))?;
+    file.write_all(std::process::id().to_string().as_bytes()).map_err(failed("write", &path))?;
+    Ok(file)
+}
+
+fn read_small(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_SMALL_FILE).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Writes a whole file or nothing: a temporary file, readable by its owner alone, flushed and renamed.
+pub fn write_small(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), DataDirError> {
+    let (temporary, target) = (folder.join(format!(".{name}.new")), folder.join(name));
+    let write = || -> io::Result<()> {
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &target)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(failed("write", &target))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_second_node_in_the_same_folder_is_refused() {
+        let folder = TempDir::new().unwrap();
+        let first = DataDir::open(folder.path()).unwrap();
+        let error = DataDir::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(&std::process::id().to_string()) && error.contains("--data-dir"), "{error}");
+        drop(first);
+        DataDir::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn the_identity_stays_and_is_secret() {
+        let folder = TempDir::new().unwrap();
+        let first = DataDir::open(folder.path()).unwrap().identity().unwrap();
+        let again = DataDir::open(folder.path()).unwrap().identity().unwrap();
+        assert_eq!(first.public(), again.public());
+        let path = folder.path().join("identity.key");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = DataDir::open(folder.path()).unwrap().identity().unwrap_err();
+        assert!(matches!(error, DataDirError::Exposed { .. }));
+    }
+
+    #[test]
+    fn a_damaged_identity_is_never_replaced() {
+        let folder = TempDir::new().unwrap();
+        let dir = DataDir::open(folder.path()).unwrap();
+        for bytes in [&b""[..], b"garbage", &[8, 1, 18, 64]] {
+            write_small(folder.path(), "identity.key", bytes).unwrap();
+            assert!(matches!(dir.identity(), Err(DataDirError::Identity { .. })));
+            assert_eq!(fs::read(folder.path().join("identity.key")).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_folder_of_a_newer_version_is_left_alone() {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("format"), "2").unwrap();
+        assert!(matches!(DataDir::open(folder.path()), Err(DataDirError::Newer { .. })));
+        assert_eq!(fs::read_to_string(folder.path().join("format")).unwrap(), "2");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_an_error_that_names_it() {
+        let folder = TempDir::new().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = DataDir::open(&file.join("data")).unwrap_err().to_string();
+        assert!(error.contains("file/data"), "{error}");
+    }
+
+    #[test]
+    fn the_master_is_pinned_for_each_network() {
+        let folder = TempDir::new().unwrap();
+        let dir = DataDir::open(folder.path()).unwrap();
+        let (network, other) = (Network::default(), Network::parse("other").unwrap());
+        let master = PeerId::random();
+        assert_eq!(dir.pinned_master(&network).unwrap(), None);
+        dir.pin_master(&network, master).unwrap();
+        assert_eq!(dir.pinned_master(&network).unwrap(), Some(master));
+        assert_eq!(dir.pinned_master(&other).unwrap(), None);
+        write_small(folder.path(), "master-swarmdex", b"nonsense").unwrap();
+        assert!(matches!(dir.pinned_master(&network), Err(DataDirError::Pin { .. })));
+    }
+}

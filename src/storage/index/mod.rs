@@ -1,0 +1,324 @@
+//! The index on disk: an SQLite database with one thread that writes and one that reads.
+//!
+//! The writer takes all requests that wait into one transaction, decides each by the rules of
+//! `state::index` against the database as it is inside that transaction, and answers after the commit
+//! (`synchronous=FULL`): what was acknowledged survives a crash, and a commit is shared by many.
+
+mod read;
+mod schema;
+mod write;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use libp2p::identity::Keypair;
+use swarmdex_protocols::index::{Cursor, Offer, Page, Refusal, RefusalCode, Revocation, Session, ShareDigest, Verdict};
+use swarmdex_protocols::{Certificate, Multiaddr, Name, Network, Pattern, PeerId};
+use tokio::sync::oneshot;
+
+use crate::config::LimitsConfig;
+use crate::state::index::NameLimits;
+
+/// Requests that wait for the writer.
+const WRITE_QUEUE: usize = 1024;
+/// Requests that wait for the reader.
+const READ_QUEUE: usize = 1024;
+
+/// Why the index cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IndexError {
+    /// It is another program's database, or of a newer version.
+    #[error("{path} is no index of this version of swarmdex; nothing was changed, move it away to begin a new one")]
+    Foreign {
+        /// The database.
+        path: PathBuf,
+    },
+    /// It is damaged.
+    #[error(
+        "the index {path} is damaged ({detail}); restore a backup, or move it away: peers announce what they share again"
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite found.
+        detail: String,
+    },
+    /// SQLite cannot use it.
+    #[error("the index {path} cannot be used")]
+    Database {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A thread cannot be started.
+    #[error("no thread could be started for the index")]
+    Thread(#[source] io::Error),
+}
+
+/// What an index is opened with.
+#[derive(Debug, Clone)]
+pub struct IndexOptions {
+    network: Network,
+    master: Keypair,
+    limits: NameLimits,
+    clock: fn() -> u64,
+}
+
+impl IndexOptions {
+    /// For this network, with certificates signed by this key.
+    pub fn new(network: Network, master: Keypair, limits: &LimitsConfig) -> Self {
+        let limits = NameLimits { names_per_peer: limits.names_per_peer as u64, names: limits.names as u64 };
+        Self { network, master, limits, clock: unix_ms }
+    }
+}
+
+/// The wall clock in milliseconds since 1970: for versions and certificates alone.
+fn unix_ms() -> u64 {
+    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A member from before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownPeer {
+    /// Its id.
+    pub peer: PeerId,
+    /// Its last session.
+    pub session: Session,
+    /// Where it listened.
+    pub addresses: Vec<Multiaddr>,
+    /// Names that it holds.
+    pub names: u64,
+}
+
+/// A change of the index.
+#[derive(Debug, Clone)]
+pub enum WriteOp {
+    /// A peer joins.
+    Join {
+        /// The peer.
+        peer: PeerId,
+        /// Where it listens.
+        addresses: Vec<Multiaddr>,
+        /// Digest of its share.
+        digest: ShareDigest,
+        /// Number of entries in its share.
+        entries: u64,
+    },
+    /// A member announces.
+    Announce {
+        /// The peer.
+        peer: PeerId,
+        /// What it offers.
+        offers: Vec<Offer>,
+        /// Whether its names that were not announced since its join are to be freed.
+        last: bool,
+    },
+    /// A member revokes.
+    Revoke {
+        /// The peer.
+        peer: PeerId,
+        /// The names.
+        names: Vec<String>,
+    },
+    /// A member is gone: all its names are freed.
+    Evict {
+        /// The peer.
+        peer: PeerId,
+    },
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// To a join.
+    Joined {
+        /// The new session.
+        session: Session,
+        /// Whether the index holds exactly the peer's share.
+        unchanged: bool,
+        /// Names that the peer holds.
+        names: u64,
+    },
+    /// To an announce.
+    Announced {
+        /// A verdict for each offer.
+        verdicts: Vec<Verdict>,
+        /// Names that the peer holds.
+        names: u64,
+    },
+    /// To a revoke.
+    Revoked {
+        /// An outcome for each name.
+        outcomes: Vec<Revocation>,
+        /// Names that the peer holds.
+        names: u64,
+    },
+    /// To an eviction.
+    Evicted {
+        /// Names that were freed.
+        names: u64,
+    },
+}
+
+/// A question to the index.
+#[derive(Debug, Clone)]
+pub enum ReadOp {
+    /// Who holds a name.
+    Lookup {
+        /// The name.
+        name: Name,
+    },
+    /// A page of the entries that match.
+    Search {
+        /// The query.
+        pattern: Pattern,
+        /// Where the last page ended.
+        cursor: Option<Cursor>,
+        /// Most entries.
+        limit: u32,
+    },
+}
+
+/// The answer to a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// The name is held.
+    Found {
+        /// Its entry, signed.
+        certificate: Certificate,
+        /// Peers with the same content, the owner first.
+        holders: Vec<PeerId>,
+    },
+    /// Nobody holds the name.
+    NotFound,
+    /// A page.
+    Page(Page),
+}
+
+/// An answer that comes later.
+pub type Later<T> = oneshot::Receiver<Result<T, Refusal>>;
+
+enum Job<Op, Outcome> {
+    Do(Op, oneshot::Sender<Result<Outcome, Refusal>>),
+    #[cfg(test)]
+    Sql(String, SyncSender<()>),
+    Stop,
+}
+
+/// The index. Clones are handles to the same one.
+#[derive(Debug, Clone)]
+pub struct IndexStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    writes: SyncSender<Job<WriteOp, WriteOutcome>>,
+    reads: SyncSender<Job<ReadOp, ReadOutcome>>,
+    counts: Arc<Counts>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    names: AtomicU64,
+    peers: AtomicU64,
+}
+
+impl IndexStore {
+    /// Opens the index at `path`, or makes a new one; also returns the members from before.
+    pub fn open(path: &Path, options: IndexOptions) -> Result<(Self, Vec<KnownPeer>), IndexError> {
+        let failed = |error| schema::explain(path, error);
+        let writing = schema::open(path)?;
+        let known = schema::known_peers(&writing).map_err(failed)?;
+        let reading = schema::open_for_reading(path).map_err(failed)?;
+        let counts = Arc::new(Counts::default());
+        let writer = write::Writer::new(writing, options.clone(), counts.clone()).map_err(failed)?;
+        let reader = read::Reader::new(reading, options);
+        let (writes, write_queue) = sync_channel(WRITE_QUEUE);
+        let (reads, read_queue) = sync_channel(READ_QUEUE);
+        let threads = vec![
+            start("index-write", move || writer.run(&write_queue))?,
+            start("index-read", move || reader.run(&read_queue))?,
+        ];
+        let inner = Inner { writes, reads, counts, threads: Mutex::new(threads) };
+        Ok((Self { inner: Arc::new(inner) }, known))
+    }
+
+    /// Asks for a change; never blocks. The answer comes after the change is on disk.
+    pub fn try_write(&self, op: WriteOp) -> Result<Later<WriteOutcome>, Refusal> {
+        send(&self.inner.writes, op)
+    }
+
+    /// Asks a question; never blocks. The answer reflects every change acknowledged before.
+    pub fn try_read(&self, op: ReadOp) -> Result<Later<ReadOutcome>, Refusal> {
+        send(&self.inner.reads, op)
+    }
+
+    /// Number of names and of members.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.inner.counts.names.load(Ordering::Relaxed), self.inner.counts.peers.load(Ordering::Relaxed))
+    }
+
+    /// Finishes what waits, and closes the database. Blocks. Later requests are refused.
+    pub fn close(&self) {
+        let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // A thread that is gone needs no telling.
+        let _ = self.inner.writes.send(Job::Stop);
+        let _ = self.inner.reads.send(Job::Stop);
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the index panicked");
+            }
+        }
+    }
+
+    /// Runs SQL on the writer's connection.
+    #[cfg(test)]
+    fn sql(&self, text: &str) {
+        let (done, wait) = sync_channel(1);
+        self.inner.writes.send(Job::Sql(text.to_owned(), done)).unwrap();
+        wait.recv().unwrap();
+    }
+}
+
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, IndexError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(IndexError::Thread)
+}
+
+fn send<Op, Outcome>(queue: &SyncSender<Job<Op, Outcome>>, op: Op) -> Result<Later<Outcome>, Refusal> {
+    let (answer, later) = oneshot::channel();
+    match queue.try_send(Job::Do(op, answer)) {
+        Ok(()) => Ok(later),
+        Err(TrySendError::Full(_)) => Err(Refusal::new(RefusalCode::Busy, "the index has too much to do; ask again")),
+        Err(TrySendError::Disconnected(_)) => Err(Refusal::new(RefusalCode::Busy, "the master is stopping")),
+    }
+}
+
+/// The next job and those that wait behind it, at most `most`; `None` when the store closes.
+fn take<T>(queue: &Receiver<T>, most: usize) -> Option<Vec<T>> {
+    let mut jobs = vec![queue.recv().ok()?];
+    while jobs.len() < most
+        && let Ok(job) = queue.try_recv()
+    {
+        jobs.push(job);
+    }
+    Some(jobs)
+}
+
+/// What a peer is told when the database fails; the log has the details.
+fn storage_refusal(error: &rusqlite::Error) -> Refusal {
+    tracing::error!(%error, "the index database failed");
+    Refusal::new(RefusalCode::Storage, "the master's index cannot be used at the moment")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! The reader: questions that change nothing.
+
+use std::sync::mpsc::Receiver;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use swarmdex_protocols::index::{Cursor, Page, Refusal, RefusalCode};
+use swarmdex_protocols::limits::{MAX_HOLDERS, MAX_PAGE_ENTRIES};
+use swarmdex_protocols::{Certificate, ContentId, Name, Pattern, PeerId};
+
+use super::{IndexOptions, Job, ReadOp, ReadOutcome, schema, storage_refusal};
+
+/// Rows that one page looks at: bounds how long one question keeps the others waiting.
+const ROWS_PER_PAGE: usize = 2000;
+
+type Sql<T> = Result<T, rusqlite::Error>;
+
+pub(super) struct Reader {
+    connection: Connection,
+    options: IndexOptions,
+}
+
+impl Reader {
+    pub(super) fn new(connection: Connection, options: IndexOptions) -> Self {
+        connection.set_prepared_statement_cache_capacity(32);
+        Self { connection, options }
+    }
+
+    pub(super) fn run(self, queue: &Receiver<Job<ReadOp, ReadOutcome>>) {
+        while let Ok(job) = queue.recv() {
+            match job {
+                // Whoever asked may be gone by now: then the question costs nothing.
+                Job::Do(_, answer) if answer.is_closed() => {}
+                Job::Do(op, answer) => {
+                    let result = match op {
+                        ReadOp::Lookup { name } => self.lookup(&name),
+                        ReadOp::Search { pattern, cursor, limit } => {
+                            self.search(&pattern, cursor, limit).map(|page| Ok(ReadOutcome::Page(page)))
+                        }
+                    };
+                    let _ = answer.send(result.unwrap_or_else(|error| Err(storage_refusal(&error))));
+                }
+                #[cfg(test)]
+                Job::Sql(..) => {}
+                Job::Stop => return,
+            }
+        }
+    }
+
+    fn lookup(&self, name: &Name) -> Sql<Result<ReadOutcome, Refusal>> {
+        let sql = format!("SELECT {} FROM names AS n WHERE n.name = ?1", schema::ENTRY);
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let Some((_, entry)) = statement.query_row([name.as_str()], schema::entry).optional()? else {
+            return Ok(Ok(ReadOutcome::NotFound));
+        };
+        let holders = self.holders(&entry.content, &entry.owner)?;
+        let signed = Certificate::sign(entry, &self.options.network, &self.options.master, (self.options.clock)());
+        Ok(match signed {
+            Ok(certificate) => Ok(ReadOutcome::Found { certificate, holders }),
+            Err(error) => {
+                tracing::error!(%error, "an entry could not be signed");
+                Err(Refusal::new(RefusalCode::Storage, "the master could not sign the entry"))
+            }
+        })
+    }
+
+    /// Peers that hold names with the same content, the owner first.
+    fn holders(&self, content: &ContentId, owner: &PeerId) -> Sql<Vec<PeerId>> {
+        let sql = "SELECT DISTINCT owner FROM names WHERE content = ?1 LIMIT ?2";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let values = params![&content.as_bytes()[..], MAX_HOLDERS as i64];
+        let rows = statement.query_map(values, |row| schema::peer(row, 0))?;
+        let mut holders = vec![*owner];
+        for peer in rows {
+            let peer = peer?;
+            if peer != *owner {
+                holders.push(peer);
+            }
+        }
+        holders.truncate(MAX_HOLDERS);
+        Ok(holders)
+    }
+
+    /// A page of matches in the order in which names came to the index. The cursor is the id of the
+    /// last row looked at, so no page is lost or seen twice whatever changes meanwhile.
+    fn search(&self, pattern: &Pattern, cursor: Option<Cursor>, limit: u32) -> Sql<Page> {
+        let limit = (limit as usize).clamp(1, MAX_PAGE_ENTRIES);
+        let after = cursor.map_or(0, |cursor| i64::try_from(cursor.0).unwrap_or(i64::MAX));
+        let words = match_expression(pattern);
+        let sql = match &words {
+            None => format!("SELECT {} FROM names AS n WHERE n.id > ?1 ORDER BY n.id LIMIT ?2", schema::ENTRY),
+            Some(_) => format!(
+                "SELECT {} FROM words AS w JOIN names AS n ON n.id = w.rowid
+                WHERE w.words MATCH ?3 AND w.rowid > ?1 ORDER BY w.rowid LIMIT ?2",
+                schema::ENTRY
+            ),
+        };
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let rows_wanted = ROWS_PER_PAGE as i64;
+        let mut rows = match &words {
+            None => statement.query(params![after, rows_wanted])?,
+            Some(words) => statement.query(params![after, rows_wanted, words])?,
+        };
+        let (mut entries, mut seen, mut last) = (Vec::new(), 0, after);
+        while let Some(row) = rows.next()? {
+            let (id, entry) = schema::entry(row)?;
+            (seen, last) = (seen + 1, id);
+            if pattern.matches(&entry.name) {
+                entries.push(entry);
+                if entries.len() == limit {
+                    break;
+                }
+            }
+        }
+        let more = entries.len() == limit || seen == ROWS_PER_PAGE;
+        Ok(Page { entries, next: more.then_some(Cursor(last.cast_unsigned())) })
+    }
+}
+
+/// The words that every match has, as an FTS5 expression; `None` if there are none.
+fn match_expression(pattern: &Pattern) -> Option<String> {
+    let words = pattern.required_words();
+    if words.is_empty() {
+        return None;
+    }
+    // Words are letters and digits alone; quoted, none of them is an operator.
+    let quoted = words.iter().map(|word| format!("\"{}\"{}", word.text, if word.prefix { "*" } else { "" }));
+    Some(quoted.collect::<Vec<_>>().join(" AND "))
+}

@@ -1,0 +1,192 @@
+//! Tables of the index, and rows as entries.
+
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
+use swarmdex_protocols::index::Session;
+use swarmdex_protocols::{ContentId, Entry, Multiaddr, Name, PeerId, Version};
+
+use super::{IndexError, KnownPeer};
+
+/// Marks the database as ours: "swdi".
+const APPLICATION_ID: i32 = 0x7377_6469;
+/// Version of the tables.
+const VERSION: i32 = 1;
+/// How long tombstones are kept, in milliseconds (30 days): longer than any certificate that they end.
+const TOMBSTONE_LIFETIME_MS: u64 = 30 * 24 * 3600 * 1000;
+
+/// Ids of names are never used again, so that a search cursor stays where it is. The words are in the
+/// index alone: their text is the name's.
+const SCHEMA: &str = "
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    INSERT INTO meta VALUES ('last_version', 0);
+    CREATE TABLE peers (
+        peer BLOB PRIMARY KEY,
+        session INTEGER NOT NULL,
+        addresses TEXT NOT NULL,
+        digest BLOB NOT NULL,
+        names INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE names (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        content BLOB NOT NULL,
+        size INTEGER NOT NULL,
+        owner BLOB NOT NULL,
+        version INTEGER NOT NULL,
+        session INTEGER NOT NULL,
+        checksum BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX names_by_owner ON names (owner);
+    CREATE INDEX names_by_content ON names (content);
+    CREATE TABLE tombstones (
+        name TEXT PRIMARY KEY,
+        owner BLOB NOT NULL,
+        version INTEGER NOT NULL,
+        unix_ms INTEGER NOT NULL,
+        evicted INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE VIRTUAL TABLE words USING fts5 (
+        words, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 0', prefix = '2 3'
+    );
+";
+
+/// Columns of an entry, in the order of [`entry`].
+pub(super) const ENTRY: &str = "n.id, n.name, n.content, n.size, n.owner, n.version, n.checksum";
+
+/// What an SQLite error says about the file.
+pub(super) fn explain(path: &Path, source: rusqlite::Error) -> IndexError {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => IndexError::Foreign { path },
+        Some(ErrorCode::DatabaseCorrupt) => IndexError::Damaged { path, detail: source.to_string() },
+        _ => IndexError::Database { path, source },
+    }
+}
+
+/// Opens the database for writing; a foreign, newer or damaged one is left as it is.
+pub(super) fn open(path: &Path) -> Result<Connection, IndexError> {
+    let failed = |error| explain(path, error);
+    let connection = Connection::open(path).map_err(failed)?;
+    let number = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i32>(0));
+    let (application, version) = (number("application_id").map_err(failed)?, number("user_version").map_err(failed)?);
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    let new = application == 0 && version == 0 && tables == 0;
+    if !new && (application != APPLICATION_ID || version != VERSION) {
+        return Err(IndexError::Foreign { path: path.to_owned() });
+    }
+    connection
+        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
+        .map_err(failed)?;
+    if new {
+        let first = format!(
+            "BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+        );
+        connection.execute_batch(&first).map_err(failed)?;
+    }
+    let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+    if sound != "ok" {
+        return Err(IndexError::Damaged { path: path.to_owned(), detail: sound });
+    }
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Opens the database for reading beside the writer.
+pub(super) fn open_for_reading(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+/// Forgets tombstones that end nothing any more.
+pub(super) fn prune(connection: &Connection, unix_ms: u64) -> Result<(), rusqlite::Error> {
+    let before = unix_ms.saturating_sub(TOMBSTONE_LIFETIME_MS).cast_signed();
+    connection.execute("DELETE FROM tombstones WHERE unix_ms < ?1", [before]).map(drop)
+}
+
+/// Members from before.
+pub(super) fn known_peers(connection: &Connection) -> Result<Vec<KnownPeer>, rusqlite::Error> {
+    let mut statement = connection.prepare("SELECT peer, session, addresses, names FROM peers ORDER BY peer")?;
+    let rows = statement.query_map([], |row| {
+        let addresses: String = row.get(2)?;
+        Ok(KnownPeer {
+            peer: peer(row, 0)?,
+            session: Session(row.get::<_, i64>(1)?.cast_unsigned()),
+            addresses: addresses.lines().filter_map(|line| line.parse().ok()).collect(),
+            names: row.get::<_, i64>(3)?.cast_unsigned(),
+        })
+    })?;
+    rows.collect()
+}
+
+/// Addresses as text, one a line.
+pub(super) fn join_addresses(addresses: &[Multiaddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// A column that holds a peer id.
+pub(super) fn peer(row: &Row<'_>, column: usize) -> Result<PeerId, rusqlite::Error> {
+    PeerId::from_bytes(row.get_ref(column)?.as_blob()?).map_err(|error| damaged(column, error))
+}
+
+/// A row as an entry with its id. A row that does not fit its checksum is an error: a flipped bit is
+/// found, not served.
+pub(super) fn entry(row: &Row<'_>) -> Result<(i64, Entry), rusqlite::Error> {
+    let entry = Entry {
+        name: Name::parse(row.get_ref(1)?.as_str()?).map_err(|error| damaged(1, error))?,
+        content: ContentId::from_bytes(row.get(2)?),
+        size: row.get::<_, i64>(3)?.cast_unsigned(),
+        owner: peer(row, 4)?,
+        version: Version(row.get::<_, i64>(5)?.cast_unsigned()),
+    };
+    if row.get::<_, [u8; 8]>(6)? != checksum(&entry) {
+        return Err(damaged(6, std::io::Error::other("the row does not fit its checksum")));
+    }
+    Ok((row.get(0)?, entry))
+}
+
+fn damaged(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, Box::new(error))
+}
+
+/// The first bytes of the hash of all columns that are served.
+fn checksum(entry: &Entry) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(entry.content.as_bytes());
+    hasher.update(&entry.size.to_be_bytes());
+    hasher.update(&entry.version.0.to_be_bytes());
+    hasher.update(&entry.owner.to_bytes());
+    hasher.update(entry.name.as_str().as_bytes());
+    let mut bytes = [0; 8];
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Puts an entry in place of what its name stood for; its id stays.
+pub(super) fn put(connection: &Connection, entry: &Entry, session: Session, new: bool) -> Result<(), rusqlite::Error> {
+    let Entry { name, content, size, owner, version } = entry;
+    let values = params![
+        name.as_str(),
+        &content.as_bytes()[..],
+        size.cast_signed(),
+        owner.to_bytes(),
+        version.0.cast_signed(),
+        session.0.cast_signed(),
+        &checksum(entry)[..],
+    ];
+    if !new {
+        let sql = "UPDATE names SET content = ?2, size = ?3, owner = ?4, version = ?5, session = ?6, checksum = ?7
+            WHERE name = ?1";
+        return connection.prepare_cached(sql)?.execute(values).map(drop);
+    }
+    let sql = "INSERT INTO names (name, content, size, owner, version, session, checksum)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    connection.prepare_cached(sql)?.execute(values)?;
+    let id = connection.last_insert_rowid();
+    let words = swarmdex_protocols::name::words(name.as_str()).collect::<Vec<_>>().join(" ");
+    connection.prepare_cached("INSERT INTO words (rowid, words) VALUES (?1, ?2)")?.execute(params![id, words])?;
+    connection.prepare_cached("DELETE FROM tombstones WHERE name = ?1")?.execute([name.as_str()]).map(drop)
+}

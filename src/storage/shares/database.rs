@@ -1,0 +1,150 @@
+//! What is shared and how it hashed, kept across restarts in an SQLite database.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use swarmdex_protocols::{ContentId, Name};
+
+use super::ShareError;
+use crate::storage::hash::FileStamp;
+
+/// Marks the database as ours: "swds".
+const APPLICATION_ID: i32 = 0x7377_6473;
+/// Version of the tables.
+const VERSION: i32 = 1;
+
+const SCHEMA: &str = "
+    CREATE TABLE roots (path BLOB PRIMARY KEY, name TEXT) STRICT, WITHOUT ROWID;
+    CREATE TABLE excluded (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+    CREATE TABLE files (
+        path BLOB PRIMARY KEY,
+        len INTEGER NOT NULL,
+        mtime INTEGER NOT NULL,
+        ctime INTEGER NOT NULL,
+        inode INTEGER NOT NULL,
+        device INTEGER NOT NULL,
+        content BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+";
+
+#[derive(Debug)]
+pub(super) struct Database {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Database {
+    pub(super) fn open(path: &Path) -> Result<Self, ShareError> {
+        let failed = |source: rusqlite::Error| match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => ShareError::Foreign { path: path.to_owned() },
+            _ => ShareError::Database { path: path.to_owned(), source },
+        };
+        let connection = Connection::open(path).map_err(failed)?;
+        let number = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i32>(0));
+        let (application, version) =
+            (number("application_id").map_err(failed)?, number("user_version").map_err(failed)?);
+        let tables: i64 =
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+        let ours = application == APPLICATION_ID && version == VERSION;
+        let new = application == 0 && version == 0 && tables == 0;
+        if !ours && !new {
+            return Err(ShareError::Foreign { path: path.to_owned() });
+        }
+        let setup = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;";
+        connection.execute_batch(setup).map_err(failed)?;
+        if new {
+            let first = format!(
+                "BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+            );
+            connection.execute_batch(&first).map_err(failed)?;
+        }
+        let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+        if sound != "ok" {
+            return Err(ShareError::Foreign { path: path.to_owned() });
+        }
+        Ok(Self { connection, path: path.to_owned() })
+    }
+
+    fn failed(&self, source: rusqlite::Error) -> ShareError {
+        ShareError::Database { path: self.path.clone(), source }
+    }
+
+    fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Result<(), ShareError> {
+        let run = || self.connection.prepare_cached(sql)?.execute(values);
+        run().map(drop).map_err(|source| self.failed(source))
+    }
+
+    pub(super) fn roots(&self) -> Result<Vec<(PathBuf, Option<Name>)>, ShareError> {
+        let read = || {
+            let mut statement = self.connection.prepare("SELECT path, name FROM roots ORDER BY path")?;
+            let rows =
+                statement.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Option<String>>(1)?)))?;
+            rows.collect::<Result<Vec<_>, _>>()
+        };
+        let rows = read().map_err(|source| self.failed(source))?;
+        let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+        Ok(rows
+            .into_iter()
+            .map(|(bytes, name)| (path(&bytes), name.and_then(|name| Name::parse(&name).ok())))
+            .collect())
+    }
+
+    pub(super) fn add_root(&self, root: &Path, name: Option<&Name>) -> Result<(), ShareError> {
+        let values = params![bytes(root), name.map(Name::as_str)];
+        self.execute("INSERT OR REPLACE INTO roots (path, name) VALUES (?1, ?2)", values)
+    }
+
+    pub(super) fn remove_root(&self, root: &Path) -> Result<(), ShareError> {
+        self.execute("DELETE FROM roots WHERE path = ?1", [bytes(root)])
+    }
+
+    pub(super) fn excluded(&self) -> Result<BTreeSet<Name>, ShareError> {
+        let read = || {
+            let mut statement = self.connection.prepare("SELECT name FROM excluded")?;
+            let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+            rows.collect::<Result<Vec<_>, _>>()
+        };
+        let names = read().map_err(|source| self.failed(source))?;
+        Ok(names.iter().filter_map(|name| Name::parse(name).ok()).collect())
+    }
+
+    pub(super) fn exclude(&self, name: &Name) -> Result<(), ShareError> {
+        self.execute("INSERT OR IGNORE INTO excluded (name) VALUES (?1)", [name.as_str()])
+    }
+
+    pub(super) fn include(&self, names: &[&Name]) -> Result<(), ShareError> {
+        let excluded = self.excluded()?;
+        for name in names.iter().filter(|name| excluded.contains(**name)) {
+            self.execute("DELETE FROM excluded WHERE name = ?1", [name.as_str()])?;
+        }
+        Ok(())
+    }
+
+    /// The content id of a file that has not changed since it was hashed.
+    pub(super) fn cached(&self, path: &Path, stamp: &FileStamp) -> Result<Option<ContentId>, ShareError> {
+        let sql = "SELECT content FROM files
+            WHERE path = ?1 AND len = ?2 AND mtime = ?3 AND ctime = ?4 AND inode = ?5 AND device = ?6";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let [len, inode, device] = [stamp.len, stamp.inode, stamp.device].map(u64::cast_signed);
+            let values = params![bytes(path), len, stamp.mtime_ns, stamp.ctime_ns, inode, device];
+            statement.query_row(values, |row| row.get::<_, [u8; 32]>(0)).optional()
+        };
+        read().map(|content| content.map(ContentId::from_bytes)).map_err(|source| self.failed(source))
+    }
+
+    pub(super) fn cache(&self, path: &Path, stamp: &FileStamp, content: &ContentId) -> Result<(), ShareError> {
+        let [len, inode, device] = [stamp.len, stamp.inode, stamp.device].map(u64::cast_signed);
+        let values = params![bytes(path), len, stamp.mtime_ns, stamp.ctime_ns, inode, device, &content.as_bytes()[..]];
+        let sql = "INSERT OR REPLACE INTO files (path, len, mtime, ctime, inode, device, content)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        self.execute(sql, values)
+    }
+}
+
+fn bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
+}

@@ -1,0 +1,503 @@
+//! What this node shares: the table of names, kept across restarts, and the chunks that others ask for.
+//!
+//! A server opens files out of this table alone, by content id: nothing from the wire becomes a path.
+
+mod database;
+mod scan;
+mod serve;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use database::Database;
+use scan::{Candidate, Found};
+use swarmdex_protocols::index::ShareDigest;
+use swarmdex_protocols::name::InvalidName;
+use swarmdex_protocols::{ContentId, Name};
+use tokio::sync::watch;
+
+use super::hash::{self, FileStamp, HashError, Hashed, thread_count};
+
+/// How often progress is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// Files at least so long are hashed by all threads together, shorter ones by one thread each.
+const LARGE_FILE: u64 = 64 << 20;
+
+/// Why something cannot be shared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShareError {
+    /// Nothing is there.
+    #[error("cannot share {path}")]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file has a name that no name in the network can be.
+    #[error("cannot share {path} under its own name; choose one by --as")]
+    Name {
+        /// The file.
+        path: PathBuf,
+        /// The rule that it breaks.
+        #[source]
+        source: InvalidName,
+    },
+    /// Several paths are to have one name.
+    #[error("--as names one file or folder; share the others by themselves")]
+    OneName,
+    /// The name is taken on this node.
+    #[error("{path} cannot be shared as {name}: this node shares {other} under that name; choose another by --as")]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: Name,
+        /// The file that has it.
+        other: PathBuf,
+    },
+    /// A file cannot be hashed.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+    /// The database of shares is damaged or of another program.
+    #[error("{path} is no share table of this version; move it away (what is shared can be shared again)")]
+    Foreign {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The database of shares cannot be used.
+    #[error("the share table {path} cannot be used")]
+    Database {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// An outboard cannot be kept.
+    #[error("cannot write {path}")]
+    Outboard {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A shared file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedEntry {
+    /// Its name.
+    pub name: Name,
+    /// Its content id.
+    pub content: ContentId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The file.
+    pub path: PathBuf,
+    stamp: FileStamp,
+    /// The file or folder that was shared.
+    root: PathBuf,
+}
+
+/// A file that is not shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// The file.
+    pub path: PathBuf,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// What sharing came to.
+#[derive(Debug, Default)]
+pub struct ShareOutcome {
+    /// The files that are shared by it.
+    pub entries: Vec<SharedEntry>,
+    /// The files that are not.
+    pub skipped: Vec<Skipped>,
+}
+
+/// How far hashing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HashProgress {
+    /// Bytes read.
+    pub done_bytes: u64,
+    /// Bytes to read in all.
+    pub total_bytes: u64,
+    /// Files hashed.
+    pub done_files: u64,
+    /// Files to hash in all.
+    pub total_files: u64,
+}
+
+/// Told how far hashing is, a few times a second.
+pub type OnProgress<'a> = &'a (dyn Fn(HashProgress) + Sync);
+
+/// The share table. Clones are handles to the same one.
+#[derive(Debug, Clone)]
+pub struct ShareTable {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    folder: PathBuf,
+    threads: usize,
+    /// Held for a whole change, so that changes happen one after the other.
+    database: Mutex<Database>,
+    /// Held for moments only, never over I/O.
+    table: Mutex<Table>,
+    outboards: serve::Outboards,
+    generation: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: BTreeMap<Name, SharedEntry>,
+    listed: Arc<Vec<SharedEntry>>,
+    by_content: HashMap<ContentId, Vec<Name>>,
+    digest: ShareDigest,
+    /// Files that changed since they were hashed.
+    stale: BTreeSet<PathBuf>,
+}
+
+impl Table {
+    /// Makes lists and digest anew after a change of the entries.
+    fn settle(&mut self) {
+        self.listed = Arc::new(self.entries.values().cloned().collect());
+        self.by_content.clear();
+        self.digest = ShareDigest::empty();
+        for entry in self.entries.values() {
+            self.by_content.entry(entry.content).or_default().push(entry.name.clone());
+            self.digest.toggle(entry.name.as_str(), &entry.content, entry.size);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Tables are changed in single steps: a panic leaves none half-changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ShareTable {
+    /// Opens the share table in a data directory. Nothing is shared until [`ShareTable::rescan`].
+    /// `threads` hash at a time; 0 means one for each processor.
+    pub fn open(folder: &Path, threads: usize) -> Result<Self, ShareError> {
+        let outboards = serve::Outboards::open(folder)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                folder: folder.to_owned(),
+                threads: thread_count(threads),
+                database: Mutex::new(Database::open(&folder.join("shares.db"))?),
+                table: Mutex::default(),
+                outboards,
+                generation: watch::Sender::new(0),
+            }),
+        })
+    }
+
+    /// Shares files and folders, and remembers that. `name` renames a file, or puts `name/` in front of
+    /// what is in a folder.
+    pub fn add(
+        &self,
+        paths: &[PathBuf],
+        name: Option<&str>,
+        progress: OnProgress<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<ShareOutcome, ShareError> {
+        if name.is_some() && paths.len() != 1 {
+            return Err(ShareError::OneName);
+        }
+        let mut roots = Vec::new();
+        for path in paths {
+            let found = path.canonicalize().map_err(|source| ShareError::Path { path: path.clone(), source })?;
+            let prefix = match name {
+                Some(name) => {
+                    Some(Name::from_path_text(name).map_err(|source| ShareError::Name { path: path.clone(), source })?)
+                }
+                None => None,
+            };
+            roots.push((found, prefix));
+        }
+        let database = lock(&self.shared.database);
+        let mut outcome = ShareOutcome::default();
+        for (root, prefix) in &roots {
+            let found = scan::scan(root, prefix.as_ref(), &self.shared.folder)?;
+            let names: Vec<_> = found.candidates.iter().map(|candidate| &candidate.name).collect();
+            // Sharing anew brings back what was revoked.
+            database.include(&names)?;
+            let direct = found.direct;
+            let added = self.take_in(&database, root, found, progress, cancel)?;
+            if direct && let Some(skipped) = added.skipped.first() {
+                return Err(self.explain(root, skipped, &names_of(root, prefix.as_ref())));
+            }
+            database.add_root(root, prefix.as_ref())?;
+            outcome.entries.extend(added.entries);
+            outcome.skipped.extend(added.skipped);
+        }
+        Ok(outcome)
+    }
+
+    /// Why a file that was named directly is not shared.
+    fn explain(&self, root: &Path, skipped: &Skipped, name: &Option<Name>) -> ShareError {
+        let taken = name.as_ref().and_then(|name| lock(&self.shared.table).entries.get(name).cloned());
+        match taken {
+            Some(other) => ShareError::Taken { path: root.to_owned(), name: other.name, other: other.path },
+            None => ShareError::Path { path: root.to_owned(), source: io::Error::other(skipped.reason.clone()) },
+        }
+    }
+
+    /// Shares again what was shared before. Files that did not change are not read.
+    pub fn rescan(&self, progress: OnProgress<'_>, cancel: &AtomicBool) -> Result<ShareOutcome, ShareError> {
+        let database = lock(&self.shared.database);
+        let mut outcome = ShareOutcome::default();
+        for (root, prefix) in database.roots()? {
+            match scan::scan(&root, prefix.as_ref(), &self.shared.folder) {
+                Ok(mut found) => {
+                    let excluded = database.excluded()?;
+                    found.candidates.retain(|candidate| !excluded.contains(&candidate.name));
+                    let added = self.take_in(&database, &root, found, progress, cancel)?;
+                    outcome.entries.extend(added.entries);
+                    outcome.skipped.extend(added.skipped);
+                }
+                // A disk that is not mounted today may be tomorrow: the root is kept.
+                Err(error) => outcome.skipped.push(Skipped { path: root, reason: with_cause(&error) }),
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Hashes what was found below one root, and puts it into the table in place of what was there.
+    fn take_in(
+        &self,
+        database: &Database,
+        root: &Path,
+        found: Found,
+        progress: OnProgress<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<ShareOutcome, ShareError> {
+        let mut skipped = found.skipped;
+        let mut wanted = Vec::new();
+        {
+            let table = lock(&self.shared.table);
+            for candidate in found.candidates {
+                match table.entries.get(&candidate.name) {
+                    Some(other) if other.root != root && other.path != candidate.path => skipped.push(Skipped {
+                        reason: format!("the name {} is taken by {}", candidate.name, other.path.display()),
+                        path: candidate.path,
+                    }),
+                    _ => wanted.push(candidate),
+                }
+            }
+        }
+        let hashed = self.hash_all(database, wanted, progress, cancel)?;
+        let mut entries = Vec::new();
+        for (candidate, result) in hashed {
+            match result {
+                Ok((content, stamp)) => entries.push(SharedEntry {
+                    name: candidate.name,
+                    content,
+                    size: stamp.len,
+                    path: candidate.path,
+                    stamp,
+                    root: root.to_owned(),
+                }),
+                Err(HashError::Cancelled) => return Err(HashError::Cancelled.into()),
+                Err(error) => skipped.push(Skipped { path: candidate.path, reason: with_cause(&error) }),
+            }
+        }
+        self.change(|table| {
+            table.entries.retain(|_, entry| entry.root != root);
+            table.entries.extend(entries.iter().map(|entry| (entry.name.clone(), entry.clone())));
+        });
+        Ok(ShareOutcome { entries, skipped })
+    }
+
+    /// Content ids of all candidates, from the cache where the file has not changed.
+    #[allow(clippy::type_complexity)]
+    fn hash_all(
+        &self,
+        database: &Database,
+        wanted: Vec<Candidate>,
+        progress: OnProgress<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<Vec<(Candidate, Result<(ContentId, FileStamp), HashError>)>, ShareError> {
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for candidate in wanted {
+            match database.cached(&candidate.path, &candidate.stamp)? {
+                Some(content) if self.shared.outboards.has(&content, candidate.stamp.len) => {
+                    known.push((candidate.clone(), Ok((content, candidate.stamp))));
+                }
+                _ => unknown.push(candidate),
+            }
+        }
+        let hashed = hash_candidates(&unknown, self.shared.threads, progress, cancel);
+        for (candidate, result) in unknown.into_iter().zip(hashed) {
+            let kept = match result {
+                Ok(hashed) => {
+                    self.shared.outboards.keep(&hashed.content, &hashed.outboard)?;
+                    database.cache(&candidate.path, &hashed.stamp, &hashed.content)?;
+                    Ok((hashed.content, hashed.stamp))
+                }
+                Err(error) => Err(error),
+            };
+            known.push((candidate, kept));
+        }
+        Ok(known)
+    }
+
+    /// Gives names up; returns those that were shared. A file in a shared folder stays out when the
+    /// folder is scanned again, until it is shared anew.
+    pub fn remove(&self, names: &[Name]) -> Result<Vec<Name>, ShareError> {
+        let database = lock(&self.shared.database);
+        let mut removed = Vec::new();
+        for name in names {
+            let Some(entry) = lock(&self.shared.table).entries.get(name).cloned() else { continue };
+            if entry.root == entry.path {
+                database.remove_root(&entry.root)?
+            } else {
+                database.exclude(name)?
+            }
+            removed.push(name.clone());
+        }
+        self.change(|table| removed.iter().for_each(|name| drop(table.entries.remove(name))));
+        Ok(removed)
+    }
+
+    /// Hashes anew the files that were found changed when somebody asked for them; drops those that are gone.
+    pub fn refresh(&self) -> Result<(), ShareError> {
+        let database = lock(&self.shared.database);
+        let stale = std::mem::take(&mut lock(&self.shared.table).stale);
+        for path in stale {
+            let hashed = hash::hash_file(&path, self.shared.threads, &AtomicU64::new(0), &AtomicBool::new(false));
+            if let Ok(Hashed { content, outboard, stamp }) = &hashed {
+                self.shared.outboards.keep(content, outboard)?;
+                database.cache(&path, stamp, content)?;
+            }
+            self.change(|table| match hashed {
+                Ok(Hashed { content, stamp, .. }) => {
+                    for entry in table.entries.values_mut().filter(|entry| entry.path == path) {
+                        (entry.content, entry.size, entry.stamp) = (content, stamp.len, stamp);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "no longer shared");
+                    table.entries.retain(|_, entry| entry.path != path);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a file was found changed that [`ShareTable::refresh`] has not hashed yet.
+    pub fn is_stale(&self) -> bool {
+        !lock(&self.shared.table).stale.is_empty()
+    }
+
+    /// Everything that is shared, sorted by name.
+    pub fn entries(&self) -> Arc<Vec<SharedEntry>> {
+        lock(&self.shared.table).listed.clone()
+    }
+
+    /// Digest of all entries.
+    pub fn digest(&self) -> ShareDigest {
+        lock(&self.shared.table).digest
+    }
+
+    /// Changes whenever the table does, and when a file is found changed.
+    pub fn generation(&self) -> watch::Receiver<u64> {
+        self.shared.generation.subscribe()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Table)) {
+        {
+            let mut table = lock(&self.shared.table);
+            change(&mut table);
+            table.settle();
+        }
+        self.shared.generation.send_modify(|generation| *generation += 1);
+    }
+}
+
+fn names_of(root: &Path, prefix: Option<&Name>) -> Option<Name> {
+    prefix.cloned().or_else(|| Name::from_path_text(root.file_name()?.to_str()?).ok())
+}
+
+/// An error with what caused it.
+fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// Hashes files, long ones with all threads together, the others side by side; tells progress meanwhile.
+fn hash_candidates(
+    candidates: &[Candidate],
+    threads: usize,
+    progress: OnProgress<'_>,
+    cancel: &AtomicBool,
+) -> Vec<Result<Hashed, HashError>> {
+    let total = HashProgress {
+        total_bytes: candidates.iter().map(|candidate| candidate.stamp.len).fold(0, u64::saturating_add),
+        total_files: candidates.len() as u64,
+        ..HashProgress::default()
+    };
+    let (bytes, files, next) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let results: Mutex<Vec<Option<Result<Hashed, HashError>>>> = Mutex::new(candidates.iter().map(|_| None).collect());
+    let hash = |index: usize, threads: usize| {
+        let Some(candidate) = candidates.get(index) else { return };
+        let result = if cancel.load(Ordering::Relaxed) {
+            Err(HashError::Cancelled)
+        } else {
+            hash::hash_file(&candidate.path, threads, &bytes, cancel)
+        };
+        files.fetch_add(1, Ordering::Relaxed);
+        if let Some(place) = lock(&results).get_mut(index) {
+            *place = Some(result);
+        }
+    };
+    let large = |index: usize| candidates.get(index).is_some_and(|candidate| candidate.stamp.len >= LARGE_FILE);
+    let (finished, ended) = std::sync::mpsc::sync_channel::<()>(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let finished = finished;
+            std::thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|| {
+                        loop {
+                            let index = next.fetch_add(1, Ordering::Relaxed) as usize;
+                            if index >= candidates.len() {
+                                return;
+                            }
+                            if !large(index) {
+                                hash(index, 1);
+                            }
+                        }
+                    });
+                }
+            });
+            (0..candidates.len()).filter(|index| large(*index)).for_each(|index| hash(index, threads));
+            drop(finished);
+        });
+        // Ends when the sender is gone.
+        while ended.recv_timeout(PROGRESS_INTERVAL) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            let (done_bytes, done_files) = (bytes.load(Ordering::Relaxed), files.load(Ordering::Relaxed));
+            progress(HashProgress { done_bytes, done_files, ..total });
+        }
+    });
+    progress(HashProgress { done_bytes: total.total_bytes, done_files: total.total_files, ..total });
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.into_iter().map(|result| result.unwrap_or(Err(HashError::Cancelled))).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! Chunks for others, with their proofs.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use swarmdex_protocols::ContentId;
+use swarmdex_protocols::content::{Geometry, Outboard, Proof};
+use swarmdex_protocols::fetch::{Header, Refusal, Request, Response};
+
+use super::{ShareError, ShareTable, SharedEntry, lock};
+use crate::storage::hash::{FileStamp, open_regular};
+
+/// Outboards that are kept in memory.
+const KEPT: usize = 16;
+
+/// The trees above the chunks of shared files, one file for each content of more than one chunk.
+#[derive(Debug)]
+pub(super) struct Outboards {
+    folder: PathBuf,
+    kept: Mutex<VecDeque<(ContentId, Arc<Outboard>)>>,
+}
+
+impl Outboards {
+    pub(super) fn open(data_dir: &Path) -> Result<Self, ShareError> {
+        let folder = data_dir.join("outboards");
+        fs::create_dir_all(&folder).map_err(|source| ShareError::Outboard { path: folder.clone(), source })?;
+        Ok(Self { folder, kept: Mutex::default() })
+    }
+
+    fn path(&self, content: &ContentId) -> PathBuf {
+        self.folder.join(content.to_string())
+    }
+
+    /// Whether proofs can be made for a content of `size` bytes.
+    pub(super) fn has(&self, content: &ContentId, size: u64) -> bool {
+        Geometry::new(size).is_ok_and(|geometry| geometry.chunks() == 1) || self.path(content).is_file()
+    }
+
+    /// Keeps the values of the chunks; the levels above are computed, and so checked, when they are read.
+    pub(super) fn keep(&self, content: &ContentId, outboard: &Outboard) -> Result<(), ShareError> {
+        let leaves = outboard.leaf_bytes();
+        if leaves.is_empty() {
+            return Ok(());
+        }
+        let path = self.path(content);
+        let new = self.folder.join(format!(".{content}.new"));
+        let write = || {
+            fs::write(&new, leaves)?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(|source| ShareError::Outboard { path: path.clone(), source })
+    }
+
+    /// The outboard of a content; `None` if it is not kept, or damaged.
+    fn read(&self, content: &ContentId, geometry: Geometry) -> Option<Arc<Outboard>> {
+        if let Some((_, outboard)) = lock(&self.kept).iter().find(|(other, _)| other == content) {
+            return Some(outboard.clone());
+        }
+        let bytes = fs::read(self.path(content)).ok()?;
+        let (values, rest) = bytes.as_chunks::<32>();
+        let (outboard, root) = Outboard::build(geometry, values.to_vec())?;
+        if root != *content || !rest.is_empty() {
+            return None;
+        }
+        let outboard = Arc::new(outboard);
+        let mut kept = lock(&self.kept);
+        kept.push_front((*content, outboard.clone()));
+        kept.truncate(KEPT);
+        Some(outboard)
+    }
+}
+
+impl ShareTable {
+    /// Answers a request for chunks. Blocks on the disk.
+    pub fn read(&self, request: &Request) -> Response {
+        let mut refusal = Refusal::NotFound;
+        for entry in self.with_content(&request.content) {
+            match self.read_from(&entry, request) {
+                Ok(response) => return response,
+                Err(other) => {
+                    if other == Refusal::Changed {
+                        self.mark_stale(&entry);
+                    }
+                    refusal = other;
+                }
+            }
+        }
+        Response::refused(refusal)
+    }
+
+    /// Files with a content.
+    fn with_content(&self, content: &ContentId) -> Vec<SharedEntry> {
+        let table = lock(&self.shared.table);
+        let names = table.by_content.get(content).map(Vec::as_slice).unwrap_or_default();
+        names.iter().filter_map(|name| table.entries.get(name).cloned()).collect()
+    }
+
+    fn mark_stale(&self, entry: &SharedEntry) {
+        tracing::info!(name = %entry.name, path = %entry.path.display(), "the file changed since it was shared");
+        let new = lock(&self.shared.table).stale.insert(entry.path.clone());
+        if new {
+            self.shared.generation.send_modify(|generation| *generation += 1);
+        }
+    }
+
+    fn read_from(&self, entry: &SharedEntry, request: &Request) -> Result<Response, Refusal> {
+        let geometry = Geometry::new(entry.size).map_err(|_| Refusal::Range)?;
+        let range = request.range(&geometry)?;
+        let outboard = if geometry.chunks() == 1 {
+            Arc::new(Outboard::empty(geometry))
+        } else {
+            // An outboard that is lost or damaged is made anew with the hash.
+            self.shared.outboards.read(&entry.content, geometry).ok_or(Refusal::Changed)?
+        };
+        let proofs = (request.first..request.first + u64::from(request.count))
+            .map(|index| outboard.proof(index))
+            .collect::<Option<Vec<Proof>>>()
+            .ok_or(Refusal::Range)?;
+        let (file, stamp) = open_regular(&entry.path).map_err(|_| Refusal::Changed)?;
+        if stamp != entry.stamp {
+            return Err(Refusal::Changed);
+        }
+        let length = usize::try_from(range.end - range.start).map_err(|_| Refusal::Range)?;
+        let mut body = vec![0; length];
+        file.read_exact_at(&mut body, range.start).map_err(|_| Refusal::Storage)?;
+        // A change while it was read would show here; one that does not is caught by the receiver.
+        let after = file.metadata().map_err(|_| Refusal::Storage)?;
+        if FileStamp::of(&after) != entry.stamp {
+            return Err(Refusal::Changed);
+        }
+        let bytes = u32::try_from(length).map_err(|_| Refusal::Range)?;
+        Ok(Response { header: Header::Chunks { bytes, proofs }, body })
+    }
+}
