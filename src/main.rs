@@ -1,5 +1,5 @@
 //! The `swarmdex` program.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    swarmdex::cli::run()
 }

@@ -309,7 +309,7 @@ mod tests {
         ] {
             assert_eq!(Name::parse(text).map(|name| name.to_string()), Ok(text.to_owned()));
         }
-        assert_eq!(longest.len(), 1024 - 1);
+        assert_eq!(longest.len(), MAX_NAME_BYTES);
     }
 
     #[test]

@@ -1,1 +1,213 @@
-//! The command line.
+//! The command line: flags to calls of the handle, answers to text or JSON, errors to exit codes.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod backend;
+mod commands;
+mod demo;
+mod output;
+mod run;
+mod settings;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use settings::{NodeArgs, SettingsError};
+
+use crate::http::HttpError;
+use crate::node::{Error, ErrorKind};
+
+/// Share, find and fetch files between machines.
+#[derive(Debug, Parser)]
+#[command(name = "swarmdex", version, arg_required_else_help = true, args_conflicts_with_subcommands = false)]
+#[command(
+    after_help = "Without a command, 'run' is meant. Exit codes: 0 done, 1 other failure, 2 usage or configuration, \
+    3 not found, 4 name conflict, 5 network unreachable or timed out, 6 content failed verification, 7 local storage."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    node: NodeArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Output")]
+struct OutputArgs {
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// How logs are written to stderr; SWARMDEX_LOG filters them
+    #[arg(long, global = true, value_enum, default_value = "text", env = "SWARMDEX_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    /// Lines for people
+    #[default]
+    Text,
+    /// A JSON object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node in the foreground
+    Run,
+    /// Download a file, or with --recursive all files below a prefix
+    Get {
+        /// Name of the file, or prefix of names
+        name: String,
+        /// File or folder to write [default: the current folder]
+        #[arg(short, long, value_name = "PATH")]
+        output: Option<PathBuf>,
+        /// Download every name below NAME
+        #[arg(short, long)]
+        recursive: bool,
+    },
+    /// Find files by words of their names
+    Search {
+        /// Words in any order, beginnings of words, or globs with *
+        words: Vec<String>,
+        /// Most entries to print
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
+    },
+    /// Share files and folders with the network
+    Share {
+        /// Files and folders
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// New name of the file, or what to put in front of the names in the folder
+        #[arg(long = "as", value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// Give names up
+    Revoke {
+        /// Names that this node shares
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// List what this node shares
+    Ls,
+    /// List the members of the network
+    Peers,
+    /// Show what this node is doing
+    Status,
+    /// Show what the index says of one name
+    Lookup {
+        /// The name
+        name: String,
+    },
+    /// Show it all on this machine: share, search, download, conflict, revocation, eviction
+    Demo,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What a command fails with.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("{}", .0.describe())]
+    Node(#[from] Error),
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error("no node is running in {0}; start one with: swarmdex run --role peer")]
+    NotRunning(PathBuf),
+    #[error("{0} is not a path that can be used: {1}")]
+    Path(PathBuf, std::io::Error),
+    #[error("cannot write to standard output: {0}")]
+    Output(std::io::Error),
+    #[error("this process cannot run a node: {0}")]
+    Runtime(std::io::Error),
+    #[error("{0}")]
+    Demo(String),
+    /// Everything was said already; only the exit code is left to say.
+    #[error("")]
+    Said(ErrorKind),
+}
+
+impl Failure {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Settings(_) => ErrorKind::Usage,
+            Self::Node(error) => error.kind(),
+            Self::Http(HttpError::Tcp { .. }) => ErrorKind::Unreachable,
+            Self::Http(_) | Self::Path(..) => ErrorKind::Storage,
+            Self::NotRunning(_) => ErrorKind::Unreachable,
+            Self::Output(_) | Self::Runtime(_) | Self::Demo(_) => ErrorKind::Other,
+            Self::Said(kind) => *kind,
+        }
+    }
+}
+
+/// Runs the program with the arguments of this process.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; both are printed where they belong.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has seen enough.
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !matches!(failure, Failure::Said(_)) {
+                let _ = writeln!(std::io::stderr(), "swarmdex: {failure}");
+            }
+            ExitCode::from(failure.kind().exit_code())
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), Failure> {
+    let Cli { command, node, output } = cli;
+    if let Some(Command::Completions { shell }) = command {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "swarmdex", &mut script);
+        return std::io::stdout().write_all(&script).map_err(Failure::Output);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
+    let result = match command {
+        None | Some(Command::Run) => runtime.block_on(run::run(&node, output.log_format)),
+        Some(Command::Demo) => runtime.block_on(demo::demo()),
+        Some(command) => runtime.block_on(commands::command(command, &node, &output)),
+    };
+    // Threads that wait for a disk do not hold up the end of the program.
+    runtime.shutdown_background();
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_stand_before_or_after_the_command_and_run_may_be_left_out() {
+        let parse = |arguments: &[&str]| Cli::try_parse_from([&["swarmdex"], arguments].concat()).unwrap();
+        assert!(parse(&["--role", "slave", "--no-mdns"]).command.is_none());
+        assert!(matches!(parse(&["run", "--role", "master"]).command, Some(Command::Run)));
+        for arguments in [&["--json", "get", "a", "-o", "b"], &["get", "a", "-o", "b", "--json"]] {
+            let cli = parse(arguments);
+            assert!(cli.output.json && matches!(cli.command, Some(Command::Get { recursive: false, .. })));
+        }
+    }
+}

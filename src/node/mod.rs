@@ -30,8 +30,7 @@ use crate::net::Net;
 use crate::storage::index::IndexStore;
 use crate::storage::shares::ShareTable;
 
-/// A running node. Clones are handles to the same node; it runs until [`Node::shutdown`], or until
-/// the last handle is gone.
+/// A running node. Clones are handles to the same node; it runs until [`Node::shutdown`].
 #[derive(Debug, Clone)]
 pub struct Node {
     inner: Arc<Inner>,
@@ -64,7 +63,8 @@ struct Life {
     /// `None` while it runs; then whether it stopped as asked.
     ended: watch::Sender<Option<bool>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
-    _dir: crate::storage::dir::DataDir,
+    /// Holds the lock.
+    dir: crate::storage::dir::DataDir,
 }
 
 impl Node {
@@ -88,6 +88,11 @@ impl Node {
     /// The configuration that the node was started with.
     pub fn config(&self) -> &Config {
         &self.inner.config
+    }
+
+    /// The data directory, as an absolute path.
+    pub fn data_dir(&self) -> &std::path::Path {
+        self.inner.life.dir.path()
     }
 
     fn listen(&self) -> Vec<Multiaddr> {

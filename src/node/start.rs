@@ -75,7 +75,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
                 running: AtomicUsize::new(0),
             },
             started: Instant::now(),
-            life: Life { stop, ended: ended.clone(), tasks: Mutex::new(Vec::new()), _dir: dir.clone() },
+            life: Life { stop, ended: ended.clone(), tasks: Mutex::new(Vec::new()), dir: dir.clone() },
             config: config.clone(),
         }),
     };

@@ -1,0 +1,254 @@
+//! The commands that ask a node.
+
+use std::path::{Path, PathBuf};
+
+use super::backend::Backend;
+use super::output::{self, Bar, Table, plain, size};
+use super::settings::NodeArgs;
+use super::{Command, Failure, OutputArgs};
+use crate::http::Client;
+use crate::node::{
+    EntryInfo, ErrorKind, FailedFile, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState, RevokedInfo,
+    ShareReport, SharedInfo, Standing, Status,
+};
+
+pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputArgs) -> Result<(), Failure> {
+    let json = output.json;
+    match command {
+        Command::Get { name, output, recursive } => get(args, name, output, recursive, json).await,
+        Command::Search { words, limit } => {
+            let backend = Backend::find_or_start(args).await?;
+            let found = backend.search(&words.join(" "), limit).await;
+            backend.end().await;
+            print_entries(&found?, json)
+        }
+        Command::Lookup { name } => {
+            let backend = Backend::find_or_start(args).await?;
+            let found = backend.lookup(&name).await;
+            backend.end().await;
+            print_lookup(&found?, json)
+        }
+        Command::Share { paths, name } => share(&running(args).await?, paths, name, json).await,
+        Command::Revoke { names } => print_revoked(&running(args).await?.revoke(names).await?, json),
+        Command::Ls => print_shared(&running(args).await?.shared().await?, json),
+        Command::Peers => print_peers(&running(args).await?.peers().await?, json),
+        Command::Status => print_status(&running(args).await?.status().await?, json),
+        // Dealt with before.
+        Command::Run | Command::Demo | Command::Completions { .. } => Ok(()),
+    }
+}
+
+async fn running(args: &NodeArgs) -> Result<Client, Failure> {
+    let data_dir = args.data_dir()?;
+    Client::find(&data_dir).await?.ok_or(Failure::NotRunning(data_dir))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::Path(path.to_owned(), error))
+}
+
+async fn get(
+    args: &NodeArgs,
+    name: String,
+    output: Option<PathBuf>,
+    recursive: bool,
+    json: bool,
+) -> Result<(), Failure> {
+    let last = name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
+    let output = match output {
+        Some(path) => path,
+        // A prefix goes into a folder of its own; everything goes here.
+        None if recursive && !last.is_empty() && last != "." && last != ".." => PathBuf::from(&last),
+        None => PathBuf::from("."),
+    };
+    let request = GetRequest { name, output: absolute(&output)?, recursive };
+    let backend = Backend::find_or_start(args).await?;
+    let mut bar = Bar::new();
+    let report = tokio::select! {
+        report = backend.get(request, |progress| bar.show(&progress)) => report,
+        // Dropping the request cancels it, which leaves nothing at the target.
+        _ = tokio::signal::ctrl_c() => Err(crate::node::Error::ShuttingDown),
+    };
+    bar.finish();
+    backend.end().await;
+    let report = report?;
+    if json && recursive {
+        output::json(&report.files)?;
+    } else if json {
+        output::json(&report.files.first())?;
+    } else {
+        let bytes: u64 = report.files.iter().map(|file| file.bytes).sum();
+        for file in &report.files {
+            output::line(&format!(
+                "{}  {}  {:.2} s",
+                plain(&file.path.display().to_string()),
+                size(file.bytes),
+                file.seconds
+            ))?;
+        }
+        if recursive {
+            output::line(&format!("{} files, {}", report.files.len(), size(bytes)))?;
+        }
+    }
+    fail_for(&report.failed)
+}
+
+/// Says which files failed; the exit code is that of the first.
+fn fail_for(failed: &[FailedFile]) -> Result<(), Failure> {
+    for file in failed {
+        eprintln!("swarmdex: {}: {}", plain(file.name.as_str()), plain(&file.message));
+    }
+    failed.first().map_or(Ok(()), |file| Err(Failure::Said(file.kind)))
+}
+
+async fn share(client: &Client, paths: Vec<PathBuf>, name: Option<String>, json: bool) -> Result<(), Failure> {
+    let paths = paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut call = client.share(paths, name).await?;
+    let mut bar = Bar::new();
+    let report: Result<ShareReport, _> = call.follow(|progress| bar.show(&progress)).await;
+    bar.finish();
+    let report = report?;
+    if json {
+        output::json(&report)?
+    } else {
+        print_shared(&report.entries, false)?
+    }
+    for skipped in &report.skipped {
+        eprintln!("swarmdex: not shared: {}: {}", plain(&skipped.path.display().to_string()), plain(&skipped.reason));
+    }
+    let pending = report.entries.iter().filter(|entry| entry.standing == Standing::Pending).count();
+    if pending > 0 {
+        eprintln!("swarmdex: {pending} names wait for the master; 'swarmdex status' says how it stands");
+    }
+    let lost = |kind| report.entries.iter().any(|entry| standing_kind(&entry.standing) == Some(kind));
+    for kind in [ErrorKind::Conflict, ErrorKind::Other] {
+        if lost(kind) {
+            return Err(Failure::Said(kind));
+        }
+    }
+    Ok(())
+}
+
+fn standing_kind(standing: &Standing) -> Option<ErrorKind> {
+    match standing {
+        Standing::Pending | Standing::Certified => None,
+        Standing::Conflict { .. } => Some(ErrorKind::Conflict),
+        Standing::Refused { .. } => Some(ErrorKind::Other),
+    }
+}
+
+fn print_entries(entries: &[EntryInfo], json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json(&entries);
+    }
+    let mut table = Table::new(&["NAME", "SIZE", "OWNER"]);
+    for entry in entries {
+        table.row(&[entry.name.as_str(), &size(entry.size), &entry.owner.to_string()]);
+    }
+    table.print()
+}
+
+fn print_lookup(found: &LookupInfo, json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json(found);
+    }
+    let mut table = Table::new(&[]);
+    table.row(&["name", found.entry.name.as_str()]);
+    table.row(&["content", &found.entry.content.to_string()]);
+    table.row(&["size", &format!("{} ({} bytes)", size(found.entry.size), found.entry.size)]);
+    table.row(&["owner", &found.entry.owner.to_string()]);
+    table.row(&["version", &found.entry.version.0.to_string()]);
+    table.row(&["certified", if found.certified { "yes, by the master" } else { "no" }]);
+    for holder in &found.holders {
+        table.row(&["holder", &format!("{} ({})", holder.peer_id, state_word(holder.state))]);
+    }
+    table.print()
+}
+
+fn print_shared(shared: &[SharedInfo], json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json(&shared);
+    }
+    let mut table = Table::new(&["NAME", "SIZE", "STATE", "FILE"]);
+    for entry in shared {
+        let state = match &entry.standing {
+            Standing::Pending => "waits for the master".to_owned(),
+            Standing::Certified => "certified".to_owned(),
+            Standing::Conflict { conflict_owner } => format!("belongs to {conflict_owner}"),
+            Standing::Refused { reason } => format!("refused: {reason}"),
+        };
+        table.row(&[entry.entry.name.as_str(), &size(entry.entry.size), &state, &entry.path.display().to_string()]);
+    }
+    table.print()
+}
+
+fn print_revoked(revoked: &[RevokedInfo], json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json(&revoked);
+    }
+    for name in revoked {
+        let end = if name.acknowledged { "" } else { "  (the master will be told)" };
+        output::line(&format!("{}{end}", plain(&name.name)))?;
+    }
+    Ok(())
+}
+
+fn state_word(state: PeerState) -> &'static str {
+    match state {
+        PeerState::Alive => "alive",
+        PeerState::Suspect => "suspect",
+    }
+}
+
+fn print_peers(peers: &[PeerInfo], json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json(&peers);
+    }
+    let mut table = Table::new(&["PEER", "STATE", "NAMES", "ADDRESS"]);
+    for peer in peers {
+        let address = peer.addresses.first().map(ToString::to_string).unwrap_or_default();
+        table.row(&[&peer.peer_id.to_string(), state_word(peer.state), &peer.names.to_string(), &address]);
+    }
+    table.print()
+}
+
+fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json(status);
+    }
+    let master = match &status.master {
+        MasterState::Own => "this node".to_owned(),
+        MasterState::Unknown => "none found yet".to_owned(),
+        MasterState::Joined { peer_id } => format!("{peer_id}, joined"),
+        MasterState::Unreachable { peer_id, since_ms, reason } => {
+            let who = peer_id.map(|id| format!("{id}, ")).unwrap_or_default();
+            format!("{who}unreachable for {}: {reason}", output::ago(*since_ms))
+        }
+    };
+    let shared = &status.shared;
+    let mut table = Table::new(&[]);
+    table.row(&["role", &format!("{:?}", status.role).to_lowercase()]);
+    table.row(&["peer id", &status.peer_id.to_string()]);
+    table.row(&["network", &status.network]);
+    table.row(&["master", &master]);
+    table.row(&["running for", &output::duration(status.uptime_seconds)]);
+    for address in &status.listen {
+        table.row(&["listens on", &address.to_string()]);
+    }
+    table.row(&["connected to", &format!("{} nodes", status.connected)]);
+    let lost = shared.conflicts + shared.refused;
+    let names = format!(
+        "{} names, {}: {} certified, {} waiting, {lost} lost",
+        shared.entries,
+        size(shared.bytes),
+        shared.certified,
+        shared.pending
+    );
+    table.row(&["shares", &names]);
+    table.row(&["downloads", &status.downloads.to_string()]);
+    if let Some(index) = &status.index {
+        let index = format!("{} names of {} members, {} of them suspect", index.names, index.peers, index.suspects);
+        table.row(&["index", &index]);
+    }
+    table.print()
+}

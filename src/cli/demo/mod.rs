@@ -1,0 +1,55 @@
+//! `swarmdex demo`: a master and three peers as real processes, and what they can do together.
+
+mod processes;
+mod steps;
+
+use std::time::Instant;
+
+use processes::Stage;
+
+use super::Failure;
+
+/// Why a step failed, for people.
+type StepResult = Result<String, String>;
+
+/// Runs every step; the first that fails ends it. What was started is ended, and what was written removed.
+pub(super) async fn demo() -> Result<(), Failure> {
+    tokio::select! {
+        result = play() => result,
+        _ = tokio::signal::ctrl_c() => Err(Failure::Demo("the demo was interrupted; everything is cleaned up".to_owned())),
+    }
+}
+
+async fn play() -> Result<(), Failure> {
+    let begin = Instant::now();
+    let mut stage = Stage::new()?;
+    println!("swarmdex demo: a master and three peers on this machine, in {}", stage.folder().display());
+    macro_rules! step {
+        ($number:literal, $title:literal, $step:path) => {
+            let started = Instant::now();
+            println!("\n{}. {}", $number, $title);
+            match $step(&mut stage).await {
+                Ok(told) => println!("   {told}\n   ({:.2} s)", started.elapsed().as_secs_f64()),
+                Err(error) => {
+                    return Err(Failure::Demo(format!(
+                        "step {} of the demo failed: {error}\n{}",
+                        $number,
+                        stage.logs()
+                    )));
+                }
+            }
+        };
+    }
+    step!(1, "Start a master, and three peers that join it by its address.", steps::start);
+    step!(2, "Anna shares a folder of small files and one file of 256 MiB.", steps::share);
+    step!(3, "Ben searches.", steps::search);
+    step!(4, "Ben looks one name up: the answer is signed by the master.", steps::lookup);
+    step!(5, "Ben downloads the big file straight from Anna.", steps::get_large);
+    step!(6, "Cleo downloads the whole folder.", steps::get_folder);
+    step!(7, "Ben tries to share another file under a name of Anna's.", steps::conflict);
+    step!(8, "Anna revokes a name, and Ben takes it.", steps::revoke);
+    step!(9, "Anna's process is killed. The master notices, and frees her names.", steps::evict);
+    step!(10, "Everybody leaves.", steps::leave);
+    println!("\nEverything worked, in {:.1} s. The temporary folder is removed.", begin.elapsed().as_secs_f64());
+    Ok(())
+}

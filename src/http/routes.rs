@@ -1,0 +1,118 @@
+//! The routes: each is a method of the handle.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures::stream;
+use serde::Serialize;
+
+use super::types::{ErrorBody, Line, LookupQuery, RevokeBody, SearchQuery, ShareBody};
+use crate::node::{Error, GetRequest, Node, Operation};
+
+/// Longest body of a request, in bytes: 1,000 names of the greatest length.
+const MAX_BODY: usize = 2 << 20;
+/// Most entries in one answer to a search.
+const MAX_RESULTS: usize = 100_000;
+/// How often progress is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What every route can reach.
+#[derive(Debug, Clone)]
+pub(super) struct App {
+    pub(super) node: Node,
+    /// Where the interface listens on TCP, if it does.
+    pub(super) http: Option<String>,
+}
+
+/// The routes of the control interface.
+pub(super) fn router(app: App) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/peers", get(async |State(app): State<App>| answer(app.node.peers().await)))
+        .route("/v1/shared", get(async |State(app): State<App>| answer(app.node.shared().await)))
+        .route("/v1/lookup", get(lookup))
+        .route("/v1/search", get(search))
+        .route("/v1/share", post(share))
+        .route("/v1/revoke", post(revoke))
+        .route("/v1/get", post(fetch))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(app)
+}
+
+/// An error as a response.
+pub(super) fn refuse(status: StatusCode, body: ErrorBody) -> Response {
+    (status, Json(body)).into_response()
+}
+
+fn error_body(error: &Error) -> ErrorBody {
+    ErrorBody { kind: error.kind(), message: error.describe() }
+}
+
+fn answer<T: Serialize>(result: Result<T, Error>) -> Response {
+    match result {
+        Ok(value) => Json(value).into_response(),
+        Err(error) => {
+            let status = StatusCode::from_u16(error.kind().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            refuse(status, error_body(&error))
+        }
+    }
+}
+
+async fn status(State(app): State<App>) -> Response {
+    answer(app.node.status().await.map(|status| crate::node::Status { http: app.http, ..status }))
+}
+
+async fn lookup(State(app): State<App>, Query(LookupQuery { name }): Query<LookupQuery>) -> Response {
+    answer(app.node.lookup(&name).await)
+}
+
+async fn search(State(app): State<App>, Query(SearchQuery { query, limit }): Query<SearchQuery>) -> Response {
+    answer(app.node.search(&query, limit.min(MAX_RESULTS)).await)
+}
+
+async fn revoke(State(app): State<App>, Json(RevokeBody { names }): Json<RevokeBody>) -> Response {
+    answer(app.node.revoke(names).await)
+}
+
+async fn share(State(app): State<App>, Json(ShareBody { paths, name }): Json<ShareBody>) -> Response {
+    follow(app.node.share(paths, name))
+}
+
+async fn fetch(State(app): State<App>, Json(request): Json<GetRequest>) -> Response {
+    follow(app.node.get(request))
+}
+
+/// Answers with a line of JSON for each step of progress, and one for the end. Whoever hangs up cancels
+/// the operation: it is dropped with the stream.
+fn follow<T: Serialize + Send + 'static>(operation: Operation<T>) -> Response {
+    let lines = stream::unfold(Some(operation), async |state| {
+        let mut operation = state?;
+        let progress = operation.progress();
+        let line = tokio::select! {
+            outcome = operation.outcome() => {
+                let line = match outcome {
+                    Ok(value) => Line::Done(value),
+                    Err(error) => Line::Error(error_body(&error)),
+                };
+                return Some((encode(&line), None));
+            }
+            () = tokio::time::sleep(PROGRESS_INTERVAL) => Line::<T>::Progress(progress.borrow().clone()),
+        };
+        Some((encode(&line), Some(operation)))
+    });
+    let body = Body::from_stream(Box::pin(lines));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+fn encode<T: Serialize>(line: &Line<T>) -> Result<Bytes, Infallible> {
+    // Types of the handle have string keys and finite numbers: they always have a form in JSON.
+    let mut bytes = serde_json::to_vec(line).unwrap_or_default();
+    bytes.push(b'\n');
+    Ok(bytes.into())
+}
