@@ -179,7 +179,11 @@ impl Task<'_> {
 
     fn report(&self, source: PeerId) {
         let questions = self.inner.questions.clone();
-        tokio::spawn(async move { questions.report(source).await });
+        tokio::spawn(async move {
+            if let Err(error) = questions.report(source).await {
+                tracing::debug!(%source, %error, "a report was not taken");
+            }
+        });
     }
 
     fn on_event(&mut self, machine: &mut Download<PeerId>, work: &mut Work, event: Event) -> Result<(), Error> {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use swarmdex_protocols::index::{Cursor, Found, Lookup, Member, Page, Peers, RefusalCode, Request, Response, Search};
+use swarmdex_protocols::index::{
+    Cursor, Found, Lookup, Member, Page, Peers, RefusalCode, Report, Request, Response, Search,
+};
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::statement::InvalidCertificate;
 use swarmdex_protocols::{Entry, Name, Network, Pattern, PeerId, statement};
@@ -132,12 +134,9 @@ impl Questions {
         }
     }
 
-    /// Tells the master that a holder cannot be reached. Nobody waits for what comes of it.
-    pub(super) async fn report(&self, peer: PeerId) {
-        let request = Request::Report(swarmdex_protocols::index::Report { peer });
-        if let Err(error) = self.ask(request).await {
-            tracing::debug!(%peer, %error, "a report was not taken");
-        }
+    /// Tells the master that a holder cannot be reached.
+    pub(super) async fn report(&self, peer: PeerId) -> Result<(), Error> {
+        self.ask(Request::Report(Report { peer })).await.map(drop)
     }
 }
 

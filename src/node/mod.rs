@@ -20,7 +20,7 @@ use libp2p::multiaddr::Protocol;
 use lookup::Questions;
 use membership::Standings;
 pub use operation::Operation;
-use swarmdex_protocols::Multiaddr;
+use swarmdex_protocols::{Multiaddr, PeerId};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinHandle;
 pub use types::*;
@@ -63,6 +63,7 @@ struct Life {
     /// `None` while it runs; then whether it stopped as asked.
     ended: watch::Sender<Option<bool>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    network: tokio::task::AbortHandle,
     /// Holds the lock.
     dir: crate::storage::dir::DataDir,
 }
@@ -137,6 +138,11 @@ impl Node {
         self.inner.questions.lookup(name).await.map(LookupInfo::from)
     }
 
+    /// Tells the master that a peer could not be reached; the master sees for itself.
+    pub async fn report(&self, peer: PeerId) -> Result<(), Error> {
+        self.inner.questions.report(peer).await
+    }
+
     /// The entries that match `query`, sorted by name, at most `limit`.
     pub async fn search(&self, query: &str, limit: usize) -> Result<Vec<EntryInfo>, Error> {
         self.inner.questions.search(query, limit).await
@@ -175,6 +181,12 @@ impl Node {
         }
         life.ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(true)).is_some());
         if whole { Ok(()) } else { Err(Error::Bug) }
+    }
+
+    /// Goes offline at once, as a crash would: nobody is told, and transfers break off.
+    pub fn abort(&self) {
+        self.inner.life.stop.send_replace(true);
+        self.inner.life.network.abort();
     }
 
     /// Waits until the node has stopped; an error if it was not asked to.

@@ -75,7 +75,13 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
                 running: AtomicUsize::new(0),
             },
             started: Instant::now(),
-            life: Life { stop, ended: ended.clone(), tasks: Mutex::new(Vec::new()), dir: dir.clone() },
+            life: Life {
+                stop,
+                ended: ended.clone(),
+                tasks: Mutex::new(Vec::new()),
+                network: loop_task.abort_handle(),
+                dir: dir.clone(),
+            },
             config: config.clone(),
         }),
     };

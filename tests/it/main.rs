@@ -1,1 +1,9 @@
 //! Integration tests: real nodes over real sockets, real processes where a crash or the command line is the point.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod floors;
+mod harness;
+
+mod nodes;
+
+mod stranger;

@@ -90,7 +90,7 @@ impl Reader {
             None => format!("SELECT {} FROM names AS n WHERE n.id > ?1 ORDER BY n.id LIMIT ?2", schema::ENTRY),
             Some(_) => format!(
                 "SELECT {} FROM words AS w JOIN names AS n ON n.id = w.rowid
-                WHERE w.words MATCH ?3 AND w.rowid > ?1 ORDER BY w.rowid LIMIT ?2",
+                WHERE words MATCH ?3 AND w.rowid > ?1 ORDER BY w.rowid LIMIT ?2",
                 schema::ENTRY
             ),
         };

@@ -47,7 +47,7 @@ const SCHEMA: &str = "
         evicted INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE VIRTUAL TABLE words USING fts5 (
-        words, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 0', prefix = '2 3'
+        text, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 0', prefix = '2 3'
     );
 ";
 
@@ -187,6 +187,6 @@ pub(super) fn put(connection: &Connection, entry: &Entry, session: Session, new:
     connection.prepare_cached(sql)?.execute(values)?;
     let id = connection.last_insert_rowid();
     let words = swarmdex_protocols::name::words(name.as_str()).collect::<Vec<_>>().join(" ");
-    connection.prepare_cached("INSERT INTO words (rowid, words) VALUES (?1, ?2)")?.execute(params![id, words])?;
+    connection.prepare_cached("INSERT INTO words (rowid, text) VALUES (?1, ?2)")?.execute(params![id, words])?;
     connection.prepare_cached("DELETE FROM tombstones WHERE name = ?1")?.execute([name.as_str()]).map(drop)
 }

@@ -3,17 +3,18 @@
 //! A server opens files out of this table alone, by content id: nothing from the wire becomes a path.
 
 mod database;
+mod hashing;
 mod scan;
 mod serve;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use database::Database;
+use hashing::hash_candidates;
 use scan::{Candidate, Found};
 use swarmdex_protocols::index::ShareDigest;
 use swarmdex_protocols::name::InvalidName;
@@ -21,11 +22,6 @@ use swarmdex_protocols::{ContentId, Name};
 use tokio::sync::watch;
 
 use super::hash::{self, FileStamp, HashError, Hashed, thread_count};
-
-/// How often progress is told.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// Files at least so long are hashed by all threads together, shorter ones by one thread each.
-const LARGE_FILE: u64 = 64 << 20;
 
 /// Why something cannot be shared.
 #[derive(Debug, thiserror::Error)]
@@ -437,66 +433,6 @@ fn with_cause(error: &dyn std::error::Error) -> String {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     }
-}
-
-/// Hashes files, long ones with all threads together, the others side by side; tells progress meanwhile.
-fn hash_candidates(
-    candidates: &[Candidate],
-    threads: usize,
-    progress: OnProgress<'_>,
-    cancel: &AtomicBool,
-) -> Vec<Result<Hashed, HashError>> {
-    let total = HashProgress {
-        total_bytes: candidates.iter().map(|candidate| candidate.stamp.len).fold(0, u64::saturating_add),
-        total_files: candidates.len() as u64,
-        ..HashProgress::default()
-    };
-    let (bytes, files, next) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let results: Mutex<Vec<Option<Result<Hashed, HashError>>>> = Mutex::new(candidates.iter().map(|_| None).collect());
-    let hash = |index: usize, threads: usize| {
-        let Some(candidate) = candidates.get(index) else { return };
-        let result = if cancel.load(Ordering::Relaxed) {
-            Err(HashError::Cancelled)
-        } else {
-            hash::hash_file(&candidate.path, threads, &bytes, cancel)
-        };
-        files.fetch_add(1, Ordering::Relaxed);
-        if let Some(place) = lock(&results).get_mut(index) {
-            *place = Some(result);
-        }
-    };
-    let large = |index: usize| candidates.get(index).is_some_and(|candidate| candidate.stamp.len >= LARGE_FILE);
-    let (finished, ended) = std::sync::mpsc::sync_channel::<()>(0);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let finished = finished;
-            std::thread::scope(|scope| {
-                for _ in 0..threads {
-                    scope.spawn(|| {
-                        loop {
-                            let index = next.fetch_add(1, Ordering::Relaxed) as usize;
-                            if index >= candidates.len() {
-                                return;
-                            }
-                            if !large(index) {
-                                hash(index, 1);
-                            }
-                        }
-                    });
-                }
-            });
-            (0..candidates.len()).filter(|index| large(*index)).for_each(|index| hash(index, threads));
-            drop(finished);
-        });
-        // Ends when the sender is gone.
-        while ended.recv_timeout(PROGRESS_INTERVAL) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            let (done_bytes, done_files) = (bytes.load(Ordering::Relaxed), files.load(Ordering::Relaxed));
-            progress(HashProgress { done_bytes, done_files, ..total });
-        }
-    });
-    progress(HashProgress { done_bytes: total.total_bytes, done_files: total.total_files, ..total });
-    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.into_iter().map(|result| result.unwrap_or(Err(HashError::Cancelled))).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,298 @@
+//! A node that speaks the transports honestly and the protocols as it likes.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
+use libp2p::identity::Keypair;
+use libp2p::request_response::{self, Message, OutboundFailure, OutboundRequestId, ProtocolSupport};
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::{StreamProtocol, Swarm, identify, noise, tcp, yamux};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use swarmdex_protocols::index::{Join, Joined, Request, Response, ShareDigest};
+use swarmdex_protocols::limits::MAX_INDEX_MESSAGE;
+use swarmdex_protocols::{Multiaddr, PeerId, codec, fetch};
+use tokio::sync::{mpsc, oneshot};
+
+pub const INDEX: &str = "/swarmdex/index/1";
+pub const FETCH: &str = "/swarmdex/fetch/1";
+/// A version that nobody speaks yet.
+pub const FUTURE: &str = "/swarmdex/index/99";
+
+/// What the stranger answers to a fetch.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// These bytes, whatever they are.
+    Bytes(Vec<u8>),
+    /// These bytes, and then nothing more: the stream stays open.
+    Stall(Vec<u8>),
+    /// These bytes, one each pause.
+    Trickle(Vec<u8>, Duration),
+}
+
+type Answerer = Arc<Mutex<Box<dyn FnMut(fetch::Request) -> Reply + Send>>>;
+type Answer = oneshot::Sender<Result<Vec<u8>, OutboundFailure>>;
+
+#[derive(Clone, Default)]
+struct Raw;
+
+impl request_response::Codec for Raw {
+    type Protocol = StreamProtocol;
+    type Request = Vec<u8>;
+    type Response = Reply;
+
+    async fn read_request<T: AsyncRead + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<Vec<u8>> {
+        read_all(io).await
+    }
+
+    async fn read_response<T: AsyncRead + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<Reply> {
+        read_all(io).await.map(Reply::Bytes)
+    }
+
+    async fn write_request<T: AsyncWrite + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        request: Vec<u8>,
+    ) -> io::Result<()> {
+        io.write_all(&request).await
+    }
+
+    async fn write_response<T: AsyncWrite + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        reply: Reply,
+    ) -> io::Result<()> {
+        match reply {
+            Reply::Bytes(bytes) => io.write_all(&bytes).await,
+            Reply::Stall(bytes) => {
+                io.write_all(&bytes).await?;
+                io.flush().await?;
+                std::future::pending().await
+            }
+            Reply::Trickle(bytes, pause) => {
+                for byte in bytes {
+                    io.write_all(&[byte]).await?;
+                    io.flush().await?;
+                    tokio::time::sleep(pause).await;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn read_all<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io.take(8 << 20).read_to_end(&mut bytes).await?;
+    Ok(bytes)
+}
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    identify: identify::Behaviour,
+    index: request_response::Behaviour<Raw>,
+    fetch: request_response::Behaviour<Raw>,
+    future: request_response::Behaviour<Raw>,
+}
+
+enum Order {
+    Connect(Multiaddr, oneshot::Sender<Result<PeerId, String>>),
+    Send(&'static str, PeerId, Vec<u8>, Answer),
+    Disconnect(PeerId),
+}
+
+/// The handle; the node ends with it.
+pub struct Stranger {
+    pub peer: PeerId,
+    pub keypair: Keypair,
+    pub listen: Vec<Multiaddr>,
+    orders: mpsc::Sender<Order>,
+    answerer: Answerer,
+}
+
+impl Stranger {
+    pub async fn start() -> Self {
+        Self::with_key(Keypair::generate_ed25519()).await
+    }
+
+    pub async fn with_key(keypair: Keypair) -> Self {
+        let config = request_response::Config::default().with_request_timeout(Duration::from_secs(120));
+        let raw =
+            |protocol| request_response::Behaviour::<Raw>::new([(protocol, ProtocolSupport::Full)], config.clone());
+        let mut swarm = libp2p::SwarmBuilder::with_existing_identity(keypair.clone())
+            .with_tokio()
+            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+            .unwrap()
+            .with_behaviour(|key| Behaviour {
+                identify: identify::Behaviour::new(identify::Config::new(
+                    "/swarmdex/1/swarmdex".to_owned(),
+                    key.public(),
+                )),
+                index: raw(StreamProtocol::new(INDEX)),
+                fetch: raw(StreamProtocol::new(FETCH)),
+                future: raw(StreamProtocol::new(FUTURE)),
+            })
+            .unwrap()
+            .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(120)))
+            .build();
+        swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+        let listen = loop {
+            if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
+                break vec![address];
+            }
+        };
+        let (orders, queue) = mpsc::channel(1024);
+        let refuse = |_| Reply::Bytes(framed(&fetch::Header::Refused(fetch::Refusal::NotFound)));
+        let answerer: Answerer = Arc::new(Mutex::new(Box::new(refuse)));
+        let peer = keypair.public().to_peer_id();
+        tokio::spawn(run(swarm, queue, answerer.clone()));
+        Self { peer, keypair, listen, orders, answerer }
+    }
+
+    /// From now on answers fetches so.
+    pub fn answer(&self, answer: impl FnMut(fetch::Request) -> Reply + Send + 'static) {
+        *self.answerer.lock().unwrap() = Box::new(answer);
+    }
+
+    pub async fn connect(&self, address: &Multiaddr) -> Result<PeerId, String> {
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(Order::Connect(address.clone(), answer)).await.unwrap();
+        answered.await.unwrap()
+    }
+
+    /// Sends bytes on a new stream and returns all that comes back.
+    pub async fn send(&self, protocol: &'static str, to: PeerId, bytes: Vec<u8>) -> Result<Vec<u8>, OutboundFailure> {
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(Order::Send(protocol, to, bytes, answer)).await.unwrap();
+        answered.await.unwrap()
+    }
+
+    pub async fn disconnect(&self, peer: PeerId) {
+        self.orders.send(Order::Disconnect(peer)).await.unwrap();
+    }
+
+    /// Asks a well-formed question of the index protocol.
+    pub async fn ask(&self, to: PeerId, request: &Request) -> Response {
+        unframed(&self.send(INDEX, to, framed(request)).await.unwrap())
+    }
+
+    /// Asks a well-formed question of the fetch protocol; the header that comes back.
+    pub async fn fetch(&self, from: PeerId, request: &fetch::Request) -> fetch::Header {
+        let bytes = self.send(FETCH, from, framed(request)).await.unwrap();
+        let length = u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize;
+        codec::decode(&bytes[4..4 + length], MAX_INDEX_MESSAGE).unwrap()
+    }
+
+    /// Joins as an honest peer with an empty share would.
+    pub async fn join(&self, master: PeerId) -> Joined {
+        let join = Join {
+            network: "swarmdex".to_owned(),
+            addresses: self.listen.clone(),
+            digest: ShareDigest::empty(),
+            entries: 0,
+        };
+        match self.ask(master, &Request::Join(join)).await {
+            Response::Joined(joined) => joined,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A message behind its length.
+pub fn framed<M: Serialize>(message: &M) -> Vec<u8> {
+    let bytes = codec::encode(message, usize::MAX).unwrap();
+    [&(bytes.len() as u32).to_be_bytes()[..], &bytes].concat()
+}
+
+/// The message behind its length.
+pub fn unframed<M: DeserializeOwned>(bytes: &[u8]) -> M {
+    let length = u32::from_be_bytes(*bytes.first_chunk().unwrap_or_else(|| panic!("no answer: {bytes:?}")));
+    assert_eq!(bytes.len(), 4 + length as usize);
+    codec::decode(&bytes[4..], MAX_INDEX_MESSAGE).unwrap()
+}
+
+async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, answerer: Answerer) {
+    let mut dials = std::collections::HashMap::new();
+    let mut waiting = std::collections::HashMap::<(&'static str, OutboundRequestId), Answer>::new();
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                None => return,
+                Some(Order::Connect(address, answer)) => {
+                    let options = libp2p::swarm::dial_opts::DialOpts::from(address);
+                    let id = options.connection_id();
+                    match swarm.dial(options) {
+                        Ok(()) => { dials.insert(id, answer); }
+                        Err(error) => { let _ = answer.send(Err(error.to_string())); }
+                    }
+                }
+                Some(Order::Send(protocol, to, bytes, answer)) => {
+                    let id = behaviour(swarm.behaviour_mut(), protocol).send_request(&to, bytes);
+                    waiting.insert((protocol, id), answer);
+                }
+                Some(Order::Disconnect(peer)) => { let _ = swarm.disconnect_peer_id(peer); }
+            },
+            event = swarm.select_next_some() => match event {
+                SwarmEvent::ConnectionEstablished { connection_id, peer_id, .. } => {
+                    if let Some(answer) = dials.remove(&connection_id) { let _ = answer.send(Ok(peer_id)); }
+                }
+                SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                    if let Some(answer) = dials.remove(&connection_id) { let _ = answer.send(Err(error.to_string())); }
+                }
+                SwarmEvent::Behaviour(BehaviourEvent::Index(event)) => on_event(&mut swarm, INDEX, event, &mut waiting, &answerer),
+                SwarmEvent::Behaviour(BehaviourEvent::Fetch(event)) => on_event(&mut swarm, FETCH, event, &mut waiting, &answerer),
+                SwarmEvent::Behaviour(BehaviourEvent::Future(event)) => on_event(&mut swarm, FUTURE, event, &mut waiting, &answerer),
+                _ => {}
+            },
+        }
+    }
+}
+
+fn behaviour<'a>(all: &'a mut Behaviour, protocol: &str) -> &'a mut request_response::Behaviour<Raw> {
+    match protocol {
+        INDEX => &mut all.index,
+        FETCH => &mut all.fetch,
+        _ => &mut all.future,
+    }
+}
+
+fn on_event(
+    swarm: &mut Swarm<Behaviour>,
+    protocol: &'static str,
+    event: request_response::Event<Vec<u8>, Reply>,
+    waiting: &mut std::collections::HashMap<(&'static str, OutboundRequestId), Answer>,
+    answerer: &Answerer,
+) {
+    match event {
+        request_response::Event::Message { message: Message::Request { request, channel, .. }, .. } => {
+            let length = u32::from_be_bytes(*request.first_chunk().unwrap()) as usize;
+            let request = codec::decode(&request[4..4 + length], MAX_INDEX_MESSAGE).unwrap();
+            let reply = (answerer.lock().unwrap())(request);
+            let _ = behaviour(swarm.behaviour_mut(), protocol).send_response(channel, reply);
+        }
+        request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+            let Reply::Bytes(bytes) = response else { unreachable!() };
+            if let Some(answer) = waiting.remove(&(protocol, request_id)) {
+                let _ = answer.send(Ok(bytes));
+            }
+        }
+        request_response::Event::OutboundFailure { request_id, error, .. } => {
+            if let Some(answer) = waiting.remove(&(protocol, request_id)) {
+                let _ = answer.send(Err(error));
+            }
+        }
+        _ => {}
+    }
+}
