@@ -8,7 +8,7 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
 use libp2p::identity::Keypair;
 use libp2p::request_response::{self, Message, OutboundFailure, OutboundRequestId, ProtocolSupport};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{StreamProtocol, Swarm, identify, noise, tcp, yamux};
+use libp2p::{StreamProtocol, Swarm, identify, noise, ping, tcp, yamux};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use swarmdex_protocols::index::{Join, Joined, Request, Response, ShareDigest};
@@ -101,6 +101,7 @@ async fn read_all<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<Vec<u8>
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {
+    ping: ping::Behaviour,
     identify: identify::Behaviour,
     index: request_response::Behaviour<Raw>,
     fetch: request_response::Behaviour<Raw>,
@@ -136,6 +137,7 @@ impl Stranger {
             .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
             .unwrap()
             .with_behaviour(|key| Behaviour {
+                ping: ping::Behaviour::default(),
                 identify: identify::Behaviour::new(identify::Config::new(
                     "/swarmdex/1/swarmdex".to_owned(),
                     key.public(),

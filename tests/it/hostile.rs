@@ -1,0 +1,593 @@
+//! Strangers that break every rule: a clear refusal, nothing lost, nobody else disturbed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use swarmdex::config::Role;
+use swarmdex::node::ErrorKind;
+use swarmdex_protocols::content::{Geometry, Outboard, chunk_value};
+use swarmdex_protocols::fetch::{self, Header};
+use swarmdex_protocols::index::{
+    Announce, Join, Leave, Lookup, Offer, Peers, RefusalCode, Report, Request, Response, Revocation, Revoke, Search,
+    Sequence, Session, ShareDigest, Verdict,
+};
+use swarmdex_protocols::{ContentId, Multiaddr, PeerId};
+
+use crate::harness::{TestNode, address, noise, tcp_address, until};
+use crate::stranger::{FETCH, FUTURE, INDEX, Reply, Stranger, framed, unframed};
+
+/// A stranger that is connected to a node.
+async fn stranger_at(node: &TestNode) -> (Stranger, PeerId) {
+    let stranger = Stranger::start().await;
+    let peer = stranger.connect(&tcp_address(node)).await.unwrap();
+    (stranger, peer)
+}
+
+fn offer(name: &str) -> Offer {
+    Offer { name: name.to_owned(), content: ContentId::of(name.as_bytes()), size: 1 }
+}
+
+fn announce(session: Session, sequence: u64, names: &[&str]) -> Request {
+    let offers = names.iter().map(|name| offer(name)).collect();
+    Request::Announce(Announce { session, sequence: Sequence(sequence), offers, last: false })
+}
+
+fn revoke(session: Session, sequence: u64, name: &str) -> Request {
+    Request::Revoke(Revoke { session, sequence: Sequence(sequence), names: vec![name.to_owned()] })
+}
+
+fn refused(response: &Response) -> RefusalCode {
+    match response {
+        Response::Refused(refusal) => refusal.code,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+async fn verdicts(stranger: &Stranger, master: PeerId, request: &Request) -> Vec<Verdict> {
+    match stranger.ask(master, request).await {
+        Response::Announced(verdicts) => verdicts,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Index / names: `../../etc/passwd`, absolute, `C:\x`, `NUL`, ..., NFC/NFD and case twins.
+#[tokio::test(flavor = "multi_thread")]
+async fn invalid_names_are_refused_one_by_one_in_announce_and_lookup() {
+    let master = TestNode::master().await;
+    let (stranger, id) = stranger_at(&master).await;
+    let session = stranger.join(id).await.session;
+    let long = "a".repeat(64 << 10);
+    let bad = [
+        "../../etc/passwd",
+        "/etc/passwd",
+        "a//b",
+        "a/",
+        "./a",
+        "a/..",
+        "C:\\x",
+        "C:x",
+        "NUL",
+        "nul.txt",
+        "COM1 ",
+        "COM1.x",
+        "",
+        &long,
+        "a\0b",
+        "a\nb",
+        "a\x1b[2J",
+        "a\u{202e}b",
+        "a\u{200b}b",
+        "e\u{301}",
+        "a.",
+        "a ",
+        "x/y. /z",
+        &"b".repeat(256),
+    ];
+    let mut names = vec!["good before"];
+    names.extend(bad);
+    names.extend(["Good", "good", "é"]);
+    let said = verdicts(&stranger, id, &announce(session, 1, &names)).await;
+    for (name, verdict) in names.iter().zip(&said) {
+        let accepted = matches!(verdict, Verdict::Accepted { .. });
+        assert_eq!(accepted, !bad.contains(name), "{name:?}: {verdict:?}");
+        if let Verdict::Refused(refusal) = verdict {
+            assert_eq!(refusal.code, RefusalCode::InvalidName);
+            assert!(!refusal.reason.is_empty() && refusal.reason.len() < 600);
+        }
+    }
+    for name in bad {
+        let response = stranger.ask(id, &Request::Lookup(Lookup { name: name.to_owned() })).await;
+        assert_eq!(refused(&response), RefusalCode::InvalidName, "{name:?}");
+        let error = master.lookup(name).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage, "{name:?}");
+    }
+    assert_eq!(master.status().await.unwrap().index.unwrap().names, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_message_are_answered_and_harm_nothing() {
+    let master = TestNode::master().await;
+    let anna = TestNode::peer(&master).await;
+    anna.share_file("name", b"x").await;
+    let (stranger, id) = stranger_at(&master).await;
+    let lookup = framed(&Request::Lookup(Lookup { name: "name".to_owned() }));
+    let unknown = framed(&std::collections::BTreeMap::from([("dance", 1)]));
+    let cases: [(&str, Vec<u8>, RefusalCode); 9] = [
+        ("nothing", Vec::new(), RefusalCode::Malformed),
+        ("half a length", vec![0, 0], RefusalCode::Malformed),
+        ("a length of 4 GiB", vec![0xff; 8], RefusalCode::Malformed),
+        ("cut in the middle", lookup[..lookup.len() - 1].to_vec(), RefusalCode::Malformed),
+        ("garbage", [&[0, 0, 0, 64][..], &noise(1, 64)].concat(), RefusalCode::Malformed),
+        ("two messages in one", framed_bytes(&[&lookup[4..], &lookup[4..]].concat()), RefusalCode::Malformed),
+        ("a string of 2^60 bytes", framed_bytes(&[0x7b, 0x10, 0, 0, 0, 0, 0, 0, 0]), RefusalCode::Malformed),
+        ("deep nesting", framed_bytes(&[0x81; 5000]), RefusalCode::Malformed),
+        ("an unknown request", unknown, RefusalCode::Unsupported),
+    ];
+    for (what, bytes, code) in cases {
+        let answer = stranger.send(INDEX, id, bytes).await.unwrap();
+        assert_eq!(refused(&unframed(&answer)), code, "{what}");
+    }
+    // The same at a holder of files.
+    let (other, anna_id) = stranger_at(&anna).await;
+    for bytes in [Vec::new(), vec![0xff; 8], framed_bytes(&noise(2, 100)), framed_bytes(&[0xa0])] {
+        let answer: Header = unframed(&other.send(FETCH, anna_id, bytes).await.unwrap());
+        assert_eq!(answer, Header::Refused(fetch::Refusal::Malformed));
+    }
+    // A version of the protocol from the future is refused in negotiation.
+    assert!(stranger.send(FUTURE, id, vec![1, 2, 3]).await.is_err());
+    assert!(anna.lookup("name").await.is_ok());
+}
+
+fn framed_bytes(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat()
+}
+
+/// Fuzzed frames on every protocol.
+#[tokio::test(flavor = "multi_thread")]
+async fn fuzzed_frames_on_every_protocol_disturb_nobody() {
+    let master = TestNode::master().await;
+    let anna = TestNode::peer(&master).await;
+    anna.share_file("name", &noise(5, 1000)).await;
+    let (stranger, id) = stranger_at(&master).await;
+    let session = stranger.join(id).await.session;
+    let samples = [
+        framed(&announce(session, 1, &["a", "b"])),
+        framed(&Request::Search(Search { query: "a".to_owned(), cursor: None, limit: 5 })),
+        framed(&fetch::Request { content: ContentId::of(b"x"), first: 0, count: 1 }),
+    ];
+    for number in 0..300u64 {
+        let mut bytes = samples[number as usize % samples.len()].clone();
+        let random = noise(number, 16);
+        for pair in random.chunks(2).take(1 + number as usize % 4) {
+            let at = 4 + pair[0] as usize % (bytes.len() - 4);
+            bytes[at] ^= pair[1] | 1;
+        }
+        let protocol = if number % 2 == 0 { INDEX } else { FETCH };
+        // Whatever comes back, something does, and soon.
+        let sent = tokio::time::timeout(Duration::from_secs(20), stranger.send(protocol, id, bytes));
+        sent.await.expect("an answer or an end");
+    }
+    assert!(anna.lookup("name").await.is_ok());
+    assert_eq!(anna.status().await.unwrap().shared.certified, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_over_the_limit_is_refused_whole() {
+    let master = TestNode::master().await;
+    let (stranger, id) = stranger_at(&master).await;
+    let session = stranger.join(id).await.session;
+    let names: Vec<_> = (0..1001).map(|number| format!("name {number}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    assert_eq!(refused(&stranger.ask(id, &announce(session, 1, &names)).await), RefusalCode::Malformed);
+    assert_eq!(master.status().await.unwrap().index.unwrap().names, 0);
+    assert_eq!(verdicts(&stranger, id, &announce(session, 2, &names[..1000])).await.len(), 1000);
+}
+
+/// Index / names: announcing under another's identity; a stale session; a replay after a revoke.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_and_sequence_numbers_fence() {
+    let master = TestNode::master().await;
+    let ((anna, id), (ben, _)) = (stranger_at(&master).await, stranger_at(&master).await);
+    let not_joined = |response: Response| assert_eq!(refused(&response), RefusalCode::NotJoined);
+    not_joined(ben.ask(id, &announce(Session(1), 1, &["x"])).await);
+    let first = anna.join(id).await.session;
+    ben.join(id).await;
+    // The owner of a name is who the connection proves, and the session has to be its own.
+    not_joined(ben.ask(id, &announce(first, 1, &["x"])).await);
+    not_joined(ben.ask(id, &Request::Leave(Leave { session: first })).await);
+
+    let register = announce(first, 1, &["x"]);
+    let granted = verdicts(&anna, id, &register).await;
+    assert!(matches!(granted[0], Verdict::Accepted { .. }));
+    // Sent again because the answer was lost: the same version.
+    let Verdict::Accepted { version, .. } = granted[0] else { panic!() };
+    let again = verdicts(&anna, id, &register).await;
+    assert!(matches!(again[0], Verdict::Accepted { version: same, .. } if same == version));
+    let revoked = anna.ask(id, &revoke(first, 2, "x")).await;
+    assert!(matches!(&revoked, Response::Revoked(outcomes) if matches!(outcomes[0], Revocation::Revoked { .. })));
+    // Yesterday's register after the revoke.
+    assert_eq!(refused(&anna.ask(id, &register).await), RefusalCode::Stale);
+    assert_eq!(master.lookup("x").await.unwrap_err().kind(), ErrorKind::NotFound);
+    // And with the session of before a new join.
+    let second = anna.join(id).await.session;
+    assert!(second > first);
+    not_joined(anna.ask(id, &announce(first, 9, &["x"])).await);
+    not_joined(anna.ask(id, &revoke(first, 9, "x")).await);
+}
+
+/// Index / names: owner revokes while another registers: never two owners, never zero then silently old.
+#[tokio::test(flavor = "multi_thread")]
+async fn owner_revokes_while_another_registers() {
+    let master = TestNode::master().await;
+    let ((anna, id), (ben, _)) = (stranger_at(&master).await, stranger_at(&master).await);
+    let (a, b) = (anna.join(id).await.session, ben.join(id).await.session);
+    for round in 0..20u64 {
+        let name = format!("name {round}");
+        verdicts(&anna, id, &announce(a, 2 * round + 1, &[&name])).await;
+        let (free, take) = (revoke(a, 2 * round + 2, &name), announce(b, round + 1, &[&name]));
+        let (revoked, taken) = tokio::join!(anna.ask(id, &free), verdicts(&ben, id, &take));
+        assert!(matches!(&revoked, Response::Revoked(outcomes) if matches!(outcomes[0], Revocation::Revoked { .. })));
+        match &taken[0] {
+            Verdict::Accepted { .. } => assert_eq!(master.lookup(&name).await.unwrap().entry.owner, ben.peer),
+            Verdict::Conflict { owner } => {
+                assert_eq!(*owner, anna.peer);
+                assert_eq!(master.lookup(&name).await.unwrap_err().kind(), ErrorKind::NotFound);
+            }
+            Verdict::Refused(refusal) => panic!("{refusal:?}"),
+        }
+    }
+}
+
+/// Index / names: one peer registers many names; Sybil peers; honest peers still served.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_and_members_are_bounded_and_honest_peers_still_served() {
+    let master = TestNode::start(Role::Master, |config| {
+        config.limits.names_per_peer = 100;
+        config.limits.names = 250;
+        config.limits.peers = 6;
+    })
+    .await;
+    let anna = TestNode::peer(&master).await;
+    anna.share_file("honest", b"x").await;
+    let names: Vec<_> = (0..200).map(|number| format!("name {number}")).collect();
+    let mut refusals = Vec::new();
+    let mut strangers = Vec::new();
+    for sybil in 0..6 {
+        let (stranger, id) = stranger_at(&master).await;
+        let join =
+            Join { network: "swarmdex".to_owned(), addresses: Vec::new(), digest: ShareDigest::empty(), entries: 0 };
+        match stranger.ask(id, &Request::Join(join)).await {
+            Response::Joined(joined) => {
+                let own: Vec<_> = names.iter().map(|name| format!("{sybil} {name}")).collect();
+                let own: Vec<_> = own.iter().map(String::as_str).collect();
+                refusals.extend(verdicts(&stranger, id, &announce(joined.session, 1, &own)).await);
+            }
+            Response::Refused(refusal) => assert_eq!(refusal.code, RefusalCode::Quota),
+            other => panic!("{other:?}"),
+        }
+        strangers.push(stranger);
+    }
+    let reasons: Vec<_> = refusals
+        .iter()
+        .filter_map(
+            |verdict| if let Verdict::Refused(refusal) = verdict { Some(refusal.reason.as_str()) } else { None },
+        )
+        .collect();
+    assert!(reasons.iter().any(|reason| reason.contains("one peer")), "the bound is named");
+    assert!(reasons.iter().any(|reason| reason.contains("the index holds")), "the bound is named");
+    let index = master.status().await.unwrap().index.unwrap();
+    assert_eq!((index.names, index.peers), (250, 6));
+    assert!(anna.lookup("honest").await.is_ok());
+    // What a peer leaves behind is cleaned up with it.
+    drop(strangers);
+    until("the names of the Sybils are gone", async || {
+        (master.status().await.unwrap().index.unwrap().names == 1).then_some(())
+    })
+    .await;
+    anna.share_file("another", b"y").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_wait_are_bounded_for_each_peer() {
+    let master = TestNode::start(Role::Master, |config| config.limits.pending_per_peer = 4).await;
+    let (stranger, id) = stranger_at(&master).await;
+    let session = stranger.join(id).await.session;
+    let stranger = Arc::new(stranger);
+    let tasks: Vec<_> = (0..60)
+        .map(|number| {
+            let stranger = stranger.clone();
+            let names: Vec<_> = (0..500).map(|name| format!("{number} {name}")).collect();
+            tokio::spawn(async move {
+                let names: Vec<_> = names.iter().map(String::as_str).collect();
+                // The same number each time: none is stale, whatever order they come in.
+                stranger.ask(id, &announce(session, 1, &names)).await
+            })
+        })
+        .collect();
+    let mut quota = 0;
+    for task in tasks {
+        match task.await.unwrap() {
+            Response::Announced(_) => {}
+            Response::Refused(refusal) => {
+                assert_eq!(refusal.code, RefusalCode::Quota);
+                assert!(refusal.reason.contains("one peer"), "{}", refusal.reason);
+                quota += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(quota > 0, "at least one of 60 at once was one too many");
+    assert!(master.status().await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_to_a_node_that_is_no_master_say_so() {
+    let master = TestNode::master().await;
+    let anna = TestNode::peer(&master).await;
+    let (stranger, id) = stranger_at(&anna).await;
+    for request in [
+        Request::Lookup(Lookup { name: "x".to_owned() }),
+        Request::Peers(Peers { after: None }),
+        Request::Report(Report { peer: id }),
+    ] {
+        assert_eq!(refused(&stranger.ask(id, &request).await), RefusalCode::NotMaster);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_over_its_limits_is_refused() {
+    let master = TestNode::master().await;
+    let (stranger, id) = stranger_at(&master).await;
+    for query in ["a".repeat(600), "a ".repeat(20), "a\x07".to_owned()] {
+        let search = Request::Search(Search { query, cursor: None, limit: u32::MAX });
+        assert_eq!(refused(&stranger.ask(id, &search).await), RefusalCode::InvalidQuery);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_contents_and_ranges_beyond_the_end_are_refused() {
+    let master = TestNode::master().await;
+    let anna = TestNode::peer(&master).await;
+    let bytes = noise(6, 1_000_000);
+    anna.share_file("file", &bytes).await;
+    let (stranger, id) = stranger_at(&anna).await;
+    let content = ContentId::of(&bytes);
+    let ask = async |content, first, count| stranger.fetch(id, &fetch::Request { content, first, count }).await;
+    assert_eq!(ask(ContentId::of(b"?"), 0, 1).await, Header::Refused(fetch::Refusal::NotFound));
+    for (first, count) in
+        [(0, 0), (0, 5), (4, 1), (3, 2), (u64::MAX, 1), (u64::MAX - 1, u32::MAX), (0, u32::MAX), (1 << 40, 1)]
+    {
+        assert_eq!(ask(content, first, count).await, Header::Refused(fetch::Refusal::Range), "{first} {count}");
+    }
+    assert!(matches!(ask(content, 0, 4).await, Header::Chunks { bytes: 1_000_000, .. }));
+}
+
+/// 10^4 idle connections from one IP, scaled to a limit of 8: others are still served.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_from_one_address_are_bounded_and_others_get_in() {
+    let listen = |ip: &str| vec![address(&format!("/ip4/{ip}/tcp/0"))];
+    let master = TestNode::start(Role::Master, |config| {
+        config.limits.connections_per_ip = 8;
+        config.listen = listen("127.0.0.1");
+    })
+    .await;
+    let target = tcp_address(&master).to_string();
+    let port: u16 = target.rsplit('/').next().unwrap().parse().unwrap();
+    // Half-open and silent: bare TCP, not a byte sent. All are held open.
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    let refused = Stranger::start().await;
+    let error = tokio::time::timeout(Duration::from_secs(15), refused.connect(&tcp_address(&master))).await;
+    assert!(!matches!(error, Ok(Ok(_))), "one more from the same address");
+    let anna = TestNode::peer_with(&master, |config| config.listen = listen("127.0.0.2")).await;
+    anna.share_file("name", b"x").await;
+    drop(idle);
+}
+
+/// What the hostile holder says about the content that it is asked for.
+fn chunks(bytes: &[u8], request: fetch::Request) -> (Header, Vec<u8>) {
+    let geometry = Geometry::new(bytes.len() as u64).unwrap();
+    let pieces: Vec<_> = bytes.chunks(geometry.chunk_bytes() as usize).collect();
+    let range = request.first as usize..request.first as usize + request.count as usize;
+    let values = pieces.iter().enumerate().map(|(index, piece)| chunk_value(&geometry, index as u64, piece)).collect();
+    let (outboard, _) = Outboard::build(geometry, values).unwrap();
+    let proofs = range.clone().map(|index| outboard.proof(index as u64).unwrap()).collect();
+    let body = pieces[range].concat();
+    (Header::Chunks { bytes: body.len() as u32, proofs }, body)
+}
+
+fn reply(header: &Header, body: &[u8]) -> Reply {
+    Reply::Bytes([&framed(header)[..], body].concat())
+}
+
+/// A holder whose answers are wrong in every way: alone it fails the download, beside an honest holder it does not.
+async fn hostile_holder(
+    what: &str,
+    expected: ErrorKind,
+    answer: impl Fn(&[u8], fetch::Request) -> Reply + Send + Sync + Clone + 'static,
+) {
+    let master = TestNode::master().await;
+    let bytes = noise(11, 3_000_000);
+    let (stranger, id) = stranger_at(&master).await;
+    let session = stranger.join(id).await.session;
+    let liar = Offer { name: "lie".to_owned(), content: ContentId::of(&bytes), size: bytes.len() as u64 };
+    let request = Announce { session, sequence: Sequence(1), offers: vec![liar], last: false };
+    assert!(matches!(verdicts(&stranger, id, &Request::Announce(request)).await[0], Verdict::Accepted { .. }));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (counter, copy) = (asked.clone(), bytes.clone());
+    stranger.answer(move |request| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        answer(&copy, request)
+    });
+    let ben = TestNode::peer_with(&master, |config| config.fetch.timeout = Duration::from_secs(1)).await;
+    let begin = Instant::now();
+    let error = ben.fetch("lie").await.unwrap_err();
+    assert_eq!(error.kind(), expected, "{what}: {error}");
+    assert!(begin.elapsed() < Duration::from_secs(40), "{what}: {:?}", begin.elapsed());
+    assert!(asked.load(Ordering::Relaxed) > 0, "{what}: the holder was asked");
+    assert!(ben.leftovers().is_empty(), "{what}: {:?}", ben.leftovers());
+
+    let anna = TestNode::peer(&master).await;
+    anna.share_file("truth", &bytes).await;
+    let got = ben.fetch("lie").await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(std::fs::read(got.path).unwrap(), bytes, "{what}");
+    assert_eq!(got.sources, [anna.ready().peer_id], "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_sends_wrong_bytes_is_caught() {
+    hostile_holder("wrong bytes", ErrorKind::Verification, |bytes, request| {
+        let (header, mut body) = chunks(bytes, request);
+        body[77] ^= 1;
+        reply(&header, &body)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_sends_another_chunk_is_caught() {
+    hostile_holder("another chunk", ErrorKind::Verification, |bytes, request| {
+        let first = if request.first == 0 { 4 } else { 0 };
+        let (header, body) = chunks(bytes, fetch::Request { first, count: request.count, ..request });
+        reply(&header, &body)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_sends_too_much_is_caught() {
+    hostile_holder("too much", ErrorKind::Verification, |bytes, request| {
+        let (header, body) = chunks(bytes, request);
+        reply(&header, &[&body[..], &[0; 1000]].concat())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_sends_fewer_chunks_than_asked_is_caught() {
+    hostile_holder("too few", ErrorKind::Verification, |bytes, request| {
+        let (header, body) = chunks(bytes, fetch::Request { count: 1, ..request });
+        reply(&header, &body)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_declares_a_huge_body_is_caught() {
+    hostile_holder("a huge body", ErrorKind::Verification, |_, _| {
+        reply(&Header::Chunks { bytes: u32::MAX, proofs: Vec::new() }, &[])
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_sends_garbage_is_caught() {
+    hostile_holder("garbage", ErrorKind::Verification, |_, _| Reply::Bytes(framed_bytes(&noise(3, 500)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_stops_in_the_middle_is_given_up() {
+    hostile_holder("cut short", ErrorKind::Unreachable, |bytes, request| {
+        let (header, body) = chunks(bytes, request);
+        reply(&header, &body[..body.len() / 2])
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_stalls_is_given_up() {
+    hostile_holder("a stall", ErrorKind::Unreachable, |bytes, request| {
+        let (header, body) = chunks(bytes, request);
+        Reply::Stall([&framed(&header)[..], &body[..1000]].concat())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_never_begins_is_given_up() {
+    hostile_holder("silence", ErrorKind::Unreachable, |_, _| Reply::Stall(Vec::new())).await;
+}
+
+/// A slow-loris holder: a byte now and then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_trickles_is_given_up() {
+    hostile_holder("a trickle", ErrorKind::Unreachable, |bytes, request| {
+        let (header, body) = chunks(bytes, request);
+        Reply::Trickle([&framed(&header)[..], &body].concat(), Duration::from_millis(100))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_has_nothing_is_not_found() {
+    hostile_holder("nothing there", ErrorKind::NotFound, |_, _| reply(&Header::Refused(fetch::Refusal::NotFound), &[]))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_size_that_lies_is_a_clear_error() {
+    let master = TestNode::master().await;
+    let (stranger, id) = stranger_at(&master).await;
+    let session = stranger.join(id).await.session;
+    let offers = vec![
+        Offer { name: "exbibyte".to_owned(), content: ContentId::of(b"x"), size: 1 << 60 },
+        Offer { name: "2^63".to_owned(), content: ContentId::of(b"x"), size: 1 << 63 },
+        Offer { name: "16 TiB".to_owned(), content: ContentId::of(b"x"), size: 1 << 44 },
+        Offer { name: "no bytes".to_owned(), content: ContentId::of(b"x"), size: 0 },
+    ];
+    let request = Announce { session, sequence: Sequence(1), offers, last: false };
+    let said = verdicts(&stranger, id, &Request::Announce(request)).await;
+    assert!(matches!(&said[0], Verdict::Refused(_)) && matches!(&said[1], Verdict::Refused(_)));
+    let ben = TestNode::peer(&master).await;
+    let error = ben.fetch("16 TiB").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Storage, "{error}");
+    let error = ben.fetch("no bytes").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Verification, "{error}");
+    assert!(ben.leftovers().is_empty());
+}
+
+/// A client that asks and does not read holds its share of the slots, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_floods_delays_nobody_else() {
+    let master = TestNode::master().await;
+    let (anna, ben) = (TestNode::peer(&master).await, TestNode::peer(&master).await);
+    let bytes = noise(12, 8_000_000);
+    anna.share_file("file", &bytes).await;
+    let (stranger, id) = stranger_at(&anna).await;
+    let stranger = Arc::new(stranger);
+    let request = framed(&fetch::Request { content: ContentId::of(&bytes), first: 0, count: 4 });
+    let flood: Vec<_> = (0..400)
+        .map(|_| {
+            let (stranger, request) = (stranger.clone(), request.clone());
+            tokio::spawn(async move { stranger.send(FETCH, id, request).await })
+        })
+        .collect();
+    let got = tokio::time::timeout(Duration::from_secs(30), ben.fetch("file")).await.expect("served in time").unwrap();
+    assert_eq!(std::fs::read(got.path).unwrap(), bytes);
+    flood.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// Addresses of a member that lead elsewhere: dialled in vain, and nothing else happens.
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_of_a_member_that_lead_nowhere_are_bounded_and_harmless() {
+    let master = TestNode::master().await;
+    let (stranger, id) = stranger_at(&master).await;
+    let anna = TestNode::peer(&master).await;
+    let mut addresses: Vec<Multiaddr> = (1..200).map(|port| address(&format!("/ip4/127.0.0.1/tcp/{port}"))).collect();
+    addresses.insert(0, tcp_address(&anna));
+    addresses.extend(["/memory/1", "/ip4/0.0.0.0/tcp/1", "/ip4/127.0.0.1/udp/53"].map(address));
+    let join = Join { network: "swarmdex".to_owned(), addresses, digest: ShareDigest::empty(), entries: 0 };
+    let Response::Joined(joined) = stranger.ask(id, &Request::Join(join)).await else { panic!() };
+    verdicts(&stranger, id, &announce(joined.session, 1, &["bait"])).await;
+    let ben = TestNode::peer(&master).await;
+    let holders = ben.lookup("bait").await.unwrap().holders;
+    assert_eq!(holders[0].addresses.len(), 16);
+    stranger.disconnect(id).await;
+    drop(stranger);
+    // Anna answers at one of the addresses, and is not whom Ben means.
+    let error = ben.fetch("bait").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+}
