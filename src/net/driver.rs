@@ -16,10 +16,11 @@ use super::codec::Received;
 use super::dial::Dials;
 use super::fetch::{Channel, Upload, Uploads};
 use super::index::{Done, Effect, Master, Step, refuse_bytes};
+use super::listen::listen_everywhere;
 use super::nodes::{MAX_ROUTING_ADDRESSES, Nodes, without_peer};
 use super::pending::{Pending, request_error};
 use super::{Command, IndexAnswer, NetError, NetEvent, RequestError, Services, Snapshot};
-use crate::config::{Config, Role};
+use crate::config::Config;
 use crate::storage::shares::ShareTable;
 
 /// Requests of this node that wait for an answer, of each protocol.
@@ -28,12 +29,10 @@ const MAX_REQUESTS: usize = 1024;
 const DRAIN: Duration = Duration::from_secs(5);
 /// How soon to try again what the store had no room for.
 const RETRY: Duration = Duration::from_millis(100);
-/// Well-known port of a master.
-const MASTER_PORT: u16 = 4747;
 
 /// Work that ended outside the loop.
 enum Job {
-    Index { reply: IndexReply, done: Done },
+    Index { reply: IndexReply, done: Box<Done> },
     Eviction { peer: PeerId, written: bool },
     Upload { id: InboundRequestId, channel: Channel, response: fetch_protocol::Response },
 }
@@ -243,7 +242,7 @@ impl Driver {
         };
         match step {
             Step::Answer(response) => self.reply(reply, response),
-            Step::Wait(future) => self.jobs.push(future.map(|done| Job::Index { reply, done }).boxed()),
+            Step::Wait(future) => self.jobs.push(future.map(|done| Job::Index { reply, done: Box::new(done) }).boxed()),
         }
     }
 
@@ -263,7 +262,7 @@ impl Driver {
         match job {
             Job::Index { reply, done } => {
                 if let Some(master) = &mut self.master {
-                    let response = master.finish(done);
+                    let response = master.finish(*done);
                     self.reply(reply, response);
                 }
             }
@@ -444,37 +443,5 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Listens where the configuration says, or on all interfaces.
-fn listen_everywhere(swarm: &mut Swarm<Behaviour>, config: &Config) -> Result<(), NetError> {
-    for address in &config.listen {
-        swarm.listen_on(address.clone()).map_err(|error| NetError::listen(address, &error))?;
-    }
-    if !config.listen.is_empty() {
-        return Ok(());
-    }
-    let port = if config.role == Role::Master { MASTER_PORT } else { 0 };
-    let mut listening = 0;
-    let mut failure = None;
-    for (ip, required) in [("/ip4/0.0.0.0", true), ("/ip6/::", false)] {
-        for transport in [format!("tcp/{port}"), format!("udp/{port}/quic-v1")] {
-            let Ok(address) = format!("{ip}/{transport}").parse::<Multiaddr>() else { continue };
-            match swarm.listen_on(address.clone()) {
-                Ok(_) => listening += 1,
-                Err(error) if required => return Err(NetError::listen(&address, &error)),
-                // Many machines have no IPv6.
-                Err(error) => failure = Some(NetError::listen(&address, &error)),
-            }
-        }
-    }
-    match failure {
-        Some(error) if listening == 0 => Err(error),
-        Some(error) => {
-            tracing::info!(%error, "not listening everywhere");
-            Ok(())
-        }
-        None => Ok(()),
     }
 }

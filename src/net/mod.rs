@@ -12,13 +12,13 @@ mod discovery;
 mod driver;
 mod fetch;
 mod index;
+mod listen;
 mod nodes;
 mod pending;
 
 use std::io;
 
 pub use index::Master;
-use libp2p::TransportError;
 use libp2p::identity::Keypair;
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::{Multiaddr, PeerId, fetch as fetch_protocol, index as index_protocol};
@@ -56,16 +56,6 @@ pub enum NetError {
         /// What the system said.
         reason: String,
     },
-}
-
-impl NetError {
-    fn listen(address: &Multiaddr, error: &TransportError<io::Error>) -> Self {
-        let reason = match error {
-            TransportError::MultiaddrNotSupported(_) => "this kind of address is not supported".to_owned(),
-            TransportError::Other(error) => error.to_string(),
-        };
-        Self::Listen { address: address.clone(), reason }
-    }
 }
 
 /// Why no connection came about.

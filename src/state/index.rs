@@ -52,8 +52,13 @@ pub enum Change {
 /// What became of an offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Announced {
-    /// The name is the peer's; the change is `None` if it was so before.
-    Granted(Entry, Option<Change>),
+    /// The name is the peer's, by this entry.
+    Granted {
+        /// The entry.
+        entry: Box<Entry>,
+        /// Whether it has to be put into the index; if not, it is there.
+        new: bool,
+    },
     /// Another holds the name.
     Conflict(PeerId),
     /// The offer cannot be granted to anybody.
@@ -80,7 +85,7 @@ pub fn announce<V: IndexView>(
     match view.entry(&name)? {
         Some(entry) if entry.owner != owner => return Ok(Announced::Conflict(entry.owner)),
         Some(entry) if entry.content == offer.content && entry.size == offer.size => {
-            return Ok(Announced::Granted(entry, None));
+            return Ok(Announced::Granted { entry: Box::new(entry), new: false });
         }
         Some(_) => {}
         None => {
@@ -96,7 +101,7 @@ pub fn announce<V: IndexView>(
     }
     let version = view.last_version()?.next(unix_ms);
     let entry = Entry { name, content: offer.content, size: offer.size, owner, version };
-    Ok(Announced::Granted(entry.clone(), Some(Change::Put(entry))))
+    Ok(Announced::Granted { entry: Box::new(entry), new: true })
 }
 
 /// Decides on the revocation of one name by `owner`.
@@ -223,12 +228,12 @@ mod tests {
                         let said = announce(&index, peers[peer], &offer(&text, content), &LIMITS, unix_ms as u64).unwrap();
                         let held = model.get(&text).copied();
                         match said {
-                            Announced::Granted(entry, change) => {
+                            Announced::Granted { entry, new } => {
                                 prop_assert!(held.is_none_or(|(owner, _)| owner == peer));
-                                prop_assert_eq!(change.is_none(), held == Some((peer, content)));
+                                prop_assert_eq!(new, held != Some((peer, content)));
                                 prop_assert_eq!(entry.owner, peers[peer]);
-                                if let Some(change) = change {
-                                    index.apply(change);
+                                if new {
+                                    index.apply(Change::Put(*entry));
                                 }
                                 model.insert(text, (peer, content));
                             }
@@ -294,7 +299,7 @@ mod tests {
         let mut said = Vec::new();
         for number in 0..5 {
             match announce(&index, peer, &offer(&format!("{number}x"), 0), &LIMITS, 0).unwrap() {
-                Announced::Granted(_, Some(change)) => index.apply(change),
+                Announced::Granted { entry, .. } => index.apply(Change::Put(*entry)),
                 Announced::Refused(refusal) => said.push(refusal.reason),
                 other => panic!("{other:?}"),
             }

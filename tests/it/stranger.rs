@@ -117,7 +117,6 @@ enum Order {
 /// The handle; the node ends with it.
 pub struct Stranger {
     pub peer: PeerId,
-    pub keypair: Keypair,
     pub listen: Vec<Multiaddr>,
     orders: mpsc::Sender<Order>,
     answerer: Answerer,
@@ -160,7 +159,7 @@ impl Stranger {
         let answerer: Answerer = Arc::new(Mutex::new(Box::new(refuse)));
         let peer = keypair.public().to_peer_id();
         tokio::spawn(run(swarm, queue, answerer.clone()));
-        Self { peer, keypair, listen, orders, answerer }
+        Self { peer, listen, orders, answerer }
     }
 
     /// From now on answers fetches so.

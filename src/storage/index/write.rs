@@ -284,12 +284,13 @@ impl Writer {
         for offer in offers {
             let view = View { connection: &self.connection, totals: &self.totals, names_of_peer: peer.names };
             let verdict = match announce(&view, id, offer, &self.options.limits, unix_ms)? {
-                Announced::Granted(entry, change) => {
-                    match change {
-                        Some(change) => self.change(&mut peer, change, unix_ms)?,
-                        None => self.confirm(&peer, &entry.name)?,
+                Announced::Granted { entry, new } => {
+                    if new {
+                        self.change(&mut peer, Change::Put((*entry).clone()), unix_ms)?;
+                    } else {
+                        self.confirm(&peer, &entry.name)?;
                     }
-                    self.seal(entry, unix_ms)
+                    self.seal(*entry, unix_ms)
                 }
                 Announced::Conflict(owner) => Verdict::Conflict { owner },
                 Announced::Refused(refusal) => Verdict::Refused(refusal),

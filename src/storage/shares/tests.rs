@@ -1,1 +1,267 @@
+use std::fs;
+use std::os::unix::fs::symlink;
 
+use swarmdex_protocols::content::{Geometry, verify_chunk};
+use swarmdex_protocols::fetch::{Header, Refusal, Request, Response};
+use tempfile::TempDir;
+
+use super::*;
+
+const CHUNK: usize = 256 << 10;
+
+/// A share table in a folder of its own, and files beside it.
+struct Stage {
+    folder: TempDir,
+    table: ShareTable,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        fs::create_dir_all(folder.path().join("data")).unwrap();
+        let table = ShareTable::open(&folder.path().join("data"), 2).unwrap();
+        Self { folder, table }
+    }
+
+    /// The same after a restart.
+    fn again(self) -> Self {
+        let Self { folder, table } = self;
+        drop(table);
+        let table = ShareTable::open(&folder.path().join("data"), 2).unwrap();
+        rescan(&table);
+        Self { folder, table }
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.folder.path().join("files").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn add(&self, path: &Path, name: Option<&str>) -> Result<ShareOutcome, ShareError> {
+        self.table.add(&[path.to_owned()], name, &|_| {}, &AtomicBool::new(false))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.table.entries().iter().map(|entry| entry.name.to_string()).collect()
+    }
+
+    fn read(&self, bytes: &[u8], first: u64, count: u32) -> Response {
+        self.table.read(&Request { content: ContentId::of(bytes), first, count })
+    }
+}
+
+fn rescan(table: &ShareTable) -> ShareOutcome {
+    table.rescan(&|_| {}, &AtomicBool::new(false)).unwrap()
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+#[test]
+fn files_and_folders_are_named_by_the_rules() {
+    let stage = Stage::new();
+    for name in ["top.txt", "tree/a", "tree/sub/b", "tree/sub/.hidden", "tree/.x.swarmdex-part"] {
+        stage.file(name, name.as_bytes());
+    }
+    let files = stage.folder.path().join("files");
+    stage.add(&files.join("top.txt"), None).unwrap();
+    stage.add(&files.join("tree"), None).unwrap();
+    assert_eq!(stage.names(), ["a", "sub/.hidden", "sub/b", "top.txt"]);
+    stage.add(&files.join("tree"), Some("my/tree")).unwrap();
+    assert_eq!(stage.names(), ["my/tree/a", "my/tree/sub/.hidden", "my/tree/sub/b", "top.txt"]);
+    stage.add(&files.join("top.txt"), Some("other")).unwrap();
+    assert_eq!(stage.names(), ["my/tree/a", "my/tree/sub/.hidden", "my/tree/sub/b", "other"]);
+}
+
+/// Transfer: the share root contains a symlink to /etc, or what is no file.
+#[test]
+fn links_and_special_files_are_left_out_and_said() {
+    let stage = Stage::new();
+    stage.file("tree/a", b"a");
+    let tree = stage.folder.path().join("files/tree");
+    symlink("/etc", tree.join("etc")).unwrap();
+    symlink("/etc/passwd", tree.join("passwd")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, tree.join("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    stage.file("tree/nul", b"a device on Windows");
+    let outcome = stage.add(&tree, None).unwrap();
+    assert_eq!(stage.names(), ["a"]);
+    let skipped: Vec<_> =
+        outcome.skipped.iter().map(|skipped| skipped.path.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(skipped, ["etc", "fifo", "nul", "passwd"]);
+    assert!(stage.add(&tree.join("fifo"), None).is_err());
+    assert!(stage.add(Path::new("/dev/null"), None).is_err());
+    assert!(matches!(stage.add(Path::new("/does/not/exist"), None), Err(ShareError::Path { .. })));
+}
+
+#[test]
+fn the_data_directory_is_never_shared() {
+    let stage = Stage::new();
+    fs::write(stage.folder.path().join("data/identity.key"), "secret").unwrap();
+    stage.file("a", b"a");
+    stage.add(stage.folder.path(), None).unwrap();
+    assert_eq!(stage.names(), ["files/a"]);
+}
+
+#[test]
+fn shares_come_back_after_a_restart_without_reading_the_files() {
+    let stage = Stage::new();
+    let bytes = noise(3 * CHUNK);
+    let path = stage.file("tree/large", &bytes);
+    stage.file("tree/small", b"s");
+    stage.add(path.parent().unwrap(), None).unwrap();
+    let digest = stage.table.digest();
+    let read_before = std::cell::Cell::new(0);
+    let stage = stage.again();
+    assert_eq!((stage.names(), stage.table.digest()), (vec!["large".to_owned(), "small".to_owned()], digest));
+    let progress = std::sync::Mutex::new(HashProgress::default());
+    stage.table.rescan(&|now| *progress.lock().unwrap() = now, &AtomicBool::new(false)).unwrap();
+    read_before.set(progress.lock().unwrap().total_bytes);
+    assert_eq!(read_before.get(), 0, "nothing is hashed anew");
+    // A changed file is, and one that is gone is dropped.
+    fs::write(&path, b"new").unwrap();
+    fs::remove_file(path.with_file_name("small")).unwrap();
+    let stage = stage.again();
+    assert_eq!(stage.names(), ["large"]);
+    assert_eq!(stage.table.entries()[0].content, ContentId::of(b"new"));
+}
+
+#[test]
+fn what_was_revoked_stays_out_until_it_is_shared_anew() {
+    let stage = Stage::new();
+    let single = stage.file("single", b"1");
+    let tree = stage.file("tree/a", b"a").parent().unwrap().to_owned();
+    stage.file("tree/b", b"b");
+    stage.add(&single, None).unwrap();
+    stage.add(&tree, None).unwrap();
+    let names = ["a", "single", "none"].map(|name| Name::parse(name).unwrap());
+    assert_eq!(stage.table.remove(&names).unwrap().len(), 2);
+    let stage = stage.again();
+    assert_eq!(stage.names(), ["b"]);
+    stage.add(&tree, None).unwrap();
+    assert_eq!(stage.again().names(), ["a", "b"]);
+}
+
+#[test]
+fn one_name_has_one_file() {
+    let stage = Stage::new();
+    let (a, b) = (stage.file("one/name", b"1"), stage.file("two/name", b"2"));
+    stage.add(&a, None).unwrap();
+    assert!(matches!(stage.add(&b, None), Err(ShareError::Taken { .. })));
+    let outcome = stage.add(b.parent().unwrap(), None).unwrap();
+    assert_eq!((outcome.entries.len(), outcome.skipped.len()), (0, 1));
+    assert_eq!(stage.table.entries()[0].content, ContentId::of(b"1"));
+    assert!(matches!(stage.table.add(&[a, b], Some("x"), &|_| {}, &AtomicBool::new(false)), Err(ShareError::OneName)));
+}
+
+#[test]
+fn chunks_are_served_with_their_proofs() {
+    let stage = Stage::new();
+    for length in [0, 1, CHUNK, CHUNK + 1, 5 * CHUNK + 77] {
+        let bytes = noise(length);
+        stage.add(&stage.file(&format!("file {length}"), &bytes), None).unwrap();
+        let geometry = Geometry::new(length as u64).unwrap();
+        for index in 0..geometry.chunks() {
+            let Response { header: Header::Chunks { bytes: count, proofs }, body } = stage.read(&bytes, index, 1)
+            else {
+                panic!("{length} {index}")
+            };
+            assert_eq!(count as usize, body.len());
+            verify_chunk(&ContentId::of(&bytes), &geometry, index, &body, &proofs[0]).unwrap();
+        }
+        for (first, count) in [(geometry.chunks(), 1), (0, 0), (0, 5), (u64::MAX, u32::MAX)] {
+            assert_eq!(
+                stage.read(&bytes, first, count).header,
+                Header::Refused(Refusal::Range),
+                "{length} {first} {count}"
+            );
+        }
+    }
+    assert_eq!(stage.read(b"unknown", 0, 1).header, Header::Refused(Refusal::NotFound));
+}
+
+/// Transfer: the source edits, truncates or replaces the file.
+#[test]
+fn a_file_that_changed_is_not_served_under_its_old_id() {
+    let bytes = noise(2 * CHUNK);
+    type Edit = fn(&Path);
+    let changes: [(&str, Edit); 4] = [
+        ("truncated", |path| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(10).unwrap()),
+        ("replaced by a link", |path| {
+            fs::remove_file(path).unwrap();
+            symlink("/etc/passwd", path).unwrap();
+        }),
+        ("replaced by another file", |path| {
+            let other = path.with_extension("new");
+            fs::write(&other, noise(2 * CHUNK + 1)).unwrap();
+            fs::rename(other, path).unwrap();
+        }),
+        ("removed", |path| fs::remove_file(path).unwrap()),
+    ];
+    for (what, change) in changes {
+        let stage = Stage::new();
+        let path = stage.file("file", &bytes);
+        stage.add(&path, None).unwrap();
+        assert!(matches!(stage.read(&bytes, 0, 2).header, Header::Chunks { .. }));
+        change(&path);
+        assert_eq!(stage.read(&bytes, 0, 2), Response::refused(Refusal::Changed), "{what}");
+        assert!(stage.table.is_stale());
+        stage.table.refresh().unwrap();
+        assert!(!stage.table.is_stale());
+        assert_eq!(stage.read(&bytes, 0, 2).header, Header::Refused(Refusal::NotFound), "{what}");
+        let expected = usize::from(matches!(what, "truncated" | "replaced by another file"));
+        assert_eq!(stage.table.entries().len(), expected, "{what}");
+    }
+}
+
+#[test]
+fn another_file_with_the_same_content_serves_instead() {
+    let stage = Stage::new();
+    let (a, b) = (stage.file("a", b"same"), stage.file("b", b"same"));
+    stage.add(&a, None).unwrap();
+    stage.add(&b, None).unwrap();
+    fs::write(&a, "different").unwrap();
+    assert!(matches!(stage.read(b"same", 0, 1).header, Header::Chunks { .. }));
+    assert!(stage.table.is_stale(), "and the changed one was noticed");
+}
+
+#[test]
+fn a_lost_or_damaged_outboard_is_made_anew_and_never_served() {
+    let stage = Stage::new();
+    let bytes = noise(3 * CHUNK);
+    stage.add(&stage.file("file", &bytes), None).unwrap();
+    let outboard = stage.folder.path().join("data/outboards").join(ContentId::of(&bytes).to_string());
+    let mut damaged = fs::read(&outboard).unwrap();
+    damaged[40] ^= 1;
+    fs::write(&outboard, damaged).unwrap();
+    assert_eq!(stage.read(&bytes, 0, 1), Response::refused(Refusal::Changed));
+    stage.table.refresh().unwrap();
+    assert!(matches!(stage.read(&bytes, 0, 1).header, Header::Chunks { .. }));
+}
+
+#[test]
+fn a_share_table_of_another_program_is_refused_and_left_alone() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("shares.db"), "not a database at all, but long enough to be looked at").unwrap();
+    let error = ShareTable::open(folder.path(), 1).unwrap_err();
+    assert!(matches!(error, ShareError::Foreign { .. }), "{error}");
+    assert!(fs::read_to_string(folder.path().join("shares.db")).unwrap().starts_with("not a database"));
+}
+
+#[test]
+fn many_small_files_are_hashed_and_progress_is_told() {
+    let stage = Stage::new();
+    for number in 0..2000 {
+        stage.file(&format!("many/{}/{number}", number % 20), &[1, 2, 3]);
+    }
+    let last = std::sync::Mutex::new(HashProgress::default());
+    let path = stage.folder.path().join("files/many");
+    let outcome = stage.table.add(&[path], None, &|now| *last.lock().unwrap() = now, &AtomicBool::new(false)).unwrap();
+    assert_eq!(outcome.entries.len(), 2000);
+    let all = HashProgress { done_bytes: 6000, total_bytes: 6000, done_files: 2000, total_files: 2000 };
+    assert_eq!(*last.lock().unwrap(), all);
+}

@@ -1,0 +1,96 @@
+//! Where a node listens.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, Swarm, TransportError};
+use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+
+use super::NetError;
+use super::behaviour::Behaviour;
+use crate::config::{Config, Role};
+
+/// Well-known port of a master.
+const MASTER_PORT: u16 = 4747;
+
+/// Listens where the configuration says, or on all interfaces.
+pub(super) fn listen_everywhere(swarm: &mut Swarm<Behaviour>, config: &Config) -> Result<(), NetError> {
+    for address in &config.listen {
+        listen_on(swarm, address)?;
+    }
+    if !config.listen.is_empty() {
+        return Ok(());
+    }
+    let port = if config.role == Role::Master { MASTER_PORT } else { 0 };
+    for (ip, required) in [("/ip4/0.0.0.0", true), ("/ip6/::", false)] {
+        for transport in [format!("tcp/{port}"), format!("udp/{port}/quic-v1")] {
+            let Ok(address) = format!("{ip}/{transport}").parse::<Multiaddr>() else { continue };
+            match listen_on(swarm, &address) {
+                Err(error) if required => return Err(error),
+                // Many machines have no IPv6.
+                Err(error) => tracing::info!(%error, "not listening everywhere"),
+                Ok(()) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn listen_on(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) -> Result<(), NetError> {
+    let failed = |reason: String| NetError::Listen { address: address.clone(), reason };
+    if let Some(socket) = tcp_address(address) {
+        check_free(socket).map_err(|error| failed(error.to_string()))?;
+    }
+    swarm.listen_on(address.clone()).map(drop).map_err(|error| match error {
+        TransportError::MultiaddrNotSupported(_) => failed("this kind of address is not supported".to_owned()),
+        TransportError::Other(error) => failed(error.to_string()),
+    })
+}
+
+/// The socket address of an address over TCP with a fixed port.
+fn tcp_address(address: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = address.iter();
+    let ip: IpAddr = match parts.next()? {
+        Protocol::Ip4(ip) => ip.into(),
+        Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    match parts.next()? {
+        Protocol::Tcp(port) if port != 0 => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}
+
+/// Whether nobody listens there. libp2p's TCP transport sets `SO_REUSEPORT`, with which two nodes of one user
+/// would share a port, and each get a part of the connections.
+fn check_free(address: SocketAddr) -> io::Result<()> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let probe = socket(family, SocketType::STREAM, None)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&probe, true)?;
+    }
+    // Connections that linger from before do not count.
+    sockopt::set_socket_reuseaddr(&probe, true)?;
+    bind(&probe, &address)?;
+    listen(&probe, 1)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_busy_port_is_found_although_the_transport_would_share_it() {
+        for ip in ["127.0.0.1", "::1"] {
+            let held = TcpListener::bind((ip, 0)).unwrap();
+            let address = held.local_addr().unwrap();
+            assert_eq!(check_free(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+            drop(held);
+            check_free(address).unwrap();
+        }
+    }
+}
