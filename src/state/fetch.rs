@@ -75,6 +75,8 @@ struct Source {
     window: usize,
     /// First chunk and number of chunks of each request under way.
     asked: BTreeMap<u64, u32>,
+    /// Answers that are not written yet: they are in memory, and count for the window.
+    unwritten: usize,
     failures: u32,
     busy: u32,
     /// Not to be asked before this time.
@@ -84,7 +86,15 @@ struct Source {
 
 impl Source {
     fn new() -> Self {
-        Self { window: FIRST_WINDOW, asked: BTreeMap::new(), failures: 0, busy: 0, not_before: None, lost: None }
+        Self {
+            window: FIRST_WINDOW,
+            asked: BTreeMap::new(),
+            unwritten: 0,
+            failures: 0,
+            busy: 0,
+            not_before: None,
+            lost: None,
+        }
     }
 }
 
@@ -140,21 +150,31 @@ impl<S: Copy + Ord> Download<S> {
         (state.failures, state.busy, state.not_before) = (0, 0, None);
         // Grows by one for each answer, as TCP's slow start does.
         state.window = (state.window + 1).min(self.policy.window.max(1));
+        state.unwritten += 1;
         self.arrived.insert(first, count);
         true
     }
 
     /// Chunks that arrived are verified and written.
-    pub fn on_written(&mut self, _source: S, first: u64, count: u32, _now: Instant) {
+    pub fn on_written(&mut self, source: S, first: u64, count: u32, _now: Instant) {
         if self.arrived.get(&first) == Some(&count) {
-            self.arrived.remove(&first);
+            self.settle(source, first);
             self.written += u64::from(count);
         }
     }
 
+    /// What arrived is dealt with; the number of its chunks.
+    fn settle(&mut self, source: S, first: u64) -> Option<u32> {
+        let count = self.arrived.remove(&first)?;
+        if let Some(state) = self.sources.get_mut(&source) {
+            state.unwritten = state.unwritten.saturating_sub(1);
+        }
+        Some(count)
+    }
+
     /// The source sent something else than was asked for: it is not asked again.
     pub fn on_bad(&mut self, source: S, first: u64, _now: Instant) {
-        if let Some(count) = self.arrived.remove(&first) {
+        if let Some(count) = self.settle(source, first) {
             self.put_back(first, count);
         }
         self.lose(source, Exhausted::Wrong);
@@ -191,6 +211,9 @@ impl<S: Copy + Ord> Download<S> {
         if state.failures == 1 {
             self.actions.push_back(Action::Report(source));
         }
+        // Its turn comes again when the others have failed as well.
+        self.order.retain(|other| *other != source);
+        self.order.push(source);
         if self.sources.get(&source).is_some_and(|state| state.failures >= MAX_FAILURES) {
             self.lose(source, Exhausted::Unreachable);
         }
@@ -247,7 +270,7 @@ impl<S: Copy + Ord> Download<S> {
         let most = self.geometry.chunks_per_response().max(1);
         let state = self.sources.get_mut(&source)?;
         let paused = state.not_before.is_some_and(|until| until > now);
-        if paused || state.asked.len() >= state.window {
+        if paused || state.asked.len() + state.unwritten >= state.window {
             return None;
         }
         let (first, end) = self.missing.pop_first()?;
@@ -451,6 +474,33 @@ mod tests {
         assert!(!download.on_chunks(1, 0, 1, now));
         assert!(!download.on_chunks(2, 0, 1, now));
         assert_eq!(download.written(), 0);
+    }
+
+    #[test]
+    fn chunks_that_are_not_written_yet_fill_the_window_too() {
+        let now = Instant::now();
+        let mut download = Download::new(Geometry::new(1000 * CHUNK).unwrap(), FetchPolicy { window: 8 });
+        download.add_source(1u8);
+        let mut unwritten = Vec::new();
+        while let Some(Action::Request { source, first, count }) = download.poll_action(now) {
+            assert!(download.on_chunks(source, first, count, now));
+            unwritten.push((first, count));
+        }
+        assert_eq!(unwritten.len(), 8, "a slow disk holds the download up, and memory stays bounded");
+        download.on_written(1, unwritten[0].0, unwritten[0].1, now);
+        assert!(matches!(download.poll_action(now), Some(Action::Request { .. })));
+    }
+
+    #[test]
+    fn a_source_that_fails_yields_to_the_next_at_once() {
+        let now = Instant::now();
+        let mut download = Download::new(Geometry::new(CHUNK).unwrap(), FetchPolicy { window: 8 });
+        download.add_source(1u8);
+        download.add_source(2u8);
+        assert_eq!(download.poll_action(now), Some(Action::Request { source: 1, first: 0, count: 1 }));
+        download.on_failed(1, 0, now);
+        assert_eq!(download.poll_action(now), Some(Action::Report(1)));
+        assert_eq!(download.poll_action(now), Some(Action::Request { source: 2, first: 0, count: 1 }));
     }
 
     #[test]

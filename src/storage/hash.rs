@@ -1,12 +1,14 @@
 //! Content ids of files: BLAKE3 on several threads at once, over chunks of one file or of many.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use swarmdex_protocols::ContentId;
 use swarmdex_protocols::content::{ChainingValue, FileTooLarge, Geometry, Outboard, chunk_value};
 
@@ -92,16 +94,15 @@ pub enum HashError {
     Cancelled,
 }
 
-/// Opens a regular file for reading; a pipe does not hold this up, and a link is not followed.
+/// Opens a regular file for reading. A pipe does not hold this up, and no link is followed, on the way to
+/// the file either: the path has none when it is shared, and one that appears later could lead anywhere.
 pub fn open_regular(path: &Path) -> Result<(File, FileStamp), HashError> {
     let failed = |source| HashError::Io { path: path.to_owned(), source };
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let file = match OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path) {
-        Ok(file) => file,
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            return Err(HashError::NotRegular { path: path.to_owned() });
-        }
-        Err(error) => return Err(failed(error)),
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Ok(file) => File::from(file),
+        Err(Errno::LOOP) => return Err(HashError::NotRegular { path: path.to_owned() }),
+        Err(error) => return Err(failed(error.into())),
     };
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, RenameFlags};
@@ -96,7 +96,8 @@ impl PartialFile {
         if !file.metadata().map_err(failed("look at", &path, size))?.is_file() {
             return Err(PartialError::NoFile { path });
         }
-        if file.try_lock().is_err() {
+        // Locked, and still the file at that path: a download that ended in between has renamed it.
+        if file.try_lock().is_err() || !is_at(&file, &path) {
             return Err(PartialError::InProgress { path: target.to_owned() });
         }
         let partial = Self { file, path, target: target.to_owned(), size, finished: false };
@@ -137,6 +138,9 @@ impl PartialFile {
         }
         rename_new(&self.path, &self.target)?;
         self.finished = true;
+        if sync && let Some(folder) = self.path.parent() {
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write", folder, self.size))?;
+        }
         Ok(self.target.clone())
     }
 }
@@ -148,6 +152,15 @@ impl Drop for PartialFile {
         {
             tracing::warn!(path = %self.path.display(), %error, "a partial file could not be removed");
         }
+    }
+}
+
+/// Whether a path leads to an open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(open), Ok(found)) => identity(open) == identity(found),
+        _ => false,
     }
 }
 

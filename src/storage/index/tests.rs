@@ -161,8 +161,8 @@ fn search_pages_are_complete_whatever_their_size() {
     assert_eq!(search(&store, "file", 77).len(), 6000);
     assert_eq!(search(&store, "dir-3", 500).len(), search(&store, "dir*3/*", 500).len());
     assert_eq!(search(&store, "FILE-42", 500).len(), 111);
-    assert_eq!(search(&store, "*-4242", 10), ["dir 6/File-4242"]);
-    assert_eq!(search(&store, "file 4242", 10), ["dir 6/File-4242"]);
+    assert_eq!(search(&store, "*-4242", 10), ["dir 4/File-4242"]);
+    assert_eq!(search(&store, "file 4242", 10), ["dir 4/File-4242"]);
     assert_eq!(search(&store, "\"OR\" NEAR(", 10).len(), 0);
     assert_eq!(search(&store, "none", 10).len(), 0);
 }

@@ -92,6 +92,12 @@ impl Database {
             .collect())
     }
 
+    pub(super) fn has_root(&self, root: &Path) -> Result<bool, ShareError> {
+        let sql = "SELECT count(*) FROM roots WHERE path = ?1";
+        let read = || self.connection.prepare_cached(sql)?.query_row([bytes(root)], |row| row.get::<_, i64>(0));
+        read().map(|count| count > 0).map_err(|source| self.failed(source))
+    }
+
     pub(super) fn add_root(&self, root: &Path, name: Option<&Name>) -> Result<(), ShareError> {
         let values = params![bytes(root), name.map(Name::as_str)];
         self.execute("INSERT OR REPLACE INTO roots (path, name) VALUES (?1, ?2)", values)

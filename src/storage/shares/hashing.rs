@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::scan::Candidate;
-use super::{HashProgress, OnProgress, lock};
+use super::{HashProgress, HashResult, OnProgress, ShareError, lock};
 use crate::storage::hash::{self, HashError, Hashed};
 
 /// How often progress is told.
@@ -14,20 +14,23 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Files at least so long are hashed by all threads together, shorter ones by one thread each.
 const LARGE_FILE: u64 = 64 << 20;
 
-/// Hashes files, long ones with all threads together, the others side by side; tells progress meanwhile.
+/// Hashes files, long ones with all threads together, the others side by side; tells progress meanwhile, and
+/// hands each hash to `keep` as soon as it is known.
 pub(super) fn hash_candidates(
     candidates: &[Candidate],
     threads: usize,
     progress: OnProgress<'_>,
     cancel: &AtomicBool,
-) -> Vec<Result<Hashed, HashError>> {
+    keep: &(dyn Fn(&Candidate, &Hashed) -> Result<(), ShareError> + Sync),
+) -> Result<Vec<HashResult>, ShareError> {
     let total = HashProgress {
         total_bytes: candidates.iter().map(|candidate| candidate.stamp.len).fold(0, u64::saturating_add),
         total_files: candidates.len() as u64,
         ..HashProgress::default()
     };
     let (bytes, files, next) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let results: Mutex<Vec<Option<Result<Hashed, HashError>>>> = Mutex::new(candidates.iter().map(|_| None).collect());
+    let results: Mutex<Vec<Option<HashResult>>> = Mutex::new(candidates.iter().map(|_| None).collect());
+    let failure: Mutex<Option<ShareError>> = Mutex::new(None);
     let hash = |index: usize, threads: usize| {
         let Some(candidate) = candidates.get(index) else { return };
         let result = if cancel.load(Ordering::Relaxed) {
@@ -36,6 +39,12 @@ pub(super) fn hash_candidates(
             hash::hash_file(&candidate.path, threads, &bytes, cancel)
         };
         files.fetch_add(1, Ordering::Relaxed);
+        let result = result.map(|hashed| {
+            if let Err(error) = keep(candidate, &hashed) {
+                *lock(&failure) = Some(error);
+            }
+            (hashed.content, hashed.stamp)
+        });
         if let Some(place) = lock(&results).get_mut(index) {
             *place = Some(result);
         }
@@ -71,5 +80,8 @@ pub(super) fn hash_candidates(
     });
     progress(HashProgress { done_bytes: total.total_bytes, done_files: total.total_files, ..total });
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.into_iter().map(|result| result.unwrap_or(Err(HashError::Cancelled))).collect()
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(results.into_iter().map(|result| result.unwrap_or(Err(HashError::Cancelled))).collect()),
+    }
 }

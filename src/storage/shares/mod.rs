@@ -134,6 +134,9 @@ pub struct HashProgress {
     pub total_files: u64,
 }
 
+/// A hashed file, as it was.
+type HashResult = Result<(ContentId, FileStamp), HashError>;
+
 /// Told how far hashing is, a few times a second.
 pub type OnProgress<'a> = &'a (dyn Fn(HashProgress) + Sync);
 
@@ -147,7 +150,9 @@ pub struct ShareTable {
 struct Shared {
     folder: PathBuf,
     threads: usize,
-    /// Held for a whole change, so that changes happen one after the other.
+    /// Held while something is scanned and hashed, which can take hours: one scan after the other.
+    scanning: Mutex<()>,
+    /// Held for moments, after `scanning` if both are needed.
     database: Mutex<Database>,
     /// Held for moments only, never over I/O.
     table: Mutex<Table>,
@@ -192,6 +197,7 @@ impl ShareTable {
             shared: Arc::new(Shared {
                 folder: folder.to_owned(),
                 threads: thread_count(threads),
+                scanning: Mutex::default(),
                 database: Mutex::new(Database::open(&folder.join("shares.db"))?),
                 table: Mutex::default(),
                 outboards,
@@ -223,23 +229,42 @@ impl ShareTable {
             };
             roots.push((found, prefix));
         }
-        let database = lock(&self.shared.database);
+        let _scanning = lock(&self.shared.scanning);
         let mut outcome = ShareOutcome::default();
         for (root, prefix) in &roots {
-            let found = scan::scan(root, prefix.as_ref(), &self.shared.folder)?;
-            let names: Vec<_> = found.candidates.iter().map(|candidate| &candidate.name).collect();
-            // Sharing anew brings back what was revoked.
-            database.include(&names)?;
-            let direct = found.direct;
-            let added = self.take_in(&database, root, found, progress, cancel)?;
-            if direct && let Some(skipped) = added.skipped.first() {
-                return Err(self.explain(root, skipped, &names_of(root, prefix.as_ref())));
+            let known = lock(&self.shared.database).has_root(root)?;
+            let added = self.add_root(root, prefix.as_ref(), progress, cancel);
+            if added.is_err() && !known {
+                lock(&self.shared.database).remove_root(root)?;
             }
-            database.add_root(root, prefix.as_ref())?;
+            let added = added?;
             outcome.entries.extend(added.entries);
             outcome.skipped.extend(added.skipped);
         }
         Ok(outcome)
+    }
+
+    fn add_root(
+        &self,
+        root: &Path,
+        prefix: Option<&Name>,
+        progress: OnProgress<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<ShareOutcome, ShareError> {
+        let found = scan::scan(root, prefix, &self.shared.folder)?;
+        {
+            let names: Vec<_> = found.candidates.iter().map(|candidate| &candidate.name).collect();
+            let database = lock(&self.shared.database);
+            // Sharing anew brings back what was revoked.
+            database.include(&names)?;
+            database.add_root(root, prefix)?;
+        }
+        let direct = found.direct;
+        let added = self.take_in(root, found, progress, cancel)?;
+        match added.skipped.first() {
+            Some(skipped) if direct => Err(self.explain(root, skipped, &names_of(root, prefix))),
+            _ => Ok(added),
+        }
     }
 
     /// Why a file that was named directly is not shared.
@@ -253,14 +278,15 @@ impl ShareTable {
 
     /// Shares again what was shared before. Files that did not change are not read.
     pub fn rescan(&self, progress: OnProgress<'_>, cancel: &AtomicBool) -> Result<ShareOutcome, ShareError> {
-        let database = lock(&self.shared.database);
+        let _scanning = lock(&self.shared.scanning);
         let mut outcome = ShareOutcome::default();
-        for (root, prefix) in database.roots()? {
+        let roots = lock(&self.shared.database).roots()?;
+        for (root, prefix) in roots {
             match scan::scan(&root, prefix.as_ref(), &self.shared.folder) {
                 Ok(mut found) => {
-                    let excluded = database.excluded()?;
+                    let excluded = lock(&self.shared.database).excluded()?;
                     found.candidates.retain(|candidate| !excluded.contains(&candidate.name));
-                    let added = self.take_in(&database, &root, found, progress, cancel)?;
+                    let added = self.take_in(&root, found, progress, cancel)?;
                     outcome.entries.extend(added.entries);
                     outcome.skipped.extend(added.skipped);
                 }
@@ -274,7 +300,6 @@ impl ShareTable {
     /// Hashes what was found below one root, and puts it into the table in place of what was there.
     fn take_in(
         &self,
-        database: &Database,
         root: &Path,
         found: Found,
         progress: OnProgress<'_>,
@@ -294,7 +319,7 @@ impl ShareTable {
                 }
             }
         }
-        let hashed = self.hash_all(database, wanted, progress, cancel)?;
+        let hashed = self.hash_all(wanted, progress, cancel)?;
         let mut entries = Vec::new();
         for (candidate, result) in hashed {
             match result {
@@ -310,44 +335,47 @@ impl ShareTable {
                 Err(error) => skipped.push(Skipped { path: candidate.path, reason: with_cause(&error) }),
             }
         }
+        // What was revoked while it was hashed stays so.
+        let database = lock(&self.shared.database);
+        let excluded = database.excluded()?;
+        let given_up = !database.has_root(root)?;
+        entries.retain(|entry| !given_up && !excluded.contains(&entry.name));
         self.change(|table| {
             table.entries.retain(|_, entry| entry.root != root);
             table.entries.extend(entries.iter().map(|entry| (entry.name.clone(), entry.clone())));
         });
+        drop(database);
         Ok(ShareOutcome { entries, skipped })
     }
 
-    /// Content ids of all candidates, from the cache where the file has not changed.
-    #[allow(clippy::type_complexity)]
+    /// Content ids of all candidates, from the cache where the file has not changed. Each hash is kept as
+    /// soon as it is known: what is interrupted goes on where it was.
     fn hash_all(
         &self,
-        database: &Database,
         wanted: Vec<Candidate>,
         progress: OnProgress<'_>,
         cancel: &AtomicBool,
-    ) -> Result<Vec<(Candidate, Result<(ContentId, FileStamp), HashError>)>, ShareError> {
+    ) -> Result<Vec<(Candidate, HashResult)>, ShareError> {
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
         for candidate in wanted {
-            match database.cached(&candidate.path, &candidate.stamp)? {
+            let cached = lock(&self.shared.database).cached(&candidate.path, &candidate.stamp)?;
+            match cached {
                 Some(content) if self.shared.outboards.has(&content, candidate.stamp.len) => {
-                    known.push((candidate.clone(), Ok((content, candidate.stamp))));
+                    let stamp = candidate.stamp;
+                    known.push((candidate, Ok((content, stamp))));
                 }
                 _ => unknown.push(candidate),
             }
         }
-        let hashed = hash_candidates(&unknown, self.shared.threads, progress, cancel);
-        for (candidate, result) in unknown.into_iter().zip(hashed) {
-            let kept = match result {
-                Ok(hashed) => {
-                    self.shared.outboards.keep(&hashed.content, &hashed.outboard)?;
-                    database.cache(&candidate.path, &hashed.stamp, &hashed.content)?;
-                    Ok((hashed.content, hashed.stamp))
-                }
-                Err(error) => Err(error),
-            };
-            known.push((candidate, kept));
-        }
+        let keep = |candidate: &Candidate, hashed: &Hashed| self.keep(&candidate.path, hashed);
+        let hashed = hash_candidates(&unknown, self.shared.threads, progress, cancel, &keep)?;
+        known.extend(unknown.into_iter().zip(hashed));
         Ok(known)
+    }
+
+    fn keep(&self, path: &Path, hashed: &Hashed) -> Result<(), ShareError> {
+        self.shared.outboards.keep(&hashed.content, &hashed.outboard)?;
+        lock(&self.shared.database).cache(path, &hashed.stamp, &hashed.content)
     }
 
     /// Gives names up; returns those that were shared. A file in a shared folder stays out when the
@@ -370,13 +398,12 @@ impl ShareTable {
 
     /// Hashes anew the files that were found changed when somebody asked for them; drops those that are gone.
     pub fn refresh(&self) -> Result<(), ShareError> {
-        let database = lock(&self.shared.database);
+        let _scanning = lock(&self.shared.scanning);
         let stale = std::mem::take(&mut lock(&self.shared.table).stale);
         for path in stale {
             let hashed = hash::hash_file(&path, self.shared.threads, &AtomicU64::new(0), &AtomicBool::new(false));
-            if let Ok(Hashed { content, outboard, stamp }) = &hashed {
-                self.shared.outboards.keep(content, outboard)?;
-                database.cache(&path, stamp, content)?;
+            if let Ok(hashed) = &hashed {
+                self.keep(&path, hashed)?;
             }
             self.change(|table| match hashed {
                 Ok(Hashed { content, stamp, .. }) => {

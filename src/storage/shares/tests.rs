@@ -189,7 +189,7 @@ fn chunks_are_served_with_their_proofs() {
 fn a_file_that_changed_is_not_served_under_its_old_id() {
     let bytes = noise(2 * CHUNK);
     type Edit = fn(&Path);
-    let changes: [(&str, Edit); 4] = [
+    let changes: [(&str, Edit); 5] = [
         ("truncated", |path| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(10).unwrap()),
         ("replaced by a link", |path| {
             fs::remove_file(path).unwrap();
@@ -201,6 +201,13 @@ fn a_file_that_changed_is_not_served_under_its_old_id() {
             fs::rename(other, path).unwrap();
         }),
         ("removed", |path| fs::remove_file(path).unwrap()),
+        ("below a folder that became a link", |path| {
+            let folder = path.parent().unwrap();
+            let elsewhere = folder.with_extension("elsewhere");
+            fs::rename(folder, &elsewhere).unwrap();
+            fs::write(elsewhere.join("file"), "secret").unwrap();
+            symlink(&elsewhere, folder).unwrap();
+        }),
     ];
     for (what, change) in changes {
         let stage = Stage::new();

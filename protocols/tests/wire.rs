@@ -1,0 +1,271 @@
+//! The bytes of every message: fixed by examples, checked against another CBOR library both ways, and at
+//! their limits.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::fmt::Debug;
+
+use proptest::prelude::*;
+use serde::{Serialize, de::DeserializeOwned};
+use swarmdex_protocols::codec::{DecodeError, decode, encode};
+use swarmdex_protocols::content::Proof;
+use swarmdex_protocols::fetch::{self, Header};
+use swarmdex_protocols::index::{
+    Announce, Cursor, Found, Join, Joined, Leave, Lookup, Member, Offer, Page, Peers, Refusal, RefusalCode, Report,
+    Request, Response, Revocation, Revoke, Search, Sequence, Session, ShareDigest, Verdict,
+};
+use swarmdex_protocols::limits::*;
+use swarmdex_protocols::statement::Seal;
+use swarmdex_protocols::{Certificate, ContentId, Entry, Keypair, Multiaddr, Name, Network, PeerId, Version};
+
+fn key() -> Keypair {
+    Keypair::ed25519_from_bytes([1; 32]).unwrap()
+}
+
+fn peer() -> PeerId {
+    key().public().to_peer_id()
+}
+
+fn content() -> ContentId {
+    ContentId::from_bytes([0xab; 32])
+}
+
+fn entry(name: &str) -> Entry {
+    Entry { name: Name::parse(name).unwrap(), content: content(), size: 7, owner: peer(), version: Version(9) }
+}
+
+fn seal() -> Seal {
+    Seal { issued_ms: 1000, expires_ms: 2000, signature: vec![1, 2, 3] }
+}
+
+fn member() -> Member {
+    let addresses = vec!["/ip4/10.0.0.1/tcp/4747".parse().unwrap()];
+    Member { peer: peer(), addresses, suspect: true, entries: 3 }
+}
+
+fn requests() -> Vec<Request> {
+    vec![
+        Request::Join(Join {
+            network: "lab".to_owned(),
+            addresses: vec!["/ip4/10.0.0.1/udp/4747/quic-v1".parse().unwrap()],
+            digest: ShareDigest::from_bytes([2; 32]),
+            entries: 5,
+        }),
+        Request::Announce(Announce {
+            session: Session(1 << 40),
+            sequence: Sequence(2),
+            offers: vec![Offer { name: "a/b".to_owned(), content: content(), size: 7 }],
+            last: true,
+        }),
+        Request::Revoke(Revoke { session: Session(1), sequence: Sequence(3), names: vec!["a".to_owned()] }),
+        Request::Lookup(Lookup { name: "é".to_owned() }),
+        Request::Search(Search { query: "a b".to_owned(), cursor: Some(Cursor(12)), limit: 100 }),
+        Request::Search(Search { query: String::new(), cursor: None, limit: 1 }),
+        Request::Report(Report { peer: peer() }),
+        Request::Peers(Peers { after: Some(peer()) }),
+        Request::Leave(Leave { session: Session(1) }),
+    ]
+}
+
+fn responses() -> Vec<Response> {
+    let refusal = Refusal::new(RefusalCode::Quota, "too many");
+    vec![
+        Response::Joined(Joined { session: Session(8), lease_ms: 30_000, unchanged: false }),
+        Response::Announced(vec![
+            Verdict::Accepted { version: Version(9), seal: seal() },
+            Verdict::Conflict { owner: peer() },
+            Verdict::Refused(refusal.clone()),
+        ]),
+        Response::Revoked(vec![
+            Revocation::Revoked { version: Version(10) },
+            Revocation::NotHeld,
+            Revocation::Conflict { owner: peer() },
+            Revocation::Refused(refusal.clone()),
+        ]),
+        Response::Found(Found {
+            certificate: Certificate { entry: entry("a/b"), seal: seal() },
+            holders: vec![member()],
+        }),
+        Response::Page(Page { entries: vec![entry("x")], next: Some(Cursor(4)) }),
+        Response::Members(vec![member()]),
+        Response::Done,
+        Response::Refused(refusal),
+    ]
+}
+
+fn fetches() -> Vec<fetch::Request> {
+    vec![fetch::Request { content: content(), first: 300, count: 4 }]
+}
+
+fn headers() -> Vec<Header> {
+    vec![
+        Header::Chunks { bytes: 1 << 20, proofs: vec![Proof::new(vec![[5; 32], [6; 32]]), Proof::default()] },
+        Header::Refused(fetch::Refusal::Changed),
+    ]
+}
+
+/// Bytes that never change: a second implementation must produce and accept just these.
+const GOLDEN: &str = include_str!("golden.txt");
+
+#[test]
+fn every_message_has_its_bytes() {
+    fn lines<T: Serialize + Debug>(kind: &str, messages: &[T]) -> String {
+        let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        messages.iter().map(|message| format!("{kind} {}\n", hex(encode(message, usize::MAX).unwrap()))).collect()
+    }
+    let mut all = lines("request", &requests());
+    all += &lines("response", &responses());
+    all += &lines("fetch", &fetches());
+    all += &lines("header", &headers());
+    let certificate = Certificate::sign(entry("a/b"), &Network::parse("lab").unwrap(), &key(), 1000).unwrap();
+    all += &lines("certificate", &[certificate]);
+    assert_eq!(all, GOLDEN, "the bytes of a message changed: that takes a new protocol id");
+}
+
+fn cross_check<T: Serialize + DeserializeOwned + PartialEq + Debug>(messages: &[T]) {
+    for message in messages {
+        let ours = encode(message, usize::MAX).unwrap();
+        assert_eq!(&decode::<T>(&ours, usize::MAX).unwrap(), message);
+        assert_eq!(&ciborium::from_reader::<T, _>(&ours[..]).unwrap(), message, "theirs reads ours");
+        let mut theirs = Vec::new();
+        ciborium::into_writer(message, &mut theirs).unwrap();
+        assert_eq!(theirs, ours, "both write the same bytes");
+        // Cut anywhere it is truncated, and followed by anything it is not this message.
+        for end in 0..ours.len() {
+            assert_eq!(decode::<T>(&ours[..end], usize::MAX), Err(DecodeError::Truncated), "{message:?} cut at {end}");
+        }
+        assert_eq!(decode::<T>(&[&ours[..], &[0]].concat(), usize::MAX), Err(DecodeError::TrailingBytes));
+    }
+}
+
+#[test]
+fn another_library_writes_and_reads_the_same_bytes() {
+    cross_check(&requests());
+    cross_check(&responses());
+    cross_check(&fetches());
+    cross_check(&headers());
+}
+
+#[test]
+fn a_new_optional_field_is_ignored_and_a_missing_one_has_its_default() {
+    use ciborium::value::Value;
+    let pairs = [("w", Value::from("a")), ("m", 5.into()), ("zz", Value::Array(vec![1.into(), 2.into()]))];
+    let search = pairs.map(|(key, value)| (key.into(), value)).to_vec();
+    let newer = Value::Map(vec![("search".into(), Value::Map(search))]);
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&newer, &mut bytes).unwrap();
+    let search = Search { query: "a".to_owned(), cursor: None, limit: 5 };
+    assert_eq!(decode::<Request>(&bytes, 1000), Ok(Request::Search(search)));
+}
+
+#[test]
+fn what_is_no_message_is_told_apart() {
+    let unknown = encode(&std::collections::BTreeMap::from([("dance", 1)]), 100).unwrap();
+    assert!(
+        matches!(decode::<Request>(&unknown, 100), Err(DecodeError::UnknownVariant(text)) if text.contains("dance"))
+    );
+    assert_eq!(decode::<Request>(&[0; 11], 10), Err(DecodeError::TooLarge { actual: 11, limit: 10 }));
+    // Strings, arrays and maps that declare more than there is cost nothing.
+    for first in [0x5bu8, 0x7b, 0x9b, 0xbb] {
+        let bytes = [&[first][..], &(1u64 << 60).to_be_bytes()].concat();
+        assert!(decode::<Request>(&bytes, 100).is_err());
+    }
+    assert!(matches!(decode::<Request>(&vec![0x81; 100_000], usize::MAX), Err(DecodeError::Malformed(_))));
+    let twice = ciborium::value::Value::Map(vec![("n".into(), "a".into()), ("n".into(), "b".into())]);
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&ciborium::value::Value::Map(vec![("lookup".into(), twice)]), &mut bytes).unwrap();
+    assert!(matches!(decode::<Request>(&bytes, 1000), Err(DecodeError::Malformed(_))), "a key twice");
+    assert_eq!(RefusalCode::from(u16::from(RefusalCode::Other(999))), RefusalCode::Other(999));
+    for number in 0..40 {
+        assert_eq!(u16::from(RefusalCode::from(number)), number);
+        assert_eq!(u16::from(fetch::Refusal::from(number)), number);
+    }
+}
+
+#[test]
+fn messages_at_their_limits_fit() {
+    let long = |number: usize| format!("{number:04}{}", format!("/{}", "y".repeat(200)).repeat(5));
+    let padded = |number: usize| format!("{}{}", long(number), "z".repeat(MAX_NAME_BYTES - long(number).len()));
+    assert_eq!(padded(1).len(), MAX_NAME_BYTES);
+    let offers = (0..MAX_BATCH_ENTRIES)
+        .map(|number| Offer { name: padded(number), content: content(), size: MAX_FILE_BYTES })
+        .collect();
+    let announce = Announce { session: Session(u64::MAX), sequence: Sequence(u64::MAX), offers, last: true };
+    encode(&Request::Announce(announce), MAX_INDEX_MESSAGE).unwrap();
+    let big = Entry { version: Version(u64::MAX), size: u64::MAX, ..entry(&padded(1)) };
+    let page = Page { entries: vec![big; MAX_PAGE_ENTRIES], next: Some(Cursor(u64::MAX)) };
+    encode(&Response::Page(page), MAX_INDEX_MESSAGE).unwrap();
+    let full = Seal { issued_ms: u64::MAX, expires_ms: u64::MAX, signature: vec![0; 64] };
+    let accepted = Verdict::Accepted { version: Version(u64::MAX), seal: full };
+    encode(&Response::Announced(vec![accepted; MAX_BATCH_ENTRIES]), MAX_INDEX_MESSAGE).unwrap();
+    let refused = Verdict::Refused(Refusal::new(RefusalCode::InvalidName, "r".repeat(10_000)));
+    encode(&Response::Announced(vec![refused; MAX_BATCH_ENTRIES]), MAX_INDEX_MESSAGE).unwrap();
+    let name = format!("/dns4/{}/udp/65535/quic-v1", "d".repeat(250));
+    let address: Multiaddr = name.parse().unwrap();
+    let member = Member { addresses: vec![address; MAX_ADDRESSES], entries: u64::MAX, ..member() };
+    encode(&Response::Members(vec![member.clone(); MAX_MEMBERS]), MAX_INDEX_MESSAGE).unwrap();
+    let certificate = Certificate { entry: entry(&padded(2)), seal: seal() };
+    let found = Found { certificate, holders: vec![member; MAX_HOLDERS] };
+    encode(&Response::Found(found), MAX_INDEX_MESSAGE).unwrap();
+    // Four small chunks, or one of the largest file, with all their proofs.
+    let proofs = vec![Proof::new(vec![[0; 32]; 24]); 4];
+    encode(&Header::Chunks { bytes: MAX_FETCH_BODY as u32, proofs }, MAX_FETCH_HEADER).unwrap();
+    let request = fetch::Request { content: content(), first: u64::MAX, count: u32::MAX };
+    encode(&request, MAX_FETCH_REQUEST).unwrap();
+}
+
+prop_compose! {
+    fn any_offer()(name in ".{0,40}", content in any::<[u8; 32]>(), size in any::<u64>()) -> Offer {
+        Offer { name, content: ContentId::from_bytes(content), size }
+    }
+}
+
+fn any_request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        (any::<u64>(), any::<u64>(), prop::collection::vec(any_offer(), 0..8), any::<bool>()).prop_map(
+            |(session, sequence, offers, last)| Request::Announce(Announce {
+                session: Session(session),
+                sequence: Sequence(sequence),
+                offers,
+                last
+            })
+        ),
+        (any::<u64>(), any::<u64>(), prop::collection::vec(".{0,20}", 0..8)).prop_map(|(session, sequence, names)| {
+            Request::Revoke(Revoke { session: Session(session), sequence: Sequence(sequence), names })
+        }),
+        ".{0,60}".prop_map(|name| Request::Lookup(Lookup { name })),
+        (".{0,60}", any::<Option<u64>>(), any::<u32>()).prop_map(|(query, cursor, limit)| {
+            Request::Search(Search { query, cursor: cursor.map(Cursor), limit })
+        }),
+        (".{0,20}", any::<[u8; 32]>(), any::<u64>()).prop_map(|(network, digest, entries)| {
+            let addresses = vec!["/ip6/::1/tcp/1".parse().unwrap()];
+            Request::Join(Join { network, addresses, digest: ShareDigest::from_bytes(digest), entries })
+        }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_request_survives_the_wire(request in any_request()) {
+        let bytes = encode(&request, usize::MAX).unwrap();
+        prop_assert_eq!(decode::<Request>(&bytes, bytes.len()).unwrap(), request);
+    }
+
+    #[test]
+    fn no_bytes_make_a_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode::<Request>(&bytes, 200);
+        let _ = decode::<Response>(&bytes, 200);
+        let _ = decode::<Header>(&bytes, 200);
+        let _ = decode::<fetch::Request>(&bytes, 200);
+    }
+
+    #[test]
+    fn no_flipped_bits_make_a_decoder_panic(which in any::<prop::sample::Index>(), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let all = responses();
+        let mut bytes = encode(which.get(&all), usize::MAX).unwrap();
+        for (at, flip) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+        }
+        let _ = decode::<Response>(&bytes, usize::MAX);
+    }
+}
