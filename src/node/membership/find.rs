@@ -8,7 +8,7 @@ use swarmdex_protocols::{Multiaddr, Network, PeerId};
 use tokio::sync::broadcast;
 
 use crate::config::{Config, Role};
-use crate::net::{Net, NetEvent};
+use crate::net::{ConnectError, Net, NetEvent};
 use crate::storage::dir::DataDir;
 
 /// Why the master was not found.
@@ -117,28 +117,23 @@ impl Finder {
         }
     }
 
-    /// Tries the configured addresses in turn. The error is that of the last one, or of the first that
-    /// led to the wrong node: that one needs a person.
+    /// Tries the configured addresses, those of one peer id together. The error is that of the last.
     async fn connect_configured(&self, net: &Net, pinned: Option<PeerId>) -> Result<PeerId, Failure> {
         let mut failure = None;
-        for address in &self.masters {
-            let (named, plain) = split_peer(address.clone());
-            match net.connect(named, vec![plain.clone()]).await {
-                Ok(master) if named.is_some() => return self.pin(master, None),
-                Ok(master) => match self.pin(master, pinned) {
-                    Ok(master) => return Ok(master),
-                    Err(error) => return Err(error),
-                },
-                Err(error) => {
-                    let reason = match (&error, named) {
-                        (crate::net::ConnectError::WrongPeer { obtained, .. }, Some(named)) => format!(
-                            "the node at {plain} is {obtained}, and the address says {named}; correct --master if the master was set up anew"
-                        ),
-                        _ => format!("{address}: {error}"),
-                    };
-                    failure = Some(Failure { master: named.or(pinned), reason });
-                }
-            }
+        for (named, addresses) in group_by_peer(&self.masters) {
+            let error = match net.connect(named, addresses.clone()).await {
+                // What the configuration names is trusted, and remembered in place of what was pinned.
+                Ok(master) => return self.pin(master, pinned.filter(|_| named.is_none())),
+                Err(error) => error,
+            };
+            let reason = match (&error, named) {
+                (ConnectError::WrongPeer { address, obtained }, Some(named)) => format!(
+                    "the node at {address} is {obtained}, and the address says {named}; correct --master if the master was set up anew"
+                ),
+                (_, None) => addresses.iter().map(|address| format!("{address}: {error}")).collect(),
+                (_, Some(_)) => error.to_string(),
+            };
+            failure = Some(Failure { master: named.or(pinned), reason });
         }
         Err(failure.unwrap_or(Failure { master: pinned, reason: "no address is configured".to_owned() }))
     }
@@ -167,6 +162,22 @@ impl Finder {
     }
 }
 
+/// Addresses of one peer id together, so that they are tried at once; those without a peer id one by one, TCP
+/// before QUIC, which takes long to find out that nobody is there.
+fn group_by_peer(addresses: &[Multiaddr]) -> Vec<(Option<PeerId>, Vec<Multiaddr>)> {
+    let mut groups: Vec<(Option<PeerId>, Vec<Multiaddr>)> = Vec::new();
+    for (peer, address) in addresses.iter().cloned().map(split_peer) {
+        match groups.iter_mut().find(|(other, _)| peer.is_some() && *other == peer) {
+            Some((_, group)) => group.push(address),
+            None => groups.push((peer, vec![address])),
+        }
+    }
+    groups.sort_by_key(|(_, group)| {
+        !group.iter().any(|address| address.iter().any(|part| matches!(part, Protocol::Tcp(_))))
+    });
+    groups
+}
+
 /// An address as its peer id, if it names one, and the rest.
 pub(in crate::node) fn split_peer(mut address: Multiaddr) -> (Option<PeerId>, Multiaddr) {
     match address.iter().last() {
@@ -175,5 +186,26 @@ pub(in crate::node) fn split_peer(mut address: Multiaddr) -> (Option<PeerId>, Mu
             (Some(peer), address)
         }
         _ => (None, address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_peer_are_tried_together_and_tcp_first() {
+        let (a, b) = (PeerId::random(), PeerId::random());
+        let parse = |text: String| text.parse::<Multiaddr>().unwrap();
+        let addresses = [
+            parse("/ip4/10.0.0.1/udp/1/quic-v1".to_owned()),
+            parse(format!("/ip4/10.0.0.2/udp/2/quic-v1/p2p/{a}")),
+            parse(format!("/ip4/10.0.0.3/udp/3/quic-v1/p2p/{b}")),
+            parse(format!("/ip4/10.0.0.2/tcp/4/p2p/{a}")),
+            parse("/ip4/10.0.0.1/tcp/5".to_owned()),
+        ];
+        let groups = group_by_peer(&addresses);
+        let peers: Vec<_> = groups.iter().map(|(peer, group)| (*peer, group.len())).collect();
+        assert_eq!(peers, [(Some(a), 2), (None, 1), (None, 1), (Some(b), 1)]);
     }
 }
