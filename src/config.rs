@@ -56,7 +56,8 @@ pub struct LeaseConfig {
     pub lease: Duration,
     /// How often nodes ping each other.
     pub ping_interval: Duration,
-    /// After how many missed pings in a row a peer is suspect.
+    /// After how many missed pings in a row, besides the first, a peer is suspect. Each takes two intervals:
+    /// one until it is sent, one until it counts as missed.
     pub missed_pings: u32,
     /// Longest pause between two attempts to reach the master; attempts begin at half a second and double, with jitter.
     pub max_backoff: Duration,
@@ -104,7 +105,7 @@ impl Default for LeaseConfig {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(30),
-            ping_interval: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(4),
             missed_pings: 2,
             max_backoff: Duration::from_secs(30),
         }

@@ -19,14 +19,16 @@ use super::index::{Done, Effect, Master, Step, refuse_bytes};
 use super::listen::listen_everywhere;
 use super::nodes::{MAX_ROUTING_ADDRESSES, Nodes, without_peer};
 use super::pending::{Pending, request_error};
-use super::{Command, IndexAnswer, NetError, NetEvent, RequestError, Services, Snapshot};
-use crate::config::Config;
+use super::{Command, Identified, IndexAnswer, NetError, RequestError, Services, Snapshot};
+use crate::config::{Config, Role};
 use crate::storage::shares::ShareTable;
 
 /// Requests of this node that wait for an answer, of each protocol.
 const MAX_REQUESTS: usize = 1024;
 /// How long uploads may take to finish when the node stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Nodes that are remembered as masters.
+const MAX_MASTERS: usize = 16;
 /// How soon to try again what the store had no room for.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -56,11 +58,34 @@ pub(super) struct Driver {
 }
 
 /// Those who watch.
-struct Outside {
-    events: broadcast::Sender<NetEvent>,
+pub(super) struct Outside {
+    lost: broadcast::Sender<PeerId>,
     listen: watch::Sender<Vec<Multiaddr>>,
+    masters: watch::Sender<Vec<Identified>>,
     network: String,
     stopping: Option<oneshot::Sender<()>>,
+}
+
+impl Outside {
+    pub(super) fn new(
+        lost: broadcast::Sender<PeerId>,
+        listen: watch::Sender<Vec<Multiaddr>>,
+        masters: watch::Sender<Vec<Identified>>,
+        config: &Config,
+    ) -> Self {
+        Self { lost, listen, masters, network: protocol_version(config), stopping: None }
+    }
+
+    /// Remembers a node that says that it is the master.
+    fn on_master(&self, node: Identified) {
+        self.masters.send_modify(|masters| {
+            masters.retain(|other| other.peer != node.peer);
+            if masters.len() >= MAX_MASTERS {
+                masters.remove(0);
+            }
+            masters.push(node);
+        });
+    }
 }
 
 /// What this node asked of others.
@@ -75,8 +100,7 @@ impl Driver {
     pub(super) fn new(
         mut swarm: Swarm<Behaviour>,
         commands: mpsc::Receiver<Command>,
-        events: broadcast::Sender<NetEvent>,
-        listen: watch::Sender<Vec<Multiaddr>>,
+        outside: Outside,
         config: &Config,
         services: Services,
     ) -> Result<Self, NetError> {
@@ -84,11 +108,11 @@ impl Driver {
         Ok(Self {
             swarm,
             commands,
-            outside: Outside { events, listen, network: protocol_version(config), stopping: None },
+            outside,
             jobs: FuturesUnordered::new(),
             requests: Requests {
                 dials: Dials::default(),
-                nodes: Nodes::default(),
+                nodes: Nodes::new(config.lease.missed_pings),
                 index: Pending::new(MAX_REQUESTS),
                 fetch: Pending::new(MAX_REQUESTS),
             },
@@ -199,6 +223,9 @@ impl Driver {
                 };
                 let _ = answer.send(Err(refusal));
             }
+            Command::Disconnect { peer } => {
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
             Command::Keep { peer, keep } => self.swarm.behaviour_mut().admission.keep(peer, keep),
             Command::Snapshot { answer } => {
                 let _ = answer.send(Snapshot {
@@ -307,11 +334,12 @@ impl Driver {
     }
 
     fn on_disconnected(&mut self, peer: PeerId) {
+        self.requests.nodes.on_disconnected(&peer);
         if let Some(master) = &mut self.master {
             master.on_disconnected(&peer);
         }
         // Nobody watching is no failure.
-        let _ = self.outside.events.send(NetEvent::Disconnected(peer));
+        let _ = self.outside.lost.send(peer);
     }
 
     fn on_dial_failed(&mut self, connection: ConnectionId, peer: Option<PeerId>, error: &DialError) {
@@ -321,6 +349,17 @@ impl Driver {
             && !self.swarm.is_connected(&peer)
         {
             master.on_unreachable(&peer);
+        }
+    }
+
+    /// Pings tell whether a connection leads anywhere: libp2p leaves one that does not standing.
+    fn on_ping(&mut self, peer: PeerId, answered: bool) {
+        if let Some(master) = &mut self.master {
+            if answered { master.on_alive(&peer, Instant::now()) } else { master.on_missed_ping(&peer) }
+        }
+        if self.requests.nodes.on_ping(peer, answered) {
+            tracing::debug!(%peer, "no answer to pings: disconnected");
+            let _ = self.swarm.disconnect_peer_id(peer);
         }
     }
 
@@ -334,11 +373,7 @@ impl Driver {
             BehaviourEvent::Index(event) => self.on_index(event),
             BehaviourEvent::Fetch(event) => self.on_fetch(event),
             BehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
-                let Some(master) = &mut self.master else { return };
-                match result {
-                    Ok(_) => master.on_alive(&peer, Instant::now()),
-                    Err(_) => master.on_missed_ping(&peer),
-                }
+                self.on_ping(peer, result.is_ok());
             }
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.on_identify(peer_id, &info)
@@ -366,7 +401,9 @@ impl Driver {
         for address in identified.addresses.iter().take(MAX_ROUTING_ADDRESSES) {
             kad.add_address(&peer, address.clone());
         }
-        let _ = self.outside.events.send(NetEvent::Identified(identified));
+        if identified.role == Role::Master {
+            self.outside.on_master(identified);
+        }
     }
 
     fn on_index(&mut self, event: request_response::Event<Received<index_protocol::Request>, Received<Response>>) {

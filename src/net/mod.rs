@@ -29,7 +29,7 @@ use crate::storage::shares::ShareTable;
 
 /// Commands that wait for the event loop.
 const COMMAND_QUEUE: usize = 256;
-/// Events that a slow observer may be behind.
+/// Lost connections that a slow observer may be behind.
 const EVENT_QUEUE: usize = 256;
 
 /// Why a node cannot go online.
@@ -117,15 +117,6 @@ pub enum RequestError {
     ShuttingDown,
 }
 
-/// What happens in the network.
-#[derive(Debug, Clone)]
-pub enum NetEvent {
-    /// A node said who it is.
-    Identified(Identified),
-    /// The last connection with a node ended.
-    Disconnected(PeerId),
-}
-
 /// A node of this network that said who it is.
 #[derive(Debug, Clone)]
 pub struct Identified {
@@ -165,6 +156,7 @@ pub(crate) enum Command {
     Index { to: PeerId, request: index_protocol::Request, answer: IndexAnswer },
     Fetch { from: PeerId, request: fetch_protocol::Request, answer: FetchAnswer },
     Keep { peer: PeerId, keep: bool },
+    Disconnect { peer: PeerId },
     Snapshot { answer: oneshot::Sender<Snapshot> },
     Shutdown { answer: oneshot::Sender<()> },
 }
@@ -177,8 +169,9 @@ type FetchAnswer = oneshot::Sender<Result<fetch_protocol::Response, RequestError
 pub struct Net {
     local: PeerId,
     commands: mpsc::Sender<Command>,
-    events: broadcast::Sender<NetEvent>,
+    lost: broadcast::Sender<PeerId>,
     listen: watch::Receiver<Vec<Multiaddr>>,
+    masters: watch::Receiver<Vec<Identified>>,
 }
 
 /// What the swarm serves to others.
@@ -199,11 +192,13 @@ impl Net {
         let local = keypair.public().to_peer_id();
         let swarm = behaviour::swarm(keypair, config)?;
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
-        let (events, _) = broadcast::channel(EVENT_QUEUE);
+        let (lost, _) = broadcast::channel(EVENT_QUEUE);
         let (listening, listen) = watch::channel(Vec::new());
-        let driver = driver::Driver::new(swarm, queue, events.clone(), listening, config, services)?;
+        let (seen, masters) = watch::channel(Vec::new());
+        let outside = driver::Outside::new(lost.clone(), listening, seen, config);
+        let driver = driver::Driver::new(swarm, queue, outside, config, services)?;
         let task = tokio::spawn(driver.run());
-        Ok((Self { local, commands, events, listen }, task))
+        Ok((Self { local, commands, lost, listen, masters }, task))
     }
 
     /// This node's peer id.
@@ -216,9 +211,21 @@ impl Net {
         self.listen.clone()
     }
 
-    /// What happens from here on. A receiver that lags loses the oldest events and is told so.
-    pub fn subscribe(&self) -> broadcast::Receiver<NetEvent> {
-        self.events.subscribe()
+    /// Nodes with which the last connection ends from here on. A receiver that lags loses the oldest and is
+    /// told so.
+    pub fn lost(&self) -> broadcast::Receiver<PeerId> {
+        self.lost.subscribe()
+    }
+
+    /// Nodes of this network that say that they are its master, the latest last; bounded.
+    pub fn masters(&self) -> watch::Receiver<Vec<Identified>> {
+        self.masters.clone()
+    }
+
+    /// Closes every connection with `peer`: one that does not answer is in the way of a new one.
+    pub async fn disconnect(&self, peer: PeerId) {
+        // A loop that is gone has no connections.
+        let _ = self.commands.send(Command::Disconnect { peer }).await;
     }
 
     /// Connects to `peer`, or to whoever answers if none is given; TCP is tried before QUIC. At once

@@ -25,6 +25,9 @@ pub(super) const MAX_ROUTING_ADDRESSES: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     heard: BTreeMap<PeerId, Heard>,
+    /// Pings in a row that connected nodes did not answer.
+    missed: BTreeMap<PeerId, u32>,
+    most_missed: u32,
     window: Option<(Instant, usize)>,
 }
 
@@ -35,6 +38,27 @@ struct Heard {
 }
 
 impl Nodes {
+    /// A node that misses so many pings in a row is disconnected.
+    pub(super) fn new(most_missed: u32) -> Self {
+        Self { most_missed, ..Self::default() }
+    }
+
+    /// Takes in the outcome of a ping; true if the connection is of no use.
+    pub(super) fn on_ping(&mut self, peer: PeerId, answered: bool) -> bool {
+        if answered {
+            self.missed.remove(&peer);
+            return false;
+        }
+        let missed = self.missed.entry(peer).or_default();
+        *missed += 1;
+        *missed >= self.most_missed
+    }
+
+    /// The last connection with a node ended.
+    pub(super) fn on_disconnected(&mut self, peer: &PeerId) {
+        self.missed.remove(peer);
+    }
+
     /// Takes in what mDNS found; returns the nodes to connect to.
     pub(super) fn on_mdns(&mut self, event: mdns::Event, now: Instant) -> Vec<(PeerId, Vec<Multiaddr>)> {
         match event {
@@ -140,6 +164,17 @@ mod tests {
         assert_eq!(nodes.on_mdns(event.clone(), now).len(), 1);
         assert!(nodes.on_mdns(event.clone(), now).is_empty());
         assert_eq!(nodes.on_mdns(event, now + DIAL_PAUSE).len(), 1);
+    }
+
+    #[test]
+    fn a_connection_without_answers_is_given_up() {
+        let (mut nodes, peer) = (Nodes::new(2), PeerId::random());
+        assert!(!nodes.on_ping(peer, false));
+        assert!(!nodes.on_ping(peer, true));
+        assert!(!nodes.on_ping(peer, false));
+        assert!(nodes.on_ping(peer, false));
+        nodes.on_disconnected(&peer);
+        assert!(nodes.missed.is_empty());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use swarmdex_protocols::{ContentId, Name, PeerId};
 use tokio::sync::{broadcast, watch};
 
 use super::types::MasterState;
-use crate::net::{Net, NetEvent};
+use crate::net::Net;
 use crate::state::announce::{Announcer, Batch, Standing};
 use crate::state::backoff::Backoff;
 use crate::storage::shares::ShareTable;
@@ -94,12 +94,12 @@ pub(super) struct Membership {
 impl Membership {
     /// Runs until the node stops, then tells the master.
     pub(super) async fn run(mut self) {
-        let mut events = self.net.subscribe();
+        let mut lost = self.net.lost();
         let seed = u64::from_le_bytes(first_bytes(&self.net.local()));
         let mut backoff = Backoff::new(self.max_backoff, seed);
         let mut since_ms = None;
         loop {
-            let (master, reason) = match self.session(&mut events, &mut backoff).await {
+            let (master, reason) = match self.session(&mut lost, &mut backoff).await {
                 End::Stopped => return,
                 End::Failed { master, reason } => (master, reason),
             };
@@ -109,7 +109,7 @@ impl Membership {
             let since_ms = *since_ms.get_or_insert_with(unix_ms);
             tracing::warn!(%reason, "no master");
             self.publish(MasterState::Unreachable { peer_id: master, since_ms, reason });
-            if self.pause(backoff.pause(), &mut events).await {
+            if self.pause(backoff.pause()).await {
                 return;
             }
         }
@@ -122,35 +122,34 @@ impl Membership {
     }
 
     /// Waits for the pause to end, or for the master to show up by itself. True if the node stops.
-    async fn pause(&mut self, pause: Duration, events: &mut broadcast::Receiver<NetEvent>) -> bool {
-        let deadline = tokio::time::Instant::now() + pause;
-        loop {
-            tokio::select! {
-                () = stopped(&mut self.stop) => return true,
-                () = tokio::time::sleep_until(deadline) => return false,
-                event = events.recv() => match event {
-                    Ok(event) => if self.finder.on_event(&event) { return false },
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => return true,
-                },
-            }
+    async fn pause(&mut self, pause: Duration) -> bool {
+        let mut masters = self.net.masters();
+        masters.mark_unchanged();
+        tokio::select! {
+            () = stopped(&mut self.stop) => true,
+            () = tokio::time::sleep(pause) => false,
+            changed = masters.changed() => changed.is_err(),
         }
     }
 
     /// Finds the master and stays a member for as long as that goes well.
-    async fn session(&mut self, events: &mut broadcast::Receiver<NetEvent>, backoff: &mut Backoff) -> End {
+    async fn session(&mut self, lost: &mut broadcast::Receiver<PeerId>, backoff: &mut Backoff) -> End {
         let found = tokio::select! {
             () = stopped(&mut self.stop) => return End::Stopped,
-            found = self.finder.find(&self.net, events) => found,
+            found = self.finder.find(&self.net) => found,
         };
         let master = match found {
             Ok(master) => master,
             Err(failure) => return End::Failed { master: failure.master, reason: failure.reason },
         };
         self.net.keep(master, true).await;
-        let end = match self.member(master, events, backoff).await {
+        let end = match self.member(master, lost, backoff).await {
             Ok(()) => End::Stopped,
-            Err(reason) => End::Failed { master: Some(master), reason },
+            Err(reason) => {
+                // A connection on which a question has no answer would be in the way of a better one.
+                self.net.disconnect(master).await;
+                End::Failed { master: Some(master), reason }
+            }
         };
         self.net.keep(master, false).await;
         end
@@ -160,7 +159,7 @@ impl Membership {
     async fn member(
         &mut self,
         master: PeerId,
-        events: &mut broadcast::Receiver<NetEvent>,
+        lost: &mut broadcast::Receiver<PeerId>,
         backoff: &mut Backoff,
     ) -> Result<(), String> {
         let mut listen = self.net.listen();
@@ -192,10 +191,12 @@ impl Membership {
                     session = self.join(master).await?;
                     sequence = Sequence(0);
                 }
-                event = events.recv() => match event {
-                    Ok(NetEvent::Disconnected(peer)) if peer == master => return Err("the connection was lost".to_owned()),
-                    Ok(event) => { self.finder.on_event(&event); }
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                peer = lost.recv() => match peer {
+                    Ok(peer) if peer != master => {}
+                    // Whoever lost count of lost connections joins again to be sure.
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                        return Err("the connection was lost".to_owned());
+                    }
                     Err(broadcast::error::RecvError::Closed) => break,
                 },
             }

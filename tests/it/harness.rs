@@ -55,7 +55,7 @@ pub fn config(role: Role, dir: &Path) -> Config {
     let mut config = Config::new(role, dir.join("data"));
     config.listen = loopback();
     config.mdns = false;
-    config.lease.lease = Duration::from_secs(3);
+    config.lease.lease = Duration::from_secs(4);
     config.lease.ping_interval = Duration::from_millis(500);
     config.lease.max_backoff = Duration::from_secs(1);
     config
@@ -219,19 +219,35 @@ impl Process {
         Self::try_start(role, folder, arguments).unwrap_or_else(|(status, log)| panic!("{status}: {log}"))
     }
 
+    /// Starts a node on a host of its own: in a network namespace, on all its interfaces and with mDNS.
+    pub fn start_in(namespace: &str, role: &str, folder: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, env!("CARGO_BIN_EXE_swarmdex"), "run", "--role", role]);
+        Self::spawn(command, folder, arguments).unwrap_or_else(|(status, log)| panic!("{status}: {log}"))
+    }
+
     /// The same, for a start that may fail: then its exit status and its log.
     pub fn try_start(role: &str, folder: &Path, arguments: &[&str]) -> Result<Self, (ExitStatus, String)> {
+        let mut command = program();
+        command.args(["run", "--role", role, "--no-mdns"]);
+        if !arguments.contains(&"--listen") {
+            command.args(["--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"]);
+        }
+        Self::spawn(command, folder, arguments)
+    }
+
+    fn spawn(mut command: Command, folder: &Path, arguments: &[&str]) -> Result<Self, (ExitStatus, String)> {
         let data = folder.join("data");
         std::fs::create_dir_all(&data).unwrap();
         let config = folder.join("test.toml");
         std::fs::write(&config, TEST_CONFIG).unwrap();
         let log = folder.join(format!("log-{}", std::fs::read_dir(folder).unwrap().count()));
-        let mut command = program();
-        command.args(["run", "--role", role, "--no-mdns", "--data-dir"]).arg(&data).arg("--config").arg(&config);
-        if !arguments.contains(&"--listen") {
-            command.args(["--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"]);
-        }
-        command.args(arguments).stdout(Stdio::piped()).stderr(std::fs::File::create(&log).unwrap());
+        command.arg("--data-dir").arg(&data).arg("--config").arg(&config);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&log).unwrap());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -263,6 +279,15 @@ impl Process {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until the log says something.
+    pub fn until_log(&self, text: &str) {
+        let end = Instant::now() + DEADLINE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < end, "waited in vain for {text:?} in the log");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Sends a signal by name.
@@ -327,7 +352,7 @@ impl Drop for Process {
 }
 
 /// Short leases, so that evictions take seconds.
-const TEST_CONFIG: &str = "[lease]\nlease_seconds = 3\nping_interval_seconds = 0.5\nmax_backoff_seconds = 1\n";
+const TEST_CONFIG: &str = "[lease]\nlease_seconds = 4\nping_interval_seconds = 0.5\nmax_backoff_seconds = 1\n";
 
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()

@@ -1,9 +1,10 @@
 //! Integration tests: real nodes over real sockets, real processes where a crash or the command line is the point.
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod floors;
 mod harness;
 mod hostile;
+mod lan;
 
 mod nodes;
 mod processes;

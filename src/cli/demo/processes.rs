@@ -17,7 +17,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a node may take to leave.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// Short leases, so that the eviction is not worth a coffee.
-const CONFIG: &str = "[lease]\nlease_seconds = 3\nping_interval_seconds = 0.5\nmissed_pings = 2\n";
+const CONFIG: &str = "[lease]\nlease_seconds = 3\nping_interval_seconds = 0.4\nmissed_pings = 2\n";
 
 /// Everything that the demo started and wrote; ended and removed when dropped.
 pub(super) struct Stage {

@@ -5,11 +5,13 @@
 
 use libp2p::multiaddr::Protocol;
 use swarmdex_protocols::{Multiaddr, Network, PeerId};
-use tokio::sync::broadcast;
 
 use crate::config::{Config, Role};
-use crate::net::{ConnectError, Net, NetEvent};
+use crate::net::{ConnectError, Identified, Net};
 use crate::storage::dir::DataDir;
+
+/// Masters that are said to be ignored, each once.
+const MAX_IGNORED: usize = 16;
 
 /// Why the master was not found.
 pub(in crate::node) struct Failure {
@@ -26,8 +28,8 @@ pub(in crate::node) struct Finder {
     dir: DataDir,
     masters: Vec<Multiaddr>,
     bootstrap: Vec<Multiaddr>,
-    /// A master that showed up, with its addresses.
-    seen: Option<(PeerId, Vec<Multiaddr>)>,
+    /// Masters that were said to be ignored.
+    ignored: Vec<PeerId>,
     /// Nodes reached by the bootstrap addresses: what they are is as good as configured.
     trusted: Vec<PeerId>,
 }
@@ -40,39 +42,28 @@ impl Finder {
             dir,
             masters: config.master.clone(),
             bootstrap: config.bootstrap.clone(),
-            seen: None,
+            ignored: Vec::new(),
             trusted: Vec::new(),
         }
     }
 
-    /// Takes in what happens in the network. True if the master showed up.
-    pub(super) fn on_event(&mut self, event: &NetEvent) -> bool {
-        let NetEvent::Identified(node) = event else { return false };
-        if node.role != Role::Master || !self.masters.is_empty() {
-            return false;
-        }
-        let wanted = match self.pinned() {
-            Ok(Some(pinned)) => {
-                if pinned != node.peer {
-                    tracing::warn!(theirs = %node.peer, ours = %pinned, "another master is on this network; ignored");
-                }
-                pinned == node.peer
+    /// The master among those that say so: the one that was pinned, or else the first that may be trusted.
+    fn choose(&mut self, masters: &[Identified], pinned: Option<PeerId>) -> Option<(PeerId, Vec<Multiaddr>)> {
+        for node in masters.iter().filter(|node| pinned.is_some_and(|pinned| pinned != node.peer)) {
+            if !self.ignored.contains(&node.peer) && self.ignored.len() < MAX_IGNORED {
+                self.ignored.push(node.peer);
+                tracing::warn!(theirs = %node.peer, ours = ?pinned, "another master is on this network; ignored");
             }
-            Ok(None) => node.lan || self.trusted.contains(&node.peer),
-            Err(_) => false,
-        };
-        if wanted {
-            self.seen = Some((node.peer, node.addresses.clone()));
         }
-        wanted
+        let trusted = |node: &&Identified| match pinned {
+            Some(pinned) => node.peer == pinned,
+            None => node.lan || self.trusted.contains(&node.peer),
+        };
+        masters.iter().find(trusted).map(|node| (node.peer, node.addresses.clone()))
     }
 
     /// Connects to the master, waiting for one to show up if none is configured.
-    pub(super) async fn find(
-        &mut self,
-        net: &Net,
-        events: &mut broadcast::Receiver<NetEvent>,
-    ) -> Result<PeerId, Failure> {
+    pub(super) async fn find(&mut self, net: &Net) -> Result<PeerId, Failure> {
         if self.role == Role::Master {
             return Ok(net.local());
         }
@@ -81,27 +72,19 @@ impl Finder {
             return self.connect_configured(net, pinned).await;
         }
         self.enter(net).await;
+        let mut masters = net.masters();
         let (master, addresses) = loop {
-            if let Some(seen) = self.seen.clone() {
-                break seen;
+            let seen = masters.borrow_and_update().clone();
+            if let Some(chosen) = self.choose(&seen, pinned) {
+                break chosen;
             }
-            match events.recv().await {
-                Ok(event) => {
-                    self.on_event(&event);
-                }
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => {
-                    return Err(Failure { master: pinned, reason: "the node is stopping".to_owned() });
-                }
+            if masters.changed().await.is_err() {
+                return Err(Failure { master: pinned, reason: "the node is stopping".to_owned() });
             }
         };
         match net.connect(Some(master), addresses).await {
             Ok(master) => self.pin(master, pinned),
-            Err(error) => {
-                // Its addresses may have changed: the next time it shows up it brings new ones.
-                self.seen = None;
-                Err(Failure { master: Some(master), reason: error.to_string() })
-            }
+            Err(error) => Err(Failure { master: Some(master), reason: error.to_string() }),
         }
     }
 

@@ -1,0 +1,232 @@
+//! Several hosts on one machine, in network namespaces: mDNS, cables that are cut, interfaces that go and come.
+//!
+//! Each test makes namespaces of its own and removes them. Without the right to do so it says that it is
+//! skipped, and why.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::harness::{Process, code, noise, stderr};
+
+/// Hosts on one switch: namespaces `PREFIX0`, `PREFIX1`, … with addresses 10.77.0.1, 10.77.0.2, …
+struct Lan {
+    prefix: String,
+    hosts: usize,
+}
+
+impl Lan {
+    /// `None`, loudly, where namespaces cannot be made.
+    fn new(name: &str, hosts: usize) -> Option<Self> {
+        let lan = Self { prefix: format!("sdx-{}-{name}", std::process::id()), hosts };
+        if let Err(reason) = lan.build() {
+            println!("SKIPPED: no network namespaces on this machine: {reason}");
+            return None;
+        }
+        Some(lan)
+    }
+
+    fn host(&self, number: usize) -> String {
+        format!("{}{number}", self.prefix)
+    }
+
+    /// A switch in a namespace of its own, and a cable to each host.
+    fn build(&self) -> Result<(), String> {
+        let switch = self.host(99);
+        ip(&["netns", "add", &switch])?;
+        ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"])?;
+        ip(&["-n", &switch, "link", "set", "br0", "up"])?;
+        for number in 0..self.hosts {
+            let (host, port) = (self.host(number), format!("port{number}"));
+            ip(&["netns", "add", &host])?;
+            ip(&["-n", &switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &host])?;
+            ip(&["-n", &switch, "link", "set", &port, "master", "br0", "up"])?;
+            ip(&["-n", &host, "link", "set", "lo", "up"])?;
+            ip(&["-n", &host, "addr", "add", &format!("10.77.0.{}/24", number + 1), "dev", "eth0"])?;
+            ip(&["-n", &host, "link", "set", "eth0", "up"])?;
+            ip(&["-n", &host, "route", "add", "default", "dev", "eth0"])?;
+        }
+        Ok(())
+    }
+
+    /// Pulls the cable of a host, or plugs it in again: no packet passes, and nobody is told.
+    fn cable(&self, number: usize, plugged: bool) {
+        let state = if plugged { "up" } else { "down" };
+        ip(&["-n", &self.host(99), "link", "set", &format!("port{number}"), state]).unwrap();
+    }
+
+    fn start(&self, number: usize, role: &str, folder: &Path, arguments: &[&str]) -> Process {
+        let folder = folder.join(format!("host{number}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        Process::start_in(&self.host(number), role, &folder, arguments)
+    }
+
+    fn run(&self, number: usize, program: &str, arguments: &[&str]) -> Output {
+        Command::new("ip").args(["netns", "exec", &self.host(number), program]).args(arguments).output().unwrap()
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        for number in (0..self.hosts).chain([99]) {
+            let _ = ip(&["netns", "del", &self.host(number)]);
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments).output().map_err(|error| format!("ip: {error}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("ip {}: {}", arguments.join(" "), stderr(&output).trim()))
+    }
+}
+
+fn file(folder: &Path, name: &str, bytes: &[u8]) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn joined(peer: &Process) {
+    peer.until(&["status"], |status| status["master"]["state"] == "joined");
+}
+
+/// The two commands of the README: peers find the master by mDNS, remember it, and refuse another one later.
+#[test]
+fn a_lan_in_two_commands() {
+    let Some(lan) = Lan::new("two", 3) else { return };
+    let folder = TempDir::new().unwrap();
+    let master = lan.start(0, "master", folder.path(), &[]);
+    let bytes = noise(1, 3_000_000);
+    let shared = file(folder.path(), "data.bin", &bytes);
+    let anna = lan.start(1, "peer", folder.path(), &["--share", &shared]);
+    let mut ben = lan.start(2, "peer", folder.path(), &[]);
+    joined(&anna);
+    joined(&ben);
+    let found = ben.until(&["lookup", "data.bin"], |found| found["certified"] == true);
+    assert_eq!(found["owner"], anna.peer_id());
+    let addresses = found["holders"][0]["addresses"].to_string();
+    assert!(addresses.contains("10.77.0.2") && !addresses.contains("127.0.0.1"), "{addresses}");
+    let out = folder.path().join("out.bin");
+    let got = ben.json(&["get", "data.bin", "-o", out.to_str().unwrap()]);
+    assert_eq!((&got["verified"], std::fs::read(&out).unwrap() == bytes), (&true.into(), true));
+
+    // A master with another key takes the old one's place: whoever joined before does not follow it.
+    let old = master.peer_id();
+    drop(master);
+    ben.signal("TERM");
+    ben.wait();
+    let impostor = lan.start(0, "master", &folder.path().join("new"), &[]);
+    let ben = lan.start(2, "peer", folder.path(), &[]);
+    ben.until_log("another master is on this network");
+    assert_ne!(ben.json(&["status"])["master"]["state"], "joined");
+    assert!(ben.log().contains(&old) && ben.log().contains(&impostor.peer_id()));
+    assert_eq!(impostor.json(&["peers"]).as_array().unwrap().len(), 1);
+}
+
+/// Index / names: a half-open peer (blackholed, no FIN) is evicted within bound; when its cable is back, so is it.
+#[test]
+fn a_blackholed_peer_is_evicted_and_returns_when_the_cable_is_back() {
+    let Some(lan) = Lan::new("hole", 2) else { return };
+    let folder = TempDir::new().unwrap();
+    let master = lan.start(0, "master", folder.path(), &[]);
+    let shared = file(folder.path(), "name", b"x");
+    let peer = lan.start(1, "peer", folder.path(), &["--share", &shared, "--master", "/ip4/10.77.0.1/tcp/4747"]);
+    master.until(&["search", "name"], |entries| entries.as_array().is_some_and(|entries| entries.len() == 1));
+    lan.cable(1, false);
+    let begin = std::time::Instant::now();
+    master.until(&["peers"], |peers| peers.to_string().contains("suspect"));
+    master.until(&["search", "name"], |entries| entries.as_array().is_some_and(Vec::is_empty));
+    assert!(begin.elapsed().as_secs() < 20, "a lease of 4 s took {:?}", begin.elapsed());
+    peer.until(&["status"], |status| status["master"]["state"] == "unreachable");
+    assert_eq!(code(&peer.command(&["lookup", "name"])), 5);
+    lan.cable(1, true);
+    joined(&peer);
+    master.until(&["search", "name"], |entries| entries.as_array().is_some_and(|entries| entries.len() == 1));
+}
+
+/// Connection / LAN: the interface goes down and up, and comes back with another address.
+#[test]
+fn a_peer_whose_address_changes_is_found_at_its_new_one() {
+    let Some(lan) = Lan::new("addr", 3) else { return };
+    let folder = TempDir::new().unwrap();
+    let _master = lan.start(0, "master", folder.path(), &[]);
+    let shared = file(folder.path(), "name", &noise(4, 500_000));
+    let master = "/ip4/10.77.0.1/tcp/4747";
+    let anna = lan.start(1, "peer", folder.path(), &["--share", &shared, "--master", master]);
+    let ben = lan.start(2, "peer", folder.path(), &["--master", master]);
+    joined(&anna);
+    ben.until(&["lookup", "name"], |found| found.to_string().contains("10.77.0.2"));
+    let host = lan.host(1);
+    ip(&["-n", &host, "link", "set", "eth0", "down"]).unwrap();
+    ip(&["-n", &host, "addr", "del", "10.77.0.2/24", "dev", "eth0"]).unwrap();
+    ip(&["-n", &host, "addr", "add", "10.77.0.22/24", "dev", "eth0"]).unwrap();
+    ip(&["-n", &host, "link", "set", "eth0", "up"]).unwrap();
+    ip(&["-n", &host, "route", "replace", "default", "dev", "eth0"]).unwrap();
+    ben.until(&["lookup", "name"], |found| {
+        let holders = found["holders"].to_string();
+        holders.contains("10.77.0.22") && holders.contains("alive")
+    });
+    let out = folder.path().join("out");
+    let got = ben.command(&["get", "name", "-o", out.to_str().unwrap()]);
+    assert_eq!(code(&got), 0, "{}", stderr(&got));
+}
+
+/// Connection / LAN: an mDNS flood of fake peers with absurd times to live; one points at a third party.
+#[test]
+fn an_mdns_flood_neither_stops_nor_swells_a_node() {
+    let Some(lan) = Lan::new("flood", 3) else { return };
+    let folder = TempDir::new().unwrap();
+    let master = lan.start(0, "master", folder.path(), &[]);
+    let peer = lan.start(1, "peer", folder.path(), &[]);
+    joined(&peer);
+    let memory = |process: &Process| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    };
+    let before = (memory(&master), memory(&peer));
+    let script = file(folder.path(), "flood.py", FLOOD.as_bytes());
+    let output = lan.run(2, "python3", &[&script, "100000"]);
+    if !output.status.success() {
+        println!("SKIPPED: python3 cannot send the flood: {}", stderr(&output));
+        return;
+    }
+    for (process, before) in [(&master, before.0), (&peer, before.1)] {
+        let after = memory(process);
+        assert!(after < before + 64, "{before} MiB became {after} MiB");
+        assert!(process.json(&["status"])["peer_id"].is_string());
+    }
+    let shared = file(folder.path(), "name", b"x");
+    assert_eq!(peer.json(&["share", &shared])["entries"][0]["standing"], "certified");
+    joined(&peer);
+}
+
+/// Sends libp2p mDNS answers for as many random peers as its argument says, with times to live of 0, 1 and 2^32-1.
+const FLOOD: &str = r#"
+import os, socket, struct, sys
+ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+def base58(data):
+    number, text = int.from_bytes(data, "big"), ""
+    while number:
+        number, rest = divmod(number, 58)
+        text = ALPHABET[rest] + text
+    return ALPHABET[0] * (len(data) - len(data.lstrip(b"\0"))) + text
+def labels(*parts):
+    return b"".join(bytes([len(part)]) + part for part in parts) + b"\0"
+service = labels(b"_p2p", b"_udp", b"local")
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+out.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("10.77.0.3"))
+for number in range(int(sys.argv[1])):
+    peer = base58(bytes([0, 36, 8, 1, 18, 32]) + os.urandom(32))
+    ttl = (0, 1, 2**32 - 1, 120)[number % 4]
+    name = labels(os.urandom(16).hex().encode(), b"_p2p", b"_udp", b"local")
+    text = ("dnsaddr=/ip4/10.77.0.1/tcp/%d/p2p/%s" % (1 + number % 60000, peer)).encode()
+    header = struct.pack(">HHHHHH", 0, 0x8400, 0, 1, 0, 1)
+    pointer = service + struct.pack(">HHIH", 12, 1, ttl, len(name)) + name
+    record = name + struct.pack(">HHIH", 16, 0x8001, ttl, len(text) + 1) + bytes([len(text)]) + text
+    out.sendto(header + pointer + record, ("224.0.0.251", 5353))
+"#;
