@@ -56,8 +56,7 @@ pub struct LeaseConfig {
     pub lease: Duration,
     /// How often nodes ping each other.
     pub ping_interval: Duration,
-    /// After how many missed pings in a row, besides the first, a peer is suspect. Each takes two intervals:
-    /// one until it is sent, one until it counts as missed.
+    /// After how many missed pings in a row a peer is suspect.
     pub missed_pings: u32,
     /// Longest pause between two attempts to reach the master; attempts begin at half a second and double, with jitter.
     pub max_backoff: Duration,

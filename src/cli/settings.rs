@@ -103,7 +103,7 @@ pub(super) enum SettingsError {
 #[non_exhaustive]
 pub(super) enum Invalid {
     /// A lease that ends before the pings that would renew it.
-    #[error("lease_seconds must be longer than 2 * ping_interval_seconds * (missed_pings + 1)")]
+    #[error("lease_seconds must be longer than ping_interval_seconds * (missed_pings + 1)")]
     Lease,
     /// A time that is none.
     #[error("{0} must be more than 0 and at most a year")]
@@ -254,8 +254,7 @@ impl LeaseFile {
         };
         at_least_one("missed_pings", config.missed_pings as usize)?;
         // A peer that does not answer is to be suspect before it is evicted.
-        if config.lease <= config.ping_interval.saturating_mul(2).saturating_mul(config.missed_pings.saturating_add(1))
-        {
+        if config.lease <= config.ping_interval.saturating_mul(config.missed_pings.saturating_add(1)) {
             return Err(Invalid::Lease);
         }
         Ok(config)

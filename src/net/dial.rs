@@ -153,7 +153,7 @@ fn connect_error(error: &DialError) -> ConnectError {
         }
         DialError::LocalPeerId { .. } => ConnectError::Own,
         DialError::NoAddresses => ConnectError::NoAddress,
-        DialError::Denied { cause } => ConnectError::Unreachable { reason: cause.to_string() },
+        DialError::Denied { cause } => ConnectError::Unreachable { reason: innermost(cause) },
         DialError::Transport(attempts) => ConnectError::Unreachable { reason: describe(attempts) },
         DialError::Aborted | DialError::DialPeerConditionFalse(_) => {
             ConnectError::Unreachable { reason: "the attempt was given up".to_owned() }
@@ -179,8 +179,8 @@ fn describe(attempts: &[(Multiaddr, TransportError<std::io::Error>)]) -> String 
 }
 
 /// The transports wrap errors many times over; the last one says what happened.
-fn innermost(error: &std::io::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;
     }

@@ -63,6 +63,8 @@ pub(super) struct Outside {
     listen: watch::Sender<Vec<Multiaddr>>,
     masters: watch::Sender<Vec<Identified>>,
     network: String,
+    /// How long a connected node may leave pings unanswered.
+    silence: Duration,
     stopping: Option<oneshot::Sender<()>>,
 }
 
@@ -73,7 +75,9 @@ impl Outside {
         masters: watch::Sender<Vec<Identified>>,
         config: &Config,
     ) -> Self {
-        Self { lost, listen, masters, network: protocol_version(config), stopping: None }
+        let lease = &config.lease;
+        let silence = lease.ping_interval.saturating_mul(lease.missed_pings.saturating_add(2));
+        Self { lost, listen, masters, network: protocol_version(config), silence, stopping: None }
     }
 
     /// Remembers a node that says that it is the master.
@@ -112,7 +116,7 @@ impl Driver {
             jobs: FuturesUnordered::new(),
             requests: Requests {
                 dials: Dials::default(),
-                nodes: Nodes::new(config.lease.missed_pings),
+                nodes: Nodes::default(),
                 index: Pending::new(MAX_REQUESTS),
                 fetch: Pending::new(MAX_REQUESTS),
             },
@@ -124,6 +128,7 @@ impl Driver {
 
     /// Runs until the handle says to stop, or is gone.
     pub(super) async fn run(mut self) {
+        let mut ticks = tokio::time::interval(self.outside.silence / 4);
         while self.outside.stopping.is_none() {
             let timeout = self.timeout();
             tokio::select! {
@@ -133,6 +138,7 @@ impl Driver {
                 },
                 Some(job) = self.jobs.next() => self.on_job(job),
                 () = sleep_until(timeout) => {}
+                due = ticks.tick() => self.on_tick(due.elapsed()),
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
             self.settle(Instant::now());
@@ -352,12 +358,20 @@ impl Driver {
         }
     }
 
-    /// Pings tell whether a connection leads anywhere: libp2p leaves one that does not standing.
-    fn on_ping(&mut self, peer: PeerId, answered: bool) {
+    fn on_pong(&mut self, peer: PeerId, now: Instant) {
+        self.requests.nodes.on_pong(peer, now);
         if let Some(master) = &mut self.master {
-            if answered { master.on_alive(&peer, Instant::now()) } else { master.on_missed_ping(&peer) }
+            master.on_alive(&peer, now);
         }
-        if self.requests.nodes.on_ping(peer, answered) {
+    }
+
+    /// Gives up connections that lead nowhere any more.
+    fn on_tick(&mut self, late: Duration) {
+        let now = Instant::now();
+        if late > self.outside.silence {
+            return self.requests.nodes.on_overslept(now);
+        }
+        for peer in self.requests.nodes.silent(self.outside.silence, now) {
             tracing::debug!(%peer, "no answer to pings: disconnected");
             let _ = self.swarm.disconnect_peer_id(peer);
         }
@@ -373,7 +387,9 @@ impl Driver {
             BehaviourEvent::Index(event) => self.on_index(event),
             BehaviourEvent::Fetch(event) => self.on_fetch(event),
             BehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
-                self.on_ping(peer, result.is_ok());
+                if result.is_ok() {
+                    self.on_pong(peer, Instant::now());
+                }
             }
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.on_identify(peer_id, &info)

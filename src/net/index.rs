@@ -262,11 +262,6 @@ impl Master {
         self.leases.on_alive(peer, now);
     }
 
-    /// A ping without answer.
-    pub(super) fn on_missed_ping(&mut self, peer: &PeerId) {
-        self.leases.on_missed_ping(peer);
-    }
-
     /// The last connection ended.
     pub(super) fn on_disconnected(&mut self, peer: &PeerId) {
         self.leases.on_disconnected(peer);

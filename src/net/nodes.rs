@@ -25,9 +25,8 @@ pub(super) const MAX_ROUTING_ADDRESSES: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     heard: BTreeMap<PeerId, Heard>,
-    /// Pings in a row that connected nodes did not answer.
-    missed: BTreeMap<PeerId, u32>,
-    most_missed: u32,
+    /// When connected nodes last answered a ping.
+    answered: BTreeMap<PeerId, Instant>,
     window: Option<(Instant, usize)>,
 }
 
@@ -38,25 +37,26 @@ struct Heard {
 }
 
 impl Nodes {
-    /// A node that misses so many pings in a row is disconnected.
-    pub(super) fn new(most_missed: u32) -> Self {
-        Self { most_missed, ..Self::default() }
-    }
-
-    /// Takes in the outcome of a ping; true if the connection is of no use.
-    pub(super) fn on_ping(&mut self, peer: PeerId, answered: bool) -> bool {
-        if answered {
-            self.missed.remove(&peer);
-            return false;
-        }
-        let missed = self.missed.entry(peer).or_default();
-        *missed += 1;
-        *missed >= self.most_missed
+    /// A node answered a ping.
+    pub(super) fn on_pong(&mut self, peer: PeerId, now: Instant) {
+        self.answered.insert(peer, now);
     }
 
     /// The last connection with a node ended.
     pub(super) fn on_disconnected(&mut self, peer: &PeerId) {
-        self.missed.remove(peer);
+        self.answered.remove(peer);
+    }
+
+    /// Nodes that answered pings once and have not for longer than `silence`. libp2p's own pings notice
+    /// only after tens of seconds: the time-out of the substream that each needs comes on top.
+    pub(super) fn silent(&self, silence: Duration, now: Instant) -> Vec<PeerId> {
+        let is_silent = |(_, answered): &(&PeerId, &Instant)| now.saturating_duration_since(**answered) > silence;
+        self.answered.iter().filter(is_silent).map(|(peer, _)| *peer).collect()
+    }
+
+    /// This process slept: nobody could be heard meanwhile.
+    pub(super) fn on_overslept(&mut self, now: Instant) {
+        self.answered.values_mut().for_each(|answered| *answered = now);
     }
 
     /// Takes in what mDNS found; returns the nodes to connect to.
@@ -168,13 +168,15 @@ mod tests {
 
     #[test]
     fn a_connection_without_answers_is_given_up() {
-        let (mut nodes, peer) = (Nodes::new(2), PeerId::random());
-        assert!(!nodes.on_ping(peer, false));
-        assert!(!nodes.on_ping(peer, true));
-        assert!(!nodes.on_ping(peer, false));
-        assert!(nodes.on_ping(peer, false));
+        let (mut nodes, peer, now) = (Nodes::default(), PeerId::random(), Instant::now());
+        let silence = Duration::from_secs(10);
+        nodes.on_pong(peer, now);
+        assert!(nodes.silent(silence, now + silence).is_empty());
+        assert_eq!(nodes.silent(silence, now + silence * 2), [peer]);
+        nodes.on_overslept(now + silence * 2);
+        assert!(nodes.silent(silence, now + silence * 2).is_empty());
         nodes.on_disconnected(&peer);
-        assert!(nodes.missed.is_empty());
+        assert!(nodes.answered.is_empty());
     }
 
     #[test]

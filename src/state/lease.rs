@@ -36,8 +36,8 @@ pub struct Member {
     pub names: u64,
     session: Option<Session>,
     sequence: Sequence,
-    missed: u32,
-    deadline: Instant,
+    /// When it was last heard.
+    heard: Instant,
     probed: Option<Instant>,
 }
 
@@ -97,27 +97,49 @@ impl Leases {
 
     fn insert(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>, state: LeaseState, now: Instant) {
         addresses.truncate(MAX_ADDRESSES);
-        let deadline = now + self.config.lease;
         let member = Member {
             state,
             addresses,
             names: 0,
             session: None,
             sequence: Sequence::default(),
-            missed: 0,
-            deadline,
+            heard: now,
             probed: None,
         };
-        if let Some(before) = self.members.insert(peer, member) {
-            self.forget(peer, &before);
-        }
-        self.deadlines.insert((deadline, peer));
-        self.suspects += usize::from(state == LeaseState::Suspect);
+        self.remove(&peer);
+        self.put(peer, member);
     }
 
-    fn forget(&mut self, peer: PeerId, member: &Member) {
-        self.deadlines.remove(&(member.deadline, peer));
+    /// What comes next for a member if nothing is heard of it.
+    fn due(&self, member: &Member) -> Instant {
+        match member.state {
+            // A ping that is answered is heard each interval.
+            LeaseState::Alive => {
+                member.heard + self.config.ping_interval.saturating_mul(self.config.missed_pings.saturating_add(1))
+            }
+            LeaseState::Suspect => member.heard + self.config.lease,
+        }
+    }
+
+    fn put(&mut self, peer: PeerId, member: Member) {
+        self.deadlines.insert((self.due(&member), peer));
+        self.suspects += usize::from(member.state == LeaseState::Suspect);
+        self.members.insert(peer, member);
+    }
+
+    fn remove(&mut self, peer: &PeerId) -> Option<Member> {
+        let member = self.members.remove(peer)?;
+        self.deadlines.remove(&(self.due(&member), *peer));
         self.suspects -= usize::from(member.state == LeaseState::Suspect);
+        Some(member)
+    }
+
+    /// Changes a member, and its deadline with it.
+    fn update(&mut self, peer: &PeerId, change: impl FnOnce(&mut Member)) {
+        if let Some(mut member) = self.remove(peer) {
+            change(&mut member);
+            self.put(*peer, member);
+        }
     }
 
     /// A peer joins, or joins again.
@@ -169,34 +191,16 @@ impl Leases {
 
     /// A sign of life; of strangers it means nothing.
     pub fn on_alive(&mut self, peer: &PeerId, now: Instant) {
-        let Some(member) = self.members.get_mut(peer) else { return };
-        let deadline = now + self.config.lease;
-        self.deadlines.remove(&(member.deadline, *peer));
-        member.deadline = deadline;
-        member.missed = 0;
-        self.deadlines.insert((deadline, *peer));
-        if member.state == LeaseState::Suspect {
-            member.state = LeaseState::Alive;
-            self.suspects -= 1;
+        if self.members.get(peer).is_some_and(|member| member.state == LeaseState::Suspect) {
             self.actions.push_back(Action::BecameAlive(*peer));
         }
+        self.update(peer, |member| (member.state, member.heard) = (LeaseState::Alive, now));
     }
 
     fn suspect(&mut self, peer: &PeerId) {
-        let Some(member) = self.members.get_mut(peer) else { return };
-        if member.state == LeaseState::Alive {
-            member.state = LeaseState::Suspect;
-            self.suspects += 1;
+        if self.members.get(peer).is_some_and(|member| member.state == LeaseState::Alive) {
+            self.update(peer, |member| member.state = LeaseState::Suspect);
             self.actions.push_back(Action::BecameSuspect(*peer));
-        }
-    }
-
-    /// A ping without an answer.
-    pub fn on_missed_ping(&mut self, peer: &PeerId) {
-        let Some(member) = self.members.get_mut(peer) else { return };
-        member.missed = member.missed.saturating_add(1);
-        if member.missed >= self.config.missed_pings {
-            self.suspect(peer);
         }
     }
 
@@ -230,12 +234,6 @@ impl Leases {
         Ok(())
     }
 
-    fn remove(&mut self, peer: &PeerId) {
-        if let Some(member) = self.members.remove(peer) {
-            self.forget(*peer, &member);
-        }
-    }
-
     /// How many names it holds.
     pub fn set_names(&mut self, peer: &PeerId, names: u64) {
         if let Some(member) = self.members.get_mut(peer) {
@@ -266,33 +264,27 @@ impl Leases {
 
     /// When [`Leases::handle_timeout`] is due, and what for.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.deadlines.first().map(|(at, _)| (*at, "end of a lease"))
+        self.deadlines.first().map(|(at, _)| (*at, "a member that is not heard"))
     }
 
-    /// Evicts those whose lease is over. If this comes much too late, it was the master that slept: then
-    /// nobody could be heard, and every lease that ran out meanwhile begins anew.
+    /// Suspects those that missed their pings, and evicts those whose lease is over. If this comes much too
+    /// late, it was the master that slept: then nobody could be heard, and what ran out meanwhile begins anew.
     pub fn handle_timeout(&mut self, now: Instant) {
         let Some(&(first, _)) = self.deadlines.first() else { return };
         let overslept = now.saturating_duration_since(first) > self.config.lease;
-        while let Some(&(deadline, peer)) = self.deadlines.first() {
-            if deadline > now {
+        while let Some(&(due, peer)) = self.deadlines.first() {
+            if due > now {
                 return;
             }
+            let suspect = self.members.get(&peer).is_some_and(|member| member.state == LeaseState::Suspect);
+            self.suspect(&peer);
             if overslept {
-                self.renew_as_suspect(&peer, now);
-            } else {
+                self.update(&peer, |member| member.heard = now);
+            } else if suspect {
                 self.remove(&peer);
                 self.actions.push_back(Action::Evict(peer));
             }
         }
-    }
-
-    fn renew_as_suspect(&mut self, peer: &PeerId, now: Instant) {
-        self.suspect(peer);
-        let Some(member) = self.members.get_mut(peer) else { return };
-        self.deadlines.remove(&(member.deadline, *peer));
-        member.deadline = now + self.config.lease;
-        self.deadlines.insert((member.deadline, *peer));
     }
 }
 
@@ -320,9 +312,11 @@ mod tests {
     fn half_open_peer_is_suspect_and_then_evicted_within_bound() {
         let (mut leases, peer, now) = (leases(10), PeerId::random(), Instant::now());
         join(&mut leases, &peer, 1, now);
-        leases.on_missed_ping(&peer);
+        let (due, _) = leases.poll_timeout().unwrap();
+        assert_eq!(due, now + Duration::from_secs(12), "three pings without an answer");
+        leases.handle_timeout(due - Duration::from_millis(1));
         assert_eq!(leases.get(&peer).unwrap().state, LeaseState::Alive);
-        leases.on_missed_ping(&peer);
+        leases.handle_timeout(due);
         assert_eq!(actions(&mut leases), [Action::BecameSuspect(peer)]);
         let (due, _) = leases.poll_timeout().unwrap();
         assert_eq!(due, now + LEASE);
@@ -341,8 +335,9 @@ mod tests {
         leases.on_disconnected(&peer);
         leases.on_alive(&peer, now + LEASE / 2);
         assert_eq!(actions(&mut leases), [Action::BecameSuspect(peer), Action::BecameAlive(peer)]);
-        leases.handle_timeout(now + LEASE);
+        leases.handle_timeout(now + LEASE / 2 + Duration::from_secs(11));
         assert_eq!(actions(&mut leases), []);
+        leases.on_disconnected(&peer);
         assert_eq!(leases.poll_timeout().unwrap().0, now + LEASE / 2 + LEASE);
     }
 
@@ -351,6 +346,7 @@ mod tests {
         let (mut leases, peer, now) = (leases(10), PeerId::random(), Instant::now());
         join(&mut leases, &peer, 1, now);
         leases.admit_change(&peer, Session(1), Sequence(1)).unwrap();
+        leases.on_disconnected(&peer);
         leases.handle_timeout(now + LEASE);
         let late = leases.admit_change(&peer, Session(1), Sequence(2)).unwrap_err();
         assert_eq!(late.code, RefusalCode::NotJoined);
@@ -416,8 +412,9 @@ mod tests {
         assert!(actions(&mut leases).iter().all(|action| matches!(action, Action::BecameSuspect(_))));
         assert_eq!(leases.counts(), (50, 50));
         leases.on_alive(&peers[0], late);
-        leases.handle_timeout(late + LEASE - Duration::from_millis(1));
         assert_eq!(actions(&mut leases), [Action::BecameAlive(peers[0])]);
+        leases.handle_timeout(late + LEASE - Duration::from_millis(1));
+        assert_eq!(actions(&mut leases), [Action::BecameSuspect(peers[0])]);
         leases.handle_timeout(late + LEASE);
         assert_eq!(leases.counts(), (0, 0));
     }
