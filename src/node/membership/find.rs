@@ -106,7 +106,14 @@ impl Finder {
         for (named, addresses) in group_by_peer(&self.masters) {
             let error = match net.connect(named, addresses.clone()).await {
                 // What the configuration names is trusted, and remembered in place of what was pinned.
-                Ok(master) => return self.pin(master, pinned.filter(|_| named.is_none())),
+                Ok(master) => {
+                    let trusted = self.pin(master, pinned.filter(|_| named.is_none()));
+                    if trusted.is_err() {
+                        // The next attempt would open another connection beside this one.
+                        net.disconnect(master).await;
+                    }
+                    return trusted;
+                }
                 Err(error) => error,
             };
             let reason = match (&error, named) {
