@@ -167,6 +167,26 @@ mod tests {
     }
 
     #[test]
+    fn identify_with_many_addresses_is_cut_and_other_networks_are_ignored() {
+        let key = libp2p::identity::Keypair::generate_ed25519();
+        let own: Multiaddr = "/ip4/10.0.0.1/tcp/1".parse().unwrap();
+        let listen = |port: u32| format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap();
+        let info = identify::Info {
+            public_key: key.public(),
+            protocol_version: "/swarmdex/1/lab".to_owned(),
+            agent_version: agent_version(Role::Master),
+            listen_addrs: ["/memory/1".parse().unwrap()].into_iter().chain((1..2000).map(listen)).collect(),
+            protocols: Vec::new(),
+            observed_addr: own,
+            signed_peer_record: None,
+        };
+        let peer = key.public().to_peer_id();
+        let node = Nodes::default().on_identify(peer, &info, "/swarmdex/1/lab").unwrap();
+        assert_eq!((node.addresses.len(), node.role, node.lan), (MAX_ADDRESSES, Role::Master, false));
+        assert!(Nodes::default().on_identify(peer, &info, "/swarmdex/1/other").is_none());
+    }
+
+    #[test]
     fn a_connection_without_answers_is_given_up() {
         let (mut nodes, peer, now) = (Nodes::default(), PeerId::random(), Instant::now());
         let silence = Duration::from_secs(10);

@@ -226,6 +226,14 @@ impl Process {
         Self::spawn(command, folder, arguments).unwrap_or_else(|(status, log)| panic!("{status}: {log}"))
     }
 
+    /// Starts a node whose wall clock is off; its monotonic clock is not.
+    pub fn start_with_clock(offset: &str, role: &str, folder: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new("faketime");
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").args(["-f", offset, env!("CARGO_BIN_EXE_swarmdex")]);
+        command.args(["run", "--role", role, "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+        Self::spawn(command, folder, arguments).unwrap_or_else(|(status, log)| panic!("{status}: {log}"))
+    }
+
     /// The same, for a start that may fail: then its exit status and its log.
     pub fn try_start(role: &str, folder: &Path, arguments: &[&str]) -> Result<Self, (ExitStatus, String)> {
         let mut command = program();

@@ -15,7 +15,7 @@ use swarmdex_protocols::index::{
 use swarmdex_protocols::{ContentId, Multiaddr, PeerId};
 
 use crate::harness::{TestNode, address, noise, tcp_address, until};
-use crate::stranger::{FETCH, FUTURE, INDEX, Reply, Stranger, framed, unframed};
+use crate::stranger::{FETCH, FUTURE, INDEX, KAD, PUSH, Reply, Stranger, framed, unframed};
 
 /// A stranger that is connected to a node.
 async fn stranger_at(node: &TestNode) -> (Stranger, PeerId) {
@@ -163,7 +163,7 @@ async fn fuzzed_frames_on_every_protocol_disturb_nobody() {
             let at = 4 + pair[0] as usize % (bytes.len() - 4);
             bytes[at] ^= pair[1] | 1;
         }
-        let protocol = if number % 2 == 0 { INDEX } else { FETCH };
+        let protocol = [INDEX, FETCH, KAD, PUSH][number as usize % 4];
         // Whatever comes back, something does, and soon.
         let sent = tokio::time::timeout(Duration::from_secs(20), stranger.send(protocol, id, bytes));
         let _ = sent.await.expect("an answer or an end");

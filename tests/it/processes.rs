@@ -377,6 +377,36 @@ fn a_restarted_peer_shares_what_it_shared_before() {
     );
 }
 
+/// Index / names: a peer's clock that is ten years off: leases are unaffected, and so is what it shares and fetches.
+#[test]
+fn a_peer_whose_clock_is_ten_years_off_is_a_member_like_any_other() {
+    for offset in ["+10y", "-10y"] {
+        let folder = TempDir::new().unwrap();
+        let (master, honest) = network(folder.path());
+        let works = std::process::Command::new("faketime").args(["-f", offset, "true"]).status();
+        if !works.is_ok_and(|status| status.success()) {
+            println!("SKIPPED: no faketime on this machine");
+            return;
+        }
+        let path = made(folder.path(), "off");
+        let off = Process::start_with_clock(offset, "peer", &path, &["--master", &master.address()]);
+        off.until(&["status"], |status| status["master"]["state"] == "joined");
+        let shared = off.json(&["share", &file(folder.path(), "files/by off", b"off")]);
+        assert_eq!(shared["entries"][0]["standing"], "certified");
+        honest.json(&["share", &file(folder.path(), "files/by honest", b"honest")]);
+        // Longer than a lease.
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        let found = honest.json(&["lookup", "by off"]);
+        assert_eq!((&found["certified"], &found["holders"][0]["state"]), (&true.into(), &"alive".into()));
+        // Whose clock is so far off cannot tell whether a certificate has expired, and says that it is not certain.
+        let found = off.json(&["lookup", "by honest"]);
+        assert_eq!(found["certified"], false);
+        let out = folder.path().join("out");
+        off.json(&["get", "by honest", "-o", out.to_str().unwrap()]);
+        assert_eq!(std::fs::read(out).unwrap(), b"honest");
+    }
+}
+
 /// Index / names: a GC-paused peer (SIGSTOP for two leases, then SIGCONT) cannot act on its stale lease.
 #[test]
 fn a_paused_peer_is_evicted_and_joins_again_when_it_wakes() {

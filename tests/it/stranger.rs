@@ -18,6 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 
 pub const INDEX: &str = "/swarmdex/index/1";
 pub const FETCH: &str = "/swarmdex/fetch/1";
+/// The Kademlia protocol of the default network.
+pub const KAD: &str = "/swarmdex/kad/1/swarmdex";
+/// The protocol by which nodes push what they say of themselves.
+pub const PUSH: &str = "/ipfs/id/push/1.0.0";
 /// A version that nobody speaks yet.
 pub const FUTURE: &str = "/swarmdex/index/99";
 
@@ -106,6 +110,8 @@ struct Behaviour {
     index: request_response::Behaviour<Raw>,
     fetch: request_response::Behaviour<Raw>,
     future: request_response::Behaviour<Raw>,
+    kad: request_response::Behaviour<Raw>,
+    push: request_response::Behaviour<Raw>,
 }
 
 enum Order {
@@ -144,6 +150,14 @@ impl Stranger {
                 index: raw(StreamProtocol::new(INDEX)),
                 fetch: raw(StreamProtocol::new(FETCH)),
                 future: raw(StreamProtocol::new(FUTURE)),
+                kad: request_response::Behaviour::new(
+                    [(StreamProtocol::new(KAD), ProtocolSupport::Outbound)],
+                    config.clone(),
+                ),
+                push: request_response::Behaviour::new(
+                    [(StreamProtocol::new(PUSH), ProtocolSupport::Outbound)],
+                    config.clone(),
+                ),
             })
             .unwrap()
             .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(120)))
@@ -254,6 +268,8 @@ async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, ans
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::Index(event)) => on_event(&mut swarm, INDEX, event, &mut waiting, &answerer),
                 SwarmEvent::Behaviour(BehaviourEvent::Fetch(event)) => on_event(&mut swarm, FETCH, event, &mut waiting, &answerer),
+                SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => on_event(&mut swarm, KAD, event, &mut waiting, &answerer),
+                SwarmEvent::Behaviour(BehaviourEvent::Push(event)) => on_event(&mut swarm, PUSH, event, &mut waiting, &answerer),
                 SwarmEvent::Behaviour(BehaviourEvent::Future(event)) => on_event(&mut swarm, FUTURE, event, &mut waiting, &answerer),
                 _ => {}
             },
@@ -265,6 +281,8 @@ fn behaviour<'a>(all: &'a mut Behaviour, protocol: &str) -> &'a mut request_resp
     match protocol {
         INDEX => &mut all.index,
         FETCH => &mut all.fetch,
+        KAD => &mut all.kad,
+        PUSH => &mut all.push,
         _ => &mut all.future,
     }
 }
