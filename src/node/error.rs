@@ -186,7 +186,7 @@ pub enum Error {
         /// Who sent it.
         sources: String,
     },
-    /// Too many downloads run.
+    /// A task of the node panicked.
     #[error("a thread of the node ended early; this is a bug, see its log")]
     Bug,
     /// What another process's node answered.
@@ -204,6 +204,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::ShuttingDown | Self::Bug => ErrorKind::Other,
+            Self::Share(ShareError::OneName | ShareError::Name { .. }) => ErrorKind::Usage,
+            Self::Share(ShareError::Taken { .. }) => ErrorKind::Conflict,
             Self::DataDir(_) | Self::Index(_) | Self::Share(_) | Self::Partial(_) | Self::Output { .. } => {
                 ErrorKind::Storage
             }

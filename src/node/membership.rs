@@ -163,6 +163,7 @@ impl Membership {
         backoff: &mut Backoff,
     ) -> Result<(), String> {
         let mut listen = self.net.listen();
+        listen.mark_unchanged();
         let mut shares = self.shares.generation();
         let mut asked = self.standings.watch();
         let mut session = self.join(master).await?;

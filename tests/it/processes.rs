@@ -98,6 +98,9 @@ fn every_command_prints_its_pinned_json_and_ends_with_its_pinned_code() {
         assert!(stderr(&output).starts_with("swarmdex: "));
     }
     assert_eq!(code(&peer.command(&["share", "/does/not/exist"])), 7);
+    assert_eq!(code(&peer.command(&["share", &path, "/tmp", "--as", "one"])), 2);
+    let twin = file(folder.path(), "twin/Data 2024.bin", b"another");
+    assert_eq!(code(&peer.command(&["share", &twin])), 4, "this node has another file under that name");
     assert_eq!(code(&peer.command(&["revoke", "Data 2024.bin"])), 0);
     assert_eq!(code(&master.command(&["lookup", "Data 2024.bin"])), 3);
 }

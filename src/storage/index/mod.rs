@@ -303,9 +303,12 @@ fn send<Op, Outcome>(queue: &SyncSender<Job<Op, Outcome>>, op: Op) -> Result<Lat
     }
 }
 
-/// The next job and those that wait behind it, at most `most`; `None` when the store closes.
-fn take<T>(queue: &Receiver<T>, most: usize) -> Option<Vec<T>> {
-    let mut jobs = vec![queue.recv().ok()?];
+/// The jobs that wait, at most `most`; if none does, waits for one if `patient`. `None` when the store closes.
+fn take<T>(queue: &Receiver<T>, most: usize, patient: bool) -> Option<Vec<T>> {
+    let mut jobs = Vec::new();
+    if patient {
+        jobs.push(queue.recv().ok()?);
+    }
     while jobs.len() < most
         && let Ok(job) = queue.try_recv()
     {

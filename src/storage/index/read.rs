@@ -63,9 +63,16 @@ impl Reader {
         })
     }
 
-    /// Peers that hold names with the same content, the owner first.
+    /// Peers that hold names with the same content, the owner first. Goes from owner to owner through the index:
+    /// a peer with a hundred thousand names for one content costs no more than one with a single name.
     fn holders(&self, content: &ContentId, owner: &PeerId) -> Sql<Vec<PeerId>> {
-        let sql = "SELECT DISTINCT owner FROM names WHERE content = ?1 LIMIT ?2";
+        let sql = "WITH RECURSIVE holders (owner) AS (
+                SELECT min(owner) FROM names WHERE content = ?1
+                UNION ALL
+                SELECT (SELECT min(n.owner) FROM names AS n WHERE n.content = ?1 AND n.owner > holders.owner)
+                FROM holders WHERE holders.owner IS NOT NULL
+            )
+            SELECT owner FROM holders WHERE owner IS NOT NULL LIMIT ?2";
         let mut statement = self.connection.prepare_cached(sql)?;
         let values = params![&content.as_bytes()[..], MAX_HOLDERS as i64];
         let rows = statement.query_map(values, |row| schema::peer(row, 0))?;

@@ -38,7 +38,7 @@ const SCHEMA: &str = "
         checksum BLOB NOT NULL
     ) STRICT;
     CREATE INDEX names_by_owner ON names (owner);
-    CREATE INDEX names_by_content ON names (content);
+    CREATE INDEX names_by_content ON names (content, owner);
     CREATE TABLE tombstones (
         name TEXT PRIMARY KEY,
         owner BLOB NOT NULL,

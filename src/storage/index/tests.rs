@@ -147,6 +147,34 @@ fn eviction_frees_names_and_leaves_tombstones_that_are_newer() {
     assert!(rows.0 == 2 && rows.1 as u64 > version.0);
 }
 
+/// A peer with many names is evicted while others go on, and keeps what it still has if it comes back meanwhile.
+#[test]
+fn a_large_eviction_holds_nobody_up_and_ends_when_the_peer_returns() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    let (large, other) = (PeerId::random(), PeerId::random());
+    join(&store, large, ShareDigest::empty(), 0);
+    for batch in 0..7 {
+        announce(&store, large, (0..1000).map(|number| offer(&format!("{batch} {number}"), "x")).collect(), false);
+    }
+    let evicted = store.try_write(WriteOp::Evict { peer: large }).unwrap();
+    join(&store, other, ShareDigest::empty(), 0);
+    announce(&store, other, vec![offer("another", "1")], false);
+    assert_eq!(evicted.blocking_recv().unwrap(), Ok(WriteOutcome::Evicted { names: 7000 }));
+    assert_eq!(store.counts(), (1, 1));
+
+    join(&store, large, ShareDigest::empty(), 0);
+    for batch in 0..7 {
+        announce(&store, large, (0..1000).map(|number| offer(&format!("{batch} {number}"), "x")).collect(), false);
+    }
+    let evicted = store.try_write(WriteOp::Evict { peer: large }).unwrap();
+    join(&store, large, ShareDigest::empty(), 0);
+    let Ok(WriteOutcome::Evicted { names }) = evicted.blocking_recv().unwrap() else { panic!() };
+    assert_eq!(store.counts(), (1 + 7000 - names, 2), "what was not freed yet is still held");
+    announce(&store, large, vec![offer("0 0", "x")], true);
+    assert_eq!(store.counts(), (2, 2));
+}
+
 #[test]
 fn search_pages_are_complete_whatever_their_size() {
     let folder = TempDir::new().unwrap();

@@ -1,5 +1,6 @@
 //! The writer: one transaction for all that waits.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
@@ -16,6 +17,9 @@ use crate::state::index::{Announced, Change, IndexView, announce, evict, revoke}
 const MAX_GROUP: usize = 256;
 /// Most entries in one transaction, counted in the same way.
 const MAX_GROUP_ENTRIES: usize = 20_000;
+
+/// Names of an evicted peer that one transaction frees: others do not wait for all of 200,000.
+const EVICTION_SLICE: u64 = 2000;
 
 type Answer = oneshot::Sender<Result<WriteOutcome, Refusal>>;
 type Sql<T> = Result<T, rusqlite::Error>;
@@ -38,6 +42,8 @@ pub(super) struct Writer {
     counts: Arc<Counts>,
     /// As in the database, as of the transaction that is open.
     totals: Totals,
+    /// Peers whose names are being freed, a slice at a time, with the number freed so far.
+    evicting: VecDeque<(PeerId, u64, Answer)>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,6 +59,15 @@ struct Peer {
     session: Session,
     digest: ShareDigest,
     names: u64,
+}
+
+/// Which names of a peer are freed.
+#[derive(Clone, Copy)]
+enum Free {
+    /// All that were not announced in its present session.
+    Unconfirmed,
+    /// A slice of all, because it is evicted.
+    Evicted,
 }
 
 /// The index inside the open transaction.
@@ -88,7 +103,7 @@ impl IndexView for View<'_> {
 impl Writer {
     pub(super) fn new(connection: Connection, options: IndexOptions, counts: Arc<Counts>) -> Sql<Self> {
         schema::prune(&connection, (options.clock)())?;
-        let mut writer = Self { connection, options, counts, totals: Totals::default() };
+        let mut writer = Self { connection, options, counts, totals: Totals::default(), evicting: VecDeque::new() };
         writer.reload()?;
         Ok(writer)
     }
@@ -111,11 +126,18 @@ impl Writer {
     }
 
     pub(super) fn run(mut self, queue: &Receiver<Job<WriteOp, WriteOutcome>>) {
-        while let Some(jobs) = take(queue, MAX_GROUP) {
+        while let Some(jobs) = take(queue, MAX_GROUP, self.evicting.is_empty()) {
             let (mut group, mut entries, mut stop) = (Vec::new(), 0, false);
             for job in jobs {
                 match job {
+                    Job::Do(WriteOp::Evict { peer }, answer) => {
+                        self.commit(std::mem::take(&mut group));
+                        self.evicting.push_back((peer, 0, answer));
+                    }
                     Job::Do(op, answer) => {
+                        if let WriteOp::Join { peer, .. } = &op {
+                            self.spare(peer);
+                        }
                         entries += match &op {
                             WriteOp::Announce { offers, .. } => offers.len(),
                             WriteOp::Revoke { names, .. } => names.len(),
@@ -135,12 +157,14 @@ impl Writer {
                     Job::Stop => stop = true,
                 }
             }
-            if !group.is_empty() {
-                self.commit(group);
-            }
+            self.commit(group);
+            self.evict_slice();
             if stop {
                 break;
             }
+        }
+        while !self.evicting.is_empty() {
+            self.evict_slice();
         }
         if let Err(error) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             tracing::warn!(%error, "the index was not checkpointed; the next start does it");
@@ -149,6 +173,9 @@ impl Writer {
 
     /// Carries out a group and answers it, all after the commit, or all with a refusal.
     fn commit(&mut self, group: Vec<(WriteOp, Answer)>) {
+        if group.is_empty() {
+            return;
+        }
         let (ops, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
         match self.transaction(&ops) {
             Ok(results) => {
@@ -169,6 +196,35 @@ impl Writer {
                 for answer in answers {
                     let _ = answer.send(Err(refusal.clone()));
                 }
+            }
+        }
+    }
+
+    /// Frees some names of the peer whose eviction began first.
+    fn evict_slice(&mut self) {
+        let Some((peer, freed, answer)) = self.evicting.pop_front() else { return };
+        let (slice, later) = oneshot::channel();
+        self.commit(vec![(WriteOp::Evict { peer }, slice)]);
+        let result = match later.blocking_recv() {
+            Ok(Ok(WriteOutcome::Evicted { names: EVICTION_SLICE })) => {
+                return self.evicting.push_back((peer, freed + EVICTION_SLICE, answer));
+            }
+            Ok(Ok(WriteOutcome::Evicted { names })) => Ok(WriteOutcome::Evicted { names: freed + names }),
+            Ok(result) => result,
+            Err(_) => Err(Refusal::new(RefusalCode::Storage, "the eviction was not written")),
+        };
+        let _ = answer.send(result);
+    }
+
+    /// A peer that is back in the midst of its eviction keeps the names that it still has.
+    fn spare(&mut self, peer: &PeerId) {
+        for _ in 0..self.evicting.len() {
+            match self.evicting.pop_front() {
+                Some((other, names, answer)) if other == *peer => {
+                    let _ = answer.send(Ok(WriteOutcome::Evicted { names }));
+                }
+                Some(other) => self.evicting.push_back(other),
+                None => {}
             }
         }
     }
@@ -298,7 +354,7 @@ impl Writer {
             verdicts.push(verdict);
         }
         if last {
-            self.free(&mut peer, true, false, unix_ms)?;
+            self.free(&mut peer, Free::Unconfirmed, unix_ms)?;
         }
         self.store(&peer)?;
         Ok(WriteOutcome::Announced { verdicts, names: peer.names })
@@ -339,19 +395,27 @@ impl Writer {
 
     fn evict(&mut self, id: PeerId) -> Result<WriteOutcome, Failure> {
         let Some(mut peer) = self.peer(id)? else { return Ok(WriteOutcome::Evicted { names: 0 }) };
-        let names = self.free(&mut peer, false, true, (self.options.clock)())?;
-        self.connection.prepare_cached("DELETE FROM peers WHERE peer = ?1")?.execute([id.to_bytes()])?;
-        self.totals.peers -= 1;
+        let names = self.free(&mut peer, Free::Evicted, (self.options.clock)())?;
+        if names == EVICTION_SLICE {
+            self.store(&peer)?;
+        } else {
+            self.connection.prepare_cached("DELETE FROM peers WHERE peer = ?1")?.execute([id.to_bytes()])?;
+            self.totals.peers -= 1;
+        }
         Ok(WriteOutcome::Evicted { names })
     }
 
-    /// Frees the names of a peer: all, or those that were not announced in its present session.
-    fn free(&mut self, peer: &mut Peer, old_alone: bool, evicted: bool, unix_ms: u64) -> Sql<u64> {
-        let below = if old_alone { peer.session.0.cast_signed() } else { i64::MAX };
+    /// Frees names of a peer; returns how many.
+    fn free(&mut self, peer: &mut Peer, which: Free, unix_ms: u64) -> Sql<u64> {
+        let (below, most) = match which {
+            Free::Unconfirmed => (peer.session.0.cast_signed(), -1),
+            Free::Evicted => (i64::MAX, EVICTION_SLICE.cast_signed()),
+        };
+        let evicted = matches!(which, Free::Evicted);
         let names = {
-            let sql = "SELECT name FROM names WHERE owner = ?1 AND session < ?2";
+            let sql = "SELECT name FROM names WHERE owner = ?1 AND session < ?2 LIMIT ?3";
             let mut statement = self.connection.prepare_cached(sql)?;
-            let rows = statement.query_map(params![peer.id.to_bytes(), below], |row| row.get::<_, String>(0))?;
+            let rows = statement.query_map(params![peer.id.to_bytes(), below, most], |row| row.get::<_, String>(0))?;
             rows.collect::<Sql<Vec<_>>>()?
         };
         let mut freed = 0;
