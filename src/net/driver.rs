@@ -19,7 +19,7 @@ use super::index::{Done, Effect, Master, Step, refuse_bytes};
 use super::listen::listen_everywhere;
 use super::nodes::{MAX_ROUTING_ADDRESSES, Nodes, without_peer};
 use super::pending::{Pending, request_error};
-use super::{Command, Identified, IndexAnswer, NetError, RequestError, Services, Snapshot};
+use super::{Command, Identified, IndexAnswer, NetError, RequestError, Services, Snapshot, sleep_until};
 use crate::config::{Config, Role};
 use crate::storage::shares::ShareTable;
 
@@ -489,12 +489,4 @@ fn read(shares: ShareTable, upload: Upload) -> BoxFuture<'static, Job> {
         Job::Upload { id, channel, response: reading.await.unwrap_or(refused) }
     }
     .boxed()
-}
-
-/// Waits until `deadline`, or for ever if there is none.
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
 }

@@ -17,6 +17,7 @@ mod nodes;
 mod pending;
 
 use std::io;
+use std::time::Instant;
 
 pub use index::Master;
 use libp2p::identity::Keypair;
@@ -282,5 +283,13 @@ impl Net {
         if self.commands.send(Command::Shutdown { answer }).await.is_ok() {
             let _ = answered.await;
         }
+    }
+}
+
+/// Waits until `deadline`, or for ever if there is none.
+pub(crate) async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::lookup::Checked;
 use super::types::Progress;
 use super::{Error, Inner};
-use crate::net::{ConnectError, Net, RequestError};
+use crate::net::{ConnectError, Net, RequestError, sleep_until};
 use crate::state::fetch::{Action, Download, Exhausted, FetchPolicy};
 use crate::storage::partial::PartialFile;
 
@@ -294,13 +294,5 @@ async fn ask(
         Err(RequestError::Malformed(_)) => Err(Failure::Nonsense),
         Err(RequestError::Busy) => Err(Failure::Refused(Refusal::Busy)),
         Err(error) => Err(Failure::Unreachable(error.to_string())),
-    }
-}
-
-/// Waits until `deadline`, or for ever if there is none.
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }

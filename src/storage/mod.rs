@@ -5,3 +5,4 @@ pub mod hash;
 pub mod index;
 pub mod partial;
 pub mod shares;
+mod sqlite;

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
+use rusqlite::{Connection, OpenFlags, Row, params};
 use swarmdex_protocols::index::Session;
 use swarmdex_protocols::{ContentId, Entry, Multiaddr, Name, PeerId, Version};
 
 use super::{IndexError, KnownPeer};
+use crate::storage::sqlite::{self, OpenError, Schema};
 
 /// Marks the database as ours: "swdi".
 const APPLICATION_ID: i32 = 0x7377_6469;
@@ -17,7 +18,7 @@ const TOMBSTONE_LIFETIME_MS: u64 = 30 * 24 * 3600 * 1000;
 
 /// Ids of names are never used again, so that a search cursor stays where it is. The words are in the
 /// index alone: their text is the name's.
-const SCHEMA: &str = "
+const TABLES: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     INSERT INTO meta VALUES ('last_version', 0);
     CREATE TABLE peers (
@@ -56,41 +57,22 @@ pub(super) const ENTRY: &str = "n.id, n.name, n.content, n.size, n.owner, n.vers
 
 /// What an SQLite error says about the file.
 pub(super) fn explain(path: &Path, source: rusqlite::Error) -> IndexError {
+    refusal(path, source.into())
+}
+
+fn refusal(path: &Path, error: OpenError) -> IndexError {
     let path = path.to_owned();
-    match source.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase) => IndexError::Foreign { path },
-        Some(ErrorCode::DatabaseCorrupt) => IndexError::Damaged { path, detail: source.to_string() },
-        _ => IndexError::Database { path, source },
+    match error {
+        OpenError::Foreign => IndexError::Foreign { path },
+        OpenError::Damaged(detail) => IndexError::Damaged { path, detail },
+        OpenError::Database(source) => IndexError::Database { path, source },
     }
 }
 
-/// Opens the database for writing; a foreign, newer or damaged one is left as it is.
+/// Opens the database for writing.
 pub(super) fn open(path: &Path) -> Result<Connection, IndexError> {
-    let failed = |error| explain(path, error);
-    let connection = Connection::open(path).map_err(failed)?;
-    let number = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i32>(0));
-    let (application, version) = (number("application_id").map_err(failed)?, number("user_version").map_err(failed)?);
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
-    let new = application == 0 && version == 0 && tables == 0;
-    if !new && (application != APPLICATION_ID || version != VERSION) {
-        return Err(IndexError::Foreign { path: path.to_owned() });
-    }
-    connection
-        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
-        .map_err(failed)?;
-    if new {
-        let first = format!(
-            "BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
-        );
-        connection.execute_batch(&first).map_err(failed)?;
-    }
-    let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
-    if sound != "ok" {
-        return Err(IndexError::Damaged { path: path.to_owned(), detail: sound });
-    }
-    connection.set_prepared_statement_cache_capacity(64);
-    Ok(connection)
+    let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: TABLES, synchronous: "FULL" };
+    sqlite::open(path, &schema).map_err(|error| refusal(path, error))
 }
 
 /// Opens the database for reading beside the writer.

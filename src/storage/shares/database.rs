@@ -5,18 +5,19 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use swarmdex_protocols::{ContentId, Name};
 
 use super::ShareError;
 use crate::storage::hash::FileStamp;
+use crate::storage::sqlite::{self, OpenError, Schema};
 
 /// Marks the database as ours: "swds".
 const APPLICATION_ID: i32 = 0x7377_6473;
 /// Version of the tables.
 const VERSION: i32 = 1;
 
-const SCHEMA: &str = "
+const TABLES: &str = "
     CREATE TABLE roots (path BLOB PRIMARY KEY, name TEXT) STRICT, WITHOUT ROWID;
     CREATE TABLE excluded (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
     CREATE TABLE files (
@@ -38,33 +39,12 @@ pub(super) struct Database {
 
 impl Database {
     pub(super) fn open(path: &Path) -> Result<Self, ShareError> {
-        let failed = |source: rusqlite::Error| match source.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => ShareError::Foreign { path: path.to_owned() },
-            _ => ShareError::Database { path: path.to_owned(), source },
+        let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: TABLES, synchronous: "NORMAL" };
+        let refusal = |error| match error {
+            OpenError::Foreign | OpenError::Damaged(_) => ShareError::Foreign { path: path.to_owned() },
+            OpenError::Database(source) => ShareError::Database { path: path.to_owned(), source },
         };
-        let connection = Connection::open(path).map_err(failed)?;
-        let number = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i32>(0));
-        let (application, version) =
-            (number("application_id").map_err(failed)?, number("user_version").map_err(failed)?);
-        let tables: i64 =
-            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
-        let ours = application == APPLICATION_ID && version == VERSION;
-        let new = application == 0 && version == 0 && tables == 0;
-        if !ours && !new {
-            return Err(ShareError::Foreign { path: path.to_owned() });
-        }
-        let setup = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;";
-        connection.execute_batch(setup).map_err(failed)?;
-        if new {
-            let first = format!(
-                "BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
-            );
-            connection.execute_batch(&first).map_err(failed)?;
-        }
-        let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
-        if sound != "ok" {
-            return Err(ShareError::Foreign { path: path.to_owned() });
-        }
+        let connection = sqlite::open(path, &schema).map_err(refusal)?;
         Ok(Self { connection, path: path.to_owned() })
     }
 
