@@ -94,12 +94,11 @@ pub(super) struct Membership {
 impl Membership {
     /// Runs until the node stops, then tells the master.
     pub(super) async fn run(mut self) {
-        let mut lost = self.net.lost();
         let seed = u64::from_le_bytes(first_bytes(&self.net.local()));
         let mut backoff = Backoff::new(self.max_backoff, seed);
         let mut since_ms = None;
         loop {
-            let (master, reason) = match self.session(&mut lost, &mut backoff).await {
+            let (master, reason) = match self.session(&mut backoff).await {
                 End::Stopped => return,
                 End::Failed { master, reason } => (master, reason),
             };
@@ -133,7 +132,7 @@ impl Membership {
     }
 
     /// Finds the master and stays a member for as long as that goes well.
-    async fn session(&mut self, lost: &mut broadcast::Receiver<PeerId>, backoff: &mut Backoff) -> End {
+    async fn session(&mut self, backoff: &mut Backoff) -> End {
         let found = tokio::select! {
             () = stopped(&mut self.stop) => return End::Stopped,
             found = self.finder.find(&self.net) => found,
@@ -142,8 +141,10 @@ impl Membership {
             Ok(master) => master,
             Err(failure) => return End::Failed { master: failure.master, reason: failure.reason },
         };
+        // From here on: the end of the connection of the last session is no news.
+        let mut lost = self.net.lost();
         self.net.keep(master, true).await;
-        let end = match self.member(master, lost, backoff).await {
+        let end = match self.member(master, &mut lost, backoff).await {
             Ok(()) => End::Stopped,
             Err(reason) => {
                 // A connection on which a question has no answer would be in the way of a better one.
