@@ -47,6 +47,10 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Downloads and uploads.
     pub fetch: FetchConfig,
+    /// The mirror of the index.
+    pub dht: DhtConfig,
+    /// Whether the node lives for one command only: it asks the DHT and is no part of it. No key of the file.
+    pub transient: bool,
 }
 
 /// Times of membership.
@@ -100,6 +104,37 @@ pub struct FetchConfig {
     pub threads: usize,
 }
 
+/// The mirror of the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DhtConfig {
+    /// For how long a node stores a record unless it comes again. Names of owners that died without a master to
+    /// say so are found for so long.
+    pub lifetime: Duration,
+    /// How often a node publishes its records again: a third of the lifetime survives two failures.
+    pub republish: Duration,
+    /// Names that this node stores statements about, its own not counted; about a kilobyte each.
+    pub records: usize,
+    /// Names of which this node stores nothing but a claim: of one sender.
+    pub claims_per_peer: usize,
+    /// Pairs of a key and a node that is found under it; about a hundred bytes each.
+    pub providers: usize,
+    /// Keys under which one node is found.
+    pub keys_per_peer: usize,
+}
+
+impl Default for DhtConfig {
+    fn default() -> Self {
+        Self {
+            lifetime: Duration::from_secs(3600),
+            republish: Duration::from_secs(1200),
+            records: 100_000,
+            claims_per_peer: 2000,
+            providers: 500_000,
+            keys_per_peer: 100_000,
+        }
+    }
+}
+
 impl Default for LeaseConfig {
     fn default() -> Self {
         Self {
@@ -149,6 +184,8 @@ impl Config {
             lease: LeaseConfig::default(),
             limits: LimitsConfig::default(),
             fetch: FetchConfig::default(),
+            dht: DhtConfig::default(),
+            transient: false,
         }
     }
 }

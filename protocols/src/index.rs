@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::ContentId;
 use crate::limits::{MAX_ADDRESS_BYTES, MAX_REASON_BYTES};
-use crate::statement::{Certificate, Entry, Seal, Version};
+use crate::statement::{Certificate, Entry, Seal, Statement, Version};
 
 /// Identifies the stretch of time between a peer's join and its leave or eviction. Requests that
 /// change the index carry it, so that a peer that was evicted without noticing cannot act on its old lease.
@@ -67,6 +67,10 @@ pub struct Join {
     /// Number of entries in the peer's share.
     #[serde(rename = "k")]
     pub entries: u64,
+    /// The certificate of the highest version that the peer has seen, expired or not: a master that lost its
+    /// disk learns from it how far versions had come.
+    #[serde(rename = "h", default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<Box<Certificate>>,
 }
 
 /// Claim names, at most [`crate::limits::MAX_BATCH_ENTRIES`] at a time.
@@ -99,6 +103,30 @@ pub struct Offer {
     /// Size of the file in bytes.
     #[serde(rename = "s")]
     pub size: u64,
+    /// That just this was granted before, for a master that does not remember.
+    #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
+    pub granted: Option<Granted>,
+    /// Whether the peer claimed the name while it could not reach the master.
+    #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
+    pub claimed: bool,
+}
+
+impl Offer {
+    /// An offer of what was neither granted nor claimed before.
+    pub fn new(name: impl Into<String>, content: ContentId, size: u64) -> Self {
+        Self { name: name.into(), content, size, granted: None, claimed: false }
+    }
+}
+
+/// What an earlier certificate says beyond the offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    /// Version of the entry.
+    #[serde(rename = "v")]
+    pub version: Version,
+    /// The master's seal on it.
+    #[serde(rename = "z")]
+    pub seal: Seal,
 }
 
 /// Give names up, at most [`crate::limits::MAX_BATCH_ENTRIES`] at a time.
@@ -184,6 +212,9 @@ pub enum Response {
     /// To a search.
     #[serde(rename = "page")]
     Page(Page),
+    /// To a lookup or a search, from a peer that is not the master: what it holds itself.
+    #[serde(rename = "owned")]
+    Owned(Owned),
     /// To a request for the members, in order of their ids; fewer than the limit at the end.
     #[serde(rename = "members")]
     Members(Vec<Member>),
@@ -276,6 +307,17 @@ pub struct Page {
     /// The entries, in the order of the index.
     #[serde(rename = "e")]
     pub entries: Vec<Entry>,
+    /// Where to go on; `None` at the end. A page may be empty and still not be the last.
+    #[serde(rename = "u", default)]
+    pub next: Option<Cursor>,
+}
+
+/// Statements of an owner about its own names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owned {
+    /// Certificates and claims, in order of their names; at most [`crate::limits::MAX_PAGE_ENTRIES`].
+    #[serde(rename = "s")]
+    pub statements: Vec<Statement>,
     /// Where to go on; `None` at the end. A page may be empty and still not be the last.
     #[serde(rename = "u", default)]
     pub next: Option<Cursor>,

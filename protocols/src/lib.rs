@@ -2,7 +2,8 @@
 //!
 //! | protocol id | from -> to | request -> response | limit of one message |
 //! | --- | --- | --- | --- |
-//! | `/swarmdex/index/1` | peer -> master | [`index::Request`] -> [`index::Response`] | [`limits::MAX_INDEX_MESSAGE`] |
+//! | `/swarmdex/index/1` | peer -> master, any -> owner | [`index::Request`] -> [`index::Response`] | [`limits::MAX_INDEX_MESSAGE`] |
+//! | `/swarmdex/mirror/1` | any -> node close to a key | [`mirror::Request`] -> [`mirror::Response`] | [`limits::MAX_MIRROR_MESSAGE`] |
 //! | `/swarmdex/fetch/1` | any -> holder | [`fetch::Request`] -> [`fetch::Header`] and raw bytes | [`limits::MAX_FETCH_REQUEST`], [`limits::MAX_FETCH_HEADER`], [`limits::MAX_FETCH_BODY`] |
 //!
 //! **Versions.** A new optional field keeps the protocol id; a new meaning gets a new id. A receiver
@@ -17,14 +18,18 @@ pub mod codec;
 pub mod content;
 pub mod fetch;
 pub mod index;
+pub mod ledger;
 pub mod limits;
+pub mod mirror;
 pub mod name;
 pub mod pattern;
 pub mod statement;
 
 pub use content::ContentId;
+pub use ledger::{Ledger, Tally};
 pub use libp2p_identity::{Keypair, PeerId, PublicKey};
+pub use mirror::RecordKey;
 pub use multiaddr::Multiaddr;
 pub use name::{Name, Network};
 pub use pattern::Pattern;
-pub use statement::{Certificate, Entry, Version};
+pub use statement::{Authority, Certificate, Claim, Entry, Statement, Tombstone, Version};

@@ -26,6 +26,14 @@ pub const MAX_QUERY_TERMS: usize = 16;
 pub const MAX_REASON_BYTES: usize = 512;
 /// Longest message of the index protocol, in bytes, either way.
 pub const MAX_INDEX_MESSAGE: usize = 2 << 20;
+/// Longest value of a record in the DHT, in bytes: a revocation and a claim of the longest name.
+pub const MAX_RECORD_BYTES: usize = 4 << 10;
+/// Most records in one message of the mirror protocol.
+pub const MAX_MIRROR_RECORDS: usize = 256;
+/// Most keys that a node asks to be found under in one message of the mirror protocol.
+pub const MAX_MIRROR_KEYS: usize = 4096;
+/// Longest message of the mirror protocol, in bytes, either way.
+pub const MAX_MIRROR_MESSAGE: usize = 2 << 20;
 /// Longest request of the fetch protocol, in bytes.
 pub const MAX_FETCH_REQUEST: usize = 1 << 10;
 /// Longest header of a fetch response, in bytes: the proofs of the chunks in one range.
@@ -35,11 +43,17 @@ pub const MAX_FETCH_BODY: usize = 1 << 20;
 /// Largest file, in bytes (16 TiB): keeps every count of chunks and every product of them inside 64 bits with room to spare.
 pub const MAX_FILE_BYTES: u64 = 1 << 44;
 
-// A full batch of the longest names must fit its message: text, content id, size and map keys.
-const _: () = assert!(MAX_BATCH_ENTRIES * (MAX_NAME_BYTES + 128) <= MAX_INDEX_MESSAGE);
+// A full batch of the longest names must fit its message: text, content id, size, an earlier grant and map keys.
+const _: () = assert!(MAX_BATCH_ENTRIES * (MAX_NAME_BYTES + 288) <= MAX_INDEX_MESSAGE);
 // So must a full page, whose entries carry owner and version as well.
 const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_NAME_BYTES + 256) <= MAX_INDEX_MESSAGE);
 // A page of members with every address that each may have.
 const _: () = assert!(MAX_MEMBERS * (MAX_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 128) <= MAX_INDEX_MESSAGE);
 // And the answer to a lookup with every holder at its most talkative.
 const _: () = assert!(MAX_HOLDERS * (MAX_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 128) + 4096 <= MAX_INDEX_MESSAGE);
+// A record holds at most a revocation and a claim, each with a name, hashes, peer id, dates and one or two signatures.
+const _: () = assert!(2 * (MAX_NAME_BYTES + 512) <= MAX_RECORD_BYTES);
+// A full batch of records, or of keys with the sender's addresses, must fit its message.
+const _: () = assert!(MAX_MIRROR_RECORDS * MAX_RECORD_BYTES + MAX_MIRROR_KEYS * 40 + 64 * 1024 <= MAX_MIRROR_MESSAGE);
+// So must a page of an owner's statements.
+const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_RECORD_BYTES / 2) <= MAX_INDEX_MESSAGE);

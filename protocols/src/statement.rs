@@ -1,7 +1,27 @@
 //! Entries, and the signed statements about them that anyone can check, wherever they were read.
+//!
+//! | statement | signed by | says |
+//! | --- | --- | --- |
+//! | [`Certificate`] | master | the name stands for this entry |
+//! | [`Tombstone`] | master | every certificate of the name up to this version is over |
+//! | [`Revocation`] | owner | this certificate of mine is over |
+//! | [`Claim`] | owner | while no master can be reached: I would have this name |
+//!
+//! Versions come from the master alone, also those of revocations, which carry the certificate that they end:
+//! so the first three have one total order, and whoever holds them all agrees on the latest. A claim is
+//! provisional and proves only who made it.
 
-use libp2p_identity::{Keypair, PeerId, PublicKey, SigningError};
+mod claim;
+mod seal;
+mod signed;
+
+use std::fmt;
+
+pub use claim::Claim;
+use libp2p_identity::{PeerId, PublicKey};
+pub use seal::{Invalid, Seal};
 use serde::{Deserialize, Serialize};
+pub use signed::{Certificate, Revocation, Tombstone};
 
 use crate::content::ContentId;
 use crate::name::{Name, Network};
@@ -11,8 +31,9 @@ use crate::name::{Name, Network};
 pub const CERTIFICATE_LIFETIME_MS: u64 = 7 * 24 * 3600 * 1000;
 /// How far a reader's clock may be behind the signer's, in milliseconds (1 hour).
 pub const CLOCK_TOLERANCE_MS: u64 = 3600 * 1000;
-/// Domain of certificate signatures: a signature made for anything else is none here.
-const CERTIFICATE_DOMAIN: &[u8] = b"swarmdex certificate 1\0";
+/// How long a claim is valid unless its owner renews it, in milliseconds (1 hour): a name that nobody stands
+/// for any more is soon free again.
+pub const CLAIM_LIFETIME_MS: u64 = 3600 * 1000;
 
 /// Version of the statements about names: of two statements the one with the higher version holds.
 ///
@@ -26,6 +47,11 @@ impl Version {
     /// The version that follows `self` when the wall clock shows `unix_ms`; rises even if the clock does not.
     pub fn next(self, unix_ms: u64) -> Self {
         Self(self.0.saturating_add(1).max(unix_ms.saturating_mul(1024)))
+    }
+
+    /// The wall clock that the version was made at or before, in milliseconds since 1970.
+    pub fn unix_ms(self) -> u64 {
+        self.0 / 1024
     }
 }
 
@@ -49,85 +75,116 @@ pub struct Entry {
     pub version: Version,
 }
 
-/// What a master adds to an entry to make it a certificate.
+/// Whom to believe: the master of one network.
+#[derive(Debug, Clone)]
+pub struct Authority {
+    /// The network.
+    pub network: Network,
+    /// The master's key.
+    pub master: PublicKey,
+}
+
+impl Authority {
+    /// The master with this peer id; `None` for ids that are no Ed25519 key.
+    pub fn new(network: Network, master: &PeerId) -> Option<Self> {
+        key_of(master).map(|master| Self { network, master })
+    }
+}
+
+/// A signed statement about one name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seal {
-    /// When it was signed, in milliseconds since 1970.
-    #[serde(rename = "i")]
-    pub issued_ms: u64,
+pub enum Statement {
+    /// The name stands for an entry.
+    #[serde(rename = "cert")]
+    Certificate(Certificate),
+    /// The name was freed by the master.
+    #[serde(rename = "tomb")]
+    Tombstone(Tombstone),
+    /// The name was given up by its owner.
+    #[serde(rename = "revoked")]
+    Revocation(Revocation),
+    /// The name is claimed.
+    #[serde(rename = "claim")]
+    Claim(Claim),
+}
+
+/// Order of the statements that the master's signature stands behind; of equal versions what ends a
+/// certificate is above it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rank(pub Version, bool);
+
+impl Statement {
+    /// The name that it is about.
+    pub fn name(&self) -> &Name {
+        match self {
+            Self::Certificate(certificate) => &certificate.entry.name,
+            Self::Tombstone(tombstone) => &tombstone.name,
+            Self::Revocation(revocation) => &revocation.certificate.entry.name,
+            Self::Claim(claim) => &claim.entry.name,
+        }
+    }
+
+    /// Who holds, held or claims the name.
+    pub fn owner(&self) -> &PeerId {
+        match self {
+            Self::Certificate(certificate) => &certificate.entry.owner,
+            Self::Tombstone(tombstone) => &tombstone.owner,
+            Self::Revocation(revocation) => &revocation.certificate.entry.owner,
+            Self::Claim(claim) => &claim.entry.owner,
+        }
+    }
+
+    /// Its version.
+    pub fn version(&self) -> Version {
+        match self {
+            Self::Certificate(certificate) => certificate.entry.version,
+            Self::Tombstone(tombstone) => tombstone.version,
+            Self::Revocation(revocation) => revocation.certificate.entry.version,
+            Self::Claim(claim) => claim.entry.version,
+        }
+    }
+
     /// When it ceases to be valid, in milliseconds since 1970.
-    #[serde(rename = "x")]
-    pub expires_ms: u64,
-    /// Ed25519 signature of the master.
-    #[serde(rename = "g", with = "serde_bytes")]
-    pub signature: Vec<u8>,
-}
-
-/// An entry signed by the master: proof of ownership.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Certificate {
-    /// The entry.
-    #[serde(rename = "e")]
-    pub entry: Entry,
-    /// The master's seal on it.
-    #[serde(rename = "z")]
-    pub seal: Seal,
-}
-
-/// Why a certificate proves nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidCertificate {
-    /// Signed by another key, for another network, or altered.
-    #[error("the signature is not the master's")]
-    Signature,
-    /// Its time is over.
-    #[error("the certificate has expired")]
-    Expired,
-    /// It was issued in the future, or is valid for longer than any certificate may be.
-    #[error("the certificate's dates are impossible")]
-    Dates,
-}
-
-impl Certificate {
-    /// Signs `entry` for `network` at `unix_ms`.
-    pub fn sign(entry: Entry, network: &Network, master: &Keypair, unix_ms: u64) -> Result<Self, SigningError> {
-        let expires_ms = unix_ms.saturating_add(CERTIFICATE_LIFETIME_MS);
-        let signature = master.sign(&signed_bytes(&entry, network, unix_ms, expires_ms))?;
-        Ok(Self { entry, seal: Seal { issued_ms: unix_ms, expires_ms, signature } })
-    }
-
-    /// Checks the certificate against the master's key, the network and the clock.
-    pub fn verify(&self, network: &Network, master: &PublicKey, unix_ms: u64) -> Result<(), InvalidCertificate> {
-        let Seal { issued_ms, expires_ms, signature } = &self.seal;
-        let lifetime = expires_ms.checked_sub(*issued_ms).ok_or(InvalidCertificate::Dates)?;
-        if lifetime > CERTIFICATE_LIFETIME_MS || *issued_ms > unix_ms.saturating_add(CLOCK_TOLERANCE_MS) {
-            return Err(InvalidCertificate::Dates);
+    pub fn expires_ms(&self) -> u64 {
+        match self {
+            Self::Certificate(certificate) => certificate.seal.expires_ms,
+            Self::Tombstone(tombstone) => tombstone.seal.expires_ms,
+            Self::Revocation(revocation) => revocation.seal.expires_ms,
+            Self::Claim(claim) => claim.seal.expires_ms,
         }
-        if expires_ms.saturating_add(CLOCK_TOLERANCE_MS) < unix_ms {
-            return Err(InvalidCertificate::Expired);
+    }
+
+    /// Its place among the statements that the master stands behind; `None` for a claim.
+    pub fn rank(&self) -> Option<Rank> {
+        match self {
+            Self::Certificate(certificate) => Some(Rank(certificate.entry.version, false)),
+            Self::Tombstone(tombstone) => Some(Rank(tombstone.version, true)),
+            Self::Revocation(revocation) => Some(Rank(revocation.certificate.entry.version, true)),
+            Self::Claim(_) => None,
         }
-        let bytes = signed_bytes(&self.entry, network, *issued_ms, *expires_ms);
-        if master.verify(&bytes, signature) { Ok(()) } else { Err(InvalidCertificate::Signature) }
+    }
+
+    /// Checks signatures, network and dates.
+    pub fn verify(&self, authority: &Authority, unix_ms: u64) -> Result<(), Invalid> {
+        match self {
+            Self::Certificate(certificate) => certificate.verify(&authority.network, &authority.master, unix_ms),
+            Self::Tombstone(tombstone) => tombstone.verify(&authority.network, &authority.master, unix_ms),
+            Self::Revocation(revocation) => revocation.verify(&authority.network, &authority.master, unix_ms),
+            Self::Claim(claim) => claim.verify(&authority.network, unix_ms),
+        }
     }
 }
 
-/// The bytes that a certificate's signature covers: the domain, then every field, each text and
-/// byte string behind its length as 4 bytes, every number as 8 bytes, all big-endian.
-fn signed_bytes(entry: &Entry, network: &Network, issued_ms: u64, expires_ms: u64) -> Vec<u8> {
-    let mut bytes = CERTIFICATE_DOMAIN.to_vec();
-    let mut put = |field: &[u8]| {
-        // Fields are names, ids and hashes, all bounded far below 4 GiB.
-        bytes.extend_from_slice(&(field.len() as u32).to_be_bytes());
-        bytes.extend_from_slice(field);
-    };
-    put(network.as_str().as_bytes());
-    put(entry.name.as_str().as_bytes());
-    put(entry.content.as_bytes());
-    put(&entry.owner.to_bytes());
-    for number in [entry.size, entry.version.0, issued_ms, expires_ms] {
-        bytes.extend_from_slice(&number.to_be_bytes());
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self {
+            Self::Certificate(_) => "certificate",
+            Self::Tombstone(_) => "tombstone",
+            Self::Revocation(_) => "revocation",
+            Self::Claim(_) => "claim",
+        };
+        write!(f, "{kind} of {} at {}", self.owner(), self.version().0)
     }
-    bytes
 }
 
 /// The public key that a peer id contains; `None` for keys too long to be contained, which are no

@@ -6,7 +6,7 @@ use swarmdex_protocols::content::{Geometry, Outboard, Proof, chunk_value, verify
 use swarmdex_protocols::fetch;
 use swarmdex_protocols::index::{ShareDigest, check_address};
 use swarmdex_protocols::limits::MAX_FILE_BYTES;
-use swarmdex_protocols::statement::{CERTIFICATE_LIFETIME_MS, CLOCK_TOLERANCE_MS, InvalidCertificate, key_of};
+use swarmdex_protocols::statement::{CERTIFICATE_LIFETIME_MS, CLOCK_TOLERANCE_MS, Invalid, key_of};
 use swarmdex_protocols::{Certificate, ContentId, Entry, Keypair, Name, Network, PeerId, Version};
 
 const CHUNK: u64 = 256 << 10;
@@ -171,13 +171,13 @@ fn a_certificate_holds_for_just_what_was_signed() {
     forged[6].seal.expires_ms -= 1;
     forged[7].seal.signature[0] ^= 1;
     for (number, certificate) in forged.iter().enumerate() {
-        let expected = if number == 5 { InvalidCertificate::Dates } else { InvalidCertificate::Signature };
+        let expected = if number == 5 { Invalid::Dates } else { Invalid::Signature };
         assert_eq!(verify(certificate), Err(expected), "field {number}");
     }
     let other = Network::parse("other").unwrap();
-    assert_eq!(good.verify(&other, &master.public(), NOW), Err(InvalidCertificate::Signature));
+    assert_eq!(good.verify(&other, &master.public(), NOW), Err(Invalid::Signature));
     let stranger = Keypair::generate_ed25519();
-    assert_eq!(good.verify(&network, &stranger.public(), NOW), Err(InvalidCertificate::Signature));
+    assert_eq!(good.verify(&network, &stranger.public(), NOW), Err(Invalid::Signature));
     assert_eq!(key_of(&master.public().to_peer_id()), Some(master.public()));
 }
 
@@ -187,14 +187,14 @@ fn a_certificate_has_its_time() {
     let (good, master, network) = certificate(NOW);
     let at = |unix_ms| good.verify(&network, &master.public(), unix_ms);
     assert_eq!(at(NOW + CERTIFICATE_LIFETIME_MS), Ok(()));
-    assert_eq!(at(NOW + CERTIFICATE_LIFETIME_MS + CLOCK_TOLERANCE_MS + 1), Err(InvalidCertificate::Expired));
+    assert_eq!(at(NOW + CERTIFICATE_LIFETIME_MS + CLOCK_TOLERANCE_MS + 1), Err(Invalid::Expired));
     assert_eq!(at(NOW - CLOCK_TOLERANCE_MS), Ok(()));
-    assert_eq!(at(NOW - CLOCK_TOLERANCE_MS - 1), Err(InvalidCertificate::Dates));
+    assert_eq!(at(NOW - CLOCK_TOLERANCE_MS - 1), Err(Invalid::Dates));
     let mut eternal = good.clone();
     eternal.seal.expires_ms = u64::MAX;
-    assert_eq!(eternal.verify(&network, &master.public(), NOW), Err(InvalidCertificate::Dates));
+    assert_eq!(eternal.verify(&network, &master.public(), NOW), Err(Invalid::Dates));
     eternal.seal.expires_ms = 0;
-    assert_eq!(eternal.verify(&network, &master.public(), NOW), Err(InvalidCertificate::Dates));
+    assert_eq!(eternal.verify(&network, &master.public(), NOW), Err(Invalid::Dates));
 }
 
 #[test]

@@ -10,12 +10,15 @@ use swarmdex_protocols::codec::{DecodeError, decode, encode};
 use swarmdex_protocols::content::Proof;
 use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::index::{
-    Announce, Cursor, Found, Join, Joined, Leave, Lookup, Member, Offer, Page, Peers, Refusal, RefusalCode, Report,
-    Request, Response, Revocation, Revoke, Search, Sequence, Session, ShareDigest, Verdict,
+    Announce, Cursor, Found, Granted, Join, Joined, Leave, Lookup, Member, Offer, Owned, Page, Peers, Refusal,
+    RefusalCode, Report, Request, Response, Revocation, Revoke, Search, Sequence, Session, ShareDigest, Verdict,
 };
 use swarmdex_protocols::limits::*;
-use swarmdex_protocols::statement::Seal;
-use swarmdex_protocols::{Certificate, ContentId, Entry, Keypair, Multiaddr, Name, Network, PeerId, Version};
+use swarmdex_protocols::statement::{self, Seal};
+use swarmdex_protocols::{
+    Certificate, Claim, ContentId, Entry, Keypair, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tombstone,
+    Version, mirror,
+};
 
 fn key() -> Keypair {
     Keypair::ed25519_from_bytes([1; 32]).unwrap()
@@ -37,6 +40,11 @@ fn seal() -> Seal {
     Seal { issued_ms: 1000, expires_ms: 2000, signature: vec![1, 2, 3] }
 }
 
+/// As long as a seal gets.
+fn full_seal() -> Seal {
+    Seal { issued_ms: u64::MAX, expires_ms: u64::MAX, signature: vec![0; 64] }
+}
+
 fn member() -> Member {
     let addresses = vec!["/ip4/10.0.0.1/tcp/4747".parse().unwrap()];
     Member { peer: peer(), addresses, suspect: true, entries: 3 }
@@ -49,11 +57,26 @@ fn requests() -> Vec<Request> {
             addresses: vec!["/ip4/10.0.0.1/udp/4747/quic-v1".parse().unwrap()],
             digest: ShareDigest::from_bytes([2; 32]),
             entries: 5,
+            newest: None,
+        }),
+        Request::Join(Join {
+            network: "lab".to_owned(),
+            addresses: Vec::new(),
+            digest: ShareDigest::empty(),
+            entries: 0,
+            newest: Some(Box::new(Certificate { entry: entry("n"), seal: seal() })),
         }),
         Request::Announce(Announce {
             session: Session(1 << 40),
             sequence: Sequence(2),
-            offers: vec![Offer { name: "a/b".to_owned(), content: content(), size: 7 }],
+            offers: vec![
+                Offer::new("a/b", content(), 7),
+                Offer {
+                    granted: Some(Granted { version: Version(9), seal: seal() }),
+                    claimed: true,
+                    ..Offer::new("c", content(), 8)
+                },
+            ],
             last: true,
         }),
         Request::Revoke(Revoke { session: Session(1), sequence: Sequence(3), names: vec!["a".to_owned()] }),
@@ -86,9 +109,42 @@ fn responses() -> Vec<Response> {
             holders: vec![member()],
         }),
         Response::Page(Page { entries: vec![entry("x")], next: Some(Cursor(4)) }),
+        Response::Owned(Owned { statements: statements(), next: Some(Cursor(7)) }),
         Response::Members(vec![member()]),
         Response::Done,
         Response::Refused(refusal),
+    ]
+}
+
+fn statements() -> Vec<Statement> {
+    let certificate = Certificate { entry: entry("a/b"), seal: seal() };
+    vec![
+        Statement::Certificate(certificate.clone()),
+        Statement::Tombstone(Tombstone { name: entry("a").name, owner: peer(), version: Version(10), seal: seal() }),
+        Statement::Revocation(statement::Revocation { certificate, seal: seal() }),
+        Statement::Claim(Claim { entry: entry("b"), withdrawn: false, seal: seal() }),
+        Statement::Claim(Claim { entry: entry("b"), withdrawn: true, seal: seal() }),
+    ]
+}
+
+fn mirror_requests() -> Vec<mirror::Request> {
+    let key = RecordKey::name(&Network::parse("lab").unwrap(), &entry("a/b").name);
+    let addresses = member().addresses;
+    vec![
+        mirror::Request::Store(mirror::Store { statements: statements(), provide: vec![key], addresses }),
+        mirror::Request::Read(vec![key]),
+    ]
+}
+
+fn mirror_responses() -> Vec<mirror::Response> {
+    use mirror::Verdict::*;
+    vec![
+        mirror::Response::Stored(mirror::Stored {
+            statements: vec![Stored, Older, Certified(peer()), Claimed(peer()), Invalid, Full],
+            provided: 3,
+        }),
+        mirror::Response::Records(vec![Vec::new(), statements()]),
+        mirror::Response::Refused(Refusal::new(RefusalCode::Busy, "later")),
     ]
 }
 
@@ -117,7 +173,27 @@ fn every_message_has_its_bytes() {
     all += &lines("fetch", &fetches());
     all += &lines("header", &headers());
     let certificate = Certificate::sign(entry("a/b"), &Network::parse("lab").unwrap(), &key(), 1000).unwrap();
-    all += &lines("certificate", &[certificate]);
+    all += &lines("certificate", &[certificate.clone()]);
+    all += &lines("mirror", &mirror_requests());
+    all += &lines("mirrored", &mirror_responses());
+    let network = Network::parse("lab").unwrap();
+    let tombstone = Tombstone::sign(entry("a/b").name, peer(), Version(10), &network, &key(), 1000).unwrap();
+    let claim = |withdrawn| Claim::sign(entry("a/b"), withdrawn, &network, &key(), 1000).unwrap();
+    all += &lines(
+        "signed",
+        &[
+            Statement::Tombstone(tombstone),
+            Statement::Revocation(statement::Revocation::sign(certificate, &network, &key(), 1000).unwrap()),
+            Statement::Claim(claim(false)),
+            Statement::Claim(claim(true)),
+        ],
+    );
+    let keys = [
+        RecordKey::name(&network, &entry("a/b").name),
+        RecordKey::content(&network, &content()),
+        RecordKey::word(&network, "word"),
+    ];
+    all += &lines("key", &keys);
     assert_eq!(all, GOLDEN, "the bytes of a message changed: that takes a new protocol id");
 }
 
@@ -143,6 +219,8 @@ fn another_library_writes_and_reads_the_same_bytes() {
     cross_check(&responses());
     cross_check(&fetches());
     cross_check(&headers());
+    cross_check(&mirror_requests());
+    cross_check(&mirror_responses());
 }
 
 #[test]
@@ -187,15 +265,18 @@ fn messages_at_their_limits_fit() {
     let padded = |number: usize| format!("{}{}", long(number), "z".repeat(MAX_NAME_BYTES - long(number).len()));
     assert_eq!(padded(1).len(), MAX_NAME_BYTES);
     let offers = (0..MAX_BATCH_ENTRIES)
-        .map(|number| Offer { name: padded(number), content: content(), size: MAX_FILE_BYTES })
+        .map(|number| Offer {
+            granted: Some(Granted { version: Version(u64::MAX), seal: full_seal() }),
+            claimed: true,
+            ..Offer::new(padded(number), content(), MAX_FILE_BYTES)
+        })
         .collect();
     let announce = Announce { session: Session(u64::MAX), sequence: Sequence(u64::MAX), offers, last: true };
     encode(&Request::Announce(announce), MAX_INDEX_MESSAGE).unwrap();
     let big = Entry { version: Version(u64::MAX), size: u64::MAX, ..entry(&padded(1)) };
     let page = Page { entries: vec![big; MAX_PAGE_ENTRIES], next: Some(Cursor(u64::MAX)) };
     encode(&Response::Page(page), MAX_INDEX_MESSAGE).unwrap();
-    let full = Seal { issued_ms: u64::MAX, expires_ms: u64::MAX, signature: vec![0; 64] };
-    let accepted = Verdict::Accepted { version: Version(u64::MAX), seal: full };
+    let accepted = Verdict::Accepted { version: Version(u64::MAX), seal: full_seal() };
     encode(&Response::Announced(vec![accepted; MAX_BATCH_ENTRIES]), MAX_INDEX_MESSAGE).unwrap();
     let refused = Verdict::Refused(Refusal::new(RefusalCode::InvalidName, "r".repeat(10_000)));
     encode(&Response::Announced(vec![refused; MAX_BATCH_ENTRIES]), MAX_INDEX_MESSAGE).unwrap();
@@ -206,6 +287,26 @@ fn messages_at_their_limits_fit() {
     let certificate = Certificate { entry: entry(&padded(2)), seal: seal() };
     let found = Found { certificate, holders: vec![member; MAX_HOLDERS] };
     encode(&Response::Found(found), MAX_INDEX_MESSAGE).unwrap();
+    let revocation = statement::Revocation {
+        certificate: Certificate {
+            entry: Entry { size: u64::MAX, version: Version(u64::MAX), ..entry(&padded(3)) },
+            seal: full_seal(),
+        },
+        seal: full_seal(),
+    };
+    let longest = Statement::Revocation(revocation.clone());
+    let owned = Owned { statements: vec![longest.clone(); MAX_PAGE_ENTRIES], next: Some(Cursor(u64::MAX)) };
+    encode(&Response::Owned(owned), MAX_INDEX_MESSAGE).unwrap();
+    let claim = Claim { entry: revocation.certificate.entry.clone(), withdrawn: true, seal: full_seal() };
+    let record = vec![longest, Statement::Claim(claim)];
+    assert!(encode(&record, MAX_RECORD_BYTES - 16).is_ok());
+    let records = mirror::Response::Records(vec![record.clone(); MAX_MIRROR_RECORDS]);
+    encode(&records, MAX_MIRROR_MESSAGE).unwrap();
+    let key = RecordKey::word(&Network::default(), "");
+    let provide = vec![key; MAX_MIRROR_KEYS];
+    let statements = vec![record[0].clone(); MAX_MIRROR_RECORDS];
+    let store = mirror::Store { statements, provide, addresses: vec![name.parse().unwrap(); MAX_ADDRESSES] };
+    encode(&mirror::Request::Store(store), MAX_MIRROR_MESSAGE).unwrap();
     // Four small chunks, or one of the largest file, with all their proofs.
     let proofs = vec![Proof::new(vec![[0; 32]; 24]); 4];
     encode(&Header::Chunks { bytes: MAX_FETCH_BODY as u32, proofs }, MAX_FETCH_HEADER).unwrap();
@@ -215,7 +316,7 @@ fn messages_at_their_limits_fit() {
 
 prop_compose! {
     fn any_offer()(name in ".{0,40}", content in any::<[u8; 32]>(), size in any::<u64>()) -> Offer {
-        Offer { name, content: ContentId::from_bytes(content), size }
+        Offer::new(name, ContentId::from_bytes(content), size)
     }
 }
 
@@ -238,7 +339,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         }),
         (".{0,20}", any::<[u8; 32]>(), any::<u64>()).prop_map(|(network, digest, entries)| {
             let addresses = vec!["/ip6/::1/tcp/1".parse().unwrap()];
-            Request::Join(Join { network, addresses, digest: ShareDigest::from_bytes(digest), entries })
+            Request::Join(Join { network, addresses, digest: ShareDigest::from_bytes(digest), entries, newest: None })
         }),
     ]
 }
@@ -256,6 +357,8 @@ proptest! {
         let _ = decode::<Response>(&bytes, 200);
         let _ = decode::<Header>(&bytes, 200);
         let _ = decode::<fetch::Request>(&bytes, 200);
+        let _ = decode::<mirror::Request>(&bytes, 200);
+        let _ = decode::<mirror::Response>(&bytes, 200);
     }
 
     #[test]

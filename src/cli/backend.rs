@@ -35,8 +35,17 @@ impl Backend {
         let pin = format!("master-{}", config.network);
         // Without a pin the first master found is trusted, as on the first start of a node.
         let _ = std::fs::copy(config.data_dir.join(&pin), folder.path().join(&pin));
-        let config =
-            Config { role: Role::Peer, data_dir: folder.path().to_owned(), share: Vec::new(), http: None, ..config };
+        // The nodes that were known here lead into the network when its master is down.
+        let nodes = format!("nodes-{}", config.network);
+        let _ = std::fs::copy(config.data_dir.join(&nodes), folder.path().join(&nodes));
+        let config = Config {
+            role: Role::Peer,
+            data_dir: folder.path().to_owned(),
+            share: Vec::new(),
+            http: None,
+            transient: true,
+            ..config
+        };
         Ok(Self::Own(Own { node: Node::start(config).await?, folder }))
     }
 

@@ -9,7 +9,7 @@ use super::{Command, Failure, OutputArgs};
 use crate::http::Client;
 use crate::node::{
     EntryInfo, ErrorKind, FailedFile, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState, RevokedInfo,
-    ShareReport, SharedInfo, Standing, Status,
+    ShareReport, SharedInfo, Source, Standing, Status,
 };
 
 pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputArgs) -> Result<(), Failure> {
@@ -117,6 +117,12 @@ async fn share(client: &Client, paths: Vec<PathBuf>, name: Option<String>, json:
         eprintln!("swarmdex: not shared: {}: {}", plain(&skipped.path.display().to_string()), plain(&skipped.reason));
     }
     let pending = report.entries.iter().filter(|entry| entry.standing == Standing::Pending).count();
+    let claimed = report.entries.iter().filter(|entry| entry.standing == Standing::Claimed).count();
+    if claimed > 0 {
+        eprintln!(
+            "swarmdex: {claimed} names are claimed: the master cannot be reached, and certifies them when it is back"
+        );
+    }
     if pending > 0 {
         eprintln!("swarmdex: {pending} names wait for the master; 'swarmdex status' says how it stands");
     }
@@ -131,7 +137,7 @@ async fn share(client: &Client, paths: Vec<PathBuf>, name: Option<String>, json:
 
 fn standing_kind(standing: &Standing) -> Option<ErrorKind> {
     match standing {
-        Standing::Pending | Standing::Certified => None,
+        Standing::Pending | Standing::Certified | Standing::Claimed => None,
         Standing::Conflict { .. } => Some(ErrorKind::Conflict),
         Standing::Refused { .. } => Some(ErrorKind::Other),
     }
@@ -158,7 +164,8 @@ fn print_lookup(found: &LookupInfo, json: bool) -> Result<(), Failure> {
     table.row(&["size", &format!("{} ({} bytes)", size(found.entry.size), found.entry.size)]);
     table.row(&["owner", &found.entry.owner.to_string()]);
     table.row(&["version", &found.entry.version.0.to_string()]);
-    table.row(&["certified", if found.certified { "yes, by the master" } else { "no" }]);
+    table.row(&["certified", if found.certified { "yes, by the master" } else { "no: claimed by its owner" }]);
+    table.row(&["answered by", if found.source == Source::Dht { "the DHT" } else { "the master" }]);
     for holder in &found.holders {
         table.row(&["holder", &format!("{} ({})", holder.peer_id, state_word(holder.state))]);
     }
@@ -174,6 +181,7 @@ fn print_shared(shared: &[SharedInfo], json: bool) -> Result<(), Failure> {
         let state = match &entry.standing {
             Standing::Pending => "waits for the master".to_owned(),
             Standing::Certified => "certified".to_owned(),
+            Standing::Claimed => "claimed until the master is back".to_owned(),
             Standing::Conflict { conflict_owner } => format!("belongs to {conflict_owner}"),
             Standing::Refused { reason } => format!("refused: {reason}"),
         };
@@ -222,7 +230,9 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
         MasterState::Joined { peer_id } => format!("{peer_id}, joined"),
         MasterState::Unreachable { peer_id, since_ms, reason } => {
             let who = peer_id.map(|id| format!("{id}, ")).unwrap_or_default();
-            format!("{who}unreachable for {}: {reason}", output::ago(*since_ms))
+            let (since, instead) =
+                (output::ago(*since_ms), if status.dht.nodes > 0 { "; the DHT answers" } else { "" });
+            format!("{who}unreachable for {since}: {reason}{instead}")
         }
     };
     let shared = &status.shared;
@@ -238,13 +248,20 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
     table.row(&["connected to", &format!("{} nodes", status.connected)]);
     let lost = shared.conflicts + shared.refused;
     let names = format!(
-        "{} names, {}: {} certified, {} waiting, {lost} lost",
+        "{} names, {}: {} certified, {} claimed, {} waiting, {lost} lost",
         shared.entries,
         size(shared.bytes),
         shared.certified,
+        shared.claimed,
         shared.pending
     );
     table.row(&["shares", &names]);
+    let dht = &status.dht;
+    let mirror = format!(
+        "{} nodes known, {} names stored; {} of {} own records published",
+        dht.nodes, dht.records, dht.mirror.published, dht.mirror.records
+    );
+    table.row(&["dht", &mirror]);
     table.row(&["downloads", &status.downloads.to_string()]);
     if let Some(index) = &status.index {
         let index = format!("{} names of {} members, {} of them suspect", index.names, index.peers, index.suspects);

@@ -8,7 +8,7 @@ use etcetera::BaseStrategy;
 use serde::Deserialize;
 use swarmdex_protocols::{Multiaddr, Network};
 
-use crate::config::{Config, FetchConfig, LeaseConfig, LimitsConfig, Role};
+use crate::config::{Config, DhtConfig, FetchConfig, LeaseConfig, LimitsConfig, Role};
 
 /// Longest configuration file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -105,6 +105,9 @@ pub(super) enum Invalid {
     /// A lease that ends before the pings that would renew it.
     #[error("lease_seconds must be longer than ping_interval_seconds * (missed_pings + 1)")]
     Lease,
+    /// Records that are forgotten before they come again.
+    #[error("lifetime_seconds must be at least twice republish_seconds")]
+    Republish,
     /// A time that is none.
     #[error("{0} must be more than 0 and at most a year")]
     Time(&'static str),
@@ -137,6 +140,7 @@ struct File {
     lease: LeaseFile,
     limits: LimitsFile,
     fetch: FetchFile,
+    dht: DhtFile,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -170,6 +174,17 @@ struct FetchFile {
     timeout_seconds: Option<f64>,
     downloads: Option<usize>,
     threads: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DhtFile {
+    lifetime_seconds: Option<f64>,
+    republish_seconds: Option<f64>,
+    records: Option<usize>,
+    claims_per_peer: Option<usize>,
+    providers: Option<usize>,
+    keys_per_peer: Option<usize>,
 }
 
 impl NodeArgs {
@@ -209,8 +224,21 @@ impl NodeArgs {
 
     fn merge(&self, file: File, data_dir: PathBuf) -> Result<Config, SettingsError> {
         // Taken apart, so that a key that is forgotten here does not compile.
-        let File { role, data_dir: _, network, listen, master, bootstrap, share, http, mdns, lease, limits, fetch } =
-            file;
+        let File {
+            role,
+            data_dir: _,
+            network,
+            listen,
+            master,
+            bootstrap,
+            share,
+            http,
+            mdns,
+            lease,
+            limits,
+            fetch,
+            dht,
+        } = file;
         let defaults = Config::new(Role::Peer, data_dir);
         let http = match (self.http, http) {
             (Some(Http(http)), _) => http,
@@ -232,6 +260,8 @@ impl NodeArgs {
             lease: lease.merge(defaults.lease)?,
             limits: limits.merge(defaults.limits)?,
             fetch: fetch.merge(defaults.fetch)?,
+            dht: dht.merge(defaults.dht)?,
+            transient: false,
             data_dir: defaults.data_dir,
         };
         check_addresses(&config)?;
@@ -299,6 +329,26 @@ impl FetchFile {
             downloads: at_least_one("downloads", downloads.unwrap_or(defaults.downloads))?,
             threads: threads.unwrap_or(defaults.threads),
         })
+    }
+}
+
+impl DhtFile {
+    fn merge(self, defaults: DhtConfig) -> Result<DhtConfig, Invalid> {
+        let Self { lifetime_seconds, republish_seconds, records, claims_per_peer, providers, keys_per_peer } = self;
+        let bound = |key, given: Option<usize>, default| at_least_one(key, given.unwrap_or(default));
+        let config = DhtConfig {
+            lifetime: seconds("lifetime_seconds", lifetime_seconds, defaults.lifetime)?,
+            republish: seconds("republish_seconds", republish_seconds, defaults.republish)?,
+            records: bound("records", records, defaults.records)?,
+            claims_per_peer: bound("claims_per_peer", claims_per_peer, defaults.claims_per_peer)?,
+            providers: bound("providers", providers, defaults.providers)?,
+            keys_per_peer: bound("keys_per_peer", keys_per_peer, defaults.keys_per_peer)?,
+        };
+        // A record must come again before it is forgotten.
+        if config.lifetime < config.republish * 2 {
+            return Err(Invalid::Republish);
+        }
+        Ok(config)
     }
 }
 
@@ -394,7 +444,7 @@ mod tests {
             example.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
         let table: toml::Table = toml::from_str(&full).unwrap();
         let count: usize = table.values().map(|value| value.as_table().map_or(1, toml::Table::len)).sum();
-        assert_eq!(count, 9 + 4 + 9 + 5, "keys in the example");
+        assert_eq!(count, 9 + 4 + 9 + 5 + 6, "keys in the example");
         config(&[], &full).unwrap();
     }
 
@@ -424,6 +474,7 @@ mod tests {
             ("[lease]\nlease_seconds = nan", "lease_seconds"),
             ("[lease]\nlease_seconds = 8", "longer"),
             ("[limits]\nnames = 0", "names"),
+            ("[dht]\nlifetime_seconds = 60", "twice"),
             ("listen = [\"/dns4/example.org/tcp/1\"]", "listen"),
             ("master = [\"/ip4/10.0.0.1/udp/1\"]", "master"),
             ("http = \"everywhere\"", "http"),

@@ -4,7 +4,6 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use libp2p::identity::Keypair;
-use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
@@ -15,9 +14,11 @@ use libp2p::{
 
 use super::NetError;
 use super::admission::Admission;
-use super::codec::{FETCH_PROTOCOL, FetchCodec, INDEX_PROTOCOL, IndexCodec};
+use super::codec::{FETCH_PROTOCOL, FetchCodec, INDEX_PROTOCOL, IndexCodec, MIRROR_PROTOCOL, MirrorCodec};
+use super::dht::RecordTable;
 use super::discovery::Discovery;
 use crate::config::{Config, Role};
+use crate::state::records::RecordLimits;
 
 /// How long an idle connection stays open: long enough for the next file of the same holder.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,6 +33,11 @@ const MAX_PENDING_CONNECTIONS: u32 = 256;
 /// Kademlia messages, in bytes: room for the largest record and 20 peers with their addresses.
 const MAX_KAD_PACKET: usize = 32 << 10;
 
+/// Nodes that one query asks at a time: more than Kademlia's three, so that dead ones hold it up less.
+const QUERY_PARALLELISM: usize = 6;
+/// Longest time for one query, dead nodes on its way included.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Every protocol that a node speaks. Those that refuse connections come first.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
@@ -41,8 +47,9 @@ pub(super) struct Behaviour {
     pub(super) identify: identify::Behaviour,
     ping: ping::Behaviour,
     discovery: Toggle<Discovery>,
-    pub(super) kad: kad::Behaviour<MemoryStore>,
+    pub(super) kad: kad::Behaviour<RecordTable>,
     pub(super) index: request_response::Behaviour<IndexCodec>,
+    pub(super) mirror: request_response::Behaviour<MirrorCodec>,
     pub(super) fetch: request_response::Behaviour<FetchCodec>,
 }
 
@@ -98,8 +105,13 @@ impl Behaviour {
             discovery: discovery.into(),
             kad: kademlia(local, config)?,
             index: request_response::Behaviour::with_codec(
-                IndexCodec,
+                IndexCodec::default(),
                 [(INDEX_PROTOCOL, ProtocolSupport::Full)],
+                index.clone(),
+            ),
+            mirror: request_response::Behaviour::with_codec(
+                MirrorCodec::default(),
+                [(MIRROR_PROTOCOL, ProtocolSupport::Full)],
                 index,
             ),
             fetch: request_response::Behaviour::with_codec(
@@ -111,19 +123,25 @@ impl Behaviour {
     }
 }
 
-/// Kademlia for routing and bootstrap. Records of others are filtered, and none is kept.
-fn kademlia(local: PeerId, config: &Config) -> Result<kad::Behaviour<MemoryStore>, NetError> {
+/// Kademlia: finds nodes, and stores nothing but what `net::dht` lets through. This node publishes by itself.
+fn kademlia(local: PeerId, config: &Config) -> Result<kad::Behaviour<RecordTable>, NetError> {
     let mut kad = kad::Config::new(kad_protocol(config)?);
     kad.set_record_filtering(kad::StoreInserts::FilterBoth)
         .disjoint_query_paths(true)
+        .set_parallelism(NonZeroUsize::new(QUERY_PARALLELISM).unwrap_or(NonZeroUsize::MIN))
+        .set_query_timeout(QUERY_TIMEOUT)
         .set_max_packet_size(MAX_KAD_PACKET)
+        .set_caching(kad::Caching::Disabled)
+        .set_record_ttl(Some(config.dht.lifetime))
+        .set_provider_record_ttl(Some(config.dht.lifetime))
         .set_publication_interval(None)
         .set_replication_interval(None)
         .set_provider_publication_interval(None);
-    let store = MemoryStoreConfig { max_records: 0, max_provided_keys: 0, ..MemoryStoreConfig::default() };
-    let mut kad = kad::Behaviour::with_config(local, MemoryStore::with_config(local, store), kad);
-    // Left to itself, Kademlia serves nobody until an external address is confirmed.
-    kad.set_mode(Some(kad::Mode::Server));
+    let table = RecordTable::new(local, RecordLimits::from(&config.dht));
+    let mut kad = kad::Behaviour::with_config(local, table, kad);
+    // Left to itself, Kademlia serves nobody until an external address is confirmed. A node that lives for
+    // one command would only leave a hole.
+    kad.set_mode(Some(if config.transient { kad::Mode::Client } else { kad::Mode::Server }));
     Ok(kad)
 }
 

@@ -1,10 +1,11 @@
-//! Frames of the index and fetch protocols on a substream.
+//! Frames of the index, mirror and fetch protocols on a substream.
 //!
 //! A message that breaks its limits or its form is handed on as an error value instead of an I/O
 //! error, so that its sender gets a refusal that says why. Declared lengths are checked before
 //! anything is allocated, and buffers grow with the bytes that arrive.
 
 use std::io;
+use std::marker::PhantomData;
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::StreamProtocol;
@@ -13,52 +14,76 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use swarmdex_protocols::codec::{self, DecodeError};
 use swarmdex_protocols::fetch::{self, Header};
-use swarmdex_protocols::index;
-use swarmdex_protocols::limits::{MAX_FETCH_BODY, MAX_FETCH_HEADER, MAX_FETCH_REQUEST, MAX_INDEX_MESSAGE};
+use swarmdex_protocols::limits::{
+    MAX_FETCH_BODY, MAX_FETCH_HEADER, MAX_FETCH_REQUEST, MAX_INDEX_MESSAGE, MAX_MIRROR_MESSAGE,
+};
+use swarmdex_protocols::{index, mirror};
 
 /// Protocol id of the index protocol.
 pub(super) const INDEX_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmdex/index/1");
+/// Protocol id of the mirror protocol.
+pub(super) const MIRROR_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmdex/mirror/1");
 /// Protocol id of the fetch protocol.
 pub(super) const FETCH_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmdex/fetch/1");
 
 /// What arrived: a message, or why the bytes are none.
 pub(super) type Received<T> = Result<T, DecodeError>;
 
-/// Frames of the index protocol.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct IndexCodec;
+/// Frames of a protocol whose requests and responses are one message each, of at most `MAX` bytes.
+pub(super) struct MessageCodec<Request, Response, const MAX: usize>(PhantomData<fn() -> (Request, Response)>);
 
-impl Codec for IndexCodec {
+/// Frames of the index protocol.
+pub(super) type IndexCodec = MessageCodec<index::Request, index::Response, MAX_INDEX_MESSAGE>;
+/// Frames of the mirror protocol.
+pub(super) type MirrorCodec = MessageCodec<mirror::Request, mirror::Response, MAX_MIRROR_MESSAGE>;
+
+impl<Request, Response, const MAX: usize> Default for MessageCodec<Request, Response, MAX> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<Request, Response, const MAX: usize> Clone for MessageCodec<Request, Response, MAX> {
+    fn clone(&self) -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<Request, Response, const MAX: usize> Codec for MessageCodec<Request, Response, MAX>
+where
+    Request: Serialize + DeserializeOwned + Send + Sync + 'static,
+    Response: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
     type Protocol = StreamProtocol;
-    type Request = Received<index::Request>;
-    type Response = Received<index::Response>;
+    type Request = Received<Request>;
+    type Response = Received<Response>;
 
     async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Request>
     where
         T: AsyncRead + Unpin + Send,
     {
-        read_message(io, MAX_INDEX_MESSAGE).await
+        read_message(io, MAX).await
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Response>
     where
         T: AsyncRead + Unpin + Send,
     {
-        read_message(io, MAX_INDEX_MESSAGE).await
+        read_message(io, MAX).await
     }
 
     async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Self::Request) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write_message(io, &request.map_err(io::Error::other)?, MAX_INDEX_MESSAGE).await
+        write_message(io, &request.map_err(io::Error::other)?, MAX).await
     }
 
     async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, response: Self::Response) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write_message(io, &response.map_err(io::Error::other)?, MAX_INDEX_MESSAGE).await
+        write_message(io, &response.map_err(io::Error::other)?, MAX).await
     }
 }
 
@@ -230,7 +255,8 @@ mod tests {
 
     #[test]
     fn a_length_over_the_limit_is_refused_before_it_is_read() {
-        let request = block_on(IndexCodec.read_request(&INDEX_PROTOCOL, &mut Cursor::new([0xff; 4]))).unwrap();
+        let request =
+            block_on(IndexCodec::default().read_request(&INDEX_PROTOCOL, &mut Cursor::new([0xff; 4]))).unwrap();
         assert!(matches!(request, Err(DecodeError::TooLarge { actual: 0xffff_ffff, .. })));
     }
 

@@ -1,27 +1,30 @@
 //! The event loop.
 
+mod serve;
+
 use std::time::{Duration, Instant};
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
-use libp2p::request_response::{self, InboundRequestId, Message, OutboundRequestId, ResponseChannel};
+use libp2p::request_response::{InboundRequestId, OutboundRequestId, ResponseChannel};
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, ping};
-use swarmdex_protocols::index::{Refusal, RefusalCode, Response};
-use swarmdex_protocols::{fetch as fetch_protocol, index as index_protocol};
+use swarmdex_protocols::index::Response;
+use swarmdex_protocols::{fetch as fetch_protocol, mirror};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::behaviour::{Behaviour, BehaviourEvent, protocol_version};
 use super::codec::Received;
+use super::dht::{Checked, Dht};
 use super::dial::Dials;
-use super::fetch::{Channel, Upload, Uploads};
-use super::index::{Done, Effect, Master, Step, refuse_bytes};
+use super::fetch::{Channel, Uploads};
+use super::index::{Done, Effect, Master};
 use super::listen::listen_everywhere;
 use super::nodes::{MAX_ROUTING_ADDRESSES, Nodes, without_peer};
-use super::pending::{Pending, request_error};
-use super::{Command, Identified, IndexAnswer, NetError, RequestError, Services, Snapshot, sleep_until};
+use super::pending::Pending;
+use super::{Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
 use crate::config::{Config, Role};
-use crate::storage::shares::ShareTable;
+use serve::{IndexReply, read};
 
 /// Requests of this node that wait for an answer, of each protocol.
 const MAX_REQUESTS: usize = 1024;
@@ -32,17 +35,15 @@ const MAX_MASTERS: usize = 16;
 /// How soon to try again what the store had no room for.
 const RETRY: Duration = Duration::from_millis(100);
 
+type IndexChannel = ResponseChannel<Received<Response>>;
+
 /// Work that ended outside the loop.
 enum Job {
     Index { reply: IndexReply, done: Box<Done> },
     Eviction { peer: PeerId, written: bool },
     Upload { id: InboundRequestId, channel: Channel, response: fetch_protocol::Response },
-}
-
-/// Where the answer to an index request goes.
-enum IndexReply {
-    Remote(ResponseChannel<Received<Response>>),
-    Local(IndexAnswer),
+    Owned { channel: IndexChannel, response: Response },
+    Checked(Box<Checked>),
 }
 
 /// The swarm with all that its loop needs.
@@ -53,8 +54,8 @@ pub(super) struct Driver {
     jobs: FuturesUnordered<BoxFuture<'static, Job>>,
     requests: Requests,
     uploads: Uploads,
-    shares: ShareTable,
-    master: Option<Master>,
+    services: Services,
+    dht: Dht,
 }
 
 /// Those who watch.
@@ -97,7 +98,10 @@ struct Requests {
     dials: Dials,
     nodes: Nodes,
     index: Pending<OutboundRequestId, Response>,
+    mirror: Pending<OutboundRequestId, mirror::Response>,
     fetch: Pending<OutboundRequestId, fetch_protocol::Response>,
+    /// Requests for what this node owns that are being answered.
+    owned: usize,
 }
 
 impl Driver {
@@ -105,6 +109,7 @@ impl Driver {
         mut swarm: Swarm<Behaviour>,
         commands: mpsc::Receiver<Command>,
         outside: Outside,
+        dht: Dht,
         config: &Config,
         services: Services,
     ) -> Result<Self, NetError> {
@@ -118,11 +123,13 @@ impl Driver {
                 dials: Dials::default(),
                 nodes: Nodes::default(),
                 index: Pending::new(MAX_REQUESTS),
+                mirror: Pending::new(MAX_REQUESTS),
                 fetch: Pending::new(MAX_REQUESTS),
+                owned: 0,
             },
             uploads: Uploads::new(&config.fetch),
-            shares: services.shares,
-            master: services.index,
+            services,
+            dht,
         })
     }
 
@@ -177,7 +184,7 @@ impl Driver {
     }
 
     fn timeout(&self) -> Option<Instant> {
-        let master = self.master.as_ref()?;
+        let master = self.services.index.as_ref()?;
         if master.owes_evictions() {
             return Some(Instant::now() + RETRY);
         }
@@ -187,9 +194,9 @@ impl Driver {
     /// Does what the state machines ask for.
     fn settle(&mut self, now: Instant) {
         while let Some(upload) = self.uploads.next() {
-            self.jobs.push(read(self.shares.clone(), upload));
+            self.jobs.push(read(self.services.shares.clone(), upload));
         }
-        let Some(master) = &mut self.master else { return };
+        let Some(master) = &mut self.services.index else { return };
         // The master is a member of its own network, and always alive.
         master.on_alive(self.swarm.local_peer_id(), now);
         if master.timeout().is_some_and(|at| at <= now) {
@@ -218,6 +225,8 @@ impl Driver {
                 self.requests.dials.connect(&mut self.swarm, peer, addresses, answer);
             }
             Command::Index { to, request, answer } => self.ask_index(to, request, answer),
+            Command::Mirror { to, request, answer } => self.ask_mirror(to, request, answer),
+            Command::Dht(ask) => self.dht.ask(&mut self.swarm.behaviour_mut().kad, ask),
             Command::Fetch { from, request, answer } => {
                 let refusal = if !self.requests.fetch.has_room() {
                     RequestError::Busy
@@ -237,75 +246,37 @@ impl Driver {
                 let _ = answer.send(Snapshot {
                     connected: self.swarm.connected_peers().count(),
                     uploads: self.uploads.len(),
-                    members: self.master.as_ref().map(Master::counts),
+                    members: self.services.index.as_ref().map(Master::counts),
                 });
             }
             Command::Shutdown { answer } => self.outside.stopping = Some(answer),
         }
     }
 
-    fn ask_index(&mut self, to: PeerId, request: index_protocol::Request, answer: IndexAnswer) {
-        if to == *self.swarm.local_peer_id() {
-            return self.serve_index(to, None, Ok(request), IndexReply::Local(answer));
-        }
-        let refusal = if !self.requests.index.has_room() {
-            RequestError::Busy
-        } else if !self.swarm.is_connected(&to) {
-            RequestError::Disconnected
-        } else {
-            let id = self.swarm.behaviour_mut().index.send_request(&to, Ok(request));
-            return self.requests.index.insert(id, answer);
-        };
-        let _ = answer.send(Err(refusal));
-    }
-
-    fn serve_index(
-        &mut self,
-        peer: PeerId,
-        remote: Option<&Multiaddr>,
-        request: Received<index_protocol::Request>,
-        reply: IndexReply,
-    ) {
-        let step = match &mut self.master {
-            Some(master) => master.handle(peer, remote, request, Instant::now()),
-            None => Step::Answer(Response::Refused(match request {
-                Ok(_) => Refusal::new(RefusalCode::NotMaster, "this node is not the master"),
-                Err(error) => refuse_bytes(&error),
-            })),
-        };
-        match step {
-            Step::Answer(response) => self.reply(reply, response),
-            Step::Wait(future) => self.jobs.push(future.map(|done| Job::Index { reply, done: Box::new(done) }).boxed()),
-        }
-    }
-
-    fn reply(&mut self, reply: IndexReply, response: Response) {
-        match reply {
-            // A failure to send shows as an inbound failure; the peer asks again.
-            IndexReply::Remote(channel) => {
-                let _ = self.swarm.behaviour_mut().index.send_response(channel, Ok(response));
-            }
-            IndexReply::Local(answer) => {
-                let _ = answer.send(Ok(response));
-            }
-        }
-    }
-
     fn on_job(&mut self, job: Job) {
         match job {
             Job::Index { reply, done } => {
-                if let Some(master) = &mut self.master {
+                if let Some(master) = &mut self.services.index {
                     let response = master.finish(*done);
                     self.reply(reply, response);
                 }
             }
             Job::Eviction { peer, written } => {
-                if let Some(master) = &mut self.master {
+                if let Some(master) = &mut self.services.index {
                     master.finish_eviction(peer, written);
                 }
                 if written {
                     let _ = self.swarm.disconnect_peer_id(peer);
                 }
+            }
+            Job::Owned { channel, response } => {
+                self.requests.owned -= 1;
+                // A failure to send shows as an inbound failure; whoever asked asks others too.
+                let _ = self.swarm.behaviour_mut().index.send_response(channel, Ok(response));
+            }
+            Job::Checked(checked) => {
+                let (reply, response) = self.dht.finish(&mut self.swarm.behaviour_mut().kad, *checked);
+                self.reply_mirror(reply, response);
             }
             Job::Upload { id, channel, response } => {
                 if self.swarm.behaviour_mut().fetch.send_response(channel, Ok(response)).is_err() {
@@ -327,7 +298,7 @@ impl Driver {
             }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
                 self.requests.dials.on_established(connection_id, peer_id);
-                if let Some(master) = &mut self.master {
+                if let Some(master) = &mut self.services.index {
                     master.on_alive(&peer_id, Instant::now());
                 }
             }
@@ -341,7 +312,7 @@ impl Driver {
 
     fn on_disconnected(&mut self, peer: PeerId) {
         self.requests.nodes.on_disconnected(&peer);
-        if let Some(master) = &mut self.master {
+        if let Some(master) = &mut self.services.index {
             master.on_disconnected(&peer);
         }
         // Nobody watching is no failure.
@@ -351,16 +322,19 @@ impl Driver {
     fn on_dial_failed(&mut self, connection: ConnectionId, peer: Option<PeerId>, error: &DialError) {
         tracing::debug!(?peer, %error, "a connection could not be made");
         let given_up = self.requests.dials.on_failed(&mut self.swarm, connection, error);
-        if let (true, Some(peer), Some(master)) = (given_up, peer, &mut self.master)
-            && !self.swarm.is_connected(&peer)
-        {
+        let Some(peer) = peer.filter(|peer| given_up && !self.swarm.is_connected(peer)) else { return };
+        // Kademlia forgets nobody by itself; a node that comes back says so.
+        if !matches!(error, DialError::Denied { .. } | DialError::Aborted | DialError::DialPeerConditionFalse(_)) {
+            self.swarm.behaviour_mut().kad.remove_peer(&peer);
+        }
+        if let Some(master) = &mut self.services.index {
             master.on_unreachable(&peer);
         }
     }
 
     fn on_pong(&mut self, peer: PeerId, now: Instant) {
         self.requests.nodes.on_pong(peer, now);
-        if let Some(master) = &mut self.master {
+        if let Some(master) = &mut self.services.index {
             master.on_alive(&peer, now);
         }
     }
@@ -368,6 +342,7 @@ impl Driver {
     /// Gives up connections that lead nowhere any more.
     fn on_tick(&mut self, late: Duration) {
         let now = Instant::now();
+        self.swarm.behaviour_mut().kad.store_mut().expire();
         if late > self.outside.silence {
             return self.requests.nodes.on_overslept(now);
         }
@@ -385,6 +360,11 @@ impl Driver {
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Index(event) => self.on_index(event),
+            BehaviourEvent::Mirror(event) => self.on_mirror(event),
+            BehaviourEvent::Kad(event) => {
+                let step = self.dht.on_event(&mut self.swarm.behaviour_mut().kad, event);
+                self.on_mirror_step(step);
+            }
             BehaviourEvent::Fetch(event) => self.on_fetch(event),
             BehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
                 if result.is_ok() {
@@ -400,7 +380,6 @@ impl Driver {
                 }
             }
             BehaviourEvent::Identify(event) => tracing::trace!(?event, "identify"),
-            BehaviourEvent::Kad(event) => tracing::trace!(?event, "kademlia"),
             BehaviourEvent::Admission(never) => void::unreachable(never),
             BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) => match never {},
         }
@@ -421,72 +400,4 @@ impl Driver {
             self.outside.on_master(identified);
         }
     }
-
-    fn on_index(&mut self, event: request_response::Event<Received<index_protocol::Request>, Received<Response>>) {
-        match event {
-            request_response::Event::Message {
-                peer,
-                connection_id,
-                message: Message::Request { request, channel, .. },
-            } => {
-                let remote = self.swarm.behaviour().admission.remote(&connection_id).cloned();
-                self.serve_index(peer, remote.as_ref(), request, IndexReply::Remote(channel));
-            }
-            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
-                self.requests.index.answer(&request_id, response.map_err(RequestError::Malformed));
-            }
-            request_response::Event::OutboundFailure { request_id, error, .. } => {
-                self.requests.index.answer(&request_id, Err(request_error(&error)));
-            }
-            request_response::Event::InboundFailure { peer, error, .. } => {
-                tracing::debug!(%peer, %error, "an index request failed");
-            }
-            request_response::Event::ResponseSent { .. } => {}
-        }
-    }
-
-    fn on_fetch(
-        &mut self,
-        event: request_response::Event<Received<fetch_protocol::Request>, Received<fetch_protocol::Response>>,
-    ) {
-        use fetch_protocol::{Refusal, Response};
-        match event {
-            request_response::Event::Message {
-                peer,
-                message: Message::Request { request_id, request, channel },
-                ..
-            } => {
-                let refused = match request {
-                    Ok(request) => self.uploads.push(Upload { id: request_id, peer, request, channel }),
-                    Err(_) => Err((channel, Refusal::Malformed)),
-                };
-                if let Err((channel, refusal)) = refused {
-                    let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(Response::refused(refusal)));
-                }
-            }
-            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
-                self.requests.fetch.answer(&request_id, response.map_err(RequestError::Malformed));
-            }
-            request_response::Event::OutboundFailure { request_id, error, .. } => {
-                self.requests.fetch.answer(&request_id, Err(request_error(&error)));
-            }
-            request_response::Event::InboundFailure { request_id, peer, error, .. } => {
-                tracing::debug!(%peer, %error, "an upload failed");
-                self.uploads.finish(&request_id);
-            }
-            request_response::Event::ResponseSent { request_id, .. } => self.uploads.finish(&request_id),
-        }
-    }
-}
-
-/// Reads chunks on a thread for blocking work.
-fn read(shares: ShareTable, upload: Upload) -> BoxFuture<'static, Job> {
-    let Upload { id, request, channel, .. } = upload;
-    let reading = tokio::task::spawn_blocking(move || shares.read(&request));
-    async move {
-        // A reader that panicked has read nothing.
-        let refused = fetch_protocol::Response::refused(fetch_protocol::Refusal::Storage);
-        Job::Upload { id, channel, response: reading.await.unwrap_or(refused) }
-    }
-    .boxed()
 }

@@ -1,27 +1,31 @@
 //! The master's side of the index protocol: requests to leases and store, their outcomes to responses.
 //! No rule is decided here.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
-    self, Announce, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Request, Response, Revoke,
+    self, Announce, Found, Join, Joined, Member, Offer, Page, Refusal, RefusalCode, Request, Response, Revoke, Session,
 };
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
-use swarmdex_protocols::{Name, Network, Pattern};
+use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version};
 use tokio::sync::oneshot;
 
 use super::MemberCounts;
 use super::admission::ip_of;
 use super::codec::Received;
+use super::mirror::Mirror;
 use crate::config::{Config, LimitsConfig};
 use crate::state::lease::{Action, LeaseState, Leases};
 use crate::storage::index::{IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp, WriteOutcome};
+
+/// How long an announce waits for what the DHT says.
+const MIRROR_PATIENCE: Duration = Duration::from_secs(5);
 
 type Outcome<T> = Result<T, Refusal>;
 
@@ -66,6 +70,11 @@ pub struct Master {
     /// Members whose eviction the store had no room to take in.
     evictions: VecDeque<PeerId>,
     effects: VecDeque<Effect>,
+    /// What the DHT says of names that the index does not know.
+    mirror: Option<Mirror>,
+    /// Until then every such name is looked up there: names were granted before a disk was lost, or claimed
+    /// while this master was away.
+    settled: Instant,
 }
 
 impl Master {
@@ -82,7 +91,15 @@ impl Master {
             pending_total: 0,
             evictions: VecDeque::new(),
             effects: VecDeque::new(),
+            mirror: None,
+            // Whoever lost this master tries again at least so often.
+            settled: now + config.lease.lease.max(config.lease.max_backoff * 2),
         }
+    }
+
+    /// Consults the DHT from now on.
+    pub(super) fn consult(&mut self, mirror: Mirror) {
+        self.mirror = Some(mirror);
     }
 
     /// Takes a request in. `remote` is where it came from, `None` for this node itself.
@@ -119,7 +136,7 @@ impl Master {
             Request::Announce(Announce { session, sequence, offers, last }) => {
                 check_batch(offers.len())?;
                 self.leases.admit_change(&peer, session, sequence)?;
-                self.write(peer, WriteOp::Announce { peer, offers, last })
+                self.announce(peer, offers, last, now)
             }
             Request::Revoke(Revoke { session, sequence, names }) => {
                 check_batch(names.len())?;
@@ -171,7 +188,37 @@ impl Master {
         let addresses = useful_addresses(join.addresses, remote);
         self.leases.on_join(&peer, addresses.clone(), now)?;
         self.effects.push_back(Effect::Keep(peer));
-        self.write(peer, WriteOp::Join { peer, addresses, digest: join.digest, entries: join.entries })
+        let seen = join.newest.map(|certificate| self.seen_version(&certificate)).unwrap_or_default();
+        self.write(peer, WriteOp::Join { peer, addresses, digest: join.digest, entries: join.entries, seen })
+    }
+
+    /// The version of a certificate that this master signed, whenever that was.
+    fn seen_version(&self, certificate: &Certificate) -> Version {
+        let authority = self.mirror.as_ref().and_then(Mirror::authority);
+        let signed = |authority: Authority| certificate.verify_signature(&authority.network, &authority.master).is_ok();
+        if authority.is_some_and(signed) { certificate.entry.version } else { Version::default() }
+    }
+
+    /// Announces, after a look at the DHT where that may know more than the index.
+    fn announce(&self, peer: PeerId, offers: Vec<Offer>, last: bool, now: Instant) -> Outcome<Step> {
+        let doubtful = |offer: &&Offer| now < self.settled || offer.claimed || offer.granted.is_some();
+        let names: Vec<_> = offers.iter().filter(doubtful).filter_map(|offer| Name::parse(&offer.name).ok()).collect();
+        let (Some(mirror), false) = (self.mirror.clone(), names.is_empty()) else {
+            return self.write(peer, WriteOp::Announce { peer, offers, last, mirror: BTreeMap::new() });
+        };
+        let store = self.store.clone();
+        let announcing = async move {
+            let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
+            let unknown = match store.try_read(ReadOp::Unknown { names })?.await.map_err(stopping)?? {
+                ReadOutcome::Unknown(names) => names,
+                _ => Vec::new(),
+            };
+            let reading = async { if unknown.is_empty() { BTreeMap::new() } else { mirror.read(unknown).await } };
+            // A DHT that does not answer holds nobody up for ever.
+            let mirror = tokio::time::timeout(MIRROR_PATIENCE, reading).await.unwrap_or_default();
+            store.try_write(WriteOp::Announce { peer, offers, last, mirror })?.await.map_err(stopping)?
+        };
+        Ok(Step::Wait(announcing.map(move |outcome| Done { peer, outcome: outcome.map(DoneKind::Written) }).boxed()))
     }
 
     fn write(&self, peer: PeerId, op: WriteOp) -> Outcome<Step> {
@@ -201,6 +248,8 @@ impl Master {
             Ok(DoneKind::Read(ReadOutcome::NotFound)) => {
                 Response::Refused(Refusal::new(RefusalCode::NotFound, "nobody holds that name"))
             }
+            // Not asked for by any request.
+            Ok(DoneKind::Read(ReadOutcome::Tombstones(_) | ReadOutcome::Unknown(_))) => Response::Done,
             Err(refusal) => Response::Refused(refusal),
         }
     }
@@ -213,8 +262,16 @@ impl Master {
                 let lease_ms = u64::try_from(self.leases.lease().as_millis()).unwrap_or(u64::MAX);
                 Response::Joined(Joined { session, lease_ms, unchanged })
             }
-            WriteOutcome::Announced { verdicts, names } => {
+            WriteOutcome::Announced { verdicts, names, adopted } => {
                 self.leases.set_names(&peer, names);
+                for (owner, names) in adopted {
+                    tracing::info!(%owner, names, "the DHT says that a name belongs to another peer");
+                    if self.leases.get(&owner).is_none() {
+                        self.leases.restore([(owner, Session::default(), Vec::new(), names)], Instant::now());
+                    } else {
+                        self.leases.set_names(&owner, names);
+                    }
+                }
                 Response::Announced(verdicts)
             }
             WriteOutcome::Revoked { outcomes, names } => {

@@ -7,22 +7,31 @@
 mod admission;
 mod behaviour;
 mod codec;
+mod dht;
 mod dial;
 mod discovery;
 mod driver;
 mod fetch;
 mod index;
 mod listen;
+mod mirror;
 mod nodes;
 mod pending;
 
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
+pub use dht::{DhtCounts, Located};
+pub(crate) use dht::{position_of_key, position_of_peer};
 pub use index::Master;
 use libp2p::identity::Keypair;
+pub use mirror::{Copies, Mirror};
 use swarmdex_protocols::codec::DecodeError;
-use swarmdex_protocols::{Multiaddr, PeerId, fetch as fetch_protocol, index as index_protocol};
+use swarmdex_protocols::{
+    Authority, Multiaddr, PeerId, RecordKey, fetch as fetch_protocol, index as index_protocol,
+    mirror as mirror_protocol,
+};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::config::{Config, Role};
@@ -155,6 +164,8 @@ pub struct MemberCounts {
 pub(crate) enum Command {
     Connect { peer: Option<PeerId>, addresses: Vec<Multiaddr>, answer: oneshot::Sender<Result<PeerId, ConnectError>> },
     Index { to: PeerId, request: index_protocol::Request, answer: IndexAnswer },
+    Mirror { to: PeerId, request: mirror_protocol::Request, answer: MirrorAnswer },
+    Dht(dht::Ask),
     Fetch { from: PeerId, request: fetch_protocol::Request, answer: FetchAnswer },
     Keep { peer: PeerId, keep: bool },
     Disconnect { peer: PeerId },
@@ -163,6 +174,7 @@ pub(crate) enum Command {
 }
 
 type IndexAnswer = oneshot::Sender<Result<index_protocol::Response, RequestError>>;
+type MirrorAnswer = oneshot::Sender<Result<mirror_protocol::Response, RequestError>>;
 type FetchAnswer = oneshot::Sender<Result<fetch_protocol::Response, RequestError>>;
 
 /// A handle to the swarm. Clones speak to the same one.
@@ -173,7 +185,11 @@ pub struct Net {
     lost: broadcast::Sender<PeerId>,
     listen: watch::Receiver<Vec<Multiaddr>>,
     masters: watch::Receiver<Vec<Identified>>,
+    authority: Arc<watch::Sender<Option<Authority>>>,
 }
+
+/// Answers lookups and searches for names that this node owns, from memory.
+pub type OwnedNames = Arc<dyn Fn(index_protocol::Request) -> index_protocol::Response + Send + Sync>;
 
 /// What the swarm serves to others.
 pub struct Services {
@@ -181,6 +197,8 @@ pub struct Services {
     pub shares: ShareTable,
     /// The index; a master's alone.
     pub index: Option<Master>,
+    /// What this node says of its own names.
+    pub owned: OwnedNames,
 }
 
 impl Net {
@@ -196,10 +214,17 @@ impl Net {
         let (lost, _) = broadcast::channel(EVENT_QUEUE);
         let (listening, listen) = watch::channel(Vec::new());
         let (seen, masters) = watch::channel(Vec::new());
+        let authority = Arc::new(watch::Sender::new(None));
+        let dht = dht::Dht::new(local, config.network.clone(), authority.subscribe());
         let outside = driver::Outside::new(lost.clone(), listening, seen, config);
-        let driver = driver::Driver::new(swarm, queue, outside, config, services)?;
+        let net = Self { local, commands, lost, listen, masters, authority };
+        let mut services = services;
+        if let Some(master) = &mut services.index {
+            master.consult(Mirror::new(net.clone(), config.network.clone(), true));
+        }
+        let driver = driver::Driver::new(swarm, queue, outside, dht, config, services)?;
         let task = tokio::spawn(driver.run());
-        Ok((Self { local, commands, lost, listen, masters }, task))
+        Ok((net, task))
     }
 
     /// This node's peer id.
@@ -260,6 +285,86 @@ impl Net {
         let command = Command::Fetch { from, request, answer };
         self.commands.send(command).await.map_err(|_| RequestError::ShuttingDown)?;
         answered.await.unwrap_or(Err(RequestError::ShuttingDown))
+    }
+
+    /// Asks `to`, which must be connected or this node itself, to store or read records.
+    pub async fn mirror(
+        &self,
+        to: PeerId,
+        request: mirror_protocol::Request,
+    ) -> Result<mirror_protocol::Response, RequestError> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Mirror { to, request, answer };
+        self.commands.send(command).await.map_err(|_| RequestError::ShuttingDown)?;
+        answered.await.unwrap_or(Err(RequestError::ShuttingDown))
+    }
+
+    /// The nodes closest to a key, this one not among them; at most 20, the closest first.
+    pub async fn closest(&self, key: &RecordKey) -> Result<Vec<Located>, RequestError> {
+        self.closest_to(key.as_bytes().to_vec()).await
+    }
+
+    /// Where a peer listens: as this node knows, or as the network says.
+    pub async fn locate(&self, peer: PeerId) -> Vec<Multiaddr> {
+        let (answer, answered) = oneshot::channel();
+        self.dht(dht::Ask::Addresses { peer, answer }).await;
+        let known = answered.await.unwrap_or_default();
+        if !known.is_empty() {
+            return known;
+        }
+        let nodes = self.closest_to(peer.to_bytes()).await.unwrap_or_default();
+        nodes.into_iter().find(|(other, _)| *other == peer).map(|(_, addresses)| addresses).unwrap_or_default()
+    }
+
+    async fn closest_to(&self, key: Vec<u8>) -> Result<Vec<Located>, RequestError> {
+        let (answer, answered) = oneshot::channel();
+        self.dht(dht::Ask::Closest { key, answer }).await;
+        answered.await.unwrap_or(Err(RequestError::ShuttingDown))
+    }
+
+    /// Values under a key, each with the node that sent it, as they come; nothing about them was checked. Dropping
+    /// the receiver ends the query.
+    pub async fn record(&self, key: RecordKey) -> mpsc::Receiver<(PeerId, Vec<u8>)> {
+        let (found, receiver) = mpsc::channel(dht::FOUND_QUEUE);
+        self.dht(dht::Ask::Record { key, found }).await;
+        receiver
+    }
+
+    /// Nodes that are found under a key, as they come, some of them more than once. Dropping the receiver ends
+    /// the query.
+    pub async fn providers(&self, key: RecordKey) -> mpsc::Receiver<PeerId> {
+        let (found, receiver) = mpsc::channel(dht::FOUND_QUEUE);
+        self.dht(dht::Ask::Providers { key, found }).await;
+        receiver
+    }
+
+    /// Whose statements are believed, and stored for others, from now on.
+    pub fn trust(&self, authority: Option<Authority>) {
+        self.authority.send_replace(authority);
+    }
+
+    /// Whose statements are believed.
+    pub fn authority(&self) -> Option<Authority> {
+        self.authority.borrow().clone()
+    }
+
+    /// Nodes in the routing table, with their addresses.
+    pub async fn nodes(&self) -> Vec<Located> {
+        let (answer, answered) = oneshot::channel();
+        self.dht(dht::Ask::Nodes { answer }).await;
+        answered.await.unwrap_or_default()
+    }
+
+    /// Counts of the DHT.
+    pub async fn dht_counts(&self) -> DhtCounts {
+        let (answer, answered) = oneshot::channel();
+        self.dht(dht::Ask::Counts { answer }).await;
+        answered.await.unwrap_or_default()
+    }
+
+    async fn dht(&self, ask: dht::Ask) {
+        // A loop that is gone drops the question, and whoever waits is told so.
+        let _ = self.commands.send(Command::Dht(ask)).await;
     }
 
     /// Keeps connections with `peer` open although idle, or ceases to.

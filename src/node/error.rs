@@ -11,6 +11,7 @@ use swarmdex_protocols::{ContentId, Name, PeerId};
 
 use crate::net::{NetError, RequestError};
 use crate::storage::dir::DataDirError;
+use crate::storage::grants::GrantsError;
 use crate::storage::index::IndexError;
 use crate::storage::partial::PartialError;
 use crate::storage::shares::ShareError;
@@ -79,6 +80,9 @@ pub enum Error {
     /// Files cannot be shared.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// Certificates cannot be kept.
+    #[error(transparent)]
+    Grants(#[from] GrantsError),
     /// A download cannot be written.
     #[error(transparent)]
     Partial(#[from] PartialError),
@@ -135,6 +139,9 @@ pub enum Error {
         "no master was found; name one by --master /ip4/ADDRESS/tcp/4747, or start one on this network by --role master"
     )]
     NoMaster,
+    /// Neither a master nor another node can be asked.
+    #[error("no other node of the network can be reached; name one by --bootstrap or --master")]
+    NoNodes,
     /// The master cannot be reached.
     #[error("the master cannot be reached: {reason}")]
     MasterUnreachable {
@@ -206,9 +213,12 @@ impl Error {
             Self::ShuttingDown | Self::Bug => ErrorKind::Other,
             Self::Share(ShareError::OneName | ShareError::Name { .. }) => ErrorKind::Usage,
             Self::Share(ShareError::Taken { .. }) => ErrorKind::Conflict,
-            Self::DataDir(_) | Self::Index(_) | Self::Share(_) | Self::Partial(_) | Self::Output { .. } => {
-                ErrorKind::Storage
-            }
+            Self::DataDir(_)
+            | Self::Index(_)
+            | Self::Grants(_)
+            | Self::Share(_)
+            | Self::Partial(_)
+            | Self::Output { .. } => ErrorKind::Storage,
             Self::Name { .. } | Self::Query(_) => ErrorKind::Usage,
             Self::Net(NetError::Listen { .. }) => ErrorKind::Unreachable,
             Self::Net(_) => ErrorKind::Other,
@@ -218,6 +228,7 @@ impl Error {
             | Self::NoHolder { .. }
             | Self::ContentGone { .. } => ErrorKind::NotFound,
             Self::NoMaster
+            | Self::NoNodes
             | Self::MasterUnreachable { .. }
             | Self::Request(_)
             | Self::Answer

@@ -11,7 +11,7 @@ use swarmdex_protocols::limits::MAX_QUERY_BYTES;
 use tokio::sync::watch;
 
 use super::download::{self, Got};
-use super::lookup::{Checked, Pages, parse_name};
+use super::lookup::{Checked, parse_name};
 use super::types::{FailedFile, GetReport, GetRequest, GotFile, Progress};
 use super::{Error, Node, shorten};
 use crate::storage::partial::output_path;
@@ -101,13 +101,10 @@ impl Node {
     ) -> Result<BTreeSet<Name>, Error> {
         let query = prefix.map_or_else(String::new, glob_below);
         let mut names = BTreeSet::new();
-        let mut pages = Pages::new(&self.inner.questions, &query);
-        while let Some(page) = pages.next(usize::MAX).await? {
-            for entry in page {
-                let wanted = prefix.is_none_or(|prefix| entry.name.is_below(prefix));
-                if wanted && names.len() < MAX_FILES && names.insert(entry.name) {
-                    add_total(progress, entry.size);
-                }
+        for entry in self.inner.questions.entries(&query, MAX_FILES).await? {
+            let wanted = prefix.is_none_or(|prefix| entry.name.is_below(prefix));
+            if wanted && names.insert(entry.name) {
+                add_total(progress, entry.size);
             }
         }
         if let Some(prefix) = prefix {

@@ -1,31 +1,35 @@
-//! Questions to the master, and checks of its answers.
+//! Questions to the master or, without it, to the DHT; and checks of the master's answers.
 
-use std::time::Duration;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use swarmdex_protocols::index::{
-    Cursor, Found, Lookup, Member, Page, Peers, RefusalCode, Report, Request, Response, Search,
+    Cursor, Found as FoundName, Lookup, Member, Page, Peers, RefusalCode, Report, Request, Response, Search,
 };
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
-use swarmdex_protocols::statement::InvalidCertificate;
+use swarmdex_protocols::statement::Invalid;
 use swarmdex_protocols::{Entry, Name, Network, Pattern, PeerId, statement};
 use tokio::sync::watch;
 
+use super::dht::Dht;
 use super::membership::unix_ms;
 use super::types::{EntryInfo, HolderInfo, LookupInfo, MasterState, PeerInfo, PeerState, Source};
-use super::{Error, shorten};
-use crate::net::Net;
+use super::{Error, ErrorKind, shorten};
+use crate::net::{Net, sleep_until};
+use crate::state::lookup::{self as hedge, Answer, Hedge, Side};
 
 /// How long a question waits for the first attempt to join.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 /// Most pages read for one search: a master that never ends its pages cannot keep a search going.
 const MAX_PAGES: usize = 10_000;
 
-/// Asks the master.
+/// Asks the master, or the DHT.
 #[derive(Debug, Clone)]
 pub(super) struct Questions {
     pub(super) net: Net,
     pub(super) network: Network,
     pub(super) master: watch::Receiver<MasterState>,
+    pub(super) dht: Dht,
 }
 
 /// What was found, checked.
@@ -33,6 +37,7 @@ pub(super) struct Questions {
 pub(super) struct Checked {
     pub(super) entry: Entry,
     pub(super) certified: bool,
+    pub(super) source: Source,
     pub(super) holders: Vec<Member>,
 }
 
@@ -62,31 +67,77 @@ impl Questions {
         }
     }
 
-    /// What the index says of one name.
+    /// Asks the master, and the DHT as soon as the master is known to be down or takes its time.
+    async fn hedged<T>(
+        &self,
+        master: impl Future<Output = Result<T, Error>>,
+        dht: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let down = matches!(*self.master.borrow(), MasterState::Unreachable { .. });
+        let mut hedge = Hedge::new(down, Instant::now());
+        let (mut master, mut dht) = (pin!(master), pin!(dht));
+        let (mut asked, mut answers) = ([false; 2], [None, None]);
+        loop {
+            while let Some(action) = hedge.poll_action(Instant::now()) {
+                match action {
+                    hedge::Action::Ask(side) => asked[side as usize] = true,
+                    hedge::Action::Take(side) => {
+                        // Only a master that was not asked has no answer of its own.
+                        let [of_master, of_dht] = answers;
+                        let chosen = if side == Side::Master { of_master.or(of_dht) } else { of_dht };
+                        return chosen.unwrap_or(Err(Error::NoMaster)).map_err(|error| self.explain(error));
+                    }
+                }
+            }
+            let (side, answer) = tokio::select! {
+                answer = &mut master, if asked[0] && answers[0].is_none() => (Side::Master, answer),
+                answer = &mut dht, if asked[1] && answers[1].is_none() => (Side::Dht, answer),
+                () = sleep_until(hedge.poll_timeout()) => continue,
+            };
+            hedge.on_answer(side, classify(&answer));
+            answers[side as usize] = Some(answer);
+        }
+    }
+
+    /// With no node of the DHT to ask, it is the master that the user misses.
+    fn explain(&self, error: Error) -> Error {
+        match (error, &*self.master.borrow()) {
+            (Error::NoNodes, MasterState::Unreachable { reason, .. }) => {
+                Error::MasterUnreachable { reason: reason.clone() }
+            }
+            (error, _) => error,
+        }
+    }
+
+    /// What is known of one name.
     pub(super) async fn lookup(&self, text: &str) -> Result<Checked, Error> {
         let name = parse_name(text)?;
+        self.hedged(self.lookup_at_master(&name), self.dht.lookup(&name)).await
+    }
+
+    async fn lookup_at_master(&self, name: &Name) -> Result<Checked, Error> {
         let request = Request::Lookup(Lookup { name: name.as_str().to_owned() });
         let (master, found) = match self.ask(request).await {
             Ok((master, Response::Found(found))) => (master, found),
             Ok(_) => return Err(Error::Answer),
             Err(Error::Refused(refusal)) if refusal.code == RefusalCode::NotFound => {
-                return Err(Error::NotFound { name: shorten(text) });
+                return Err(Error::NotFound { name: shorten(name.as_str()) });
             }
             Err(error) => return Err(error),
         };
-        self.check(name, master, found)
+        self.check(name.clone(), master, found)
     }
 
-    fn check(&self, name: Name, master: PeerId, found: Found) -> Result<Checked, Error> {
-        let Found { certificate, mut holders } = found;
+    fn check(&self, name: Name, master: PeerId, found: FoundName) -> Result<Checked, Error> {
+        let FoundName { certificate, mut holders } = found;
         if certificate.entry.name != name {
             return Err(Error::Answer);
         }
         let key = statement::key_of(&master).ok_or(Error::Answer)?;
         let certified = match certificate.verify(&self.network, &key, unix_ms()) {
             Ok(()) => true,
-            Err(InvalidCertificate::Signature) => return Err(Error::Forged { name, master }),
-            Err(error @ (InvalidCertificate::Dates | InvalidCertificate::Expired)) => {
+            Err(Invalid::Signature) => return Err(Error::Forged { name, master }),
+            Err(error) => {
                 // The answer came from the master itself: it is this clock or that one that is wrong.
                 tracing::warn!(%name, %error, "check the clocks of this machine and of the master");
                 false
@@ -96,23 +147,54 @@ impl Questions {
         for holder in &mut holders {
             holder.addresses.truncate(MAX_ADDRESSES);
         }
-        Ok(Checked { entry: certificate.entry, certified, holders })
+        Ok(Checked { entry: certificate.entry, certified, source: Source::Master, holders })
     }
 
     /// Entries that match, sorted by name.
     pub(super) async fn search(&self, query: &str, limit: usize) -> Result<Vec<EntryInfo>, Error> {
-        let pattern = Pattern::parse(query).map_err(Error::Query)?;
-        let mut entries = Vec::new();
-        let mut pages = Pages::new(self, query);
-        while let Some(page) = pages.next(limit.saturating_sub(entries.len())).await? {
-            entries.extend(page.into_iter().filter(|entry| pattern.matches(&entry.name)).map(EntryInfo::from));
-            if entries.len() >= limit {
-                break;
-            }
-        }
-        entries.truncate(limit);
+        let mut entries: Vec<_> = self.entries(query, limit).await?.into_iter().map(EntryInfo::from).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
+    }
+
+    /// Entries that match, at most `limit`.
+    pub(super) async fn entries(&self, query: &str, limit: usize) -> Result<Vec<Entry>, Error> {
+        let pattern = Pattern::parse(query).map_err(Error::Query)?;
+        let first = async { self.page(query, None, limit).await.map(Found::Page) };
+        let all = async { self.dht.search(query, limit).await.map(Found::All) };
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut found = self.hedged(first, all).await?;
+        for _ in 0..MAX_PAGES {
+            let page = match found {
+                Found::All(all) => return Ok(all),
+                Found::Page(page) => page,
+            };
+            let next = page.next;
+            let matching = page.entries.into_iter().take(MAX_PAGE_ENTRIES).filter(|entry| pattern.matches(&entry.name));
+            entries.extend(matching);
+            if next.is_none() || entries.len() >= limit {
+                break;
+            }
+            found = match self.page(query, next, limit - entries.len()).await {
+                // Only a page that goes on where the last one ended is worth another question.
+                Ok(page) if page.next == next => break,
+                Ok(page) => Found::Page(page),
+                // The master went away in the middle.
+                Err(_) => Found::All(self.dht.search(query, limit).await.map_err(|error| self.explain(error))?),
+            };
+        }
+        entries.truncate(limit);
+        Ok(entries)
+    }
+
+    async fn page(&self, query: &str, cursor: Option<Cursor>, limit: usize) -> Result<Page, Error> {
+        // At most 500, see the limit.
+        let limit = limit.clamp(1, MAX_PAGE_ENTRIES) as u32;
+        let request = Request::Search(Search { query: query.to_owned(), cursor, limit });
+        match self.ask(request).await? {
+            (_, Response::Page(page)) => Ok(page),
+            _ => Err(Error::Answer),
+        }
     }
 
     /// Every member of the network.
@@ -140,36 +222,21 @@ impl Questions {
     }
 }
 
-/// The pages of one search.
-pub(super) struct Pages<'a> {
-    questions: &'a Questions,
-    query: &'a str,
-    cursor: Option<Cursor>,
-    read: usize,
-    ended: bool,
+/// What a search has found so far.
+enum Found {
+    /// A page of the master's.
+    Page(Page),
+    /// All that the DHT knows.
+    All(Vec<Entry>),
 }
 
-impl<'a> Pages<'a> {
-    pub(super) fn new(questions: &'a Questions, query: &'a str) -> Self {
-        Self { questions, query, cursor: None, read: 0, ended: false }
-    }
-
-    /// The entries of the next page, at most `limit` of them; `None` after the last page.
-    pub(super) async fn next(&mut self, limit: usize) -> Result<Option<Vec<Entry>>, Error> {
-        if self.ended || self.read >= MAX_PAGES {
-            return Ok(None);
-        }
-        // At most 500, see the limit.
-        let limit = limit.clamp(1, MAX_PAGE_ENTRIES) as u32;
-        let request = Request::Search(Search { query: self.query.to_owned(), cursor: self.cursor, limit });
-        let (_, Response::Page(Page { mut entries, next })) = self.questions.ask(request).await? else {
-            return Err(Error::Answer);
-        };
-        entries.truncate(MAX_PAGE_ENTRIES);
-        self.read += 1;
-        self.ended = next.is_none() || next == self.cursor;
-        self.cursor = next;
-        Ok(Some(entries))
+fn classify<T>(answer: &Result<T, Error>) -> Answer {
+    match answer {
+        Ok(_) => Answer::Found,
+        Err(Error::NotFound { .. }) => Answer::NotFound,
+        // The question itself is wrong: nobody has another answer to it.
+        Err(error) if error.kind() == ErrorKind::Usage => Answer::Found,
+        Err(_) => Answer::Failed,
     }
 }
 
@@ -204,8 +271,8 @@ impl From<Member> for HolderInfo {
 
 impl From<Checked> for LookupInfo {
     fn from(checked: Checked) -> Self {
-        let Checked { entry, certified, holders } = checked;
+        let Checked { entry, certified, source, holders } = checked;
         let holders = holders.into_iter().map(HolderInfo::from).collect();
-        Self { entry: entry.into(), certified, source: Source::Master, holders }
+        Self { entry: entry.into(), certified, source, holders }
     }
 }

@@ -4,19 +4,19 @@
 
 mod find;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub(super) use find::Finder;
+pub(super) use find::{Finder, split_peer};
 use swarmdex_protocols::index::{
     Announce, Join, Leave, Offer, RefusalCode, Request, Response, Revoke, Sequence, Session,
 };
-use swarmdex_protocols::{ContentId, Name, PeerId};
+use swarmdex_protocols::{Authority, Name, Network, PeerId};
 use tokio::sync::{broadcast, watch};
 
+use super::standings::Standings;
 use super::types::MasterState;
 use crate::net::Net;
-use crate::state::announce::{Announcer, Batch, Standing};
+use crate::state::announce::{Batch, Standing};
 use crate::state::backoff::Backoff;
 use crate::storage::shares::ShareTable;
 
@@ -25,49 +25,8 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Addresses change in bursts; the master is told once they have settled for so long.
 const ADDRESS_PAUSE: Duration = Duration::from_millis(500);
 
-/// What the master said of this node's names; shared with the handle.
-#[derive(Debug, Clone)]
-pub(super) struct Standings {
-    announcer: Arc<Mutex<Announcer>>,
-    changed: Arc<watch::Sender<u64>>,
-}
-
-impl Standings {
-    pub(super) fn new() -> Self {
-        Self { announcer: Arc::default(), changed: Arc::new(watch::Sender::new(0)) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Announcer> {
-        // The announcer is never left half-changed: a panic elsewhere does not spoil it.
-        self.announcer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut Announcer) -> T) -> T {
-        let result = change(&mut self.lock());
-        self.changed.send_modify(|generation| *generation += 1);
-        result
-    }
-
-    /// What the master said of `name` with this content.
-    pub(super) fn of(&self, name: &Name, content: &ContentId) -> Option<Standing> {
-        self.lock().standing(name, content).cloned()
-    }
-
-    /// Whether the master counts `name` as this node's.
-    pub(super) fn knows(&self, name: &Name) -> bool {
-        self.lock().holds(name)
-    }
-
-    /// Asks again for names that were lost.
-    pub(super) fn retry(&self, names: &[Name]) {
-        self.change(|announcer| names.iter().for_each(|name| announcer.retry(name)));
-    }
-
-    /// Changes whenever the master said something, or was to be asked again.
-    pub(super) fn watch(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
-    }
-}
+/// How often certificates are looked through for those to renew.
+const RENEWAL_CHECK: Duration = Duration::from_secs(600);
 
 /// Why a session ended.
 enum End {
@@ -81,7 +40,7 @@ enum End {
 pub(super) struct Membership {
     pub(super) net: Net,
     pub(super) shares: ShareTable,
-    pub(super) network: String,
+    pub(super) network: Network,
     pub(super) finder: Finder,
     pub(super) standings: Standings,
     /// Whether this node is the master itself: its state never changes.
@@ -106,7 +65,7 @@ impl Membership {
                 since_ms = None;
             }
             let since_ms = *since_ms.get_or_insert_with(unix_ms);
-            tracing::warn!(%reason, "no master");
+            tracing::warn!(%reason, "the master cannot be reached; the DHT answers until it is back");
             self.publish(MasterState::Unreachable { peer_id: master, since_ms, reason });
             if self.pause(backoff.pause()).await {
                 return;
@@ -141,6 +100,9 @@ impl Membership {
             Ok(master) => master,
             Err(failure) => return End::Failed { master: failure.master, reason: failure.reason },
         };
+        if self.net.authority().is_none_or(|known| known.master.to_peer_id() != master) {
+            self.net.trust(Authority::new(self.network.clone(), &master));
+        }
         // From here on: the end of the connection of the last session is no news.
         let mut lost = self.net.lost();
         self.net.keep(master, true).await;
@@ -184,6 +146,8 @@ impl Membership {
             self.publish(MasterState::Joined { peer_id: master });
             tokio::select! {
                 () = stopped(&mut self.stop) => break,
+                // Certificates that are half over are renewed.
+                () = tokio::time::sleep(RENEWAL_CHECK) => {}
                 changed = shares.changed() => changed.map_err(|_| "the share table is closed")?,
                 changed = asked.changed() => changed.map_err(|_| "the node is stopping")?,
                 changed = listen.changed() => {
@@ -215,10 +179,11 @@ impl Membership {
     async fn join(&self, master: PeerId) -> Result<Session, String> {
         let entries = self.shares.entries();
         let join = Join {
-            network: self.network.clone(),
+            network: self.network.to_string(),
             addresses: self.net.listen().borrow().clone(),
             digest: self.shares.digest(),
             entries: entries.len() as u64,
+            newest: self.standings.lock().newest().cloned().map(Box::new),
         };
         let joined = match self.ask(master, Request::Join(join)).await? {
             Response::Joined(joined) => joined,
@@ -226,6 +191,7 @@ impl Membership {
         };
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
         self.standings.change(|announcer| announcer.on_joined(joined.unchanged, share));
+        self.standings.save().await;
         tracing::info!(%master, unchanged = joined.unchanged, "joined");
         Ok(joined.session)
     }
@@ -233,7 +199,7 @@ impl Membership {
     fn next_batch(&self) -> Option<Batch> {
         let entries = self.shares.entries();
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
-        self.standings.lock().next_batch(share)
+        self.standings.lock().next_batch(share, unix_ms())
     }
 
     async fn send(&self, master: PeerId, session: Session, sequence: Sequence, batch: Batch) -> Result<(), String> {
@@ -244,7 +210,9 @@ impl Membership {
                 let Response::Announced(verdicts) = self.ask(master, request).await? else {
                     return Err(MISFIT.to_owned());
                 };
-                let fits = self.standings.change(|announcer| announcer.on_announced(&offers, last, verdicts));
+                let fits =
+                    self.standings.change(|announcer| announcer.on_announced(&offers, last, verdicts, unix_ms()));
+                self.standings.save().await;
                 self.log_lost(&offers);
                 fits
             }
@@ -253,7 +221,9 @@ impl Membership {
                 let Response::Revoked(outcomes) = self.ask(master, request).await? else {
                     return Err(MISFIT.to_owned());
                 };
-                self.standings.change(|announcer| announcer.on_revoked(&names, &outcomes))
+                let fits = self.standings.change(|announcer| announcer.on_revoked(&names, &outcomes));
+                self.standings.save().await;
+                fits
             }
         };
         if fits { Ok(()) } else { Err(MISFIT.to_owned()) }
@@ -265,7 +235,7 @@ impl Membership {
             match self.standings.of(&name, &offer.content) {
                 Some(Standing::Conflict(owner)) => tracing::warn!(%name, %owner, "the name belongs to another peer"),
                 Some(Standing::Refused(reason)) => tracing::warn!(%name, reason, "the name was refused"),
-                Some(Standing::Certified(_)) | None => {}
+                Some(Standing::Certified(_) | Standing::Claimed(_)) | None => {}
             }
         }
     }

@@ -1,12 +1,15 @@
 //! One running node behind one small handle. Command line, HTTP and tests go through it alone.
 
+mod dht;
 mod download;
 mod error;
 mod get;
 mod lookup;
 mod membership;
+mod mirror;
 mod operation;
 mod share;
+mod standings;
 mod start;
 mod types;
 
@@ -18,8 +21,8 @@ use std::time::Instant;
 pub use error::{Error, ErrorKind};
 use libp2p::multiaddr::Protocol;
 use lookup::Questions;
-use membership::Standings;
 pub use operation::Operation;
+use standings::Standings;
 use swarmdex_protocols::{Multiaddr, PeerId};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -44,6 +47,7 @@ struct Inner {
     questions: Questions,
     standings: Standings,
     index: Option<IndexStore>,
+    mirror: watch::Receiver<MirrorInfo>,
     downloads: Downloads,
     started: Instant,
     life: Life,
@@ -107,6 +111,14 @@ impl Node {
     pub async fn status(&self) -> Result<Status, Error> {
         let inner = &self.inner;
         let snapshot = inner.net.snapshot().await;
+        let counts = inner.net.dht_counts().await;
+        let dht = DhtInfo {
+            nodes: counts.nodes as u64,
+            records: counts.records as u64,
+            providers: counts.providers as u64,
+            closest_queries: counts.closest_queries,
+            mirror: *inner.mirror.borrow(),
+        };
         let index = inner.index.as_ref().map(|store| {
             let members = snapshot.members.unwrap_or_default();
             IndexCounts { names: store.counts().0, peers: members.members as u64, suspects: members.suspects as u64 }
@@ -122,6 +134,7 @@ impl Node {
             http: None,
             master: inner.questions.master.borrow().clone(),
             connected: snapshot.connected,
+            dht,
             shared: self.shared_counts(),
             downloads: inner.downloads.running.load(Ordering::Relaxed),
             index,

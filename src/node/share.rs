@@ -19,6 +19,9 @@ use crate::storage::shares::{self, HashProgress, SharedEntry};
 /// How long a command waits for the master's verdict on what it shares or revokes.
 const VERDICT_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a command waits for a claim, while no master can be reached.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Sets the flag when an operation is dropped, so that the thread that hashes for it stops.
 struct CancelOnDrop(Arc<AtomicBool>);
 
@@ -78,14 +81,15 @@ impl Node {
         })
     }
 
-    /// Waits until the master has answered, or cannot be reached.
+    /// Waits until there is an answer: the master's or, while it cannot be reached, the network's.
     async fn settled(&self, done: impl Fn(&Self) -> bool) {
         let mut changes = self.inner.standings.watch();
         let mut master = self.inner.questions.master.clone();
         let wait = async {
             loop {
                 changes.borrow_and_update();
-                if done(self) || matches!(*master.borrow_and_update(), MasterState::Unreachable { .. }) {
+                master.borrow_and_update();
+                if done(self) {
                     return;
                 }
                 let changed = tokio::select! {
@@ -100,6 +104,8 @@ impl Node {
         let patience = match *self.inner.questions.master.borrow() {
             // With no master in sight the files are shared all the same, as soon as one shows up.
             MasterState::Unknown => Duration::from_secs(2),
+            // Neither can the network answer where there is nobody else.
+            MasterState::Unreachable { .. } => CLAIM_PATIENCE,
             _ => VERDICT_PATIENCE,
         };
         let _ = tokio::time::timeout(patience, wait).await;
@@ -119,7 +125,7 @@ impl Node {
     fn shared_info(&self, entry: SharedEntry) -> SharedInfo {
         let standing = self.inner.standings.of(&entry.name, &entry.content);
         let version = match &standing {
-            Some(announce::Standing::Certified(version)) => *version,
+            Some(announce::Standing::Certified(version) | announce::Standing::Claimed(version)) => *version,
             _ => Version::default(),
         };
         let SharedEntry { name, content, size, path, .. } = entry;
@@ -128,6 +134,7 @@ impl Node {
             standing: match standing {
                 None => Standing::Pending,
                 Some(announce::Standing::Certified(_)) => Standing::Certified,
+                Some(announce::Standing::Claimed(_)) => Standing::Claimed,
                 Some(announce::Standing::Conflict(owner)) => Standing::Conflict { conflict_owner: owner },
                 Some(announce::Standing::Refused(reason)) => Standing::Refused { reason },
             },
@@ -143,6 +150,7 @@ impl Node {
             match self.inner.standings.of(&entry.name, &entry.content) {
                 None => counts.pending += 1,
                 Some(announce::Standing::Certified(_)) => counts.certified += 1,
+                Some(announce::Standing::Claimed(_)) => counts.claimed += 1,
                 Some(announce::Standing::Conflict(_)) => counts.conflicts += 1,
                 Some(announce::Standing::Refused(_)) => counts.refused += 1,
             }

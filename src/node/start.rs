@@ -5,15 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, Semaphore, watch};
+use swarmdex_protocols::{Authority, Statement};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 
+use super::dht::Dht;
 use super::lookup::Questions;
-use super::membership::{Finder, Membership, Standings};
-use super::types::MasterState;
+use super::membership::{Finder, Membership};
+use super::mirror::{MADE_QUEUE, MirrorTask};
+use super::standings::Standings;
+use super::types::{MasterState, MirrorInfo};
 use super::{Downloads, Error, Inner, Life, Node};
 use crate::config::{Config, Role};
-use crate::net::{Master, Net, Services};
+use crate::net::{Master, Mirror, Net, Services};
 use crate::storage::dir::DataDir;
+use crate::storage::grants::Grants;
 use crate::storage::index::{IndexOptions, IndexStore};
 use crate::storage::shares::{HashProgress, ShareOutcome, ShareTable};
 
@@ -28,7 +33,8 @@ struct Stored {
     dir: DataDir,
     keypair: libp2p::identity::Keypair,
     shares: ShareTable,
-    master: Option<(IndexStore, Master)>,
+    standings: Standings,
+    master: Option<(IndexStore, Master, mpsc::Receiver<Statement>)>,
 }
 
 fn open(config: &Config) -> Result<Stored, Error> {
@@ -38,23 +44,34 @@ fn open(config: &Config) -> Result<Stored, Error> {
     let master = match config.role {
         Role::Peer => None,
         Role::Master => {
-            let options = IndexOptions::new(config.network.clone(), keypair.clone(), &config.limits);
+            let (made, to_publish) = mpsc::channel(MADE_QUEUE);
+            let options = IndexOptions::new(config.network.clone(), keypair.clone(), &config.limits).with_mirror(made);
             let (store, known) = IndexStore::open(&dir.index_path(), options)?;
             let master = Master::new(store.clone(), config, known, Instant::now());
-            Some((store, master))
+            Some((store, master, to_publish))
         }
     };
-    Ok(Stored { dir, keypair, shares, master })
+    let grants = Grants::open(&dir.grants_path())?;
+    let certificates = grants.all()?;
+    let standings = Standings::new(keypair.public().to_peer_id(), grants, certificates);
+    Ok(Stored { dir, keypair, shares, standings, master })
 }
 
 pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let opening = config.clone();
     let stored = tokio::task::spawn_blocking(move || open(&opening)).await.map_err(|_| Error::Bug)??;
-    let Stored { dir, keypair, shares, master } = stored;
-    let (index, master) = master.unzip();
-    let services = Services { shares: shares.clone(), index: master };
-    let (net, loop_task) = Net::start(keypair, &config, services)?;
+    let Stored { dir, keypair, shares, standings, master } = stored;
+    let (index, master, made) = match master {
+        Some((index, master, made)) => (Some(index), Some(master), Some(made)),
+        None => (None, None, None),
+    };
+    let owned = standings.service(shares.clone());
+    let services = Services { shares: shares.clone(), index: master, owned: owned.clone() };
+    let (net, loop_task) = Net::start(keypair.clone(), &config, services)?;
     listening(&net).await?;
+    let finder = Finder::new(&config, dir.clone());
+    let trusted = if config.role == Role::Master { Some(net.local()) } else { finder.known_master() };
+    net.trust(trusted.and_then(|master| Authority::new(config.network.clone(), &master)));
 
     let (state, master_state) = watch::channel(match config.role {
         Role::Master => MasterState::Own,
@@ -62,14 +79,23 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     });
     let (stop, stopping) = watch::channel(false);
     let (ended, _) = watch::channel(None);
-    let standings = Standings::new();
+    let (complete, completed) = watch::channel(false);
+    let (mirrored, mirror_info) = watch::channel(MirrorInfo::default());
+    let mirror = Mirror::new(net.clone(), config.network.clone(), !config.transient);
+    let dht = Dht { net: net.clone(), mirror: mirror.clone(), own: owned };
     let node = Node {
         inner: Arc::new(Inner {
-            questions: Questions { net: net.clone(), network: config.network.clone(), master: master_state },
+            questions: Questions {
+                net: net.clone(),
+                network: config.network.clone(),
+                master: master_state.clone(),
+                dht,
+            },
             net: net.clone(),
             shares: shares.clone(),
             standings: standings.clone(),
-            index,
+            index: index.clone(),
+            mirror: mirror_info,
             downloads: Downloads {
                 permits: Arc::new(Semaphore::new(config.fetch.downloads.max(1))),
                 running: AtomicUsize::new(0),
@@ -88,13 +114,28 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let membership = Membership {
         net: net.clone(),
         shares: shares.clone(),
-        network: config.network.to_string(),
-        finder: Finder::new(&config, dir),
-        standings,
+        network: config.network.clone(),
+        finder,
+        standings: standings.clone(),
         own: config.role == Role::Master,
         state,
         stop: stopping.clone(),
         max_backoff: config.lease.max_backoff,
+    };
+    let mirroring = MirrorTask {
+        net: net.clone(),
+        mirror,
+        network: config.network.clone(),
+        keypair,
+        shares: shares.clone(),
+        standings,
+        dir,
+        master: master_state,
+        index: index.zip(made),
+        complete: completed,
+        state: mirrored,
+        republish: config.dht.republish,
+        stop: stopping.clone(),
     };
     let network = tokio::spawn(async move {
         let outcome = loop_task.await;
@@ -103,9 +144,10 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         }
         ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(outcome.is_ok())).is_some());
     });
-    let member = tokio::spawn(begin(shares.clone(), config.share.clone(), stopping.clone(), membership));
+    let member = tokio::spawn(begin(shares.clone(), config.share.clone(), stopping.clone(), complete, membership));
     let refresh = tokio::spawn(refresh(shares, stopping));
-    *node.inner.life.tasks.lock().await = vec![member, network, refresh];
+    let mirroring = tokio::spawn(mirroring.run());
+    *node.inner.life.tasks.lock().await = vec![member, network, refresh, mirroring];
     Ok(node)
 }
 
@@ -126,10 +168,19 @@ async fn listening(net: &Net) -> Result<(), Error> {
 
 /// Takes up what was shared before, then joins. Files that are hashed already are ready at once; whatever
 /// has to be hashed first is announced as it comes, and joining does not wait for it.
-async fn begin(shares: ShareTable, paths: Vec<PathBuf>, mut stop: watch::Receiver<bool>, membership: Membership) {
+async fn begin(
+    shares: ShareTable,
+    paths: Vec<PathBuf>,
+    mut stop: watch::Receiver<bool>,
+    complete: watch::Sender<bool>,
+    membership: Membership,
+) {
     let cancel = Arc::new(AtomicBool::new(false));
     let stopping = cancel.clone();
-    let mut hashing = tokio::task::spawn_blocking(move || prepare(&shares, &paths, &cancel));
+    let mut hashing = tokio::task::spawn_blocking(move || {
+        prepare(&shares, &paths, &cancel);
+        complete.send_replace(!cancel.load(Ordering::Relaxed));
+    });
     tokio::select! {
         _ = stop.wait_for(|stop| *stop) => {}
         _ = &mut hashing => {}

@@ -150,12 +150,40 @@ pub struct Status {
     pub master: MasterState,
     /// Nodes that it is connected to.
     pub connected: usize,
+    /// How it stands with the DHT.
+    pub dht: DhtInfo,
     /// Entries that it shares.
     pub shared: SharedCounts,
     /// Downloads that run.
     pub downloads: usize,
     /// Counts of the index; a master's alone.
     pub index: Option<IndexCounts>,
+}
+
+/// How a node stands with the DHT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DhtInfo {
+    /// Nodes that it knows.
+    pub nodes: u64,
+    /// Names that it stores statements about, for others and its own.
+    pub records: u64,
+    /// Pairs of a key and a node that is found under it, that it stores.
+    pub providers: u64,
+    /// Closest-nodes queries since it started.
+    pub closest_queries: u64,
+    /// What it publishes itself.
+    #[serde(flatten)]
+    pub mirror: MirrorInfo,
+}
+
+/// What a node publishes to the mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MirrorInfo {
+    /// Records: statements about names, and keys under which it is found.
+    #[serde(rename = "publications")]
+    pub records: u64,
+    /// Of these, those that some node stores.
+    pub published: u64,
 }
 
 /// How many entries a node shares, by what the master says of them.
@@ -167,6 +195,8 @@ pub struct SharedCounts {
     pub bytes: u64,
     /// Granted by the master.
     pub certified: u64,
+    /// Claimed while no master can be reached.
+    pub claimed: u64,
     /// Not yet answered.
     pub pending: u64,
     /// Lost to another owner.
@@ -194,6 +224,8 @@ pub enum Standing {
     Pending,
     /// Granted.
     Certified,
+    /// Claimed while no master can be reached: provisional.
+    Claimed,
     /// Another peer holds the name.
     Conflict {
         /// Its owner.

@@ -1,16 +1,20 @@
-//! What a peer has to tell its master: the difference between its share and what the master said.
+//! What a peer has to tell its master: the difference between its share and what the master said; and what it
+//! says of its names by itself while no master answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use swarmdex_protocols::index::{Offer, Revocation, Verdict};
+use swarmdex_protocols::index::{Granted, Offer, Revocation, Verdict};
 use swarmdex_protocols::limits::MAX_BATCH_ENTRIES;
-use swarmdex_protocols::{ContentId, Name, PeerId, Version};
+use swarmdex_protocols::statement::{self, CERTIFICATE_LIFETIME_MS, CLAIM_LIFETIME_MS};
+use swarmdex_protocols::{Certificate, Claim, ContentId, Entry, Name, PeerId, Statement, Version};
 
-/// What the master says of one name.
+/// How a name of this peer stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// Granted at this version; 0 if it was granted to an earlier run of this node.
     Certified(Version),
+    /// Claimed at this version while no master could be reached.
+    Claimed(Version),
     /// Held by another peer.
     Conflict(PeerId),
     /// Refused for another reason.
@@ -22,6 +26,8 @@ struct Told {
     content: ContentId,
     size: u64,
     standing: Standing,
+    /// Wall clock when the certificate was signed, in milliseconds since 1970; 0 if there is none.
+    sealed_ms: u64,
 }
 
 /// One change to send. At most one is under way at a time.
@@ -39,30 +45,81 @@ pub enum Batch {
 }
 
 /// Keeps track of what the master was told and what it answered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Announcer {
+    local: PeerId,
     told: BTreeMap<Name, Told>,
     /// Whether the master still waits for the end of the first report.
     reporting: bool,
+    /// Proofs of what was granted to this peer.
+    certificates: BTreeMap<Name, Certificate>,
+    claims: BTreeMap<Name, Claim>,
+    /// Certificates that this peer gave up while no master could be told.
+    revocations: BTreeMap<Name, statement::Revocation>,
+    /// Names whose certificates changed since they were last written to disk.
+    unsaved: BTreeSet<Name>,
 }
 
 impl Announcer {
+    /// For the peer `local`, with the certificates that it was granted before.
+    pub fn new(local: PeerId, certificates: impl IntoIterator<Item = Certificate>) -> Self {
+        let certificates = certificates
+            .into_iter()
+            .filter(|certificate| certificate.entry.owner == local)
+            .map(|certificate| (certificate.entry.name.clone(), certificate));
+        Self {
+            local,
+            told: BTreeMap::new(),
+            reporting: false,
+            certificates: certificates.collect(),
+            claims: BTreeMap::new(),
+            revocations: BTreeMap::new(),
+            unsaved: BTreeSet::new(),
+        }
+    }
+
+    /// The certificate of just this content.
+    fn certificate(&self, name: &Name, content: &ContentId, size: u64) -> Option<&Certificate> {
+        let fits = |certificate: &&Certificate| certificate.entry.content == *content && certificate.entry.size == size;
+        self.certificates.get(name).filter(fits)
+    }
+
     /// A join: with an unchanged share the master knows `share` already, otherwise it is told everything.
     pub fn on_joined<'a>(&mut self, unchanged: bool, share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>) {
         self.reporting = !unchanged;
-        let before = std::mem::take(&mut self.told);
-        if !unchanged {
-            return;
+        self.told.clear();
+        self.revocations.clear();
+        if unchanged {
+            self.claims.clear();
+            for (name, content, size) in share {
+                self.recall(name, content, size, Version::default());
+            }
+            self.forget_surplus();
         }
-        for (name, content, size) in share {
-            let version = match before.get(name) {
-                Some(Told { standing: Standing::Certified(version), content: known, .. }) if known == content => {
-                    *version
-                }
-                _ => Version::default(),
-            };
-            let told = Told { content: *content, size, standing: Standing::Certified(version) };
-            self.told.insert(name.clone(), told);
+    }
+
+    /// Counts a name as granted, by its certificate if there is one.
+    fn recall(&mut self, name: &Name, content: &ContentId, size: u64, otherwise: Version) {
+        let certificate = self.certificate(name, content, size);
+        let version = certificate.map_or(otherwise, |certificate| certificate.entry.version);
+        let sealed_ms = certificate.map_or(0, |certificate| certificate.seal.issued_ms);
+        let told = Told { content: *content, size, standing: Standing::Certified(version), sealed_ms };
+        self.told.insert(name.clone(), told);
+    }
+
+    /// Drops the certificates of names that are not this peer's any more.
+    fn forget_surplus(&mut self) {
+        let told = &self.told;
+        let holds = |name: &Name| told.get(name).is_some_and(|told| matches!(told.standing, Standing::Certified(_)));
+        let gone: Vec<_> = self.certificates.keys().filter(|name| !holds(name)).cloned().collect();
+        for name in gone {
+            self.forget(&name);
+        }
+    }
+
+    fn forget(&mut self, name: &Name) {
+        if self.certificates.remove(name).is_some() {
+            self.unsaved.insert(name.clone());
         }
     }
 
@@ -70,25 +127,45 @@ impl Announcer {
     pub fn next_batch<'a>(
         &self,
         share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)> + Clone,
+        unix_ms: u64,
     ) -> Option<Batch> {
         let mut offers = Vec::new();
         let mut complete = true;
         for (name, content, size) in share.clone() {
-            let known = self.told.get(name).is_some_and(|told| told.content == *content && told.size == size);
-            if known {
+            if !self.is_due(name, content, size, unix_ms) {
                 continue;
             }
             if offers.len() == MAX_BATCH_ENTRIES {
                 complete = false;
                 break;
             }
-            offers.push(Offer { name: name.as_str().to_owned(), content: *content, size });
+            offers.push(self.offer(name, content, size));
         }
         if self.reporting || !offers.is_empty() {
             return Some(Batch::Announce { offers, last: self.reporting && complete });
         }
         let names = self.surplus(share);
         (!names.is_empty()).then_some(Batch::Revoke(names))
+    }
+
+    /// Whether the master is to be told of a name: it does not know it, or its certificate is half over.
+    fn is_due(&self, name: &Name, content: &ContentId, size: u64, unix_ms: u64) -> bool {
+        match self.told.get(name) {
+            Some(told) if told.content == *content && told.size == size => match told.standing {
+                Standing::Certified(_) => unix_ms >= told.sealed_ms.saturating_add(CERTIFICATE_LIFETIME_MS / 2),
+                Standing::Claimed(_) => true,
+                Standing::Conflict(_) | Standing::Refused(_) => false,
+            },
+            _ => true,
+        }
+    }
+
+    fn offer(&self, name: &Name, content: &ContentId, size: u64) -> Offer {
+        let granted = self
+            .certificate(name, content, size)
+            .map(|certificate| Granted { version: certificate.entry.version, seal: certificate.seal.clone() });
+        let claimed = self.claims.contains_key(name);
+        Offer { granted, claimed, ..Offer::new(name.as_str(), *content, size) }
     }
 
     /// Names that the master was told of and that are no longer shared: both lists are sorted.
@@ -108,21 +185,34 @@ impl Announcer {
     }
 
     /// The answer to an announce. False if it has not one verdict for each offer.
-    pub fn on_announced(&mut self, offers: &[Offer], last: bool, verdicts: Vec<Verdict>) -> bool {
+    pub fn on_announced(&mut self, offers: &[Offer], last: bool, verdicts: Vec<Verdict>, unix_ms: u64) -> bool {
         if offers.len() != verdicts.len() {
             return false;
         }
         for (offer, verdict) in offers.iter().zip(verdicts) {
             let Ok(name) = Name::parse(&offer.name) else { continue };
+            self.claims.remove(&name);
             let standing = match verdict {
-                Verdict::Accepted { version, .. } => Standing::Certified(version),
-                Verdict::Conflict { owner } => Standing::Conflict(owner),
+                Verdict::Accepted { version, seal } => {
+                    let (content, size, owner) = (offer.content, offer.size, self.local);
+                    let entry = Entry { name: name.clone(), content, size, owner, version };
+                    self.certificates.insert(name.clone(), Certificate { entry, seal });
+                    self.unsaved.insert(name.clone());
+                    Standing::Certified(version)
+                }
+                Verdict::Conflict { owner } => {
+                    self.forget(&name);
+                    Standing::Conflict(owner)
+                }
                 Verdict::Refused(refusal) => Standing::Refused(refusal.reason),
             };
-            self.told.insert(name, Told { content: offer.content, size: offer.size, standing });
+            let told = Told { content: offer.content, size: offer.size, standing, sealed_ms: unix_ms };
+            self.told.insert(name, told);
         }
         if last {
             self.reporting = false;
+            self.claims.clear();
+            self.forget_surplus();
         }
         true
     }
@@ -135,19 +225,19 @@ impl Announcer {
         for name in names {
             if let Ok(name) = Name::parse(name) {
                 self.told.remove(&name);
+                self.forget(&name);
             }
         }
         true
     }
 
-    /// Asks again for names that were not granted: whoever held them may have given them up.
-    pub fn retry_lost(&mut self) {
-        self.told.retain(|_, told| matches!(told.standing, Standing::Certified(_)));
-    }
-
     /// Asks again for one name that was not granted.
     pub fn retry(&mut self, name: &Name) {
-        if self.told.get(name).is_some_and(|told| !matches!(told.standing, Standing::Certified(_))) {
+        if self
+            .told
+            .get(name)
+            .is_some_and(|told| !matches!(told.standing, Standing::Certified(_) | Standing::Claimed(_)))
+        {
             self.told.remove(name);
         }
     }
@@ -157,9 +247,110 @@ impl Announcer {
         self.told.get(name).is_some_and(|told| matches!(told.standing, Standing::Certified(_)))
     }
 
-    /// What the master said of `name` with this content.
+    /// How `name` stands with this content.
     pub fn standing(&self, name: &Name, content: &ContentId) -> Option<&Standing> {
         self.told.get(name).filter(|told| told.content == *content).map(|told| &told.standing)
+    }
+
+    /// Certificates to write to disk, or to delete there.
+    pub fn take_unsaved(&mut self) -> Vec<(Name, Option<Certificate>)> {
+        let names = std::mem::take(&mut self.unsaved);
+        names.into_iter().map(|name| (name.clone(), self.certificates.get(&name).cloned())).collect()
+    }
+
+    /// The certificate of the highest version that this peer was granted.
+    pub fn newest(&self) -> Option<&Certificate> {
+        self.certificates.values().max_by_key(|certificate| certificate.entry.version)
+    }
+}
+
+/// Without a master.
+impl Announcer {
+    /// Names that this peer has to claim: nobody has answered for them. What was granted before holds on.
+    pub fn to_claim<'a>(
+        &mut self,
+        share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>,
+        unix_ms: u64,
+    ) -> Vec<(Name, ContentId, u64)> {
+        let mut wanted = Vec::new();
+        for (name, content, size) in share {
+            if let Some(told) = self.told.get(name)
+                && told.content == *content
+                && told.size == size
+            {
+                let half_over = |claim: &Claim| unix_ms >= claim.seal.issued_ms.saturating_add(CLAIM_LIFETIME_MS / 2);
+                if matches!(told.standing, Standing::Claimed(_)) && self.claims.get(name).is_some_and(half_over) {
+                    wanted.push((name.clone(), *content, size));
+                }
+                continue;
+            }
+            match self.certificate(name, content, size) {
+                Some(certificate) if certificate.seal.expires_ms > unix_ms => {
+                    self.recall(name, content, size, Version::default());
+                }
+                _ => wanted.push((name.clone(), *content, size)),
+            }
+        }
+        wanted
+    }
+
+    /// Nodes that store the claim hold it for this peer's.
+    pub fn on_claimed(&mut self, claim: Claim) {
+        let Entry { name, content, size, version, .. } = claim.entry.clone();
+        let told = Told { content, size, standing: Standing::Claimed(version), sealed_ms: 0 };
+        self.told.insert(name.clone(), told);
+        self.claims.insert(name, claim);
+    }
+
+    /// The name is another's, by certificate or by an earlier claim.
+    pub fn on_claim_lost(&mut self, name: &Name, content: ContentId, size: u64, owner: PeerId) {
+        self.claims.remove(name);
+        let told = Told { content, size, standing: Standing::Conflict(owner), sealed_ms: 0 };
+        self.told.insert(name.clone(), told);
+    }
+
+    /// Certificates and claims of names that are no longer shared: to be revoked and withdrawn by this peer.
+    pub fn to_give_up(&self, is_shared: impl Fn(&Name) -> bool) -> (Vec<Certificate>, Vec<Claim>) {
+        let given_up = |name: &Name| !is_shared(name);
+        let certificates = self.certificates.iter().filter(|(name, certificate)| {
+            let said = self.revocations.get(*name).map(|revocation| revocation.certificate.entry.version);
+            given_up(name) && said != Some(certificate.entry.version)
+        });
+        let claims = self.claims.iter().filter(|(name, claim)| given_up(name) && !claim.withdrawn);
+        (certificates.map(|(_, held)| held.clone()).collect(), claims.map(|(_, claim)| claim.clone()).collect())
+    }
+
+    /// What this peer gave up is known to the network.
+    pub fn on_given_up(&mut self, statement: Statement) {
+        let name = statement.name().clone();
+        self.told.remove(&name);
+        match statement {
+            Statement::Revocation(revocation) => {
+                self.revocations.insert(name, revocation);
+            }
+            Statement::Claim(withdrawal) => {
+                self.claims.insert(name, withdrawal);
+            }
+            Statement::Certificate(_) | Statement::Tombstone(_) => {}
+        }
+    }
+
+    /// Everything that this peer has to say of its names, for the mirror.
+    pub fn statements(&self) -> impl Iterator<Item = Statement> + '_ {
+        let certificates = self.certificates.iter().filter(|(name, _)| self.holds(name));
+        certificates
+            .map(|(_, certificate)| Statement::Certificate(certificate.clone()))
+            .chain(self.revocations.values().cloned().map(Statement::Revocation))
+            .chain(self.claims.values().cloned().map(Statement::Claim))
+    }
+
+    /// What this peer says of one of its names that stands.
+    pub fn statement(&self, name: &Name) -> Option<Statement> {
+        match self.told.get(name)?.standing {
+            Standing::Certified(_) => self.certificates.get(name).cloned().map(Statement::Certificate),
+            Standing::Claimed(_) => self.claims.get(name).cloned().map(Statement::Claim),
+            Standing::Conflict(_) | Standing::Refused(_) => None,
+        }
     }
 }
 
@@ -171,6 +362,12 @@ mod tests {
 
     type Share = BTreeMap<Name, (ContentId, u64)>;
 
+    const NOW: u64 = 1_800_000_000_000;
+
+    fn announcer() -> Announcer {
+        Announcer::new(PeerId::random(), [])
+    }
+
     fn share(names: &[&str]) -> Share {
         names.iter().map(|name| (Name::parse(name).unwrap(), (ContentId::of(name.as_bytes()), 1))).collect()
     }
@@ -180,16 +377,16 @@ mod tests {
     }
 
     fn accepted(version: u64) -> Verdict {
-        let seal = Seal { issued_ms: 0, expires_ms: 0, signature: Vec::new() };
+        let seal = Seal { issued_ms: NOW, expires_ms: NOW + CERTIFICATE_LIFETIME_MS, signature: Vec::new() };
         Verdict::Accepted { version: Version(version), seal }
     }
 
     fn announce(announcer: &mut Announcer, share: &Share, verdict: &Verdict) -> (usize, bool) {
-        let Some(Batch::Announce { offers, last }) = announcer.next_batch(view(share)) else {
+        let Some(Batch::Announce { offers, last }) = announcer.next_batch(view(share), NOW) else {
             panic!("nothing to announce")
         };
         let verdicts = vec![verdict.clone(); offers.len()];
-        assert!(announcer.on_announced(&offers, last, verdicts));
+        assert!(announcer.on_announced(&offers, last, verdicts, NOW));
         (offers.len(), last)
     }
 
@@ -197,49 +394,61 @@ mod tests {
     fn a_changed_share_is_told_in_full_and_ends_with_the_last_batch() {
         let names: Vec<_> = (0..2500).map(|number| format!("file {number}")).collect();
         let share = share(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        let mut announcer = Announcer::default();
+        let mut announcer = announcer();
         announcer.on_joined(false, view(&share));
         assert_eq!(announce(&mut announcer, &share, &accepted(1)), (1000, false));
         assert_eq!(announce(&mut announcer, &share, &accepted(1)), (1000, false));
         assert_eq!(announce(&mut announcer, &share, &accepted(1)), (500, true));
-        assert_eq!(announcer.next_batch(view(&share)), None);
+        assert_eq!(announcer.next_batch(view(&share), NOW), None);
     }
 
     #[test]
     fn an_empty_share_that_changed_is_told_as_well() {
-        let mut announcer = Announcer::default();
+        let mut announcer = announcer();
         announcer.on_joined(false, []);
-        assert_eq!(announcer.next_batch([]), Some(Batch::Announce { offers: Vec::new(), last: true }));
+        assert_eq!(announcer.next_batch([], NOW), Some(Batch::Announce { offers: Vec::new(), last: true }));
     }
 
     #[test]
     fn an_unchanged_share_is_not_told_again() {
         let share = share(&["a", "b"]);
-        let mut announcer = Announcer::default();
+        let mut announcer = announcer();
+        announcer.on_joined(false, view(&share));
+        announce(&mut announcer, &share, &accepted(4));
+        // Another run of the same node, with what the first one wrote to disk.
+        let saved: Vec<_> = announcer.take_unsaved().into_iter().filter_map(|(_, certificate)| certificate).collect();
+        let mut announcer = Announcer::new(announcer.local, saved);
         announcer.on_joined(true, view(&share));
-        assert_eq!(announcer.next_batch(view(&share)), None);
+        assert_eq!(announcer.next_batch(view(&share), NOW), None);
+        let (name, (content, _)) = share.first_key_value().unwrap();
+        assert_eq!(announcer.standing(name, content), Some(&Standing::Certified(Version(4))));
+        // Certificates that are half over are renewed.
+        let later = NOW + CERTIFICATE_LIFETIME_MS / 2;
+        let Some(Batch::Announce { offers, last: false }) = announcer.next_batch(view(&share), later) else { panic!() };
+        assert!(offers.iter().all(|offer| offer.granted.as_ref().is_some_and(|granted| granted.version == Version(4))));
     }
 
     #[test]
     fn what_is_no_longer_shared_is_revoked_once() {
-        let mut announcer = Announcer::default();
+        let mut announcer = announcer();
         let before = share(&["a", "b", "c"]);
-        announcer.on_joined(true, view(&before));
+        announcer.on_joined(false, view(&before));
+        announce(&mut announcer, &before, &accepted(1));
         let after = share(&["b"]);
-        let Some(Batch::Revoke(names)) = announcer.next_batch(view(&after)) else { panic!() };
+        let Some(Batch::Revoke(names)) = announcer.next_batch(view(&after), NOW) else { panic!() };
         assert_eq!(names, ["a", "c"]);
         assert!(announcer.on_revoked(&names, &[Revocation::NotHeld, Revocation::NotHeld]));
-        assert_eq!(announcer.next_batch(view(&after)), None);
+        assert_eq!(announcer.next_batch(view(&after), NOW), None);
     }
 
     #[test]
     fn a_lost_name_is_not_asked_for_again_until_told_to() {
         let share = share(&["a"]);
         let owner = PeerId::random();
-        let mut announcer = Announcer::default();
+        let mut announcer = announcer();
         announcer.on_joined(true, []);
         announce(&mut announcer, &share, &Verdict::Conflict { owner });
-        assert_eq!(announcer.next_batch(view(&share)), None);
+        assert_eq!(announcer.next_batch(view(&share), NOW), None);
         let (name, (content, _)) = share.first_key_value().unwrap();
         assert_eq!(announcer.standing(name, content), Some(&Standing::Conflict(owner)));
         announcer.retry(name);
@@ -250,11 +459,61 @@ mod tests {
     #[test]
     fn answers_of_the_wrong_length_are_not_believed() {
         let share = share(&["a", "b"]);
-        let mut announcer = Announcer::default();
+        let mut announcer = announcer();
         announcer.on_joined(false, []);
-        let Some(Batch::Announce { offers, last }) = announcer.next_batch(view(&share)) else { panic!() };
-        assert!(!announcer.on_announced(&offers, last, vec![accepted(1)]));
+        let Some(Batch::Announce { offers, last }) = announcer.next_batch(view(&share), NOW) else { panic!() };
+        assert!(!announcer.on_announced(&offers, last, vec![accepted(1)], NOW));
         assert!(!announcer.on_revoked(&["a".to_owned()], &[]));
-        assert!(announcer.next_batch(view(&share)).is_some());
+        assert!(announcer.next_batch(view(&share), NOW).is_some());
+    }
+
+    #[test]
+    fn without_a_master_what_was_granted_holds_on_and_new_names_are_claimed() {
+        let key = swarmdex_protocols::Keypair::generate_ed25519();
+        let network = swarmdex_protocols::Network::default();
+        let local = key.public().to_peer_id();
+        let before = share(&["a", "b"]);
+        let mut announcer = Announcer::new(local, []);
+        announcer.on_joined(false, view(&before));
+        announce(&mut announcer, &before, &accepted(4));
+        let after = share(&["b", "c"]);
+        let wanted = announcer.to_claim(view(&after), NOW);
+        let (name, content, size) = wanted[0].clone();
+        assert_eq!((wanted.len(), name.as_str()), (1, "c"));
+        let (revoked, withdrawn) = announcer.to_give_up(|name| after.contains_key(name));
+        assert_eq!((revoked.len(), withdrawn.len()), (1, 0));
+        let revocation = statement::Revocation::sign(revoked[0].clone(), &network, &key, NOW).unwrap();
+        announcer.on_given_up(Statement::Revocation(revocation));
+        assert!(announcer.to_give_up(|name| after.contains_key(name)).0.is_empty(), "said once");
+        let entry = Entry { name: name.clone(), content, size, owner: local, version: Version(9) };
+        announcer.on_claimed(Claim::sign(entry, false, &network, &key, NOW).unwrap());
+        assert!(announcer.to_claim(view(&after), NOW).is_empty());
+        assert_eq!(announcer.to_claim(view(&after), NOW + CLAIM_LIFETIME_MS / 2).len(), 1, "and renewed in time");
+        assert_eq!(announcer.statements().count(), 3);
+        // The master is back, and told of the claim.
+        announcer.on_joined(false, view(&after));
+        let Some(Batch::Announce { offers, last: true }) = announcer.next_batch(view(&after), NOW) else { panic!() };
+        let said: Vec<_> = offers.iter().map(|offer| (offer.granted.is_some(), offer.claimed)).collect();
+        assert_eq!(said, [(true, false), (false, true)]);
+        let verdicts = vec![accepted(4), Verdict::Conflict { owner: PeerId::random() }];
+        assert!(announcer.on_announced(&offers, true, verdicts, NOW));
+        assert!(matches!(announcer.standing(&name, &content), Some(Standing::Conflict(_))));
+        assert_eq!(announcer.statements().count(), 1);
+    }
+
+    #[test]
+    fn certificates_outlast_a_restart_without_a_master() {
+        let before = share(&["a"]);
+        let mut announcer = announcer();
+        announcer.on_joined(false, view(&before));
+        announce(&mut announcer, &before, &accepted(4));
+        let saved: Vec<_> = announcer.take_unsaved().into_iter().filter_map(|(_, certificate)| certificate).collect();
+        let mut announcer = Announcer::new(announcer.local, saved);
+        assert!(announcer.to_claim(view(&before), NOW).is_empty());
+        assert_eq!(announcer.statements().count(), 1);
+        // An expired one proves nothing.
+        let saved: Vec<_> = announcer.certificates.values().cloned().collect();
+        let mut announcer = Announcer::new(announcer.local, saved);
+        assert_eq!(announcer.to_claim(view(&before), NOW + CERTIFICATE_LIFETIME_MS).len(), 1);
     }
 }

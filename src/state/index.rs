@@ -5,7 +5,7 @@
 
 use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, Revocation};
 use swarmdex_protocols::limits::MAX_FILE_BYTES;
-use swarmdex_protocols::{Entry, Name, PeerId, Version};
+use swarmdex_protocols::{Entry, Name, PeerId, Statement, Tally, Version};
 
 /// The index as a rule sees it.
 pub trait IndexView {
@@ -20,6 +20,8 @@ pub trait IndexView {
     fn names(&self) -> Result<u64, Self::Error>;
     /// The highest version that was ever given.
     fn last_version(&self) -> Result<Version, Self::Error>;
+    /// The version at which a free name was last given up, as far as this index remembers.
+    fn ended(&self, name: &Name) -> Result<Option<Version>, Self::Error>;
 }
 
 /// Bounds of the index.
@@ -61,15 +63,28 @@ pub enum Announced {
     },
     /// Another holds the name.
     Conflict(PeerId),
+    /// Another holds the name by what was found outside this index; its entry has to be put into it.
+    Adopt(Box<Entry>),
     /// The offer cannot be granted to anybody.
     Refused(Refusal),
 }
 
-/// Decides on one offer of `owner`.
+/// What was found outside the index about a name that an offer is for.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    /// What the mirror says.
+    pub mirror: Tally,
+    /// The version of the offer's own certificate, checked.
+    pub granted: Option<Version>,
+}
+
+/// Decides on one offer of `owner`. `evidence` is what is known beyond the index, which may have lost its
+/// disk, and was away while names were claimed.
 pub fn announce<V: IndexView>(
     view: &V,
     owner: PeerId,
     offer: &Offer,
+    evidence: &Evidence,
     limits: &NameLimits,
     unix_ms: u64,
 ) -> Result<Announced, V::Error> {
@@ -90,18 +105,61 @@ pub fn announce<V: IndexView>(
         Some(_) => {}
         None => {
             let (of_peer, all) = (view.names_of(&owner)?, view.names()?);
-            if of_peer >= limits.names_per_peer {
-                let reason = format!("this peer holds {of_peer} names, the most that one peer may hold");
-                return refused(RefusalCode::Quota, reason);
-            }
             if all >= limits.names {
                 return refused(RefusalCode::Quota, format!("the index holds {all} names, the most that it takes"));
             }
+            match precedent(&name, view.ended(&name)?, owner, offer, evidence) {
+                Some(entry) if entry.owner != owner => {
+                    let version = if entry.version == Version::default() {
+                        next_version(view, evidence, unix_ms)?
+                    } else {
+                        entry.version
+                    };
+                    return Ok(Announced::Adopt(Box::new(Entry { version, ..entry })));
+                }
+                _ if of_peer >= limits.names_per_peer => {
+                    let reason = format!("this peer holds {of_peer} names, the most that one peer may hold");
+                    return refused(RefusalCode::Quota, reason);
+                }
+                Some(entry) => return Ok(Announced::Granted { entry: Box::new(entry), new: true }),
+                None => {}
+            }
         }
     }
-    let version = view.last_version()?.next(unix_ms);
+    let version = next_version(view, evidence, unix_ms)?;
     let entry = Entry { name, content: offer.content, size: offer.size, owner, version };
     Ok(Announced::Granted { entry: Box::new(entry), new: true })
+}
+
+/// A version above all that this index gave, and above what others say of the name: the owner's clock may be
+/// ahead of the master's.
+fn next_version<V: IndexView>(view: &V, evidence: &Evidence, unix_ms: u64) -> Result<Version, V::Error> {
+    Ok(view.last_version()?.max(evidence.mirror.version()).next(unix_ms))
+}
+
+/// To whom a name that the index does not have belongs by what was found outside: by a certificate that
+/// nothing ended, its version kept; or else by the claim that most nodes hold, with version 0, to be certified
+/// now. `None` if to nobody, or to the offer's owner with other content.
+fn precedent(name: &Name, ended: Option<Version>, owner: PeerId, offer: &Offer, evidence: &Evidence) -> Option<Entry> {
+    let ended = ended.unwrap_or_default();
+    let mirrored = evidence.mirror.settled();
+    let as_offered = |version| Entry { name: name.clone(), content: offer.content, size: offer.size, owner, version };
+    if let Some(Statement::Certificate(certificate)) = mirrored
+        && certificate.entry.version > ended
+        && evidence.granted.is_none_or(|granted| granted <= certificate.entry.version)
+    {
+        let entry = certificate.entry.clone();
+        let changed = entry.owner == owner && (entry.content != offer.content || entry.size != offer.size);
+        return (!changed).then_some(entry);
+    }
+    let over = mirrored.map(Statement::version).unwrap_or_default().max(ended);
+    if let Some(granted) = evidence.granted
+        && granted > over
+    {
+        return Some(as_offered(granted));
+    }
+    let claim = evidence.mirror.claim().filter(|claim| claim.entry.owner != owner && claim.entry.version > ended)?;
+    Some(Entry { version: Version::default(), ..claim.entry.clone() })
 }
 
 /// Decides on the revocation of one name by `owner`.
@@ -148,6 +206,7 @@ mod tests {
     #[derive(Debug, Default, Clone)]
     struct Maps {
         entries: BTreeMap<Name, Entry>,
+        ended: BTreeMap<Name, Version>,
         last: Version,
     }
 
@@ -169,6 +228,10 @@ mod tests {
         fn last_version(&self) -> Result<Version, Infallible> {
             Ok(self.last)
         }
+
+        fn ended(&self, name: &Name) -> Result<Option<Version>, Infallible> {
+            Ok(self.ended.get(name).copied())
+        }
     }
 
     impl Maps {
@@ -181,6 +244,7 @@ mod tests {
                 }
                 Change::Free { name, version, .. } => {
                     self.entries.remove(&name);
+                    self.ended.insert(name, version);
                     version
                 }
             };
@@ -209,7 +273,7 @@ mod tests {
     const LIMITS: NameLimits = NameLimits { names_per_peer: 4, names: 9 };
 
     fn offer(name: &str, content: u8) -> Offer {
-        Offer { name: name.to_owned(), content: ContentId::of(&[content]), size: 1 }
+        Offer::new(name, ContentId::of(&[content]), 1)
     }
 
     proptest! {
@@ -225,7 +289,7 @@ mod tests {
                     Step::Clock(jump) => unix_ms += i64::from(jump),
                     Step::Announce { peer, name, content } => {
                         let text = format!("name {name}");
-                        let said = announce(&index, peers[peer], &offer(&text, content), &LIMITS, unix_ms as u64).unwrap();
+                        let said = announce(&index, peers[peer], &offer(&text, content), &Evidence::default(), &LIMITS, unix_ms as u64).unwrap();
                         let held = model.get(&text).copied();
                         match said {
                             Announced::Granted { entry, new } => {
@@ -237,6 +301,7 @@ mod tests {
                                 }
                                 model.insert(text, (peer, content));
                             }
+                            Announced::Adopt(entry) => prop_assert!(false, "{:?} out of nothing", entry),
                             Announced::Conflict(owner) => {
                                 prop_assert_eq!(held.map(|(owner, _)| peers[owner]), Some(owner));
                                 prop_assert_ne!(owner, peers[peer]);
@@ -285,11 +350,14 @@ mod tests {
         let index = Maps::default();
         let peer = PeerId::random();
         for name in ["", "../../etc/passwd", "/abs", "C:\\x", "NUL", "a\nb"] {
-            let said = announce(&index, peer, &offer(name, 0), &LIMITS, 0).unwrap();
+            let said = announce(&index, peer, &offer(name, 0), &Evidence::default(), &LIMITS, 0).unwrap();
             assert!(matches!(said, Announced::Refused(refusal) if refusal.code == RefusalCode::InvalidName), "{name}");
         }
         let huge = Offer { size: 1 << 63, ..offer("a", 0) };
-        assert!(matches!(announce(&index, peer, &huge, &LIMITS, 0).unwrap(), Announced::Refused(_)));
+        assert!(matches!(
+            announce(&index, peer, &huge, &Evidence::default(), &LIMITS, 0).unwrap(),
+            Announced::Refused(_)
+        ));
     }
 
     #[test]
@@ -298,7 +366,7 @@ mod tests {
         let peer = PeerId::random();
         let mut said = Vec::new();
         for number in 0..5 {
-            match announce(&index, peer, &offer(&format!("{number}x"), 0), &LIMITS, 0).unwrap() {
+            match announce(&index, peer, &offer(&format!("{number}x"), 0), &Evidence::default(), &LIMITS, 0).unwrap() {
                 Announced::Granted { entry, .. } => index.apply(Change::Put(*entry)),
                 Announced::Refused(refusal) => said.push(refusal.reason),
                 other => panic!("{other:?}"),

@@ -10,6 +10,9 @@ pub mod backoff;
 pub mod fetch;
 pub mod index;
 pub mod lease;
+pub mod lookup;
+pub mod publish;
+pub mod records;
 
 use std::time::Instant;
 

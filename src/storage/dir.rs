@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use libp2p::identity::Keypair;
-use swarmdex_protocols::{Network, PeerId};
+use swarmdex_protocols::{Multiaddr, Network, PeerId};
 
 /// Version of what is in a data directory.
 const FORMAT: &str = "1";
@@ -105,6 +105,24 @@ impl DataDir {
         self.path.join("index.db")
     }
 
+    /// Where certificates of this node's names are kept.
+    pub fn grants_path(&self) -> PathBuf {
+        self.path.join("certificates.db")
+    }
+
+    /// Addresses of nodes of this network that were known before, each with its peer id; what is no address is
+    /// left out.
+    pub fn known_nodes(&self, network: &Network) -> Vec<Multiaddr> {
+        let text = read_small(&self.path.join(nodes_name(network))).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Remembers nodes for the next start.
+    pub fn remember_nodes(&self, network: &Network, nodes: &[Multiaddr]) -> Result<(), DataDirError> {
+        let text: String = nodes.iter().map(|address| format!("{address}\n")).collect();
+        write_small(&self.path, &nodes_name(network), text.as_bytes())
+    }
+
     /// Where the control socket is.
     pub fn socket_path(&self) -> PathBuf {
         socket_path(&self.path)
@@ -166,6 +184,10 @@ pub fn socket_path(data_dir: &Path) -> PathBuf {
 
 fn pin_name(network: &Network) -> String {
     format!("master-{network}")
+}
+
+fn nodes_name(network: &Network) -> String {
+    format!("nodes-{network}")
 }
 
 fn nofollow() -> i32 {

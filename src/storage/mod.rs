@@ -1,6 +1,7 @@
 //! What a node keeps on disk. Blocking code on threads of its own, behind bounded queues.
 
 pub mod dir;
+pub mod grants;
 pub mod hash;
 pub mod index;
 pub mod partial;

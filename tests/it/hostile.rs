@@ -25,7 +25,7 @@ async fn stranger_at(node: &TestNode) -> (Stranger, PeerId) {
 }
 
 fn offer(name: &str) -> Offer {
-    Offer { name: name.to_owned(), content: ContentId::of(name.as_bytes()), size: 1 }
+    Offer::new(name, ContentId::of(name.as_bytes()), 1)
 }
 
 fn announce(session: Session, sequence: u64, names: &[&str]) -> Request {
@@ -255,8 +255,13 @@ async fn names_and_members_are_bounded_and_honest_peers_still_served() {
     let mut strangers = Vec::new();
     for sybil in 0..6 {
         let (stranger, id) = stranger_at(&master).await;
-        let join =
-            Join { network: "swarmdex".to_owned(), addresses: Vec::new(), digest: ShareDigest::empty(), entries: 0 };
+        let join = Join {
+            network: "swarmdex".to_owned(),
+            addresses: Vec::new(),
+            digest: ShareDigest::empty(),
+            entries: 0,
+            newest: None,
+        };
         match stranger.ask(id, &Request::Join(join)).await {
             Response::Joined(joined) => {
                 let own: Vec<_> = names.iter().map(|name| format!("{sybil} {name}")).collect();
@@ -413,7 +418,7 @@ async fn hostile_holder(
     let bytes = noise(11, 3_000_000);
     let (stranger, id) = stranger_at(&master).await;
     let session = stranger.join(id).await.session;
-    let liar = Offer { name: "lie".to_owned(), content: ContentId::of(&bytes), size: bytes.len() as u64 };
+    let liar = Offer::new("lie", ContentId::of(&bytes), bytes.len() as u64);
     let request = Announce { session, sequence: Sequence(1), offers: vec![liar], last: false };
     assert!(matches!(verdicts(&stranger, id, &Request::Announce(request)).await[0], Verdict::Accepted { .. }));
     let asked = Arc::new(AtomicUsize::new(0));
@@ -533,10 +538,10 @@ async fn a_size_that_lies_is_a_clear_error() {
     let (stranger, id) = stranger_at(&master).await;
     let session = stranger.join(id).await.session;
     let offers = vec![
-        Offer { name: "exbibyte".to_owned(), content: ContentId::of(b"x"), size: 1 << 60 },
-        Offer { name: "2^63".to_owned(), content: ContentId::of(b"x"), size: 1 << 63 },
-        Offer { name: "16 TiB".to_owned(), content: ContentId::of(b"x"), size: 1 << 44 },
-        Offer { name: "no bytes".to_owned(), content: ContentId::of(b"x"), size: 0 },
+        Offer::new("exbibyte", ContentId::of(b"x"), 1 << 60),
+        Offer::new("2^63", ContentId::of(b"x"), 1 << 63),
+        Offer::new("16 TiB", ContentId::of(b"x"), 1 << 44),
+        Offer::new("no bytes", ContentId::of(b"x"), 0),
     ];
     let request = Announce { session, sequence: Sequence(1), offers, last: false };
     let said = verdicts(&stranger, id, &Request::Announce(request)).await;
@@ -579,7 +584,8 @@ async fn addresses_of_a_member_that_lead_nowhere_are_bounded_and_harmless() {
     let mut addresses: Vec<Multiaddr> = (1..200).map(|port| address(&format!("/ip4/127.0.0.1/tcp/{port}"))).collect();
     addresses.insert(0, tcp_address(&anna));
     addresses.extend(["/memory/1", "/ip4/0.0.0.0/tcp/1", "/ip4/127.0.0.1/udp/53"].map(address));
-    let join = Join { network: "swarmdex".to_owned(), addresses, digest: ShareDigest::empty(), entries: 0 };
+    let join =
+        Join { network: "swarmdex".to_owned(), addresses, digest: ShareDigest::empty(), entries: 0, newest: None };
     let Response::Joined(joined) = stranger.ask(id, &Request::Join(join)).await else { panic!() };
     verdicts(&stranger, id, &announce(joined.session, 1, &["bait"])).await;
     let ben = TestNode::peer(&master).await;

@@ -217,6 +217,7 @@ impl Stranger {
             addresses: self.listen.clone(),
             digest: ShareDigest::empty(),
             entries: 0,
+            newest: None,
         };
         match self.ask(master, &Request::Join(join)).await {
             Response::Joined(joined) => joined,

@@ -3,6 +3,8 @@
 //! The master is known by its peer id: given in an address, or pinned when it was first joined. On a
 //! LAN, or through a bootstrap node, the first master of this network that shows up is taken and pinned.
 
+use std::time::Duration;
+
 use libp2p::multiaddr::Protocol;
 use swarmdex_protocols::{Multiaddr, Network, PeerId};
 
@@ -12,6 +14,9 @@ use crate::storage::dir::DataDir;
 
 /// Masters that are said to be ignored, each once.
 const MAX_IGNORED: usize = 16;
+
+/// How long a master that is known may take to show up.
+const FIND_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why the master was not found.
 pub(in crate::node) struct Failure {
@@ -47,6 +52,12 @@ impl Finder {
         }
     }
 
+    /// The master as far as it is known before anybody was reached: pinned, or named by an address.
+    pub(in crate::node) fn known_master(&self) -> Option<PeerId> {
+        let named = self.masters.iter().cloned().find_map(|address| split_peer(address).0);
+        named.or_else(|| self.pinned().ok().flatten())
+    }
+
     /// The master among those that say so: the one that was pinned, or else the first that may be trusted.
     fn choose(&mut self, masters: &[Identified], pinned: Option<PeerId>) -> Option<(PeerId, Vec<Multiaddr>)> {
         for node in masters.iter().filter(|node| pinned.is_some_and(|pinned| pinned != node.peer)) {
@@ -72,14 +83,19 @@ impl Finder {
             return self.connect_configured(net, pinned).await;
         }
         self.enter(net).await;
+        let failed = |reason: &str| Failure { master: pinned, reason: reason.to_owned() };
         let mut masters = net.masters();
         let (master, addresses) = loop {
             let seen = masters.borrow_and_update().clone();
             if let Some(chosen) = self.choose(&seen, pinned) {
                 break chosen;
             }
-            if masters.changed().await.is_err() {
-                return Err(Failure { master: pinned, reason: "the node is stopping".to_owned() });
+            // A master that is known and does not show up is down; an unknown one may be started any time.
+            let patience = if pinned.is_some() { FIND_PATIENCE } else { Duration::MAX };
+            match tokio::time::timeout(patience, masters.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(failed("the node is stopping")),
+                Err(_) => return Err(failed("it is nowhere to be found on this network")),
             }
         };
         match net.connect(Some(master), addresses).await {

@@ -8,6 +8,7 @@ mod read;
 mod schema;
 mod write;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +18,8 @@ use std::thread::JoinHandle;
 
 use libp2p::identity::Keypair;
 use swarmdex_protocols::index::{Cursor, Offer, Page, Refusal, RefusalCode, Revocation, Session, ShareDigest, Verdict};
-use swarmdex_protocols::{Certificate, Multiaddr, Name, Network, Pattern, PeerId};
-use tokio::sync::oneshot;
+use swarmdex_protocols::{Certificate, Multiaddr, Name, Network, Pattern, PeerId, Statement, Tally, Version};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::LimitsConfig;
 use crate::state::index::NameLimits;
@@ -69,13 +70,21 @@ pub struct IndexOptions {
     master: Keypair,
     limits: NameLimits,
     clock: fn() -> u64,
+    mirror: Option<mpsc::Sender<Statement>>,
 }
 
 impl IndexOptions {
     /// For this network, with certificates signed by this key.
     pub fn new(network: Network, master: Keypair, limits: &LimitsConfig) -> Self {
         let limits = NameLimits { names_per_peer: limits.names_per_peer as u64, names: limits.names as u64 };
-        Self { network, master, limits, clock: unix_ms }
+        Self { network, master, limits, clock: unix_ms, mirror: None }
+    }
+
+    /// Hands every statement that the index makes to this queue, after it is on disk. What finds no room there
+    /// is left out: owners publish their certificates by themselves, and tombstones are read again.
+    pub fn with_mirror(mut self, mirror: mpsc::Sender<Statement>) -> Self {
+        self.mirror = Some(mirror);
+        self
     }
 }
 
@@ -111,6 +120,8 @@ pub enum WriteOp {
         digest: ShareDigest,
         /// Number of entries in its share.
         entries: u64,
+        /// A version that was certified before, checked: no later one may be lower.
+        seen: Version,
     },
     /// A member announces.
     Announce {
@@ -120,6 +131,8 @@ pub enum WriteOp {
         offers: Vec<Offer>,
         /// Whether its names that were not announced since its join are to be freed.
         last: bool,
+        /// What the mirror says of offered names, as far as it was asked.
+        mirror: BTreeMap<Name, Tally>,
     },
     /// A member revokes.
     Revoke {
@@ -153,6 +166,8 @@ pub enum WriteOutcome {
         verdicts: Vec<Verdict>,
         /// Names that the peer holds.
         names: u64,
+        /// Peers that hold names by what the mirror says, and may be no members.
+        adopted: BTreeMap<PeerId, u64>,
     },
     /// To a revoke.
     Revoked {
@@ -175,6 +190,16 @@ pub enum ReadOp {
     Lookup {
         /// The name.
         name: Name,
+    },
+    /// Tombstones of names that are free, signed anew; the latest, at most so many.
+    Tombstones {
+        /// Most.
+        limit: u32,
+    },
+    /// Names of these that the index does not have.
+    Unknown {
+        /// The names.
+        names: Vec<Name>,
     },
     /// A page of the entries that match.
     Search {
@@ -201,6 +226,10 @@ pub enum ReadOutcome {
     NotFound,
     /// A page.
     Page(Page),
+    /// Tombstones.
+    Tombstones(Vec<Statement>),
+    /// Names that the index does not have.
+    Unknown(Vec<Name>),
 }
 
 /// An answer that comes later.

@@ -5,7 +5,8 @@ use std::sync::mpsc::Receiver;
 use rusqlite::{Connection, OptionalExtension, params};
 use swarmdex_protocols::index::{Cursor, Page, Refusal, RefusalCode};
 use swarmdex_protocols::limits::{MAX_HOLDERS, MAX_PAGE_ENTRIES};
-use swarmdex_protocols::{Certificate, ContentId, Name, Pattern, PeerId};
+use swarmdex_protocols::statement::{CERTIFICATE_LIFETIME_MS, CLOCK_TOLERANCE_MS};
+use swarmdex_protocols::{Certificate, ContentId, Name, Pattern, PeerId, Statement, Tombstone, Version};
 
 use super::{IndexOptions, Job, ReadOp, ReadOutcome, schema, storage_refusal};
 
@@ -33,6 +34,10 @@ impl Reader {
                 Job::Do(op, answer) => {
                     let result = match op {
                         ReadOp::Lookup { name } => self.lookup(&name),
+                        ReadOp::Tombstones { limit } => {
+                            self.tombstones(limit).map(|all| Ok(ReadOutcome::Tombstones(all)))
+                        }
+                        ReadOp::Unknown { names } => self.unknown(names).map(|all| Ok(ReadOutcome::Unknown(all))),
                         ReadOp::Search { pattern, cursor, limit } => {
                             self.search(&pattern, cursor, limit).map(|page| Ok(ReadOutcome::Page(page)))
                         }
@@ -61,6 +66,39 @@ impl Reader {
                 Err(Refusal::new(RefusalCode::Storage, "the master could not sign the entry"))
             }
         })
+    }
+
+    /// The latest tombstones, as statements that are valid from now on.
+    fn tombstones(&self, limit: u32) -> Sql<Vec<Statement>> {
+        let unix_ms = (self.options.clock)();
+        // A tombstone that is older than any certificate can be ends nothing.
+        let since = unix_ms.saturating_sub(CERTIFICATE_LIFETIME_MS + 2 * CLOCK_TOLERANCE_MS).cast_signed();
+        let sql = "SELECT name, owner, version FROM tombstones WHERE unix_ms >= ?1 ORDER BY version DESC LIMIT ?2";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query(params![since, limit])?;
+        let mut tombstones = Vec::new();
+        while let Some(row) = rows.next()? {
+            let Ok(name) = Name::parse(row.get_ref(0)?.as_str()?) else { continue };
+            let (owner, version) = (schema::peer(row, 1)?, Version(row.get::<_, i64>(2)?.cast_unsigned()));
+            let IndexOptions { network, master, .. } = &self.options;
+            if let Ok(tombstone) = Tombstone::sign(name, owner, version, network, master, unix_ms) {
+                tombstones.push(Statement::Tombstone(tombstone));
+            }
+        }
+        Ok(tombstones)
+    }
+
+    fn unknown(&self, mut names: Vec<Name>) -> Sql<Vec<Name>> {
+        let mut statement = self.connection.prepare_cached("SELECT 1 FROM names WHERE name = ?1")?;
+        let mut failed = None;
+        names.retain(|name| match statement.exists([name.as_str()]) {
+            Ok(known) => !known,
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        });
+        failed.map_or(Ok(names), Err)
     }
 
     /// Peers that hold names with the same content, the owner first. Goes from owner to owner through the index:

@@ -47,6 +47,7 @@ const TABLES: &str = "
         unix_ms INTEGER NOT NULL,
         evicted INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
+    CREATE INDEX tombstones_by_version ON tombstones (version);
     CREATE VIRTUAL TABLE words USING fts5 (
         text, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 0', prefix = '2 3'
     );

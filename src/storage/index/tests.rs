@@ -23,18 +23,20 @@ fn write(store: &IndexStore, op: WriteOp) -> Result<WriteOutcome, Refusal> {
 }
 
 fn join(store: &IndexStore, peer: PeerId, digest: ShareDigest, entries: u64) -> (Session, bool) {
-    match write(store, WriteOp::Join { peer, addresses: Vec::new(), digest, entries }).unwrap() {
+    match write(store, WriteOp::Join { peer, addresses: Vec::new(), digest, entries, seen: Version::default() })
+        .unwrap()
+    {
         WriteOutcome::Joined { session, unchanged, .. } => (session, unchanged),
         other => panic!("{other:?}"),
     }
 }
 
 fn offer(name: &str, content: &str) -> Offer {
-    Offer { name: name.to_owned(), content: ContentId::of(content.as_bytes()), size: content.len() as u64 }
+    Offer::new(name, ContentId::of(content.as_bytes()), content.len() as u64)
 }
 
 fn announce(store: &IndexStore, peer: PeerId, offers: Vec<Offer>, last: bool) -> Vec<Verdict> {
-    match write(store, WriteOp::Announce { peer, offers, last }).unwrap() {
+    match write(store, WriteOp::Announce { peer, offers, last, mirror: BTreeMap::new() }).unwrap() {
         WriteOutcome::Announced { verdicts, .. } => verdicts,
         other => panic!("{other:?}"),
     }
@@ -45,7 +47,7 @@ fn lookup(store: &IndexStore, name: &str) -> Option<Certificate> {
     match store.try_read(op).unwrap().blocking_recv().unwrap().unwrap() {
         ReadOutcome::Found { certificate, .. } => Some(certificate),
         ReadOutcome::NotFound => None,
-        ReadOutcome::Page(_) => panic!(),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -135,7 +137,9 @@ fn eviction_frees_names_and_leaves_tombstones_that_are_newer() {
     assert_eq!(write(&store, WriteOp::Evict { peer }), Ok(WriteOutcome::Evicted { names: 2 }));
     assert_eq!(write(&store, WriteOp::Evict { peer }), Ok(WriteOutcome::Evicted { names: 0 }));
     assert_eq!((search(&store, "", 10).len(), search(&store, "a", 10).len(), store.counts()), (0, 0, (0, 0)));
-    let refused = write(&store, WriteOp::Announce { peer, offers: vec![offer("a", "1")], last: false }).unwrap_err();
+    let refused =
+        write(&store, WriteOp::Announce { peer, offers: vec![offer("a", "1")], last: false, mirror: BTreeMap::new() })
+            .unwrap_err();
     assert_eq!(refused.code, RefusalCode::NotJoined);
     store.close();
     let database = rusqlite::Connection::open(folder.path().join("index.db")).unwrap();
@@ -223,7 +227,9 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
     announce(&store, peer, vec![offer("before", "1")], false);
     store.sql("PRAGMA max_page_count = 1");
     let offers: Vec<_> = (0..1000).map(|number| offer(&format!("name {number}"), "x")).collect();
-    let refused = write(&store, WriteOp::Announce { peer, offers: offers.clone(), last: false }).unwrap_err();
+    let refused =
+        write(&store, WriteOp::Announce { peer, offers: offers.clone(), last: false, mirror: BTreeMap::new() })
+            .unwrap_err();
     assert_eq!(refused.code, RefusalCode::Storage);
     assert!(lookup(&store, "before").is_some() && lookup(&store, "name 0").is_none());
     assert_eq!(store.counts(), (1, 1));
@@ -352,4 +358,112 @@ fn a_flipped_bit_is_never_served() {
         store.close();
     }
     assert!(found > 0, "none of the flips hit anything");
+}
+
+/// A master that lost its disk rebuilds names and versions from what peers prove and what the DHT says.
+#[test]
+fn names_come_back_after_the_disk_was_lost() {
+    use swarmdex_protocols::index::Granted;
+    use swarmdex_protocols::{Claim, Entry, Ledger, Statement};
+    let folder = TempDir::new().unwrap();
+    let (anna, bert) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
+    let (a, b) = (anna.public().to_peer_id(), bert.public().to_peer_id());
+    let store = open(folder.path());
+    for peer in [a, b] {
+        join(&store, peer, ShareDigest::empty(), 0);
+    }
+    announce(&store, a, vec![offer("hers", "1")], false);
+    announce(&store, b, vec![offer("his", "2"), offer("gone", "3")], false);
+    let [hers, his, gone] = ["hers", "his", "gone"].map(|name| lookup(&store, name).unwrap());
+    write(&store, WriteOp::Revoke { peer: b, names: vec!["gone".to_owned()] }).unwrap();
+    let Ok(Ok(ReadOutcome::Tombstones(tombstones))) =
+        store.try_read(ReadOp::Tombstones { limit: 10 }).unwrap().blocking_recv()
+    else {
+        panic!()
+    };
+    assert_eq!(tombstones.len(), 1);
+    store.close();
+
+    // The same key, an empty disk.
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    let join = WriteOp::Join {
+        peer: a,
+        addresses: Vec::new(),
+        digest: ShareDigest::empty(),
+        entries: 1,
+        seen: hers.entry.version,
+    };
+    write(&store, join).unwrap();
+    let proven = |certificate: &Certificate, text: &str| Offer {
+        granted: Some(Granted { version: certificate.entry.version, seal: certificate.seal.clone() }),
+        ..offer(certificate.entry.name.as_str(), text)
+    };
+    let unix_ms = unix_ms();
+    let tally = |statements: &[Statement]| {
+        let (mut ledger, mut tally) = (Ledger::default(), Tally::default());
+        for statement in statements {
+            ledger.insert(statement.clone(), unix_ms).unwrap();
+        }
+        tally.add(&ledger, unix_ms);
+        tally
+    };
+    let claimed = Entry {
+        name: Name::parse("claimed").unwrap(),
+        content: ContentId::of(b"4"),
+        size: 1,
+        owner: b,
+        version: Version::default().next(unix_ms),
+    };
+    let claim = Claim::sign(claimed, false, &Network::default(), &bert, unix_ms).unwrap();
+    let mirror = BTreeMap::from([
+        (his.entry.name.clone(), tally(&[Statement::Certificate(his.clone())])),
+        (gone.entry.name.clone(), tally(&tombstones)),
+        (claim.entry.name.clone(), tally(&[Statement::Claim(claim.clone())])),
+    ]);
+    let mut forged = proven(&hers, "1");
+    forged.name = "his own".to_owned();
+    let offers = vec![proven(&hers, "1"), offer("his", "9"), offer("gone", "9"), offer("claimed", "9"), forged];
+    let written = write(&store, WriteOp::Announce { peer: a, offers, last: false, mirror: mirror.clone() }).unwrap();
+    let WriteOutcome::Announced { verdicts, adopted, .. } = written else { panic!() };
+    assert!(matches!(verdicts[0], Verdict::Accepted { version, .. } if version == hers.entry.version));
+    assert_eq!(verdicts[1], Verdict::Conflict { owner: b });
+    assert!(matches!(verdicts[2], Verdict::Accepted { version, .. } if version > tombstones[0].version()));
+    assert_eq!(verdicts[3], Verdict::Conflict { owner: b });
+    assert!(matches!(verdicts[4], Verdict::Accepted { version, .. } if version > hers.entry.version), "as a new name");
+    assert_eq!(adopted.into_keys().collect::<Vec<_>>(), [b]);
+    assert_eq!(lookup(&store, "his").unwrap().entry, his.entry);
+    let certified = lookup(&store, "claimed").unwrap().entry;
+    assert_eq!((certified.owner, certified.content), (b, claim.entry.content));
+    assert!(certified.version > claim.entry.version, "above the claim, whatever the owner's clock says");
+    // The owner comes back: its names are its own. What it revoked stays revoked.
+    self::join(&store, b, ShareDigest::empty(), 3);
+    let offers = vec![proven(&his, "2"), offer("claimed", "4"), proven(&gone, "3")];
+    let WriteOutcome::Announced { verdicts, .. } =
+        write(&store, WriteOp::Announce { peer: b, offers, last: true, mirror }).unwrap()
+    else {
+        panic!()
+    };
+    assert!(matches!(verdicts[0], Verdict::Accepted { version, .. } if version == his.entry.version));
+    assert!(matches!(verdicts[1], Verdict::Accepted { version, .. } if version == certified.version));
+    assert_eq!(verdicts[2], Verdict::Conflict { owner: a });
+}
+
+#[test]
+fn what_the_index_says_is_handed_to_the_mirror_after_the_commit() {
+    let folder = TempDir::new().unwrap();
+    let (made, mut to_publish) = mpsc::channel(100);
+    let options = options().with_mirror(made);
+    let store = IndexStore::open(&folder.path().join("index.db"), options).unwrap().0;
+    let peer = PeerId::random();
+    join(&store, peer, ShareDigest::empty(), 0);
+    announce(&store, peer, vec![offer("a", "1"), offer("b", "2"), offer("", "3")], false);
+    write(&store, WriteOp::Revoke { peer, names: vec!["a".to_owned()] }).unwrap();
+    write(&store, WriteOp::Evict { peer }).unwrap();
+    let mut kinds = Vec::new();
+    while let Ok(statement) = to_publish.try_recv() {
+        kinds.push((statement.name().to_string(), matches!(statement, Statement::Tombstone(_))));
+    }
+    let expected = [("a", false), ("b", false), ("a", true), ("b", true)].map(|(name, over)| (name.to_owned(), over));
+    assert_eq!(kinds, expected);
 }

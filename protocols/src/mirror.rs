@@ -1,0 +1,222 @@
+//! The mirror: keys of records in the DHT, and the protocol by which many of them are stored and read at once.
+//!
+//! One record travels by Kademlia's own messages. Thousands for one region of the key space go in batches over
+//! this protocol, to nodes that Kademlia found: one message for hundreds of records, and an answer that says what
+//! became of each, which Kademlia's acknowledgement does not.
+
+use libp2p_identity::PeerId;
+use multiaddr::Multiaddr;
+use serde::{Deserialize, Serialize};
+
+use crate::content::ContentId;
+use crate::index::Refusal;
+use crate::ledger::Rejection;
+use crate::name::{Name, Network, words};
+use crate::pattern::Pattern;
+use crate::statement::Statement;
+
+/// Letters of a word's beginning that make a key.
+const FIRST_LETTERS: usize = 3;
+/// Begins what keys are hashes of.
+const KEY_DOMAIN: &[u8] = b"swarmdex dht 1\0";
+
+/// Key of a record in the DHT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordKey([u8; 32]);
+
+impl RecordKey {
+    /// Under which the statements about a name are stored.
+    pub fn name(network: &Network, name: &Name) -> Self {
+        Self::hash(network, b"name", name.as_str().as_bytes())
+    }
+
+    /// Under which holders of a content are found.
+    pub fn content(network: &Network, content: &ContentId) -> Self {
+        Self::hash(network, b"content", content.as_bytes())
+    }
+
+    /// Under which owners of names with this word are found; every owner is found under the empty word.
+    pub fn word(network: &Network, word: &str) -> Self {
+        Self::hash(network, b"word", word.as_bytes())
+    }
+
+    /// Under which owners of names with a word that begins with these letters are found.
+    fn beginning(network: &Network, letters: &str) -> Self {
+        Self::hash(network, b"beginning", letters.as_bytes())
+    }
+
+    /// Every key under which the owner of a name is to be found by those who search: its words, the first letters
+    /// of each, and the empty word.
+    pub fn of_words(network: &Network, name: &Name) -> Vec<Self> {
+        let mut keys = vec![Self::word(network, "")];
+        for word in words(name.as_str()) {
+            if let Some(letters) = first_letters(&word) {
+                keys.push(Self::beginning(network, letters));
+            }
+            keys.push(Self::word(network, &word));
+        }
+        keys
+    }
+
+    /// The key under which the owners of all names that match are found: the one of the longest word, by its
+    /// first letters if matches may have more of it.
+    pub fn of_search(network: &Network, pattern: &Pattern) -> Self {
+        let keyed = pattern.required_words().into_iter().filter_map(|word| {
+            let key = match first_letters(&word.text) {
+                _ if !word.prefix => Self::word(network, &word.text),
+                Some(letters) => Self::beginning(network, letters),
+                None => return None,
+            };
+            Some((word.text.chars().count(), key))
+        });
+        keyed.max().map_or_else(|| Self::word(network, ""), |(_, key)| key)
+    }
+
+    /// BLAKE3 of the domain, then the network, the kind and the text, each behind its length as 4 bytes, big-endian.
+    fn hash(network: &Network, kind: &[u8], text: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(KEY_DOMAIN);
+        for part in [network.as_str().as_bytes(), kind, text] {
+            // Parts are names and hashes, all bounded far below 4 GiB.
+            hasher.update(&(part.len() as u32).to_be_bytes());
+            hasher.update(part);
+        }
+        Self(*hasher.finalize().as_bytes())
+    }
+
+    /// The key with these bytes; `None` if there are not 32.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl Serialize for RecordKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_bytes::Bytes::new(&self.0).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for RecordKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde_bytes::ByteArray::<32>::deserialize(deserializer).map(|bytes| Self(bytes.into_array()))
+    }
+}
+
+/// The letters by which words are found that nobody knows in full; `None` of words that are shorter.
+fn first_letters(word: &str) -> Option<&str> {
+    let (last, char) = word.char_indices().nth(FIRST_LETTERS - 1)?;
+    Some(&word[..last + char.len_utf8()])
+}
+
+/// What is asked of a node that is close to keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Store records.
+    #[serde(rename = "store")]
+    Store(Store),
+    /// Read the records of these keys, at most [`crate::limits::MAX_MIRROR_RECORDS`].
+    #[serde(rename = "read")]
+    Read(Vec<RecordKey>),
+}
+
+/// Records to store.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Store {
+    /// Statements, each under the key of its name; at most [`crate::limits::MAX_MIRROR_RECORDS`].
+    #[serde(rename = "s", default)]
+    pub statements: Vec<Statement>,
+    /// Keys under which the sender is to be found; at most [`crate::limits::MAX_MIRROR_KEYS`].
+    #[serde(rename = "p", default)]
+    pub provide: Vec<RecordKey>,
+    /// Where the sender listens, for those who find it so.
+    #[serde(rename = "a", default)]
+    pub addresses: Vec<Multiaddr>,
+}
+
+/// What a node answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    /// To a store.
+    #[serde(rename = "stored")]
+    Stored(Stored),
+    /// To a read: the statements of each record, in order; empty where there is none.
+    #[serde(rename = "records")]
+    Records(Vec<Vec<Statement>>),
+    /// To anything that cannot be granted.
+    #[serde(rename = "refused")]
+    Refused(Refusal),
+}
+
+/// What became of records to store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// A verdict for each statement, in order.
+    #[serde(rename = "s")]
+    pub statements: Vec<Verdict>,
+    /// How many of the keys are provided now.
+    #[serde(rename = "p")]
+    pub provided: u32,
+}
+
+/// What became of one statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It is stored.
+    #[serde(rename = "ok")]
+    Stored,
+    /// A later one is stored.
+    #[serde(rename = "older")]
+    Older,
+    /// The name is certified to another.
+    #[serde(rename = "certified")]
+    Certified(PeerId),
+    /// Another claimed the name before.
+    #[serde(rename = "claimed")]
+    Claimed(PeerId),
+    /// It is false, expired, or signed by a master that the node does not know.
+    #[serde(rename = "invalid")]
+    Invalid,
+    /// The node has no room for it.
+    #[serde(rename = "full")]
+    Full,
+}
+
+impl From<Rejection> for Verdict {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::Older => Self::Older,
+            Rejection::Certified(owner) => Self::Certified(owner),
+            Rejection::Claimed(owner) => Self::Claimed(owner),
+            Rejection::Expired => Self::Invalid,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_searches_looks_where_owners_are_found() {
+        let network = Network::default();
+        for (query, name) in [
+            ("", "a/b"),
+            ("photo", "photos/2024/Straße.jpg"),
+            ("straße photos", "photos/2024/Straße.jpg"),
+            ("ph", "photos/x"),
+            ("data/*", "data/x"),
+            ("*.txt", "notes.txt"),
+            ("ärz", "Ärzte.ods"),
+        ] {
+            let (pattern, name) = (Pattern::parse(query).unwrap(), Name::parse(name).unwrap());
+            assert!(pattern.matches(&name), "{query}");
+            let keys = RecordKey::of_words(&network, &name);
+            assert!(keys.contains(&RecordKey::of_search(&network, &pattern)), "{query}: {name}");
+        }
+    }
+}

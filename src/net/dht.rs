@@ -1,0 +1,324 @@
+//! The DHT: queries of this node, and what others store here.
+//!
+//! Nothing is stored unless its signatures were checked, on a thread for blocking work, against the master that
+//! this node trusts.
+
+mod store;
+
+use std::collections::HashMap;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use libp2p::kad::{self, InboundRequest, QueryId, QueryResult};
+use libp2p::request_response::ResponseChannel;
+use libp2p::{Multiaddr, PeerId};
+pub(super) use store::{RecordTable, now};
+pub(crate) use store::{position_of_key, position_of_peer};
+use swarmdex_protocols::index::{Refusal, RefusalCode, check_address};
+use swarmdex_protocols::ledger::decode_record;
+use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS};
+use swarmdex_protocols::mirror::{Request, Response, Store, Stored, Verdict};
+use swarmdex_protocols::{Authority, Network, RecordKey, Statement};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::codec::Received;
+use super::{MirrorAnswer, RequestError};
+
+/// Queries of this node that run at a time.
+const MAX_QUERIES: usize = 512;
+/// Messages whose signatures are being checked: in all, and of one sender.
+const MAX_CHECKS: usize = 64;
+const MAX_CHECKS_OF_SENDER: usize = 4;
+/// Records and providers that a reader may be behind.
+pub(super) const FOUND_QUEUE: usize = 64;
+
+/// A node with its addresses.
+pub type Located = (PeerId, Vec<Multiaddr>);
+
+/// What the DHT is asked.
+pub(crate) enum Ask {
+    /// The nodes closest to a key, or to a peer's id.
+    Closest { key: Vec<u8>, answer: oneshot::Sender<Result<Vec<Located>, RequestError>> },
+    /// Values under a key, each with the node that sent it; ends when the network was asked.
+    Record { key: RecordKey, found: mpsc::Sender<(PeerId, Vec<u8>)> },
+    /// Nodes that are found under a key.
+    Providers { key: RecordKey, found: mpsc::Sender<PeerId> },
+    /// The addresses of a peer, as far as this node knows.
+    Addresses { peer: PeerId, answer: oneshot::Sender<Vec<Multiaddr>> },
+    /// Nodes in the routing table, with their addresses.
+    Nodes { answer: oneshot::Sender<Vec<Located>> },
+    /// Counts of the moment.
+    Counts { answer: oneshot::Sender<DhtCounts> },
+}
+
+/// Counts of the DHT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DhtCounts {
+    /// Nodes in the routing table.
+    pub nodes: usize,
+    /// Names that this node stores statements about.
+    pub records: usize,
+    /// Pairs of a key and a node that this node stores.
+    pub providers: usize,
+    /// Closest-nodes queries since the start.
+    pub closest_queries: u64,
+}
+
+/// A query under way.
+enum Query {
+    Closest(oneshot::Sender<Result<Vec<Located>, RequestError>>),
+    Record(mpsc::Sender<(PeerId, Vec<u8>)>),
+    Providers(mpsc::Sender<PeerId>),
+}
+
+/// Where the answer to a mirror request goes.
+pub(super) enum Reply {
+    Remote(ResponseChannel<Received<Response>>),
+    Local(MirrorAnswer),
+    /// The sender was told already.
+    None,
+}
+
+/// Statements whose signatures were checked.
+pub(super) struct Checked {
+    sender: PeerId,
+    pub(super) reply: Reply,
+    statements: Vec<Result<(RecordKey, Statement), Verdict>>,
+    provide: Vec<RecordKey>,
+    addresses: Vec<Multiaddr>,
+}
+
+/// What to do about a mirror request.
+pub(super) enum Step {
+    /// Answer at once.
+    Answer(Reply, Response),
+    /// Wait, then call [`Dht::finish`].
+    Wait(BoxFuture<'static, Checked>),
+    /// Nothing.
+    Done,
+}
+
+type Kad = kad::Behaviour<RecordTable>;
+
+/// Queries and checks under way.
+pub(super) struct Dht {
+    local: PeerId,
+    network: Network,
+    /// Whom to believe.
+    authority: watch::Receiver<Option<Authority>>,
+    queries: HashMap<QueryId, Query>,
+    checks: HashMap<PeerId, usize>,
+    closest_queries: u64,
+}
+
+impl Dht {
+    pub(super) fn new(local: PeerId, network: Network, authority: watch::Receiver<Option<Authority>>) -> Self {
+        let (queries, checks) = (HashMap::new(), HashMap::new());
+        Self { local, network, authority, queries, checks, closest_queries: 0 }
+    }
+
+    /// Begins what is asked.
+    pub(super) fn ask(&mut self, kad: &mut Kad, ask: Ask) {
+        let busy = self.queries.len() >= MAX_QUERIES;
+        match ask {
+            Ask::Addresses { peer, answer } => {
+                let _ = answer.send(addresses_of(kad, &peer));
+            }
+            Ask::Nodes { answer } => {
+                let mut nodes = Vec::new();
+                for bucket in kad.kbuckets() {
+                    for entry in bucket.iter() {
+                        let addresses = bounded(entry.node.value.iter().cloned().collect());
+                        nodes.push((*entry.node.key.preimage(), addresses));
+                    }
+                }
+                let _ = answer.send(nodes);
+            }
+            Ask::Counts { answer } => {
+                let (records, providers) = kad.store_mut().counts();
+                let nodes = kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
+                let _ = answer.send(DhtCounts { nodes, records, providers, closest_queries: self.closest_queries });
+            }
+            Ask::Closest { answer, .. } if busy => {
+                let _ = answer.send(Err(RequestError::Busy));
+            }
+            // Whoever reads finds nothing.
+            Ask::Record { .. } | Ask::Providers { .. } if busy => {}
+            Ask::Closest { key, answer } => {
+                self.closest_queries += 1;
+                self.queries.insert(kad.get_closest_peers(key), Query::Closest(answer));
+            }
+            Ask::Record { key, found } => {
+                self.queries.insert(kad.get_record(kad::RecordKey::new(key.as_bytes())), Query::Record(found));
+            }
+            Ask::Providers { key, found } => {
+                self.queries.insert(kad.get_providers(kad::RecordKey::new(key.as_bytes())), Query::Providers(found));
+            }
+        }
+    }
+
+    /// Takes in what Kademlia says.
+    pub(super) fn on_event(&mut self, kad: &mut Kad, event: kad::Event) -> Step {
+        match event {
+            kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
+                let wanted = self.on_progress(id, result);
+                if step.last {
+                    self.queries.remove(&id);
+                } else if !wanted {
+                    self.queries.remove(&id);
+                    if let Some(mut query) = kad.query_mut(&id) {
+                        query.finish();
+                    }
+                }
+                Step::Done
+            }
+            kad::Event::InboundRequest { request } => self.on_inbound(kad, request),
+            other => {
+                tracing::trace!(?other, "kademlia");
+                Step::Done
+            }
+        }
+    }
+
+    /// Hands an answer on; false if nobody waits for more.
+    fn on_progress(&mut self, id: QueryId, result: QueryResult) -> bool {
+        match (result, self.queries.get(&id)) {
+            (QueryResult::GetRecord(Ok(kad::GetRecordOk::FoundRecord(found))), Some(Query::Record(reader))) => {
+                let peer = found.peer.unwrap_or(self.local);
+                // A reader that is behind has seen more answers than it needs.
+                !matches!(reader.try_send((peer, found.record.value)), Err(mpsc::error::TrySendError::Closed(_)))
+            }
+            (
+                QueryResult::GetProviders(Ok(kad::GetProvidersOk::FoundProviders { providers, .. })),
+                Some(Query::Providers(reader)),
+            ) => {
+                // Beyond the reader's bound they are left out.
+                for peer in providers {
+                    let _ = reader.try_send(peer);
+                }
+                !reader.is_closed()
+            }
+            (QueryResult::GetClosestPeers(result), Some(Query::Closest(_))) => {
+                let peers = match result {
+                    Ok(kad::GetClosestPeersOk { peers, .. }) => peers,
+                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
+                };
+                if let Some(Query::Closest(answer)) = self.queries.remove(&id) {
+                    let located = peers.into_iter().map(|info| (info.peer_id, bounded(info.addrs))).collect();
+                    let _ = answer.send(Ok(located));
+                }
+                true
+            }
+            (_, Some(Query::Record(reader))) => !reader.is_closed(),
+            (_, Some(Query::Providers(reader))) => !reader.is_closed(),
+            (_, Some(Query::Closest(answer))) => !answer.is_closed(),
+            // Kademlia's own: it refreshes its table.
+            (_, None) => true,
+        }
+    }
+
+    fn on_inbound(&mut self, kad: &mut Kad, request: InboundRequest) -> Step {
+        match request {
+            InboundRequest::PutRecord { source, record: Some(record), .. } => {
+                let Ok(statements) = decode_record(&record.value) else { return Step::Done };
+                let about = |statement: &Statement| RecordKey::name(&self.network, statement.name());
+                if statements.iter().any(|statement| about(statement).as_bytes()[..] != *record.key.as_ref()) {
+                    tracing::debug!(%source, "a record under the wrong key is not stored");
+                    return Step::Done;
+                }
+                self.check(source, Reply::None, Store { statements, ..Store::default() })
+            }
+            InboundRequest::AddProvider { record: Some(record) } => {
+                if let Some(key) = RecordKey::from_slice(record.key.as_ref()) {
+                    kad.store_mut().provide(key, record.provider, &bounded(record.addresses));
+                }
+                Step::Done
+            }
+            _ => Step::Done,
+        }
+    }
+
+    /// Takes in a request of the mirror protocol.
+    pub(super) fn serve(&mut self, kad: &mut Kad, sender: PeerId, request: Request, reply: Reply) -> Step {
+        match request {
+            Request::Read(keys) if keys.len() <= MAX_MIRROR_RECORDS => {
+                let records = keys.iter().map(|key| kad.store_mut().statements(key)).collect();
+                Step::Answer(reply, Response::Records(records))
+            }
+            Request::Store(store)
+                if store.statements.len() <= MAX_MIRROR_RECORDS && store.provide.len() <= MAX_MIRROR_KEYS =>
+            {
+                self.check(sender, reply, store)
+            }
+            _ => {
+                let refusal = Refusal::new(RefusalCode::Malformed, "more records than one message may have");
+                Step::Answer(reply, Response::Refused(refusal))
+            }
+        }
+    }
+
+    /// Has signatures checked, if that is not asked too often.
+    fn check(&mut self, sender: PeerId, reply: Reply, store: Store) -> Step {
+        let Store { statements, provide, addresses } = store;
+        let addresses = bounded(addresses);
+        if sender == self.local {
+            let key = |statement: Statement| Ok((RecordKey::name(&self.network, statement.name()), statement));
+            let statements = statements.into_iter().map(key).collect();
+            return Step::Wait(std::future::ready(Checked { sender, reply, statements, provide, addresses }).boxed());
+        }
+        let (of_sender, all) = (self.checks.get(&sender).copied().unwrap_or(0), self.checks.values().sum::<usize>());
+        if of_sender >= MAX_CHECKS_OF_SENDER || all >= MAX_CHECKS {
+            let refusal = Refusal::new(RefusalCode::Busy, "too many records are being checked; ask again");
+            return Step::Answer(reply, Response::Refused(refusal));
+        }
+        *self.checks.entry(sender).or_default() += 1;
+        let (network, authority) = (self.network.clone(), self.authority.borrow().clone());
+        let checking = tokio::task::spawn_blocking(move || {
+            let unix_ms = now().unix_ms;
+            let verify = |statement: Statement| match &authority {
+                Some(authority) if statement.verify(authority, unix_ms).is_ok() => {
+                    Ok((RecordKey::name(&network, statement.name()), statement))
+                }
+                _ => Err(Verdict::Invalid),
+            };
+            statements.into_iter().map(verify).collect()
+        });
+        // A check that panicked has checked nothing.
+        let checked = async move {
+            let statements = checking.await.unwrap_or_default();
+            Checked { sender, reply, statements, provide, addresses }
+        };
+        Step::Wait(checked.boxed())
+    }
+
+    /// Stores what was checked.
+    pub(super) fn finish(&mut self, kad: &mut Kad, checked: Checked) -> (Reply, Response) {
+        let Checked { sender, reply, statements, provide, addresses } = checked;
+        if let Some(count) = self.checks.get_mut(&sender) {
+            *count -= 1;
+            if *count == 0 {
+                self.checks.remove(&sender);
+            }
+        }
+        let table = kad.store_mut();
+        let store = |statement| match statement {
+            Ok((key, statement)) => table.store(key, statement, sender),
+            Err(verdict) => verdict,
+        };
+        let statements = statements.into_iter().map(store).collect();
+        let provided = provide.into_iter().filter(|key| table.provide(*key, sender, &addresses)).count();
+        (reply, Response::Stored(Stored { statements, provided: provided as u32 }))
+    }
+}
+
+/// Well-formed addresses, not too many.
+fn bounded(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
+    let addresses = addresses.into_iter().map(super::nodes::without_peer);
+    addresses.filter(check_address).take(MAX_ADDRESSES).collect()
+}
+
+fn addresses_of(kad: &mut Kad, peer: &PeerId) -> Vec<Multiaddr> {
+    let Some(bucket) = kad.kbucket(*peer) else { return Vec::new() };
+    let entry = bucket.iter().find(|entry| entry.node.key.preimage() == peer);
+    entry.map(|entry| entry.node.value.iter().cloned().map(super::nodes::without_peer).collect()).unwrap_or_default()
+}

@@ -1,0 +1,148 @@
+//! The records of `state::records` as Kademlia's record store.
+
+use std::borrow::Cow;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use libp2p::kad::store::{self, RecordStore};
+use libp2p::kad::{KBucketKey, ProviderRecord, Record, RecordKey as KadKey};
+use libp2p::{Multiaddr, PeerId};
+use swarmdex_protocols::mirror::Verdict;
+use swarmdex_protocols::{RecordKey, Statement};
+
+use crate::state::Now;
+use crate::state::publish::{Position, distance};
+use crate::state::records::{RecordLimits, Records};
+
+/// Providers in one answer: what Kademlia sends at most.
+const PROVIDERS_IN_ANSWER: usize = 20;
+
+/// The time.
+pub(in crate::net) fn now() -> Now {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { mono: Instant::now(), unix_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX) }
+}
+
+/// Where a key or a peer id is in the key space.
+fn position(bytes: &[u8]) -> Position {
+    KBucketKey::new(bytes.to_vec()).hashed_bytes().try_into().unwrap_or_default()
+}
+
+/// Where a record is in the key space.
+pub(crate) fn position_of_key(key: &RecordKey) -> Position {
+    position(key.as_bytes())
+}
+
+/// Where a node is in the key space.
+pub(crate) fn position_of_peer(peer: &PeerId) -> Position {
+    position(&peer.to_bytes())
+}
+
+/// Records, bounded; nothing is stored without having been verified.
+pub(in crate::net) struct RecordTable {
+    local: PeerId,
+    position: Position,
+    records: Records,
+    /// Which providers of a crowded key come first in the next answer: fakes do not hide the others for ever.
+    turn: std::cell::Cell<usize>,
+}
+
+impl RecordTable {
+    pub(in crate::net) fn new(local: PeerId, limits: RecordLimits) -> Self {
+        let position = position_of_peer(&local);
+        Self { local, position, records: Records::new(limits), turn: std::cell::Cell::new(0) }
+    }
+
+    /// Stores a statement that was verified.
+    pub(in crate::net) fn store(&mut self, key: RecordKey, statement: Statement, sender: PeerId) -> Verdict {
+        let distance = distance(&position_of_key(&key), &self.position);
+        self.records.store(key, distance, statement, sender, sender == self.local, now())
+    }
+
+    /// Lets a node be found under a key.
+    pub(in crate::net) fn provide(&mut self, key: RecordKey, peer: PeerId, addresses: &[Multiaddr]) -> bool {
+        self.records.provide(key, peer, addresses, now())
+    }
+
+    /// The statements under a key.
+    pub(in crate::net) fn statements(&self, key: &RecordKey) -> Vec<Statement> {
+        self.records.ledger(key).map(|ledger| ledger.statements().collect()).unwrap_or_default()
+    }
+
+    pub(in crate::net) fn counts(&self) -> (usize, usize) {
+        self.records.counts()
+    }
+
+    /// Forgets what is over, when that is due.
+    pub(in crate::net) fn expire(&mut self) {
+        self.records.handle_timeout(now());
+    }
+}
+
+impl RecordStore for RecordTable {
+    type RecordsIter<'a> = std::iter::Empty<Cow<'a, Record>>;
+    type ProvidedIter<'a> = std::iter::Empty<Cow<'a, ProviderRecord>>;
+
+    fn get(&self, key: &KadKey) -> Option<Cow<'_, Record>> {
+        let key = RecordKey::from_slice(key.as_ref())?;
+        let mut ledger = self.records.ledger(&key)?.clone();
+        ledger.expire(now().unix_ms);
+        if ledger.is_empty() {
+            return None;
+        }
+        let record = Record {
+            key: KadKey::new(key.as_bytes()),
+            value: ledger.encode().ok()?,
+            publisher: None,
+            expires: self.records.expires(&key),
+        };
+        Some(Cow::Owned(record))
+    }
+
+    /// Nothing comes in by this door: see [`RecordTable::store`].
+    fn put(&mut self, _: Record) -> store::Result<()> {
+        Err(store::Error::MaxRecords)
+    }
+
+    fn remove(&mut self, _: &KadKey) {}
+
+    /// None: this node publishes by itself, not by Kademlia's jobs.
+    fn records(&self) -> Self::RecordsIter<'_> {
+        std::iter::empty()
+    }
+
+    fn add_provider(&mut self, record: ProviderRecord) -> store::Result<()> {
+        let key = RecordKey::from_slice(record.key.as_ref()).ok_or(store::Error::ValueTooLarge)?;
+        match self.provide(key, record.provider, &record.addresses) {
+            true => Ok(()),
+            false => Err(store::Error::MaxProvidedKeys),
+        }
+    }
+
+    fn providers(&self, key: &KadKey) -> Vec<ProviderRecord> {
+        let Some(key) = RecordKey::from_slice(key.as_ref()) else { return Vec::new() };
+        let record = |(provider, addresses, expires): (PeerId, &[Multiaddr], Instant)| ProviderRecord {
+            key: KadKey::new(key.as_bytes()),
+            provider,
+            expires: Some(expires),
+            // This node's own addresses are filled in by Kademlia.
+            addresses: if provider == self.local { Vec::new() } else { addresses.to_vec() },
+        };
+        let mut providers: Vec<_> = self.records.providers(&key).map(record).collect();
+        if providers.len() > PROVIDERS_IN_ANSWER {
+            self.turn.set(self.turn.get().wrapping_add(PROVIDERS_IN_ANSWER));
+            let first = self.turn.get() % providers.len();
+            providers.rotate_left(first);
+        }
+        providers
+    }
+
+    fn provided(&self) -> Self::ProvidedIter<'_> {
+        std::iter::empty()
+    }
+
+    fn remove_provider(&mut self, key: &KadKey, peer: &PeerId) {
+        if let Some(key) = RecordKey::from_slice(key.as_ref()) {
+            self.records.unprovide(&key, peer);
+        }
+    }
+}

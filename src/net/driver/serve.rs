@@ -1,0 +1,233 @@
+//! Requests: those of others that this node answers, and the answers to its own.
+
+use std::time::Instant;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use libp2p::request_response::{self, Message};
+use libp2p::{Multiaddr, PeerId};
+use swarmdex_protocols::index::{Refusal, RefusalCode, Request, Response};
+use swarmdex_protocols::{fetch as fetch_protocol, index as index_protocol, mirror};
+
+use super::{Driver, IndexChannel, Job};
+use crate::net::codec::Received;
+use crate::net::dht;
+use crate::net::fetch::Upload;
+use crate::net::index::{Step, refuse_bytes};
+use crate::net::pending::request_error;
+use crate::net::{IndexAnswer, MirrorAnswer, RequestError};
+use crate::storage::shares::ShareTable;
+
+/// Requests for what this node owns that are answered at a time.
+const MAX_OWNED: usize = 16;
+
+/// Where the answer to an index request goes.
+pub(super) enum IndexReply {
+    Remote(IndexChannel),
+    Local(IndexAnswer),
+}
+
+fn refused(code: RefusalCode, reason: &str) -> Response {
+    Response::Refused(Refusal::new(code, reason))
+}
+
+impl Driver {
+    pub(super) fn ask_index(&mut self, to: PeerId, request: index_protocol::Request, answer: IndexAnswer) {
+        if to == *self.swarm.local_peer_id() {
+            return self.serve_index(to, None, Ok(request), IndexReply::Local(answer));
+        }
+        let refusal = if !self.requests.index.has_room() {
+            RequestError::Busy
+        } else if !self.swarm.is_connected(&to) {
+            RequestError::Disconnected
+        } else {
+            let id = self.swarm.behaviour_mut().index.send_request(&to, Ok(request));
+            return self.requests.index.insert(id, answer);
+        };
+        let _ = answer.send(Err(refusal));
+    }
+
+    fn serve_index(
+        &mut self,
+        peer: PeerId,
+        remote: Option<&Multiaddr>,
+        request: Received<index_protocol::Request>,
+        reply: IndexReply,
+    ) {
+        let step = match (&mut self.services.index, request) {
+            (Some(master), request) => master.handle(peer, remote, request, Instant::now()),
+            (None, Ok(request @ (Request::Lookup(_) | Request::Search(_)))) => {
+                return self.serve_owned(request, reply);
+            }
+            (None, Ok(_)) => Step::Answer(refused(RefusalCode::NotMaster, "this node is not the master")),
+            (None, Err(error)) => Step::Answer(Response::Refused(refuse_bytes(&error))),
+        };
+        match step {
+            Step::Answer(response) => self.reply(reply, response),
+            Step::Wait(future) => self.jobs.push(future.map(|done| Job::Index { reply, done: Box::new(done) }).boxed()),
+        }
+    }
+
+    pub(super) fn reply(&mut self, reply: IndexReply, response: Response) {
+        match reply {
+            // A failure to send shows as an inbound failure; the peer asks again.
+            IndexReply::Remote(channel) => {
+                let _ = self.swarm.behaviour_mut().index.send_response(channel, Ok(response));
+            }
+            IndexReply::Local(answer) => {
+                let _ = answer.send(Ok(response));
+            }
+        }
+    }
+
+    /// Answers for this node's own names, on a thread for blocking work: there may be very many.
+    fn serve_owned(&mut self, request: Request, reply: IndexReply) {
+        let channel = match reply {
+            IndexReply::Remote(channel) if self.requests.owned < MAX_OWNED => channel,
+            reply => return self.reply(reply, refused(RefusalCode::Busy, "too many questions; ask again")),
+        };
+        self.requests.owned += 1;
+        let owned = self.services.owned.clone();
+        let answering = tokio::task::spawn_blocking(move || owned(request));
+        let job = async move {
+            let failed = |_| refused(RefusalCode::Storage, "the question could not be answered");
+            Job::Owned { channel, response: answering.await.unwrap_or_else(failed) }
+        };
+        self.jobs.push(job.boxed());
+    }
+
+    pub(super) fn ask_mirror(&mut self, to: PeerId, request: mirror::Request, answer: MirrorAnswer) {
+        let swarm = &mut self.swarm;
+        if to == *swarm.local_peer_id() {
+            let step = self.dht.serve(&mut swarm.behaviour_mut().kad, to, request, dht::Reply::Local(answer));
+            return self.on_mirror_step(step);
+        }
+        let refusal = if !self.requests.mirror.has_room() {
+            RequestError::Busy
+        } else if !swarm.is_connected(&to) {
+            RequestError::Disconnected
+        } else {
+            let id = swarm.behaviour_mut().mirror.send_request(&to, Ok(request));
+            return self.requests.mirror.insert(id, answer);
+        };
+        let _ = answer.send(Err(refusal));
+    }
+
+    pub(super) fn on_mirror_step(&mut self, step: dht::Step) {
+        match step {
+            dht::Step::Answer(reply, response) => self.reply_mirror(reply, response),
+            dht::Step::Wait(future) => self.jobs.push(future.map(|checked| Job::Checked(Box::new(checked))).boxed()),
+            dht::Step::Done => {}
+        }
+    }
+
+    pub(super) fn reply_mirror(&mut self, reply: dht::Reply, response: mirror::Response) {
+        match reply {
+            // A failure to send shows as an inbound failure; the sender tries again.
+            dht::Reply::Remote(channel) => {
+                let _ = self.swarm.behaviour_mut().mirror.send_response(channel, Ok(response));
+            }
+            dht::Reply::Local(answer) => {
+                let _ = answer.send(Ok(response));
+            }
+            dht::Reply::None => {}
+        }
+    }
+
+    pub(super) fn on_mirror(
+        &mut self,
+        event: request_response::Event<Received<mirror::Request>, Received<mirror::Response>>,
+    ) {
+        match event {
+            request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
+                let reply = dht::Reply::Remote(channel);
+                let step = match request {
+                    Ok(request) => self.dht.serve(&mut self.swarm.behaviour_mut().kad, peer, request, reply),
+                    Err(error) => dht::Step::Answer(reply, mirror::Response::Refused(refuse_bytes(&error))),
+                };
+                self.on_mirror_step(step);
+            }
+            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+                self.requests.mirror.answer(&request_id, response.map_err(RequestError::Malformed));
+            }
+            request_response::Event::OutboundFailure { request_id, error, .. } => {
+                self.requests.mirror.answer(&request_id, Err(request_error(&error)));
+            }
+            request_response::Event::InboundFailure { peer, error, .. } => {
+                tracing::debug!(%peer, %error, "a mirror request failed");
+            }
+            request_response::Event::ResponseSent { .. } => {}
+        }
+    }
+
+    pub(super) fn on_index(
+        &mut self,
+        event: request_response::Event<Received<index_protocol::Request>, Received<Response>>,
+    ) {
+        match event {
+            request_response::Event::Message {
+                peer,
+                connection_id,
+                message: Message::Request { request, channel, .. },
+            } => {
+                let remote = self.swarm.behaviour().admission.remote(&connection_id).cloned();
+                self.serve_index(peer, remote.as_ref(), request, IndexReply::Remote(channel));
+            }
+            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+                self.requests.index.answer(&request_id, response.map_err(RequestError::Malformed));
+            }
+            request_response::Event::OutboundFailure { request_id, error, .. } => {
+                self.requests.index.answer(&request_id, Err(request_error(&error)));
+            }
+            request_response::Event::InboundFailure { peer, error, .. } => {
+                tracing::debug!(%peer, %error, "an index request failed");
+            }
+            request_response::Event::ResponseSent { .. } => {}
+        }
+    }
+
+    pub(super) fn on_fetch(
+        &mut self,
+        event: request_response::Event<Received<fetch_protocol::Request>, Received<fetch_protocol::Response>>,
+    ) {
+        use fetch_protocol::{Refusal, Response};
+        match event {
+            request_response::Event::Message {
+                peer,
+                message: Message::Request { request_id, request, channel },
+                ..
+            } => {
+                let refused = match request {
+                    Ok(request) => self.uploads.push(Upload { id: request_id, peer, request, channel }),
+                    Err(_) => Err((channel, Refusal::Malformed)),
+                };
+                if let Err((channel, refusal)) = refused {
+                    let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(Response::refused(refusal)));
+                }
+            }
+            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+                self.requests.fetch.answer(&request_id, response.map_err(RequestError::Malformed));
+            }
+            request_response::Event::OutboundFailure { request_id, error, .. } => {
+                self.requests.fetch.answer(&request_id, Err(request_error(&error)));
+            }
+            request_response::Event::InboundFailure { request_id, peer, error, .. } => {
+                tracing::debug!(%peer, %error, "an upload failed");
+                self.uploads.finish(&request_id);
+            }
+            request_response::Event::ResponseSent { request_id, .. } => self.uploads.finish(&request_id),
+        }
+    }
+}
+
+/// Reads chunks on a thread for blocking work.
+pub(super) fn read(shares: ShareTable, upload: Upload) -> BoxFuture<'static, Job> {
+    let Upload { id, request, channel, .. } = upload;
+    let reading = tokio::task::spawn_blocking(move || shares.read(&request));
+    async move {
+        // A reader that panicked has read nothing.
+        let refused = fetch_protocol::Response::refused(fetch_protocol::Refusal::Storage);
+        Job::Upload { id, channel, response: reading.await.unwrap_or(refused) }
+    }
+    .boxed()
+}

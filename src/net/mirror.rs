@@ -1,0 +1,240 @@
+//! Many records at once: stored at, and read from, the nodes closest to their keys, region by region.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use swarmdex_protocols::limits::{MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS};
+use swarmdex_protocols::mirror::{Request, Response, Store, Stored, Verdict};
+use swarmdex_protocols::{Authority, Ledger, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally};
+
+use super::dht::now;
+use super::{Net, RequestError, position_of_key, position_of_peer};
+use crate::state::publish::{Position, Sweep, What};
+
+/// Nodes that are written to or read from at a time.
+const NODES_AT_A_TIME: usize = 8;
+/// How long one node may take, connecting included: the others count without it.
+const NODE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What became of one record.
+#[derive(Debug, Clone, Default)]
+pub struct Copies {
+    /// Nodes that stored it, this one included.
+    pub stored: usize,
+    /// Nodes that know something later.
+    pub older: usize,
+    /// Nodes that hold the name for another: by certificate, or by an earlier claim.
+    pub taken: BTreeMap<PeerId, usize>,
+}
+
+/// Reads and writes the mirror.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    net: Net,
+    network: Network,
+    /// Whether this node is one of those that store records.
+    member: bool,
+}
+
+/// Work for one node.
+struct Errand<T> {
+    node: PeerId,
+    addresses: Vec<Multiaddr>,
+    items: Vec<T>,
+}
+
+impl Mirror {
+    /// For this node; `member` if it stores records itself.
+    pub fn new(net: Net, network: Network, member: bool) -> Self {
+        Self { net, network, member }
+    }
+
+    /// Whom this node believes.
+    pub fn authority(&self) -> Option<Authority> {
+        self.net.authority()
+    }
+
+    /// The key of a name's record.
+    pub fn key(&self, name: &Name) -> RecordKey {
+        RecordKey::name(&self.network, name)
+    }
+
+    /// Stores records at the nodes closest to their keys. The answer has every key; one without copies reached
+    /// nobody.
+    pub async fn store(&self, items: Vec<(RecordKey, What)>) -> BTreeMap<RecordKey, Copies> {
+        let mut copies: BTreeMap<_, _> = items.iter().map(|(key, _)| (*key, Copies::default())).collect();
+        let mut sweep = Sweep::new(items.into_iter().map(|(key, what)| (position_of_key(&key), (key, what))));
+        while let Some(errands) = self.next_region(&mut sweep, |(key, _)| *key).await {
+            let addresses = self.net.listen().borrow().clone();
+            let mut answers = stream::iter(errands)
+                .map(|errand| self.store_at(errand, addresses.clone()))
+                .buffer_unordered(NODES_AT_A_TIME);
+            while let Some(outcomes) = answers.next().await {
+                for (key, verdict) in outcomes {
+                    let Some(copies) = copies.get_mut(&key) else { continue };
+                    match verdict {
+                        Verdict::Stored => copies.stored += 1,
+                        Verdict::Older => copies.older += 1,
+                        Verdict::Certified(owner) | Verdict::Claimed(owner) => {
+                            *copies.taken.entry(owner).or_default() += 1;
+                        }
+                        Verdict::Invalid | Verdict::Full => {}
+                    }
+                }
+            }
+        }
+        copies
+    }
+
+    /// What the nodes closest to each name say of it, checked. Names that nobody answered for are left out.
+    pub async fn read(&self, names: Vec<Name>) -> BTreeMap<Name, Tally> {
+        let mut tallies = BTreeMap::<Name, Tally>::new();
+        let Some(authority) = self.net.authority() else { return tallies };
+        let keyed = names.into_iter().map(|name| (self.key(&name), name));
+        let mut sweep = Sweep::new(keyed.map(|(key, name)| (position_of_key(&key), (key, name))));
+        while let Some(errands) = self.next_region(&mut sweep, |(key, _)| *key).await {
+            let mut answers =
+                stream::iter(errands).map(|errand| self.read_at(errand, &authority)).buffer_unordered(NODES_AT_A_TIME);
+            while let Some(ledgers) = answers.next().await {
+                for (name, ledger) in ledgers {
+                    tallies.entry(name).or_default().add(&ledger, now().unix_ms);
+                }
+            }
+        }
+        tallies
+    }
+
+    /// Asks the network for the nodes of the next region, and divides its items among them. `None` at the end, or
+    /// when the network gives no answer.
+    async fn next_region<T: Clone>(
+        &self,
+        sweep: &mut Sweep<T>,
+        key: impl Fn(&T) -> RecordKey,
+    ) -> Option<Vec<Errand<T>>> {
+        let (target, item) = sweep.next_target()?;
+        let nodes = match self.net.closest(&key(item)).await {
+            Ok(nodes) => nodes,
+            // Alone in the world, or too busy: this node is all there is.
+            Err(error) => {
+                tracing::debug!(%error, "the closest nodes could not be found");
+                Vec::new()
+            }
+        };
+        let located: BTreeMap<_, _> = nodes.iter().cloned().collect();
+        let places: Vec<(Position, PeerId)> = nodes.iter().map(|(peer, _)| (position_of_peer(peer), *peer)).collect();
+        if self.member {
+            sweep.know(position_of_peer(&self.net.local()), self.net.local());
+        }
+        let mut errands = BTreeMap::<PeerId, Vec<T>>::new();
+        for (item, nodes) in sweep.on_closest(&target, &places) {
+            for node in nodes {
+                errands.entry(node).or_default().push(item.clone());
+            }
+        }
+        let addresses = |node: &PeerId| located.get(node).cloned().unwrap_or_default();
+        Some(errands.into_iter().map(|(node, items)| Errand { addresses: addresses(&node), node, items }).collect())
+    }
+
+    async fn store_at(
+        &self,
+        errand: Errand<(RecordKey, What)>,
+        addresses: Vec<Multiaddr>,
+    ) -> Vec<(RecordKey, Verdict)> {
+        let (mut statements, mut provide) = (Vec::new(), Vec::new());
+        for (key, what) in errand.items {
+            match what {
+                What::Statement(statement) => statements.push((key, statement)),
+                What::Provide => provide.push(key),
+            }
+        }
+        let mut outcomes = Vec::new();
+        let mut statements = statements.chunks(MAX_MIRROR_RECORDS);
+        let mut provide = provide.chunks(MAX_MIRROR_KEYS);
+        loop {
+            let (some, keys) = (statements.next().unwrap_or_default(), provide.next().unwrap_or_default());
+            if some.is_empty() && keys.is_empty() {
+                return outcomes;
+            }
+            let store = Store {
+                statements: some.iter().map(|(_, statement)| Statement::clone(statement)).collect(),
+                provide: keys.to_vec(),
+                addresses: addresses.clone(),
+            };
+            match self.ask(errand.node, &errand.addresses, Request::Store(store)).await {
+                Ok(Response::Stored(Stored { statements, provided })) if statements.len() == some.len() => {
+                    outcomes.extend(some.iter().map(|(key, _)| *key).zip(statements));
+                    outcomes.extend(keys.iter().take(provided as usize).map(|key| (*key, Verdict::Stored)));
+                }
+                Ok(Response::Refused(refusal)) => {
+                    tracing::debug!(node = %errand.node, reason = refusal.reason, "refused")
+                }
+                Ok(_) => tracing::debug!(node = %errand.node, "its answer does not fit the question"),
+                Err(error) => {
+                    tracing::debug!(node = %errand.node, %error, "records could not be stored there");
+                    return outcomes;
+                }
+            }
+        }
+    }
+
+    async fn read_at(&self, errand: Errand<(RecordKey, Name)>, authority: &Authority) -> Vec<(Name, Ledger)> {
+        let mut ledgers = Vec::new();
+        for some in errand.items.chunks(MAX_MIRROR_RECORDS) {
+            let keys = some.iter().map(|(key, _)| *key).collect();
+            let records = match self.ask(errand.node, &errand.addresses, Request::Read(keys)).await {
+                Ok(Response::Records(records)) if records.len() == some.len() => records,
+                Ok(_) => continue,
+                Err(_) => return ledgers,
+            };
+            let names: Vec<_> = some.iter().map(|(_, name)| name.clone()).collect();
+            let authority = authority.clone();
+            let checking = tokio::task::spawn_blocking(move || {
+                names
+                    .into_iter()
+                    .zip(records)
+                    .filter_map(|(name, record)| checked(&name, record, &authority).map(|ledger| (name, ledger)))
+                    .collect::<Vec<_>>()
+            });
+            ledgers.extend(checking.await.unwrap_or_default());
+        }
+        ledgers
+    }
+
+    async fn ask(&self, node: PeerId, addresses: &[Multiaddr], request: Request) -> Result<Response, RequestError> {
+        /// Attempts while the node is busy.
+        const ATTEMPTS: u32 = 4;
+        let asking = async {
+            self.net.connect(Some(node), addresses.to_vec()).await.or_else(|error| match error {
+                super::ConnectError::Own => Ok(node),
+                _ => Err(RequestError::Disconnected),
+            })?;
+            for attempt in 1..ATTEMPTS {
+                match self.net.mirror(node, request.clone()).await? {
+                    Response::Refused(_) => tokio::time::sleep(Duration::from_millis(50) * attempt * attempt).await,
+                    response => return Ok(response),
+                }
+            }
+            self.net.mirror(node, request).await
+        };
+        tokio::time::timeout(NODE_TIMEOUT, asking).await.unwrap_or(Err(RequestError::TimedOut))
+    }
+}
+
+/// The ledger of one node about one name; `None` if it holds anything false.
+fn checked(name: &Name, statements: Vec<Statement>, authority: &Authority) -> Option<Ledger> {
+    let unix_ms = now().unix_ms;
+    let mut ledger = Ledger::default();
+    for statement in statements.into_iter().take(2) {
+        if statement.name() != name {
+            return None;
+        }
+        match statement.verify(authority, unix_ms) {
+            // What the node itself contradicts is left out.
+            Ok(()) => drop(ledger.insert(statement, unix_ms)),
+            Err(swarmdex_protocols::statement::Invalid::Expired) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(ledger)
+}

@@ -1,0 +1,250 @@
+//! Questions to the DHT, and to owners found through it. Nothing is believed that is not signed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use futures::{FutureExt, StreamExt, stream};
+use swarmdex_protocols::index::{Lookup, Member, Request, Response, Search};
+use swarmdex_protocols::ledger::Standing;
+use swarmdex_protocols::limits::{MAX_HOLDERS, MAX_PAGE_ENTRIES};
+use swarmdex_protocols::{Authority, ContentId, Entry, Ledger, Name, Pattern, PeerId, RecordKey, Statement, Tally};
+use tokio::sync::mpsc;
+
+use super::lookup::Checked;
+use super::membership::unix_ms;
+use super::types::Source;
+use super::{Error, shorten};
+use crate::net::{Mirror, Net, OwnedNames};
+
+/// Nodes whose answers about a name are enough: with two liars among them the honest ones have the latest statement.
+const ENOUGH_ANSWERS: usize = 5;
+/// How long to wait for more answers after the first.
+const ANSWER_GRACE: Duration = Duration::from_millis(300);
+/// How long to look for nodes under one key.
+const PROVIDER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long to look for other holders of a content whose owner is known.
+const HOLDER_PATIENCE: Duration = Duration::from_millis(200);
+/// Owners asked for one search, and how many of them at a time.
+const MAX_OWNERS: usize = 256;
+const OWNERS_AT_A_TIME: usize = 16;
+/// How long one owner may take, connecting included, and how many pages it is asked for.
+const OWNER_PATIENCE: Duration = Duration::from_secs(3);
+const PAGES_OF_OWNER: usize = 1000;
+/// Owners asked for a name whose record was not found.
+const OWNERS_OF_NAME: usize = 8;
+
+/// Asks the DHT.
+#[derive(Clone)]
+pub(super) struct Dht {
+    pub(super) net: Net,
+    pub(super) mirror: Mirror,
+    /// What this node says of its own names.
+    pub(super) own: OwnedNames,
+}
+
+impl std::fmt::Debug for Dht {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dht").finish_non_exhaustive()
+    }
+}
+
+impl Dht {
+    fn authority(&self) -> Result<Authority, Error> {
+        self.net.authority().ok_or(Error::NoMaster)
+    }
+
+    /// What the network says of one name.
+    pub(super) async fn lookup(&self, name: &Name) -> Result<Checked, Error> {
+        let authority = self.authority()?;
+        let mut tally = self.record(name, &authority).await;
+        if tally.settled().is_none() && tally.claim().is_none() {
+            // The nodes closest to the name may be gone, or hide it: its owner is found by its words as well.
+            self.ask_owners_of(name, &authority, &mut tally).await;
+        }
+        let (entry, certified) = match tally.standing() {
+            Standing::Certified(certificate) => (certificate.entry.clone(), true),
+            Standing::Claimed(claim) => (claim.entry.clone(), false),
+            Standing::Free if tally.answers() > 0 || self.net.dht_counts().await.nodes > 0 => {
+                return Err(Error::NotFound { name: shorten(name.as_str()) });
+            }
+            Standing::Free => return Err(Error::NoNodes),
+        };
+        let holders = self.holders(&entry).await;
+        Ok(Checked { entry, certified, source: Source::Dht, holders })
+    }
+
+    /// The ledgers that nodes hold of a name, enough of them to have the latest statement.
+    async fn record(&self, name: &Name, authority: &Authority) -> Tally {
+        let mut records = self.net.record(self.mirror.key(name)).await;
+        let (mut tally, mut deadline, mut seen) = (Tally::default(), None, BTreeSet::new());
+        loop {
+            let next = match deadline {
+                None => records.recv().await,
+                Some(deadline) => tokio::time::timeout_at(deadline, records.recv()).await.unwrap_or_default(),
+            };
+            let Some((peer, value)) = next else { return tally };
+            let ledger = match Ledger::decode(&value, name, authority, unix_ms()) {
+                Ok(ledger) if !ledger.is_empty() => ledger,
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::debug!(%peer, %name, %error, "a record is not believed");
+                    continue;
+                }
+            };
+            // One voice for each node.
+            if seen.insert(peer) {
+                tally.add(&ledger, unix_ms());
+            }
+            if tally.answers() >= ENOUGH_ANSWERS {
+                return tally;
+            }
+            deadline.get_or_insert_with(|| tokio::time::Instant::now() + ANSWER_GRACE);
+        }
+    }
+
+    async fn ask_owners_of(&self, name: &Name, authority: &Authority, tally: &mut Tally) {
+        let longest = swarmdex_protocols::name::words(name.as_str()).max_by_key(String::len).unwrap_or_default();
+        let key = RecordKey::word(&authority.network, &longest);
+        let owners = self.found_under(key, OWNERS_OF_NAME, PROVIDER_PATIENCE).await;
+        let request = Request::Lookup(Lookup { name: name.as_str().to_owned() });
+        let asking: Vec<_> = owners.into_iter().map(|owner| self.ask_owner(owner, request.clone()).boxed()).collect();
+        let mut answers = stream::iter(asking).buffer_unordered(OWNERS_OF_NAME);
+        while let Some(answer) = answers.next().await {
+            let Some((owner, Response::Owned(owned))) = answer else { continue };
+            for statement in owned.statements.into_iter().take(1) {
+                if let Some(ledger) = believed(statement, &owner, authority)
+                    && ledger.statements().all(|statement| statement.name() == name)
+                {
+                    tally.add(&ledger, unix_ms());
+                }
+            }
+        }
+    }
+
+    /// Nodes that are found under a key, at most `most` of them, this node not among them.
+    async fn found_under(&self, key: RecordKey, most: usize, patience: Duration) -> BTreeSet<PeerId> {
+        let mut receiver: mpsc::Receiver<PeerId> = self.net.providers(key).await;
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut found = BTreeSet::new();
+        while found.len() < most
+            && let Ok(Some(peer)) = tokio::time::timeout_at(deadline, receiver.recv()).await
+        {
+            if peer != self.net.local() {
+                found.insert(peer);
+            }
+        }
+        found
+    }
+
+    async fn ask_owner(&self, owner: PeerId, request: Request) -> Option<(PeerId, Response)> {
+        let asking = async {
+            let addresses = self.net.locate(owner).await;
+            self.net.connect(Some(owner), addresses).await.ok()?;
+            self.net.index(owner, request).await.ok()
+        };
+        let answer = tokio::time::timeout(OWNER_PATIENCE, asking).await.ok().flatten();
+        answer.map(|response| (owner, response))
+    }
+
+    /// The owner of an entry and other holders of its content, with their addresses.
+    async fn holders(&self, entry: &Entry) -> Vec<Member> {
+        let others = self.holders_of(&entry.content).await;
+        let peers = std::iter::once(entry.owner).chain(others.into_iter().filter(|peer| *peer != entry.owner));
+        let locating: Vec<_> = peers.take(MAX_HOLDERS).map(|peer| self.located(peer).boxed()).collect();
+        stream::iter(locating).buffered(MAX_HOLDERS).collect().await
+    }
+
+    async fn located(&self, peer: PeerId) -> Member {
+        let addresses = tokio::time::timeout(PROVIDER_PATIENCE, self.net.locate(peer)).await.unwrap_or_default();
+        Member { peer, addresses, suspect: false, entries: 0 }
+    }
+
+    async fn holders_of(&self, content: &ContentId) -> BTreeSet<PeerId> {
+        let Some(authority) = self.net.authority() else { return BTreeSet::new() };
+        let key = RecordKey::content(&authority.network, content);
+        self.found_under(key, MAX_HOLDERS, HOLDER_PATIENCE).await
+    }
+
+    /// The entries that match, from their owners, at most `limit`.
+    pub(super) async fn search(&self, query: &str, limit: usize) -> Result<Vec<Entry>, Error> {
+        let authority = self.authority()?;
+        let pattern = Pattern::parse(query).map_err(Error::Query)?;
+        let key = RecordKey::of_search(&authority.network, &pattern);
+        let begin = Instant::now();
+        let owners = self.found_under(key, MAX_OWNERS, PROVIDER_PATIENCE).await;
+        let nobody = owners.is_empty();
+        let mut tallies = BTreeMap::<Name, Tally>::new();
+        let mut add = |statements: Vec<Statement>, owner: PeerId| {
+            for statement in statements {
+                let name = statement.name().clone();
+                if pattern.matches(&name)
+                    && (tallies.len() < limit || tallies.contains_key(&name))
+                    && let Some(ledger) = believed(statement, &owner, &authority)
+                {
+                    tallies.entry(name).or_default().add(&ledger, unix_ms());
+                }
+            }
+        };
+        let local = self.net.local();
+        add(self.pages(local, query, limit).await.1, local);
+        let asked = owners.len();
+        let asking: Vec<_> = owners.into_iter().map(|owner| self.pages(owner, query, limit).boxed()).collect();
+        let mut answers = stream::iter(asking).buffer_unordered(OWNERS_AT_A_TIME);
+        while let Some((owner, statements)) = answers.next().await {
+            add(statements, owner);
+        }
+        drop(answers);
+        if nobody && tallies.is_empty() && self.net.dht_counts().await.nodes == 0 {
+            return Err(Error::NoNodes);
+        }
+        // What owners say of their names may have been ended since, without their knowing or without their saying.
+        for (name, known) in self.mirror.read(tallies.keys().cloned().collect()).await {
+            if let Some(tally) = tallies.get_mut(&name) {
+                tally.merge(&known);
+            }
+        }
+        tracing::debug!(asked, found = tallies.len(), elapsed = ?begin.elapsed(), "searched by way of the DHT");
+        Ok(tallies.values().filter_map(entry_of).collect())
+    }
+
+    /// What one owner, or this node itself, answers to a search, page after page.
+    async fn pages(&self, owner: PeerId, query: &str, limit: usize) -> (PeerId, Vec<Statement>) {
+        let (mut statements, mut cursor) = (Vec::new(), None);
+        for _ in 0..PAGES_OF_OWNER {
+            // At most 500, see the limit.
+            let wanted = limit.saturating_sub(statements.len()).clamp(1, MAX_PAGE_ENTRIES) as u32;
+            let request = Request::Search(Search { query: query.to_owned(), cursor, limit: wanted });
+            let answer = if owner == self.net.local() {
+                Some((self.own)(request))
+            } else {
+                self.ask_owner(owner, request).await.map(|(_, response)| response)
+            };
+            let Some(Response::Owned(page)) = answer else { break };
+            statements.extend(page.statements.into_iter().take(MAX_PAGE_ENTRIES));
+            if page.next.is_none() || page.next == cursor || statements.len() >= limit {
+                break;
+            }
+            cursor = page.next;
+        }
+        (owner, statements)
+    }
+}
+
+/// The entry that a name stands for.
+fn entry_of(tally: &Tally) -> Option<Entry> {
+    match tally.standing() {
+        Standing::Certified(certificate) => Some(certificate.entry.clone()),
+        Standing::Claimed(claim) => Some(claim.entry.clone()),
+        Standing::Free => None,
+    }
+}
+
+/// What an owner says of a name of its own, if it is signed.
+fn believed(statement: Statement, owner: &PeerId, authority: &Authority) -> Option<Ledger> {
+    if statement.owner() != owner || statement.verify(authority, unix_ms()).is_err() {
+        return None;
+    }
+    let mut ledger = Ledger::default();
+    ledger.insert(statement, unix_ms()).ok()?;
+    Some(ledger)
+}

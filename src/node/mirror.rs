@@ -1,0 +1,310 @@
+//! Keeps the mirror: publishes what this node has to say, again and again; and while no master can be reached,
+//! claims its new names and revokes those it gave up.
+//!
+//! One task; the rules it follows are in `state::publish` and `state::announce`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
+use swarmdex_protocols::ledger::Standing;
+use swarmdex_protocols::statement::Revocation;
+use swarmdex_protocols::{Claim, ContentId, Entry, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally};
+use tokio::sync::{mpsc, watch};
+
+use super::membership::{split_peer, unix_ms};
+use super::standings::Standings;
+use super::types::{MasterState, MirrorInfo};
+use crate::net::{Copies, Mirror, Net, sleep_until};
+use crate::state::publish::{Publications, What};
+use crate::storage::dir::DataDir;
+use crate::storage::index::{IndexStore, ReadOp, ReadOutcome};
+use crate::storage::shares::ShareTable;
+
+/// Changes come in bursts: they are published once they have settled for so long.
+const SETTLE: Duration = Duration::from_millis(300);
+/// Records published in one go.
+const BATCH: usize = 10_000;
+/// Names claimed in one go.
+const CLAIMS: usize = 2000;
+/// Statements of the index that wait to be published; what finds no room is published by its owner.
+pub(super) const MADE_QUEUE: usize = 65_536;
+/// Tombstones of a master that are published again and again.
+const TOMBSTONES: u32 = 200_000;
+/// How often the nodes that are known are written to disk, claims are renewed and lost ones tried again.
+const CHECK: Duration = Duration::from_secs(60);
+/// Nodes that are remembered for the next start, and how many of them are tried at a time.
+const REMEMBERED: usize = 64;
+const DIALS: usize = 8;
+
+/// The task.
+pub(super) struct MirrorTask {
+    pub(super) net: Net,
+    pub(super) mirror: Mirror,
+    pub(super) network: Network,
+    pub(super) keypair: Keypair,
+    pub(super) shares: ShareTable,
+    pub(super) standings: Standings,
+    pub(super) dir: DataDir,
+    pub(super) master: watch::Receiver<MasterState>,
+    /// The index and the statements that it makes; a master's alone.
+    pub(super) index: Option<(IndexStore, mpsc::Receiver<Statement>)>,
+    /// Whether everything that was shared before is in the share table again.
+    pub(super) complete: watch::Receiver<bool>,
+    pub(super) state: watch::Sender<MirrorInfo>,
+    pub(super) republish: Duration,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+impl MirrorTask {
+    /// Runs until the node stops.
+    pub(super) async fn run(mut self) {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            // The sender lives as long as the node; if it is gone, the node is.
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = self.work() => {}
+        }
+    }
+
+    async fn work(&mut self) {
+        self.enter();
+        let mut publications = Publications::new(self.republish);
+        let (mut shares, mut said, mut master) =
+            (self.shares.generation(), self.standings.watch(), self.master.clone());
+        let mut made = Vec::new();
+        let (mut check, mut tombstones) = (Instant::now() + SETTLE, Instant::now());
+        loop {
+            let due = publications.poll_timeout().map(|(at, _)| at);
+            tokio::select! {
+                changed = shares.changed() => if changed.is_err() { return },
+                changed = said.changed() => if changed.is_err() { return },
+                changed = master.changed() => if changed.is_err() { return },
+                _ = self.complete.changed() => {}
+                count = statements(&mut self.index, &mut made) => if count == 0 { return },
+                () = sleep_until(due) => {}
+                () = sleep_until(Some(check)) => {}
+            }
+            tokio::time::sleep(SETTLE.min(self.republish / 10)).await;
+            shares.borrow_and_update();
+            said.borrow_and_update();
+            let alone = matches!(*master.borrow_and_update(), MasterState::Unreachable { .. });
+            if alone {
+                self.give_up().await;
+                self.claim().await;
+            }
+            let now = Instant::now();
+            publications.set_alone(alone, now);
+            publications.replace(self.wanted().await, now);
+            for statement in made.drain(..) {
+                let once = matches!(statement, Statement::Certificate(_));
+                publications.push(self.mirror.key(statement.name()), statement, once, now);
+            }
+            if now >= tombstones {
+                self.push_tombstones(&mut publications, now).await;
+                tombstones = now + self.republish;
+            }
+            self.publish(&mut publications).await;
+            if Instant::now() >= check {
+                publications.expire(unix_ms());
+                self.remember().await;
+                check = Instant::now() + CHECK.min(self.republish);
+            }
+            let (records, published) = publications.counts();
+            self.state.send_replace(MirrorInfo { records: records as u64, published: published as u64 });
+        }
+    }
+
+    /// Publishes what is due.
+    async fn publish(&self, publications: &mut Publications) {
+        let due = publications.due(Instant::now(), BATCH);
+        if due.is_empty() {
+            return;
+        }
+        let begin = Instant::now();
+        let copies = self.mirror.store(due.clone()).await;
+        let now = Instant::now();
+        let mut reached = 0;
+        for (key, what) in &due {
+            // A node that knows something later needs no copy.
+            let stored = copies.get(key).map_or(0, |copies| copies.stored + copies.older);
+            reached += usize::from(stored > 0);
+            publications.on_published(key, what, stored, now);
+        }
+        tracing::debug!(records = due.len(), reached, elapsed = ?begin.elapsed(), "published");
+    }
+
+    /// Everything that lasts: what this node says of its names, and where it is to be found.
+    async fn wanted(&self) -> BTreeMap<RecordKey, What> {
+        let (standings, network) = (self.standings.clone(), self.network.clone());
+        let collect = tokio::task::spawn_blocking(move || {
+            let statements: Vec<_> = standings.lock().statements().collect();
+            let mut wanted = BTreeMap::new();
+            for statement in statements {
+                let content = match &statement {
+                    Statement::Certificate(certificate) => Some(certificate.entry.content),
+                    Statement::Claim(claim) if !claim.withdrawn => Some(claim.entry.content),
+                    _ => None,
+                };
+                let name = statement.name().clone();
+                if let Some(content) = content {
+                    let keys = RecordKey::of_words(&network, &name);
+                    wanted.extend(keys.into_iter().map(|key| (key, What::Provide)));
+                    wanted.insert(RecordKey::content(&network, &content), What::Provide);
+                }
+                wanted.insert(RecordKey::name(&network, &name), What::Statement(Arc::new(statement)));
+            }
+            wanted
+        });
+        collect.await.unwrap_or_default()
+    }
+
+    /// Tombstones are published for as long as a certificate that they end may be about.
+    async fn push_tombstones(&self, publications: &mut Publications, now: Instant) {
+        let Some((index, _)) = &self.index else { return };
+        let Ok(reading) = index.try_read(ReadOp::Tombstones { limit: TOMBSTONES }) else { return };
+        if let Ok(Ok(ReadOutcome::Tombstones(tombstones))) = reading.await {
+            for tombstone in tombstones {
+                publications.push(self.mirror.key(tombstone.name()), tombstone, true, now);
+            }
+        }
+    }
+
+    /// Claims names that no master can grant at the moment.
+    async fn claim(&self) {
+        let entries = self.shares.entries();
+        let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
+        let mut wanted = self.standings.lock().to_claim(share, unix_ms());
+        wanted.truncate(CLAIMS);
+        if wanted.is_empty() || self.net.authority().is_none() {
+            return;
+        }
+        let known = self.mirror.read(wanted.iter().map(|(name, ..)| name.clone()).collect()).await;
+        let mut claims = BTreeMap::new();
+        for (name, content, size) in wanted {
+            let tally = known.get(&name).cloned().unwrap_or_default();
+            match self.decide(&name, content, size, &tally) {
+                Ok(claim) => drop(claims.insert(self.mirror.key(&name), claim)),
+                Err(owner) => self.lose(&name, content, size, owner),
+            }
+        }
+        let items =
+            claims.iter().map(|(key, claim)| (*key, What::Statement(Arc::new(Statement::Claim(claim.clone())))));
+        let copies = self.mirror.store(items.collect()).await;
+        for (key, claim) in claims {
+            self.settle(claim, copies.get(&key).cloned().unwrap_or_default());
+        }
+    }
+
+    /// A claim, or who has the name.
+    fn decide(&self, name: &Name, content: ContentId, size: u64, tally: &Tally) -> Result<Claim, PeerId> {
+        let local = self.net.local();
+        match tally.standing() {
+            Standing::Certified(certificate) if certificate.entry.owner != local => {
+                return Err(certificate.entry.owner);
+            }
+            Standing::Claimed(claim) if claim.entry.owner != local => return Err(claim.entry.owner),
+            _ => {}
+        }
+        let version = tally.version().next(unix_ms());
+        let entry = Entry { name: name.clone(), content, size, owner: local, version };
+        Claim::sign(entry, false, &self.network, &self.keypair, unix_ms()).map_err(|error| {
+            tracing::error!(%error, "a claim could not be signed");
+            local
+        })
+    }
+
+    /// Counts the nodes that hold the claim, and those that hold another's.
+    fn settle(&self, claim: Claim, copies: Copies) {
+        let Entry { name, content, size, .. } = claim.entry.clone();
+        let rival = copies.taken.into_iter().max_by_key(|(_, count)| *count);
+        match rival {
+            Some((owner, count)) if count > copies.stored => self.lose(&name, content, size, owner),
+            // Nobody was reached, not even this node itself: the next round tries again.
+            _ if copies.stored == 0 => {}
+            _ => {
+                tracing::info!(%name, nodes = copies.stored, "claimed until the master is back");
+                self.standings.change(|announcer| announcer.on_claimed(claim));
+            }
+        }
+    }
+
+    fn lose(&self, name: &Name, content: ContentId, size: u64, owner: PeerId) {
+        if owner != self.net.local() {
+            tracing::warn!(%name, %owner, "the name belongs to another peer");
+            self.standings.change(|announcer| announcer.on_claim_lost(name, content, size, owner));
+        }
+    }
+
+    /// Revokes certificates and withdraws claims of names that are no longer shared.
+    async fn give_up(&self) {
+        // What is not yet found again after a start is not given up.
+        if !*self.complete.borrow() {
+            return;
+        }
+        let entries = self.shares.entries();
+        let shared = |name: &Name| entries.binary_search_by(|entry| entry.name.cmp(name)).is_ok();
+        let (certificates, claims) = self.standings.lock().to_give_up(shared);
+        let unix_ms = unix_ms();
+        let revoked = certificates.into_iter().take(CLAIMS).filter_map(|certificate| {
+            Revocation::sign(certificate, &self.network, &self.keypair, unix_ms).ok().map(Statement::Revocation)
+        });
+        let withdrawn = claims.into_iter().take(CLAIMS).filter_map(|claim| {
+            let entry = Entry { version: claim.entry.version.next(unix_ms), ..claim.entry };
+            Claim::sign(entry, true, &self.network, &self.keypair, unix_ms).ok().map(Statement::Claim)
+        });
+        let statements: Vec<_> = revoked.chain(withdrawn).collect();
+        if statements.is_empty() {
+            return;
+        }
+        let items = statements.iter().map(|statement| (self.mirror.key(statement.name()), statement.clone()));
+        self.mirror.store(items.map(|(key, statement)| (key, What::Statement(Arc::new(statement)))).collect()).await;
+        for statement in statements {
+            tracing::info!(name = %statement.name(), "given up; the master is told when it is back");
+            self.standings.change(|announcer| announcer.on_given_up(statement));
+        }
+    }
+
+    /// Connects to nodes that were known before: the network may be there although its master is not.
+    fn enter(&self) {
+        let known = self.dir.known_nodes(&self.network);
+        let net = self.net.clone();
+        tokio::spawn(futures::stream::iter(known).for_each_concurrent(DIALS, move |address| {
+            let net = net.clone();
+            async move {
+                let (peer, address) = split_peer(address);
+                if let Err(error) = net.connect(peer, vec![address]).await {
+                    tracing::debug!(%error, "a node that was known before is gone");
+                }
+            }
+        }));
+    }
+
+    /// Writes down who is there, for a start without a master.
+    async fn remember(&self) {
+        let nodes = self.net.nodes().await;
+        let address = |(peer, addresses): (PeerId, Vec<Multiaddr>)| {
+            addresses.into_iter().next().map(|address| address.with(Protocol::P2p(peer)))
+        };
+        let nodes: Vec<_> = nodes.into_iter().filter_map(address).take(REMEMBERED).collect();
+        // An empty table says nothing new.
+        if nodes.is_empty() {
+            return;
+        }
+        let (dir, network) = (self.dir.clone(), self.network.clone());
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || dir.remember_nodes(&network, &nodes)).await {
+            tracing::warn!(%error, "the nodes that are known could not be written down");
+        }
+    }
+}
+
+/// Statements that the index made; never for a node without one.
+async fn statements(index: &mut Option<(IndexStore, mpsc::Receiver<Statement>)>, made: &mut Vec<Statement>) -> usize {
+    match index {
+        Some((_, receiver)) => receiver.recv_many(made, BATCH).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,126 @@
+//! What the master, and without it the network, said of this node's names; shared between the membership, the
+//! mirror and the handle.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use swarmdex_protocols::index::{Cursor, Owned, Refusal, RefusalCode, Request, Response};
+use swarmdex_protocols::limits::MAX_PAGE_ENTRIES;
+use swarmdex_protocols::{Certificate, ContentId, Name, Pattern, PeerId};
+use tokio::sync::watch;
+
+use crate::net::OwnedNames;
+use crate::state::announce::{Announcer, Standing};
+use crate::storage::grants::Grants;
+use crate::storage::shares::ShareTable;
+
+/// Names that one page of an answer looks at: bounds how long one question takes.
+const NAMES_PER_PAGE: usize = 20_000;
+
+/// The announcer behind a lock, its certificates on disk.
+#[derive(Debug, Clone)]
+pub(super) struct Standings {
+    announcer: Arc<Mutex<Announcer>>,
+    grants: Arc<Grants>,
+    changed: Arc<watch::Sender<u64>>,
+}
+
+impl Standings {
+    /// For the node `local`, with what it was granted before.
+    pub(super) fn new(local: PeerId, grants: Grants, certificates: Vec<Certificate>) -> Self {
+        let announcer = Announcer::new(local, certificates);
+        Self {
+            announcer: Arc::new(Mutex::new(announcer)),
+            grants: Arc::new(grants),
+            changed: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Announcer> {
+        // The announcer is never left half-changed: a panic elsewhere does not spoil it.
+        self.announcer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Announcer) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.changed.send_modify(|generation| *generation += 1);
+        result
+    }
+
+    /// Writes certificates that changed to disk. They can be had anew: a failure is logged.
+    pub(super) async fn save(&self) {
+        let unsaved = self.lock().take_unsaved();
+        if unsaved.is_empty() {
+            return;
+        }
+        let grants = self.grants.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || grants.save(&unsaved)).await {
+            tracing::warn!(%error, "certificates were not written to disk");
+        }
+    }
+
+    /// How `name` stands with this content.
+    pub(super) fn of(&self, name: &Name, content: &ContentId) -> Option<Standing> {
+        self.lock().standing(name, content).cloned()
+    }
+
+    /// Whether the master counts `name` as this node's.
+    pub(super) fn knows(&self, name: &Name) -> bool {
+        self.lock().holds(name)
+    }
+
+    /// Asks again for names that were lost.
+    pub(super) fn retry(&self, names: &[Name]) {
+        self.change(|announcer| names.iter().for_each(|name| announcer.retry(name)));
+    }
+
+    /// Changes whenever something was said, or is to be asked again.
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// What this node answers about its own names to those who ask it instead of the master.
+    pub(super) fn service(&self, shares: ShareTable) -> OwnedNames {
+        let standings = self.clone();
+        Arc::new(move |request| standings.answer(&shares, request))
+    }
+
+    fn answer(&self, shares: &ShareTable, request: Request) -> Response {
+        let refused = |code, reason: String| Response::Refused(Refusal::new(code, reason));
+        match request {
+            Request::Lookup(lookup) => match Name::parse(&lookup.name) {
+                Ok(name) => {
+                    let statements = self.lock().statement(&name).into_iter().collect();
+                    Response::Owned(Owned { statements, next: None })
+                }
+                Err(error) => refused(RefusalCode::InvalidName, error.to_string()),
+            },
+            Request::Search(search) => match Pattern::parse(&search.query) {
+                Ok(pattern) => {
+                    let limit = (search.limit as usize).clamp(1, MAX_PAGE_ENTRIES);
+                    Response::Owned(self.page(shares, &pattern, search.cursor, limit))
+                }
+                Err(error) => refused(RefusalCode::InvalidQuery, error.to_string()),
+            },
+            _ => refused(RefusalCode::NotMaster, "this node is not the master".to_owned()),
+        }
+    }
+
+    /// A page of this node's names that match, in order. The cursor is the number of names looked at.
+    fn page(&self, shares: &ShareTable, pattern: &Pattern, cursor: Option<Cursor>, limit: usize) -> Owned {
+        let entries = shares.entries();
+        let first = cursor.map_or(0, |cursor| usize::try_from(cursor.0).unwrap_or(usize::MAX)).min(entries.len());
+        let end = first.saturating_add(NAMES_PER_PAGE).min(entries.len());
+        let (mut statements, mut seen) = (Vec::new(), first);
+        for entry in &entries[first..end] {
+            seen += 1;
+            if pattern.matches(&entry.name) {
+                statements.extend(self.lock().statement(&entry.name));
+                if statements.len() == limit {
+                    break;
+                }
+            }
+        }
+        let next = (seen < entries.len()).then_some(Cursor(seen as u64));
+        Owned { statements, next }
+    }
+}

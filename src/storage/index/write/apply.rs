@@ -1,0 +1,329 @@
+//! What one request does inside the open transaction.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, Revocation, Session, ShareDigest, Verdict};
+use swarmdex_protocols::{
+    Certificate, ContentId, Entry, Multiaddr, Name, PeerId, Statement, Tally, Tombstone, Version,
+};
+
+use super::{EVICTION_SLICE, Failure, Sql, Totals, Writer};
+use crate::state::index::{Announced, Change, Evidence, IndexView, announce, evict, revoke};
+use crate::storage::index::{IndexOptions, WriteOp, WriteOutcome, schema};
+
+/// The row of the peer that a request is about, changed as the request is carried out.
+struct Peer {
+    id: PeerId,
+    session: Session,
+    digest: ShareDigest,
+    names: u64,
+}
+
+/// Which names of a peer are freed.
+#[derive(Clone, Copy)]
+enum Free {
+    /// All that were not announced in its present session.
+    Unconfirmed,
+    /// A slice of all, because it is evicted.
+    Evicted,
+}
+
+/// The index inside the open transaction.
+struct View<'a> {
+    connection: &'a Connection,
+    totals: &'a Totals,
+    names_of_peer: u64,
+}
+
+impl IndexView for View<'_> {
+    type Error = rusqlite::Error;
+
+    fn entry(&self, name: &Name) -> Sql<Option<Entry>> {
+        let sql = format!("SELECT {} FROM names AS n WHERE n.name = ?1", schema::ENTRY);
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let found = statement.query_row([name.as_str()], schema::entry).optional()?;
+        Ok(found.map(|(_, entry)| entry))
+    }
+
+    fn names_of(&self, _: &PeerId) -> Sql<u64> {
+        Ok(self.names_of_peer)
+    }
+
+    fn names(&self) -> Sql<u64> {
+        Ok(self.totals.names)
+    }
+
+    fn last_version(&self) -> Sql<Version> {
+        Ok(self.totals.last)
+    }
+
+    fn ended(&self, name: &Name) -> Sql<Option<Version>> {
+        let mut statement = self.connection.prepare_cached("SELECT version FROM tombstones WHERE name = ?1")?;
+        let found = statement.query_row([name.as_str()], |row| row.get::<_, i64>(0)).optional()?;
+        Ok(found.map(|version| Version(version.cast_unsigned())))
+    }
+}
+
+impl Writer {
+    pub(super) fn apply(&mut self, op: &WriteOp) -> Result<WriteOutcome, Failure> {
+        match op {
+            WriteOp::Join { peer, addresses, digest, entries, seen } => {
+                self.totals.last = self.totals.last.max(*seen);
+                self.join(*peer, addresses, digest, *entries)
+            }
+            WriteOp::Announce { peer, offers, last, mirror } => self.announce(*peer, offers, *last, mirror),
+            WriteOp::Revoke { peer, names } => self.revoke(*peer, names),
+            WriteOp::Evict { peer } => self.evict(*peer),
+        }
+    }
+
+    fn peer(&self, id: PeerId) -> Sql<Option<Peer>> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT session, digest, names FROM peers WHERE peer = ?1")?;
+        statement
+            .query_row([id.to_bytes()], |row| {
+                Ok(Peer {
+                    id,
+                    session: Session(row.get::<_, i64>(0)?.cast_unsigned()),
+                    digest: ShareDigest::from_bytes(row.get(1)?),
+                    names: row.get::<_, i64>(2)?.cast_unsigned(),
+                })
+            })
+            .optional()
+    }
+
+    fn member(&self, id: PeerId) -> Result<Peer, Failure> {
+        let refusal = || Failure::Refused(Refusal::new(RefusalCode::NotJoined, "this peer is no member: join first"));
+        self.peer(id)?.ok_or_else(refusal)
+    }
+
+    fn store(&self, peer: &Peer) -> Sql<()> {
+        let values = params![peer.id.to_bytes(), &peer.digest.as_bytes()[..], peer.names.cast_signed()];
+        self.connection.prepare_cached("UPDATE peers SET digest = ?2, names = ?3 WHERE peer = ?1")?.execute(values)?;
+        Ok(())
+    }
+
+    fn join(
+        &mut self,
+        id: PeerId,
+        addresses: &[Multiaddr],
+        digest: &ShareDigest,
+        entries: u64,
+    ) -> Result<WriteOutcome, Failure> {
+        let before = self.peer(id)?;
+        self.totals.last = self.totals.last.next((self.options.clock)());
+        let session = Session(self.totals.last.0);
+        let (held, names) = before.as_ref().map_or((ShareDigest::empty(), 0), |peer| (peer.digest, peer.names));
+        let values = params![
+            id.to_bytes(),
+            session.0.cast_signed(),
+            schema::join_addresses(addresses),
+            &held.as_bytes()[..],
+            names.cast_signed(),
+        ];
+        let sql = "INSERT INTO peers (peer, session, addresses, digest, names) VALUES (?1, ?2, ?3, ?4, ?5)
+            ON CONFLICT (peer) DO UPDATE SET session = ?2, addresses = ?3";
+        self.connection.prepare_cached(sql)?.execute(values)?;
+        self.totals.peers += u64::from(before.is_none());
+        Ok(WriteOutcome::Joined { session, unchanged: held == *digest && names == entries, names })
+    }
+
+    fn announce(
+        &mut self,
+        id: PeerId,
+        offers: &[Offer],
+        last: bool,
+        mirror: &BTreeMap<Name, Tally>,
+    ) -> Result<WriteOutcome, Failure> {
+        let mut peer = self.member(id)?;
+        let unix_ms = (self.options.clock)();
+        let mut verdicts = Vec::with_capacity(offers.len());
+        let mut adopted = BTreeMap::new();
+        for offer in offers {
+            let evidence = self.evidence(id, offer, mirror);
+            let view = View { connection: &self.connection, totals: &self.totals, names_of_peer: peer.names };
+            let verdict = match announce(&view, id, offer, &evidence, &self.options.limits, unix_ms)? {
+                Announced::Granted { entry, new } => {
+                    if new {
+                        self.change(&mut peer, Change::Put((*entry).clone()), unix_ms)?;
+                    } else {
+                        self.confirm(&peer, &entry.name)?;
+                    }
+                    self.seal(*entry, unix_ms)
+                }
+                Announced::Adopt(entry) => {
+                    let owner = entry.owner;
+                    adopted.insert(owner, self.adopt(*entry, unix_ms)?);
+                    Verdict::Conflict { owner }
+                }
+                Announced::Conflict(owner) => Verdict::Conflict { owner },
+                Announced::Refused(refusal) => Verdict::Refused(refusal),
+            };
+            verdicts.push(verdict);
+        }
+        if last {
+            self.free(&mut peer, Free::Unconfirmed, unix_ms)?;
+        }
+        self.store(&peer)?;
+        Ok(WriteOutcome::Announced { verdicts, names: peer.names, adopted })
+    }
+
+    /// What is known of an offer beyond the index: what the mirror says, and its own certificate, checked.
+    fn evidence(&self, id: PeerId, offer: &Offer, mirror: &BTreeMap<Name, Tally>) -> Evidence {
+        let Ok(name) = Name::parse(&offer.name) else { return Evidence::default() };
+        let mirror = mirror.get(&name).cloned().unwrap_or_default();
+        let granted = offer.granted.as_ref().filter(|granted| {
+            let Offer { content, size, .. } = *offer;
+            let entry = Entry { name, content, size, owner: id, version: granted.version };
+            let certificate = Certificate { entry, seal: granted.seal.clone() };
+            certificate.verify_signature(&self.options.network, &self.options.master.public()).is_ok()
+        });
+        Evidence { mirror, granted: granted.map(|granted| granted.version) }
+    }
+
+    /// Takes in a name of a peer that may be no member: it has a lease to come back in.
+    fn adopt(&mut self, entry: Entry, unix_ms: u64) -> Result<u64, Failure> {
+        let owner = entry.owner;
+        if self.peer(owner)?.is_none() {
+            let sql = "INSERT INTO peers (peer, session, addresses, digest, names) VALUES (?1, 0, '', ?2, 0)";
+            let digest = ShareDigest::empty();
+            self.connection.prepare_cached(sql)?.execute(params![owner.to_bytes(), &digest.as_bytes()[..]])?;
+            self.totals.peers += 1;
+        }
+        let mut peer = self.member(owner)?;
+        self.change(&mut peer, Change::Put(entry.clone()), unix_ms)?;
+        self.store(&peer)?;
+        self.seal(entry, unix_ms);
+        Ok(peer.names)
+    }
+
+    /// Certifies an entry, and has the certificate published once it is on disk.
+    fn seal(&mut self, entry: Entry, unix_ms: u64) -> Verdict {
+        let version = entry.version;
+        match Certificate::sign(entry, &self.options.network, &self.options.master, unix_ms) {
+            Ok(certificate) => {
+                let seal = certificate.seal.clone();
+                self.hand_over(Statement::Certificate(certificate));
+                Verdict::Accepted { version, seal }
+            }
+            Err(error) => {
+                tracing::error!(%error, "an entry could not be signed");
+                Verdict::Refused(Refusal::new(RefusalCode::Storage, "the master could not sign the entry"))
+            }
+        }
+    }
+
+    /// A name that was announced again as it is belongs to the present session.
+    fn confirm(&self, peer: &Peer, name: &Name) -> Sql<()> {
+        let values = params![name.as_str(), peer.session.0.cast_signed()];
+        self.connection.prepare_cached("UPDATE names SET session = ?2 WHERE name = ?1")?.execute(values).map(drop)
+    }
+
+    fn revoke(&mut self, id: PeerId, names: &[String]) -> Result<WriteOutcome, Failure> {
+        let mut peer = self.member(id)?;
+        let unix_ms = (self.options.clock)();
+        let mut outcomes: Vec<Revocation> = Vec::with_capacity(names.len());
+        for name in names {
+            let view = View { connection: &self.connection, totals: &self.totals, names_of_peer: peer.names };
+            let (outcome, change) = revoke(&view, id, name, unix_ms)?;
+            if let Some(change) = change {
+                self.change(&mut peer, change, unix_ms)?;
+            }
+            outcomes.push(outcome);
+        }
+        self.store(&peer)?;
+        Ok(WriteOutcome::Revoked { outcomes, names: peer.names })
+    }
+
+    fn evict(&mut self, id: PeerId) -> Result<WriteOutcome, Failure> {
+        let Some(mut peer) = self.peer(id)? else { return Ok(WriteOutcome::Evicted { names: 0 }) };
+        let names = self.free(&mut peer, Free::Evicted, (self.options.clock)())?;
+        if names == EVICTION_SLICE {
+            self.store(&peer)?;
+        } else {
+            self.connection.prepare_cached("DELETE FROM peers WHERE peer = ?1")?.execute([id.to_bytes()])?;
+            self.totals.peers -= 1;
+        }
+        Ok(WriteOutcome::Evicted { names })
+    }
+
+    /// Frees names of a peer; returns how many.
+    fn free(&mut self, peer: &mut Peer, which: Free, unix_ms: u64) -> Sql<u64> {
+        let (below, most) = match which {
+            Free::Unconfirmed => (peer.session.0.cast_signed(), -1),
+            Free::Evicted => (i64::MAX, EVICTION_SLICE.cast_signed()),
+        };
+        let evicted = matches!(which, Free::Evicted);
+        let names = {
+            let sql = "SELECT name FROM names WHERE owner = ?1 AND session < ?2 LIMIT ?3";
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement.query_map(params![peer.id.to_bytes(), below, most], |row| row.get::<_, String>(0))?;
+            rows.collect::<Sql<Vec<_>>>()?
+        };
+        let mut freed = 0;
+        for name in names {
+            let Ok(name) = Name::parse(&name) else { continue };
+            let change = match evict(name, peer.id, self.totals.last, unix_ms) {
+                Change::Free { name, owner, version, .. } => Change::Free { name, owner, version, evicted },
+                change => change,
+            };
+            self.change(peer, change, unix_ms)?;
+            freed += 1;
+        }
+        Ok(freed)
+    }
+
+    /// Carries out what a rule decided.
+    fn change(&mut self, peer: &mut Peer, change: Change, unix_ms: u64) -> Sql<()> {
+        match change {
+            Change::Put(entry) => {
+                let before = self.stored(&entry.name)?;
+                if let Some((_, content, size)) = &before {
+                    peer.digest.toggle(entry.name.as_str(), content, *size);
+                } else {
+                    peer.names += 1;
+                    self.totals.names += 1;
+                }
+                peer.digest.toggle(entry.name.as_str(), &entry.content, entry.size);
+                schema::put(&self.connection, &entry, peer.session, before.is_none())?;
+                // A name that comes back after the disk was lost keeps its version.
+                self.totals.last = self.totals.last.max(entry.version);
+            }
+            Change::Free { name, owner, version, evicted } => {
+                let Some((id, content, size)) = self.stored(&name)? else { return Ok(()) };
+                peer.digest.toggle(name.as_str(), &content, size);
+                peer.names = peer.names.saturating_sub(1);
+                self.totals.names = self.totals.names.saturating_sub(1);
+                self.connection.prepare_cached("DELETE FROM names WHERE id = ?1")?.execute([id])?;
+                self.connection.prepare_cached("DELETE FROM words WHERE rowid = ?1")?.execute([id])?;
+                let sql = "INSERT OR REPLACE INTO tombstones (name, owner, version, unix_ms, evicted)
+                    VALUES (?1, ?2, ?3, ?4, ?5)";
+                let [at, number] = [unix_ms, version.0].map(u64::cast_signed);
+                let values = params![name.as_str(), owner.to_bytes(), number, at, evicted];
+                self.connection.prepare_cached(sql)?.execute(values)?;
+                self.totals.last = version;
+                let IndexOptions { network, master, .. } = &self.options;
+                match Tombstone::sign(name, owner, version, network, master, unix_ms) {
+                    Ok(tombstone) => self.hand_over(Statement::Tombstone(tombstone)),
+                    Err(error) => tracing::error!(%error, "a tombstone could not be signed"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn stored(&self, name: &Name) -> Sql<Option<(i64, ContentId, u64)>> {
+        let sql = format!("SELECT {} FROM names AS n WHERE n.name = ?1", schema::ENTRY);
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let found = statement.query_row([name.as_str()], schema::entry).optional()?;
+        Ok(found.map(|(id, entry)| (id, entry.content, entry.size)))
+    }
+
+    /// Statements go to the mirror only after the transaction is on disk.
+    fn hand_over(&mut self, statement: Statement) {
+        if self.options.mirror.is_some() {
+            self.made.push(statement);
+        }
+    }
+}
