@@ -8,6 +8,7 @@ use multiaddr::{Multiaddr, Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::content::ContentId;
+pub use crate::digest::{ShareDigest, share_digest};
 use crate::limits::{MAX_ADDRESS_BYTES, MAX_REASON_BYTES};
 use crate::statement::{Certificate, Entry, Seal, Statement, Version};
 
@@ -455,61 +456,4 @@ pub fn check_address(address: &Multiaddr) -> bool {
 
 fn ends_there(next: Option<Protocol<'_>>, after: Option<Protocol<'_>>) -> bool {
     matches!(next, None | Some(Protocol::P2p(_))) && after.is_none()
-}
-
-/// Digest of a share: equal when two nodes hold the same set of (name, content id, size).
-///
-/// The exclusive-or of the BLAKE3 hashes of the entries, so that adding or removing one entry costs
-/// one hash. It guards against differences, not against malice: the only peer that a collision could
-/// mislead is the one that made it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ShareDigest([u8; 32]);
-
-impl ShareDigest {
-    /// Adds an entry that is not in the set, or removes one that is.
-    pub fn toggle(&mut self, name: &str, content: &ContentId, size: u64) {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(content.as_bytes());
-        hasher.update(&size.to_be_bytes());
-        hasher.update(name.as_bytes());
-        for (mine, other) in self.0.iter_mut().zip(hasher.finalize().as_bytes()) {
-            *mine ^= other;
-        }
-    }
-
-    /// The digest of the empty share: all zero.
-    pub const fn empty() -> Self {
-        Self([0; 32])
-    }
-
-    /// The digest with these bytes.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// The bytes.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl Serialize for ShareDigest {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        ContentId::from_bytes(self.0).serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for ShareDigest {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        ContentId::deserialize(deserializer).map(|id| Self(*id.as_bytes()))
-    }
-}
-
-/// The digest of a whole share.
-pub fn share_digest<'a>(entries: impl IntoIterator<Item = (&'a str, &'a ContentId, u64)>) -> ShareDigest {
-    let mut digest = ShareDigest::empty();
-    for (name, content, size) in entries {
-        digest.toggle(name, content, size);
-    }
-    digest
 }

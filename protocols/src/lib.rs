@@ -16,6 +16,7 @@
 
 pub mod codec;
 pub mod content;
+mod digest;
 pub mod fetch;
 pub mod index;
 pub mod ledger;

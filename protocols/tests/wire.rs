@@ -173,7 +173,7 @@ fn every_message_has_its_bytes() {
     all += &lines("fetch", &fetches());
     all += &lines("header", &headers());
     let certificate = Certificate::sign(entry("a/b"), &Network::parse("lab").unwrap(), &key(), 1000).unwrap();
-    all += &lines("certificate", &[certificate.clone()]);
+    all += &lines("certificate", std::slice::from_ref(&certificate));
     all += &lines("mirror", &mirror_requests());
     all += &lines("mirrored", &mirror_responses());
     let network = Network::parse("lab").unwrap();

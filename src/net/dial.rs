@@ -142,7 +142,8 @@ fn finish(attempt: Attempt, result: &Result<PeerId, ConnectError>) {
     }
 }
 
-fn is_tcp(address: &Multiaddr) -> bool {
+/// Whether an address is one over TCP.
+pub(super) fn is_tcp(address: &Multiaddr) -> bool {
     address.iter().any(|part| matches!(part, Protocol::Tcp(_)))
 }
 

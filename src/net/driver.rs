@@ -20,7 +20,7 @@ use super::dial::Dials;
 use super::fetch::{Channel, Uploads};
 use super::index::{Done, Effect, Master};
 use super::listen::listen_everywhere;
-use super::nodes::{MAX_ROUTING_ADDRESSES, Nodes, without_peer};
+use super::nodes::{Nodes, routing_addresses, without_peer};
 use super::pending::Pending;
 use super::{Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
 use crate::config::{Config, Role};
@@ -348,6 +348,7 @@ impl Driver {
         }
         for peer in self.requests.nodes.silent(self.outside.silence, now) {
             tracing::debug!(%peer, "no answer to pings: disconnected");
+            self.swarm.behaviour_mut().kad.remove_peer(&peer);
             let _ = self.swarm.disconnect_peer_id(peer);
         }
     }
@@ -391,10 +392,15 @@ impl Driver {
             return;
         };
         let kad = &mut self.swarm.behaviour_mut().kad;
+        let first = kad.kbuckets().all(|bucket| bucket.is_empty());
         // The routing table never forgets an address by itself: what a node said before is replaced.
         kad.remove_peer(&peer);
-        for address in identified.addresses.iter().take(MAX_ROUTING_ADDRESSES) {
-            kad.add_address(&peer, address.clone());
+        for address in routing_addresses(&identified.addresses) {
+            kad.add_address(&peer, address);
+        }
+        if first {
+            // Through the first node all others are found; an empty list of addresses is no node.
+            let _ = kad.bootstrap();
         }
         if identified.role == Role::Master {
             self.outside.on_master(identified);

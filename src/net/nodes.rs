@@ -9,6 +9,7 @@ use swarmdex_protocols::limits::MAX_ADDRESSES;
 
 use super::Identified;
 use super::behaviour::agent_version;
+use super::dial::is_tcp;
 use crate::config::Role;
 
 /// Most nodes heard of by mDNS that are remembered; the behaviour below passes on no more.
@@ -19,7 +20,7 @@ const DIAL_PAUSE: Duration = Duration::from_secs(60);
 /// makes this node knock at few doors.
 const DIALS_PER_PAUSE: usize = 128;
 /// Addresses of one node in the routing table.
-pub(super) const MAX_ROUTING_ADDRESSES: usize = 8;
+const MAX_ROUTING_ADDRESSES: usize = 8;
 
 /// Nodes heard of by mDNS.
 #[derive(Debug, Default)]
@@ -128,6 +129,15 @@ impl Nodes {
             .collect();
         Some(Identified { peer, role, addresses, lan: self.heard.contains_key(&peer) })
     }
+}
+
+/// The addresses by which Kademlia is to reach a node: over TCP if it has any. A node that is gone refuses a
+/// connection over TCP at once, while QUIC waits for many seconds, and with it every query.
+pub(super) fn routing_addresses(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
+    let (tcp, rest): (Vec<_>, Vec<_>) = addresses.iter().cloned().partition(is_tcp);
+    let mut addresses = if tcp.is_empty() { rest } else { tcp };
+    addresses.truncate(MAX_ROUTING_ADDRESSES);
+    addresses
 }
 
 /// The address without a peer id at its end.

@@ -56,7 +56,13 @@ impl Dht {
     /// What the network says of one name.
     pub(super) async fn lookup(&self, name: &Name) -> Result<Checked, Error> {
         let authority = self.authority()?;
+        let request = Request::Lookup(Lookup { name: name.as_str().to_owned() });
         let mut tally = self.record(name, &authority).await;
+        if let Response::Owned(owned) = (self.own)(request) {
+            let local = self.net.local();
+            let own = owned.statements.into_iter().filter_map(|statement| believed(statement, &local, &authority));
+            own.for_each(|ledger| tally.add(&ledger, unix_ms()));
+        }
         if tally.settled().is_none() && tally.claim().is_none() {
             // The nodes closest to the name may be gone, or hide it: its owner is found by its words as well.
             self.ask_owners_of(name, &authority, &mut tally).await;

@@ -20,6 +20,9 @@ use crate::state::lookup::{self as hedge, Answer, Hedge, Side};
 
 /// How long a question waits for the first attempt to join.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
+/// For how long after the loss of the master a name that is not found is looked up again, and after which pause.
+const OUTAGE_GRACE: Duration = Duration::from_secs(3);
+const OUTAGE_PAUSE: Duration = Duration::from_millis(200);
 /// Most pages read for one search: a master that never ends its pages cannot keep a search going.
 const MAX_PAGES: usize = 10_000;
 
@@ -112,7 +115,25 @@ impl Questions {
     /// What is known of one name.
     pub(super) async fn lookup(&self, text: &str) -> Result<Checked, Error> {
         let name = parse_name(text)?;
-        self.hedged(self.lookup_at_master(&name), self.dht.lookup(&name)).await
+        self.hedged(self.lookup_at_master(&name), self.lookup_in_dht(&name)).await
+    }
+
+    /// Owners publish what they hold as soon as they miss their master: what is not found in the first moments
+    /// after that may be found a little later.
+    async fn lookup_in_dht(&self, name: &Name) -> Result<Checked, Error> {
+        loop {
+            let answer = self.dht.lookup(name).await;
+            let young = match *self.master.borrow() {
+                MasterState::Unreachable { since_ms, .. } => {
+                    unix_ms().saturating_sub(since_ms) < u64::try_from(OUTAGE_GRACE.as_millis()).unwrap_or(u64::MAX)
+                }
+                _ => false,
+            };
+            if !young || !matches!(answer, Err(Error::NotFound { .. })) {
+                return answer;
+            }
+            tokio::time::sleep(OUTAGE_PAUSE).await;
+        }
     }
 
     async fn lookup_at_master(&self, name: &Name) -> Result<Checked, Error> {

@@ -25,7 +25,7 @@ use crate::storage::index::{IndexStore, ReadOp, ReadOutcome};
 use crate::storage::shares::ShareTable;
 
 /// Changes come in bursts: they are published once they have settled for so long.
-const SETTLE: Duration = Duration::from_millis(300);
+const SETTLE: Duration = Duration::from_millis(100);
 /// Records published in one go.
 const BATCH: usize = 10_000;
 /// Names claimed in one go.

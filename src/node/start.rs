@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 
 use super::dht::Dht;
 use super::lookup::Questions;
-use super::membership::{Finder, Membership};
+use super::membership::{Finder, Membership, unix_ms};
 use super::mirror::{MADE_QUEUE, MirrorTask};
 use super::standings::Standings;
 use super::types::{MasterState, MirrorInfo};
@@ -177,8 +177,15 @@ async fn begin(
 ) {
     let cancel = Arc::new(AtomicBool::new(false));
     let stopping = cancel.clone();
+    let standings = membership.standings.clone();
     let mut hashing = tokio::task::spawn_blocking(move || {
         prepare(&shares, &paths, &cancel);
+        // What was granted to an earlier run of this node holds until the master says otherwise.
+        standings.change(|announcer| {
+            for entry in shares.entries().iter() {
+                announcer.recall_granted(&entry.name, &entry.content, entry.size, unix_ms());
+            }
+        });
         complete.send_replace(!cancel.load(Ordering::Relaxed));
     });
     tokio::select! {

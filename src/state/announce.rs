@@ -284,14 +284,21 @@ impl Announcer {
                 }
                 continue;
             }
-            match self.certificate(name, content, size) {
-                Some(certificate) if certificate.seal.expires_ms > unix_ms => {
-                    self.recall(name, content, size, Version::default());
-                }
-                _ => wanted.push((name.clone(), *content, size)),
+            if !self.recall_granted(name, content, size, unix_ms) {
+                wanted.push((name.clone(), *content, size));
             }
         }
         wanted
+    }
+
+    /// Counts a name that nobody answered for yet as granted, if there is a certificate that says so.
+    pub fn recall_granted(&mut self, name: &Name, content: &ContentId, size: u64, unix_ms: u64) -> bool {
+        let valid = |certificate: &Certificate| certificate.seal.expires_ms > unix_ms;
+        let granted = self.certificate(name, content, size).is_some_and(valid);
+        if granted && !self.told.contains_key(name) {
+            self.recall(name, content, size, Version::default());
+        }
+        granted
     }
 
     /// Nodes that store the claim hold it for this peer's.

@@ -332,12 +332,25 @@ async fn questions_to_a_node_that_is_no_master_say_so() {
     let anna = TestNode::peer(&master).await;
     let (stranger, id) = stranger_at(&anna).await;
     for request in [
-        Request::Lookup(Lookup { name: "x".to_owned() }),
         Request::Peers(Peers { after: None }),
         Request::Report(Report { peer: id }),
+        Request::Leave(Leave { session: Session(1) }),
     ] {
         assert_eq!(refused(&stranger.ask(id, &request).await), RefusalCode::NotMaster);
     }
+    // For its own names every node answers, and for nobody else's.
+    anna.share_file("hers", b"1").await;
+    TestNode::peer(&master).await.share_file("another's", b"2").await;
+    for (name, statements) in [("hers", 1), ("another's", 0)] {
+        let lookup = Request::Lookup(Lookup { name: name.to_owned() });
+        let Response::Owned(owned) = stranger.ask(id, &lookup).await else { panic!() };
+        assert_eq!(owned.statements.len(), statements, "{name}");
+    }
+    let search = Request::Search(Search { query: String::new(), cursor: None, limit: 10 });
+    let Response::Owned(owned) = stranger.ask(id, &search).await else { panic!() };
+    assert_eq!(owned.statements.len(), 1);
+    let bad = Request::Lookup(Lookup { name: "../x".to_owned() });
+    assert_eq!(refused(&stranger.ask(id, &bad).await), RefusalCode::InvalidName);
 }
 
 #[tokio::test(flavor = "multi_thread")]

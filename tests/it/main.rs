@@ -5,6 +5,7 @@ mod floors;
 mod harness;
 mod hostile;
 mod lan;
+mod mirror;
 
 mod nodes;
 mod processes;
