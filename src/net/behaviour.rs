@@ -33,6 +33,8 @@ const MAX_PENDING_CONNECTIONS: u32 = 256;
 /// Kademlia messages, in bytes: room for the largest record and 20 peers with their addresses.
 const MAX_KAD_PACKET: usize = 32 << 10;
 
+/// Time for connecting, encryption included; a host that is switched off answers nothing at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 /// Nodes that one query asks at a time: more than Kademlia's three, so that dead ones hold it up less.
 const QUERY_PARALLELISM: usize = 6;
 /// Longest time for one query, dead nodes on its way included.
@@ -170,5 +172,6 @@ pub(super) fn swarm(keypair: Keypair, config: &Config) -> Result<Swarm<Behaviour
                 .with_notify_handler_buffer_size(notify)
                 .with_per_connection_event_buffer_size(64)
         })
+        .with_connection_timeout(CONNECT_TIMEOUT)
         .build())
 }

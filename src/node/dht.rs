@@ -63,8 +63,9 @@ impl Dht {
             let own = owned.statements.into_iter().filter_map(|statement| believed(statement, &local, &authority));
             own.for_each(|ledger| tally.add(&ledger, unix_ms()));
         }
-        if tally.settled().is_none() && tally.claim().is_none() {
-            // The nodes closest to the name may be gone, or hide it: its owner is found by its words as well.
+        if tally.standing() == Standing::Free {
+            // The nodes closest to the name may be gone, or hide what came after a tombstone: its owner is found by
+            // its words as well.
             self.ask_owners_of(name, &authority, &mut tally).await;
         }
         let (entry, certified) = match tally.standing() {

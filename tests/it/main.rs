@@ -2,12 +2,12 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod floors;
+mod forger;
 mod harness;
 mod hostile;
 mod lan;
+mod lies;
 mod mirror;
-
 mod nodes;
 mod processes;
-
 mod stranger;

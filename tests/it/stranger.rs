@@ -22,6 +22,8 @@ pub const FETCH: &str = "/swarmdex/fetch/1";
 pub const KAD: &str = "/swarmdex/kad/1/swarmdex";
 /// The protocol by which nodes push what they say of themselves.
 pub const PUSH: &str = "/ipfs/id/push/1.0.0";
+/// The protocol by which many records are stored at once.
+pub const MIRROR: &str = "/swarmdex/mirror/1";
 /// A version that nobody speaks yet.
 pub const FUTURE: &str = "/swarmdex/index/99";
 
@@ -39,8 +41,9 @@ pub enum Reply {
 type Answerer = Arc<Mutex<Box<dyn FnMut(fetch::Request) -> Reply + Send>>>;
 type Answer = oneshot::Sender<Result<Vec<u8>, OutboundFailure>>;
 
+/// Bytes as they are.
 #[derive(Clone, Default)]
-struct Raw;
+pub struct Raw;
 
 impl request_response::Codec for Raw {
     type Protocol = StreamProtocol;
@@ -112,6 +115,7 @@ struct Behaviour {
     future: request_response::Behaviour<Raw>,
     kad: request_response::Behaviour<Raw>,
     push: request_response::Behaviour<Raw>,
+    mirror: request_response::Behaviour<Raw>,
 }
 
 enum Order {
@@ -152,6 +156,10 @@ impl Stranger {
                 future: raw(StreamProtocol::new(FUTURE)),
                 kad: request_response::Behaviour::new(
                     [(StreamProtocol::new(KAD), ProtocolSupport::Outbound)],
+                    config.clone(),
+                ),
+                mirror: request_response::Behaviour::new(
+                    [(StreamProtocol::new(MIRROR), ProtocolSupport::Outbound)],
                     config.clone(),
                 ),
                 push: request_response::Behaviour::new(
@@ -271,6 +279,7 @@ async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, ans
                 SwarmEvent::Behaviour(BehaviourEvent::Fetch(event)) => on_event(&mut swarm, FETCH, event, &mut waiting, &answerer),
                 SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => on_event(&mut swarm, KAD, event, &mut waiting, &answerer),
                 SwarmEvent::Behaviour(BehaviourEvent::Push(event)) => on_event(&mut swarm, PUSH, event, &mut waiting, &answerer),
+                SwarmEvent::Behaviour(BehaviourEvent::Mirror(event)) => on_event(&mut swarm, MIRROR, event, &mut waiting, &answerer),
                 SwarmEvent::Behaviour(BehaviourEvent::Future(event)) => on_event(&mut swarm, FUTURE, event, &mut waiting, &answerer),
                 _ => {}
             },
@@ -284,6 +293,7 @@ fn behaviour<'a>(all: &'a mut Behaviour, protocol: &str) -> &'a mut request_resp
         FETCH => &mut all.fetch,
         KAD => &mut all.kad,
         PUSH => &mut all.push,
+        MIRROR => &mut all.mirror,
         _ => &mut all.future,
     }
 }

@@ -1,0 +1,187 @@
+//! A node that speaks Kademlia as every node does, and says in it what it likes.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
+
+use futures::StreamExt;
+use libp2p::identity::Keypair;
+use libp2p::kad::store::{MemoryStore, MemoryStoreConfig, RecordStore};
+use libp2p::request_response::{self, Message, ProtocolSupport};
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::{StreamProtocol, Swarm, identify, kad, noise, ping, tcp, yamux};
+use serde::Serialize;
+use swarmdex_protocols::mirror::{Request, Response, Stored, Verdict};
+use swarmdex_protocols::{Multiaddr, PeerId, RecordKey, Statement, codec};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::stranger::{KAD, Raw, Reply, framed};
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    ping: ping::Behaviour,
+    identify: identify::Behaviour,
+    kad: kad::Behaviour<MemoryStore>,
+    mirror: request_response::Behaviour<Raw>,
+}
+
+enum Order {
+    Connect(Multiaddr),
+    Forge(RecordKey, Vec<u8>),
+    Put(PeerId, RecordKey, Vec<u8>),
+    Store(PeerId, Vec<u8>),
+    Known(oneshot::Sender<usize>),
+}
+
+/// What the forger says of names when it is asked.
+type Forged = Arc<Mutex<BTreeMap<RecordKey, Vec<Statement>>>>;
+
+/// The handle; the node ends with it.
+pub struct Forger {
+    pub peer: PeerId,
+    orders: mpsc::Sender<Order>,
+    forged: Forged,
+}
+
+/// Statements as the value of a record.
+pub fn value(statements: &[Statement]) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Record<'a> {
+        s: &'a [Statement],
+    }
+    codec::encode(&Record { s: statements }, usize::MAX).unwrap()
+}
+
+impl Forger {
+    pub async fn start(keypair: Keypair) -> Self {
+        let peer = keypair.public().to_peer_id();
+        let mut swarm = libp2p::SwarmBuilder::with_existing_identity(keypair)
+            .with_tokio()
+            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+            .unwrap()
+            .with_behaviour(|key| {
+                let limits = MemoryStoreConfig { max_records: 100_000, ..MemoryStoreConfig::default() };
+                let mut config = kad::Config::new(StreamProtocol::new(KAD));
+                config.set_max_packet_size(32 << 10).set_record_filtering(kad::StoreInserts::FilterBoth);
+                let mut kad = kad::Behaviour::with_config(peer, MemoryStore::with_config(peer, limits), config);
+                kad.set_mode(Some(kad::Mode::Server));
+                let network = "/swarmdex/1/swarmdex".to_owned();
+                Behaviour {
+                    ping: ping::Behaviour::default(),
+                    identify: identify::Behaviour::new(
+                        identify::Config::new(network, key.public()).with_agent_version("swarmdex/9 (peer)".to_owned()),
+                    ),
+                    kad,
+                    mirror: request_response::Behaviour::new(
+                        [(StreamProtocol::new("/swarmdex/mirror/1"), ProtocolSupport::Full)],
+                        request_response::Config::default(),
+                    ),
+                }
+            })
+            .unwrap()
+            .with_swarm_config(|config| config.with_notify_handler_buffer_size(NonZeroUsize::new(1024).unwrap()))
+            .build();
+        swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+        while !matches!(swarm.select_next_some().await, SwarmEvent::NewListenAddr { .. }) {}
+        let (orders, queue) = mpsc::channel(4096);
+        let forged = Forged::default();
+        tokio::spawn(run(swarm, queue, forged.clone()));
+        Self { peer, orders, forged }
+    }
+
+    async fn order(&self, order: Order) {
+        self.orders.send(order).await.unwrap();
+    }
+
+    pub async fn connect(&self, address: &Multiaddr) {
+        self.order(Order::Connect(address.clone())).await;
+    }
+
+    /// Answers so to whoever asks for the key from now on.
+    pub async fn forge(&self, key: RecordKey, statements: &[Statement]) {
+        self.forged.lock().unwrap().insert(key, statements.to_vec());
+        self.forge_bytes(key, value(statements)).await;
+    }
+
+    /// The same with bytes that need not be a record.
+    pub async fn forge_bytes(&self, key: RecordKey, bytes: Vec<u8>) {
+        self.order(Order::Forge(key, bytes)).await;
+    }
+
+    /// Has a node store a record, by Kademlia's own message.
+    pub async fn put(&self, to: PeerId, key: RecordKey, bytes: Vec<u8>) {
+        self.order(Order::Put(to, key, bytes)).await;
+    }
+
+    /// Has a node store records, by the mirror protocol.
+    pub async fn store(&self, to: PeerId, request: &Request) {
+        self.order(Order::Store(to, framed(request))).await;
+    }
+
+    /// Nodes in its routing table.
+    pub async fn known(&self) -> usize {
+        let (answer, answered) = oneshot::channel();
+        self.order(Order::Known(answer)).await;
+        answered.await.unwrap()
+    }
+}
+
+async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, forged: Forged) {
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                None => return,
+                Some(order) => carry_out(&mut swarm, order),
+            },
+            event = swarm.select_next_some() => match event {
+                SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
+                    for address in info.listen_addrs.into_iter().filter(|address| address.to_string().contains("/tcp/")) {
+                        swarm.behaviour_mut().kad.add_address(&peer_id, address);
+                    }
+                }
+                SwarmEvent::Behaviour(BehaviourEvent::Mirror(request_response::Event::Message {
+                    message: Message::Request { request, channel, .. }, ..
+                })) => {
+                    let length = u32::from_be_bytes(*request.first_chunk().unwrap()) as usize;
+                    let reply = lie(codec::decode(&request[4..4 + length], usize::MAX).unwrap(), &forged);
+                    let _ = swarm.behaviour_mut().mirror.send_response(channel, Reply::Bytes(framed(&reply)));
+                }
+                _ => {}
+            },
+        }
+    }
+}
+
+fn carry_out(swarm: &mut Swarm<Behaviour>, order: Order) {
+    let behaviour = swarm.behaviour_mut();
+    match order {
+        Order::Connect(address) => swarm.dial(address).unwrap(),
+        Order::Forge(key, bytes) => {
+            behaviour.kad.store_mut().put(kad::Record::new(key.as_bytes().to_vec(), bytes)).unwrap();
+        }
+        Order::Put(to, key, bytes) => {
+            let record = kad::Record::new(key.as_bytes().to_vec(), bytes);
+            behaviour.kad.put_record_to(record, std::iter::once(to), kad::Quorum::One);
+        }
+        Order::Store(to, bytes) => {
+            behaviour.mirror.send_request(&to, bytes);
+        }
+        Order::Known(answer) => {
+            let _ = answer.send(behaviour.kad.kbuckets().map(|bucket| bucket.num_entries()).sum());
+        }
+    }
+}
+
+/// Everything is said to be stored, and nothing is.
+fn lie(request: Request, forged: &Forged) -> Response {
+    match request {
+        Request::Store(store) => {
+            let statements = vec![Verdict::Stored; store.statements.len()];
+            Response::Stored(Stored { statements, provided: store.provide.len() as u32 })
+        }
+        Request::Read(keys) => {
+            let forged = forged.lock().unwrap();
+            Response::Records(keys.iter().map(|key| forged.get(key).cloned().unwrap_or_default()).collect())
+        }
+    }
+}
