@@ -75,7 +75,7 @@ impl MirrorTask {
         let mut publications = Publications::new(self.republish);
         let (mut shares, mut said, mut master) =
             (self.shares.generation(), self.standings.watch(), self.master.clone());
-        let mut made = Vec::new();
+        let (mut made, mut sent) = (Vec::new(), 0);
         let (mut check, mut tombstones) = (Instant::now() + SETTLE, Instant::now());
         loop {
             let due = publications.poll_timeout().map(|(at, _)| at);
@@ -107,22 +107,22 @@ impl MirrorTask {
                 self.push_tombstones(&mut publications, now).await;
                 tombstones = now + self.republish;
             }
-            self.publish(&mut publications).await;
+            sent += self.publish(&mut publications).await;
             if Instant::now() >= check {
                 publications.expire(unix_ms());
                 self.remember().await;
                 check = Instant::now() + CHECK.min(self.republish);
             }
             let (records, published) = publications.counts();
-            self.state.send_replace(MirrorInfo { records: records as u64, published: published as u64 });
+            self.state.send_replace(MirrorInfo { records: records as u64, published: published as u64, sent });
         }
     }
 
-    /// Publishes what is due.
-    async fn publish(&self, publications: &mut Publications) {
+    /// Publishes what is due; how many records that was.
+    async fn publish(&self, publications: &mut Publications) -> u64 {
         let due = publications.due(Instant::now(), BATCH);
         if due.is_empty() {
-            return;
+            return 0;
         }
         let begin = Instant::now();
         let copies = self.mirror.store(due.clone()).await;
@@ -135,6 +135,7 @@ impl MirrorTask {
             publications.on_published(key, what, stored, now);
         }
         tracing::debug!(records = due.len(), reached, elapsed = ?begin.elapsed(), "published");
+        due.len() as u64
     }
 
     /// Everything that lasts: what this node says of its names, and where it is to be found.

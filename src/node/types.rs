@@ -184,6 +184,8 @@ pub struct MirrorInfo {
     pub records: u64,
     /// Of these, those that some node stores.
     pub published: u64,
+    /// Records sent since the start, repetitions counted.
+    pub sent: u64,
 }
 
 /// How many entries a node shares, by what the master says of them.

@@ -9,5 +9,6 @@ mod lan;
 mod lies;
 mod mirror;
 mod nodes;
+mod outage;
 mod processes;
 mod stranger;
