@@ -22,6 +22,7 @@ use swarmdex_protocols::{Authority, Network, RecordKey, Statement};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::codec::Received;
+use super::nodes::routing_addresses;
 use super::{MirrorAnswer, RequestError};
 
 /// Queries of this node that run at a time.
@@ -122,7 +123,7 @@ impl Dht {
         let busy = self.queries.len() >= MAX_QUERIES;
         match ask {
             Ask::Addresses { peer, answer } => {
-                let _ = answer.send(addresses_of(kad, &peer));
+                let _ = answer.send(bounded(addresses_of(kad, &peer)));
             }
             Ask::Nodes { answer } => {
                 let mut nodes = Vec::new();
@@ -230,7 +231,7 @@ impl Dht {
             }
             InboundRequest::AddProvider { record: Some(record) } => {
                 if let Some(key) = RecordKey::from_slice(record.key.as_ref()) {
-                    kad.store_mut().provide(key, record.provider, &bounded(record.addresses));
+                    kad.store_mut().provide(key, record.provider, &routing_addresses(&bounded(record.addresses)));
                 }
                 Step::Done
             }
@@ -260,7 +261,8 @@ impl Dht {
     /// Has signatures checked, if that is not asked too often.
     fn check(&mut self, sender: PeerId, reply: Reply, store: Store) -> Step {
         let Store { statements, provide, addresses } = store;
-        let addresses = bounded(addresses);
+        // They go out in answers of Kademlia, which has those who ask connect there.
+        let addresses = routing_addresses(&bounded(addresses));
         if sender == self.local {
             let key = |statement: Statement| Ok((RecordKey::name(&self.network, statement.name()), statement));
             let statements = statements.into_iter().map(key).collect();
@@ -317,8 +319,9 @@ fn bounded(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
     addresses.filter(check_address).take(MAX_ADDRESSES).collect()
 }
 
-fn addresses_of(kad: &mut Kad, peer: &PeerId) -> Vec<Multiaddr> {
+/// The addresses of a node in the routing table, as they stand there.
+pub(super) fn addresses_of(kad: &mut Kad, peer: &PeerId) -> Vec<Multiaddr> {
     let Some(bucket) = kad.kbucket(*peer) else { return Vec::new() };
     let entry = bucket.iter().find(|entry| entry.node.key.preimage() == peer);
-    entry.map(|entry| entry.node.value.iter().cloned().map(super::nodes::without_peer).collect()).unwrap_or_default()
+    entry.map(|entry| entry.node.value.iter().cloned().collect()).unwrap_or_default()
 }

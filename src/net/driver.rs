@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::behaviour::{Behaviour, BehaviourEvent, protocol_version};
 use super::codec::Received;
-use super::dht::{Checked, Dht};
+use super::dht::{self, Checked, Dht};
 use super::dial::Dials;
 use super::fetch::{Channel, Uploads};
 use super::index::{Done, Effect, Master};
@@ -393,10 +393,15 @@ impl Driver {
         };
         let kad = &mut self.swarm.behaviour_mut().kad;
         let first = kad.kbuckets().all(|bucket| bucket.is_empty());
-        // The routing table never forgets an address by itself: what a node said before is replaced.
-        kad.remove_peer(&peer);
-        for address in routing_addresses(&identified.addresses) {
-            kad.add_address(&peer, address);
+        // The routing table never forgets an address by itself: what a node said before is replaced. The node stays
+        // in the table meanwhile: each that is new there makes Kademlia look around in all directions.
+        let before = dht::addresses_of(kad, &peer);
+        let addresses = routing_addresses(&identified.addresses);
+        for address in &addresses {
+            kad.add_address(&peer, address.clone());
+        }
+        for address in before.iter().filter(|address| !addresses.contains(&without_peer((*address).clone()))) {
+            kad.remove_address(&peer, address);
         }
         if first {
             // Through the first node all others are found; an empty list of addresses is no node.

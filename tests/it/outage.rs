@@ -149,8 +149,8 @@ async fn half_of_a_hundred_nodes_die_and_every_name_of_the_others_is_found() {
     const PEERS: usize = 99;
     let change = |config: &mut swarmdex::config::Config| {
         // An hour of record life and its third, as by default, in a shorter hour.
-        config.dht.lifetime = Duration::from_secs(24);
-        config.dht.republish = Duration::from_secs(8);
+        config.dht.lifetime = Duration::from_secs(36);
+        config.dht.republish = Duration::from_secs(12);
         config.lease.ping_interval = Duration::from_secs(5);
         config.lease.lease = Duration::from_secs(30);
         config.listen.truncate(1);

@@ -1,5 +1,7 @@
-//! `swarmdex demo`: a master and three peers as real processes, and what they can do together.
+//! `swarmdex demo`: a master and three peers as real processes, what they can do together, and what the
+//! peers can do alone.
 
+mod outage;
 mod processes;
 mod steps;
 
@@ -25,10 +27,10 @@ async fn play() -> Result<(), Failure> {
     let mut stage = Stage::new()?;
     println!("swarmdex demo: a master and three peers on this machine, in {}", stage.folder().display());
     macro_rules! step {
-        ($number:literal, $title:literal, $step:path) => {
+        ($number:literal, $title:literal, $step:path $(, $argument:expr)?) => {
             let started = Instant::now();
             println!("\n{}. {}", $number, $title);
-            match $step(&mut stage).await {
+            match $step(&mut stage $(, $argument)?).await {
                 Ok(told) => println!("   {told}\n   ({:.2} s)", started.elapsed().as_secs_f64()),
                 Err(error) => {
                     return Err(Failure::Demo(format!(
@@ -49,7 +51,11 @@ async fn play() -> Result<(), Failure> {
     step!(7, "Ben tries to share another file under a name of Anna's.", steps::conflict);
     step!(8, "Anna revokes a name, and Ben takes it.", steps::revoke);
     step!(9, "Anna's process is killed. The master notices, and frees her names.", steps::evict);
-    step!(10, "Everybody leaves.", steps::leave);
+    let address = steps::address(&stage).map_err(Failure::Demo)?;
+    step!(10, "The master's process is killed. Search, lookup and download go on.", outage::kill_master);
+    step!(11, "Without the master Cleo claims a new name, and Ben wants it too.", outage::claim);
+    step!(12, "The master comes back.", outage::master_returns, &address);
+    step!(13, "Everybody leaves.", steps::leave);
     println!("\nEverything worked, in {:.1} s. The temporary folder is removed.", begin.elapsed().as_secs_f64());
     Ok(())
 }

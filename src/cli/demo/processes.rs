@@ -16,8 +16,11 @@ use crate::node::Ready;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a node may take to leave.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// Free ports.
+const LISTEN: &[&str] = &["--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"];
 /// Short leases, so that the eviction is not worth a coffee.
-const CONFIG: &str = "[lease]\nlease_seconds = 3\nping_interval_seconds = 0.4\nmissed_pings = 2\n";
+const CONFIG: &str =
+    "[lease]\nlease_seconds = 3\nping_interval_seconds = 0.4\nmissed_pings = 2\nmax_backoff_seconds = 1\n";
 
 /// Everything that the demo started and wrote; ended and removed when dropped.
 pub(super) struct Stage {
@@ -84,7 +87,8 @@ impl Actor {
         let data = folder.join("data");
         let log = std::fs::File::create(folder.join("log")).map_err(failed)?;
         let mut process = Command::new(std::env::current_exe().map_err(failed)?)
-            .args(["run", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"])
+            .args(["run", "--no-mdns"])
+            .args(if arguments.contains(&"--listen") { &[] } else { LISTEN })
             .arg("--config")
             .arg(folder.join("config.toml"))
             .arg("--data-dir")

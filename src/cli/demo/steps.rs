@@ -8,7 +8,7 @@ use rand::Rng;
 
 use super::super::output::size;
 use super::StepResult;
-use super::processes::Stage;
+use super::processes::{Actor, Stage};
 use crate::node::{ErrorKind, GetReport, GetRequest, MasterState, ShareReport, Standing};
 
 /// Size of the large file, in bytes.
@@ -23,17 +23,17 @@ const SMALL: [(&str, &str); 4] = [
 /// How long anything may take that takes moments.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn text(error: &crate::Error) -> String {
+pub(super) fn text(error: &crate::Error) -> String {
     error.describe()
 }
 
-fn read_error(path: &Path) -> impl FnOnce(std::io::Error) -> String {
+pub(super) fn read_error(path: &Path) -> impl FnOnce(std::io::Error) -> String {
     let path = path.to_owned();
     move |error| format!("{}: {error}", path.display())
 }
 
 /// Asks again until it is so.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) -> Result<Duration, String> {
+pub(super) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) -> Result<Duration, String> {
     let begin = Instant::now();
     while !is_so().await {
         if begin.elapsed() > PATIENCE {
@@ -46,8 +46,7 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) -> Result<Durat
 
 pub(super) async fn start(stage: &mut Stage) -> StepResult {
     let master = stage.start("master", &["--role", "master"]).await?;
-    let address = master.ready.listen.iter().map(ToString::to_string).find(|address| address.contains("/tcp/"));
-    let address = address.ok_or("the master listens on no TCP address")?;
+    let address = tcp_address(master)?;
     for name in ["anna", "ben", "cleo"] {
         let peer = stage.start(name, &["--role", "peer", "--master", &address]).await?;
         until("the peer joins", async || {
@@ -60,6 +59,16 @@ pub(super) async fn start(stage: &mut Stage) -> StepResult {
         return Err(format!("the master counts {} members", peers.len()));
     }
     Ok(format!("The master listens on {address}; it counts itself and three peers."))
+}
+
+fn tcp_address(node: &Actor) -> Result<String, String> {
+    let mut addresses = node.ready.listen.iter().map(ToString::to_string);
+    addresses.find(|address| address.contains("/tcp/")).ok_or_else(|| "no TCP address".to_owned())
+}
+
+/// Where the master listens.
+pub(super) fn address(stage: &Stage) -> Result<String, String> {
+    tcp_address(stage.node("master")?)
 }
 
 pub(super) async fn share(stage: &mut Stage) -> StepResult {
@@ -135,7 +144,7 @@ pub(super) async fn lookup(stage: &mut Stage) -> StepResult {
     Ok(format!("lab/readme.txt belongs to Anna ({anna}), at version {}.", found.entry.version.0))
 }
 
-async fn get(stage: &Stage, who: &str, request: &GetRequest) -> Result<GetReport, crate::Error> {
+pub(super) async fn get(stage: &Stage, who: &str, request: &GetRequest) -> Result<GetReport, crate::Error> {
     let node = stage.node(who).map_err(|message| crate::Error::Remote { kind: ErrorKind::Other, message })?;
     node.client.fetch(request).await?.follow(|_| {}).await
 }
