@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::content::ContentId;
+use crate::statement::Version;
 
-/// Digest of a share: equal when two nodes hold the same set of (name, content id, size).
+/// Digest of a share: equal when two nodes hold the same set of (name, content id, size, version); the version is
+/// that of the certificate, 0 without one.
 ///
 /// The exclusive-or of the BLAKE3 hashes of the entries, so that adding or removing one entry costs
 /// one hash. It guards against differences, not against malice: the only peer that a collision could
@@ -14,10 +16,11 @@ pub struct ShareDigest([u8; 32]);
 
 impl ShareDigest {
     /// Adds an entry that is not in the set, or removes one that is.
-    pub fn toggle(&mut self, name: &str, content: &ContentId, size: u64) {
+    pub fn toggle(&mut self, name: &str, content: &ContentId, size: u64, version: Version) {
         let mut hasher = blake3::Hasher::new();
         hasher.update(content.as_bytes());
         hasher.update(&size.to_be_bytes());
+        hasher.update(&version.0.to_be_bytes());
         hasher.update(name.as_bytes());
         for (mine, other) in self.0.iter_mut().zip(hasher.finalize().as_bytes()) {
             *mine ^= other;
@@ -53,10 +56,10 @@ impl<'de> Deserialize<'de> for ShareDigest {
 }
 
 /// The digest of a whole share.
-pub fn share_digest<'a>(entries: impl IntoIterator<Item = (&'a str, &'a ContentId, u64)>) -> ShareDigest {
+pub fn share_digest<'a>(entries: impl IntoIterator<Item = (&'a str, &'a ContentId, u64, Version)>) -> ShareDigest {
     let mut digest = ShareDigest::empty();
-    for (name, content, size) in entries {
-        digest.toggle(name, content, size);
+    for (name, content, size, version) in entries {
+        digest.toggle(name, content, size, version);
     }
     digest
 }

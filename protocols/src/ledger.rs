@@ -111,12 +111,17 @@ impl Ledger {
     /// Why what is settled leaves no room for a claim.
     fn refuses(&self, claim: &Claim) -> Option<Rejection> {
         let settled = self.settled.as_ref()?;
-        if let Statement::Certificate(certificate) = settled
-            && certificate.entry.owner != claim.entry.owner
-        {
-            return Some(Rejection::Certified(certificate.entry.owner));
+        if let Statement::Certificate(certificate) = settled {
+            let (granted, claimed) = (&certificate.entry, &claim.entry);
+            if granted.owner != claimed.owner {
+                return Some(Rejection::Certified(granted.owner));
+            }
+            // What is certified needs no claim, whatever its version.
+            if !claim.withdrawn && granted.content == claimed.content && granted.size == claimed.size {
+                return Some(Rejection::Older);
+            }
         }
-        (settled.version() >= claim.entry.version).then_some(Rejection::Older)
+        (settled.version() > claim.base).then_some(Rejection::Older)
     }
 
     fn insert_claim(&mut self, claim: Claim) -> Result<(), Rejection> {
@@ -147,6 +152,16 @@ impl Ledger {
         if self.claim.as_ref().is_some_and(|claim| is_over(claim.seal.expires_ms, unix_ms)) {
             self.claim = None;
         }
+    }
+
+    /// Forgets the statement that the master stands behind: nobody has said it for too long.
+    pub fn forget_settled(&mut self) {
+        self.settled = None;
+    }
+
+    /// Forgets the claim.
+    pub fn forget_claim(&mut self) {
+        self.claim = None;
     }
 
     /// Whether nothing is known.
@@ -266,6 +281,11 @@ impl Tally {
     /// The latest statement that the master stands behind.
     pub fn settled(&self) -> Option<&Statement> {
         self.merged.settled()
+    }
+
+    /// Version of the latest statement that the master stands behind; 0 if there is none.
+    pub fn base(&self) -> Version {
+        self.settled().map(Statement::version).unwrap_or_default()
     }
 
     /// Its rank.

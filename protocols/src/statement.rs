@@ -49,6 +49,13 @@ impl Version {
         Self(self.0.saturating_add(1).max(unix_ms.saturating_mul(1024)))
     }
 
+    /// A version above `self` by a random gap of up to four minutes: where a master goes on after versions that it
+    /// does not remember having given. It may have given more of them than it learns of, each just above the last;
+    /// a gap of 2^28 makes it as good as certain that none of those is given again, to somebody else.
+    pub fn leap(self, random: u64) -> Self {
+        Self(self.0.saturating_add(1 + random % (1 << 28)))
+    }
+
     /// The wall clock that the version was made at or before, in milliseconds since 1970.
     pub fn unix_ms(self) -> u64 {
         self.0 / 1024
@@ -112,6 +119,13 @@ pub enum Statement {
 /// certificate is above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rank(pub Version, bool);
+
+impl Rank {
+    /// That of a certificate at this version.
+    pub fn certificate(version: Version) -> Self {
+        Self(version, false)
+    }
+}
 
 impl Statement {
     /// The name that it is about.

@@ -118,10 +118,10 @@ proptest! {
     }
 
     #[test]
-    fn a_share_digest_knows_no_order(mut entries in prop::collection::vec((".{0,10}", any::<[u8; 32]>(), any::<u64>()), 0..20), cut in any::<prop::sample::Index>()) {
-        let digest = |entries: &[(String, [u8; 32], u64)]| {
+    fn a_share_digest_knows_no_order(mut entries in prop::collection::vec((".{0,10}", any::<[u8; 32]>(), any::<u64>(), any::<u64>()), 0..20), cut in any::<prop::sample::Index>()) {
+        let digest = |entries: &[(String, [u8; 32], u64, u64)]| {
             let mut digest = ShareDigest::empty();
-            entries.iter().for_each(|(name, content, size)| digest.toggle(name, &ContentId::from_bytes(*content), *size));
+            entries.iter().for_each(|(name, content, size, version)| digest.toggle(name, &ContentId::from_bytes(*content), *size, Version(*version)));
             digest
         };
         let before = digest(&entries);

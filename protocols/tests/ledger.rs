@@ -50,8 +50,10 @@ fn revoked(owner: u8, version: u64) -> Statement {
     Statement::Revocation(revocation.unwrap())
 }
 
+/// A claim made with the knowledge of every version before its own.
 fn claim(owner: u8, version: u64, withdrawn: bool) -> Claim {
-    Claim::sign(entry(owner, version), withdrawn, &Network::default(), &key(owner), NOW).unwrap()
+    let base = Version(version - 1);
+    Claim::sign(entry(owner, version), base, withdrawn, &Network::default(), &key(owner), NOW).unwrap()
 }
 
 fn claimed(owner: u8, version: u64) -> Statement {
@@ -150,12 +152,18 @@ fn a_second_live_claim_is_refused_and_so_is_one_against_a_live_certificate() {
     // A certificate ends it, unless it is its own and earlier.
     ledger.insert(certified(2, 8), NOW).unwrap();
     assert!(matches!(ledger.standing(), Standing::Certified(_)));
-    ledger.insert(claimed(2, 12), NOW).unwrap();
+    assert_eq!(ledger.insert(claimed(2, 12), NOW), Err(Rejection::Older), "what is certified needs no claim");
+    let changed = Entry { size: 2, ..entry(2, 12) };
+    let changed = Claim::sign(changed, Version(8), false, &Network::default(), &key(2), NOW).unwrap();
+    ledger.insert(Statement::Claim(changed), NOW).unwrap();
     assert!(matches!(ledger.standing(), Standing::Claimed(_)), "the owner's file changed meanwhile");
     ledger.insert(certified(2, 13), NOW).unwrap();
     assert!(matches!(ledger.standing(), Standing::Certified(_)));
     ledger.expire(NOW + CLAIM_LIFETIME_MS * 3);
     assert_eq!(ledger.version(), Version(13));
+    // However far its owner's clock is ahead, a claim is over when something later is certified.
+    let fast = Claim::sign(entry(2, 1000), Version(9), false, &Network::default(), &key(2), NOW).unwrap();
+    assert_eq!(ledger.insert(Statement::Claim(fast), NOW), Err(Rejection::Older));
 }
 
 #[test]

@@ -122,8 +122,8 @@ fn statements() -> Vec<Statement> {
         Statement::Certificate(certificate.clone()),
         Statement::Tombstone(Tombstone { name: entry("a").name, owner: peer(), version: Version(10), seal: seal() }),
         Statement::Revocation(statement::Revocation { certificate, seal: seal() }),
-        Statement::Claim(Claim { entry: entry("b"), withdrawn: false, seal: seal() }),
-        Statement::Claim(Claim { entry: entry("b"), withdrawn: true, seal: seal() }),
+        Statement::Claim(Claim { entry: entry("b"), base: Version(8), withdrawn: false, seal: seal() }),
+        Statement::Claim(Claim { entry: entry("b"), base: Version(8), withdrawn: true, seal: seal() }),
     ]
 }
 
@@ -178,7 +178,7 @@ fn every_message_has_its_bytes() {
     all += &lines("mirrored", &mirror_responses());
     let network = Network::parse("lab").unwrap();
     let tombstone = Tombstone::sign(entry("a/b").name, peer(), Version(10), &network, &key(), 1000).unwrap();
-    let claim = |withdrawn| Claim::sign(entry("a/b"), withdrawn, &network, &key(), 1000).unwrap();
+    let claim = |withdrawn| Claim::sign(entry("a/b"), Version(8), withdrawn, &network, &key(), 1000).unwrap();
     all += &lines(
         "signed",
         &[
@@ -297,7 +297,12 @@ fn messages_at_their_limits_fit() {
     let longest = Statement::Revocation(revocation.clone());
     let owned = Owned { statements: vec![longest.clone(); MAX_PAGE_ENTRIES], next: Some(Cursor(u64::MAX)) };
     encode(&Response::Owned(owned), MAX_INDEX_MESSAGE).unwrap();
-    let claim = Claim { entry: revocation.certificate.entry.clone(), withdrawn: true, seal: full_seal() };
+    let claim = Claim {
+        entry: revocation.certificate.entry.clone(),
+        base: Version(u64::MAX),
+        withdrawn: true,
+        seal: full_seal(),
+    };
     let record = vec![longest, Statement::Claim(claim)];
     assert!(encode(&record, MAX_RECORD_BYTES - 16).is_ok());
     let records = mirror::Response::Records(vec![record.clone(); MAX_MIRROR_RECORDS]);

@@ -206,13 +206,19 @@ impl Master {
         let (Some(mirror), false) = (self.mirror.clone(), names.is_empty()) else {
             return self.write(peer, WriteOp::Announce { peer, offers, last, mirror: BTreeMap::new() });
         };
+        // Of names that the index knows only those matter of which the peer says that there is more to know.
+        let claimed = offers.iter().filter(|offer| offer.claimed).filter_map(|offer| Name::parse(&offer.name).ok());
+        let claimed: Vec<_> = claimed.collect();
         let store = self.store.clone();
         let announcing = async move {
             let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
-            let unknown = match store.try_read(ReadOp::Unknown { names })?.await.map_err(stopping)?? {
+            let mut unknown = match store.try_read(ReadOp::Unknown { names })?.await.map_err(stopping)?? {
                 ReadOutcome::Unknown(names) => names,
                 _ => Vec::new(),
             };
+            unknown.extend(claimed);
+            unknown.sort();
+            unknown.dedup();
             let reading = async { if unknown.is_empty() { BTreeMap::new() } else { mirror.read(unknown).await } };
             // A DHT that does not answer holds nobody up for ever.
             let mirror = tokio::time::timeout(MIRROR_PATIENCE, reading).await.unwrap_or_default();

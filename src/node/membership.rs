@@ -25,7 +25,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Addresses change in bursts; the master is told once they have settled for so long.
 const ADDRESS_PAUSE: Duration = Duration::from_millis(500);
 
-/// How often certificates are looked through for those to renew.
+/// How often certificates are looked through for those to renew, and lost names are asked for again.
 const RENEWAL_CHECK: Duration = Duration::from_secs(600);
 
 /// Why a session ended.
@@ -146,8 +146,8 @@ impl Membership {
             self.publish(MasterState::Joined { peer_id: master });
             tokio::select! {
                 () = stopped(&mut self.stop) => break,
-                // Certificates that are half over are renewed.
-                () = tokio::time::sleep(RENEWAL_CHECK) => {}
+                // Certificates that are half over are renewed, and names that another held asked for again.
+                () = tokio::time::sleep(RENEWAL_CHECK) => self.standings.change(|announcer| announcer.retry_lost()),
                 changed = shares.changed() => changed.map_err(|_| "the share table is closed")?,
                 changed = asked.changed() => changed.map_err(|_| "the node is stopping")?,
                 changed = listen.changed() => {
@@ -178,10 +178,11 @@ impl Membership {
 
     async fn join(&self, master: PeerId) -> Result<Session, String> {
         let entries = self.shares.entries();
+        let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
         let join = Join {
             network: self.network.to_string(),
             addresses: self.net.listen().borrow().clone(),
-            digest: self.shares.digest(),
+            digest: self.standings.lock().digest(share),
             entries: entries.len() as u64,
             newest: self.standings.lock().newest().cloned().map(Box::new),
         };

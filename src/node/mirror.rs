@@ -92,8 +92,8 @@ impl MirrorTask {
             shares.borrow_and_update();
             said.borrow_and_update();
             let alone = matches!(*master.borrow_and_update(), MasterState::Unreachable { .. });
+            self.give_up(alone).await;
             if alone {
-                self.give_up().await;
                 self.claim().await;
             }
             let now = Instant::now();
@@ -132,6 +132,12 @@ impl MirrorTask {
             // A node that knows something later needs no copy.
             let stored = copies.get(key).map_or(0, |copies| copies.stored + copies.older);
             reached += usize::from(stored > 0);
+            if let What::Statement(statement) = what
+                && matches!(**statement, Statement::Certificate(_))
+                && copies.get(key).is_some_and(|copies| copies.older > 0)
+            {
+                self.standings.change(|announcer| announcer.doubt(statement.name()));
+            }
             publications.on_published(key, what, stored, now);
         }
         tracing::debug!(records = due.len(), reached, elapsed = ?begin.elapsed(), "published");
@@ -187,9 +193,21 @@ impl MirrorTask {
         let mut claims = BTreeMap::new();
         for (name, content, size) in wanted {
             let tally = known.get(&name).cloned().unwrap_or_default();
-            match self.decide(&name, content, size, &tally) {
-                Ok(claim) => drop(claims.insert(self.mirror.key(&name), claim)),
-                Err(owner) => self.lose(&name, content, size, owner),
+            let local = self.net.local();
+            match tally.standing() {
+                Standing::Certified(certificate) if certificate.entry.owner != local => {
+                    self.lose(&name, content, size, certificate.entry.owner);
+                }
+                Standing::Claimed(claim) if claim.entry.owner != local => {
+                    self.lose(&name, content, size, claim.entry.owner);
+                }
+                // Granted, and the answer did not arrive.
+                Standing::Certified(granted) if granted.entry.content == content && granted.entry.size == size => {
+                    self.standings.change(|announcer| announcer.on_certificate(granted.clone()));
+                }
+                _ => claims.extend(
+                    self.sign(name, content, size, &tally).map(|claim| (self.mirror.key(&claim.entry.name), claim)),
+                ),
             }
         }
         let items =
@@ -200,22 +218,17 @@ impl MirrorTask {
         }
     }
 
-    /// A claim, or who has the name.
-    fn decide(&self, name: &Name, content: ContentId, size: u64, tally: &Tally) -> Result<Claim, PeerId> {
-        let local = self.net.local();
-        match tally.standing() {
-            Standing::Certified(certificate) if certificate.entry.owner != local => {
-                return Err(certificate.entry.owner);
+    /// A claim above everything that is known of the name.
+    fn sign(&self, name: Name, content: ContentId, size: u64, tally: &Tally) -> Option<Claim> {
+        let (base, version) = (tally.base(), tally.version().next(unix_ms()));
+        let entry = Entry { name, content, size, owner: self.net.local(), version };
+        match Claim::sign(entry, base, false, &self.network, &self.keypair, unix_ms()) {
+            Ok(claim) => Some(claim),
+            Err(error) => {
+                tracing::error!(%error, "a claim could not be signed");
+                None
             }
-            Standing::Claimed(claim) if claim.entry.owner != local => return Err(claim.entry.owner),
-            _ => {}
         }
-        let version = tally.version().next(unix_ms());
-        let entry = Entry { name: name.clone(), content, size, owner: local, version };
-        Claim::sign(entry, false, &self.network, &self.keypair, unix_ms()).map_err(|error| {
-            tracing::error!(%error, "a claim could not be signed");
-            local
-        })
     }
 
     /// Counts the nodes that hold the claim, and those that hold another's.
@@ -240,8 +253,8 @@ impl MirrorTask {
         }
     }
 
-    /// Revokes certificates and withdraws claims of names that are no longer shared.
-    async fn give_up(&self) {
+    /// Withdraws claims that are over and, without a master, revokes certificates of names that are no longer shared.
+    async fn give_up(&self, alone: bool) {
         // What is not yet found again after a start is not given up.
         if !*self.complete.borrow() {
             return;
@@ -250,12 +263,12 @@ impl MirrorTask {
         let shared = |name: &Name| entries.binary_search_by(|entry| entry.name.cmp(name)).is_ok();
         let (certificates, claims) = self.standings.lock().to_give_up(shared);
         let unix_ms = unix_ms();
-        let revoked = certificates.into_iter().take(CLAIMS).filter_map(|certificate| {
+        let revoked = certificates.into_iter().take(if alone { CLAIMS } else { 0 }).filter_map(|certificate| {
             Revocation::sign(certificate, &self.network, &self.keypair, unix_ms).ok().map(Statement::Revocation)
         });
         let withdrawn = claims.into_iter().take(CLAIMS).filter_map(|claim| {
             let entry = Entry { version: claim.entry.version.next(unix_ms), ..claim.entry };
-            Claim::sign(entry, true, &self.network, &self.keypair, unix_ms).ok().map(Statement::Claim)
+            Claim::sign(entry, claim.base, true, &self.network, &self.keypair, unix_ms).ok().map(Statement::Claim)
         });
         let statements: Vec<_> = revoked.chain(withdrawn).collect();
         if statements.is_empty() {

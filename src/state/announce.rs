@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use swarmdex_protocols::index::{Granted, Offer, Revocation, Verdict};
+use swarmdex_protocols::index::{Granted, Offer, Revocation, ShareDigest, Verdict, share_digest};
 use swarmdex_protocols::limits::MAX_BATCH_ENTRIES;
 use swarmdex_protocols::statement::{self, CERTIFICATE_LIFETIME_MS, CLAIM_LIFETIME_MS};
 use swarmdex_protocols::{Certificate, Claim, ContentId, Entry, Name, PeerId, Statement, Version};
@@ -56,6 +56,8 @@ pub struct Announcer {
     claims: BTreeMap<Name, Claim>,
     /// Certificates that this peer gave up while no master could be told.
     revocations: BTreeMap<Name, statement::Revocation>,
+    /// Names of which the network knows something later than this peer's certificate.
+    doubted: BTreeSet<Name>,
     /// Names whose certificates changed since they were last written to disk.
     unsaved: BTreeSet<Name>,
 }
@@ -74,6 +76,7 @@ impl Announcer {
             certificates: certificates.collect(),
             claims: BTreeMap::new(),
             revocations: BTreeMap::new(),
+            doubted: BTreeSet::new(),
             unsaved: BTreeSet::new(),
         }
     }
@@ -89,8 +92,8 @@ impl Announcer {
         self.reporting = !unchanged;
         self.told.clear();
         self.revocations.clear();
+        self.claims.retain(|_, claim| !claim.withdrawn);
         if unchanged {
-            self.claims.clear();
             for (name, content, size) in share {
                 self.recall(name, content, size, Version::default());
             }
@@ -123,6 +126,15 @@ impl Announcer {
         }
     }
 
+    /// The digest of a share with the versions at which it was granted.
+    pub fn digest<'a>(&self, share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>) -> ShareDigest {
+        let versioned = |(name, content, size): (&'a Name, &'a ContentId, u64)| {
+            let version = self.certificate(name, content, size).map(|held| held.entry.version).unwrap_or_default();
+            (name.as_str(), content, size, version)
+        };
+        share_digest(share.into_iter().map(versioned))
+    }
+
     /// The next change to send for a share, sorted by name; `None` if the master knows it all.
     pub fn next_batch<'a>(
         &self,
@@ -152,6 +164,7 @@ impl Announcer {
     fn is_due(&self, name: &Name, content: &ContentId, size: u64, unix_ms: u64) -> bool {
         match self.told.get(name) {
             Some(told) if told.content == *content && told.size == size => match told.standing {
+                Standing::Certified(_) if self.doubted.contains(name) => true,
                 Standing::Certified(_) => unix_ms >= told.sealed_ms.saturating_add(CERTIFICATE_LIFETIME_MS / 2),
                 Standing::Claimed(_) => true,
                 Standing::Conflict(_) | Standing::Refused(_) => false,
@@ -164,7 +177,7 @@ impl Announcer {
         let granted = self
             .certificate(name, content, size)
             .map(|certificate| Granted { version: certificate.entry.version, seal: certificate.seal.clone() });
-        let claimed = self.claims.contains_key(name);
+        let claimed = self.claims.contains_key(name) || self.doubted.contains(name);
         Offer { granted, claimed, ..Offer::new(name.as_str(), *content, size) }
     }
 
@@ -192,6 +205,7 @@ impl Announcer {
         for (offer, verdict) in offers.iter().zip(verdicts) {
             let Ok(name) = Name::parse(&offer.name) else { continue };
             self.claims.remove(&name);
+            self.doubted.remove(&name);
             let standing = match verdict {
                 Verdict::Accepted { version, seal } => {
                     let (content, size, owner) = (offer.content, offer.size, self.local);
@@ -211,7 +225,6 @@ impl Announcer {
         }
         if last {
             self.reporting = false;
-            self.claims.clear();
             self.forget_surplus();
         }
         true
@@ -229,6 +242,19 @@ impl Announcer {
             }
         }
         true
+    }
+
+    /// Nodes know something later of a name than this peer's certificate: the master is to look into it. It may have
+    /// lost its disk, and have certified the name anew below what it said before.
+    pub fn doubt(&mut self, name: &Name) {
+        if self.holds(name) {
+            self.doubted.insert(name.clone());
+        }
+    }
+
+    /// Asks again for names that another held: it may have given them up.
+    pub fn retry_lost(&mut self) {
+        self.told.retain(|_, told| !matches!(told.standing, Standing::Conflict(_)));
     }
 
     /// Asks again for one name that was not granted.
@@ -295,10 +321,18 @@ impl Announcer {
     pub fn recall_granted(&mut self, name: &Name, content: &ContentId, size: u64, unix_ms: u64) -> bool {
         let valid = |certificate: &Certificate| certificate.seal.expires_ms > unix_ms;
         let granted = self.certificate(name, content, size).is_some_and(valid);
-        if granted && !self.told.contains_key(name) {
+        if granted && self.told.get(name).is_none_or(|told| told.content != *content || told.size != size) {
             self.recall(name, content, size, Version::default());
         }
         granted
+    }
+
+    /// The network has a certificate of this peer's that the peer itself did not get, or lost.
+    pub fn on_certificate(&mut self, certificate: Certificate) {
+        let Entry { name, content, size, version, .. } = certificate.entry.clone();
+        self.certificates.insert(name.clone(), certificate);
+        self.unsaved.insert(name.clone());
+        self.recall(&name, &content, size, version);
     }
 
     /// Nodes that store the claim hold it for this peer's.
@@ -316,21 +350,25 @@ impl Announcer {
         self.told.insert(name.clone(), told);
     }
 
-    /// Certificates and claims of names that are no longer shared: to be revoked and withdrawn by this peer.
+    /// Certificates and claims of names that are no longer shared, and claims beside what is granted: to be revoked
+    /// and withdrawn by this peer.
     pub fn to_give_up(&self, is_shared: impl Fn(&Name) -> bool) -> (Vec<Certificate>, Vec<Claim>) {
         let given_up = |name: &Name| !is_shared(name);
         let certificates = self.certificates.iter().filter(|(name, certificate)| {
             let said = self.revocations.get(*name).map(|revocation| revocation.certificate.entry.version);
             given_up(name) && said != Some(certificate.entry.version)
         });
-        let claims = self.claims.iter().filter(|(name, claim)| given_up(name) && !claim.withdrawn);
+        let claims =
+            self.claims.iter().filter(|(name, claim)| !claim.withdrawn && (given_up(name) || self.holds(name)));
         (certificates.map(|(_, held)| held.clone()).collect(), claims.map(|(_, claim)| claim.clone()).collect())
     }
 
     /// What this peer gave up is known to the network.
     pub fn on_given_up(&mut self, statement: Statement) {
         let name = statement.name().clone();
-        self.told.remove(&name);
+        if matches!(statement, Statement::Revocation(_)) || !self.holds(&name) {
+            self.told.remove(&name);
+        }
         match statement {
             Statement::Revocation(revocation) => {
                 self.revocations.insert(name, revocation);
@@ -493,7 +531,7 @@ mod tests {
         announcer.on_given_up(Statement::Revocation(revocation));
         assert!(announcer.to_give_up(|name| after.contains_key(name)).0.is_empty(), "said once");
         let entry = Entry { name: name.clone(), content, size, owner: local, version: Version(9) };
-        announcer.on_claimed(Claim::sign(entry, false, &network, &key, NOW).unwrap());
+        announcer.on_claimed(Claim::sign(entry, Version(0), false, &network, &key, NOW).unwrap());
         assert!(announcer.to_claim(view(&after), NOW).is_empty());
         assert_eq!(announcer.to_claim(view(&after), NOW + CLAIM_LIFETIME_MS / 2).len(), 1, "and renewed in time");
         assert_eq!(announcer.statements().count(), 3);

@@ -5,6 +5,7 @@
 
 use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, Revocation};
 use swarmdex_protocols::limits::MAX_FILE_BYTES;
+use swarmdex_protocols::statement::Rank;
 use swarmdex_protocols::{Entry, Name, PeerId, Statement, Tally, Version};
 
 /// The index as a rule sees it.
@@ -22,6 +23,8 @@ pub trait IndexView {
     fn last_version(&self) -> Result<Version, Self::Error>;
     /// The version at which a free name was last given up, as far as this index remembers.
     fn ended(&self, name: &Name) -> Result<Option<Version>, Self::Error>;
+    /// Whether a peer has told its whole share since it joined: what is not in the index it does not hold.
+    fn reported(&self, peer: &PeerId) -> Result<bool, Self::Error>;
 }
 
 /// Bounds of the index.
@@ -69,6 +72,15 @@ pub enum Announced {
     Refused(Refusal),
 }
 
+/// When something is decided.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// The wall clock in milliseconds since 1970.
+    pub unix_ms: u64,
+    /// A random number, for leaps of versions.
+    pub random: u64,
+}
+
 /// What was found outside the index about a name that an offer is for.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
@@ -86,7 +98,7 @@ pub fn announce<V: IndexView>(
     offer: &Offer,
     evidence: &Evidence,
     limits: &NameLimits,
-    unix_ms: u64,
+    moment: Moment,
 ) -> Result<Announced, V::Error> {
     let refused = |code, reason: String| Ok(Announced::Refused(Refusal::new(code, reason)));
     let name = match Name::parse(&offer.name) {
@@ -99,7 +111,13 @@ pub fn announce<V: IndexView>(
     }
     match view.entry(&name)? {
         Some(entry) if entry.owner != owner => return Ok(Announced::Conflict(entry.owner)),
-        Some(entry) if entry.content == offer.content && entry.size == offer.size => {
+        // Unless something later was said of it: by this master before it lost its memory, or by the owner, who gave
+        // the name up and took it again while no master could be told. Then the name has to stand above that.
+        Some(entry)
+            if entry.content == offer.content
+                && entry.size == offer.size
+                && evidence.mirror.rank() <= Some(Rank::certificate(entry.version)) =>
+        {
             return Ok(Announced::Granted { entry: Box::new(entry), new: false });
         }
         Some(_) => {}
@@ -108,58 +126,55 @@ pub fn announce<V: IndexView>(
             if all >= limits.names {
                 return refused(RefusalCode::Quota, format!("the index holds {all} names, the most that it takes"));
             }
-            match precedent(&name, view.ended(&name)?, owner, offer, evidence) {
-                Some(entry) if entry.owner != owner => {
-                    let version = if entry.version == Version::default() {
-                        next_version(view, evidence, unix_ms)?
-                    } else {
-                        entry.version
-                    };
-                    return Ok(Announced::Adopt(Box::new(Entry { version, ..entry })));
-                }
-                _ if of_peer >= limits.names_per_peer => {
-                    let reason = format!("this peer holds {of_peer} names, the most that one peer may hold");
-                    return refused(RefusalCode::Quota, reason);
-                }
-                Some(entry) => return Ok(Announced::Granted { entry: Box::new(entry), new: true }),
-                None => {}
+            if let Some(entry) = precedent(view.ended(&name)?, owner, evidence)
+                // What that peer gave up since, it would not get rid of.
+                && !view.reported(&entry.owner)?
+            {
+                let version = next_version(view, evidence, moment)?;
+                return Ok(Announced::Adopt(Box::new(Entry { version, ..entry.clone() })));
+            }
+            if of_peer >= limits.names_per_peer {
+                let reason = format!("this peer holds {of_peer} names, the most that one peer may hold");
+                return refused(RefusalCode::Quota, reason);
             }
         }
     }
-    let version = next_version(view, evidence, unix_ms)?;
+    let version = next_version(view, evidence, moment)?;
     let entry = Entry { name, content: offer.content, size: offer.size, owner, version };
     Ok(Announced::Granted { entry: Box::new(entry), new: true })
 }
 
-/// A version above all that this index gave, and above what others say of the name: the owner's clock may be
-/// ahead of the master's.
-fn next_version<V: IndexView>(view: &V, evidence: &Evidence, unix_ms: u64) -> Result<Version, V::Error> {
-    Ok(view.last_version()?.max(evidence.mirror.version()).next(unix_ms))
+/// A version above all that this index gave, and above what it gave before it lost its memory.
+fn next_version<V: IndexView>(view: &V, evidence: &Evidence, moment: Moment) -> Result<Version, V::Error> {
+    let mirrored = evidence.mirror.settled().map(Statement::version).unwrap_or_default();
+    let seen = mirrored.max(evidence.granted.unwrap_or_default());
+    Ok(after(view.last_version()?, seen, moment.random).next(moment.unix_ms))
 }
 
-/// To whom a name that the index does not have belongs by what was found outside: by a certificate that
-/// nothing ended, its version kept; or else by the claim that most nodes hold, with version 0, to be certified
-/// now. `None` if to nobody, or to the offer's owner with other content.
-fn precedent(name: &Name, ended: Option<Version>, owner: PeerId, offer: &Offer, evidence: &Evidence) -> Option<Entry> {
+/// The version to go on from when `seen` was given by this master: if that is news, it has forgotten, and leaps.
+pub fn after(last: Version, seen: Version, random: u64) -> Version {
+    if seen > last { seen.leap(random) } else { last }
+}
+
+/// Who else has a name that the index does not know, by what was found outside: by a certificate that nothing ended,
+/// or else by the claim that most nodes hold. `None` if the offer's owner may have it.
+///
+/// What comes back so is certified anew, at a new version: of what else was said of the name before this master
+/// lost its memory, some may come to light later.
+fn precedent(ended: Option<Version>, owner: PeerId, evidence: &Evidence) -> Option<&Entry> {
     let ended = ended.unwrap_or_default();
     let mirrored = evidence.mirror.settled();
-    let as_offered = |version| Entry { name: name.clone(), content: offer.content, size: offer.size, owner, version };
+    let over = mirrored.map(Statement::version).unwrap_or_default().max(ended);
+    if evidence.granted.is_some_and(|granted| granted > over) {
+        return None;
+    }
     if let Some(Statement::Certificate(certificate)) = mirrored
         && certificate.entry.version > ended
-        && evidence.granted.is_none_or(|granted| granted <= certificate.entry.version)
     {
-        let entry = certificate.entry.clone();
-        let changed = entry.owner == owner && (entry.content != offer.content || entry.size != offer.size);
-        return (!changed).then_some(entry);
+        return Some(&certificate.entry).filter(|entry| entry.owner != owner);
     }
-    let over = mirrored.map(Statement::version).unwrap_or_default().max(ended);
-    if let Some(granted) = evidence.granted
-        && granted > over
-    {
-        return Some(as_offered(granted));
-    }
-    let claim = evidence.mirror.claim().filter(|claim| claim.entry.owner != owner && claim.entry.version > ended)?;
-    Some(Entry { version: Version::default(), ..claim.entry.clone() })
+    let claim = evidence.mirror.claim().filter(|claim| claim.base >= ended)?;
+    Some(&claim.entry).filter(|entry| entry.owner != owner)
 }
 
 /// Decides on the revocation of one name by `owner`.
@@ -232,6 +247,10 @@ mod tests {
         fn ended(&self, name: &Name) -> Result<Option<Version>, Infallible> {
             Ok(self.ended.get(name).copied())
         }
+
+        fn reported(&self, _: &PeerId) -> Result<bool, Infallible> {
+            Ok(false)
+        }
     }
 
     impl Maps {
@@ -272,6 +291,10 @@ mod tests {
 
     const LIMITS: NameLimits = NameLimits { names_per_peer: 4, names: 9 };
 
+    fn at(unix_ms: u64) -> Moment {
+        Moment { unix_ms, random: 0 }
+    }
+
     fn offer(name: &str, content: u8) -> Offer {
         Offer::new(name, ContentId::of(&[content]), 1)
     }
@@ -289,7 +312,7 @@ mod tests {
                     Step::Clock(jump) => unix_ms += i64::from(jump),
                     Step::Announce { peer, name, content } => {
                         let text = format!("name {name}");
-                        let said = announce(&index, peers[peer], &offer(&text, content), &Evidence::default(), &LIMITS, unix_ms as u64).unwrap();
+                        let said = announce(&index, peers[peer], &offer(&text, content), &Evidence::default(), &LIMITS, at(unix_ms as u64)).unwrap();
                         let held = model.get(&text).copied();
                         match said {
                             Announced::Granted { entry, new } => {
@@ -350,12 +373,12 @@ mod tests {
         let index = Maps::default();
         let peer = PeerId::random();
         for name in ["", "../../etc/passwd", "/abs", "C:\\x", "NUL", "a\nb"] {
-            let said = announce(&index, peer, &offer(name, 0), &Evidence::default(), &LIMITS, 0).unwrap();
+            let said = announce(&index, peer, &offer(name, 0), &Evidence::default(), &LIMITS, at(0)).unwrap();
             assert!(matches!(said, Announced::Refused(refusal) if refusal.code == RefusalCode::InvalidName), "{name}");
         }
         let huge = Offer { size: 1 << 63, ..offer("a", 0) };
         assert!(matches!(
-            announce(&index, peer, &huge, &Evidence::default(), &LIMITS, 0).unwrap(),
+            announce(&index, peer, &huge, &Evidence::default(), &LIMITS, at(0)).unwrap(),
             Announced::Refused(_)
         ));
     }
@@ -366,7 +389,9 @@ mod tests {
         let peer = PeerId::random();
         let mut said = Vec::new();
         for number in 0..5 {
-            match announce(&index, peer, &offer(&format!("{number}x"), 0), &Evidence::default(), &LIMITS, 0).unwrap() {
+            match announce(&index, peer, &offer(&format!("{number}x"), 0), &Evidence::default(), &LIMITS, at(0))
+                .unwrap()
+            {
                 Announced::Granted { entry, .. } => index.apply(Change::Put(*entry)),
                 Announced::Refused(refusal) => said.push(refusal.reason),
                 other => panic!("{other:?}"),

@@ -13,6 +13,8 @@ pub mod lease;
 pub mod lookup;
 pub mod publish;
 pub mod records;
+#[cfg(test)]
+mod sim;
 
 use std::time::Instant;
 

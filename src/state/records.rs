@@ -37,8 +37,9 @@ impl From<&DhtConfig> for RecordLimits {
             claims_per_sender: claims_per_peer,
             providers,
             keys_per_provider: keys_per_peer,
-            // Three times what one answer has: fakes crowd nobody out before they are three times as many.
-            providers_per_key: 60,
+            // Every owner is found under the empty word: as many as one search asks, and as many again. One answer has
+            // twenty of them, others each time.
+            providers_per_key: 512,
             lifetime,
         }
     }
@@ -50,7 +51,9 @@ pub type Distance = [u8; 32];
 #[derive(Debug)]
 struct Slot {
     ledger: Ledger,
-    expires: Instant,
+    /// When what is settled is forgotten, and when the claim is.
+    settled: Instant,
+    claimed: Instant,
     /// Who sent the claim, if there is nothing else.
     claimant: Option<PeerId>,
     /// Where it stands among those that may have to give way; `None` for this node's own.
@@ -112,10 +115,18 @@ impl Records {
         let expires = now.mono + self.lifetime(&statement, now);
         let claim = matches!(statement, Statement::Claim(_));
         if let Some(slot) = self.slots.get_mut(&key) {
+            let before = slot.ledger.settled().and_then(Statement::rank);
             if let Err(rejection) = slot.ledger.insert(statement, now.unix_ms) {
                 return rejection.into();
             }
-            slot.expires = slot.expires.max(expires);
+            if claim {
+                slot.claimed = expires;
+            } else if slot.ledger.settled().and_then(Statement::rank) != before {
+                // What was said before has no part in how long this is kept.
+                slot.settled = expires;
+            } else {
+                slot.settled = slot.settled.max(expires);
+            }
             if own && let Some(distance) = slot.distance.take() {
                 self.distances.remove(&distance);
             }
@@ -140,7 +151,7 @@ impl Records {
         }
         let distance = (!own).then_some(distance);
         self.distances.extend(distance.map(|distance| (distance, key)));
-        self.slots.insert(key, Slot { ledger, expires, claimant, distance });
+        self.slots.insert(key, Slot { ledger, settled: expires, claimed: expires, claimant, distance });
         self.schedule(now);
         Verdict::Stored
     }
@@ -186,7 +197,10 @@ impl Records {
 
     /// When the record of a key is forgotten.
     pub fn expires(&self, key: &RecordKey) -> Option<Instant> {
-        self.slots.get(key).map(|slot| slot.expires)
+        self.slots.get(key).map(|slot| {
+            let settled = slot.ledger.settled().map(|_| slot.settled);
+            settled.max(slot.ledger.claim().map(|_| slot.claimed)).unwrap_or(slot.settled)
+        })
     }
 
     /// Lets a node be found under a key; false if there is no room.
@@ -269,13 +283,14 @@ impl Records {
         }
         for slot in self.slots.values_mut() {
             slot.ledger.expire(now.unix_ms);
+            if slot.settled <= now.mono {
+                slot.ledger.forget_settled();
+            }
+            if slot.claimed <= now.mono {
+                slot.ledger.forget_claim();
+            }
         }
-        let over: Vec<_> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.expires <= now.mono || slot.ledger.is_empty())
-            .map(|(key, _)| *key)
-            .collect();
+        let over: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.ledger.is_empty()).map(|(key, _)| *key).collect();
         for key in &over {
             self.remove(key);
         }
@@ -345,7 +360,7 @@ mod tests {
     }
 
     fn claim(version: u64, now: Now) -> Statement {
-        Statement::Claim(Claim { entry: entry(version), withdrawn: false, seal: seal(now) })
+        Statement::Claim(Claim { entry: entry(version), base: Version(version - 1), withdrawn: false, seal: seal(now) })
     }
 
     fn key(number: usize) -> RecordKey {

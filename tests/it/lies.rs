@@ -110,7 +110,7 @@ async fn no_reader_believes_forged_expired_old_foreign_or_misplaced_records() {
     let future = Version::default().next(now + 10 * DAY);
     let claim = |text| {
         let entry = Entry { owner: stranger.public().to_peer_id(), ..entry(text, liar, future.0 / 2) };
-        Statement::Claim(Claim::sign(entry, false, &Network::default(), &stranger, now).unwrap())
+        Statement::Claim(Claim::sign(entry, future, false, &Network::default(), &stranger, now).unwrap())
     };
     let tombstone = Tombstone::sign(name("true"), liar, future, &Network::default(), &stranger, now).unwrap();
     let mut altered = signed(entry("true", liar, future.0), "swarmdex", &key_of_master, now);
@@ -177,7 +177,7 @@ async fn a_flood_of_records_claims_and_providers_is_bounded_and_disturbs_nobody(
     // Claims are the one thing that anybody can sign: a thousand identities would do, here one signs for all.
     let claims = (0..6000).map(|number| {
         let entry = entry(&format!("junk {number}"), forger.peer, Version::default().next(now).0);
-        Statement::Claim(Claim::sign(entry, false, &Network::default(), &flooder, now).unwrap())
+        Statement::Claim(Claim::sign(entry, Version::default(), false, &Network::default(), &flooder, now).unwrap())
     });
     let claims: Vec<_> = claims.collect();
     for batch in claims.chunks(200) {

@@ -4,7 +4,7 @@ use libp2p_identity::{Keypair, SigningError};
 use serde::{Deserialize, Serialize};
 
 use super::signed::entry_body;
-use super::{CLAIM_LIFETIME_MS, CLOCK_TOLERANCE_MS, Entry, Invalid, Seal, key_of};
+use super::{CLAIM_LIFETIME_MS, CLOCK_TOLERANCE_MS, Entry, Invalid, Seal, Version, key_of};
 use crate::name::Network;
 
 const CLAIM_DOMAIN: &[u8] = b"swarmdex claim 1\0";
@@ -12,14 +12,16 @@ const WITHDRAWAL_DOMAIN: &[u8] = b"swarmdex claim withdrawn 1\0";
 
 /// An entry signed by its owner alone: provisional.
 ///
-/// Its version is the owner's own: above every statement about the name that the owner has seen, and no later
-/// than its clock. It orders the claims of one owner among each other, and tells a claim that was made before a
-/// name was freed from one that was made after.
+/// Its version is the owner's own, no later than its clock, and orders the claims of one owner among each other.
+/// What orders it among the master's statements is its base: the claim is over as soon as there is a later one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// The entry.
     #[serde(rename = "e")]
     pub entry: Entry,
+    /// Version of the latest statement of the master about the name that the owner knew; 0 for none.
+    #[serde(rename = "b")]
+    pub base: Version,
     /// Whether the owner takes its earlier claims back.
     #[serde(rename = "w", default, skip_serializing_if = "std::ops::Not::not")]
     pub withdrawn: bool,
@@ -32,13 +34,15 @@ impl Claim {
     /// Signs a claim, or its withdrawal, by the entry's owner at `unix_ms`.
     pub fn sign(
         entry: Entry,
+        base: Version,
         withdrawn: bool,
         network: &Network,
         owner: &Keypair,
         unix_ms: u64,
     ) -> Result<Self, SigningError> {
-        let seal = Seal::new(entry_body(domain(withdrawn), &entry, network), owner, unix_ms, CLAIM_LIFETIME_MS)?;
-        Ok(Self { entry, withdrawn, seal })
+        let body = entry_body(domain(withdrawn), &entry, network).version(base);
+        let seal = Seal::new(body, owner, unix_ms, CLAIM_LIFETIME_MS)?;
+        Ok(Self { entry, base, withdrawn, seal })
     }
 
     /// Checks the claim against the owner's key, the network and the clock.
@@ -48,7 +52,8 @@ impl Claim {
             return Err(Invalid::Dates);
         }
         let owner = key_of(&self.entry.owner).ok_or(Invalid::Signature)?;
-        self.seal.check_signature(entry_body(domain(self.withdrawn), &self.entry, network), &owner)
+        let body = entry_body(domain(self.withdrawn), &self.entry, network).version(self.base);
+        self.seal.check_signature(body, &owner)
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod apply;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
@@ -18,6 +18,9 @@ use super::{Counts, IndexOptions, Job, WriteOp, WriteOutcome, schema, storage_re
 const MAX_GROUP: usize = 256;
 /// Most entries in one transaction, counted in the same way.
 const MAX_GROUP_ENTRIES: usize = 20_000;
+
+/// How far ahead of the clock a new index begins to count versions, in milliseconds (10 minutes).
+const FRESH_LEAD_MS: u64 = 600_000;
 
 /// Names of an evicted peer that one transaction frees: others do not wait for all of 200,000.
 const EVICTION_SLICE: u64 = 2000;
@@ -43,6 +46,9 @@ pub(super) struct Writer {
     counts: Arc<Counts>,
     /// As in the database, as of the transaction that is open.
     totals: Totals,
+    /// Members that have told their whole share since they joined, in this run of the master. If the transaction that
+    /// says so fails, they join anew.
+    reported: BTreeSet<PeerId>,
     /// Statements that the open transaction made.
     made: Vec<Statement>,
     /// Peers whose names are being freed, a slice at a time, with the number freed so far.
@@ -59,9 +65,16 @@ struct Totals {
 impl Writer {
     pub(super) fn new(connection: Connection, options: IndexOptions, counts: Arc<Counts>) -> Sql<Self> {
         schema::prune(&connection, (options.clock)())?;
-        let (totals, made, evicting) = (Totals::default(), Vec::new(), VecDeque::new());
-        let mut writer = Self { connection, options, counts, totals, made, evicting };
+        let (totals, reported, made) = (Totals::default(), BTreeSet::new(), Vec::new());
+        let evicting = VecDeque::new();
+        let mut writer = Self { connection, options, counts, totals, reported, made, evicting };
         writer.reload()?;
+        if writer.totals.last == Version::default() {
+            // A new index, or one in place of an index that was lost: above whatever that one gave, also if this
+            // clock is some minutes behind.
+            let begin = Version::default().next((writer.options.clock)().saturating_add(FRESH_LEAD_MS));
+            writer.totals.last = begin.leap(rand::random());
+        }
         Ok(writer)
     }
 

@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use database::Database;
 use hashing::hash_candidates;
 use scan::{Candidate, Found};
-use swarmdex_protocols::index::ShareDigest;
 use swarmdex_protocols::name::InvalidName;
 use swarmdex_protocols::{ContentId, Name};
 use tokio::sync::watch;
@@ -165,7 +164,6 @@ struct Table {
     entries: BTreeMap<Name, SharedEntry>,
     listed: Arc<Vec<SharedEntry>>,
     by_content: HashMap<ContentId, Vec<Name>>,
-    digest: ShareDigest,
     /// Files that changed since they were hashed.
     stale: BTreeSet<PathBuf>,
 }
@@ -175,10 +173,8 @@ impl Table {
     fn settle(&mut self) {
         self.listed = Arc::new(self.entries.values().cloned().collect());
         self.by_content.clear();
-        self.digest = ShareDigest::empty();
         for entry in self.entries.values() {
             self.by_content.entry(entry.content).or_default().push(entry.name.clone());
-            self.digest.toggle(entry.name.as_str(), &entry.content, entry.size);
         }
     }
 }
@@ -428,11 +424,6 @@ impl ShareTable {
     /// Everything that is shared, sorted by name.
     pub fn entries(&self) -> Arc<Vec<SharedEntry>> {
         lock(&self.shared.table).listed.clone()
-    }
-
-    /// Digest of all entries.
-    pub fn digest(&self) -> ShareDigest {
-        lock(&self.shared.table).digest
     }
 
     /// Changes whenever the table does, and when a file is found changed.

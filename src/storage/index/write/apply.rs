@@ -1,15 +1,13 @@
 //! What one request does inside the open transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, Revocation, Session, ShareDigest, Verdict};
-use swarmdex_protocols::{
-    Certificate, ContentId, Entry, Multiaddr, Name, PeerId, Statement, Tally, Tombstone, Version,
-};
+use swarmdex_protocols::{Certificate, Entry, Multiaddr, Name, PeerId, Statement, Tally, Tombstone, Version};
 
 use super::{EVICTION_SLICE, Failure, Sql, Totals, Writer};
-use crate::state::index::{Announced, Change, Evidence, IndexView, announce, evict, revoke};
+use crate::state::index::{Announced, Change, Evidence, IndexView, Moment, after, announce, evict, revoke};
 use crate::storage::index::{IndexOptions, WriteOp, WriteOutcome, schema};
 
 /// The row of the peer that a request is about, changed as the request is carried out.
@@ -33,6 +31,7 @@ enum Free {
 struct View<'a> {
     connection: &'a Connection,
     totals: &'a Totals,
+    reported: &'a BTreeSet<PeerId>,
     names_of_peer: u64,
 }
 
@@ -63,13 +62,17 @@ impl IndexView for View<'_> {
         let found = statement.query_row([name.as_str()], |row| row.get::<_, i64>(0)).optional()?;
         Ok(found.map(|version| Version(version.cast_unsigned())))
     }
+
+    fn reported(&self, peer: &PeerId) -> Sql<bool> {
+        Ok(self.reported.contains(peer))
+    }
 }
 
 impl Writer {
     pub(super) fn apply(&mut self, op: &WriteOp) -> Result<WriteOutcome, Failure> {
         match op {
             WriteOp::Join { peer, addresses, digest, entries, seen } => {
-                self.totals.last = self.totals.last.max(*seen);
+                self.totals.last = after(self.totals.last, *seen, rand::random());
                 self.join(*peer, addresses, digest, *entries)
             }
             WriteOp::Announce { peer, offers, last, mirror } => self.announce(*peer, offers, *last, mirror),
@@ -126,7 +129,9 @@ impl Writer {
             ON CONFLICT (peer) DO UPDATE SET session = ?2, addresses = ?3";
         self.connection.prepare_cached(sql)?.execute(values)?;
         self.totals.peers += u64::from(before.is_none());
-        Ok(WriteOutcome::Joined { session, unchanged: held == *digest && names == entries, names })
+        let unchanged = held == *digest && names == entries;
+        self.set_reported(id, unchanged);
+        Ok(WriteOutcome::Joined { session, unchanged, names })
     }
 
     fn announce(
@@ -138,12 +143,18 @@ impl Writer {
     ) -> Result<WriteOutcome, Failure> {
         let mut peer = self.member(id)?;
         let unix_ms = (self.options.clock)();
+        let moment = Moment { unix_ms, random: rand::random() };
         let mut verdicts = Vec::with_capacity(offers.len());
         let mut adopted = BTreeMap::new();
         for offer in offers {
             let evidence = self.evidence(id, offer, mirror);
-            let view = View { connection: &self.connection, totals: &self.totals, names_of_peer: peer.names };
-            let verdict = match announce(&view, id, offer, &evidence, &self.options.limits, unix_ms)? {
+            let view = View {
+                connection: &self.connection,
+                totals: &self.totals,
+                reported: &self.reported,
+                names_of_peer: peer.names,
+            };
+            let verdict = match announce(&view, id, offer, &evidence, &self.options.limits, moment)? {
                 Announced::Granted { entry, new } => {
                     if new {
                         self.change(&mut peer, Change::Put((*entry).clone()), unix_ms)?;
@@ -164,6 +175,7 @@ impl Writer {
         }
         if last {
             self.free(&mut peer, Free::Unconfirmed, unix_ms)?;
+            self.set_reported(id, true);
         }
         self.store(&peer)?;
         Ok(WriteOutcome::Announced { verdicts, names: peer.names, adopted })
@@ -180,6 +192,14 @@ impl Writer {
             certificate.verify_signature(&self.options.network, &self.options.master.public()).is_ok()
         });
         Evidence { mirror, granted: granted.map(|granted| granted.version) }
+    }
+
+    fn set_reported(&mut self, peer: PeerId, reported: bool) {
+        if reported {
+            self.reported.insert(peer);
+        } else {
+            self.reported.remove(&peer);
+        }
     }
 
     /// Takes in a name of a peer that may be no member: it has a lease to come back in.
@@ -225,7 +245,12 @@ impl Writer {
         let unix_ms = (self.options.clock)();
         let mut outcomes: Vec<Revocation> = Vec::with_capacity(names.len());
         for name in names {
-            let view = View { connection: &self.connection, totals: &self.totals, names_of_peer: peer.names };
+            let view = View {
+                connection: &self.connection,
+                totals: &self.totals,
+                reported: &self.reported,
+                names_of_peer: peer.names,
+            };
             let (outcome, change) = revoke(&view, id, name, unix_ms)?;
             if let Some(change) = change {
                 self.change(&mut peer, change, unix_ms)?;
@@ -244,6 +269,7 @@ impl Writer {
         } else {
             self.connection.prepare_cached("DELETE FROM peers WHERE peer = ?1")?.execute([id.to_bytes()])?;
             self.totals.peers -= 1;
+            self.set_reported(id, false);
         }
         Ok(WriteOutcome::Evicted { names })
     }
@@ -279,20 +305,19 @@ impl Writer {
         match change {
             Change::Put(entry) => {
                 let before = self.stored(&entry.name)?;
-                if let Some((_, content, size)) = &before {
-                    peer.digest.toggle(entry.name.as_str(), content, *size);
+                if let Some((_, before)) = &before {
+                    peer.digest.toggle(before.name.as_str(), &before.content, before.size, before.version);
                 } else {
                     peer.names += 1;
                     self.totals.names += 1;
                 }
-                peer.digest.toggle(entry.name.as_str(), &entry.content, entry.size);
+                peer.digest.toggle(entry.name.as_str(), &entry.content, entry.size, entry.version);
                 schema::put(&self.connection, &entry, peer.session, before.is_none())?;
-                // A name that comes back after the disk was lost keeps its version.
-                self.totals.last = self.totals.last.max(entry.version);
+                self.totals.last = entry.version;
             }
             Change::Free { name, owner, version, evicted } => {
-                let Some((id, content, size)) = self.stored(&name)? else { return Ok(()) };
-                peer.digest.toggle(name.as_str(), &content, size);
+                let Some((id, entry)) = self.stored(&name)? else { return Ok(()) };
+                peer.digest.toggle(name.as_str(), &entry.content, entry.size, entry.version);
                 peer.names = peer.names.saturating_sub(1);
                 self.totals.names = self.totals.names.saturating_sub(1);
                 self.connection.prepare_cached("DELETE FROM names WHERE id = ?1")?.execute([id])?;
@@ -313,11 +338,10 @@ impl Writer {
         Ok(())
     }
 
-    fn stored(&self, name: &Name) -> Sql<Option<(i64, ContentId, u64)>> {
+    fn stored(&self, name: &Name) -> Sql<Option<(i64, Entry)>> {
         let sql = format!("SELECT {} FROM names AS n WHERE n.name = ?1", schema::ENTRY);
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let found = statement.query_row([name.as_str()], schema::entry).optional()?;
-        Ok(found.map(|(id, entry)| (id, entry.content, entry.size)))
+        statement.query_row([name.as_str()], schema::entry).optional()
     }
 
     /// Statements go to the mirror only after the transaction is on disk.
