@@ -439,14 +439,12 @@ impl World {
             peer.heard = self.now;
         }
         match message {
-            Message::Joined { session, unchanged } => {
-                // An answer to an earlier join is overtaken.
-                if peer.session.is_none_or(|held| held < session) {
-                    peer.session = Some(session);
-                    (peer.sequence, peer.waiting) = (0, None);
-                    let share = peer.share.iter().map(|(name, (content, size))| (name, content, *size));
-                    peer.announcer.on_joined(unchanged, share);
-                }
+            // An answer to an earlier join is overtaken.
+            Message::Joined { session, unchanged } if peer.session.is_none_or(|held| held < session) => {
+                peer.session = Some(session);
+                (peer.sequence, peer.waiting) = (0, None);
+                let share = peer.share.iter().map(|(name, (content, size))| (name, content, *size));
+                peer.announcer.on_joined(unchanged, share);
             }
             Message::Announced { session, sequence, verdicts } => {
                 if let Some((waiting, Batch::Announce { offers, last }, _)) = peer.waiting.clone()
