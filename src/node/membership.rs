@@ -179,12 +179,16 @@ impl Membership {
     async fn join(&self, master: PeerId) -> Result<Session, String> {
         let entries = self.shares.entries();
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
+        let (digest, newest) = {
+            let announcer = self.standings.lock();
+            (announcer.digest(share), announcer.newest().cloned().map(Box::new))
+        };
         let join = Join {
             network: self.network.to_string(),
             addresses: self.net.listen().borrow().clone(),
-            digest: self.standings.lock().digest(share),
+            digest,
             entries: entries.len() as u64,
-            newest: self.standings.lock().newest().cloned().map(Box::new),
+            newest,
         };
         let joined = match self.ask(master, Request::Join(join)).await? {
             Response::Joined(joined) => joined,

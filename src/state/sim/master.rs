@@ -1,0 +1,224 @@
+//! The master of a simulated network, with its disk.
+
+use super::*;
+
+/// The index on the master's disk.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Disk {
+    pub(super) entries: BTreeMap<Name, (Entry, Session)>,
+    pub(super) ended: BTreeMap<Name, Version>,
+    pub(super) last: Version,
+    /// Members and their sessions.
+    pub(super) members: BTreeMap<PeerId, Session>,
+    /// Those that have told their whole share; forgotten by every restart.
+    pub(super) reported: BTreeSet<PeerId>,
+}
+
+impl IndexView for Disk {
+    type Error = Infallible;
+
+    fn entry(&self, name: &Name) -> Result<Option<Entry>, Infallible> {
+        Ok(self.entries.get(name).map(|(entry, _)| entry.clone()))
+    }
+
+    fn names_of(&self, owner: &PeerId) -> Result<u64, Infallible> {
+        Ok(self.entries.values().filter(|(entry, _)| entry.owner == *owner).count() as u64)
+    }
+
+    fn names(&self) -> Result<u64, Infallible> {
+        Ok(self.entries.len() as u64)
+    }
+
+    fn last_version(&self) -> Result<Version, Infallible> {
+        Ok(self.last)
+    }
+
+    fn ended(&self, name: &Name) -> Result<Option<Version>, Infallible> {
+        Ok(self.ended.get(name).copied())
+    }
+
+    fn reported(&self, peer: &PeerId) -> Result<bool, Infallible> {
+        Ok(self.reported.contains(peer))
+    }
+}
+
+pub(super) struct Master {
+    pub(super) disk: Disk,
+    /// `None` while it is down.
+    pub(super) leases: Option<Leases>,
+}
+
+impl World {
+    pub(super) fn start_master(&mut self) {
+        let config = LeaseConfig { lease: Duration::from_millis(LEASE_MS), ..LeaseConfig::default() };
+        let mut leases = Leases::new(&config, 100);
+        let known: Vec<_> =
+            self.master.disk.members.iter().map(|(peer, session)| (*peer, *session, Vec::new(), 0)).collect();
+        leases.restore(known, self.time(MASTER).mono);
+        self.master.disk.reported.clear();
+        // Connections do not survive a process.
+        for peer in &mut self.peers {
+            (peer.session, peer.waiting) = (None, None);
+        }
+        self.master.leases = Some(leases);
+    }
+
+    /// Signs, and holds the invariant: one owner and one content of a name at one version, for ever.
+    pub(super) fn certify(&mut self, entry: Entry) -> Seal {
+        let key = (entry.name.clone(), entry.version);
+        let issued = *self.issued.entry(key).or_insert((entry.owner, entry.content));
+        assert_eq!(issued, (entry.owner, entry.content), "two owners of {} at {:?}", entry.name, entry.version);
+        let seal = self.seal(MASTER, CERTIFICATE_LIFETIME_MS);
+        self.publish(MASTER, &Statement::Certificate(Certificate { entry, seal: seal.clone() }));
+        seal
+    }
+
+    pub(super) fn free(&mut self, change: Change) {
+        let Change::Free { name, owner, version, .. } = change else { return };
+        assert!(version > self.master.disk.last, "versions rise");
+        self.master.disk.last = version;
+        self.master.disk.entries.remove(&name);
+        self.master.disk.ended.insert(name.clone(), version);
+        let seal = self.seal(MASTER, CERTIFICATE_LIFETIME_MS);
+        self.publish(MASTER, &Statement::Tombstone(Tombstone { name, owner, version, seal }));
+    }
+
+    pub(super) fn free_all(&mut self, owner: PeerId, before: Session) {
+        let unix_ms = self.time(MASTER).unix_ms;
+        let held = self.master.disk.entries.iter();
+        let names: Vec<_> = held
+            .filter(|(_, (entry, session))| entry.owner == owner && *session < before)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in names {
+            self.free(evict(name, owner, self.master.disk.last, unix_ms));
+        }
+    }
+
+    pub(super) fn at_master(&mut self, from: usize, message: Message) {
+        let (peer, now) = (IDS[from], self.time(MASTER));
+        let Some(leases) = &mut self.master.leases else { return };
+        leases.on_alive(&peer, now.mono);
+        match message {
+            Message::Join { newest, entries, digest } => {
+                if leases.on_join(&peer, Vec::new(), now.mono).is_err() {
+                    return;
+                }
+                let disk = &mut self.master.disk;
+                let random = self.random.next();
+                disk.last = after(disk.last, newest.unwrap_or_default(), random).next(now.unix_ms);
+                let session = Session(disk.last.0);
+                disk.members.insert(peer, session);
+                leases.on_joined(&peer, session);
+                let held = disk.entries.values().filter(|(entry, _)| entry.owner == peer);
+                let held: Vec<_> =
+                    held.map(|(entry, _)| (entry.name.as_str(), &entry.content, entry.size, entry.version)).collect();
+                let unchanged = held.len() == entries && share_digest(held) == digest;
+                if unchanged {
+                    disk.reported.insert(peer);
+                } else {
+                    disk.reported.remove(&peer);
+                }
+                self.send(MASTER, from, Message::Joined { session, unchanged });
+            }
+            Message::Change { session, sequence, batch } => {
+                if leases.admit_change(&peer, session, Sequence(sequence)).is_err() {
+                    return self.send(MASTER, from, Message::Refused);
+                }
+                let mut mirror = BTreeMap::new();
+                if let Batch::Announce { offers, .. } = &batch {
+                    for name in offers.iter().filter_map(|offer| Name::parse(&offer.name).ok()) {
+                        let tally = self.read(MASTER, &name);
+                        mirror.insert(name, tally);
+                    }
+                }
+                // The network was asked before the index is written; meanwhile anything may happen.
+                self.sent += 1;
+                let at = self.now + 1 + self.random.below(100);
+                self.queue.insert((at, self.sent), (from, MASTER, Message::Apply { session, sequence, batch, mirror }));
+            }
+            Message::Apply { session, sequence, batch, mirror } => {
+                if self.master.disk.members.get(&peer) != Some(&session) {
+                    return self.send(MASTER, from, Message::Refused);
+                }
+                self.apply(from, session, sequence, batch, &mirror);
+            }
+            _ => {}
+        }
+    }
+
+    fn apply(&mut self, from: usize, session: Session, sequence: u64, batch: Batch, mirror: &BTreeMap<Name, Tally>) {
+        let (peer, unix_ms) = (IDS[from], self.time(MASTER).unix_ms);
+        match batch {
+            Batch::Announce { offers, last } => {
+                let verdicts = offers.iter().map(|offer| self.grant(peer, session, offer, mirror)).collect();
+                if last {
+                    self.master.disk.reported.insert(peer);
+                    self.free_all(peer, session);
+                }
+                self.send(MASTER, from, Message::Announced { session, sequence, verdicts });
+            }
+            Batch::Revoke(names) => {
+                for name in &names {
+                    let Ok((_, change)) = revoke(&self.master.disk, peer, name, unix_ms);
+                    if let Some(change) = change {
+                        self.free(change);
+                    }
+                }
+                self.send(MASTER, from, Message::Revoked { session, sequence });
+            }
+        }
+    }
+
+    fn grant(&mut self, peer: PeerId, session: Session, offer: &Offer, mirror: &BTreeMap<Name, Tally>) -> Verdict {
+        let unix_ms = self.time(MASTER).unix_ms;
+        let name = Name::parse(&offer.name).unwrap();
+        let evidence = Evidence {
+            mirror: mirror.get(&name).cloned().unwrap_or_default(),
+            granted: offer.granted.as_ref().map(|granted| granted.version),
+        };
+        let moment = Moment { unix_ms, random: self.random.next() };
+        let Ok(announced) = announce(&self.master.disk, peer, offer, &evidence, &LIMITS, moment);
+        match announced {
+            Announced::Granted { entry, .. } => {
+                self.master.disk.last = self.master.disk.last.max(entry.version);
+                self.master.disk.entries.insert(name, ((*entry).clone(), session));
+                let version = entry.version;
+                Verdict::Accepted { version, seal: self.certify(*entry) }
+            }
+            Announced::Adopt(entry) => {
+                let owner = entry.owner;
+                self.master.disk.last = self.master.disk.last.max(entry.version);
+                self.master.disk.entries.insert(name, ((*entry).clone(), Session::default()));
+                self.master.disk.members.entry(owner).or_default();
+                let now = self.time(MASTER).mono;
+                if let Some(leases) = &mut self.master.leases
+                    && leases.get(&owner).is_none()
+                {
+                    leases.restore([(owner, Session::default(), Vec::new(), 1)], now);
+                }
+                self.certify(*entry);
+                Verdict::Conflict { owner }
+            }
+            Announced::Conflict(owner) => Verdict::Conflict { owner },
+            Announced::Refused(refusal) => Verdict::Refused(refusal),
+        }
+    }
+
+    pub(super) fn evict(&mut self) {
+        let now = self.time(MASTER).mono;
+        let Some(leases) = &mut self.master.leases else { return };
+        leases.handle_timeout(now);
+        let mut evicted = Vec::new();
+        while let Some(action) = leases.poll_action() {
+            if let Action::Evict(peer) = action {
+                evicted.push(peer);
+            }
+        }
+        for peer in evicted {
+            self.free_all(peer, Session(u64::MAX));
+            self.master.disk.members.remove(&peer);
+            self.master.disk.reported.remove(&peer);
+        }
+    }
+}

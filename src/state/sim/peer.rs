@@ -1,0 +1,224 @@
+//! A peer of a simulated network.
+
+use super::*;
+
+pub(super) struct Peer {
+    pub(super) announcer: Announcer,
+    pub(super) share: BTreeMap<Name, (ContentId, u64)>,
+    pub(super) records: Records,
+    pub(super) session: Option<Session>,
+    pub(super) sequence: u64,
+    /// The change under way and when to give up on it.
+    pub(super) waiting: Option<(u64, Batch, u64)>,
+    /// When the master was last heard.
+    pub(super) heard: u64,
+    pub(super) up: bool,
+}
+
+impl World {
+    pub(super) fn at_peer(&mut self, from: usize, to: usize, message: Message) {
+        let now = self.time(to);
+        let peer = &mut self.peers[to];
+        if from == MASTER && !matches!(message, Message::Store(_)) {
+            peer.heard = self.now;
+        }
+        match message {
+            // An answer to an earlier join is overtaken.
+            Message::Joined { session, unchanged } if peer.session.is_none_or(|held| held < session) => {
+                peer.session = Some(session);
+                (peer.sequence, peer.waiting) = (0, None);
+                let share = peer.share.iter().map(|(name, (content, size))| (name, content, *size));
+                peer.announcer.on_joined(unchanged, share);
+            }
+            Message::Announced { session, sequence, verdicts } => {
+                if let Some((waiting, Batch::Announce { offers, last }, _)) = peer.waiting.clone()
+                    && (waiting, peer.session) == (sequence, Some(session))
+                {
+                    assert!(peer.announcer.on_announced(&offers, last, verdicts, now.unix_ms));
+                    peer.waiting = None;
+                }
+            }
+            Message::Revoked { session, sequence } => {
+                if let Some((waiting, Batch::Revoke(names), _)) = peer.waiting.clone()
+                    && (waiting, peer.session) == (sequence, Some(session))
+                {
+                    let outcomes = vec![swarmdex_protocols::index::Revocation::NotHeld; names.len()];
+                    assert!(peer.announcer.on_revoked(&names, &outcomes));
+                    peer.waiting = None;
+                }
+            }
+            Message::Refused => (peer.session, peer.waiting) = (None, None),
+            Message::Store(statement) => {
+                let sender = IDS.get(from).copied().unwrap_or(IDS[0]);
+                peer.records.store(key_of(statement.name()), [0; 32], statement, sender, false, now);
+            }
+            Message::Count(claim) => self.count(to, claim),
+            _ => {}
+        }
+    }
+
+    /// What a peer does when it has time.
+    pub(super) fn step(&mut self, number: usize) {
+        let now = self.time(number);
+        if !self.peers[number].up {
+            return;
+        }
+        self.peers[number].records.handle_timeout(now);
+        let peer = &mut self.peers[number];
+        if peer.waiting.as_ref().is_some_and(|(_, _, until)| *until < self.now) {
+            (peer.session, peer.waiting) = (None, None);
+        }
+        // Pings: a master that is not heard for long is lost.
+        if self.connected(number, MASTER) {
+            let now = self.time(MASTER).mono;
+            if let Some(leases) = &mut self.master.leases {
+                leases.on_alive(&IDS[number], now);
+            }
+        } else {
+            self.peers[number].session = None;
+        }
+        if self.peers[number].session.is_some() {
+            if self.random.chance(2) {
+                self.peers[number].announcer.retry_lost();
+            }
+            self.tell(number);
+        } else {
+            let peer = &self.peers[number];
+            let newest = peer.announcer.newest().map(|certificate| certificate.entry.version);
+            let share = peer.share.iter().map(|(name, (content, size))| (name, content, *size));
+            let digest = peer.announcer.digest(share);
+            let join = Message::Join { newest, entries: peer.share.len(), digest };
+            if self.connected(number, MASTER) {
+                self.send(number, MASTER, join);
+            }
+            if self.now > self.peers[number].heard + 2_000 {
+                self.give_up(number, true);
+                self.outage(number);
+            }
+        }
+        self.give_up(number, false);
+        if self.random.chance(10) {
+            let statements: Vec<_> = self.peers[number].announcer.statements().collect();
+            for statement in statements {
+                self.publish(number, &statement);
+                // What the answers would say.
+                let key = key_of(statement.name());
+                let older = self.closest(statement.name()).any(|node| {
+                    let held = self.peers[node].records.ledger(&key).filter(|_| self.connected(number, node));
+                    held.is_some_and(|held| held.settled().and_then(Statement::rank) > statement.rank())
+                });
+                if older && matches!(statement, Statement::Certificate(_)) {
+                    self.peers[number].announcer.doubt(statement.name());
+                }
+            }
+        }
+    }
+
+    /// The next change, if none is under way.
+    pub(super) fn tell(&mut self, number: usize) {
+        let unix_ms = self.time(number).unix_ms;
+        let peer = &mut self.peers[number];
+        let (Some(session), None) = (peer.session, &peer.waiting) else { return };
+        let share: Vec<_> = peer.share.iter().map(|(name, (content, size))| (name, content, *size)).collect();
+        if let Some(batch) = peer.announcer.next_batch(share, unix_ms) {
+            peer.sequence += 1;
+            let sequence = peer.sequence;
+            peer.waiting = Some((sequence, batch.clone(), self.now + 1_500));
+            self.send(number, MASTER, Message::Change { session, sequence, batch });
+        }
+    }
+
+    /// Withdraws claims that are over and, without a master, revokes what is no longer shared.
+    pub(super) fn give_up(&mut self, number: usize, alone: bool) {
+        let now = self.time(number);
+        let seal = self.seal(number, CERTIFICATE_LIFETIME_MS);
+        let peer = &self.peers[number];
+        let (certificates, claims) = peer.announcer.to_give_up(|name| peer.share.contains_key(name));
+        let revoked = certificates
+            .into_iter()
+            .filter(|_| alone)
+            .map(|certificate| Statement::Revocation(Revocation { certificate, seal: seal.clone() }));
+        let withdrawn = claims.into_iter().map(|claim| {
+            let entry = Entry { version: claim.entry.version.next(now.unix_ms), ..claim.entry };
+            let seal = Seal { expires_ms: seal.issued_ms + CLAIM_LIFETIME_MS, ..seal.clone() };
+            Statement::Claim(Claim { entry, base: claim.base, withdrawn: true, seal })
+        });
+        for statement in revoked.chain(withdrawn).collect::<Vec<_>>() {
+            self.publish(number, &statement);
+            self.peers[number].announcer.on_given_up(statement);
+        }
+    }
+
+    pub(super) fn outage(&mut self, number: usize) {
+        let now = self.time(number);
+        let peer = &mut self.peers[number];
+        let share: Vec<_> = peer.share.iter().map(|(name, (content, size))| (name, content, *size)).collect();
+        let wanted = peer.announcer.to_claim(share, now.unix_ms);
+        for (name, content, size) in wanted {
+            let tally = self.read(number, &name);
+            let rival = match tally.standing() {
+                Stands::Certified(granted)
+                    if granted.entry.owner == IDS[number] && granted.entry.content == content =>
+                {
+                    let granted = granted.clone();
+                    self.peers[number].announcer.on_certificate(granted);
+                    continue;
+                }
+                Stands::Certified(certificate) => Some(certificate.entry.owner),
+                Stands::Claimed(claim) => Some(claim.entry.owner),
+                Stands::Free => None,
+            };
+            if let Some(owner) = rival.filter(|owner| *owner != IDS[number]) {
+                self.peers[number].announcer.on_claim_lost(&name, content, size, owner);
+                continue;
+            }
+            let version = tally.version().next(now.unix_ms);
+            let entry = Entry { name, content, size, owner: IDS[number], version };
+            let claim =
+                Claim { entry, base: tally.base(), withdrawn: false, seal: self.seal(number, CLAIM_LIFETIME_MS) };
+            self.publish(number, &Statement::Claim(claim.clone()));
+            self.sent += 1;
+            self.queue.insert((self.now + 400, self.sent), (number, number, Message::Count(claim)));
+        }
+    }
+
+    /// Counts the nodes that took a claim, as the answers to its storage would.
+    pub(super) fn count(&mut self, number: usize, claim: Claim) {
+        let Entry { name, content, size, .. } = claim.entry.clone();
+        let peer = &self.peers[number];
+        // Overtaken by the master, or by the user.
+        if peer.session.is_some() || peer.share.get(&name) != Some(&(content, size)) {
+            return;
+        }
+        let (mut stored, mut rival) = (0, None);
+        for node in self.closest(&name) {
+            let held = self.peers[node].records.ledger(&key_of(&name)).filter(|_| self.connected(number, node));
+            match held.map(|ledger| (ledger.claim(), ledger.settled())) {
+                Some((Some(held), _)) if held.entry == claim.entry => stored += 1,
+                Some((Some(held), _)) if !held.withdrawn => rival = Some(held.entry.owner),
+                Some((_, Some(Statement::Certificate(held)))) => rival = Some(held.entry.owner),
+                _ => {}
+            }
+        }
+        match rival.filter(|owner| stored == 0 && *owner != IDS[number]) {
+            Some(owner) => self.peers[number].announcer.on_claim_lost(&name, content, size, owner),
+            None if stored > 0 => self.peers[number].announcer.on_claimed(claim),
+            None => {}
+        }
+    }
+
+    /// A peer ends without a word, or comes back with what it had on disk; what it stored for others is gone.
+    pub(super) fn restart(&mut self, number: usize) {
+        let peer = &mut self.peers[number];
+        peer.up = !peer.up;
+        (peer.session, peer.waiting) = (None, None);
+        if peer.up {
+            let saved = peer.announcer.statements().filter_map(|statement| match statement {
+                Statement::Certificate(certificate) => Some(certificate),
+                _ => None,
+            });
+            let saved: Vec<_> = saved.collect();
+            peer.announcer = Announcer::new(IDS[number], saved);
+        }
+    }
+}
