@@ -172,6 +172,38 @@ async fn fuzzed_frames_on_every_protocol_disturb_nobody() {
     assert_eq!(anna.status().await.unwrap().shared.certified, 1);
 }
 
+/// DHT: a packet of 16 KiB and one byte is an ordinary one here, and one over the limit ends its stream alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dht_packet_over_the_limit_ends_its_own_stream_alone() {
+    /// FIND_NODE for a key of so many bytes, behind its length, as Kademlia's protobuf has it.
+    fn find_node(length: usize) -> Vec<u8> {
+        let varint = |mut number: usize| {
+            let mut bytes = Vec::new();
+            while number > 0x7f {
+                bytes.push(number as u8 | 0x80);
+                number >>= 7;
+            }
+            bytes.push(number as u8);
+            bytes
+        };
+        let message = [&[0x08, 4, 0x12][..], &varint(length), &vec![7; length]].concat();
+        [varint(message.len()), message].concat()
+    }
+    let master = TestNode::master().await;
+    let anna = TestNode::peer(&master).await;
+    anna.share_file("name", b"x").await;
+    let (stranger, id) = stranger_at(&master).await;
+    let answer = stranger.send(KAD, id, find_node((16 << 10) + 1)).await.unwrap();
+    assert!(!answer.is_empty());
+    for length in [32 << 10, 1 << 20] {
+        let answer = stranger.send(KAD, id, find_node(length)).await;
+        assert!(!answer.is_ok_and(|bytes| !bytes.is_empty()), "{length}");
+    }
+    // The connection, and everybody else, goes on.
+    stranger.join(id).await;
+    assert!(anna.lookup("name").await.unwrap().certified);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_over_the_limit_is_refused_whole() {
     let master = TestNode::master().await;

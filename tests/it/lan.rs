@@ -150,6 +150,39 @@ fn a_blackholed_peer_is_evicted_and_returns_when_the_cable_is_back() {
     master.until(&["search", "name"], |entries| entries.as_array().is_some_and(|entries| entries.len() == 1));
 }
 
+/// DHT: nodes that can reach others and be reached by nobody fill the routing tables.
+#[test]
+fn nodes_with_only_private_addresses_do_not_spoil_lookups() {
+    const HIDDEN: usize = 8;
+    let Some(lan) = Lan::new("priv", 4) else { return };
+    let folder = TempDir::new().unwrap();
+    let mut master = lan.start(0, "master", folder.path(), &[]);
+    let shared = file(folder.path(), "name", &noise(3, 300_000));
+    let at = ["--master", "/ip4/10.77.0.1/tcp/4747"];
+    let anna = lan.start(1, "peer", folder.path(), &[&["--share", &shared][..], &at].concat());
+    let ben = lan.start(2, "peer", folder.path(), &at);
+    joined(&anna);
+    joined(&ben);
+    let hidden: Vec<_> = (0..HIDDEN)
+        .map(|number| {
+            let address = format!("10.88.{number}.1");
+            ip(&["-n", &lan.host(3), "addr", "add", &format!("{address}/32"), "dev", "lo"]).unwrap();
+            let listen = format!("/ip4/{address}/tcp/4000");
+            let own = folder.path().join(format!("hidden{number}"));
+            lan.start(3, "peer", &own, &[&["--no-mdns", "--listen", &listen][..], &at].concat())
+        })
+        .collect();
+    hidden.iter().for_each(joined);
+    anna.until(&["status"], |status| status["dht"]["published"].as_u64() > Some(0));
+    master.kill();
+    ben.until(&["status"], |status| status["master"]["state"] == "unreachable");
+    let begin = std::time::Instant::now();
+    let out = folder.path().join("out");
+    let got = ben.command(&["get", "name", "-o", out.to_str().unwrap()]);
+    assert_eq!(code(&got), 0, "{}", stderr(&got));
+    assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
+}
+
 /// Connection / LAN: the interface goes down and up, and comes back with another address.
 #[test]
 fn a_peer_whose_address_changes_is_found_at_its_new_one() {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use swarmdex::Node;
-use swarmdex::config::Role;
+use swarmdex::config::{Config, Role};
 use swarmdex::node::{GetRequest, MasterState, Source};
 use tempfile::TempDir;
 
-use crate::harness::{Process, TestNode, address, joined, noise, until};
+use crate::harness::{Process, TestNode, address, joined, noise, tcp_address, until};
+use crate::stranger::Stranger;
 
 /// Waits until the DHT has everything that a node publishes.
 async fn published(node: &Node) {
@@ -245,4 +247,69 @@ async fn ten_thousand_names_in_a_network_of_fifty_nodes() {
     println!("closest-nodes queries: {of_master} for the names, {of_owner} for words and contents");
     println!("queries for each name: 1 / {:.0}", NAMES as f64 / (of_master + of_owner) as f64);
     assert!((of_master + of_owner) * 20 <= NAMES as u64);
+}
+
+/// Master failure: a thundering herd. A thousand members, without any pause of their own, are back at the same moment.
+/// Each is let in by one message, and whoever looks up meanwhile waits little.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_peers_that_rejoin_at_once_do_not_overload_the_master() {
+    const MEMBERS: usize = 1000;
+    let roomy = |config: &mut Config| {
+        config.limits.connections_per_ip = 2 * MEMBERS;
+        config.lease.lease = Duration::from_secs(60);
+        // Pings of so many on two processors are not what this is about.
+        config.lease.ping_interval = Duration::from_secs(20);
+    };
+    let master = TestNode::start(Role::Master, roomy).await;
+    let address = tcp_address(&master);
+    let anna = TestNode::peer_with(&master, roomy).await;
+    anna.share_file("name", b"x").await;
+    let members: Vec<_> =
+        futures::stream::iter(0..MEMBERS).map(|_| Stranger::start()).buffer_unordered(16).collect().await;
+    let join_all = async || {
+        let id = master_id(&members[0], &address).await;
+        let joining = members.iter().map(|member| async {
+            // As many connections shake hands at a time as the master allows: the rest come again.
+            while member.connect(&address).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            member.join(id).await
+        });
+        futures::future::join_all(joining).await
+    };
+    join_all().await;
+    let count = async |node: &Node| node.status().await.unwrap().index.unwrap().peers;
+    assert_eq!(count(&master).await, MEMBERS as u64 + 2);
+
+    let dir = master.stop().await;
+    let master = TestNode::try_start(Role::Master, dir, |config| {
+        roomy(config);
+        config.listen = vec![address.clone()];
+    })
+    .await
+    .unwrap();
+    let reader = tokio::spawn({
+        let node = anna.node.clone();
+        async move {
+            let (mut lookups, mut longest) = (0, Duration::ZERO);
+            loop {
+                let begin = Instant::now();
+                node.lookup("name").await.unwrap();
+                longest = longest.max(begin.elapsed());
+                lookups += 1;
+                if lookups >= 50 && matches!(node.status().await.unwrap().master, MasterState::Joined { .. }) {
+                    return longest;
+                }
+            }
+        }
+    });
+    let joined = tokio::time::timeout(Duration::from_secs(60), join_all()).await.unwrap();
+    assert!(joined.iter().all(|joined| joined.unchanged), "nobody has to announce anything again");
+    let longest = reader.await.unwrap();
+    assert!(longest < Duration::from_secs(5), "a lookup took {longest:?}");
+    assert_eq!(count(&master).await, MEMBERS as u64 + 2);
+}
+
+async fn master_id(stranger: &Stranger, address: &swarmdex_protocols::Multiaddr) -> swarmdex_protocols::PeerId {
+    until("the master is there", async || stranger.connect(address).await.ok()).await
 }
