@@ -17,6 +17,7 @@ use super::admission::Admission;
 use super::codec::{FETCH_PROTOCOL, FetchCodec, INDEX_PROTOCOL, IndexCodec, MIRROR_PROTOCOL, MirrorCodec};
 use super::dht::RecordTable;
 use super::discovery::Discovery;
+use super::transport::Tls;
 use crate::config::{Config, Role};
 use crate::state::records::RecordLimits;
 
@@ -147,7 +148,7 @@ fn kademlia(local: PeerId, config: &Config) -> Result<kad::Behaviour<RecordTable
     Ok(kad)
 }
 
-/// Builds the swarm: TCP with Noise and Yamux, and QUIC, with DNS names.
+/// Builds the swarm: TCP with TLS or Noise, and Yamux; QUIC; DNS names.
 pub(super) fn swarm(keypair: Keypair, config: &Config) -> Result<Swarm<Behaviour>, NetError> {
     let yamux = || {
         let mut yamux = yamux::Config::default();
@@ -158,8 +159,8 @@ pub(super) fn swarm(keypair: Keypair, config: &Config) -> Result<Swarm<Behaviour
     let behaviour = Behaviour::new(&keypair, config)?;
     Ok(SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
-        .with_tcp(tcp::Config::new().nodelay(true), noise::Config::new, yamux)
-        .map_err(|_| NetError::Noise)?
+        .with_tcp(tcp::Config::new().nodelay(true), (Tls::new, noise::Config::new), yamux)
+        .map_err(|_| NetError::Encryption)?
         .with_quic()
         .with_dns()
         .map_err(NetError::Dns)?

@@ -17,6 +17,7 @@ mod listen;
 mod mirror;
 mod nodes;
 mod pending;
+mod transport;
 
 use std::io;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub enum NetError {
     Network,
     /// The encryption could not be set up.
     #[error("the keys for encrypted connections could not be made")]
-    Noise,
+    Encryption,
     /// The system's DNS settings are unreadable.
     #[error("the system's DNS settings could not be read")]
     Dns(#[source] io::Error),

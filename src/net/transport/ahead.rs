@@ -1,0 +1,115 @@
+//! Reads as much as the socket has, for a reader that asks for little at a time.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures::{AsyncRead, AsyncWrite};
+
+/// Buffer of a connection on which little happens, in bytes: there may be thousands.
+const SMALL: usize = 8 << 10;
+/// Buffer of a busy connection, in bytes.
+const LARGE: usize = 256 << 10;
+
+/// A stream with a read buffer that grows while it is filled and shrinks when it is not.
+#[derive(Debug)]
+pub(in crate::net) struct Ahead<T> {
+    io: T,
+    buffer: Vec<u8>,
+    begin: usize,
+    end: usize,
+}
+
+impl<T> Ahead<T> {
+    pub(super) fn new(io: T) -> Self {
+        Self { io, buffer: Vec::new(), begin: 0, end: 0 }
+    }
+
+    /// Makes the buffer fit what came last.
+    fn adapt(&mut self) {
+        let length = self.buffer.len();
+        if self.end == length && length < LARGE {
+            self.buffer = vec![0; (length * 2).max(SMALL)];
+        } else if self.end <= SMALL && length > SMALL {
+            self.buffer = vec![0; length / 2];
+        }
+        (self.begin, self.end) = (0, 0);
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Ahead<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.begin == this.end {
+            this.adapt();
+            this.end = ready!(Pin::new(&mut this.io).poll_read(cx, &mut this.buffer))?;
+        }
+        let count = out.len().min(this.end - this.begin);
+        out[..count].copy_from_slice(&this.buffer[this.begin..this.begin + count]);
+        this.begin += count;
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Ahead<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_close(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::AsyncReadExt;
+    use futures::executor::block_on;
+    use futures::io::Cursor;
+
+    use super::*;
+
+    #[test]
+    fn bytes_come_through_in_order_whatever_the_sizes() {
+        let bytes: Vec<u8> = (0..1_000_000u32).map(|number| (number * 7 >> 3) as u8).collect();
+        for step in [1, 5, 4096, 300_000] {
+            let mut ahead = Ahead::new(Cursor::new(bytes.clone()));
+            let (mut got, mut piece) = (Vec::new(), vec![0; step]);
+            loop {
+                match block_on(ahead.read(&mut piece)).unwrap() {
+                    0 => break,
+                    count => got.extend_from_slice(&piece[..count]),
+                }
+            }
+            assert!(got == bytes, "{step}");
+        }
+    }
+
+    #[test]
+    fn the_buffer_grows_to_its_bound_and_shrinks_again() {
+        let mut ahead = Ahead::new(Cursor::new(vec![7; 4 << 20]));
+        let mut piece = [0; 4096];
+        let mut largest = 0;
+        while block_on(ahead.read(&mut piece)).unwrap() > 0 {
+            largest = largest.max(ahead.buffer.len());
+        }
+        assert_eq!(largest, LARGE);
+        for _ in 0..10 {
+            ahead.io = Cursor::new(vec![7; 100]);
+            while block_on(ahead.read(&mut piece)).unwrap() > 0 {}
+        }
+        assert_eq!(ahead.buffer.len(), SMALL);
+    }
+}

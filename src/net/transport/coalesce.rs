@@ -1,0 +1,158 @@
+//! Collects small writes into large ones.
+//!
+//! The muxer writes headers of 12 bytes and frames of 16 KiB, and flushes after each. A flush right after a write is
+//! put off until the writer has had another turn: only if it wrote nothing more then, bytes leave before the buffer is full.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures::{AsyncRead, AsyncWrite};
+
+/// Bytes that are collected at most.
+const CAPACITY: usize = 128 << 10;
+/// Buffer that a connection keeps which has nothing to send, in bytes.
+const KEPT: usize = 8 << 10;
+
+/// A stream with a write buffer.
+#[derive(Debug)]
+pub(in crate::net) struct Coalesce<T> {
+    io: T,
+    buffer: Vec<u8>,
+    /// Bytes of the buffer that were passed on.
+    begin: usize,
+    /// Whether something was written since the last flush.
+    fresh: bool,
+    /// Bytes passed on since the buffer was last empty after a flush.
+    burst: usize,
+}
+
+impl<T> Coalesce<T> {
+    pub(super) fn new(io: T) -> Self {
+        Self { io, buffer: Vec::new(), begin: 0, fresh: false, burst: 0 }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Coalesce<T> {
+    /// Passes on everything.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.begin < self.buffer.len() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.buffer[self.begin..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => {
+                    self.begin += count;
+                    self.burst += count;
+                }
+            }
+        }
+        self.buffer.clear();
+        self.begin = 0;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Coalesce<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.buffer.len() >= CAPACITY {
+            ready!(this.poll_drain(cx))?;
+        }
+        let count = bytes.len().min(CAPACITY - this.buffer.len());
+        this.buffer.extend_from_slice(&bytes[..count]);
+        this.fresh = true;
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if std::mem::take(&mut this.fresh) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        ready!(this.poll_drain(cx))?;
+        ready!(Pin::new(&mut this.io).poll_flush(cx))?;
+        if std::mem::take(&mut this.burst) <= KEPT && this.buffer.capacity() > KEPT {
+            this.buffer = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        Pin::new(&mut self.io).poll_close(cx)
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Coalesce<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_read(cx, out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures::AsyncWriteExt;
+    use futures::executor::block_on;
+
+    use super::*;
+
+    /// Remembers the sizes of writes.
+    #[derive(Default)]
+    struct Sizes {
+        bytes: Vec<u8>,
+        sizes: Vec<usize>,
+    }
+
+    impl AsyncWrite for Sizes {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.bytes.extend_from_slice(bytes);
+            self.sizes.push(bytes.len());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn frames_that_are_flushed_one_by_one_leave_together() {
+        let mut stream = Coalesce::new(Sizes::default());
+        block_on(async {
+            for number in 0..20u8 {
+                stream.write_all(&[number; 16]).await.unwrap();
+                stream.write_all(&vec![number; 16 << 10]).await.unwrap();
+                // As the muxer does: it polls, and goes on whatever the answer.
+                poll_fn(|cx| {
+                    let _ = Pin::new(&mut stream).poll_flush(cx);
+                    Poll::Ready(())
+                })
+                .await;
+            }
+            stream.flush().await.unwrap();
+        });
+        let expected: Vec<u8> = (0..20u8).flat_map(|number| vec![number; 16 + (16 << 10)]).collect();
+        assert!(stream.io.bytes == expected);
+        assert!(stream.io.sizes.len() <= 4, "{:?}", stream.io.sizes);
+    }
+
+    #[test]
+    fn little_is_sent_by_a_flush_and_nothing_is_lost_by_closing() {
+        let mut stream = Coalesce::new(Sizes::default());
+        block_on(async {
+            stream.write_all(b"hello").await.unwrap();
+            assert!(stream.io.bytes.is_empty());
+            stream.flush().await.unwrap();
+            assert_eq!(stream.io.bytes, b"hello");
+            stream.write_all(b" world").await.unwrap();
+            stream.close().await.unwrap();
+        });
+        assert_eq!(stream.io.bytes, b"hello world");
+    }
+}
