@@ -102,6 +102,10 @@ pub struct FetchConfig {
     pub downloads: usize,
     /// Threads that hash, verify, read and write; 0 means one for each processor.
     pub threads: usize,
+    /// Whether what was downloaded, wholly or in part, is passed on while the node runs.
+    pub reshare: bool,
+    /// Whether a download counts as done only when its bytes are on disk, not merely with the system.
+    pub sync: bool,
 }
 
 /// The mirror of the index.
@@ -164,7 +168,15 @@ impl Default for LimitsConfig {
 
 impl Default for FetchConfig {
     fn default() -> Self {
-        Self { window_mib: 8, upload_mib: 32, timeout: Duration::from_secs(20), downloads: 16, threads: 0 }
+        Self {
+            window_mib: 8,
+            upload_mib: 32,
+            timeout: Duration::from_secs(20),
+            downloads: 16,
+            threads: 0,
+            reshare: true,
+            sync: false,
+        }
     }
 }
 

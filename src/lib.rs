@@ -6,11 +6,12 @@
 //! 5  cli, http    commands, the local HTTP interface         talk to the handle alone
 //! 4  node         the handle: membership, downloads, shares
 //! 3  net          the swarm: one behaviour, one event loop
-//! 2  storage      index database, share table, partial files
+//! 2  storage      index database, share table, downloads
 //! 1  state        pure rules: names, leases, downloads
-//! 0  config, swarmdex-protocols
+//! 0  config, buffers, swarmdex-protocols
 //! ```
 
+pub mod buffers;
 pub mod cli;
 pub mod config;
 pub mod http;

@@ -212,35 +212,54 @@ pub fn verify_chunk(
     bytes: &[u8],
     proof: &Proof,
 ) -> Result<(), WrongChunk> {
+    check_chunk(content, geometry, index, bytes, proof).map(drop)
+}
+
+/// The same; gives the values on the way up with their positions in the byte form of an [`Outboard`], counted
+/// in nodes and the root left out.
+pub fn check_chunk(
+    content: &ContentId,
+    geometry: &Geometry,
+    index: u64,
+    bytes: &[u8],
+    proof: &Proof,
+) -> Result<Vec<(u64, ChainingValue)>, WrongChunk> {
     let wrong = WrongChunk { content: *content, index };
     if index >= geometry.chunks() || bytes.len() as u64 != geometry.len(index) {
         return Err(wrong);
     }
     if geometry.chunks() == 1 {
         let matches = proof.0.is_empty() && ContentId::of(bytes) == *content;
-        return if matches { Ok(()) } else { Err(wrong) };
+        return if matches { Ok(Vec::new()) } else { Err(wrong) };
     }
-    let root = climb(geometry, index, chunk_value(geometry, index, bytes), proof).ok_or(wrong)?;
-    if root == *content.as_bytes() { Ok(()) } else { Err(wrong) }
+    let (path, root) = climb(geometry, index, chunk_value(geometry, index, bytes), proof).ok_or(wrong)?;
+    if root == *content.as_bytes() { Ok(path) } else { Err(wrong) }
 }
 
-/// Climbs from a chunk to the root; `None` if the proof has the wrong number of siblings.
+/// A node's position in the byte form of an [`Outboard`], and its value.
+type Placed = (u64, ChainingValue);
+
+/// Climbs from a chunk to the root: the values on the way, and the root's; `None` if the proof has the wrong number of
+/// siblings.
 ///
 /// BLAKE3 gives every left subtree the largest power of two of chunks, which is the same tree as
 /// pairing each level from the left and carrying an odd last node up unchanged.
-fn climb(geometry: &Geometry, index: u64, value: ChainingValue, proof: &Proof) -> Option<ChainingValue> {
-    let (mut value, mut at, mut width) = (value, index, geometry.chunks());
+fn climb(geometry: &Geometry, index: u64, value: ChainingValue, proof: &Proof) -> Option<(Vec<Placed>, ChainingValue)> {
+    let (mut value, mut at, mut width, mut start) = (value, index, geometry.chunks(), 0);
     let mut siblings = proof.0.iter();
+    let mut path = Vec::with_capacity(proof.0.len() + 1);
     while width > 1 {
+        path.push((start + at, value));
         if at ^ 1 < width {
             let sibling = siblings.next()?;
             let (left, right) = if at & 1 == 0 { (&value, sibling) } else { (sibling, &value) };
             value = merge(left, right, width == 2);
         }
+        start += width;
         at >>= 1;
         width = width.div_ceil(2);
     }
-    siblings.next().is_none().then_some(value)
+    siblings.next().is_none().then_some((path, value))
 }
 
 fn merge(left: &ChainingValue, right: &ChainingValue, root: bool) -> ChainingValue {

@@ -4,13 +4,32 @@
 
 use std::ops::Range;
 
+use libp2p_identity::PeerId;
+use multiaddr::Multiaddr;
 use serde::{Deserialize, Serialize};
 
 use crate::content::{ContentId, Geometry, Proof};
 
-/// Ask for a run of chunks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
+/// What is asked of a holder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// A run of chunks.
+    #[serde(rename = "chunks")]
+    Chunks(Run),
+    /// Which chunks it has, and who else has some.
+    #[serde(rename = "have")]
+    Have(Have),
+    /// Whole contents of one chunk each: at most [`crate::limits::MAX_FETCH_FILES`].
+    #[serde(rename = "files")]
+    Files(Vec<ContentId>),
+    /// A run that was asked for before is not wanted any more.
+    #[serde(rename = "cancel")]
+    Cancel(Run),
+}
+
+/// A run of chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Run {
     /// Which content.
     #[serde(rename = "c")]
     pub content: ContentId,
@@ -22,7 +41,19 @@ pub struct Request {
     pub count: u32,
 }
 
-impl Request {
+/// A question which chunks a holder has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Have {
+    /// Of which content.
+    #[serde(rename = "c")]
+    pub content: ContentId,
+    /// Where the asker listens if it passes on what it has itself: it is then named to others who ask. At most
+    /// [`crate::limits::MAX_OTHER_ADDRESSES`], without its peer id.
+    #[serde(rename = "a", default)]
+    pub addresses: Vec<Multiaddr>,
+}
+
+impl Run {
     /// The bytes of the file that are asked for, or why they cannot be sent.
     pub fn range(&self, geometry: &Geometry) -> Result<Range<u64>, Refusal> {
         let end = self.first.checked_add(u64::from(self.count)).ok_or(Refusal::Range)?;
@@ -46,9 +77,57 @@ pub enum Header {
         #[serde(rename = "p")]
         proofs: Vec<Proof>,
     },
+    /// The set of chunks follows, unless it is the whole content.
+    #[serde(rename = "have")]
+    Have {
+        /// Number of raw bytes that follow: a [`crate::ChunkSet`], or nothing.
+        #[serde(rename = "b")]
+        bytes: u32,
+        /// Whether the holder has every chunk.
+        #[serde(rename = "w")]
+        whole: bool,
+        /// Others who asked lately and pass on what they have; at most [`crate::limits::MAX_FETCH_OTHERS`].
+        #[serde(rename = "o", default)]
+        others: Vec<Other>,
+    },
+    /// The contents follow, one after the other.
+    #[serde(rename = "files")]
+    Files {
+        /// Number of raw bytes that follow, at most [`crate::limits::MAX_FETCH_BODY`].
+        #[serde(rename = "b")]
+        bytes: u32,
+        /// The size of each content in bytes, in order; `None` for one that is not among them. The list ends
+        /// before the first for which there was no more room.
+        #[serde(rename = "l")]
+        sizes: Vec<Option<u32>>,
+    },
+    /// To a request that asks for nothing.
+    #[serde(rename = "done")]
+    Done,
     /// Nothing follows.
     #[serde(rename = "refused")]
     Refused(Refusal),
+}
+
+impl Header {
+    /// Number of raw bytes that follow.
+    pub fn body_bytes(&self) -> u32 {
+        match self {
+            Self::Chunks { bytes, .. } | Self::Have { bytes, .. } | Self::Files { bytes, .. } => *bytes,
+            Self::Done | Self::Refused(_) => 0,
+        }
+    }
+}
+
+/// Another holder of the content, or of a part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Other {
+    /// Its id.
+    #[serde(rename = "p")]
+    pub peer: PeerId,
+    /// Where it listens, without its peer id; at most [`crate::limits::MAX_OTHER_ADDRESSES`].
+    #[serde(rename = "a")]
+    pub addresses: Vec<Multiaddr>,
 }
 
 /// Why chunks are not sent.
@@ -73,6 +152,9 @@ pub enum Refusal {
     /// 6: the bytes of the request are no request.
     #[error("it did not understand the request")]
     Malformed,
+    /// 7: the asker said that it does not want it any more.
+    #[error("the request was cancelled")]
+    Cancelled,
     /// Any other number, from a newer node.
     #[error("it refused with code {0}")]
     Other(u16),
@@ -87,6 +169,7 @@ impl From<u16> for Refusal {
             4 => Self::Busy,
             5 => Self::Storage,
             6 => Self::Malformed,
+            7 => Self::Cancelled,
             other => Self::Other(other),
         }
     }
@@ -101,6 +184,7 @@ impl From<Refusal> for u16 {
             Refusal::Busy => 4,
             Refusal::Storage => 5,
             Refusal::Malformed => 6,
+            Refusal::Cancelled => 7,
             Refusal::Other(other) => other,
         }
     }
@@ -118,6 +202,11 @@ pub struct Response {
 impl Response {
     /// A response that refuses.
     pub fn refused(refusal: Refusal) -> Self {
-        Self { header: Header::Refused(refusal), body: Vec::new() }
+        Self::bare(Header::Refused(refusal))
+    }
+
+    /// A response without raw bytes.
+    pub fn bare(header: Header) -> Self {
+        Self { header, body: Vec::new() }
     }
 }

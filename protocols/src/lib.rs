@@ -14,6 +14,7 @@
 //! checked here. **Non-goals.** No network, no disk, no clock: bytes and times are arguments.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod chunks;
 pub mod codec;
 pub mod content;
 mod digest;
@@ -25,7 +26,9 @@ pub mod mirror;
 pub mod name;
 pub mod pattern;
 pub mod statement;
+pub mod tree;
 
+pub use chunks::ChunkSet;
 pub use content::ContentId;
 pub use ledger::{Ledger, Tally};
 pub use libp2p_identity::{Keypair, PeerId, PublicKey};
@@ -34,3 +37,4 @@ pub use multiaddr::Multiaddr;
 pub use name::{Name, Network};
 pub use pattern::Pattern;
 pub use statement::{Authority, Certificate, Claim, Entry, Statement, Tombstone, Version};
+pub use tree::Tree;

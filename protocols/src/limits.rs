@@ -34,10 +34,16 @@ pub const MAX_MIRROR_RECORDS: usize = 256;
 pub const MAX_MIRROR_KEYS: usize = 4096;
 /// Longest message of the mirror protocol, in bytes, either way.
 pub const MAX_MIRROR_MESSAGE: usize = 2 << 20;
-/// Longest request of the fetch protocol, in bytes.
-pub const MAX_FETCH_REQUEST: usize = 1 << 10;
-/// Longest header of a fetch response, in bytes: the proofs of the chunks in one range.
-pub const MAX_FETCH_HEADER: usize = 16 << 10;
+/// Longest request of the fetch protocol, in bytes: the content ids of many small files.
+pub const MAX_FETCH_REQUEST: usize = 16 << 10;
+/// Longest header of a fetch response, in bytes: the proofs of the chunks in one range, or other holders.
+pub const MAX_FETCH_HEADER: usize = 64 << 10;
+/// Most contents in one request for small files.
+pub const MAX_FETCH_FILES: usize = 256;
+/// Most other holders that one holder names, and most addresses of each.
+pub const MAX_FETCH_OTHERS: usize = 32;
+/// Most addresses of another holder.
+pub const MAX_OTHER_ADDRESSES: usize = 4;
 /// Most raw bytes in one fetch response: one chunk of the largest size, or several small ones.
 pub const MAX_FETCH_BODY: usize = 1 << 20;
 /// Largest file, in bytes (16 TiB): keeps every count of chunks and every product of them inside 64 bits with room to spare.
@@ -57,3 +63,7 @@ const _: () = assert!(2 * (MAX_NAME_BYTES + 512) <= MAX_RECORD_BYTES);
 const _: () = assert!(MAX_MIRROR_RECORDS * MAX_RECORD_BYTES + MAX_MIRROR_KEYS * 40 + 64 * 1024 <= MAX_MIRROR_MESSAGE);
 // So must a page of an owner's statements.
 const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_RECORD_BYTES / 2) <= MAX_INDEX_MESSAGE);
+// The ids of small files must fit their request, other holders with all their addresses the header.
+const _: () = assert!(MAX_FETCH_FILES * 40 <= MAX_FETCH_REQUEST);
+const _: () =
+    assert!(MAX_FETCH_OTHERS * (MAX_OTHER_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 64) + 1024 <= MAX_FETCH_HEADER);

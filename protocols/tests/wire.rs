@@ -149,12 +149,23 @@ fn mirror_responses() -> Vec<mirror::Response> {
 }
 
 fn fetches() -> Vec<fetch::Request> {
-    vec![fetch::Request { content: content(), first: 300, count: 4 }]
+    let run = fetch::Run { content: content(), first: 300, count: 4 };
+    let addresses = vec!["/ip4/10.0.0.1/tcp/4747".parse().unwrap()];
+    vec![
+        fetch::Request::Chunks(run),
+        fetch::Request::Have(fetch::Have { content: content(), addresses }),
+        fetch::Request::Have(fetch::Have { content: content(), addresses: Vec::new() }),
+        fetch::Request::Files(vec![content(), content()]),
+        fetch::Request::Cancel(run),
+    ]
 }
 
 fn headers() -> Vec<Header> {
     vec![
         Header::Chunks { bytes: 1 << 20, proofs: vec![Proof::new(vec![[5; 32], [6; 32]]), Proof::default()] },
+        Header::Have { bytes: 2, whole: false, others: vec![fetch::Other { peer: peer(), addresses: Vec::new() }] },
+        Header::Files { bytes: 7, sizes: vec![Some(7), None] },
+        Header::Done,
         Header::Refused(fetch::Refusal::Changed),
     ]
 }
@@ -315,8 +326,16 @@ fn messages_at_their_limits_fit() {
     // Four small chunks, or one of the largest file, with all their proofs.
     let proofs = vec![Proof::new(vec![[0; 32]; 24]); 4];
     encode(&Header::Chunks { bytes: MAX_FETCH_BODY as u32, proofs }, MAX_FETCH_HEADER).unwrap();
-    let request = fetch::Request { content: content(), first: u64::MAX, count: u32::MAX };
-    encode(&request, MAX_FETCH_REQUEST).unwrap();
+    let run = fetch::Run { content: content(), first: u64::MAX, count: u32::MAX };
+    encode(&fetch::Request::Chunks(run), MAX_FETCH_REQUEST).unwrap();
+    encode(&fetch::Request::Files(vec![content(); MAX_FETCH_FILES]), MAX_FETCH_REQUEST).unwrap();
+    let address: Multiaddr = format!("/dns4/{}/tcp/4747", "a".repeat(MAX_ADDRESS_BYTES - 20)).parse().unwrap();
+    let have = fetch::Have { content: content(), addresses: vec![address.clone(); MAX_OTHER_ADDRESSES] };
+    encode(&fetch::Request::Have(have), MAX_FETCH_REQUEST).unwrap();
+    let other = fetch::Other { peer: peer(), addresses: vec![address; MAX_OTHER_ADDRESSES] };
+    let header = Header::Have { bytes: 1 << 20, whole: false, others: vec![other; MAX_FETCH_OTHERS] };
+    encode(&header, MAX_FETCH_HEADER).unwrap();
+    encode(&Header::Files { bytes: 1 << 20, sizes: vec![Some(4096); MAX_FETCH_FILES] }, MAX_FETCH_HEADER).unwrap();
 }
 
 prop_compose! {

@@ -47,6 +47,9 @@ pub(super) struct NodeArgs {
     /// Do not look for nodes on the local network
     #[arg(long, global = true, env = "SWARMDEX_NO_MDNS", value_parser = clap::builder::BoolishValueParser::new())]
     no_mdns: bool,
+    /// Do not pass on to others what was downloaded
+    #[arg(long, global = true, env = "SWARMDEX_NO_RESHARE", value_parser = clap::builder::BoolishValueParser::new())]
+    no_reshare: bool,
 }
 
 /// Where the HTTP interface is offered.
@@ -174,6 +177,8 @@ struct FetchFile {
     timeout_seconds: Option<f64>,
     downloads: Option<usize>,
     threads: Option<usize>,
+    reshare: Option<bool>,
+    sync: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -321,13 +326,15 @@ impl LimitsFile {
 
 impl FetchFile {
     fn merge(self, defaults: FetchConfig) -> Result<FetchConfig, Invalid> {
-        let Self { window_mib, upload_mib, timeout_seconds, downloads, threads } = self;
+        let Self { window_mib, upload_mib, timeout_seconds, downloads, threads, reshare, sync } = self;
         Ok(FetchConfig {
             window_mib: at_least_one("window_mib", window_mib.unwrap_or(defaults.window_mib))?,
             upload_mib: at_least_one("upload_mib", upload_mib.unwrap_or(defaults.upload_mib))?,
             timeout: seconds("timeout_seconds", timeout_seconds, defaults.timeout)?,
             downloads: at_least_one("downloads", downloads.unwrap_or(defaults.downloads))?,
             threads: threads.unwrap_or(defaults.threads),
+            reshare: reshare.unwrap_or(defaults.reshare),
+            sync: sync.unwrap_or(defaults.sync),
         })
     }
 }
@@ -444,7 +451,7 @@ mod tests {
             example.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
         let table: toml::Table = toml::from_str(&full).unwrap();
         let count: usize = table.values().map(|value| value.as_table().map_or(1, toml::Table::len)).sum();
-        assert_eq!(count, 9 + 4 + 9 + 5 + 6, "keys in the example");
+        assert_eq!(count, 9 + 4 + 9 + 7 + 6, "keys in the example");
         config(&[], &full).unwrap();
     }
 

@@ -19,6 +19,8 @@ use swarmdex_protocols::limits::{
 };
 use swarmdex_protocols::{index, mirror};
 
+use crate::buffers::Buffers;
+
 /// Protocol id of the index protocol.
 pub(super) const INDEX_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmdex/index/1");
 /// Protocol id of the mirror protocol.
@@ -87,9 +89,9 @@ where
     }
 }
 
-/// Frames of the fetch protocol.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct FetchCodec;
+/// Frames of the fetch protocol; bodies are read into, and written from, buffers that are used again.
+#[derive(Debug, Clone)]
+pub(super) struct FetchCodec(pub(super) Buffers);
 
 impl Codec for FetchCodec {
     type Protocol = StreamProtocol;
@@ -111,17 +113,16 @@ impl Codec for FetchCodec {
             Ok(header) => header,
             Err(error) => return Ok(Err(error)),
         };
-        let bytes = match &header {
-            Header::Chunks { bytes, .. } => *bytes as usize,
-            Header::Refused(_) => 0,
-        };
+        let bytes = header.body_bytes() as usize;
         if bytes > MAX_FETCH_BODY {
             return Ok(Err(DecodeError::TooLarge { actual: bytes as u64, limit: MAX_FETCH_BODY }));
         }
-        let body = match read_bytes(io, bytes).await? {
-            Ok(body) => body,
-            Err(error) => return Ok(Err(error)),
-        };
+        // This node asked for it: what a window allows may be set aside at once.
+        let mut body = self.0.take(bytes);
+        if let Err(error) = io.read_exact(&mut body).await {
+            self.0.give(body);
+            return truncated(error);
+        }
         Ok(expect_end(io).await?.map(|()| fetch::Response { header, body }))
     }
 
@@ -138,7 +139,9 @@ impl Codec for FetchCodec {
     {
         let fetch::Response { header, body } = response.map_err(io::Error::other)?;
         write_message(io, &header, MAX_FETCH_HEADER).await?;
-        io.write_all(&body).await
+        let written = io.write_all(&body).await;
+        self.0.give(body);
+        written
     }
 }
 
@@ -215,14 +218,18 @@ mod tests {
         fetch::Response { header, body: body.to_vec() }
     }
 
+    fn codec() -> FetchCodec {
+        FetchCodec(Buffers::new(4))
+    }
+
     fn written(response: fetch::Response) -> Vec<u8> {
         let mut io = Cursor::new(Vec::new());
-        block_on(FetchCodec.write_response(&FETCH_PROTOCOL, &mut io, Ok(response))).unwrap();
+        block_on(codec().write_response(&FETCH_PROTOCOL, &mut io, Ok(response))).unwrap();
         io.into_inner()
     }
 
     fn read(bytes: &[u8]) -> Received<fetch::Response> {
-        block_on(FetchCodec.read_response(&FETCH_PROTOCOL, &mut Cursor::new(bytes))).unwrap()
+        block_on(codec().read_response(&FETCH_PROTOCOL, &mut Cursor::new(bytes))).unwrap()
     }
 
     #[test]
@@ -262,11 +269,11 @@ mod tests {
 
     #[test]
     fn a_request_survives_the_wire() {
-        let request = fetch::Request { content: ContentId::of(b"x"), first: 3, count: 4 };
+        let request = fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 3, count: 4 });
         let mut io = Cursor::new(Vec::new());
-        block_on(FetchCodec.write_request(&FETCH_PROTOCOL, &mut io, Ok(request))).unwrap();
+        block_on(codec().write_request(&FETCH_PROTOCOL, &mut io, Ok(request.clone()))).unwrap();
         let bytes = io.into_inner();
-        let got = block_on(FetchCodec.read_request(&FETCH_PROTOCOL, &mut Cursor::new(bytes))).unwrap();
+        let got = block_on(codec().read_request(&FETCH_PROTOCOL, &mut Cursor::new(bytes))).unwrap();
         assert_eq!(got, Ok(request));
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::behaviour::{Behaviour, BehaviourEvent, protocol_version};
 use super::codec::Received;
+use super::crowd::Crowd;
 use super::dht::{self, Checked, Dht};
 use super::dial::Dials;
 use super::fetch::{Channel, Uploads};
@@ -54,6 +55,7 @@ pub(super) struct Driver {
     jobs: FuturesUnordered<BoxFuture<'static, Job>>,
     requests: Requests,
     uploads: Uploads,
+    crowd: Crowd,
     services: Services,
     dht: Dht,
 }
@@ -128,6 +130,7 @@ impl Driver {
                 owned: 0,
             },
             uploads: Uploads::new(&config.fetch),
+            crowd: Crowd::default(),
             services,
             dht,
         })
@@ -184,17 +187,17 @@ impl Driver {
     }
 
     fn timeout(&self) -> Option<Instant> {
-        let master = self.services.index.as_ref()?;
-        if master.owes_evictions() {
-            return Some(Instant::now() + RETRY);
-        }
-        master.timeout()
+        let master =
+            self.services.index.as_ref().and_then(|master| {
+                if master.owes_evictions() { Some(Instant::now() + RETRY) } else { master.timeout() }
+            });
+        master.into_iter().chain(self.uploads.timeout()).min()
     }
 
     /// Does what the state machines ask for.
     fn settle(&mut self, now: Instant) {
-        while let Some(upload) = self.uploads.next() {
-            self.jobs.push(read(self.services.shares.clone(), upload));
+        while let Some(upload) = self.uploads.next(now) {
+            self.jobs.push(read(self.services.library.clone(), upload));
         }
         let Some(master) = &mut self.services.index else { return };
         // The master is a member of its own network, and always alive.
@@ -280,7 +283,7 @@ impl Driver {
             }
             Job::Upload { id, channel, response } => {
                 if self.swarm.behaviour_mut().fetch.send_response(channel, Ok(response)).is_err() {
-                    self.uploads.finish(&id);
+                    self.uploads.finish(&id, Instant::now());
                 }
             }
         }

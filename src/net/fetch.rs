@@ -1,10 +1,19 @@
 //! Serving chunks: requests wait as requests, and only as many are read from disk as memory is set aside for.
+//!
+//! **Order.** The peers take turns; within a turn, and between peers that wait, chunks come first that were sent least. When
+//! many want the same content at once, each chunk so leaves its owner once before any leaves it twice, and the
+//! downloaders get the rest from each other.
+//!
+//! **How many at a time.** Few enough that each is done soon, since half-sent chunks are of use to nobody: more while answers leave
+//! within a tenth of a second, fewer when they take longer than half of one.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 use libp2p::request_response::{InboundRequestId, ResponseChannel};
-use swarmdex_protocols::fetch::{Refusal, Request, Response};
+use swarmdex_protocols::ContentId;
+use swarmdex_protocols::fetch::{Refusal, Request, Response, Run};
 use swarmdex_protocols::limits::MAX_FETCH_BODY;
 
 use super::codec::Received;
@@ -14,6 +23,16 @@ use crate::config::FetchConfig;
 const WAITING_PER_PEER: usize = 256;
 /// Requests that wait in all.
 const WAITING: usize = 4096;
+/// Uploads at a time that a node begins with, and the fewest.
+const FIRST_SLOTS: usize = 8;
+const LEAST_SLOTS: usize = 3;
+/// An upload that took less makes room for one more, one that took longer for one less; one that takes much longer
+/// is its receiver's fault, and holds nobody else up.
+const QUICK: Duration = Duration::from_millis(100);
+const SLOW: Duration = Duration::from_millis(500);
+const STUCK: Duration = Duration::from_secs(2);
+/// Chunks of which it is remembered how often they were sent.
+const MAX_SENT: usize = 1 << 16;
 
 /// Where the answer to a request for chunks goes.
 pub(super) type Channel = ResponseChannel<Received<Response>>;
@@ -26,32 +45,48 @@ pub(super) struct Upload {
     pub(super) channel: Channel,
 }
 
+/// A chunk: its content and index.
+type Chunk = (ContentId, u64);
+
+fn chunk_of(request: &Request) -> Option<Chunk> {
+    match request {
+        Request::Chunks(run) => Some((run.content, run.first)),
+        _ => None,
+    }
+}
+
 /// Uploads that wait, and those whose bytes are in memory.
 pub(super) struct Uploads {
+    /// Most at a time, for all and for one peer; and as many as leave soon.
+    most: usize,
+    most_per_peer: usize,
     slots: usize,
-    slots_per_peer: usize,
     /// Requests by peer: each peer's in order, the peers in turn, so that one that asks for much delays
     /// nobody else.
     waiting: HashMap<PeerId, VecDeque<Upload>>,
     turns: VecDeque<PeerId>,
     waiting_count: usize,
-    active: HashMap<InboundRequestId, PeerId>,
+    active: HashMap<InboundRequestId, (PeerId, Instant)>,
     active_per_peer: HashMap<PeerId, usize>,
+    /// How often chunks were sent.
+    sent: HashMap<Chunk, u32>,
     closing: bool,
 }
 
 impl Uploads {
     pub(super) fn new(config: &FetchConfig) -> Self {
-        let slots = ((config.upload_mib << 20) / MAX_FETCH_BODY).max(1);
+        let most = ((config.upload_mib << 20) / MAX_FETCH_BODY).max(1);
         Self {
-            slots,
+            most,
             // A client that does not read its answers holds its slots until they time out: never all of them.
-            slots_per_peer: slots.div_ceil(2),
+            most_per_peer: most.div_ceil(2),
+            slots: FIRST_SLOTS.min(most),
             waiting: HashMap::new(),
             turns: VecDeque::new(),
             waiting_count: 0,
             active: HashMap::new(),
             active_per_peer: HashMap::new(),
+            sent: HashMap::new(),
             closing: false,
         }
     }
@@ -71,55 +106,89 @@ impl Uploads {
         Ok(())
     }
 
-    /// The next request to read from disk, if memory is left for it.
-    pub(super) fn next(&mut self) -> Option<Upload> {
-        for _ in 0..self.turns.len() {
-            if self.active.len() >= self.slots {
-                return None;
-            }
-            let peer = self.turns.pop_front()?;
-            if self.active_per_peer.get(&peer).copied().unwrap_or(0) >= self.slots_per_peer {
-                self.turns.push_back(peer);
-                continue;
-            }
-            let upload = self.pop(peer);
-            if let Some(upload) = upload {
-                self.active.insert(upload.id, peer);
-                *self.active_per_peer.entry(peer).or_default() += 1;
-                return Some(upload);
-            }
+    /// A run is not wanted any more: the channel of the request for it, if it still waits.
+    pub(super) fn cancel(&mut self, peer: &PeerId, run: &Run) -> Option<Channel> {
+        let queue = self.waiting.get_mut(peer)?;
+        let at = queue.iter().position(|upload| matches!(&upload.request, Request::Chunks(other) if other == run))?;
+        let upload = queue.remove(at)?;
+        self.waiting_count -= 1;
+        if queue.is_empty() {
+            self.waiting.remove(peer);
+            self.turns.retain(|other| other != peer);
         }
-        None
+        Some(upload.channel)
     }
 
-    /// The oldest request of `peer` that somebody still waits for.
-    fn pop(&mut self, peer: PeerId) -> Option<Upload> {
-        let queue = self.waiting.get_mut(&peer)?;
-        let mut found = None;
-        while let Some(upload) = queue.pop_front() {
-            self.waiting_count -= 1;
-            if upload.channel.is_open() {
-                found = Some(upload);
+    /// The next request to read from disk, if memory is left for it.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Upload> {
+        let moving = self.active.values().filter(|(_, since)| now.saturating_duration_since(*since) < STUCK).count();
+        if self.active.len() >= self.most || moving >= self.slots {
+            return None;
+        }
+        let mut best: Option<(u32, usize, usize)> = None;
+        for (turn, peer) in self.turns.iter().enumerate() {
+            if self.active_per_peer.get(peer).copied().unwrap_or(0) >= self.most_per_peer {
+                continue;
+            }
+            for (at, upload) in self.waiting.get(peer).into_iter().flatten().enumerate() {
+                let sent = chunk_of(&upload.request).and_then(|chunk| self.sent.get(&chunk)).copied().unwrap_or(0);
+                if best.is_none_or(|(least, ..)| sent < least) {
+                    best = Some((sent, turn, at));
+                }
+                if sent == 0 {
+                    break;
+                }
+            }
+            if best.is_some_and(|(sent, ..)| sent == 0) {
                 break;
             }
         }
+        let (_, turn, at) = best?;
+        let peer = self.turns.remove(turn)?;
+        let queue = self.waiting.get_mut(&peer)?;
+        let upload = queue.remove(at)?;
+        self.waiting_count -= 1;
         if queue.is_empty() {
             self.waiting.remove(&peer);
         } else {
             self.turns.push_back(peer);
         }
-        found
+        if !upload.channel.is_open() {
+            // Nobody waits for it any more.
+            return self.next(now);
+        }
+        if let Some(chunk) = chunk_of(&upload.request) {
+            if self.sent.len() >= MAX_SENT {
+                self.sent.clear();
+            }
+            *self.sent.entry(chunk).or_default() += 1;
+        }
+        self.active.insert(upload.id, (peer, now));
+        *self.active_per_peer.entry(peer).or_default() += 1;
+        Some(upload)
     }
 
     /// The answer to `id` was sent, or never will be: its memory is free.
-    pub(super) fn finish(&mut self, id: &InboundRequestId) {
-        let Some(peer) = self.active.remove(id) else { return };
+    pub(super) fn finish(&mut self, id: &InboundRequestId, now: Instant) {
+        let Some((peer, since)) = self.active.remove(id) else { return };
+        let took = now.saturating_duration_since(since);
+        if took < QUICK {
+            self.slots = (self.slots + 1).min(self.most);
+        } else if took > SLOW && took < STUCK {
+            self.slots = (self.slots - 1).max(LEAST_SLOTS.min(self.most));
+        }
         if let Some(count) = self.active_per_peer.get_mut(&peer) {
             *count -= 1;
             if *count == 0 {
                 self.active_per_peer.remove(&peer);
             }
         }
+    }
+
+    /// When to call [`Uploads::next`] again although nothing happened: stuck uploads give their slots up.
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        let oldest = self.active.values().map(|(_, since)| *since + STUCK).min();
+        oldest.filter(|_| self.waiting_count > 0)
     }
 
     /// From here on every new request is refused.

@@ -7,6 +7,7 @@
 mod admission;
 mod behaviour;
 mod codec;
+mod crowd;
 mod dht;
 mod dial;
 mod discovery;
@@ -36,7 +37,7 @@ use swarmdex_protocols::{
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::config::{Config, Role};
-use crate::storage::shares::ShareTable;
+use crate::storage::library::Library;
 
 /// Commands that wait for the event loop.
 const COMMAND_QUEUE: usize = 256;
@@ -194,8 +195,8 @@ pub type OwnedNames = Arc<dyn Fn(index_protocol::Request) -> index_protocol::Res
 
 /// What the swarm serves to others.
 pub struct Services {
-    /// The share table that chunks are read from.
-    pub shares: ShareTable,
+    /// What chunks are read from.
+    pub library: Library,
     /// The index; a master's alone.
     pub index: Option<Master>,
     /// What this node says of its own names.
@@ -210,7 +211,7 @@ impl Net {
         services: Services,
     ) -> Result<(Self, tokio::task::JoinHandle<()>), NetError> {
         let local = keypair.public().to_peer_id();
-        let swarm = behaviour::swarm(keypair, config)?;
+        let swarm = behaviour::swarm(keypair, config, services.library.buffers.clone())?;
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
         let (lost, _) = broadcast::channel(EVENT_QUEUE);
         let (listening, listen) = watch::channel(Vec::new());

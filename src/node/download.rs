@@ -1,4 +1,8 @@
-//! One download: the scheduler decides, this task asks, verifies and writes.
+//! One download: the scheduler decides, this task asks, and a thread verifies and writes.
+
+mod sources;
+mod turns;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -8,19 +12,26 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use swarmdex_protocols::codec::DecodeError;
+use sources::{Failure, Found, News};
 use swarmdex_protocols::content::{self, Geometry, Proof};
-use swarmdex_protocols::fetch::{Header, Refusal, Request, Response};
-use swarmdex_protocols::index::Member;
-use swarmdex_protocols::{ContentId, Name, PeerId};
-use tokio::sync::watch;
+use swarmdex_protocols::fetch::{Other, Refusal, Response, Run};
+use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
+use tokio::sync::{mpsc, watch};
+pub(super) use turns::Turns;
+use writer::{Writer, Written};
 
 use super::lookup::Checked;
+use super::operation::Wish;
 use super::types::Progress;
 use super::{Error, Inner};
-use crate::net::{ConnectError, Net, RequestError, sleep_until};
+use crate::net::sleep_until;
 use crate::state::fetch::{Action, Download, Exhausted, FetchPolicy};
+use crate::storage::hash::FileStamp;
+use crate::storage::holdings::{Part, Whole};
 use crate::storage::partial::PartialFile;
+
+/// News of sources that wait to be heard.
+const NEWS: usize = 64;
 
 /// A file in place.
 pub(super) struct Got {
@@ -29,36 +40,11 @@ pub(super) struct Got {
     pub(super) sources: Vec<PeerId>,
 }
 
-/// A run of chunks of one source.
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    source: PeerId,
-    first: u64,
-    count: u32,
-}
-
 /// What a task of the download came to.
 enum Event {
-    Arrived(Run, Response),
-    Failed(Run, Failure),
-    Written(Run),
-    Wrong(Run),
-    NotWritten(Error),
-}
-
-/// What is under way.
-#[derive(Default)]
-struct Work {
-    asks: FuturesUnordered<BoxFuture<'static, Event>>,
-    writes: FuturesUnordered<BoxFuture<'static, Event>>,
-}
-
-/// Why a request has no chunks.
-enum Failure {
-    Refused(Refusal),
-    Unreachable(String),
-    /// What came is no answer: as bad as wrong bytes.
-    Nonsense,
+    Arrived(PeerId, Run, Response),
+    Failed(PeerId, Run, Failure),
+    Have(PeerId, Result<(Option<ChunkSet>, Vec<Other>), Failure>),
 }
 
 /// Downloads `found` to `target`; nothing is left at the target unless every chunk was verified.
@@ -67,33 +53,82 @@ pub(super) async fn download(
     found: Checked,
     target: PathBuf,
     progress: &watch::Sender<Progress>,
+    wish: watch::Receiver<Wish>,
 ) -> Result<Got, Error> {
     let name = found.entry.name.clone();
     let geometry = Geometry::new(found.entry.size).map_err(|_| Error::Answer)?;
-    let local = inner.net.local();
     let (size, content) = (found.entry.size, found.entry.content);
-    let opened = tokio::task::spawn_blocking(move || PartialFile::create(&target, size)).await;
-    let partial = Arc::new(opened.map_err(|_| Error::Bug)??);
-    let holders = found.holders.into_iter().filter(|holder| holder.peer != local).collect::<Vec<_>>();
+    // Whoever wants the same content waits, and then finds it here.
+    let _turn = inner.downloads.turns.take(content).await;
+    let opened = tokio::task::spawn_blocking(move || PartialFile::resume(&target, content, geometry)).await;
+    let (file, tree) = opened.map_err(|_| Error::Bug)??;
+    let have = tree.have().clone();
+    if !have.is_empty() {
+        let bytes: u64 = have.iter().map(|index| geometry.len(index)).sum();
+        tracing::info!(%name, bytes, "goes on with what was downloaded before");
+        progress.send_modify(|progress| progress.done_bytes += bytes);
+    }
+    let part = Arc::new(Part::new(file, tree));
+    let sharing = Sharing::begin(inner, content, geometry, &part);
     let task = Task {
         inner,
         name,
         content,
         geometry,
-        partial: partial.clone(),
-        addresses: holders.iter().map(|holder| (holder.peer, holder.clone())).collect(),
+        part: part.clone(),
+        addresses: BTreeMap::new(),
         progress,
+        wish,
         used: BTreeSet::new(),
         liars: BTreeSet::new(),
         last_failure: None,
     };
-    let sources = if geometry.is_empty() { task.check_empty()? } else { task.run(&holders).await? };
-    let finish = tokio::task::spawn_blocking(move || {
-        let partial = Arc::into_inner(partial).ok_or(Error::Bug)?;
-        partial.finish(true).map_err(Error::from)
+    let sources = if geometry.is_empty() { task.check_empty()? } else { task.run(found, &have).await? };
+    let sync = inner.config.fetch.sync;
+    let finish = tokio::task::spawn_blocking(move || -> Result<_, Error> {
+        let path = part.file.finish(sync)?;
+        let stamp = part.file.metadata().ok().map(|metadata| FileStamp::of(&metadata));
+        Ok((path, stamp, part.tree().outboard()))
     });
-    let path = finish.await.map_err(|_| Error::Bug)??;
+    let (path, stamp, outboard) = finish.await.map_err(|_| Error::Bug)??;
+    if let (Some(stamp), Some(outboard)) = (stamp, outboard) {
+        let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+        sharing.complete(Whole { path: absolute, stamp, outboard: Arc::new(outboard) });
+    }
     Ok(Got { path, bytes: size, sources })
+}
+
+/// Lets others have what a download has; ends with it unless it is complete.
+struct Sharing<'a> {
+    inner: &'a Inner,
+    content: ContentId,
+    geometry: Geometry,
+    shares: bool,
+}
+
+impl<'a> Sharing<'a> {
+    fn begin(inner: &'a Inner, content: ContentId, geometry: Geometry, part: &Arc<Part>) -> Self {
+        let held = inner.library.has_whole(&content, &geometry);
+        let shares = inner.config.fetch.reshare && !held && !inner.config.transient;
+        if shares && geometry.chunks() > 1 {
+            inner.library.holdings.begin(content, part.clone());
+        }
+        Self { inner, content, geometry, shares }
+    }
+
+    fn complete(mut self, whole: Whole) {
+        if std::mem::take(&mut self.shares) {
+            self.inner.library.holdings.complete(self.content, self.geometry, whole);
+        }
+    }
+}
+
+impl Drop for Sharing<'_> {
+    fn drop(&mut self) {
+        if self.shares {
+            self.inner.library.holdings.forget(&self.content);
+        }
+    }
 }
 
 struct Task<'a> {
@@ -101,9 +136,10 @@ struct Task<'a> {
     name: Name,
     content: ContentId,
     geometry: Geometry,
-    partial: Arc<PartialFile>,
-    addresses: BTreeMap<PeerId, Member>,
+    part: Arc<Part>,
+    addresses: BTreeMap<PeerId, Vec<Multiaddr>>,
     progress: &'a watch::Sender<Progress>,
+    wish: watch::Receiver<Wish>,
     /// Sources that sent chunks which were written.
     used: BTreeSet<PeerId>,
     /// Sources that sent something else.
@@ -111,70 +147,145 @@ struct Task<'a> {
     last_failure: Option<String>,
 }
 
+/// What is under way.
+struct Work {
+    asks: FuturesUnordered<BoxFuture<'static, Event>>,
+    writer: Writer,
+    news: mpsc::Receiver<News>,
+}
+
 impl Task<'_> {
     /// An empty file has no bytes to ask for; its content id is that of nothing, or it is none.
     fn check_empty(self) -> Result<Vec<PeerId>, Error> {
-        match content::verify_chunk(&self.content, &self.geometry, 0, &[], &Proof::default()) {
-            Ok(()) => Ok(Vec::new()),
+        match content::check_chunk(&self.content, &self.geometry, 0, &[], &Proof::default()) {
+            Ok(path) => {
+                self.part.tree().insert(0, &path, &Proof::default());
+                Ok(Vec::new())
+            }
             Err(_) => {
                 Err(Error::Verification { name: self.name, content: self.content, sources: "the index".to_owned() })
             }
         }
     }
 
-    async fn run(mut self, holders: &[Member]) -> Result<Vec<PeerId>, Error> {
-        if holders.is_empty() {
-            return Err(Error::NoHolder { name: self.name });
+    async fn run(mut self, found: Checked, have: &ChunkSet) -> Result<Vec<PeerId>, Error> {
+        let policy = FetchPolicy::new(&self.inner.config.fetch, rand::random());
+        let mut machine = Download::new(self.geometry, policy, Some(have));
+        let (now, local) = (Instant::now(), self.inner.net.local());
+        if self.inner.library.has_whole(&self.content, &self.geometry) {
+            machine.add_source(local, true, now);
         }
-        let policy = FetchPolicy::from(&self.inner.config.fetch);
-        let mut machine = Download::new(self.geometry, policy);
-        for holder in holders {
-            machine.add_source(holder.peer);
+        for holder in found.holders {
+            self.add(&mut machine, Found { peer: holder.peer, addresses: holder.addresses, whole: true });
         }
-        let mut work = Work::default();
+        let (sender, news) = mpsc::channel(NEWS);
+        // Small files are not worth a search unless the index knows nobody who has them.
+        let searching = machine.is_swarm() || machine.live() == 0;
+        let search = searching.then(|| {
+            machine.set_searching(true);
+            let questions = self.inner.questions.clone();
+            tokio::spawn(sources::search(questions, self.name.clone(), self.content, sender.clone()))
+        });
+        let _search = search.map(|task| AbortOnDrop(task.abort_handle()));
+        // Without a search nothing is heard, and nobody is told that.
+        let _quiet = sender;
+        let writer = Writer::start(self.part.clone(), self.inner.library.buffers.clone());
+        let mut work = Work { asks: FuturesUnordered::new(), writer, news };
         let end = self.drive(&mut machine, &mut work).await;
-        // Threads that still write hold the partial file.
+        tracing::debug!(name = %self.name, wasted = machine.wasted(), sources = machine.live(), "download over");
         drop(work.asks);
-        while work.writes.next().await.is_some() {}
-        match end? {
-            Ok(()) => Ok(self.used.into_iter().collect()),
-            Err(reason) => Err(self.exhausted(reason)),
+        work.writer.end().await?;
+        match end {
+            Ok(Ok(())) => Ok(self.used.into_iter().collect()),
+            Ok(Err(reason)) => Err(self.exhausted(reason)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn add(&mut self, machine: &mut Download<PeerId>, found: Found) {
+        let Found { peer, addresses, whole } = found;
+        if peer != self.inner.net.local() && machine.add_source(peer, whole, Instant::now()) {
+            self.addresses.insert(peer, addresses);
         }
     }
 
     /// Until the scheduler says that it is done, or that nobody is left to ask.
     async fn drive(&mut self, machine: &mut Download<PeerId>, work: &mut Work) -> Result<Result<(), Exhausted>, Error> {
+        let mut wishes = self.wish.clone();
         loop {
-            while let Some(action) = machine.poll_action(Instant::now()) {
-                match action {
-                    Action::Request { source, first, count } => {
-                        work.asks.push(self.request(Run { source, first, count }));
-                    }
-                    Action::Report(source) => self.report(source),
-                    Action::Done => return Ok(Ok(())),
-                    Action::Exhausted(reason) => return Ok(Err(reason)),
+            let wish = *wishes.borrow_and_update();
+            if wish == Wish::Cancel {
+                self.part.file.discard();
+                return Err(Error::Cancelled);
+            }
+            while wish == Wish::Run
+                && let Some(action) = machine.poll_action(Instant::now())
+            {
+                if let Some(end) = self.act(action, work) {
+                    return Ok(end);
                 }
             }
-            let timeout = machine.poll_timeout().map(|(at, _)| at);
+            let timeout = machine.poll_timeout(Instant::now()).map(|(at, _)| at).filter(|_| wish == Wish::Run);
             tokio::select! {
-                Some(event) = work.writes.next() => self.on_event(machine, work, event)?,
+                (source, run, written) = work.writer.next() => self.on_written(machine, source, run, written)?,
                 Some(event) = work.asks.next() => self.on_event(machine, work, event)?,
+                Some(news) = work.news.recv() => match news {
+                    News::Found(found) => self.add(machine, found),
+                    News::Searched => machine.set_searching(false),
+                },
                 () = sleep_until(timeout) => machine.handle_timeout(Instant::now()),
+                // An operation that nobody holds any more is dropped as a whole.
+                Ok(()) = wishes.changed() => {}
             }
         }
     }
 
-    fn request(&self, run: Run) -> BoxFuture<'static, Event> {
-        let net = self.inner.net.clone();
-        let addresses = self.addresses.get(&run.source).map(|holder| holder.addresses.clone()).unwrap_or_default();
-        let request = Request { content: self.content, first: run.first, count: run.count };
+    fn act(&mut self, action: Action<PeerId>, work: &mut Work) -> Option<Result<(), Exhausted>> {
+        let run = |first, count| Run { content: self.content, first, count };
+        match action {
+            Action::Request { source, first, count } => work.asks.push(self.request(source, run(first, count))),
+            Action::Cancel { source, first, count } => {
+                tokio::spawn(sources::cancel(self.inner.net.clone(), source, run(first, count)));
+            }
+            Action::Have(source) => work.asks.push(self.have(source)),
+            Action::Report(source) => self.report(source),
+            Action::Done => return Some(Ok(())),
+            Action::Exhausted(reason) => return Some(Err(reason)),
+        }
+        None
+    }
+
+    fn request(&self, source: PeerId, run: Run) -> BoxFuture<'static, Event> {
+        if source == self.inner.net.local() {
+            let library = self.inner.library.clone();
+            return async move {
+                match tokio::task::spawn_blocking(move || library.chunks(&run)).await {
+                    Ok(response) => Event::Arrived(source, run, response),
+                    Err(_) => Event::Failed(source, run, Failure::Refused(Refusal::Storage)),
+                }
+            }
+            .boxed();
+        }
+        let (net, addresses) = (self.inner.net.clone(), self.addresses.get(&source).cloned().unwrap_or_default());
         async move {
-            match ask(&net, run.source, addresses, request).await {
-                Ok(response) => Event::Arrived(run, response),
-                Err(failure) => Event::Failed(run, failure),
+            match sources::chunks(&net, source, addresses, run).await {
+                Ok(response) => Event::Arrived(source, run, response),
+                Err(failure) => Event::Failed(source, run, failure),
             }
         }
         .boxed()
+    }
+
+    fn have(&self, source: PeerId) -> BoxFuture<'static, Event> {
+        let net = self.inner.net.clone();
+        if source == net.local() {
+            return async move { Event::Have(source, Ok((None, Vec::new()))) }.boxed();
+        }
+        let addresses = self.addresses.get(&source).cloned().unwrap_or_default();
+        let sharing = self.inner.config.fetch.reshare && !self.inner.config.transient;
+        let (content, geometry) = (self.content, self.geometry);
+        async move { Event::Have(source, sources::have(&net, source, addresses, content, sharing, geometry).await) }
+            .boxed()
     }
 
     fn report(&self, source: PeerId) {
@@ -189,59 +300,70 @@ impl Task<'_> {
     fn on_event(&mut self, machine: &mut Download<PeerId>, work: &mut Work, event: Event) -> Result<(), Error> {
         let now = Instant::now();
         match event {
-            Event::Arrived(run, response) => {
-                if machine.on_chunks(run.source, run.first, run.count, now) {
-                    work.writes.push(self.verify_and_write(run, response));
+            Event::Arrived(source, run, response) => {
+                if machine.on_chunks(source, run.first, run.count, now) && !work.writer.push(source, run, response) {
+                    return Err(Error::Bug);
                 }
             }
-            Event::Written(run) => {
-                machine.on_written(run.source, run.first, run.count, now);
-                self.used.insert(run.source);
-                let bytes =
-                    (run.first..run.first + u64::from(run.count)).map(|index| self.geometry.len(index)).sum::<u64>();
-                self.progress.send_modify(|progress| progress.done_bytes += bytes);
+            Event::Have(source, Ok((chunks, others))) => {
+                machine.on_have(source, chunks, now);
+                for Other { peer, addresses } in others {
+                    self.add(machine, Found { peer, addresses, whole: false });
+                }
             }
-            Event::Wrong(run) => self.on_wrong(machine, run, now),
-            Event::Failed(run, Failure::Nonsense) => self.on_wrong(machine, run, now),
-            Event::Failed(run, Failure::Refused(refusal)) => {
+            Event::Have(source, Err(failure)) => {
+                if let Failure::Unreachable(reason) = failure {
+                    self.last_failure = Some(reason);
+                }
+                machine.on_have_failed(source, now);
+            }
+            Event::Failed(source, run, Failure::Nonsense) => self.on_wrong(machine, source, run),
+            // It was asked to forget the request.
+            Event::Failed(_, _, Failure::Refused(Refusal::Cancelled)) => {}
+            Event::Failed(source, run, Failure::Refused(refusal)) => {
                 self.last_failure = Some(refusal.to_string());
-                machine.on_refused(run.source, run.first, refusal, now);
+                machine.on_refused(source, run.first, refusal, now);
             }
-            Event::Failed(run, Failure::Unreachable(reason)) => {
+            Event::Failed(source, run, Failure::Unreachable(reason)) => {
                 self.last_failure = Some(reason);
-                machine.on_failed(run.source, run.first, now);
+                machine.on_failed(source, run.first, now);
             }
-            Event::NotWritten(error) => return Err(error),
         }
         Ok(())
     }
 
-    fn on_wrong(&mut self, machine: &mut Download<PeerId>, run: Run, now: Instant) {
-        tracing::warn!(source = %run.source, name = %self.name, "sent something else than the content; not asked again");
-        self.liars.insert(run.source);
-        machine.on_bad(run.source, run.first, now);
+    fn on_written(
+        &mut self,
+        machine: &mut Download<PeerId>,
+        source: PeerId,
+        run: Run,
+        written: Written,
+    ) -> Result<(), Error> {
+        match written {
+            Written::Done => {
+                machine.on_written(source, run.first, run.count);
+                self.used.insert(source);
+                let indexes = run.first..run.first + u64::from(run.count);
+                let bytes = indexes.map(|index| self.geometry.len(index)).sum::<u64>();
+                self.progress.send_modify(|progress| progress.done_bytes += bytes);
+            }
+            Written::Wrong => self.on_wrong(machine, source, run),
+            Written::Failed(error) => return Err(error),
+        }
+        Ok(())
     }
 
-    /// Checks every chunk and writes it, on a thread for blocking work.
-    fn verify_and_write(&self, run: Run, response: Response) -> BoxFuture<'static, Event> {
-        let (content, geometry, partial) = (self.content, self.geometry, self.partial.clone());
-        let job = tokio::task::spawn_blocking(move || {
-            let Some(chunks) = split(&geometry, run, &response) else { return Event::Wrong(run) };
-            for (index, bytes, proof) in chunks {
-                if content::verify_chunk(&content, &geometry, index, bytes, proof).is_err() {
-                    return Event::Wrong(run);
-                }
-                if let Err(error) = partial.write_chunk(geometry.offset(index), bytes) {
-                    return Event::NotWritten(error.into());
-                }
-            }
-            Event::Written(run)
-        });
-        async move { job.await.unwrap_or(Event::NotWritten(Error::Bug)) }.boxed()
+    fn on_wrong(&mut self, machine: &mut Download<PeerId>, source: PeerId, run: Run) {
+        tracing::warn!(%source, name = %self.name, "sent something else than the content; not asked again");
+        self.liars.insert(source);
+        machine.on_bad(source, run.first);
     }
 
     fn exhausted(self, reason: Exhausted) -> Error {
         let Self { name, content, .. } = self;
+        if self.addresses.is_empty() {
+            return Error::NoHolder { name };
+        }
         let reason_text = self.last_failure.unwrap_or_else(|| "no answer".to_owned());
         match reason {
             Exhausted::Wrong => {
@@ -256,43 +378,11 @@ impl Task<'_> {
     }
 }
 
-/// The chunks of a response with their proofs, if it has as many and as long ones as were asked for.
-fn split<'a>(
-    geometry: &'a Geometry,
-    run: Run,
-    response: &'a Response,
-) -> Option<impl Iterator<Item = (u64, &'a [u8], &'a Proof)> + use<'a>> {
-    let Header::Chunks { proofs, .. } = &response.header else { return None };
-    let indexes = run.first..run.first + u64::from(run.count);
-    let bytes: u64 = indexes.clone().map(|index| geometry.len(index)).sum();
-    if proofs.len() != run.count as usize || response.body.len() as u64 != bytes {
-        return None;
-    }
-    // Every chunk but the last of the file has the same length, so equal pieces are the chunks.
-    let length = usize::try_from(geometry.chunk_bytes()).ok()?;
-    Some(indexes.zip(response.body.chunks(length)).zip(proofs).map(|((index, bytes), proof)| (index, bytes, proof)))
-}
+/// Ends a task together with whoever started it.
+struct AbortOnDrop(tokio::task::AbortHandle);
 
-/// Connects if need be, and asks.
-async fn ask(
-    net: &Net,
-    source: PeerId,
-    addresses: Vec<swarmdex_protocols::Multiaddr>,
-    request: Request,
-) -> Result<Response, Failure> {
-    net.connect(Some(source), addresses).await.map_err(|error| match error {
-        ConnectError::WrongPeer { .. } => Failure::Unreachable(format!("another node is where {source} was")),
-        error => Failure::Unreachable(error.to_string()),
-    })?;
-    match net.fetch(source, request).await {
-        Ok(Response { header: Header::Refused(refusal), .. }) => Err(Failure::Refused(refusal)),
-        Ok(response) => Ok(response),
-        // A connection that breaks looks like an answer that ends early: no lie.
-        Err(RequestError::Malformed(DecodeError::Truncated)) => {
-            Err(Failure::Unreachable("its answer ended in the middle".to_owned()))
-        }
-        Err(RequestError::Malformed(_)) => Err(Failure::Nonsense),
-        Err(RequestError::Busy) => Err(Failure::Refused(Refusal::Busy)),
-        Err(error) => Err(Failure::Unreachable(error.to_string())),
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

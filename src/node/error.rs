@@ -71,6 +71,9 @@ pub enum Error {
     /// The node is shutting down.
     #[error("the node is shutting down")]
     ShuttingDown,
+    /// Its user ended it.
+    #[error("cancelled")]
+    Cancelled,
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -210,7 +213,7 @@ impl Error {
     /// Its kind.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::ShuttingDown | Self::Bug => ErrorKind::Other,
+            Self::ShuttingDown | Self::Cancelled | Self::Bug => ErrorKind::Other,
             Self::Share(ShareError::OneName | ShareError::Name { .. }) => ErrorKind::Usage,
             Self::Share(ShareError::Taken { .. }) => ErrorKind::Conflict,
             Self::DataDir(_)

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::download::{self, Got};
 use super::lookup::{Checked, parse_name};
+use super::operation::Reins;
 use super::types::{FailedFile, GetReport, GetRequest, GotFile, Progress};
 use super::{Error, Node, shorten};
 use crate::storage::partial::output_path;
@@ -22,14 +23,11 @@ const FILES_AT_A_TIME: usize = 8;
 const MAX_FILES: usize = 1_000_000;
 
 impl Node {
-    pub(super) async fn get_files(
-        self,
-        request: GetRequest,
-        progress: watch::Sender<Progress>,
-    ) -> Result<GetReport, Error> {
+    pub(super) async fn get_files(self, request: GetRequest, reins: Reins) -> Result<GetReport, Error> {
         if request.recursive {
-            return self.get_below(request, progress).await;
+            return self.get_below(request, reins).await;
         }
+        let progress = &reins.progress;
         let begin = Instant::now();
         let found = self.inner.questions.lookup(&request.name).await?;
         let target = single_target(&request.output, &found.entry.name);
@@ -38,24 +36,25 @@ impl Node {
             progress.total_files = 1;
             progress.current = found.entry.name.to_string();
         });
-        let file = self.fetch(found, target, begin, &progress).await?;
+        let file = self.fetch(found, target, begin, &reins).await?;
         Ok(GetReport { files: vec![file], failed: Vec::new() })
     }
 
     /// Downloads every name below a prefix; a file that fails is reported, and the others go on.
-    async fn get_below(&self, request: GetRequest, progress: watch::Sender<Progress>) -> Result<GetReport, Error> {
+    async fn get_below(&self, request: GetRequest, reins: Reins) -> Result<GetReport, Error> {
+        let progress = &reins.progress;
         let prefix = match request.name.as_str() {
             "" | "/" | "." => None,
             text => Some(parse_name(text.strip_suffix('/').unwrap_or(text))?),
         };
-        let names = self.names_below(prefix.as_ref(), &progress).await?;
+        let names = self.names_below(prefix.as_ref(), progress).await?;
         if names.is_empty() {
             return Err(Error::NothingBelow { prefix: shorten(&request.name) });
         }
-        let (prefix, output, progress) = (&prefix, &request.output, &progress);
+        let (prefix, output, reins) = (&prefix, &request.output, &reins);
         let mut results = stream::iter(names)
             .map(|name| async move {
-                let result = self.get_one_below(&name, prefix.as_ref(), output, progress).await;
+                let result = self.get_one_below(&name, prefix.as_ref(), output, reins).await;
                 (name, result)
             })
             .buffer_unordered(FILES_AT_A_TIME);
@@ -77,7 +76,7 @@ impl Node {
         name: &Name,
         prefix: Option<&Name>,
         output: &Path,
-        progress: &watch::Sender<Progress>,
+        reins: &Reins,
     ) -> Result<GotFile, Error> {
         let begin = Instant::now();
         let found = self.inner.questions.lookup(name.as_str()).await?;
@@ -90,7 +89,7 @@ impl Node {
         let target = tokio::task::spawn_blocking(move || output_path(&folder, rest.split('/')))
             .await
             .map_err(|_| Error::Bug)??;
-        self.fetch(found, target, begin, progress).await
+        self.fetch(found, target, begin, reins).await
     }
 
     /// Every name below a prefix, and the prefix if it is a name itself. The index narrows them down by a glob.
@@ -120,19 +119,16 @@ impl Node {
         Ok(names)
     }
 
-    async fn fetch(
-        &self,
-        found: Checked,
-        target: PathBuf,
-        begin: Instant,
-        progress: &watch::Sender<Progress>,
-    ) -> Result<GotFile, Error> {
+    async fn fetch(&self, found: Checked, target: PathBuf, begin: Instant, reins: &Reins) -> Result<GotFile, Error> {
         let downloads = &self.inner.downloads;
         let _permit = downloads.permits.acquire().await.map_err(|_| Error::ShuttingDown)?;
         downloads.running.fetch_add(1, Ordering::Relaxed);
         let _running = Running(&downloads.running);
         let name = found.entry.name.clone();
-        let Got { path, bytes, sources } = download::download(&self.inner, found, target, progress).await?;
+        let Got { path, bytes, sources } = {
+            let Reins { progress, wish } = reins;
+            download::download(&self.inner, found, target, progress, wish.clone()).await?
+        };
         Ok(GotFile { name, path, bytes, seconds: begin.elapsed().as_secs_f64(), sources, verified: true })
     }
 }

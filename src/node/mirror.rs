@@ -22,7 +22,7 @@ use crate::net::{Copies, Mirror, Net, sleep_until};
 use crate::state::publish::{Publications, What};
 use crate::storage::dir::DataDir;
 use crate::storage::index::{IndexStore, ReadOp, ReadOutcome};
-use crate::storage::shares::ShareTable;
+use crate::storage::library::Library;
 
 /// Changes come in bursts: they are published once they have settled for so long.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -46,7 +46,7 @@ pub(super) struct MirrorTask {
     pub(super) mirror: Mirror,
     pub(super) network: Network,
     pub(super) keypair: Keypair,
-    pub(super) shares: ShareTable,
+    pub(super) library: Library,
     pub(super) standings: Standings,
     pub(super) dir: DataDir,
     pub(super) master: watch::Receiver<MasterState>,
@@ -73,8 +73,9 @@ impl MirrorTask {
     async fn work(&mut self) {
         self.enter();
         let mut publications = Publications::new(self.republish);
+        let mut held = self.library.holdings.generation();
         let (mut shares, mut said, mut master) =
-            (self.shares.generation(), self.standings.watch(), self.master.clone());
+            (self.library.shares.generation(), self.standings.watch(), self.master.clone());
         let (mut made, mut sent) = (Vec::new(), 0);
         let (mut check, mut tombstones) = (Instant::now() + SETTLE, Instant::now());
         loop {
@@ -82,6 +83,7 @@ impl MirrorTask {
             tokio::select! {
                 changed = shares.changed() => if changed.is_err() { return },
                 changed = said.changed() => if changed.is_err() { return },
+                changed = held.changed() => if changed.is_err() { return },
                 changed = master.changed() => if changed.is_err() { return },
                 _ = self.complete.changed() => {}
                 count = statements(&mut self.index, &mut made) => if count == 0 { return },
@@ -91,6 +93,7 @@ impl MirrorTask {
             tokio::time::sleep(SETTLE.min(self.republish / 10)).await;
             shares.borrow_and_update();
             said.borrow_and_update();
+            held.borrow_and_update();
             let alone = matches!(*master.borrow_and_update(), MasterState::Unreachable { .. });
             self.give_up(alone).await;
             if alone {
@@ -147,9 +150,11 @@ impl MirrorTask {
     /// Everything that lasts: what this node says of its names, and where it is to be found.
     async fn wanted(&self) -> BTreeMap<RecordKey, What> {
         let (standings, network) = (self.standings.clone(), self.network.clone());
+        let held = self.library.holdings.contents();
         let collect = tokio::task::spawn_blocking(move || {
             let statements: Vec<_> = standings.lock().statements().collect();
-            let mut wanted = BTreeMap::new();
+            let held = held.iter().map(|content| (RecordKey::content(&network, content), What::Provide));
+            let mut wanted: BTreeMap<_, _> = held.collect();
             for statement in statements {
                 let content = match &statement {
                     Statement::Certificate(certificate) => Some(certificate.entry.content),
@@ -182,7 +187,7 @@ impl MirrorTask {
 
     /// Claims names that no master can grant at the moment.
     async fn claim(&self) {
-        let entries = self.shares.entries();
+        let entries = self.library.shares.entries();
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
         let mut wanted = self.standings.lock().to_claim(share, unix_ms());
         wanted.truncate(CLAIMS);
@@ -259,7 +264,7 @@ impl MirrorTask {
         if !*self.complete.borrow() {
             return;
         }
-        let entries = self.shares.entries();
+        let entries = self.library.shares.entries();
         let shared = |name: &Name| entries.binary_search_by(|entry| entry.name.cmp(name)).is_ok();
         let (certificates, claims) = self.standings.lock().to_give_up(shared);
         let unix_ms = unix_ms();

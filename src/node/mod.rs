@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use download::Turns;
 pub use error::{Error, ErrorKind};
 use libp2p::multiaddr::Protocol;
 use lookup::Questions;
@@ -31,6 +32,7 @@ pub use types::*;
 use crate::config::Config;
 use crate::net::Net;
 use crate::storage::index::IndexStore;
+use crate::storage::library::Library;
 use crate::storage::shares::ShareTable;
 
 /// A running node. Clones are handles to the same node; it runs until [`Node::shutdown`].
@@ -44,6 +46,7 @@ struct Inner {
     config: Config,
     net: Net,
     shares: ShareTable,
+    library: Library,
     questions: Questions,
     standings: Standings,
     index: Option<IndexStore>,
@@ -58,6 +61,7 @@ struct Inner {
 struct Downloads {
     permits: Arc<Semaphore>,
     running: AtomicUsize,
+    turns: Turns,
 }
 
 /// What ends with the node.
@@ -165,13 +169,13 @@ impl Node {
     /// master has answered, or after hashing if it cannot be reached.
     pub fn share(&self, paths: Vec<PathBuf>, name: Option<String>) -> Operation<ShareReport> {
         let node = self.clone();
-        Operation::start(move |progress| async move { node.share_paths(paths, name, progress).await })
+        Operation::start(move |reins| async move { node.share_paths(paths, name, reins).await })
     }
 
     /// Downloads a file, or every file below a prefix.
     pub fn get(&self, request: GetRequest) -> Operation<GetReport> {
         let node = self.clone();
-        Operation::start(move |progress| async move { node.get_files(request, progress).await })
+        Operation::start(move |reins| async move { node.get_files(request, reins).await })
     }
 
     /// Leaves the network and stops; the master is told, uploads under way get a few seconds to finish.

@@ -5,28 +5,50 @@ use tokio::task::AbortHandle;
 
 use super::{Error, Progress};
 
-/// A long operation. Dropping it cancels the operation.
+/// What its user wants of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Wish {
+    /// To go on.
+    #[default]
+    Run,
+    /// To wait, and keep what it has.
+    Pause,
+    /// To end, and leave nothing.
+    Cancel,
+}
+
+/// What an operation tells and is told.
+pub(super) struct Reins {
+    /// How far it is.
+    pub(super) progress: watch::Sender<Progress>,
+    /// What its user wants.
+    pub(super) wish: watch::Receiver<Wish>,
+}
+
+/// A long operation. Dropping it interrupts it: a download keeps what it has, and another one of the same goes on from there.
 #[derive(Debug)]
 pub struct Operation<T> {
     progress: watch::Receiver<Progress>,
+    wish: watch::Sender<Wish>,
     outcome: oneshot::Receiver<Result<T, Error>>,
     task: AbortHandle,
 }
 
 impl<T: Send + 'static> Operation<T> {
     /// Runs `work` on a task of its own.
-    pub(super) fn start<F>(work: impl FnOnce(watch::Sender<Progress>) -> F) -> Self
+    pub(super) fn start<F>(work: impl FnOnce(Reins) -> F) -> Self
     where
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let (sender, progress) = watch::channel(Progress::default());
+        let (wish, wishes) = watch::channel(Wish::Run);
         let (answer, outcome) = oneshot::channel();
-        let work = work(sender);
+        let work = work(Reins { progress: sender, wish: wishes });
         let task = tokio::spawn(async move {
             // Whoever started it may be gone.
             let _ = answer.send(work.await);
         });
-        Self { progress, outcome, task: task.abort_handle() }
+        Self { progress, wish, outcome, task: task.abort_handle() }
     }
 }
 
@@ -34,6 +56,33 @@ impl<T> Operation<T> {
     /// How far it is; the latest value only.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
+    }
+
+    /// Asks for nothing more until [`Operation::resume`]; what was asked for still arrives.
+    pub fn pause(&self) {
+        self.wish.send_if_modified(|wish| {
+            let runs = *wish == Wish::Run;
+            if runs {
+                *wish = Wish::Pause;
+            }
+            runs
+        });
+    }
+
+    /// Goes on after [`Operation::pause`].
+    pub fn resume(&self) {
+        self.wish.send_if_modified(|wish| {
+            let paused = *wish == Wish::Pause;
+            if paused {
+                *wish = Wish::Run;
+            }
+            paused
+        });
+    }
+
+    /// Ends it and leaves nothing behind; its outcome is [`Error::Cancelled`] unless it was done already.
+    pub fn cancel(&self) {
+        self.wish.send_replace(Wish::Cancel);
     }
 
     /// Waits for its end. Cancel safe: call it again to go on waiting.

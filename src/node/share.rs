@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use swarmdex_protocols::{Name, Version};
-use tokio::sync::watch;
 
 use super::lookup::parse_name;
+use super::operation::{Reins, Wish};
 use super::types::{
     EntryInfo, MasterState, Progress, RevokedInfo, ShareReport, SharedCounts, SharedInfo, Skipped, Standing,
 };
@@ -50,8 +50,9 @@ impl Node {
         self,
         paths: Vec<PathBuf>,
         name: Option<String>,
-        progress: watch::Sender<Progress>,
+        reins: Reins,
     ) -> Result<ShareReport, Error> {
+        let Reins { progress, mut wish } = reins;
         if let Some(name) = &name {
             parse_name(name)?;
         }
@@ -68,7 +69,10 @@ impl Node {
                 &cancel,
             )
         });
-        let outcome = hashing.await.map_err(|_| Error::Bug)??;
+        let outcome = tokio::select! {
+            outcome = hashing => outcome.map_err(|_| Error::Bug)??,
+            Ok(_) = wish.wait_for(|wish| *wish == Wish::Cancel) => return Err(Error::Cancelled),
+        };
         let names: Vec<_> = outcome.entries.iter().map(|entry| entry.name.clone()).collect();
         self.inner.standings.retry(&names);
         self.settled(|node| {

@@ -14,12 +14,15 @@ use super::membership::{Finder, Membership, unix_ms};
 use super::mirror::{MADE_QUEUE, MirrorTask};
 use super::standings::Standings;
 use super::types::{MasterState, MirrorInfo};
-use super::{Downloads, Error, Inner, Life, Node};
+use super::{Downloads, Error, Inner, Life, Node, Turns};
+use crate::buffers::Buffers;
 use crate::config::{Config, Role};
 use crate::net::{Master, Mirror, Net, Services};
 use crate::storage::dir::DataDir;
 use crate::storage::grants::Grants;
+use crate::storage::holdings::Holdings;
 use crate::storage::index::{IndexOptions, IndexStore};
+use crate::storage::library::Library;
 use crate::storage::shares::{HashProgress, ShareOutcome, ShareTable};
 
 /// How long a node may take to listen on its first address.
@@ -27,6 +30,8 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long joining waits for files that have to be hashed.
 const HASHING_PATIENCE: Duration = Duration::from_secs(3);
+/// Buffers for chunks, of up to 1 MiB each, that are kept for the next use.
+const BUFFERS: usize = 12;
 
 /// What is read from disk before the node goes online.
 struct Stored {
@@ -66,7 +71,10 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         None => (None, None, None),
     };
     let owned = standings.service(shares.clone());
-    let services = Services { shares: shares.clone(), index: master, owned: owned.clone() };
+    // Enough for the windows of a fast download or two.
+    let buffers = Buffers::new(BUFFERS);
+    let library = Library { shares: shares.clone(), holdings: Holdings::default(), buffers };
+    let services = Services { library: library.clone(), index: master, owned: owned.clone() };
     let (net, loop_task) = Net::start(keypair.clone(), &config, services)?;
     listening(&net).await?;
     let finder = Finder::new(&config, dir.clone());
@@ -93,12 +101,14 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
             },
             net: net.clone(),
             shares: shares.clone(),
+            library: library.clone(),
             standings: standings.clone(),
             index: index.clone(),
             mirror: mirror_info,
             downloads: Downloads {
                 permits: Arc::new(Semaphore::new(config.fetch.downloads.max(1))),
                 running: AtomicUsize::new(0),
+                turns: Turns::default(),
             },
             started: Instant::now(),
             life: Life {
@@ -127,7 +137,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         mirror,
         network: config.network.clone(),
         keypair,
-        shares: shares.clone(),
+        library,
         standings,
         dir,
         master: master_state,

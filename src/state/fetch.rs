@@ -1,40 +1,78 @@
 //! The scheduler of one download: which chunks to ask of whom, and when to give up.
 //!
-//! Every chunk is in exactly one state: missing, asked for, or arrived (being verified and written), or there.
-//! Missing chunks are kept as ranges, so that a file of millions of chunks costs little. The policy of
-//! this version is one source at a time, with fail-over to the next; windows, time-outs and penalties
-//! are kept for each source, so that several at once is a change inside this file.
+//! Every chunk is in exactly one state: to do, asked for (of one source, or of two when the first is late), arrived (being
+//! verified and written), or written. What is to do is kept as ranges, so that a file of millions of chunks costs little.
+//!
+//! **Which chunk.** While all sources have everything, the next ones in order: disks like that. As soon as some have
+//! only parts, the rarest first (BitTorrent's rule: B. Cohen, Incentives Build Robustness in BitTorrent, 2003), ties
+//! broken at random, so that downloaders get different chunks and can pass them on.
+//!
+//! **How much.** As many bytes as keep a source busy for half a second at its measured rate, within the policy.
+//!
+//! **Who is late.** A source with nothing left to do takes over the request that will take longest elsewhere, if it is
+//! clearly faster; the first answer counts, and the other request is cancelled. That is the end game, and the way
+//! around sources that slow down, at any time of a download.
+
+mod pick;
+#[cfg(test)]
+mod sim;
+mod source;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use source::{Holds, Source};
+use swarmdex_protocols::ChunkSet;
 use swarmdex_protocols::content::Geometry;
 use swarmdex_protocols::fetch::Refusal;
 
 use crate::config::FetchConfig;
 
-/// Requests that a new source is trusted with at first.
-const FIRST_WINDOW: usize = 4;
 /// Failures in a row after which a source is given up.
 const MAX_FAILURES: u32 = 3;
 /// Refusals because of too much work, in a row, after which a source is given up.
 const MAX_BUSY: u32 = 30;
+/// Refusals of chunks that a source said it had, in a row, after which it is given up.
+const MAX_BROKEN_WORDS: u32 = 3;
 /// First pause after a failure or a busy answer; doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// Sources that are used at a time.
+pub const MAX_SOURCES: usize = 48;
+/// Contents of fewer chunks are not worth the talk of who has what.
+const SWARM_CHUNKS: u64 = 16;
+/// How often a source that has a part is asked which: when it has nothing that is wanted, and otherwise.
+const HAVE_SOON: Duration = Duration::from_millis(100);
+const HAVE_LATER: Duration = Duration::from_millis(400);
+/// How often a source that has everything is asked who else has a part.
+const OTHERS: Duration = Duration::from_secs(1);
+/// How soon a source without work looks again for a request to take over.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// For how long a download goes on although no source has a chunk that is missing.
+const STALL: Duration = Duration::from_secs(30);
 
 /// What a download may use.
 #[derive(Debug, Clone, Copy)]
 pub struct FetchPolicy {
-    /// Most requests to one source under way.
-    pub window: usize,
+    /// Most bytes asked of one source and not yet written.
+    pub window_bytes: u64,
+    /// The same for all together.
+    pub total_bytes: u64,
+    /// Whether to look for others that have a part, and pass on what has come.
+    pub swarm: bool,
+    /// Where randomness begins.
+    pub seed: u64,
 }
 
-impl From<&FetchConfig> for FetchPolicy {
-    fn from(config: &FetchConfig) -> Self {
-        // A request is for at most 1 MiB.
-        Self { window: config.window_mib.max(1) }
+impl FetchPolicy {
+    /// The policy of a configuration.
+    pub fn new(config: &FetchConfig, seed: u64) -> Self {
+        let window_bytes = (config.window_mib.max(1) as u64) << 20;
+        // Memory for three sources at full speed is enough for any number of slower ones.
+        Self { window_bytes, total_bytes: 3 * window_bytes, swarm: config.reshare, seed }
     }
 }
 
@@ -50,6 +88,17 @@ pub enum Action<S> {
         /// How many.
         count: u32,
     },
+    /// Forget a request: another source was faster.
+    Cancel {
+        /// Whose.
+        source: S,
+        /// First chunk.
+        first: u64,
+        /// How many.
+        count: u32,
+    },
+    /// Ask `source` which chunks it has, and who else has some.
+    Have(S),
     /// Tell the master that `source` cannot be reached.
     Report(S),
     /// Every chunk is written.
@@ -69,33 +118,12 @@ pub enum Exhausted {
     Wrong,
 }
 
+/// A run of chunks that was asked for.
 #[derive(Debug)]
-struct Source {
-    /// Requests that may be under way; adapts.
-    window: usize,
-    /// First chunk and number of chunks of each request under way.
-    asked: BTreeMap<u64, u32>,
-    /// Answers that are not written yet: they are in memory, and count for the window.
-    unwritten: usize,
-    failures: u32,
-    busy: u32,
-    /// Not to be asked before this time.
-    not_before: Option<Instant>,
-    lost: Option<Exhausted>,
-}
-
-impl Source {
-    fn new() -> Self {
-        Self {
-            window: FIRST_WINDOW,
-            asked: BTreeMap::new(),
-            unwritten: 0,
-            failures: 0,
-            busy: 0,
-            not_before: None,
-            lost: None,
-        }
-    }
+struct Flight<S> {
+    count: u32,
+    /// One source, or two.
+    askers: Vec<S>,
 }
 
 /// One download. `S` identifies a source.
@@ -103,60 +131,189 @@ impl Source {
 pub struct Download<S> {
     geometry: Geometry,
     policy: FetchPolicy,
-    /// Missing chunks: first chunk -> end (exclusive). Ranges neither touch nor overlap.
-    missing: BTreeMap<u64, u64>,
+    /// Chunks to do: first chunk -> end (exclusive). Ranges neither touch nor overlap.
+    todo: BTreeMap<u64, u64>,
+    /// Runs that were asked for, by their first chunk.
+    flights: BTreeMap<u64, Flight<S>>,
     /// Runs that arrived and are being verified and written: first chunk -> number of chunks.
     arrived: BTreeMap<u64, u32>,
     written: u64,
+    /// Bytes that came although they were there already, or were wrong.
+    wasted: u64,
     sources: BTreeMap<S, Source>,
-    /// Sources in the order in which they are to be used.
-    order: Vec<S>,
+    /// For each chunk, how many sources that have only a part have it; empty while there is none.
+    holders: Vec<u16>,
+    random: u64,
     actions: VecDeque<Action<S>>,
+    /// When something last came, or somebody new appeared.
+    progress: Option<Instant>,
+    /// Whether more sources may yet be found.
+    searching: bool,
     ended: bool,
 }
 
 impl<S: Copy + Ord> Download<S> {
-    /// A download of which nothing is there yet.
-    pub fn new(geometry: Geometry, policy: FetchPolicy) -> Self {
+    /// A download of which the chunks in `have` are there already.
+    pub fn new(geometry: Geometry, policy: FetchPolicy, have: Option<&ChunkSet>) -> Self {
+        let mut todo = BTreeMap::from([(0, geometry.chunks())]);
+        if let Some(have) = have {
+            todo.clear();
+            let mut begin = None;
+            for index in 0..=geometry.chunks() {
+                let missing = index < geometry.chunks() && !have.contains(index);
+                match (missing, begin) {
+                    (true, None) => begin = Some(index),
+                    (false, Some(first)) => {
+                        todo.insert(first, index);
+                        begin = None;
+                    }
+                    _ => {}
+                }
+            }
+        }
         Self {
             geometry,
             policy,
-            missing: BTreeMap::from([(0, geometry.chunks())]),
+            todo,
+            flights: BTreeMap::new(),
             arrived: BTreeMap::new(),
-            written: 0,
+            written: have.map_or(0, ChunkSet::len),
+            wasted: 0,
             sources: BTreeMap::new(),
-            order: Vec::new(),
+            holders: Vec::new(),
+            random: policy.seed,
             actions: VecDeque::new(),
+            progress: None,
+            searching: false,
             ended: false,
         }
     }
 
-    /// Another source, used after those added before.
-    pub fn add_source(&mut self, source: S) {
-        self.sources.entry(source).or_insert_with(|| {
-            self.order.push(source);
-            Source::new()
-        });
+    /// Whether it looks for others that have a part: small contents are not worth it.
+    pub fn is_swarm(&self) -> bool {
+        self.policy.swarm && self.geometry.chunks() >= SWARM_CHUNKS
+    }
+
+    /// Another source; `whole` if it is known to have everything. False if there are enough, or it is known.
+    pub fn add_source(&mut self, source: S, whole: bool, now: Instant) -> bool {
+        if self.sources.contains_key(&source) || !self.make_room() {
+            return false;
+        }
+        let mut state = Source::new(if whole { Holds::All } else { Holds::Unknown });
+        state.have_due = (!whole || self.is_swarm()).then_some(now);
+        self.sources.insert(source, state);
+        self.progress = Some(now);
+        true
+    }
+
+    /// Room for a new source: one that was given up goes, or the slowest if the others are much faster.
+    fn make_room(&mut self) -> bool {
+        if self.sources.len() < MAX_SOURCES {
+            return true;
+        }
+        let lost = self.sources.iter().find(|(_, state)| state.lost.is_some()).map(|(source, _)| *source);
+        let slowest = || {
+            let rates = self.sources.iter().filter_map(|(source, state)| Some((state.rate()?, *source)));
+            let mut rates: Vec<_> = rates.collect();
+            rates.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let median = rates.get(rates.len() / 2)?.0;
+            rates.first().filter(|(rate, _)| *rate * 8.0 < median).map(|(_, source)| *source)
+        };
+        let Some(out) = lost.or_else(slowest) else { return false };
+        let asked = self.sources.get(&out).map(|state| state.asked.clone()).unwrap_or_default();
+        for (first, asked) in asked {
+            self.give_up(out, first);
+            self.actions.push_back(Action::Cancel { source: out, first, count: asked.count });
+        }
+        self.forget_holdings(out);
+        self.sources.remove(&out);
+        true
+    }
+
+    /// Whether more sources may be found: while they may, a download without any waits.
+    pub fn set_searching(&mut self, searching: bool) {
+        self.searching = searching;
+    }
+
+    /// A source said which chunks it has; `None` for all.
+    pub fn on_have(&mut self, source: S, chunks: Option<ChunkSet>, now: Instant) {
+        self.forget_holdings(source);
+        let Some(state) = self.sources.get_mut(&source) else { return };
+        state.holds = match chunks {
+            None => Holds::All,
+            Some(chunks) => Holds::Some(chunks),
+        };
+        let mut due = OTHERS;
+        if let Holds::Some(chunks) = &state.holds {
+            if self.holders.is_empty() {
+                self.holders = vec![0; usize::try_from(self.geometry.chunks()).unwrap_or(usize::MAX)];
+            }
+            for index in chunks.iter() {
+                if let Some(count) = usize::try_from(index).ok().and_then(|index| self.holders.get_mut(index)) {
+                    *count = count.saturating_add(1);
+                }
+            }
+            let wanted = self.todo.iter().any(|(begin, end)| (*begin..*end).any(|index| chunks.contains(index)));
+            due = if wanted { HAVE_LATER } else { HAVE_SOON };
+        }
+        state.have_due = Some(now + due);
+    }
+
+    /// A source did not say which chunks it has.
+    pub fn on_have_failed(&mut self, source: S, now: Instant) {
+        let Some(state) = self.sources.get_mut(&source) else { return };
+        match state.holds {
+            Holds::Unknown => self.lose(source, Exhausted::Gone),
+            // Of one that had everything a moment ago nothing more is to be known.
+            Holds::All => state.have_due = None,
+            Holds::Some(_) => {
+                state.failures += 1;
+                state.have_due = Some(now + pause(state.failures).max(HAVE_LATER));
+                if state.failures >= MAX_FAILURES {
+                    self.lose(source, Exhausted::Gone);
+                }
+            }
+        }
+    }
+
+    /// What a source has no longer counts.
+    fn forget_holdings(&mut self, source: S) {
+        let Some(state) = self.sources.get_mut(&source) else { return };
+        if let Holds::Some(chunks) = &state.holds {
+            for index in chunks.iter() {
+                if let Some(count) = usize::try_from(index).ok().and_then(|index| self.holders.get_mut(index)) {
+                    *count = count.saturating_sub(1);
+                }
+            }
+            state.holds = Holds::Unknown;
+        }
     }
 
     /// Chunks arrived. True if they are wanted: verify and write them, then call [`Download::on_written`] or
     /// [`Download::on_bad`]. False if the request was given up meanwhile.
-    pub fn on_chunks(&mut self, source: S, first: u64, count: u32, _now: Instant) -> bool {
+    pub fn on_chunks(&mut self, source: S, first: u64, count: u32, now: Instant) -> bool {
+        let bytes = self.bytes(first, count);
         let Some(state) = self.sources.get_mut(&source) else { return false };
-        if state.asked.get(&first) != Some(&count) {
+        if state.asked.get(&first).is_none_or(|asked| asked.count != count) {
+            self.wasted += bytes;
             return false;
         }
-        state.asked.remove(&first);
-        (state.failures, state.busy, state.not_before) = (0, 0, None);
-        // Grows by one for each answer, as TCP's slow start does.
-        state.window = (state.window + 1).min(self.policy.window.max(1));
-        state.unwritten += 1;
+        state.end(first);
+        state.on_answer(bytes, now);
+        self.progress = Some(now);
+        let Some(flight) = self.flights.remove(&first) else { return false };
+        for other in flight.askers.into_iter().filter(|other| *other != source) {
+            if let Some(state) = self.sources.get_mut(&other) {
+                state.end(first);
+            }
+            self.actions.push_back(Action::Cancel { source: other, first, count });
+        }
         self.arrived.insert(first, count);
         true
     }
 
     /// Chunks that arrived are verified and written.
-    pub fn on_written(&mut self, source: S, first: u64, count: u32, _now: Instant) {
+    pub fn on_written(&mut self, source: S, first: u64, count: u32) {
         if self.arrived.get(&first) == Some(&count) {
             self.settle(source, first);
             self.written += u64::from(count);
@@ -166,15 +323,17 @@ impl<S: Copy + Ord> Download<S> {
     /// What arrived is dealt with; the number of its chunks.
     fn settle(&mut self, source: S, first: u64) -> Option<u32> {
         let count = self.arrived.remove(&first)?;
+        let bytes = self.bytes(first, count);
         if let Some(state) = self.sources.get_mut(&source) {
-            state.unwritten = state.unwritten.saturating_sub(1);
+            state.unwritten = state.unwritten.saturating_sub(bytes);
         }
         Some(count)
     }
 
     /// The source sent something else than was asked for: it is not asked again.
-    pub fn on_bad(&mut self, source: S, first: u64, _now: Instant) {
+    pub fn on_bad(&mut self, source: S, first: u64) {
         if let Some(count) = self.settle(source, first) {
+            self.wasted += self.bytes(first, count);
             self.put_back(first, count);
         }
         self.lose(source, Exhausted::Wrong);
@@ -183,15 +342,25 @@ impl<S: Copy + Ord> Download<S> {
     /// The source refused.
     pub fn on_refused(&mut self, source: S, first: u64, refusal: Refusal, now: Instant) {
         self.give_up(source, first);
-        if !matches!(refusal, Refusal::Busy) {
-            return self.lose(source, Exhausted::Gone);
-        }
         let Some(state) = self.sources.get_mut(&source) else { return };
-        state.busy += 1;
-        state.window = (state.window / 2).max(1);
-        state.not_before = Some(now + pause(state.busy));
-        if state.busy >= MAX_BUSY {
-            self.lose(source, Exhausted::Unreachable);
+        match (refusal, &state.holds) {
+            (Refusal::Busy, _) => {
+                state.busy += 1;
+                state.not_before = Some(now + pause(state.busy));
+                if state.busy >= MAX_BUSY {
+                    self.lose(source, Exhausted::Unreachable);
+                }
+            }
+            // One that has a part may have lost it again; one that says so too often lies.
+            (Refusal::NotFound, Holds::Some(_)) => {
+                state.broken_words += 1;
+                if state.broken_words >= MAX_BROKEN_WORDS {
+                    return self.lose(source, Exhausted::Gone);
+                }
+                state.have_due = state.have_due.map(|_| now);
+                self.forget_holdings(source);
+            }
+            _ => self.lose(source, Exhausted::Gone),
         }
     }
 
@@ -201,9 +370,8 @@ impl<S: Copy + Ord> Download<S> {
             return;
         }
         let Some(state) = self.sources.get_mut(&source) else { return };
-        state.window = (state.window / 2).max(1);
         // Requests that were under way together fail together: that is one failure.
-        if state.not_before.is_some_and(|until| until > now) {
+        if state.is_paused(now) {
             return;
         }
         state.failures += 1;
@@ -211,9 +379,6 @@ impl<S: Copy + Ord> Download<S> {
         if state.failures == 1 {
             self.actions.push_back(Action::Report(source));
         }
-        // Its turn comes again when the others have failed as well.
-        self.order.retain(|other| *other != source);
-        self.order.push(source);
         if self.sources.get(&source).is_some_and(|state| state.failures >= MAX_FAILURES) {
             self.lose(source, Exhausted::Unreachable);
         }
@@ -231,20 +396,43 @@ impl<S: Copy + Ord> Download<S> {
             self.ended = true;
             return Some(Action::Done);
         }
-        let Some(source) = self.current() else {
-            if self.arrived.is_empty() {
-                self.ended = true;
-                return Some(Action::Exhausted(self.reason()));
-            }
-            return None;
-        };
-        self.request(source, now)
+        let due = |state: &Source| state.lost.is_none() && state.have_due.is_some_and(|at| at <= now);
+        if let Some((source, state)) = self.sources.iter_mut().find(|(_, state)| due(state)) {
+            state.have_due = None;
+            return Some(Action::Have(*source));
+        }
+        if let Some(action) = self.request(now) {
+            return Some(action);
+        }
+        if self.is_hopeless(now) {
+            self.ended = true;
+            return Some(Action::Exhausted(self.reason()));
+        }
+        None
     }
 
-    /// When to call [`Download::poll_action`] again although nothing happened.
-    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let source = self.sources.get(&self.current()?)?;
-        source.not_before.filter(|_| source.asked.is_empty()).map(|at| (at, "pause of a source"))
+    /// Whether nothing is under way, and nobody is left or nobody has had what is missing for long.
+    fn is_hopeless(&self, now: Instant) -> bool {
+        if !self.arrived.is_empty() || !self.flights.is_empty() || self.searching {
+            return false;
+        }
+        let mut live = self.sources.values().filter(|state| state.lost.is_none()).peekable();
+        if live.peek().is_none() {
+            return true;
+        }
+        let waits = live.any(|state| state.not_before.is_some());
+        !waits && self.progress.is_some_and(|progress| now >= progress + STALL)
+    }
+
+    /// When to call [`Download::poll_action`] again although nothing happened, and why.
+    pub fn poll_timeout(&self, now: Instant) -> Option<(Instant, &'static str)> {
+        let live = || self.sources.values().filter(|state| state.lost.is_none());
+        let pauses = live().filter_map(|state| state.not_before).map(|at| (at, "pause of a source"));
+        let haves = live().filter_map(|state| state.have_due).map(|at| (at, "question which chunks a source has"));
+        let idle = live().any(|state| state.asked.is_empty() && !state.is_paused(now));
+        let look = (idle && !self.flights.is_empty()).then(|| (now + LOOK_AGAIN, "request to take over"));
+        let stall = self.progress.map(|at| (at + STALL, "end of patience")).filter(|(at, _)| *at > now);
+        pauses.chain(haves).chain(look).chain(stall).min()
     }
 
     /// Pauses end by themselves: nothing to do but to poll for actions.
@@ -261,58 +449,55 @@ impl<S: Copy + Ord> Download<S> {
         self.written
     }
 
-    /// The source in use: the first that is not lost.
-    fn current(&self) -> Option<S> {
-        self.order.iter().copied().find(|source| self.sources.get(source).is_some_and(|state| state.lost.is_none()))
+    /// Bytes that were fetched for nothing: twice, or wrong.
+    pub fn wasted(&self) -> u64 {
+        self.wasted
     }
 
-    fn request(&mut self, source: S, now: Instant) -> Option<Action<S>> {
-        let most = self.geometry.chunks_per_response().max(1);
-        let state = self.sources.get_mut(&source)?;
-        let paused = state.not_before.is_some_and(|until| until > now);
-        if paused || state.asked.len() + state.unwritten >= state.window {
-            return None;
-        }
-        let (first, end) = self.missing.pop_first()?;
-        let run = (end - first).min(most);
-        if first + run < end {
-            self.missing.insert(first + run, end);
-        }
-        // At most the chunks of one response.
-        let count = u32::try_from(run).unwrap_or(u32::MAX);
-        state.asked.insert(first, count);
-        Some(Action::Request { source, first, count })
+    /// Sources that are not given up.
+    pub fn live(&self) -> usize {
+        self.sources.values().filter(|state| state.lost.is_none()).count()
     }
 
-    /// Ends a request; its chunks are missing again. False if it was ended before.
+    fn bytes(&self, first: u64, count: u32) -> u64 {
+        (first..first.saturating_add(u64::from(count))).map(|index| self.geometry.len(index)).sum()
+    }
+
+    /// Ends a request; unless another source was asked as well, its chunks are to do again. False if it was
+    /// ended before.
     fn give_up(&mut self, source: S, first: u64) -> bool {
-        let Some(count) = self.sources.get_mut(&source).and_then(|state| state.asked.remove(&first)) else {
-            return false;
-        };
-        self.put_back(first, count);
+        let Some(asked) = self.sources.get_mut(&source).and_then(|state| state.end(first)) else { return false };
+        if let Some(flight) = self.flights.get_mut(&first) {
+            flight.askers.retain(|asker| *asker != source);
+            if flight.askers.is_empty() {
+                self.flights.remove(&first);
+                self.put_back(first, asked.count);
+            }
+        }
         true
     }
 
     fn put_back(&mut self, first: u64, count: u32) {
         let (mut begin, mut end) = (first, first + u64::from(count));
-        if let Some((&before, &reach)) = self.missing.range(..begin).next_back()
+        if let Some((&before, &reach)) = self.todo.range(..begin).next_back()
             && reach == begin
         {
-            self.missing.remove(&before);
+            self.todo.remove(&before);
             begin = before;
         }
-        if let Some(reach) = self.missing.remove(&end) {
+        if let Some(reach) = self.todo.remove(&end) {
             end = reach;
         }
-        self.missing.insert(begin, end);
+        self.todo.insert(begin, end);
     }
 
     fn lose(&mut self, source: S, reason: Exhausted) {
         let Some(state) = self.sources.get_mut(&source) else { return };
         state.lost = Some(state.lost.map_or(reason, |before| before.max(reason)));
-        for (first, count) in std::mem::take(&mut state.asked) {
-            self.put_back(first, count);
+        for first in state.asked.keys().copied().collect::<Vec<_>>() {
+            self.give_up(source, first);
         }
+        self.forget_holdings(source);
     }
 
     fn reason(&self) -> Exhausted {
@@ -322,191 +507,4 @@ impl<S: Copy + Ord> Download<S> {
 
 fn pause(failures: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_PAUSE)
-}
-
-#[cfg(test)]
-#[allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const CHUNK: u64 = 256 << 10;
-
-    /// How a source behaves.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    enum Manner {
-        Honest,
-        Liar,
-        Dead,
-        Forgetful,
-        Busy,
-        /// Answers some requests and fails others.
-        Flaky,
-    }
-
-    struct Outcome {
-        end: Action<u8>,
-        asked: usize,
-    }
-
-    /// Runs a download to its end against sources of given manners, checking the invariants on the way.
-    fn run(chunks: u64, manners: &[Manner], order: &[u8]) -> Outcome {
-        let geometry = Geometry::new(chunks * CHUNK).unwrap();
-        let mut now = Instant::now();
-        let mut download = Download::new(geometry, FetchPolicy { window: 8 });
-        for source in 0..manners.len() {
-            download.add_source(source as u8);
-        }
-        let mut under_way: Vec<(u8, u64, u32)> = Vec::new();
-        let mut written = BTreeSet::new();
-        let (mut asked, mut turn) = (0, 0usize);
-        for _ in 0..100_000 {
-            while let Some(action) = download.poll_action(now) {
-                match action {
-                    Action::Request { source, first, count } => {
-                        let new = first..first + u64::from(count);
-                        // What a source that was given up still owes is nobody's any more.
-                        for (_, other, length) in under_way.iter().filter(|(other, ..)| *other == source) {
-                            let old = *other..*other + u64::from(*length);
-                            assert!(new.end <= old.start || old.end <= new.start, "asked twice at a time");
-                        }
-                        assert!(new.clone().all(|chunk| !written.contains(&chunk)), "asked although written");
-                        under_way.push((source, first, count));
-                        let of_source = under_way.iter().filter(|(other, ..)| *other == source).count();
-                        assert!(of_source <= 8, "window");
-                        asked += 1;
-                    }
-                    Action::Report(_) => {}
-                    end => {
-                        assert_eq!(end == Action::Done, written.len() as u64 == chunks);
-                        return Outcome { end, asked };
-                    }
-                }
-            }
-            if under_way.is_empty() {
-                let (at, _) = download.poll_timeout().expect("a download that waits says for what");
-                now = now.max(at);
-                download.handle_timeout(now);
-                continue;
-            }
-            turn += 1;
-            let pick = order.get(turn % order.len().max(1)).copied().unwrap_or(0) as usize % under_way.len();
-            let (source, first, count) = under_way.swap_remove(pick);
-            let manner = match manners[source as usize] {
-                Manner::Flaky if turn % 3 == 0 => Manner::Dead,
-                Manner::Flaky => Manner::Honest,
-                manner => manner,
-            };
-            match manner {
-                Manner::Honest | Manner::Flaky => {
-                    if download.on_chunks(source, first, count, now) {
-                        download.on_written(source, first, count, now);
-                        for chunk in first..first + u64::from(count) {
-                            assert!(written.insert(chunk), "written twice");
-                        }
-                    }
-                }
-                Manner::Liar => {
-                    if download.on_chunks(source, first, count, now) {
-                        download.on_bad(source, first, now);
-                    }
-                }
-                Manner::Dead => download.on_failed(source, first, now),
-                Manner::Forgetful => download.on_refused(source, first, Refusal::NotFound, now),
-                Manner::Busy => download.on_refused(source, first, Refusal::Busy, now),
-            }
-        }
-        panic!("no end");
-    }
-
-    fn manner() -> impl Strategy<Value = Manner> {
-        prop_oneof![
-            Just(Manner::Honest),
-            Just(Manner::Liar),
-            Just(Manner::Dead),
-            Just(Manner::Forgetful),
-            Just(Manner::Busy),
-        ]
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(256))]
-
-        #[test]
-        fn ends_done_if_one_honest_source_stays_and_exhausted_otherwise(
-            chunks in 1u64..200,
-            manners in prop::collection::vec(manner(), 1..6),
-            order in prop::collection::vec(any::<u8>(), 1..50),
-        ) {
-            let outcome = run(chunks, &manners, &order);
-            prop_assert_eq!(outcome.end == Action::Done, manners.contains(&Manner::Honest));
-        }
-    }
-
-    #[test]
-    fn the_gravest_reason_is_given() {
-        assert_eq!(run(3, &[Manner::Dead, Manner::Liar], &[0]).end, Action::Exhausted(Exhausted::Wrong));
-        assert_eq!(run(3, &[Manner::Forgetful, Manner::Dead], &[0]).end, Action::Exhausted(Exhausted::Unreachable));
-        assert_eq!(run(3, &[Manner::Forgetful], &[0]).end, Action::Exhausted(Exhausted::Gone));
-    }
-
-    #[test]
-    fn small_chunks_are_asked_for_in_runs() {
-        assert_eq!(run(100, &[Manner::Honest], &[0]).asked, 25);
-    }
-
-    #[test]
-    fn a_flaky_source_is_not_given_up() {
-        assert_eq!(run(100, &[Manner::Flaky], &[0]).end, Action::Done);
-    }
-
-    #[test]
-    fn what_comes_after_it_was_given_up_is_ignored() {
-        let now = Instant::now();
-        let mut download = Download::new(Geometry::new(CHUNK).unwrap(), FetchPolicy { window: 8 });
-        download.add_source(1u8);
-        let request = download.poll_action(now);
-        assert_eq!(request, Some(Action::Request { source: 1, first: 0, count: 1 }));
-        download.on_failed(1, 0, now);
-        assert!(!download.on_chunks(1, 0, 1, now));
-        assert!(!download.on_chunks(2, 0, 1, now));
-        assert_eq!(download.written(), 0);
-    }
-
-    #[test]
-    fn chunks_that_are_not_written_yet_fill_the_window_too() {
-        let now = Instant::now();
-        let mut download = Download::new(Geometry::new(1000 * CHUNK).unwrap(), FetchPolicy { window: 8 });
-        download.add_source(1u8);
-        let mut unwritten = Vec::new();
-        while let Some(Action::Request { source, first, count }) = download.poll_action(now) {
-            assert!(download.on_chunks(source, first, count, now));
-            unwritten.push((first, count));
-        }
-        assert_eq!(unwritten.len(), 8, "a slow disk holds the download up, and memory stays bounded");
-        download.on_written(1, unwritten[0].0, unwritten[0].1, now);
-        assert!(matches!(download.poll_action(now), Some(Action::Request { .. })));
-    }
-
-    #[test]
-    fn a_source_that_fails_yields_to_the_next_at_once() {
-        let now = Instant::now();
-        let mut download = Download::new(Geometry::new(CHUNK).unwrap(), FetchPolicy { window: 8 });
-        download.add_source(1u8);
-        download.add_source(2u8);
-        assert_eq!(download.poll_action(now), Some(Action::Request { source: 1, first: 0, count: 1 }));
-        download.on_failed(1, 0, now);
-        assert_eq!(download.poll_action(now), Some(Action::Report(1)));
-        assert_eq!(download.poll_action(now), Some(Action::Request { source: 2, first: 0, count: 1 }));
-    }
-
-    #[test]
-    fn millions_of_chunks_cost_little() {
-        let geometry = Geometry::new(swarmdex_protocols::limits::MAX_FILE_BYTES).unwrap();
-        let download = Download::<u8>::new(geometry, FetchPolicy { window: 8 });
-        assert_eq!(download.missing.len(), 1);
-    }
 }

@@ -3,7 +3,9 @@
 pub mod dir;
 pub mod grants;
 pub mod hash;
+pub mod holdings;
 pub mod index;
+pub mod library;
 pub mod partial;
 pub mod shares;
 mod sqlite;

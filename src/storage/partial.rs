@@ -1,16 +1,25 @@
-//! Downloads on their way: a hidden file beside the target, renamed into place when it is whole.
+//! Downloads on their way: a hidden file beside the target, renamed into place when it is whole, and beside it
+//! a journal of the chunks that were verified, so that a download goes on where it was cut off.
+
+mod journal;
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use journal::Journal;
+use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
+use swarmdex_protocols::{ContentId, Tree};
 
 use rustix::fs::{FallocateFlags, RenameFlags};
 use rustix::io::Errno;
 
-/// End of the names of partial files.
+/// End of the names of partial files, and of their journals.
 const SUFFIX: &str = ".swarmdex-part";
+const JOURNAL: &str = ".swarmdex-log";
 /// Longest file name, in bytes.
 const MAX_FILE_NAME: usize = 255;
 
@@ -63,27 +72,67 @@ pub enum PartialError {
     },
 }
 
-/// A file that is being downloaded. Dropping it without [`PartialFile::finish`] removes it.
+/// A file that is being downloaded. Dropping it without [`PartialFile::finish`] leaves it for another attempt if
+/// there is a journal with anything in it, and removes it otherwise.
 #[derive(Debug)]
 pub struct PartialFile {
     file: File,
     path: PathBuf,
     target: PathBuf,
     size: u64,
-    finished: bool,
+    journal: Option<Journal>,
+    finished: AtomicBool,
+    discarded: AtomicBool,
 }
 
 impl PartialFile {
     /// Begins a file of `size` bytes that will be at `target`, whose folder exists. Room for it is set aside at once,
     /// so that a full disk shows before the first byte is fetched.
     pub fn create(target: &Path, size: u64) -> Result<Self, PartialError> {
+        let partial = Self::open(target, size)?;
+        partial.reserve()?;
+        Ok(partial)
+    }
+
+    /// Begins a file with this content, or goes on with one that was cut off: the tree says which chunks are there. Each
+    /// was read and verified again, so what was damaged meanwhile is not among them.
+    pub fn resume(target: &Path, content: ContentId, geometry: Geometry) -> Result<(Self, Tree), PartialError> {
+        let mut partial = Self::open(target, geometry.size())?;
+        let mut tree = Tree::new(content, geometry);
+        if geometry.chunks() == 1 {
+            partial.reserve()?;
+            return Ok((partial, tree));
+        }
+        let path = partial.path.with_file_name(side_name(target.file_name().unwrap_or_default(), JOURNAL));
+        let whole = partial.file.metadata().is_ok_and(|metadata| metadata.len() == geometry.size());
+        let failed = |path: &Path| failed("write", path, geometry.size());
+        let (journal, records) = Journal::open(&path, &content, geometry.size()).map_err(failed(&path))?;
+        let mut bytes = Vec::new();
+        for (index, proof) in records.iter().filter(|_| whole) {
+            bytes.resize(usize::try_from(geometry.len(*index)).unwrap_or(0), 0);
+            if partial.file.read_exact_at(&mut bytes, geometry.offset(*index)).is_ok()
+                && let Ok(found) = check_chunk(&content, &geometry, *index, &bytes, proof)
+            {
+                tree.insert(*index, &found, proof);
+            }
+        }
+        if tree.have().is_empty() {
+            journal.clear().map_err(failed(&path))?;
+            partial.reserve()?;
+        }
+        partial.journal = Some(journal);
+        Ok((partial, tree))
+    }
+
+    /// Opens the hidden file, and locks it.
+    fn open(target: &Path, size: u64) -> Result<Self, PartialError> {
         let name = target.file_name().ok_or_else(|| PartialError::NoFile { path: target.to_owned() })?;
         let folder = match target.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
         check_free(target)?;
-        let path = folder.join(partial_name(name));
+        let path = folder.join(side_name(name, SUFFIX));
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -100,9 +149,8 @@ impl PartialFile {
         if file.try_lock().is_err() || !is_at(&file, &path) {
             return Err(PartialError::InProgress { path: target.to_owned() });
         }
-        let partial = Self { file, path, target: target.to_owned(), size, finished: false };
-        partial.reserve()?;
-        Ok(partial)
+        let (finished, discarded) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { file, path, target: target.to_owned(), size, journal: None, finished, discarded })
     }
 
     fn reserve(&self) -> Result<(), PartialError> {
@@ -130,14 +178,38 @@ impl PartialFile {
         self.file.write_all_at(bytes, offset).map_err(failed("write", &self.path, self.size))
     }
 
+    /// Writes down that chunks, which were verified and written, are there.
+    pub fn record<'a>(&self, chunks: impl IntoIterator<Item = (u64, &'a Proof)>) -> Result<(), PartialError> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        journal.append(chunks).map_err(failed("write", &self.path, self.size))
+    }
+
+    /// Reads bytes that were written.
+    pub fn read_chunk(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(bytes, offset)
+    }
+
+    /// What the system says of the file.
+    pub fn metadata(&self) -> io::Result<fs::Metadata> {
+        self.file.metadata()
+    }
+
+    /// Dropping it removes it, whatever it has.
+    pub fn discard(&self) {
+        self.discarded.store(true, Ordering::Relaxed);
+    }
+
     /// Moves the file to its target, which must not have come to exist meanwhile. With `sync`, its bytes
     /// are on disk before.
-    pub fn finish(mut self, sync: bool) -> Result<PathBuf, PartialError> {
+    pub fn finish(&self, sync: bool) -> Result<PathBuf, PartialError> {
         if sync {
             self.file.sync_data().map_err(failed("write", &self.path, self.size))?;
         }
         rename_new(&self.path, &self.target)?;
-        self.finished = true;
+        self.finished.store(true, Ordering::Relaxed);
+        if let Some(journal) = &self.journal {
+            journal.remove();
+        }
         if sync && let Some(folder) = self.path.parent() {
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write", folder, self.size))?;
         }
@@ -147,9 +219,18 @@ impl PartialFile {
 
 impl Drop for PartialFile {
     fn drop(&mut self) {
-        if !self.finished
-            && let Err(error) = fs::remove_file(&self.path)
-        {
+        if *self.finished.get_mut() {
+            return;
+        }
+        let resumable = self.journal.as_ref().is_some_and(|journal| !journal.is_empty());
+        if resumable && !*self.discarded.get_mut() {
+            return;
+        }
+        // The journal first: without it the other is of no use.
+        if let Some(journal) = &self.journal {
+            journal.remove();
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a partial file could not be removed");
         }
     }
@@ -190,7 +271,7 @@ fn check_free(target: &Path) -> Result<(), PartialError> {
     }
 }
 
-fn failed(act: &'static str, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> PartialError {
+fn failed(act: &'static str, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> PartialError + use<> {
     let path = path.to_owned();
     move |source| match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
@@ -200,23 +281,23 @@ fn failed(act: &'static str, path: &Path, needed: u64) -> impl FnOnce(io::Error)
     }
 }
 
-/// `.NAME.swarmdex-part`; a name too long for that is cut and told apart by its hash.
-fn partial_name(name: &std::ffi::OsStr) -> OsString {
+/// `.NAME` and a suffix; a name too long for that is cut and told apart by its hash.
+fn side_name(name: &std::ffi::OsStr, suffix: &str) -> OsString {
     let bytes = name.as_encoded_bytes();
     let mut partial = OsString::from(".");
-    if bytes.len() + 1 + SUFFIX.len() <= MAX_FILE_NAME {
+    if bytes.len() + 1 + suffix.len() <= MAX_FILE_NAME {
         partial.push(name);
     } else {
         partial.push(&blake3::hash(bytes).to_hex()[..32]);
     }
-    partial.push(SUFFIX);
+    partial.push(suffix);
     partial
 }
 
-/// Whether a file name is that of a partial file.
+/// Whether a file name is that of a partial file, or of its journal.
 pub fn is_partial(name: &std::ffi::OsStr) -> bool {
     let bytes = name.as_encoded_bytes();
-    bytes.starts_with(b".") && bytes.ends_with(SUFFIX.as_bytes())
+    bytes.starts_with(b".") && [SUFFIX, JOURNAL].iter().any(|suffix| bytes.ends_with(suffix.as_bytes()))
 }
 
 /// The path of `segments` below `folder`; makes the folders on the way, and follows no link among them.
@@ -292,6 +373,7 @@ mod tests {
         let partial = PartialFile::create(&target, 6).unwrap();
         fs::write(&target, "mine").unwrap();
         assert!(matches!(partial.finish(false), Err(PartialError::TargetExists { .. })));
+        drop(partial);
         assert_eq!(fs::read(&target).unwrap(), b"mine");
         assert_eq!(names(&folder), ["a"]);
     }

@@ -154,7 +154,7 @@ async fn fuzzed_frames_on_every_protocol_disturb_nobody() {
     let samples = [
         framed(&announce(session, 1, &["a", "b"])),
         framed(&Request::Search(Search { query: "a".to_owned(), cursor: None, limit: 5 })),
-        framed(&fetch::Request { content: ContentId::of(b"x"), first: 0, count: 1 }),
+        framed(&fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 0, count: 1 })),
     ];
     for number in 0..300u64 {
         let mut bytes = samples[number as usize % samples.len()].clone();
@@ -403,7 +403,7 @@ async fn unknown_contents_and_ranges_beyond_the_end_are_refused() {
     anna.share_file("file", &bytes).await;
     let (stranger, id) = stranger_at(&anna).await;
     let content = ContentId::of(&bytes);
-    let ask = async |content, first, count| stranger.fetch(id, &fetch::Request { content, first, count }).await;
+    let ask = async |content, first, count| stranger.fetch(id, fetch::Run { content, first, count }).await;
     assert_eq!(ask(ContentId::of(b"?"), 0, 1).await, Header::Refused(fetch::Refusal::NotFound));
     for (first, count) in
         [(0, 0), (0, 5), (4, 1), (3, 2), (u64::MAX, 1), (u64::MAX - 1, u32::MAX), (0, u32::MAX), (1 << 40, 1)]
@@ -438,7 +438,7 @@ async fn connections_from_one_address_are_bounded_and_others_get_in() {
 }
 
 /// What the hostile holder says about the content that it is asked for.
-fn chunks(bytes: &[u8], request: fetch::Request) -> (Header, Vec<u8>) {
+fn chunks(bytes: &[u8], request: fetch::Run) -> (Header, Vec<u8>) {
     let geometry = Geometry::new(bytes.len() as u64).unwrap();
     let pieces: Vec<_> = bytes.chunks(geometry.chunk_bytes() as usize).collect();
     let range = request.first as usize..request.first as usize + request.count as usize;
@@ -457,7 +457,7 @@ fn reply(header: &Header, body: &[u8]) -> Reply {
 async fn hostile_holder(
     what: &str,
     expected: ErrorKind,
-    answer: impl Fn(&[u8], fetch::Request) -> Reply + Send + Sync + Clone + 'static,
+    answer: impl Fn(&[u8], fetch::Run) -> Reply + Send + Sync + Clone + 'static,
 ) {
     let master = TestNode::master().await;
     let bytes = noise(11, 3_000_000);
@@ -501,7 +501,7 @@ async fn a_holder_that_sends_wrong_bytes_is_caught() {
 async fn a_holder_that_sends_another_chunk_is_caught() {
     hostile_holder("another chunk", ErrorKind::Verification, |bytes, request| {
         let first = if request.first == 0 { 4 } else { 0 };
-        let (header, body) = chunks(bytes, fetch::Request { first, count: request.count, ..request });
+        let (header, body) = chunks(bytes, fetch::Run { first, count: request.count, ..request });
         reply(&header, &body)
     })
     .await;
@@ -519,7 +519,7 @@ async fn a_holder_that_sends_too_much_is_caught() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_sends_fewer_chunks_than_asked_is_caught() {
     hostile_holder("too few", ErrorKind::Verification, |bytes, request| {
-        let (header, body) = chunks(bytes, fetch::Request { count: 1, ..request });
+        let (header, body) = chunks(bytes, fetch::Run { count: request.count - 1, ..request });
         reply(&header, &body)
     })
     .await;
@@ -608,7 +608,7 @@ async fn a_client_that_floods_delays_nobody_else() {
     anna.share_file("file", &bytes).await;
     let (stranger, id) = stranger_at(&anna).await;
     let stranger = Arc::new(stranger);
-    let request = framed(&fetch::Request { content: ContentId::of(&bytes), first: 0, count: 4 });
+    let request = framed(&fetch::Request::Chunks(fetch::Run { content: ContentId::of(&bytes), first: 0, count: 4 }));
     let flood: Vec<_> = (0..400)
         .map(|_| {
             let (stranger, request) = (stranger.clone(), request.clone());

@@ -39,6 +39,11 @@ pub enum Reply {
 }
 
 type Answerer = Arc<Mutex<Box<dyn FnMut(fetch::Request) -> Reply + Send>>>;
+
+/// What the stranger answers unless it is told otherwise.
+fn refuse() -> Reply {
+    Reply::Bytes(framed(&fetch::Header::Refused(fetch::Refusal::NotFound)))
+}
 type Answer = oneshot::Sender<Result<Vec<u8>, OutboundFailure>>;
 
 /// Bytes as they are.
@@ -177,15 +182,22 @@ impl Stranger {
             }
         };
         let (orders, queue) = mpsc::channel(1024);
-        let refuse = |_| Reply::Bytes(framed(&fetch::Header::Refused(fetch::Refusal::NotFound)));
-        let answerer: Answerer = Arc::new(Mutex::new(Box::new(refuse)));
+        let answerer: Answerer = Arc::new(Mutex::new(Box::new(|_| refuse())));
         let peer = keypair.public().to_peer_id();
         tokio::spawn(run(swarm, queue, answerer.clone()));
         Self { peer, listen, orders, answerer }
     }
 
-    /// From now on answers fetches so.
-    pub fn answer(&self, answer: impl FnMut(fetch::Request) -> Reply + Send + 'static) {
+    /// From now on answers requests for chunks so, and knows of nothing else.
+    pub fn answer(&self, mut answer: impl FnMut(fetch::Run) -> Reply + Send + 'static) {
+        self.answer_all(move |request| match request {
+            fetch::Request::Chunks(run) => answer(run),
+            _ => refuse(),
+        });
+    }
+
+    /// From now on answers every request of the fetch protocol so.
+    pub fn answer_all(&self, answer: impl FnMut(fetch::Request) -> Reply + Send + 'static) {
         *self.answerer.lock().unwrap() = Box::new(answer);
     }
 
@@ -212,8 +224,8 @@ impl Stranger {
     }
 
     /// Asks a well-formed question of the fetch protocol; the header that comes back.
-    pub async fn fetch(&self, from: PeerId, request: &fetch::Request) -> fetch::Header {
-        let bytes = self.send(FETCH, from, framed(request)).await.unwrap();
+    pub async fn fetch(&self, from: PeerId, run: fetch::Run) -> fetch::Header {
+        let bytes = self.send(FETCH, from, framed(&fetch::Request::Chunks(run))).await.unwrap();
         let length = u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize;
         codec::decode(&bytes[4..4 + length], MAX_INDEX_MESSAGE).unwrap()
     }

@@ -6,7 +6,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::request_response::{self, Message};
 use libp2p::{Multiaddr, PeerId};
+use swarmdex_protocols::fetch::Header;
 use swarmdex_protocols::index::{Refusal, RefusalCode, Request, Response};
+use swarmdex_protocols::limits::MAX_FETCH_BODY;
 use swarmdex_protocols::{fetch as fetch_protocol, index as index_protocol, mirror};
 
 use super::{Driver, IndexChannel, Job};
@@ -16,7 +18,7 @@ use crate::net::fetch::Upload;
 use crate::net::index::{Step, refuse_bytes};
 use crate::net::pending::request_error;
 use crate::net::{IndexAnswer, MirrorAnswer, RequestError};
-use crate::storage::shares::ShareTable;
+use crate::storage::library::Library;
 
 /// Requests for what this node owns that are answered at a time.
 const MAX_OWNED: usize = 16;
@@ -190,7 +192,7 @@ impl Driver {
         &mut self,
         event: request_response::Event<Received<fetch_protocol::Request>, Received<fetch_protocol::Response>>,
     ) {
-        use fetch_protocol::{Refusal, Response};
+        use fetch_protocol::{Refusal, Request, Response};
         match event {
             request_response::Event::Message {
                 peer,
@@ -198,6 +200,16 @@ impl Driver {
                 ..
             } => {
                 let refused = match request {
+                    Ok(Request::Have(have)) => {
+                        let response = self.have(peer, have);
+                        let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(response));
+                        Ok(())
+                    }
+                    Ok(Request::Cancel(run)) => {
+                        let done = Response::bare(Header::Done);
+                        let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(done));
+                        self.uploads.cancel(&peer, &run).map_or(Ok(()), |channel| Err((channel, Refusal::Cancelled)))
+                    }
                     Ok(request) => self.uploads.push(Upload { id: request_id, peer, request, channel }),
                     Err(_) => Err((channel, Refusal::Malformed)),
                 };
@@ -213,17 +225,43 @@ impl Driver {
             }
             request_response::Event::InboundFailure { request_id, peer, error, .. } => {
                 tracing::debug!(%peer, %error, "an upload failed");
-                self.uploads.finish(&request_id);
+                self.uploads.finish(&request_id, Instant::now());
             }
-            request_response::Event::ResponseSent { request_id, .. } => self.uploads.finish(&request_id),
+            request_response::Event::ResponseSent { request_id, .. } => {
+                self.uploads.finish(&request_id, Instant::now());
+            }
+        }
+    }
+
+    /// Which chunks of a content this node has, and who else may have some.
+    fn have(&mut self, peer: PeerId, have: fetch_protocol::Have) -> fetch_protocol::Response {
+        use fetch_protocol::{Refusal, Response};
+        let Some(chunks) = self.services.library.have(&have.content) else {
+            return Response::refused(Refusal::NotFound);
+        };
+        let others = self.crowd.on_have(have.content, peer, have.addresses, Instant::now());
+        let body = chunks.as_ref().map(|chunks| chunks.as_bytes().to_vec()).unwrap_or_default();
+        match u32::try_from(body.len()) {
+            Ok(bytes) if body.len() <= MAX_FETCH_BODY => {
+                Response { header: Header::Have { bytes, whole: chunks.is_none(), others }, body }
+            }
+            // A part of a content of more than 8 TiB is of use to nobody else before it is whole.
+            _ => Response::refused(Refusal::NotFound),
         }
     }
 }
 
 /// Reads chunks on a thread for blocking work.
-pub(super) fn read(shares: ShareTable, upload: Upload) -> BoxFuture<'static, Job> {
+pub(super) fn read(library: Library, upload: Upload) -> BoxFuture<'static, Job> {
     let Upload { id, request, channel, .. } = upload;
-    let reading = tokio::task::spawn_blocking(move || shares.read(&request));
+    let reading = tokio::task::spawn_blocking(move || match request {
+        fetch_protocol::Request::Chunks(run) => library.chunks(&run),
+        fetch_protocol::Request::Files(contents) => library.files(&contents),
+        // Answered when they came.
+        fetch_protocol::Request::Have(_) | fetch_protocol::Request::Cancel(_) => {
+            fetch_protocol::Response::bare(Header::Done)
+        }
+    });
     async move {
         // A reader that panicked has read nothing.
         let refused = fetch_protocol::Response::refused(fetch_protocol::Refusal::Storage);

@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn bytes_come_through_in_order_whatever_the_sizes() {
-        let bytes: Vec<u8> = (0..1_000_000u32).map(|number| (number * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..1_000_000u32).map(|number| ((number * 7) >> 3) as u8).collect();
         for step in [1, 5, 4096, 300_000] {
             let mut ahead = Ahead::new(Cursor::new(bytes.clone()));
             let (mut got, mut piece) = (Vec::new(), vec![0; step]);

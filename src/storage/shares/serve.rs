@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use swarmdex_protocols::ContentId;
 use swarmdex_protocols::content::{Geometry, Outboard, Proof};
-use swarmdex_protocols::fetch::{Header, Refusal, Request, Response};
+use swarmdex_protocols::fetch::{Header, Refusal, Response, Run};
 
 use super::{ShareError, ShareTable, SharedEntry, lock};
+use crate::buffers::Buffers;
 use crate::storage::hash::{FileStamp, open_regular};
 
 /// Outboards that are kept in memory.
@@ -74,12 +75,12 @@ impl Outboards {
 }
 
 impl ShareTable {
-    /// Answers a request for chunks. Blocks on the disk.
-    pub fn read(&self, request: &Request) -> Response {
+    /// Chunks of a shared file with their proofs. Blocks on the disk.
+    pub(in crate::storage) fn read(&self, run: &Run, buffers: &Buffers) -> Result<Response, Refusal> {
         let mut refusal = Refusal::NotFound;
-        for entry in self.with_content(&request.content) {
-            match self.read_from(&entry, request) {
-                Ok(response) => return response,
+        for entry in self.with_content(&run.content) {
+            match self.read_from(&entry, run, buffers) {
+                Ok(response) => return Ok(response),
                 Err(other) => {
                     if other == Refusal::Changed {
                         self.mark_stale(&entry);
@@ -88,7 +89,12 @@ impl ShareTable {
                 }
             }
         }
-        Response::refused(refusal)
+        Err(refusal)
+    }
+
+    /// Whether a file with this content is shared.
+    pub(in crate::storage) fn has(&self, content: &ContentId) -> bool {
+        lock(&self.shared.table).by_content.contains_key(content)
     }
 
     /// Files with a content.
@@ -106,7 +112,7 @@ impl ShareTable {
         }
     }
 
-    fn read_from(&self, entry: &SharedEntry, request: &Request) -> Result<Response, Refusal> {
+    fn read_from(&self, entry: &SharedEntry, request: &Run, buffers: &Buffers) -> Result<Response, Refusal> {
         let geometry = Geometry::new(entry.size).map_err(|_| Refusal::Range)?;
         let range = request.range(&geometry)?;
         let outboard = if geometry.chunks() == 1 {
@@ -124,7 +130,7 @@ impl ShareTable {
             return Err(Refusal::Changed);
         }
         let length = usize::try_from(range.end - range.start).map_err(|_| Refusal::Range)?;
-        let mut body = vec![0; length];
+        let mut body = buffers.take(length);
         file.read_exact_at(&mut body, range.start).map_err(|_| Refusal::Storage)?;
         // A change while it was read would show here; one that does not is caught by the receiver.
         let after = file.metadata().map_err(|_| Refusal::Storage)?;

@@ -2,10 +2,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use swarmdex_protocols::content::{Geometry, verify_chunk};
-use swarmdex_protocols::fetch::{Header, Refusal, Request, Response};
+use swarmdex_protocols::fetch::{Header, Refusal, Response, Run};
 use tempfile::TempDir;
 
 use super::*;
+use crate::buffers::Buffers;
 
 const CHUNK: usize = 256 << 10;
 
@@ -48,7 +49,8 @@ impl Stage {
     }
 
     fn read(&self, bytes: &[u8], first: u64, count: u32) -> Response {
-        self.table.read(&Request { content: ContentId::of(bytes), first, count })
+        let run = Run { content: ContentId::of(bytes), first, count };
+        self.table.read(&run, &Buffers::new(1)).unwrap_or_else(Response::refused)
     }
 }
 

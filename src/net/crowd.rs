@@ -1,0 +1,94 @@
+//! Who lately asked for which content, and passes on what it has: told to the next who asks, so that downloaders of the same
+//! content find each other at once, master or not.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use libp2p::{Multiaddr, PeerId};
+use swarmdex_protocols::ContentId;
+use swarmdex_protocols::fetch::Other;
+use swarmdex_protocols::limits::{MAX_ADDRESS_BYTES, MAX_FETCH_OTHERS, MAX_OTHER_ADDRESSES};
+
+use super::nodes::without_peer;
+
+/// Contents that are remembered, and peers of each.
+const MAX_CONTENTS: usize = 1024;
+const MAX_PEERS: usize = 128;
+/// For how long a peer is named after it asked.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// A peer that passes on what it has.
+struct Asker {
+    other: Other,
+    at: Instant,
+}
+
+/// Who asked for what, the latest last.
+#[derive(Default)]
+pub(super) struct Crowd {
+    contents: HashMap<ContentId, VecDeque<Asker>>,
+}
+
+impl Crowd {
+    /// Others who asked, at most [`MAX_FETCH_OTHERS`], those who have not been named for longest first; and remembers
+    /// the asker if it tells where it listens.
+    pub(super) fn on_have(
+        &mut self,
+        content: ContentId,
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+        now: Instant,
+    ) -> Vec<Other> {
+        let stale = |asker: &Asker| now.saturating_duration_since(asker.at) >= FRESH;
+        if !self.contents.contains_key(&content) && self.contents.len() >= MAX_CONTENTS {
+            self.contents.retain(|_, askers| !askers.iter().all(stale));
+        }
+        if !self.contents.contains_key(&content) && self.contents.len() >= MAX_CONTENTS {
+            return Vec::new();
+        }
+        let askers = self.contents.entry(content).or_default();
+        askers.retain(|asker| !stale(asker) && asker.other.peer != peer);
+        let others: Vec<_> = askers.iter().take(MAX_FETCH_OTHERS).map(|asker| asker.other.clone()).collect();
+        // Of a large crowd the next one gets others.
+        askers.rotate_left(others.len());
+        let fits = |address: &Multiaddr| address.len() <= MAX_ADDRESS_BYTES;
+        let addresses: Vec<_> =
+            addresses.into_iter().map(without_peer).filter(fits).take(MAX_OTHER_ADDRESSES).collect();
+        if !addresses.is_empty() {
+            if askers.len() >= MAX_PEERS {
+                askers.pop_front();
+            }
+            askers.push_back(Asker { other: Other { peer, addresses }, at: now });
+        } else if askers.is_empty() {
+            self.contents.remove(&content);
+        }
+        others
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_share_are_named_to_the_others_for_a_while_and_bounded() {
+        let mut crowd = Crowd::default();
+        let begin = Instant::now();
+        let (content, address): (_, Multiaddr) = (ContentId::of(b"x"), "/ip4/10.0.0.1/tcp/1".parse().unwrap());
+        let (anna, ben) = (PeerId::random(), PeerId::random());
+        assert!(crowd.on_have(content, anna, vec![address.clone(); 9], begin).is_empty());
+        assert!(crowd.on_have(content, anna, vec![address.clone(); 9], begin).is_empty());
+        let others = crowd.on_have(content, ben, Vec::new(), begin);
+        assert_eq!(others, [Other { peer: anna, addresses: vec![address.clone(); MAX_OTHER_ADDRESSES] }]);
+        assert!(crowd.on_have(content, ben, Vec::new(), begin + FRESH).is_empty());
+        for _ in 0..1000 {
+            let others = crowd.on_have(content, PeerId::random(), vec![address.clone()], begin);
+            assert!(others.len() <= MAX_FETCH_OTHERS);
+        }
+        assert_eq!(crowd.contents[&content].len(), MAX_PEERS);
+        for number in 0..2000u32 {
+            crowd.on_have(ContentId::of(&number.to_be_bytes()), anna, vec![address.clone()], begin);
+        }
+        assert_eq!(crowd.contents.len(), MAX_CONTENTS);
+    }
+}

@@ -1,0 +1,153 @@
+//! Who has a content: asked of holders, of the DHT and of the master, again and again while a download runs.
+
+use std::time::Duration;
+
+use swarmdex_protocols::codec::DecodeError;
+use swarmdex_protocols::content::Geometry;
+use swarmdex_protocols::fetch::{Have, Header, Other, Refusal, Request, Response, Run};
+use swarmdex_protocols::limits::{MAX_FETCH_OTHERS, MAX_OTHER_ADDRESSES};
+use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId, RecordKey};
+use tokio::sync::mpsc;
+
+use crate::net::{ConnectError, Net, RequestError};
+use crate::node::lookup::Questions;
+
+/// How often the master and the DHT are asked again.
+const AGAIN: Duration = Duration::from_secs(10);
+/// Most holders taken from one answer of the DHT, and for how long it may take.
+const MOST: usize = 32;
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// A holder that was found.
+pub(super) struct Found {
+    pub(super) peer: PeerId,
+    pub(super) addresses: Vec<Multiaddr>,
+    /// Whether it is known to have everything.
+    pub(super) whole: bool,
+}
+
+/// What the search for sources says.
+pub(super) enum News {
+    Found(Found),
+    /// One round is over.
+    Searched,
+}
+
+/// Looks for holders until nobody listens any more.
+pub(super) async fn search(questions: Questions, name: Name, content: ContentId, news: mpsc::Sender<News>) {
+    let key = RecordKey::content(&questions.network, &content);
+    for round in 0u64.. {
+        let in_dht = async {
+            let mut providers = questions.net.providers(key).await;
+            let mut seen = Vec::new();
+            while let Some(peer) = providers.recv().await {
+                if seen.len() >= MOST {
+                    break;
+                }
+                if !seen.contains(&peer) {
+                    seen.push(peer);
+                    let addresses = questions.net.locate(peer).await;
+                    let _ = news.send(News::Found(Found { peer, addresses, whole: false })).await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, in_dht).await;
+        // The first answer of the master is the one that the download began with.
+        if round > 0
+            && let Ok(found) = questions.lookup(name.as_str()).await
+            && found.entry.content == content
+        {
+            for holder in found.holders {
+                let found = Found { peer: holder.peer, addresses: holder.addresses, whole: true };
+                let _ = news.send(News::Found(found)).await;
+            }
+        }
+        if news.send(News::Searched).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Why a request has no answer.
+pub(super) enum Failure {
+    Refused(Refusal),
+    Unreachable(String),
+    /// What came is no answer: as bad as wrong bytes.
+    Nonsense,
+}
+
+/// Connects if need be, and asks.
+pub(super) async fn ask(
+    net: &Net,
+    source: PeerId,
+    addresses: Vec<Multiaddr>,
+    request: Request,
+) -> Result<Response, Failure> {
+    net.connect(Some(source), addresses).await.map_err(|error| match error {
+        ConnectError::WrongPeer { .. } => Failure::Unreachable(format!("another node is where {source} was")),
+        error => Failure::Unreachable(error.to_string()),
+    })?;
+    match net.fetch(source, request).await {
+        Ok(Response { header: Header::Refused(refusal), .. }) => Err(Failure::Refused(refusal)),
+        Ok(response) => Ok(response),
+        // A connection that breaks looks like an answer that ends early: no lie.
+        Err(RequestError::Malformed(DecodeError::Truncated)) => {
+            Err(Failure::Unreachable("its answer ended in the middle".to_owned()))
+        }
+        Err(RequestError::Malformed(_)) => Err(Failure::Nonsense),
+        Err(RequestError::Busy) => Err(Failure::Refused(Refusal::Busy)),
+        Err(error) => Err(Failure::Unreachable(error.to_string())),
+    }
+}
+
+/// Which chunks a source has - `None` for all - and who else has some.
+pub(super) async fn have(
+    net: &Net,
+    source: PeerId,
+    addresses: Vec<Multiaddr>,
+    content: ContentId,
+    sharing: bool,
+    geometry: Geometry,
+) -> Result<(Option<ChunkSet>, Vec<Other>), Failure> {
+    let own = if sharing { own_addresses(net) } else { Vec::new() };
+    let request = Request::Have(Have { content, addresses: own });
+    let Response { header, body } = ask(net, source, addresses, request).await?;
+    let Header::Have { whole, mut others, .. } = header else { return Err(Failure::Nonsense) };
+    others.truncate(MAX_FETCH_OTHERS);
+    for other in &mut others {
+        other.addresses.truncate(MAX_OTHER_ADDRESSES);
+    }
+    let chunks = match whole {
+        true => None,
+        false => Some(ChunkSet::from_bytes(&body, geometry.chunks()).ok_or(Failure::Nonsense)?),
+    };
+    Ok((chunks, others))
+}
+
+/// Asks for a run of chunks.
+pub(super) async fn chunks(
+    net: &Net,
+    source: PeerId,
+    addresses: Vec<Multiaddr>,
+    run: Run,
+) -> Result<Response, Failure> {
+    ask(net, source, addresses, Request::Chunks(run)).await
+}
+
+/// Says that a run is not wanted any more; what comes of it is of no interest.
+pub(super) async fn cancel(net: Net, source: PeerId, run: Run) {
+    let _ = net.fetch(source, Request::Cancel(run)).await;
+}
+
+/// Where this node is best reached: by TCP before QUIC, and from other machines before this one.
+fn own_addresses(net: &Net) -> Vec<Multiaddr> {
+    let listen = net.listen();
+    let mut addresses = listen.borrow().clone();
+    addresses.sort_by_key(|address| {
+        let text = address.to_string();
+        (text.starts_with("/ip4/127.") || text.starts_with("/ip6/::1"), !text.contains("/tcp/"))
+    });
+    addresses.truncate(MAX_OTHER_ADDRESSES);
+    addresses
+}

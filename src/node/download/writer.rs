@@ -1,0 +1,116 @@
+//! Verifies chunks and writes them, on one thread for each download: several would wait for each other at the
+//! file's lock, and one has the bytes still in its cache when it writes what it hashed.
+
+use std::sync::{Arc, mpsc};
+
+use swarmdex_protocols::PeerId;
+use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
+use swarmdex_protocols::fetch::{Header, Response, Run};
+use tokio::sync::mpsc as events;
+
+use crate::buffers::Buffers;
+use crate::node::Error;
+use crate::storage::holdings::Part;
+
+/// Answers that wait to be written; the windows of the sources keep them far below.
+const QUEUE: usize = 1024;
+
+/// What became of a run.
+pub(super) enum Written {
+    /// It is written.
+    Done,
+    /// It is not part of the content.
+    Wrong,
+    /// It could not be written.
+    Failed(Error),
+}
+
+/// A run that came, from whom.
+struct Job {
+    source: PeerId,
+    run: Run,
+    response: Response,
+}
+
+/// The thread.
+pub(super) struct Writer {
+    jobs: mpsc::SyncSender<Job>,
+    results: events::Receiver<(PeerId, Run, Written)>,
+    thread: tokio::task::JoinHandle<()>,
+}
+
+impl Writer {
+    pub(super) fn start(part: Arc<Part>, buffers: Buffers) -> Self {
+        let (jobs, queue) = mpsc::sync_channel::<Job>(QUEUE);
+        let (outcomes, results) = events::channel(QUEUE);
+        let thread = tokio::task::spawn_blocking(move || {
+            while let Ok(Job { source, run, response }) = queue.recv() {
+                let written = write(&part, run, &response);
+                buffers.give(response.body);
+                if outcomes.blocking_send((source, run, written)).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { jobs, results, thread }
+    }
+
+    /// Hands a run over. False if there is no room, which the windows rule out.
+    pub(super) fn push(&self, source: PeerId, run: Run, response: Response) -> bool {
+        self.jobs.try_send(Job { source, run, response }).is_ok()
+    }
+
+    /// The next run that is dealt with; for ever if none comes.
+    pub(super) async fn next(&mut self) -> (PeerId, Run, Written) {
+        match self.results.recv().await {
+            Some(result) => result,
+            // The thread panicked.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the thread has let the file go.
+    pub(super) async fn end(self) -> Result<(), Error> {
+        let Self { jobs, results, thread } = self;
+        drop((jobs, results));
+        thread.await.map_err(|_| Error::Bug)
+    }
+}
+
+fn write(part: &Part, run: Run, response: &Response) -> Written {
+    let (content, geometry) = {
+        let tree = part.tree();
+        (*tree.content(), *tree.geometry())
+    };
+    let Some(chunks) = split(&geometry, run, response) else { return Written::Wrong };
+    let mut recorded = Vec::new();
+    for (index, bytes, proof) in chunks {
+        let Ok(path) = check_chunk(&content, &geometry, index, bytes, proof) else { return Written::Wrong };
+        if let Err(error) = part.file.write_chunk(geometry.offset(index), bytes) {
+            return Written::Failed(error.into());
+        }
+        part.tree().insert(index, &path, proof);
+        recorded.push((index, proof));
+    }
+    match part.file.record(recorded) {
+        Ok(()) => Written::Done,
+        Err(error) => Written::Failed(error.into()),
+    }
+}
+
+/// The chunks of a response with their proofs, if it has as many and as long ones as were asked for.
+fn split<'a>(
+    geometry: &'a Geometry,
+    run: Run,
+    response: &'a Response,
+) -> Option<impl Iterator<Item = (u64, &'a [u8], &'a Proof)> + use<'a>> {
+    let Header::Chunks { proofs, .. } = &response.header else { return None };
+    let indexes = run.first..run.first + u64::from(run.count);
+    let bytes: u64 = indexes.clone().map(|index| geometry.len(index)).sum();
+    if proofs.len() != run.count as usize || response.body.len() as u64 != bytes {
+        return None;
+    }
+    // Every chunk but the last of the file has the same length, so equal pieces are the chunks.
+    let length = usize::try_from(geometry.chunk_bytes()).ok()?;
+    Some(indexes.zip(response.body.chunks(length)).zip(proofs).map(|((index, bytes), proof)| (index, bytes, proof)))
+}

@@ -1,0 +1,131 @@
+//! Which chunks to ask of which source.
+
+use std::time::Instant;
+
+use super::source::Holds;
+use super::{Action, Download, Flight};
+
+/// Chunks that are looked at for the rarest: in larger contents a part of them is as good as all.
+const LOOK_AT: u64 = 4096;
+/// How much faster a source has to be to take over a request, and what its answer takes at least, in seconds.
+const CLEARLY: f64 = 1.5;
+const ROUND_TRIP: f64 = 0.02;
+
+impl<S: Copy + Ord> Download<S> {
+    /// The next request, if a source has room for it: the fastest source first, so that the last chunks are its.
+    pub(super) fn request(&mut self, now: Instant) -> Option<Action<S>> {
+        let mut ready: Vec<(S, f64)> = Vec::new();
+        let chunk = self.geometry.chunk_bytes();
+        let held: u64 = self.sources.values().map(|state| state.in_flight + state.unwritten).sum();
+        if held + chunk > self.policy.total_bytes && held > 0 {
+            return None;
+        }
+        for (source, state) in &self.sources {
+            let usable = state.lost.is_none() && !state.is_paused(now) && !matches!(state.holds, Holds::Unknown);
+            if usable && state.has_room(chunk, &self.policy) {
+                ready.push((*source, state.rate().unwrap_or(f64::MAX)));
+            }
+        }
+        ready.sort_by(|a, b| b.1.total_cmp(&a.1));
+        ready.into_iter().find_map(|(source, _)| self.ask(source, now))
+    }
+
+    fn ask(&mut self, source: S, now: Instant) -> Option<Action<S>> {
+        let Some((first, count)) = self.pick(source) else { return self.take_over(source, now) };
+        self.take(first, count);
+        let bytes = self.bytes(first, count);
+        self.sources.get_mut(&source)?.ask(first, count, bytes, now);
+        self.flights.insert(first, Flight { count, askers: vec![source] });
+        Some(Action::Request { source, first, count })
+    }
+
+    /// Chunks to do that the source has: how many from which on.
+    fn pick(&mut self, source: S) -> Option<(u64, u32)> {
+        let (alone, swarm) = (self.holders.is_empty(), self.is_swarm());
+        let state = self.sources.get(&source)?;
+        let first = if alone && matches!(state.holds, Holds::All) {
+            *self.todo.first_key_value()?.0
+        } else {
+            self.rarest(source)?
+        };
+        let state = self.sources.get(&source)?;
+        let (_, end) = self.todo.range(..=first).next_back()?;
+        let most = self.geometry.chunks_per_response().max(1).min(end - first);
+        // Several in one request where that is quick; one by one where others may want to pass them on soon.
+        let fits = |count: u64| {
+            let bytes = count * self.geometry.chunk_bytes();
+            state.has_room(bytes, &self.policy) && (state.is_fast_for(bytes) || !swarm && state.rate().is_none())
+        };
+        let as_rare = |index: u64| state.holds.contains(index) && (alone || self.rarity(index) <= self.rarity(first));
+        let mut count = 1;
+        while count < most && fits(count + 1) && as_rare(first + count) {
+            count += 1;
+        }
+        Some((first, u32::try_from(count).unwrap_or(1)))
+    }
+
+    fn rarity(&self, index: u64) -> u16 {
+        usize::try_from(index).ok().and_then(|index| self.holders.get(index)).copied().unwrap_or(0)
+    }
+
+    /// The rarest of the chunks to do that the source has, from a random place on.
+    fn rarest(&mut self, source: S) -> Option<u64> {
+        // SplitMix64 (Steele, Lea and Flood, 2014).
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut random = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        random ^= random >> 27;
+        let from = random % self.geometry.chunks();
+        let holds = &self.sources.get(&source)?.holds;
+        let before = self.todo.range(..from).next_back().map(|(_, end)| (from, *end));
+        let later = before.into_iter().chain(self.todo.range(from..).map(|(begin, end)| (*begin, *end)));
+        let earlier = self.todo.range(..from).map(|(begin, end)| (*begin, (*end).min(from)));
+        let chunks = later.chain(earlier).flat_map(|(begin, end)| begin..end);
+        let mut best: Option<(u16, u64)> = None;
+        for (looked, index) in chunks.enumerate() {
+            if looked as u64 >= LOOK_AT && best.is_some() {
+                break;
+            }
+            let rarity = self.rarity(index);
+            if best.is_none_or(|(least, _)| rarity < least) && holds.contains(index) {
+                best = Some((rarity, index));
+                if rarity == 0 {
+                    break;
+                }
+            }
+        }
+        best.map(|(_, index)| index)
+    }
+
+    /// Takes chunks out of what is to do.
+    fn take(&mut self, first: u64, count: u32) {
+        let after = first + u64::from(count);
+        let Some((&begin, &end)) = self.todo.range(..=first).next_back() else { return };
+        self.todo.remove(&begin);
+        if begin < first {
+            self.todo.insert(begin, first);
+        }
+        if after < end {
+            self.todo.insert(after, end);
+        }
+    }
+
+    /// Asks for what another source is late with.
+    fn take_over(&mut self, source: S, now: Instant) -> Option<Action<S>> {
+        let state = self.sources.get(&source)?;
+        let late = self.flights.iter().filter_map(|(first, flight)| {
+            let [asker] = flight.askers[..] else { return None };
+            let run = *first..*first + u64::from(flight.count);
+            if asker == source || !run.clone().all(|index| state.holds.contains(index)) {
+                return None;
+            }
+            let bytes = run.map(|index| self.geometry.len(index)).sum();
+            let remaining = self.sources.get(&asker)?.remaining(*first, now);
+            let gain = remaining - CLEARLY * (state.wait(bytes) + ROUND_TRIP);
+            (gain > 0.0 && state.has_room(bytes, &self.policy)).then_some((gain, *first, flight.count, bytes))
+        });
+        let (_, first, count, bytes) = late.max_by(|a, b| a.0.total_cmp(&b.0))?;
+        self.flights.get_mut(&first)?.askers.push(source);
+        self.sources.get_mut(&source)?.ask(first, count, bytes, now);
+        Some(Action::Request { source, first, count })
+    }
+}

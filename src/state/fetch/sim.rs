@@ -1,0 +1,319 @@
+//! A simulated swarm: hundreds of downloaders and one owner, each with a link of its own, in virtual time.
+//!
+//! Links carry one chunk after the other; what arrives is at once passed on to whoever asks. It shows whether the
+//! scheduler comes close to the bound of ideal distribution, max(F/u, F/d, N·F/Σu) (R. Kumar and K. Ross, Peer-Assisted
+//! File Distribution: The Minimum Distribution Time, 2006), and whether failures and liars hold it up.
+#![allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::*;
+use crate::state::random::Random;
+
+const CHUNK: u64 = 256 << 10;
+
+/// First chunk, and how many.
+type Run = (u64, u32);
+
+/// One who downloads, or the owner.
+struct Peer {
+    download: Option<Download<usize>>,
+    have: ChunkSet,
+    /// Requests that wait: who asked, and for which run. Chunks that were sent least come first.
+    queue: VecDeque<(usize, Run)>,
+    sent: BTreeMap<u64, u32>,
+    /// Bytes a second, each way.
+    rate: f64,
+    up_free: f64,
+    down_free: f64,
+    sending: bool,
+    liar: bool,
+    /// When it goes, without a word.
+    dies: f64,
+    done: Option<f64>,
+    /// When it wants to be woken next.
+    wakes: f64,
+}
+
+#[derive(Debug)]
+enum Event {
+    /// A request arrives at its source.
+    Asked {
+        to: usize,
+        from: usize,
+        run: Run,
+    },
+    /// The uplink is free again.
+    Free {
+        peer: usize,
+    },
+    Arrived {
+        to: usize,
+        from: usize,
+        run: Run,
+    },
+    Have {
+        to: usize,
+        from: usize,
+    },
+    Failed {
+        to: usize,
+        from: usize,
+        run: Option<Run>,
+    },
+    Wake {
+        peer: usize,
+    },
+}
+
+struct Swarm {
+    begin: Instant,
+    now: f64,
+    events: BTreeMap<(u64, u64), Event>,
+    number: u64,
+    peers: Vec<Peer>,
+    latency: f64,
+    random: Random,
+}
+
+impl Swarm {
+    fn new(downloaders: usize, chunks: u64, seed: u64, rate: impl Fn(usize, &mut Random) -> f64) -> Self {
+        let begin = Instant::now();
+        let mut random = Random(seed);
+        let geometry = Geometry::new(chunks * CHUNK).unwrap();
+        let mut peers = Vec::new();
+        for number in 0..=downloaders {
+            let mut have = ChunkSet::none(chunks);
+            if number == 0 {
+                (0..chunks).for_each(|index| {
+                    have.insert(index);
+                });
+            }
+            let policy = FetchPolicy { window_bytes: 8 << 20, total_bytes: 24 << 20, swarm: true, seed: random.next() };
+            let mut download = Download::new(geometry, policy, None);
+            download.add_source(0, true, begin);
+            peers.push(Peer {
+                download: (number > 0).then_some(download),
+                have,
+                queue: VecDeque::new(),
+                sent: BTreeMap::new(),
+                rate: rate(number, &mut random),
+                up_free: 0.0,
+                down_free: 0.0,
+                sending: false,
+                liar: false,
+                dies: f64::INFINITY,
+                done: None,
+                wakes: 0.0,
+            });
+        }
+        let mut swarm = Self { begin, now: 0.0, events: BTreeMap::new(), number: 0, peers, latency: 0.001, random };
+        for peer in 1..=downloaders {
+            swarm.at(0.0, Event::Wake { peer });
+        }
+        swarm
+    }
+
+    fn at(&mut self, time: f64, event: Event) {
+        self.number += 1;
+        self.events.insert(((time * 1e9) as u64, self.number), event);
+    }
+
+    fn clock(&self) -> Instant {
+        self.begin + Duration::from_secs_f64(self.now)
+    }
+
+    fn alive(&self, peer: usize) -> bool {
+        self.peers[peer].dies > self.now
+    }
+
+    /// Lets a downloader act, and wakes it when it wants to be.
+    fn act(&mut self, peer: usize) {
+        if !self.alive(peer) {
+            return;
+        }
+        let now = self.clock();
+        let Some(mut download) = self.peers[peer].download.take() else { return };
+        download.handle_timeout(now);
+        while let Some(action) = download.poll_action(now) {
+            let soon = self.now + self.latency;
+            match action {
+                Action::Request { source, first, count } => {
+                    self.at(soon, Event::Asked { to: source, from: peer, run: (first, count) });
+                }
+                Action::Cancel { source, first, count } => {
+                    self.peers[source].queue.retain(|asked| *asked != (peer, (first, count)));
+                }
+                Action::Have(source) => self.at(soon, Event::Have { to: source, from: peer }),
+                Action::Report(_) => {}
+                Action::Done => self.peers[peer].done = Some(self.now),
+                Action::Exhausted(reason) => panic!("peer {peer} gave up: {reason:?}"),
+            }
+        }
+        if let (Some((at, _)), None) = (download.poll_timeout(now), self.peers[peer].done) {
+            let at = at.saturating_duration_since(self.begin).as_secs_f64().max(self.now + 1e-6);
+            let wakes = &mut self.peers[peer].wakes;
+            if at < *wakes || *wakes <= self.now {
+                *wakes = at;
+                self.at(at, Event::Wake { peer });
+            }
+        }
+        self.peers[peer].download = Some(download);
+    }
+
+    /// Sends the next chunk of the queue: what was sent least, then what was asked for first.
+    fn send(&mut self, from: usize) {
+        let (now, latency) = (self.now, self.latency);
+        let peer = &mut self.peers[from];
+        if peer.sending || peer.dies <= now {
+            return;
+        }
+        let least = peer
+            .queue
+            .iter()
+            .enumerate()
+            .min_by_key(|(at, (_, (first, _)))| (peer.sent.get(first).copied().unwrap_or(0), *at));
+        let Some((at, _)) = least else { return };
+        let Some((to, run)) = peer.queue.remove(at) else { return };
+        *peer.sent.entry(run.0).or_default() += 1;
+        let bytes = (u64::from(run.1) * CHUNK) as f64;
+        peer.sending = true;
+        peer.up_free = now + bytes / peer.rate;
+        let sent = peer.up_free;
+        let receiver = &mut self.peers[to];
+        receiver.down_free = receiver.down_free.max(now) + bytes / receiver.rate;
+        let arrives = sent.max(receiver.down_free) + latency;
+        self.at(sent, Event::Free { peer: from });
+        self.at(arrives, Event::Arrived { to, from, run });
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.clock();
+        match event {
+            Event::Asked { to, from, run } if !self.alive(to) => {
+                self.at(self.now + 0.5, Event::Failed { to: from, from: to, run: Some(run) });
+            }
+            Event::Asked { to, from, run } => {
+                self.peers[to].queue.push_back((from, run));
+                self.send(to);
+            }
+            Event::Free { peer } => {
+                self.peers[peer].sending = false;
+                self.send(peer);
+            }
+            Event::Arrived { to, from, run: (first, count) } => {
+                let bad = self.peers[from].liar || !self.alive(from);
+                let lost = !self.alive(from);
+                let Some(download) = &mut self.peers[to].download else { return };
+                if lost {
+                    download.on_failed(from, first, now);
+                } else if download.on_chunks(from, first, count, now) {
+                    if bad {
+                        download.on_bad(from, first);
+                    } else {
+                        download.on_written(from, first, count);
+                        for chunk in first..first + u64::from(count) {
+                            assert!(self.peers[to].have.insert(chunk));
+                        }
+                    }
+                }
+                self.act(to);
+            }
+            Event::Have { to, from } if !self.alive(to) => {
+                self.at(self.now + 0.5, Event::Failed { to: from, from: to, run: None });
+            }
+            Event::Have { to, from } => {
+                // A liar boasts.
+                let liar = self.peers[to].liar;
+                let chunks = (to != 0 && !liar).then(|| self.peers[to].have.clone());
+                // The owner names some others at random, as a holder does.
+                let count = self.peers.len() as u64 - 1;
+                let others: Vec<_> =
+                    (0..24).map(|_| 1 + self.random.below(count) as usize).filter(|other| *other != from).collect();
+                let Some(download) = &mut self.peers[from].download else { return };
+                download.on_have(to, chunks, now);
+                for other in others.into_iter().filter(|_| to == 0) {
+                    download.add_source(other, false, now);
+                }
+                self.act(from);
+            }
+            Event::Failed { to, from, run } => {
+                let Some(download) = &mut self.peers[to].download else { return };
+                match run {
+                    Some((first, _)) => download.on_failed(from, first, now),
+                    None => download.on_have_failed(from, now),
+                }
+                self.act(to);
+            }
+            Event::Wake { peer } => {
+                if self.peers[peer].wakes <= self.now + 1e-6 {
+                    self.act(peer);
+                }
+            }
+        }
+    }
+
+    /// Until every downloader that lives is done; the time, and the bytes fetched for nothing.
+    fn run(mut self) -> (f64, u64) {
+        while let Some(((at, _), event)) = self.events.pop_first() {
+            self.now = at as f64 / 1e9;
+            assert!(self.now < 10_000.0, "no end");
+            self.handle(event);
+            let waits = |peer: &Peer| peer.done.is_none() && peer.dies.is_infinite() && !peer.liar;
+            if !self.peers[1..].iter().any(waits) {
+                break;
+            }
+        }
+        let last = self.peers[1..].iter().filter(|peer| !peer.liar).filter_map(|peer| peer.done).fold(0.0, f64::max);
+        (last, self.peers.iter().filter_map(|peer| peer.download.as_ref()).map(Download::wasted).sum())
+    }
+}
+
+/// Seconds that ideal distribution takes.
+fn bound(swarm: &Swarm, bytes: f64) -> f64 {
+    let downloaders = swarm.peers.len() as f64 - 1.0;
+    let slowest = swarm.peers[1..].iter().map(|peer| peer.rate).fold(f64::INFINITY, f64::min);
+    let all: f64 = swarm.peers.iter().map(|peer| peer.rate).sum();
+    (bytes / swarm.peers[0].rate).max(bytes / slowest).max(downloaders * bytes / all)
+}
+
+#[test]
+fn a_flash_crowd_is_served_in_little_more_than_the_bound() {
+    for (downloaders, chunks, seed) in [(16, 256, 1), (16, 256, 2), (100, 128, 3)] {
+        let swarm = Swarm::new(downloaders, chunks, seed, |_, _| 12.5e6);
+        let bound = bound(&swarm, (chunks * CHUNK) as f64);
+        let (time, wasted) = swarm.run();
+        let share = wasted as f64 / (downloaders as u64 * chunks * CHUNK) as f64;
+        println!(
+            "{downloaders} downloaders: {time:.2} s, {:.2} times the bound; {:.1} % fetched for nothing",
+            time / bound,
+            share * 100.0
+        );
+        assert!(time < 1.35 * bound, "{time} of {bound}");
+    }
+}
+
+#[test]
+fn hundreds_with_different_links_failures_and_liars_all_finish() {
+    for seed in 0..3 {
+        let mut swarm = Swarm::new(200, 64, seed, |number, random| match number {
+            0 => 12.5e6,
+            _ => 1.5e6 * (1 << random.below(4)) as f64,
+        });
+        for number in 1..=200 {
+            match swarm.random.below(10) {
+                0 => swarm.peers[number].liar = true,
+                1 => swarm.peers[number].dies = swarm.random.below(10) as f64,
+                _ => {}
+            }
+        }
+        let bound = bound(&swarm, (64 * CHUNK) as f64);
+        let (time, wasted) = swarm.run();
+        println!(
+            "seed {seed}: {time:.2} s, {:.2} times the bound; {} MiB fetched for nothing",
+            time / bound,
+            wasted >> 20
+        );
+        assert!(time < 4.0 * bound, "{time} of {bound}");
+    }
+}

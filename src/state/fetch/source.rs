@@ -1,0 +1,178 @@
+//! What a download knows of one source: which chunks it has, how fast it is, and what it was asked for.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use swarmdex_protocols::ChunkSet;
+
+use super::{Exhausted, FetchPolicy};
+
+/// Bytes that a source is trusted with before its rate is known.
+const FIRST_WINDOW: u64 = 1 << 20;
+/// For how long a source is kept busy by what it was asked for: long enough to bridge a round trip and a late timer,
+/// short enough that little is stuck at a source that slows down.
+const AHEAD: Duration = Duration::from_millis(500);
+/// Time over which rates are measured.
+const MEASURE: Duration = Duration::from_millis(200);
+
+/// Which chunks a source has.
+#[derive(Debug, Clone)]
+pub(super) enum Holds {
+    /// It was not asked yet.
+    Unknown,
+    /// Every one.
+    All,
+    /// These.
+    Some(ChunkSet),
+}
+
+impl Holds {
+    pub(super) fn contains(&self, index: u64) -> bool {
+        match self {
+            Self::Unknown => false,
+            Self::All => true,
+            Self::Some(chunks) => chunks.contains(index),
+        }
+    }
+}
+
+/// A request under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) count: u32,
+    pub(super) bytes: u64,
+    pub(super) at: Instant,
+}
+
+/// A source.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) holds: Holds,
+    /// Requests under way, by their first chunk.
+    pub(super) asked: BTreeMap<u64, Asked>,
+    /// Bytes asked for, and bytes that came and are not written yet: both are, or will be, in memory.
+    pub(super) in_flight: u64,
+    pub(super) unwritten: u64,
+    rate: Rate,
+    pub(super) failures: u32,
+    pub(super) busy: u32,
+    /// Refusals of chunks that it said it had.
+    pub(super) broken_words: u32,
+    /// Not to be asked before this time.
+    pub(super) not_before: Option<Instant>,
+    /// When to ask next which chunks it has; `None` while it is being asked, or never.
+    pub(super) have_due: Option<Instant>,
+    pub(super) lost: Option<Exhausted>,
+}
+
+impl Source {
+    pub(super) fn new(holds: Holds) -> Self {
+        Self {
+            holds,
+            asked: BTreeMap::new(),
+            in_flight: 0,
+            unwritten: 0,
+            rate: Rate::default(),
+            failures: 0,
+            busy: 0,
+            broken_words: 0,
+            not_before: None,
+            have_due: None,
+            lost: None,
+        }
+    }
+
+    pub(super) fn is_paused(&self, now: Instant) -> bool {
+        self.not_before.is_some_and(|until| until > now)
+    }
+
+    /// Whether it may be asked for `bytes` more.
+    pub(super) fn has_room(&self, bytes: u64, policy: &FetchPolicy) -> bool {
+        let window = match self.rate.per_second {
+            // Half after a failure, a quarter after two.
+            None => FIRST_WINDOW >> self.failures.min(8),
+            Some(rate) => (rate * AHEAD.as_secs_f64()) as u64 >> self.failures.min(8),
+        };
+        let window = window.min(policy.window_bytes);
+        self.asked.is_empty() && self.unwritten == 0 || self.in_flight + self.unwritten + bytes <= window
+    }
+
+    /// Whether `bytes` are little for it: a tenth of a second.
+    pub(super) fn is_fast_for(&self, bytes: u64) -> bool {
+        self.rate.per_second.is_some_and(|rate| bytes as f64 <= rate / 10.0)
+    }
+
+    pub(super) fn ask(&mut self, first: u64, count: u32, bytes: u64, now: Instant) {
+        if self.asked.is_empty() {
+            self.rate.resume(now);
+        }
+        self.asked.insert(first, Asked { count, bytes, at: now });
+        self.in_flight += bytes;
+    }
+
+    /// Ends a request.
+    pub(super) fn end(&mut self, first: u64) -> Option<Asked> {
+        let asked = self.asked.remove(&first)?;
+        self.in_flight = self.in_flight.saturating_sub(asked.bytes);
+        Some(asked)
+    }
+
+    /// A request was answered.
+    pub(super) fn on_answer(&mut self, bytes: u64, now: Instant) {
+        (self.failures, self.busy, self.broken_words, self.not_before) = (0, 0, 0, None);
+        self.unwritten += bytes;
+        self.rate.add(bytes, now);
+    }
+
+    /// Bytes a second, if that is known.
+    pub(super) fn rate(&self) -> Option<f64> {
+        self.rate.per_second
+    }
+
+    /// How long `bytes` more would take; half a second for a source that is not known yet.
+    pub(super) fn wait(&self, bytes: u64) -> f64 {
+        self.rate.per_second.map_or(0.5, |rate| (self.in_flight + bytes) as f64 / rate.max(1.0))
+    }
+
+    /// How long it will still take to answer a request, as far as one can tell; for one that is overdue, for ever.
+    pub(super) fn remaining(&self, first: u64, now: Instant) -> f64 {
+        let Some(asked) = self.asked.get(&first) else { return 0.0 };
+        let age = now.saturating_duration_since(asked.at).as_secs_f64();
+        let Some(rate) = self.rate.per_second else { return age.max(0.2) };
+        let before: u64 = self.asked.values().filter(|other| other.at <= asked.at).map(|other| other.bytes).sum();
+        let expected = before as f64 / rate.max(1.0);
+        if age > 2.0 * expected + 0.5 { f64::INFINITY } else { (expected - age).max(0.0) }
+    }
+}
+
+/// Bytes a second, measured over [`MEASURE`] and smoothed; times without a request under way do not count.
+#[derive(Debug, Default)]
+struct Rate {
+    begin: Option<Instant>,
+    bytes: u64,
+    per_second: Option<f64>,
+    settled: bool,
+}
+
+impl Rate {
+    fn resume(&mut self, now: Instant) {
+        (self.begin, self.bytes) = (Some(now), 0);
+    }
+
+    fn add(&mut self, bytes: u64, now: Instant) {
+        let begin = *self.begin.get_or_insert(now);
+        self.bytes += bytes;
+        let elapsed = now.saturating_duration_since(begin).max(Duration::from_micros(200));
+        let measured = self.bytes as f64 / elapsed.as_secs_f64();
+        if elapsed >= MEASURE {
+            self.per_second = Some(match self.per_second {
+                Some(rate) if self.settled => (rate + measured) / 2.0,
+                _ => measured,
+            });
+            self.settled = true;
+            self.resume(now);
+        } else if !self.settled {
+            self.per_second = Some(measured);
+        }
+    }
+}

@@ -1,0 +1,323 @@
+#![allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const CHUNK: u64 = 256 << 10;
+const POLICY: FetchPolicy = FetchPolicy { window_bytes: 8 << 20, total_bytes: 24 << 20, swarm: true, seed: 7 };
+
+fn geometry(chunks: u64) -> Geometry {
+    Geometry::new(chunks * CHUNK).unwrap()
+}
+
+/// How a source behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Manner {
+    Honest,
+    /// Has every so manieth chunk, and says so.
+    Part(u64),
+    /// Says that it has everything, and has nothing.
+    Boaster,
+    Liar,
+    Dead,
+    Forgetful,
+    Busy,
+    /// Answers some requests and fails others.
+    Flaky,
+}
+
+impl Manner {
+    fn whole(&self) -> bool {
+        !matches!(self, Self::Part(_) | Self::Boaster)
+    }
+
+    fn says(&self, chunks: u64) -> Option<ChunkSet> {
+        let Self::Part(each) = self else { return None };
+        let mut set = ChunkSet::none(chunks);
+        (0..chunks).filter(|index| index % each == 0).for_each(|index| {
+            set.insert(index);
+        });
+        Some(set)
+    }
+}
+
+struct Outcome {
+    end: Action<u8>,
+    asked: usize,
+}
+
+/// Runs a download to its end against sources of given manners, checking the invariants on the way.
+fn run(chunks: u64, manners: &[Manner], order: &[u8]) -> Outcome {
+    let mut now = Instant::now();
+    let mut download = Download::new(geometry(chunks), POLICY, None);
+    for (source, manner) in manners.iter().enumerate() {
+        assert!(download.add_source(source as u8, manner.whole(), now));
+    }
+    let mut under_way: Vec<(u8, u64, u32)> = Vec::new();
+    let mut written = BTreeSet::new();
+    let (mut asked, mut turn) = (0, 0usize);
+    for _ in 0..100_000 {
+        while let Some(action) = download.poll_action(now) {
+            match action {
+                Action::Request { source, first, count } => {
+                    let new = first..first + u64::from(count);
+                    let same = |first: &u64, count: u32| new.start < *first + u64::from(count) && *first < new.end;
+                    let others: Vec<_> = under_way.iter().filter(|(_, first, count)| same(first, *count)).collect();
+                    assert!(others.len() <= 1, "a chunk is asked of two at most");
+                    assert!(others.iter().all(|(other, ..)| *other != source), "asked twice of one");
+                    assert!(new.clone().all(|chunk| !written.contains(&chunk)), "asked although written");
+                    let says = manners[source as usize].says(chunks);
+                    assert!(
+                        says.is_none_or(|says| new.clone().all(|chunk| says.contains(chunk))),
+                        "asked for what it has not"
+                    );
+                    under_way.push((source, first, count));
+                    let bytes: u64 = under_way
+                        .iter()
+                        .filter(|(other, ..)| *other == source)
+                        .map(|run| u64::from(run.2) * CHUNK)
+                        .sum();
+                    assert!(bytes <= POLICY.window_bytes, "window");
+                    asked += 1;
+                }
+                Action::Cancel { source, first, .. } => {
+                    under_way.retain(|(other, begin, _)| (*other, *begin) != (source, first));
+                }
+                Action::Have(source) => match &manners[source as usize] {
+                    Manner::Dead => download.on_have_failed(source, now),
+                    manner => download.on_have(source, manner.says(chunks), now),
+                },
+                Action::Report(_) => {}
+                end => {
+                    assert_eq!(end == Action::Done, written.len() as u64 == chunks);
+                    return Outcome { end, asked };
+                }
+            }
+        }
+        if under_way.is_empty() {
+            let (at, _) = download.poll_timeout(now).expect("a download that waits says for what");
+            now = now.max(at);
+            download.handle_timeout(now);
+            continue;
+        }
+        turn += 1;
+        now += Duration::from_millis(order[turn % order.len()].into());
+        let pick = order[turn % order.len()] as usize % under_way.len();
+        let (source, first, count) = under_way.swap_remove(pick);
+        let manner = match &manners[source as usize] {
+            Manner::Flaky if turn % 3 == 0 => &Manner::Dead,
+            Manner::Flaky | Manner::Part(_) => &Manner::Honest,
+            manner => manner,
+        };
+        match manner {
+            Manner::Liar => {
+                if download.on_chunks(source, first, count, now) {
+                    download.on_bad(source, first);
+                }
+                under_way.retain(|(other, ..)| *other != source);
+            }
+            Manner::Dead => {
+                download.on_failed(source, first, now);
+                // Connections end with all that is on them.
+                under_way.retain(|(other, begin, _)| {
+                    if *other == source {
+                        download.on_failed(source, *begin, now);
+                    }
+                    *other != source
+                });
+            }
+            Manner::Forgetful | Manner::Boaster => {
+                download.on_refused(source, first, Refusal::NotFound, now);
+                under_way.retain(|(other, ..)| *other != source);
+            }
+            Manner::Busy => download.on_refused(source, first, Refusal::Busy, now),
+            _ => {
+                if download.on_chunks(source, first, count, now) {
+                    download.on_written(source, first, count);
+                    for chunk in first..first + u64::from(count) {
+                        assert!(written.insert(chunk), "written twice");
+                    }
+                }
+            }
+        }
+    }
+    panic!("no end");
+}
+
+fn manner() -> impl Strategy<Value = Manner> {
+    prop_oneof![
+        Just(Manner::Honest),
+        (1u64..5).prop_map(Manner::Part),
+        Just(Manner::Boaster),
+        Just(Manner::Liar),
+        Just(Manner::Dead),
+        Just(Manner::Forgetful),
+        Just(Manner::Busy),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn ends_done_if_one_honest_source_has_each_chunk_and_exhausted_otherwise(
+        chunks in 1u64..200,
+        manners in prop::collection::vec(manner(), 1..7),
+        order in prop::collection::vec(any::<u8>(), 1..50),
+    ) {
+        let outcome = run(chunks, &manners, &order);
+        let has = |manner: &Manner, chunk: u64| match manner {
+            Manner::Honest => true,
+            Manner::Part(each) => chunk.is_multiple_of(*each),
+            _ => false,
+        };
+        let possible = (0..chunks).all(|chunk| manners.iter().any(|manner| has(manner, chunk)));
+        prop_assert_eq!(outcome.end == Action::Done, possible);
+    }
+}
+
+#[test]
+fn the_gravest_reason_is_given() {
+    assert_eq!(run(3, &[Manner::Dead, Manner::Liar], &[0]).end, Action::Exhausted(Exhausted::Wrong));
+    assert_eq!(run(3, &[Manner::Forgetful, Manner::Dead], &[0]).end, Action::Exhausted(Exhausted::Unreachable));
+    assert_eq!(run(3, &[Manner::Forgetful], &[0]).end, Action::Exhausted(Exhausted::Gone));
+}
+
+#[test]
+fn small_chunks_of_a_single_source_are_asked_for_in_runs() {
+    assert_eq!(run(100, &[Manner::Honest], &[0]).asked, 25);
+}
+
+#[test]
+fn a_flaky_source_is_not_given_up() {
+    assert_eq!(run(100, &[Manner::Flaky], &[0]).end, Action::Done);
+}
+
+#[test]
+fn what_comes_after_it_was_given_up_is_ignored_and_counted() {
+    let now = Instant::now();
+    let mut download = Download::new(geometry(1), POLICY, None);
+    download.add_source(1u8, true, now);
+    assert_eq!(download.poll_action(now), Some(Action::Request { source: 1, first: 0, count: 1 }));
+    download.on_failed(1, 0, now);
+    assert!(!download.on_chunks(1, 0, 1, now));
+    assert!(!download.on_chunks(2, 0, 1, now));
+    assert_eq!((download.written(), download.wasted()), (0, CHUNK));
+}
+
+#[test]
+fn chunks_that_are_not_written_yet_fill_the_window_too() {
+    let now = Instant::now();
+    let mut download = Download::new(geometry(1000), FetchPolicy { swarm: false, ..POLICY }, None);
+    download.add_source(1u8, true, now);
+    let mut unwritten = Vec::new();
+    while let Some(Action::Request { source, first, count }) = download.poll_action(now) {
+        assert!(download.on_chunks(source, first, count, now));
+        unwritten.push((first, count));
+    }
+    let bytes: u64 = unwritten.iter().map(|(_, count)| u64::from(*count) * CHUNK).sum();
+    assert_eq!(bytes, POLICY.window_bytes, "a slow disk holds the download up, and memory stays bounded");
+    download.on_written(1, unwritten[0].0, unwritten[0].1);
+    assert!(matches!(download.poll_action(now), Some(Action::Request { .. })));
+}
+
+#[test]
+fn what_is_there_already_is_not_asked_for() {
+    let now = Instant::now();
+    let mut have = ChunkSet::none(20);
+    [0, 1, 5, 19].into_iter().for_each(|index| {
+        have.insert(index);
+    });
+    let mut download = Download::new(geometry(20), POLICY, Some(&have));
+    download.add_source(1u8, true, now);
+    let mut asked = BTreeSet::new();
+    loop {
+        match download.poll_action(now) {
+            Some(Action::Request { source, first, count }) => {
+                assert!(download.on_chunks(source, first, count, now));
+                download.on_written(source, first, count);
+                asked.extend(first..first + u64::from(count));
+            }
+            Some(Action::Done) => break,
+            Some(_) => {}
+            None => panic!("nothing to do"),
+        }
+    }
+    assert_eq!(asked.len(), 16);
+    assert!(asked.iter().all(|index| !have.contains(*index)));
+}
+
+#[test]
+fn a_late_request_is_taken_over_and_the_loser_cancelled() {
+    let mut now = Instant::now();
+    let mut download = Download::new(geometry(8), FetchPolicy { swarm: false, ..POLICY }, None);
+    download.add_source(1u8, true, now);
+    download.add_source(2u8, true, now);
+    let mut asked = Vec::new();
+    while let Some(Action::Request { source, first, count }) = download.poll_action(now) {
+        asked.push((source, first, count));
+    }
+    // The second answers at once, the first never.
+    let (late, quick): (Vec<_>, Vec<_>) = asked.into_iter().partition(|(source, ..)| *source == 1);
+    for (source, first, count) in quick {
+        now += Duration::from_millis(10);
+        assert!(download.on_chunks(source, first, count, now));
+        download.on_written(source, first, count);
+    }
+    assert!(!late.is_empty());
+    let mut cancelled = 0;
+    for _ in 0..100 {
+        match download.poll_action(now) {
+            Some(Action::Request { source, first, count }) => {
+                assert_eq!(source, 2);
+                assert!(download.on_chunks(source, first, count, now));
+                download.on_written(source, first, count);
+            }
+            Some(Action::Cancel { source, .. }) => {
+                assert_eq!(source, 1);
+                cancelled += 1;
+            }
+            Some(Action::Done) => return assert_eq!(cancelled, late.len()),
+            Some(_) => {}
+            None => now = download.poll_timeout(now).unwrap().0,
+        }
+    }
+    panic!("no end");
+}
+
+#[test]
+fn sources_are_bounded() {
+    let now = Instant::now();
+    let mut download = Download::new(geometry(100), POLICY, None);
+    for source in 0..100u8 {
+        download.add_source(source, true, now);
+    }
+    assert_eq!(download.sources.len(), MAX_SOURCES);
+}
+
+#[test]
+fn a_download_that_nobody_can_serve_ends() {
+    let mut now = Instant::now();
+    let mut download = Download::new(geometry(100), POLICY, None);
+    download.add_source(1u8, false, now);
+    let begin = now;
+    loop {
+        match download.poll_action(now) {
+            Some(Action::Have(source)) => download.on_have(source, Some(ChunkSet::none(100)), now),
+            Some(Action::Exhausted(_)) => break,
+            Some(other) => panic!("{other:?}"),
+            None => now = now.max(download.poll_timeout(now).unwrap().0),
+        }
+    }
+    assert!(now - begin >= STALL && now - begin < STALL * 2);
+}
+
+#[test]
+fn millions_of_chunks_cost_little() {
+    let geometry = Geometry::new(swarmdex_protocols::limits::MAX_FILE_BYTES).unwrap();
+    let download = Download::<u8>::new(geometry, POLICY, None);
+    assert_eq!(download.todo.len(), 1);
+}

@@ -1,0 +1,191 @@
+//! What this node has downloaded, wholly or in part, and passes on while it runs.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use swarmdex_protocols::content::{Geometry, Outboard, Proof};
+use swarmdex_protocols::{ChunkSet, ContentId, Tree};
+use tokio::sync::watch;
+
+use super::hash::FileStamp;
+use super::partial::PartialFile;
+
+/// Contents that are held, and nodes of the trees above them, which are in memory (32 bytes each): what was downloaded
+/// first makes room.
+const MAX_HELD: usize = 4096;
+const MAX_NODES: usize = 1 << 20;
+
+/// A download under way.
+#[derive(Debug)]
+pub struct Part {
+    /// Where its bytes are.
+    pub file: PartialFile,
+    tree: Mutex<Tree>,
+}
+
+impl Part {
+    /// A part of a content.
+    pub fn new(file: PartialFile, tree: Tree) -> Self {
+        Self { file, tree: Mutex::new(tree) }
+    }
+
+    /// The tree above the chunks that are there.
+    pub fn tree(&self) -> MutexGuard<'_, Tree> {
+        lock(&self.tree)
+    }
+}
+
+/// A file that was downloaded.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    /// Where it is.
+    pub path: PathBuf,
+    /// As it was: if it changes, it is held no more.
+    pub stamp: FileStamp,
+    /// The tree above its chunks.
+    pub outboard: Arc<Outboard>,
+}
+
+/// What is held of a content.
+#[derive(Debug, Clone)]
+pub(super) enum Held {
+    /// A download under way.
+    Part(Arc<Part>),
+    /// A file.
+    Whole(Whole, Geometry),
+}
+
+impl Held {
+    pub(super) fn geometry(&self) -> Geometry {
+        match self {
+            Self::Part(part) => *part.tree().geometry(),
+            Self::Whole(_, geometry) => *geometry,
+        }
+    }
+
+    pub(super) fn proof(&self, index: u64) -> Option<Proof> {
+        match self {
+            Self::Part(part) => part.tree().proof(index),
+            Self::Whole(whole, _) => whole.outboard.proof(index),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    held: HashMap<ContentId, Held>,
+    /// Whole files, the oldest first.
+    order: VecDeque<ContentId>,
+    nodes: usize,
+}
+
+/// What is held; clones share it.
+#[derive(Debug, Clone)]
+pub struct Holdings {
+    table: Arc<Mutex<Table>>,
+    generation: Arc<watch::Sender<u64>>,
+}
+
+impl Default for Holdings {
+    fn default() -> Self {
+        Self { table: Arc::default(), generation: Arc::new(watch::Sender::new(0)) }
+    }
+}
+
+impl Holdings {
+    /// Passes on what a download has so far; its end is told by [`Holdings::complete`] or [`Holdings::forget`].
+    pub fn begin(&self, content: ContentId, part: Arc<Part>) {
+        lock(&self.table).held.entry(content).or_insert(Held::Part(part));
+        self.changed();
+    }
+
+    /// A download came to its end.
+    pub fn complete(&self, content: ContentId, geometry: Geometry, whole: Whole) {
+        let mut table = lock(&self.table);
+        table.remove(&content);
+        table.nodes += whole.outboard.as_bytes().len() / 32;
+        table.held.insert(content, Held::Whole(whole, geometry));
+        table.order.push_back(content);
+        while table.order.len() > MAX_HELD || table.nodes > MAX_NODES {
+            let Some(oldest) = table.order.front().copied() else { break };
+            table.remove(&oldest);
+        }
+        drop(table);
+        self.changed();
+    }
+
+    /// A content is held no more.
+    pub fn forget(&self, content: &ContentId) {
+        lock(&self.table).remove(content);
+        self.changed();
+    }
+
+    pub(super) fn get(&self, content: &ContentId) -> Option<Held> {
+        lock(&self.table).held.get(content).cloned()
+    }
+
+    /// Which chunks of a content are held; `None` of one that is held whole.
+    pub(super) fn chunks(&self, content: &ContentId) -> Option<Option<ChunkSet>> {
+        match self.get(content)? {
+            Held::Whole(..) => Some(None),
+            Held::Part(part) => Some(Some(part.tree().have().clone())),
+        }
+    }
+
+    /// Contents that others may look for: those of more than one chunk.
+    pub fn contents(&self) -> Vec<ContentId> {
+        let table = lock(&self.table);
+        let large = table.held.iter().filter(|(_, held)| held.geometry().chunks() > 1);
+        large.map(|(content, _)| *content).collect()
+    }
+
+    /// Changes with every beginning and end.
+    pub fn generation(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    fn changed(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+}
+
+impl Table {
+    fn remove(&mut self, content: &ContentId) {
+        if let Some(Held::Whole(whole, _)) = self.held.remove(content) {
+            self.nodes -= whole.outboard.as_bytes().len() / 32;
+            self.order.retain(|other| other != content);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing here is left half-changed by a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_bounded() {
+        let holdings = Holdings::default();
+        let geometry = Geometry::new(1).unwrap();
+        let metadata = std::fs::metadata("/").unwrap();
+        assert!(metadata.ino() > 0);
+        for number in 0..MAX_HELD as u64 + 10 {
+            let whole = Whole {
+                path: "/nowhere".into(),
+                stamp: FileStamp::of(&metadata),
+                outboard: Arc::new(Outboard::empty(geometry)),
+            };
+            holdings.complete(ContentId::of(&number.to_be_bytes()), geometry, whole);
+        }
+        let table = lock(&holdings.table);
+        assert_eq!((table.held.len(), table.order.len()), (MAX_HELD, MAX_HELD));
+        assert!(!table.held.contains_key(&ContentId::of(&0u64.to_be_bytes())));
+    }
+}

@@ -1,0 +1,110 @@
+//! Everything that this node serves by content id: its shares, and what it has downloaded. Nothing from the wire
+//! becomes a path.
+
+use std::os::unix::fs::FileExt;
+
+use swarmdex_protocols::content::{Geometry, Proof};
+use swarmdex_protocols::fetch::{Header, Refusal, Response, Run};
+use swarmdex_protocols::limits::{MAX_FETCH_BODY, MAX_FETCH_FILES};
+use swarmdex_protocols::{ChunkSet, ContentId};
+
+use super::hash::{FileStamp, open_regular};
+use super::holdings::{Held, Holdings, Whole};
+use super::shares::ShareTable;
+use crate::buffers::Buffers;
+
+/// What a node serves; clones share it.
+#[derive(Debug, Clone)]
+pub struct Library {
+    /// Files under names of its own.
+    pub shares: ShareTable,
+    /// What it has downloaded.
+    pub holdings: Holdings,
+    /// Memory for chunks.
+    pub buffers: Buffers,
+}
+
+impl Library {
+    /// Answers a request for chunks. Blocks on the disk.
+    pub fn chunks(&self, run: &Run) -> Response {
+        let shared = self.shares.read(run, &self.buffers);
+        let refusal = match shared {
+            Ok(response) => return response,
+            Err(refusal) => refusal,
+        };
+        match self.holdings.get(&run.content) {
+            Some(held) => self.read_held(&held, run).unwrap_or_else(Response::refused),
+            None => Response::refused(refusal),
+        }
+    }
+
+    /// Answers a request for small files. Blocks on the disk.
+    pub fn files(&self, contents: &[ContentId]) -> Response {
+        if contents.is_empty() || contents.len() > MAX_FETCH_FILES {
+            return Response::refused(Refusal::Range);
+        }
+        let mut body = self.buffers.take(MAX_FETCH_BODY);
+        body.clear();
+        let mut sizes = Vec::with_capacity(contents.len());
+        for content in contents {
+            let Response { header, body: bytes } = self.chunks(&Run { content: *content, first: 0, count: 1 });
+            let whole = match &header {
+                // The first of several chunks is no file.
+                Header::Chunks { proofs, .. } => proofs.iter().all(|proof| proof.siblings().is_empty()),
+                _ => false,
+            };
+            if whole && body.len() + bytes.len() > MAX_FETCH_BODY {
+                break;
+            }
+            sizes.push(whole.then(|| u32::try_from(bytes.len()).ok()).flatten());
+            if whole {
+                body.extend_from_slice(&bytes);
+            }
+            self.buffers.give(bytes);
+        }
+        // At most 1 MiB.
+        Response { header: Header::Files { bytes: body.len() as u32, sizes }, body }
+    }
+
+    /// Which chunks of a content are here: `None` if nothing is, then `None` if it is here whole.
+    pub fn have(&self, content: &ContentId) -> Option<Option<ChunkSet>> {
+        if self.shares.has(content) { Some(None) } else { self.holdings.chunks(content) }
+    }
+
+    fn read_held(&self, held: &Held, run: &Run) -> Result<Response, Refusal> {
+        let range = run.range(&held.geometry())?;
+        let length = usize::try_from(range.end - range.start).map_err(|_| Refusal::Range)?;
+        // Of a part, chunks that are not here yet have no proof.
+        let proofs = (run.first..run.first + u64::from(run.count)).map(|index| held.proof(index));
+        let proofs = proofs.collect::<Option<Vec<Proof>>>().ok_or(Refusal::NotFound)?;
+        let mut body = self.buffers.take(length);
+        let read = match held {
+            Held::Part(part) => part.file.read_chunk(range.start, &mut body).map_err(|_| Refusal::Storage),
+            Held::Whole(whole, _) => read_whole(whole, range.start, &mut body),
+        };
+        if read == Err(Refusal::Changed) {
+            // It is its user's file: what became of it is nobody else's business.
+            self.holdings.forget(&run.content);
+            return Err(Refusal::NotFound);
+        }
+        read?;
+        let bytes = u32::try_from(length).map_err(|_| Refusal::Range)?;
+        Ok(Response { header: Header::Chunks { bytes, proofs }, body })
+    }
+
+    /// Whether a content of this size is here whole.
+    pub fn has_whole(&self, content: &ContentId, geometry: &Geometry) -> bool {
+        matches!(self.have(content), Some(None))
+            && self.holdings.get(content).is_none_or(|held| held.geometry() == *geometry)
+    }
+}
+
+fn read_whole(whole: &Whole, begin: u64, body: &mut [u8]) -> Result<(), Refusal> {
+    let (file, stamp) = open_regular(&whole.path).map_err(|_| Refusal::Changed)?;
+    if stamp != whole.stamp {
+        return Err(Refusal::Changed);
+    }
+    file.read_exact_at(body, begin).map_err(|_| Refusal::Storage)?;
+    let after = file.metadata().map_err(|_| Refusal::Storage)?;
+    if FileStamp::of(&after) == whole.stamp { Ok(()) } else { Err(Refusal::Changed) }
+}
