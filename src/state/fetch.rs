@@ -45,8 +45,8 @@ pub const MAX_SOURCES: usize = 48;
 /// Contents of fewer chunks are not worth the talk of who has what.
 const SWARM_CHUNKS: u64 = 16;
 /// How often a source that has a part is asked which: when it has nothing that is wanted, and otherwise.
-const HAVE_SOON: Duration = Duration::from_millis(100);
-const HAVE_LATER: Duration = Duration::from_millis(400);
+const HAVE_SOON: Duration = Duration::from_millis(50);
+const HAVE_LATER: Duration = Duration::from_millis(150);
 /// How often a source that has everything is asked who else has a part.
 const OTHERS: Duration = Duration::from_secs(1);
 /// How soon a source without work looks again for a request to take over.
@@ -293,16 +293,24 @@ impl<S: Copy + Ord> Download<S> {
     /// [`Download::on_bad`]. False if the request was given up meanwhile.
     pub fn on_chunks(&mut self, source: S, first: u64, count: u32, now: Instant) -> bool {
         let bytes = self.bytes(first, count);
-        let Some(state) = self.sources.get_mut(&source) else { return false };
-        if state.asked.get(&first).is_none_or(|asked| asked.count != count) {
+        let asked = self.sources.get(&source).and_then(|state| state.asked.get(&first));
+        // What comes although its request was cancelled is welcome if it is still missing.
+        if asked.is_none_or(|asked| asked.count != count) && !self.is_missing(source, first, count) {
             self.wasted += bytes;
             return false;
         }
+        let Some(state) = self.sources.get_mut(&source) else { return false };
         state.end(first);
         state.on_answer(bytes, now);
         self.progress = Some(now);
-        let Some(flight) = self.flights.remove(&first) else { return false };
-        for other in flight.askers.into_iter().filter(|other| *other != source) {
+        let askers = match self.flights.remove(&first) {
+            Some(flight) => flight.askers,
+            None => {
+                self.take(first, count);
+                Vec::new()
+            }
+        };
+        for other in askers.into_iter().filter(|other| *other != source) {
             if let Some(state) = self.sources.get_mut(&other) {
                 state.end(first);
             }
@@ -310,6 +318,14 @@ impl<S: Copy + Ord> Download<S> {
         }
         self.arrived.insert(first, count);
         true
+    }
+
+    /// Whether a run of a source that is not given up is to do, or asked for of others just so.
+    fn is_missing(&self, source: S, first: u64, count: u32) -> bool {
+        let live = self.sources.get(&source).is_some_and(|state| state.lost.is_none());
+        let end = first + u64::from(count);
+        let to_do = self.todo.range(..=first).next_back().is_some_and(|(_, reach)| end <= *reach);
+        live && (to_do || self.flights.get(&first).is_some_and(|flight| flight.count == count))
     }
 
     /// Chunks that arrived are verified and written.
@@ -402,7 +418,9 @@ impl<S: Copy + Ord> Download<S> {
             return Some(Action::Have(*source));
         }
         if let Some(action) = self.request(now) {
-            return Some(action);
+            // Cancellations go first: they make room where the request is to go.
+            self.actions.push_back(action);
+            return self.actions.pop_front();
         }
         if self.is_hopeless(now) {
             self.ended = true;

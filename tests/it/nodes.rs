@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use swarmdex::Error;
 use swarmdex::config::Role;
 use swarmdex::node::{ErrorKind, GetRequest, MasterState, PeerState, Source, Standing};
 use swarmdex_protocols::{ContentId, PeerId};
@@ -287,11 +288,12 @@ async fn a_cancelled_download_leaves_nothing() {
     let (anna, ben) = (TestNode::peer(&master).await, TestNode::peer(&master).await);
     anna.share_file("large", &noise(4, 64 << 20)).await;
     let request = GetRequest { name: "large".to_owned(), output: ben.output(), recursive: false };
-    let operation = ben.get(request);
+    let mut operation = ben.get(request);
     let mut progress = operation.progress();
     progress.wait_for(|progress| progress.done_bytes > 0).await.unwrap();
-    drop(operation);
-    until("the partial file is gone", async || ben.leftovers().is_empty().then_some(())).await;
+    operation.cancel();
+    assert!(matches!(operation.outcome().await, Err(Error::Cancelled)));
+    assert!(ben.leftovers().is_empty(), "{:?}", ben.leftovers());
     assert_eq!(ben.status().await.unwrap().downloads, 0);
 }
 

@@ -14,15 +14,19 @@ const ROUND_TRIP: f64 = 0.02;
 impl<S: Copy + Ord> Download<S> {
     /// The next request, if a source has room for it: the fastest source first, so that the last chunks are its.
     pub(super) fn request(&mut self, now: Instant) -> Option<Action<S>> {
+        self.make_way();
         let mut ready: Vec<(S, f64)> = Vec::new();
         let chunk = self.geometry.chunk_bytes();
+        let run = chunk * self.geometry.chunks_per_response().max(1);
         let held: u64 = self.sources.values().map(|state| state.in_flight + state.unwritten).sum();
         if held + chunk > self.policy.total_bytes && held > 0 {
             return None;
         }
         for (source, state) in &self.sources {
             let usable = state.lost.is_none() && !state.is_paused(now) && !matches!(state.holds, Holds::Unknown);
-            if usable && state.has_room(chunk, &self.policy) {
+            // A fast one is asked when there is room for a whole run: many small requests cost more.
+            let wanted = if state.is_fast_for(run) { run } else { chunk };
+            if usable && state.has_room(wanted, &self.policy) {
                 ready.push((*source, state.rate().unwrap_or(f64::MAX)));
             }
         }
@@ -46,7 +50,7 @@ impl<S: Copy + Ord> Download<S> {
         let first = if alone && matches!(state.holds, Holds::All) {
             *self.todo.first_key_value()?.0
         } else {
-            self.rarest(source)?
+            self.rarest(source)?.1
         };
         let state = self.sources.get(&source)?;
         let (_, end) = self.todo.range(..=first).next_back()?;
@@ -68,8 +72,8 @@ impl<S: Copy + Ord> Download<S> {
         usize::try_from(index).ok().and_then(|index| self.holders.get(index)).copied().unwrap_or(0)
     }
 
-    /// The rarest of the chunks to do that the source has, from a random place on.
-    fn rarest(&mut self, source: S) -> Option<u64> {
+    /// The rarest of the chunks to do that the source has, from a random place on, and how many have it in part.
+    fn rarest(&mut self, source: S) -> Option<(u16, u64)> {
         // SplitMix64 (Steele, Lea and Flood, 2014).
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut random = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -93,11 +97,31 @@ impl<S: Copy + Ord> Download<S> {
                 }
             }
         }
-        best.map(|(_, index)| index)
+        best
+    }
+
+    /// What waits at a source that has everything, and has come to others meanwhile, makes way for what nobody else
+    /// has: so its uplink carries each chunk once before it carries one twice.
+    fn make_way(&mut self) {
+        if self.holders.is_empty() {
+            return;
+        }
+        for source in self.sources.keys().copied().collect::<Vec<_>>() {
+            let Some(state) = self.sources.get(&source) else { continue };
+            if !matches!(state.holds, Holds::All) || state.asked.is_empty() {
+                continue;
+            }
+            let elsewhere = state.asked.iter().find(|(first, _)| self.rarity(**first) > 0);
+            let Some((first, count)) = elsewhere.map(|(first, asked)| (*first, asked.count)) else { continue };
+            if self.rarest(source).is_some_and(|(rarity, _)| rarity == 0) {
+                self.give_up(source, first);
+                self.actions.push_back(Action::Cancel { source, first, count });
+            }
+        }
     }
 
     /// Takes chunks out of what is to do.
-    fn take(&mut self, first: u64, count: u32) {
+    pub(super) fn take(&mut self, first: u64, count: u32) {
         let after = first + u64::from(count);
         let Some((&begin, &end)) = self.todo.range(..=first).next_back() else { return };
         self.todo.remove(&begin);

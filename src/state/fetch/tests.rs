@@ -187,8 +187,8 @@ fn the_gravest_reason_is_given() {
 }
 
 #[test]
-fn small_chunks_of_a_single_source_are_asked_for_in_runs() {
-    assert_eq!(run(100, &[Manner::Honest], &[0]).asked, 25);
+fn small_chunks_of_a_fast_source_are_asked_for_in_runs() {
+    assert!(run(100, &[Manner::Honest], &[0]).asked < 35);
 }
 
 #[test]
@@ -197,15 +197,21 @@ fn a_flaky_source_is_not_given_up() {
 }
 
 #[test]
-fn what_comes_after_it_was_given_up_is_ignored_and_counted() {
+fn what_comes_late_is_welcome_once() {
     let now = Instant::now();
     let mut download = Download::new(geometry(1), POLICY, None);
     download.add_source(1u8, true, now);
     assert_eq!(download.poll_action(now), Some(Action::Request { source: 1, first: 0, count: 1 }));
     download.on_failed(1, 0, now);
+    assert!(!download.on_chunks(2, 0, 1, now), "nobody asked that one");
+    assert!(download.on_chunks(1, 0, 1, now));
     assert!(!download.on_chunks(1, 0, 1, now));
-    assert!(!download.on_chunks(2, 0, 1, now));
-    assert_eq!((download.written(), download.wasted()), (0, CHUNK));
+    download.on_written(1, 0, 1);
+    assert!(!download.on_chunks(1, 0, 1, now));
+    assert_eq!((download.written(), download.wasted()), (1, 3 * CHUNK));
+    while let Some(action) = download.poll_action(now) {
+        assert!(!matches!(action, Action::Request { .. }), "{action:?}");
+    }
 }
 
 #[test]
