@@ -253,6 +253,8 @@ impl NodeArgs {
             }
             (None, None) => defaults.http,
         };
+        let mut fetch = fetch.merge(defaults.fetch)?;
+        fetch.reshare &= !self.no_reshare;
         let config = Config {
             role: self.role.or(role).unwrap_or(defaults.role),
             network: self.network.clone().or(network).unwrap_or(defaults.network),
@@ -264,7 +266,7 @@ impl NodeArgs {
             mdns: !self.no_mdns && mdns.unwrap_or(defaults.mdns),
             lease: lease.merge(defaults.lease)?,
             limits: limits.merge(defaults.limits)?,
-            fetch: fetch.merge(defaults.fetch)?,
+            fetch,
             dht: dht.merge(defaults.dht)?,
             transient: false,
             data_dir: defaults.data_dir,
