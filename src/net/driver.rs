@@ -249,6 +249,7 @@ impl Driver {
                 let _ = answer.send(Snapshot {
                     connected: self.swarm.connected_peers().count(),
                     uploads: self.uploads.len(),
+                    uploaded_bytes: self.uploads.sent_bytes,
                     members: self.services.index.as_ref().map(Master::counts),
                 });
             }
@@ -282,6 +283,7 @@ impl Driver {
                 self.reply_mirror(reply, response);
             }
             Job::Upload { id, channel, response } => {
+                self.uploads.sent_bytes += response.body.len() as u64;
                 if self.swarm.behaviour_mut().fetch.send_response(channel, Ok(response)).is_err() {
                     self.uploads.finish(&id, Instant::now());
                 }

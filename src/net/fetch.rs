@@ -70,6 +70,8 @@ pub(super) struct Uploads {
     active_per_peer: HashMap<PeerId, usize>,
     /// How often chunks were sent.
     sent: HashMap<Chunk, u32>,
+    /// Bytes of files handed over to be sent since the node started.
+    pub(super) sent_bytes: u64,
     closing: bool,
 }
 
@@ -87,6 +89,7 @@ impl Uploads {
             active: HashMap::new(),
             active_per_peer: HashMap::new(),
             sent: HashMap::new(),
+            sent_bytes: 0,
             closing: false,
         }
     }

@@ -149,6 +149,8 @@ pub struct Snapshot {
     pub connected: usize,
     /// Uploads that are under way or waiting.
     pub uploads: usize,
+    /// Bytes of files sent since the node started.
+    pub uploaded_bytes: u64,
     /// Members of the network; a master's alone.
     pub members: Option<MemberCounts>,
 }

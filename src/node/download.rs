@@ -12,6 +12,7 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+pub(super) use sources::ask;
 use sources::{Failure, Found, News};
 use swarmdex_protocols::content::{self, Geometry, Proof};
 use swarmdex_protocols::fetch::{Other, Refusal, Response, Run};

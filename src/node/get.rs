@@ -1,18 +1,19 @@
 //! From a name, or a prefix of names, to files in place.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures::{StreamExt, stream};
-use swarmdex_protocols::Name;
 use swarmdex_protocols::limits::MAX_QUERY_BYTES;
+use swarmdex_protocols::{Entry, Name};
 use tokio::sync::watch;
 
 use super::download::{self, Got};
 use super::lookup::{Checked, parse_name};
-use super::operation::Reins;
+use super::operation::{Reins, Wish};
+use super::small::{Small, by_owner};
 use super::types::{FailedFile, GetReport, GetRequest, GotFile, Progress};
 use super::{Error, Node, shorten};
 use crate::storage::partial::output_path;
@@ -51,41 +52,47 @@ impl Node {
         if names.is_empty() {
             return Err(Error::NothingBelow { prefix: shorten(&request.name) });
         }
+        let begin = Instant::now();
         let (prefix, output, reins) = (&prefix, &request.output, &reins);
-        let mut results = stream::iter(names)
-            .map(|name| async move {
-                let result = self.get_one_below(&name, prefix.as_ref(), output, reins).await;
-                (name, result)
+        let files = names.into_values().map(|entry| Small { rest: rest_of(&entry.name, prefix.as_ref()), entry });
+        let mut report = GetReport { files: Vec::new(), failed: Vec::new() };
+        let (small, mut left) = by_owner(files.collect());
+        for (owner, files) in small {
+            // One lookup tells where the owner of all of them is.
+            let holders = match self.inner.questions.lookup(files[0].entry.name.as_str()).await {
+                Ok(found) => found.holders,
+                Err(_) => Vec::new(),
+            };
+            let addresses = holders.into_iter().find(|holder| holder.peer == owner).map(|holder| holder.addresses);
+            let outcome = self.get_small(owner, addresses.unwrap_or_default(), files, output.clone(), reins).await;
+            left.extend(outcome.left);
+            for (file, result) in outcome.done {
+                report.add(file.entry.name, result);
+            }
+        }
+        let mut results = stream::iter(left)
+            .map(|file| async move {
+                let result = self.get_one_below(&file, output, reins).await;
+                (file.entry.name, result)
             })
             .buffer_unordered(FILES_AT_A_TIME);
-        let mut report = GetReport { files: Vec::new(), failed: Vec::new() };
         while let Some((name, result)) = results.next().await {
-            match result {
-                Ok(file) => report.files.push(file),
-                Err(error) => report.failed.push(FailedFile { name, kind: error.kind(), message: error.describe() }),
-            }
+            report.add(name, result);
             progress.send_modify(|progress| progress.done_files += 1);
         }
+        if *reins.wish.borrow() == Wish::Cancel {
+            return Err(Error::Cancelled);
+        }
+        tracing::debug!(files = report.files.len(), elapsed = ?begin.elapsed(), "folder downloaded");
         report.files.sort_by(|a, b| a.name.cmp(&b.name));
         report.failed.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(report)
     }
 
-    async fn get_one_below(
-        &self,
-        name: &Name,
-        prefix: Option<&Name>,
-        output: &Path,
-        reins: &Reins,
-    ) -> Result<GotFile, Error> {
+    async fn get_one_below(&self, file: &Small, output: &Path, reins: &Reins) -> Result<GotFile, Error> {
         let begin = Instant::now();
-        let found = self.inner.questions.lookup(name.as_str()).await?;
-        // A file that is named like the prefix itself goes into the folder under its own last segment.
-        let rest = match prefix {
-            Some(prefix) => name.strip_prefix(prefix).unwrap_or(name.file_name()).to_owned(),
-            None => name.as_str().to_owned(),
-        };
-        let folder = output.to_owned();
+        let found = self.inner.questions.lookup(file.entry.name.as_str()).await?;
+        let (folder, rest) = (output.to_owned(), file.rest.clone());
         let target = tokio::task::spawn_blocking(move || output_path(&folder, rest.split('/')))
             .await
             .map_err(|_| Error::Bug)??;
@@ -97,20 +104,21 @@ impl Node {
         &self,
         prefix: Option<&Name>,
         progress: &watch::Sender<Progress>,
-    ) -> Result<BTreeSet<Name>, Error> {
+    ) -> Result<BTreeMap<Name, Entry>, Error> {
         let query = prefix.map_or_else(String::new, glob_below);
-        let mut names = BTreeSet::new();
+        let mut names = BTreeMap::new();
         for entry in self.inner.questions.entries(&query, MAX_FILES).await? {
             let wanted = prefix.is_none_or(|prefix| entry.name.is_below(prefix));
-            if wanted && names.insert(entry.name) {
-                add_total(progress, entry.size);
+            let size = entry.size;
+            if wanted && names.insert(entry.name.clone(), entry).is_none() {
+                add_total(progress, size);
             }
         }
         if let Some(prefix) = prefix {
             match self.inner.questions.lookup(prefix.as_str()).await {
                 Ok(found) => {
                     add_total(progress, found.entry.size);
-                    names.insert(found.entry.name);
+                    names.insert(found.entry.name.clone(), found.entry);
                 }
                 Err(Error::NotFound { .. }) => {}
                 Err(error) => return Err(error),
@@ -130,6 +138,23 @@ impl Node {
             download::download(&self.inner, found, target, progress, wish.clone()).await?
         };
         Ok(GotFile { name, path, bytes, seconds: begin.elapsed().as_secs_f64(), sources, verified: true })
+    }
+}
+
+/// Where a file goes below the output folder. One that is named like the prefix itself goes under its own last segment.
+fn rest_of(name: &Name, prefix: Option<&Name>) -> String {
+    match prefix {
+        Some(prefix) => name.strip_prefix(prefix).unwrap_or(name.file_name()).to_owned(),
+        None => name.as_str().to_owned(),
+    }
+}
+
+impl GetReport {
+    fn add(&mut self, name: Name, result: Result<GotFile, Error>) {
+        match result {
+            Ok(file) => self.files.push(file),
+            Err(error) => self.failed.push(FailedFile { name, kind: error.kind(), message: error.describe() }),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod membership;
 mod mirror;
 mod operation;
 mod share;
+mod small;
 mod standings;
 mod start;
 mod types;
@@ -141,6 +142,7 @@ impl Node {
             dht,
             shared: self.shared_counts(),
             downloads: inner.downloads.running.load(Ordering::Relaxed),
+            uploaded_bytes: snapshot.uploaded_bytes,
             index,
         })
     }

@@ -156,6 +156,9 @@ pub struct Status {
     pub shared: SharedCounts,
     /// Downloads that run.
     pub downloads: usize,
+    /// Bytes of files sent to others since the node started.
+    #[serde(default)]
+    pub uploaded_bytes: u64,
     /// Counts of the index; a master's alone.
     pub index: Option<IndexCounts>,
 }

@@ -6,6 +6,7 @@ mod journal;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use journal::Journal;
 use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
 use swarmdex_protocols::{ContentId, Tree};
 
-use rustix::fs::{FallocateFlags, RenameFlags};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 /// End of the names of partial files, and of their journals.
@@ -116,11 +117,14 @@ impl PartialFile {
                 tree.insert(*index, &found, proof);
             }
         }
-        if tree.have().is_empty() {
-            journal.clear().map_err(failed(&path))?;
+        let fresh = tree.have().is_empty();
+        let cleared = if fresh { journal.clear().map_err(failed(&path)) } else { Ok(()) };
+        // From here on it is removed together with the file.
+        partial.journal = Some(journal);
+        cleared?;
+        if fresh {
             partial.reserve()?;
         }
-        partial.journal = Some(journal);
         Ok((partial, tree))
     }
 
@@ -233,6 +237,31 @@ impl Drop for PartialFile {
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a partial file could not be removed");
         }
+    }
+}
+
+/// Puts a small file in place as one: a file without a name is written and then given one, which must be free. A crash
+/// leaves nothing. What the system says of the file then, if it does.
+pub fn write_whole(target: &Path, bytes: &[u8]) -> Result<Option<fs::Metadata>, PartialError> {
+    let folder = match target.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::openat(rustix::fs::CWD, folder, flags, Mode::from_raw_mode(0o644)) else {
+        // Not every file system has files without names; errors of other kinds come again.
+        let partial = PartialFile::create(target, bytes.len() as u64)?;
+        partial.write_chunk(0, bytes)?;
+        partial.finish(false)?;
+        return Ok(partial.metadata().ok());
+    };
+    let file = File::from(file);
+    file.write_all_at(bytes, 0).map_err(failed("write", target, bytes.len() as u64))?;
+    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match rustix::fs::linkat(rustix::fs::CWD, &unnamed, rustix::fs::CWD, target, AtFlags::SYMLINK_FOLLOW) {
+        Ok(()) => Ok(file.metadata().ok()),
+        Err(Errno::EXIST) => Err(PartialError::TargetExists { path: target.to_owned() }),
+        Err(error) => Err(failed("make", target, 0)(error.into())),
     }
 }
 

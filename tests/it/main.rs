@@ -12,3 +12,4 @@ mod nodes;
 mod outage;
 mod processes;
 mod stranger;
+mod transfer;

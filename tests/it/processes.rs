@@ -286,7 +286,7 @@ fn sigterm_and_sigint_leave_in_order() {
 
 /// Ops: SIGTERM mid-transfer: the upload under way is finished or the download fails over, never a corrupt file.
 #[test]
-fn sigterm_mid_transfer_ends_soon_and_leaves_no_partial_file() {
+fn sigterm_mid_transfer_ends_soon_and_leaves_what_can_be_resumed() {
     let folder = TempDir::new().unwrap();
     let (master, mut peer) = network(folder.path());
     peer.json(&["share", &file(folder.path(), "large", &noise(2, 200 << 20))]);
@@ -305,7 +305,7 @@ fn sigterm_mid_transfer_ends_soon_and_leaves_no_partial_file() {
         assert_eq!(std::fs::read(out.join("large")).unwrap(), noise(2, 200 << 20));
     } else {
         assert!(matches!(code(&output), 3 | 5), "{}", stderr(&output));
-        assert!(left.is_empty(), "{left:?}");
+        assert!(left.iter().all(|name| name.to_string_lossy().starts_with(".large.swarmdex-")), "{left:?}");
     }
 }
 

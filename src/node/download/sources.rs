@@ -70,7 +70,7 @@ pub(super) async fn search(questions: Questions, name: Name, content: ContentId,
 }
 
 /// Why a request has no answer.
-pub(super) enum Failure {
+pub(in crate::node) enum Failure {
     Refused(Refusal),
     Unreachable(String),
     /// What came is no answer: as bad as wrong bytes.
@@ -78,7 +78,7 @@ pub(super) enum Failure {
 }
 
 /// Connects if need be, and asks.
-pub(super) async fn ask(
+pub(in crate::node) async fn ask(
     net: &Net,
     source: PeerId,
     addresses: Vec<Multiaddr>,

@@ -1,0 +1,202 @@
+//! Many small files at a time: hundreds in one request, several requests under way, and each file verified and put in
+//! place as one.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::{StreamExt, stream};
+use swarmdex_protocols::content::{Geometry, Outboard};
+use swarmdex_protocols::fetch::{Header, Request, Response};
+use swarmdex_protocols::limits::{MAX_FETCH_BODY, MAX_FETCH_FILES};
+use swarmdex_protocols::{ContentId, Entry, Multiaddr, PeerId};
+
+use super::download::ask;
+use super::operation::{Reins, Wish};
+use super::types::GotFile;
+use super::{Error, Inner, Node};
+use crate::storage::hash::FileStamp;
+use crate::storage::holdings::Whole;
+use crate::storage::partial::{output_path, write_whole};
+
+/// Requests to one owner under way.
+const REQUESTS: usize = 6;
+
+/// A file to fetch, and where it goes below the output folder.
+#[derive(Debug, Clone)]
+pub(super) struct Small {
+    pub(super) entry: Entry,
+    pub(super) rest: String,
+}
+
+/// Whether a file goes with others in one request: it is one chunk, and not empty.
+pub(super) fn is_small(entry: &Entry) -> bool {
+    entry.size > 0 && Geometry::new(entry.size).is_ok_and(|geometry| geometry.chunks() == 1)
+}
+
+/// What became of files: those in place or refused by the disk, and those that the owner did not send well: they
+/// are fetched one by one.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) done: Vec<(Small, Result<GotFile, Error>)>,
+    pub(super) left: Vec<Small>,
+}
+
+impl Node {
+    /// Fetches small files of one owner.
+    pub(super) async fn get_small(
+        &self,
+        owner: PeerId,
+        addresses: Vec<Multiaddr>,
+        files: Vec<Small>,
+        output: PathBuf,
+        reins: &Reins,
+    ) -> Outcome {
+        let (output, inner) = (Arc::new(output), &self.inner);
+        let mut outcomes = stream::iter(batches(files))
+            .map(|batch| {
+                let (addresses, output, mut wish) = (addresses.clone(), output.clone(), reins.wish.clone());
+                async move {
+                    // An operation that nobody holds any more is dropped as a whole.
+                    if wish.wait_for(|wish| *wish != Wish::Pause).await.is_ok_and(|wish| *wish == Wish::Cancel) {
+                        return Outcome { done: Vec::new(), left: batch };
+                    }
+                    fetch_batch(inner, owner, addresses, batch, output).await
+                }
+            })
+            .buffer_unordered(REQUESTS);
+        let mut whole = Outcome::default();
+        while let Some(Outcome { done, left }) = outcomes.next().await {
+            let bytes = done.iter().filter_map(|(_, result)| result.as_ref().ok()).map(|file| file.bytes).sum::<u64>();
+            reins.progress.send_modify(|progress| {
+                progress.done_bytes += bytes;
+                progress.done_files += done.len() as u64;
+            });
+            whole.done.extend(done);
+            whole.left.extend(left);
+        }
+        whole
+    }
+}
+
+/// Files that fit one answer each time.
+fn batches(files: Vec<Small>) -> Vec<Vec<Small>> {
+    let (mut batches, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for file in files {
+        if batch.len() >= MAX_FETCH_FILES || bytes + file.entry.size > MAX_FETCH_BODY as u64 {
+            batches.push(std::mem::take(&mut batch));
+            bytes = 0;
+        }
+        bytes += file.entry.size;
+        batch.push(file);
+    }
+    batches.push(batch);
+    batches.retain(|batch| !batch.is_empty());
+    batches
+}
+
+async fn fetch_batch(
+    inner: &Inner,
+    owner: PeerId,
+    addresses: Vec<Multiaddr>,
+    batch: Vec<Small>,
+    output: Arc<PathBuf>,
+) -> Outcome {
+    let begin = Instant::now();
+    let contents: Vec<ContentId> = batch.iter().map(|file| file.entry.content).collect();
+    let response = if owner == inner.net.local() {
+        let library = inner.library.clone();
+        tokio::task::spawn_blocking(move || library.files(&contents)).await.ok()
+    } else {
+        ask(&inner.net, owner, addresses, Request::Files(contents)).await.ok()
+    };
+    let Some(response) = response else { return Outcome { done: Vec::new(), left: batch } };
+    let (library, kept) = (inner.library.clone(), batch.clone());
+    let keeps = inner.config.fetch.reshare && !inner.config.transient;
+    let placing = tokio::task::spawn_blocking(move || {
+        let mut outcome = Outcome::default();
+        let mut folders = HashSet::new();
+        for (file, bytes) in split(batch, &response) {
+            // What the owner sends wrongly others may have.
+            let Some(bytes) = bytes.filter(|bytes| ContentId::of(bytes) == file.entry.content) else {
+                outcome.left.push(file);
+                continue;
+            };
+            let placed = place(&output, &file.rest, bytes, &mut folders);
+            let result = placed.map(|(path, stamp)| {
+                if let (true, Some(stamp), Ok(geometry)) = (keeps, stamp, Geometry::new(file.entry.size)) {
+                    let outboard = Arc::new(Outboard::empty(geometry));
+                    let whole = Whole { path: path.clone(), stamp, outboard };
+                    library.holdings.complete(file.entry.content, geometry, whole);
+                }
+                GotFile {
+                    name: file.entry.name.clone(),
+                    path,
+                    bytes: file.entry.size,
+                    seconds: begin.elapsed().as_secs_f64(),
+                    sources: vec![owner],
+                    verified: true,
+                }
+            });
+            outcome.done.push((file, result));
+        }
+        library.buffers.give(response.body);
+        outcome
+    });
+    placing.await.unwrap_or(Outcome { done: Vec::new(), left: kept })
+}
+
+/// Each file with its bytes, if the answer has as many of them as it must.
+fn split(batch: Vec<Small>, response: &Response) -> Vec<(Small, Option<&[u8]>)> {
+    let sizes = match &response.header {
+        Header::Files { sizes, .. } => sizes.as_slice(),
+        _ => &[],
+    };
+    let (mut rest, mut sizes) = (response.body.as_slice(), sizes.iter().copied().collect::<VecDeque<_>>());
+    let mut pieces = Vec::new();
+    for file in batch {
+        let size = sizes.pop_front().flatten().and_then(|size| usize::try_from(size).ok());
+        let bytes = size.and_then(|size| rest.split_at_checked(size)).map(|(bytes, after)| {
+            rest = after;
+            bytes
+        });
+        let bytes = bytes.filter(|bytes| bytes.len() as u64 == file.entry.size);
+        pieces.push((file, bytes));
+    }
+    pieces
+}
+
+fn place(
+    output: &std::path::Path,
+    rest: &str,
+    bytes: &[u8],
+    folders: &mut HashSet<PathBuf>,
+) -> Result<(PathBuf, Option<FileStamp>), Error> {
+    let target = match rest.rsplit_once('/') {
+        // The folder was made and looked at for a file before.
+        Some((folder, name)) if folders.contains(&output.join(folder)) => output.join(folder).join(name),
+        folder => {
+            let target = output_path(output, rest.split('/'))?;
+            folders.insert(folder.map_or_else(|| output.to_owned(), |(folder, _)| output.join(folder)));
+            target
+        }
+    };
+    let metadata = write_whole(&target, bytes)?;
+    let absolute = std::path::absolute(&target).unwrap_or(target);
+    Ok((absolute, metadata.map(|metadata| FileStamp::of(&metadata))))
+}
+
+/// Small files by owner; the others are left.
+pub(super) fn by_owner(files: Vec<Small>) -> (BTreeMap<PeerId, Vec<Small>>, Vec<Small>) {
+    let mut owners = BTreeMap::<_, Vec<_>>::new();
+    let mut left = Vec::new();
+    for file in files {
+        if is_small(&file.entry) {
+            owners.entry(file.entry.owner).or_default().push(file);
+        } else {
+            left.push(file);
+        }
+    }
+    (owners, left)
+}
