@@ -52,10 +52,12 @@ async fn four_owners_serve_one_download_and_three_of_them_die_in_its_middle() {
     assert!(got.sources.len() > 1, "{:?}", got.sources);
     std::fs::remove_file(&got.path).unwrap();
 
+    let begin = std::time::Instant::now();
     let mut operation = ben.get(request(&ben, "copy 2"));
     progress(&operation, 1 << 20).await;
     owners[..3].iter().for_each(TestNode::abandon);
     let report = operation.outcome().await.unwrap();
+    eprintln!("TIME {:?}", begin.elapsed());
     assert!(std::fs::read(&report.files[0].path).unwrap() == bytes);
 }
 
@@ -91,7 +93,8 @@ async fn a_liar_among_three_sources_costs_only_its_own_chunks() {
     let got = ben.fetch("copy of anna").await.unwrap();
     assert!(std::fs::read(&got.path).unwrap() == bytes);
     assert!(!got.sources.contains(&liar.peer), "{:?}", got.sources);
-    assert!((1..=4).contains(&asked.load(Ordering::Relaxed)), "asked {asked:?} times");
+    // What was asked of it before its first answer was verified, and nothing after.
+    assert!((1..=16).contains(&asked.load(Ordering::Relaxed)), "asked {asked:?} times");
     let fetched = uploaded(&anna).await + uploaded(&cleo).await;
     assert!(fetched <= bytes.len() as u64 + (4 << 20), "{fetched} bytes of {}", bytes.len());
 }

@@ -18,12 +18,21 @@ impl<S: Copy + Ord> Download<S> {
         let mut ready: Vec<(S, f64)> = Vec::new();
         let chunk = self.geometry.chunk_bytes();
         let run = chunk * self.geometry.chunks_per_response().max(1);
-        let held: u64 = self.sources.values().map(|state| state.in_flight + state.unwritten).sum();
+        // What late sources owe may come yet, but holds the others up only if it is very much.
+        let (mut held, mut owed) = (0, 0);
+        for state in self.sources.values() {
+            held += state.unwritten;
+            *(if state.is_late(now) { &mut owed } else { &mut held }) += state.in_flight;
+        }
+        held += owed.saturating_sub(self.policy.total_bytes);
         if held + chunk > self.policy.total_bytes && held > 0 {
             return None;
         }
         for (source, state) in &self.sources {
-            let usable = state.lost.is_none() && !state.is_paused(now) && !matches!(state.holds, Holds::Unknown);
+            let usable = state.lost.is_none()
+                && !state.is_paused(now)
+                && !state.is_late(now)
+                && !matches!(state.holds, Holds::Unknown);
             // A fast one is asked when there is room for a whole run: many small requests cost more.
             let wanted = if state.is_fast_for(run) { run } else { chunk };
             if usable && state.has_room(wanted, &self.policy) {

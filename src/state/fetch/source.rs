@@ -134,6 +134,11 @@ impl Source {
         self.rate.per_second.map_or(0.5, |rate| (self.in_flight + bytes) as f64 / rate.max(1.0))
     }
 
+    /// Whether it owes answers that are overdue.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.asked.keys().any(|first| self.remaining(*first, now).is_infinite())
+    }
+
     /// How long it will still take to answer a request, as far as one can tell; for one that is overdue, for ever.
     pub(super) fn remaining(&self, first: u64, now: Instant) -> f64 {
         let Some(asked) = self.asked.get(&first) else { return 0.0 };
