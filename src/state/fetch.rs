@@ -1,6 +1,6 @@
 //! The scheduler of one download: which chunks to ask of whom, and when to give up.
 //!
-//! Every chunk is in exactly one state: to do, asked for (of one source, or of two when the first is late), arrived (being
+//! Every chunk is in exactly one state: to do, asked for (of one source, or of more when it is late), arrived (being
 //! verified and written), or written. What is to do is kept as ranges, so that a file of millions of chunks costs little.
 //!
 //! **Which chunk.** While all sources have everything, the next ones in order: disks like that. As soon as some have
@@ -122,7 +122,7 @@ pub enum Exhausted {
 #[derive(Debug)]
 struct Flight<S> {
     count: u32,
-    /// One source, or two.
+    /// Whom it was asked of: one source, or more if that is late.
     askers: Vec<S>,
 }
 

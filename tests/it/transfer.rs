@@ -57,7 +57,8 @@ async fn four_owners_serve_one_download_and_three_of_them_die_in_its_middle() {
     progress(&operation, 1 << 20).await;
     owners[..3].iter().for_each(TestNode::abandon);
     let report = operation.outcome().await.unwrap();
-    eprintln!("TIME {:?}", begin.elapsed());
+    // Not for as long as connections take to be given up.
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     assert!(std::fs::read(&report.files[0].path).unwrap() == bytes);
 }
 

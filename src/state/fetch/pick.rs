@@ -7,6 +7,8 @@ use super::{Action, Download, Flight};
 
 /// Chunks that are looked at for the rarest: in larger contents a part of them is as good as all.
 const LOOK_AT: u64 = 4096;
+/// Sources that are asked for one run at most.
+const MAX_ASKERS: usize = 6;
 /// How much faster a source has to be to take over a request, and what its answer takes at least, in seconds.
 const CLEARLY: f64 = 1.5;
 const ROUND_TRIP: f64 = 0.02;
@@ -146,13 +148,17 @@ impl<S: Copy + Ord> Download<S> {
     fn take_over(&mut self, source: S, now: Instant) -> Option<Action<S>> {
         let state = self.sources.get(&source)?;
         let late = self.flights.iter().filter_map(|(first, flight)| {
-            let [asker] = flight.askers[..] else { return None };
             let run = *first..*first + u64::from(flight.count);
-            if asker == source || !run.clone().all(|index| state.holds.contains(index)) {
+            if flight.askers.contains(&source) || !run.clone().all(|index| state.holds.contains(index)) {
+                return None;
+            }
+            let waits = flight.askers.iter().filter_map(|asker| Some(self.sources.get(asker)?.remaining(*first, now)));
+            let remaining = waits.fold(f64::INFINITY, f64::min);
+            // A second source helps; a third only where the first two are both overdue.
+            if flight.askers.len() >= MAX_ASKERS || flight.askers.len() > 1 && remaining.is_finite() {
                 return None;
             }
             let bytes = run.map(|index| self.geometry.len(index)).sum();
-            let remaining = self.sources.get(&asker)?.remaining(*first, now);
             let gain = remaining - CLEARLY * (state.wait(bytes) + ROUND_TRIP);
             (gain > 0.0 && state.has_room(bytes, &self.policy)).then_some((gain, *first, flight.count, bytes))
         });

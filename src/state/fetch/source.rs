@@ -12,6 +12,8 @@ const FIRST_WINDOW: u64 = 1 << 20;
 /// For how long a source is kept busy by what it was asked for: long enough to bridge a round trip and a late timer,
 /// short enough that little is stuck at a source that slows down.
 const AHEAD: Duration = Duration::from_millis(500);
+/// Seconds after which a source that has never answered is late.
+const FIRST_ANSWER: f64 = 1.0;
 /// Time over which rates are measured.
 const MEASURE: Duration = Duration::from_millis(200);
 
@@ -143,7 +145,9 @@ impl Source {
     pub(super) fn remaining(&self, first: u64, now: Instant) -> f64 {
         let Some(asked) = self.asked.get(&first) else { return 0.0 };
         let age = now.saturating_duration_since(asked.at).as_secs_f64();
-        let Some(rate) = self.rate.per_second else { return age.max(0.2) };
+        let Some(rate) = self.rate.per_second else {
+            return if age > FIRST_ANSWER { f64::INFINITY } else { age.max(0.2) };
+        };
         let before: u64 = self.asked.values().filter(|other| other.at <= asked.at).map(|other| other.bytes).sum();
         let expected = before as f64 / rate.max(1.0);
         if age > 2.0 * expected + 0.5 { f64::INFINITY } else { (expected - age).max(0.0) }
