@@ -1,10 +1,12 @@
 //! Where a node listens.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, Swarm, TransportError};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
 
 use super::NetError;
@@ -72,9 +74,26 @@ fn check_free(address: SocketAddr) -> io::Result<()> {
     }
     // Connections that linger from before do not count.
     sockopt::set_socket_reuseaddr(&probe, true)?;
-    bind(&probe, &address)?;
-    listen(&probe, 1)?;
-    Ok(())
+    match bind(&probe, &address).and_then(|()| listen(&probe, 1)) {
+        Ok(()) => Ok(()),
+        // Connections that an earlier run of this node made from that port may linger for a minute.
+        Err(Errno::ADDRINUSE) if !is_answered(address) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether somebody takes connections there.
+fn is_answered(mut address: SocketAddr) -> bool {
+    /// A host answers itself at once.
+    const PATIENCE: Duration = Duration::from_millis(500);
+    if address.ip().is_unspecified() {
+        let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    match TcpStream::connect_timeout(&address, PATIENCE) {
+        Ok(_) => true,
+        Err(error) => error.kind() != io::ErrorKind::ConnectionRefused,
+    }
 }
 
 #[cfg(test)]
@@ -92,5 +111,17 @@ mod tests {
             drop(held);
             check_free(address).unwrap();
         }
+    }
+
+    #[test]
+    fn a_connection_that_was_made_from_the_port_is_not_in_the_way() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_reuseport(&own, true).unwrap();
+        bind(&own, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address: SocketAddr = rustix::net::getsockname(&own).unwrap().try_into().unwrap();
+        rustix::net::connect(&own, &listener.local_addr().unwrap()).unwrap();
+        let _accepted = listener.accept().unwrap();
+        check_free(address).unwrap();
     }
 }
