@@ -19,7 +19,7 @@ use crate::net::{Mirror, Net, OwnedNames};
 /// Nodes whose answers about a name are enough: with two liars among them the honest ones have the latest statement.
 const ENOUGH_ANSWERS: usize = 5;
 /// How long to wait for more answers after the first.
-const ANSWER_GRACE: Duration = Duration::from_millis(300);
+const ANSWER_GRACE: Duration = Duration::from_millis(500);
 /// How long to look for nodes under one key.
 const PROVIDER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long to look for other holders of a content whose owner is known.

@@ -95,6 +95,8 @@ async fn no_reader_believes_forged_expired_old_foreign_or_misplaced_records() {
     std::fs::write(&path, b"changed since").unwrap();
     owner.share(vec![path], None).outcome().await.unwrap();
     published(owner).await;
+    // The tombstone is the master's to publish.
+    published(&master).await;
 
     let forger = Forger::start(Keypair::generate_ed25519()).await;
     for node in peers.iter().chain([&master]) {
