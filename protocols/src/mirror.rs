@@ -58,6 +58,15 @@ impl RecordKey {
         keys
     }
 
+    /// Three keys under which the owner of one name is found: its longest word, the first letters of it (the word
+    /// again if it has no more), and the empty word.
+    pub fn of_owner(network: &Network, name: &Name) -> [Self; 3] {
+        let longest = words(name.as_str()).max_by_key(String::len).unwrap_or_default();
+        let word = Self::word(network, &longest);
+        let beginning = first_letters(&longest).map_or(word, |letters| Self::beginning(network, letters));
+        [word, beginning, Self::word(network, "")]
+    }
+
     /// The key under which the owners of all names that match are found: the one of the longest word, by its
     /// first letters if matches may have more of it.
     pub fn of_search(network: &Network, pattern: &Pattern) -> Self {

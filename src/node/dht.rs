@@ -110,9 +110,10 @@ impl Dht {
     }
 
     async fn ask_owners_of(&self, name: &Name, authority: &Authority, tally: &mut Tally) {
-        let longest = swarmdex_protocols::name::words(name.as_str()).max_by_key(String::len).unwrap_or_default();
-        let key = RecordKey::word(&authority.network, &longest);
-        let owners = self.found_under(key, OWNERS_OF_NAME, PROVIDER_PATIENCE).await;
+        // Keys lie far from each other: whoever stands near one of them hides nothing under the others.
+        let keys = RecordKey::of_owner(&authority.network, name);
+        let searches = keys.map(|key| self.found_under(key, OWNERS_OF_NAME, PROVIDER_PATIENCE));
+        let owners: BTreeSet<_> = futures::future::join_all(searches).await.into_iter().flatten().collect();
         let request = Request::Lookup(Lookup { name: name.as_str().to_owned() });
         let asking: Vec<_> = owners.into_iter().map(|owner| self.ask_owner(owner, request.clone()).boxed()).collect();
         let mut answers = stream::iter(asking).buffer_unordered(OWNERS_OF_NAME);

@@ -1,5 +1,6 @@
 //! Nodes that lie in the DHT: no reader ever gets a wrong entry, and nobody's memory is theirs to fill.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libp2p::identity::Keypair;
@@ -70,6 +71,15 @@ async fn published(node: &TestNode) {
     .await;
 }
 
+/// Waits until the master has published so many statements and has none left: it publishes each once.
+async fn granted_is_published(master: &TestNode, statements: u64) {
+    until("the master has published what it granted", async || {
+        let mirror = master.status().await.unwrap().dht.mirror;
+        (mirror.records == 0 && mirror.sent >= statements).then_some(())
+    })
+    .await;
+}
+
 async fn lose(master: &TestNode, peers: &[TestNode]) {
     master.abandon();
     for peer in peers {
@@ -91,12 +101,14 @@ async fn no_reader_believes_forged_expired_old_foreign_or_misplaced_records() {
     let path = owner.share_file("changed", b"one").await;
     let old = master.lookup("revoked").await.unwrap().entry;
     let first = master.lookup("changed").await.unwrap().entry;
+    granted_is_published(&master, 3).await;
     owner.revoke(vec!["revoked".to_owned()]).await.unwrap();
+    // The tombstone is the master's to publish.
+    granted_is_published(&master, 4).await;
     std::fs::write(&path, b"changed since").unwrap();
     owner.share(vec![path], None).outcome().await.unwrap();
+    granted_is_published(&master, 5).await;
     published(owner).await;
-    // The tombstone is the master's to publish.
-    published(&master).await;
 
     let forger = Forger::start(Keypair::generate_ed25519()).await;
     for node in peers.iter().chain([&master]) {
@@ -232,9 +244,20 @@ async fn fake_providers_do_not_hide_the_owner() {
 /// The twenty nodes nearest to a name are one liar's: they took the record and hide it, or say something false.
 #[tokio::test(flavor = "multi_thread")]
 async fn sybils_nearest_to_a_name_cannot_hide_it_or_give_it_away() {
-    let (master, peers) = network(5).await;
+    let (master, mut peers) = network(5).await;
+    let half = |bytes: &[u8]| libp2p::kad::KBucketKey::new(bytes.to_vec()).hashed_bytes()[0] >> 7;
+    // The liars stand in the half of the space where the name is; its word is in the other, and honest nodes in both.
+    while let halves = peers[1..].iter().map(|node| half(&node.ready().peer_id.to_bytes()))
+        && halves.collect::<BTreeSet<_>>().len() < 2
+    {
+        peers.push(TestNode::peer_with(&master, |config| config.dht.republish = Duration::from_secs(2)).await);
+    }
+    let apart =
+        |text: &String| half(key(text).as_bytes()) != half(RecordKey::word(&Network::default(), text).as_bytes());
+    let wanted = ('a'..='z').map(|letter| format!("wanted{letter}")).find(apart).unwrap();
+    let wanted = wanted.as_str();
     let place = |id: PeerId| {
-        let target = libp2p::kad::KBucketKey::new(key("wanted").as_bytes().to_vec());
+        let target = libp2p::kad::KBucketKey::new(key(wanted).as_bytes().to_vec());
         libp2p::kad::KBucketKey::from(id).distance(&target)
     };
     let nearest = peers.iter().chain([&master]).map(|node| place(node.ready().peer_id)).min().unwrap();
@@ -254,17 +277,17 @@ async fn sybils_nearest_to_a_name_cannot_hide_it_or_give_it_away() {
     for node in &peers {
         known(node, 15).await;
     }
-    peers[0].share_file("wanted", b"wanted").await;
+    peers[0].share_file(wanted, b"wanted").await;
     let now = unix_ms();
     for (number, sybil) in sybils.iter().enumerate().filter(|(number, _)| number % 2 == 0) {
         let stranger = Keypair::generate_ed25519();
         let future = Version::default().next(now).0 + number as u64;
-        sybil.forge(key("wanted"), &[signed(entry("wanted", sybil.peer, future), "swarmdex", &stranger, now)]).await;
+        sybil.forge(key(wanted), &[signed(entry(wanted, sybil.peer, future), "swarmdex", &stranger, now)]).await;
     }
     published(&peers[0]).await;
     lose(&master, &peers).await;
     for peer in &peers {
-        let found = peer.lookup("wanted").await.unwrap();
+        let found = peer.lookup(wanted).await.unwrap();
         assert_eq!((found.entry.owner, found.certified), (peers[0].ready().peer_id, true));
     }
     gone(&peers[1], "unwanted").await;

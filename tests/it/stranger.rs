@@ -126,7 +126,7 @@ struct Behaviour {
 enum Order {
     Connect(Multiaddr, oneshot::Sender<Result<PeerId, String>>),
     Send(&'static str, PeerId, Vec<u8>, Answer),
-    Disconnect(PeerId),
+    Disconnect(PeerId, oneshot::Sender<()>),
 }
 
 /// The handle; the node ends with it.
@@ -215,7 +215,9 @@ impl Stranger {
     }
 
     pub async fn disconnect(&self, peer: PeerId) {
-        self.orders.send(Order::Disconnect(peer)).await.unwrap();
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(Order::Disconnect(peer, answer)).await.unwrap();
+        answered.await.unwrap();
     }
 
     /// Asks a well-formed question of the index protocol.
@@ -260,7 +262,7 @@ pub fn unframed<M: DeserializeOwned>(bytes: &[u8]) -> M {
 }
 
 async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, answerer: Answerer) {
-    let mut dials = std::collections::HashMap::new();
+    let (mut dials, mut leaving) = (std::collections::HashMap::new(), std::collections::HashMap::new());
     let mut waiting = std::collections::HashMap::<(&'static str, OutboundRequestId), Answer>::new();
     loop {
         tokio::select! {
@@ -278,11 +280,17 @@ async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, ans
                     let id = behaviour(swarm.behaviour_mut(), protocol).send_request(&to, bytes);
                     waiting.insert((protocol, id), answer);
                 }
-                Some(Order::Disconnect(peer)) => { let _ = swarm.disconnect_peer_id(peer); }
+                Some(Order::Disconnect(peer, answer)) => match swarm.disconnect_peer_id(peer) {
+                    Ok(()) => { leaving.insert(peer, answer); }
+                    Err(()) => { let _ = answer.send(()); }
+                }
             },
             event = swarm.select_next_some() => match event {
                 SwarmEvent::ConnectionEstablished { connection_id, peer_id, .. } => {
                     if let Some(answer) = dials.remove(&connection_id) { let _ = answer.send(Ok(peer_id)); }
+                }
+                SwarmEvent::ConnectionClosed { peer_id, .. } => {
+                    if let Some(answer) = leaving.remove(&peer_id) { let _ = answer.send(()); }
                 }
                 SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                     if let Some(answer) = dials.remove(&connection_id) { let _ = answer.send(Err(error.to_string())); }
