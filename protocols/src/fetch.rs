@@ -16,6 +16,9 @@ pub enum Request {
     /// A run of chunks.
     #[serde(rename = "chunks")]
     Chunks(Run),
+    /// A chunk, or another one that the asker lacks: the holder sends the one that it has sent least.
+    #[serde(rename = "any")]
+    Any(Any),
     /// Which chunks it has, and who else has some.
     #[serde(rename = "have")]
     Have(Have),
@@ -39,6 +42,20 @@ pub struct Run {
     /// Number of chunks, at least 1; all together at most [`crate::limits::MAX_FETCH_BODY`] bytes.
     #[serde(rename = "k")]
     pub count: u32,
+}
+
+/// A chunk, or one of others instead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Any {
+    /// Which content.
+    #[serde(rename = "c")]
+    pub content: ContentId,
+    /// Index of the chunk.
+    #[serde(rename = "f")]
+    pub first: u64,
+    /// Chunks that are as welcome: the bytes of a [`crate::ChunkSet`], of at most [`crate::limits::MAX_ANY_CHUNKS`] chunks.
+    #[serde(rename = "o", with = "serde_bytes")]
+    pub or: Vec<u8>,
 }
 
 /// A question which chunks a holder has.
@@ -77,6 +94,19 @@ pub enum Header {
         #[serde(rename = "p")]
         proofs: Vec<Proof>,
     },
+    /// One chunk follows, another one than the first choice.
+    #[serde(rename = "instead")]
+    Instead {
+        /// Index of the chunk.
+        #[serde(rename = "f")]
+        first: u64,
+        /// Number of raw bytes that follow.
+        #[serde(rename = "b")]
+        bytes: u32,
+        /// Its proof.
+        #[serde(rename = "p")]
+        proof: Proof,
+    },
     /// The set of chunks follows, unless it is the whole content.
     #[serde(rename = "have")]
     Have {
@@ -113,7 +143,10 @@ impl Header {
     /// Number of raw bytes that follow.
     pub fn body_bytes(&self) -> u32 {
         match self {
-            Self::Chunks { bytes, .. } | Self::Have { bytes, .. } | Self::Files { bytes, .. } => *bytes,
+            Self::Chunks { bytes, .. }
+            | Self::Instead { bytes, .. }
+            | Self::Have { bytes, .. }
+            | Self::Files { bytes, .. } => *bytes,
             Self::Done | Self::Refused(_) => 0,
         }
     }

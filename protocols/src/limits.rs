@@ -40,6 +40,8 @@ pub const MAX_FETCH_REQUEST: usize = 16 << 10;
 pub const MAX_FETCH_HEADER: usize = 64 << 10;
 /// Most contents in one request for small files.
 pub const MAX_FETCH_FILES: usize = 256;
+/// Most chunks of a content of which any may be asked for at a time: one bit each in the request.
+pub const MAX_ANY_CHUNKS: u64 = 8192;
 /// Most other holders that one holder names, and most addresses of each.
 pub const MAX_FETCH_OTHERS: usize = 32;
 /// Most addresses of another holder.
@@ -65,5 +67,6 @@ const _: () = assert!(MAX_MIRROR_RECORDS * MAX_RECORD_BYTES + MAX_MIRROR_KEYS * 
 const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_RECORD_BYTES / 2) <= MAX_INDEX_MESSAGE);
 // The ids of small files must fit their request, other holders with all their addresses the header.
 const _: () = assert!(MAX_FETCH_FILES * 40 <= MAX_FETCH_REQUEST);
+const _: () = assert!(MAX_ANY_CHUNKS as usize / 8 + 100 <= MAX_FETCH_REQUEST);
 const _: () =
     assert!(MAX_FETCH_OTHERS * (MAX_OTHER_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 64) + 1024 <= MAX_FETCH_HEADER);

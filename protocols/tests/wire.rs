@@ -153,6 +153,7 @@ fn fetches() -> Vec<fetch::Request> {
     let addresses = vec!["/ip4/10.0.0.1/tcp/4747".parse().unwrap()];
     vec![
         fetch::Request::Chunks(run),
+        fetch::Request::Any(fetch::Any { content: content(), first: 3, or: vec![0xf0, 1] }),
         fetch::Request::Have(fetch::Have { content: content(), addresses }),
         fetch::Request::Have(fetch::Have { content: content(), addresses: Vec::new() }),
         fetch::Request::Files(vec![content(), content()]),
@@ -163,6 +164,7 @@ fn fetches() -> Vec<fetch::Request> {
 fn headers() -> Vec<Header> {
     vec![
         Header::Chunks { bytes: 1 << 20, proofs: vec![Proof::new(vec![[5; 32], [6; 32]]), Proof::default()] },
+        Header::Instead { first: 9, bytes: 1 << 18, proof: Proof::new(vec![[5; 32]]) },
         Header::Have { bytes: 2, whole: false, others: vec![fetch::Other { peer: peer(), addresses: Vec::new() }] },
         Header::Files { bytes: 7, sizes: vec![Some(7), None] },
         Header::Done,
@@ -329,6 +331,8 @@ fn messages_at_their_limits_fit() {
     let run = fetch::Run { content: content(), first: u64::MAX, count: u32::MAX };
     encode(&fetch::Request::Chunks(run), MAX_FETCH_REQUEST).unwrap();
     encode(&fetch::Request::Files(vec![content(); MAX_FETCH_FILES]), MAX_FETCH_REQUEST).unwrap();
+    let any = fetch::Any { content: content(), first: u64::MAX, or: vec![0xff; MAX_ANY_CHUNKS as usize / 8] };
+    encode(&fetch::Request::Any(any), MAX_FETCH_REQUEST).unwrap();
     let address: Multiaddr = format!("/dns4/{}/tcp/4747", "a".repeat(MAX_ADDRESS_BYTES - 20)).parse().unwrap();
     let have = fetch::Have { content: content(), addresses: vec![address.clone(); MAX_OTHER_ADDRESSES] };
     encode(&fetch::Request::Have(have), MAX_FETCH_REQUEST).unwrap();

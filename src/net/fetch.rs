@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use libp2p::PeerId;
 use libp2p::request_response::{InboundRequestId, ResponseChannel};
 use swarmdex_protocols::ContentId;
-use swarmdex_protocols::fetch::{Refusal, Request, Response, Run};
-use swarmdex_protocols::limits::MAX_FETCH_BODY;
+use swarmdex_protocols::fetch::{Any, Refusal, Request, Response, Run};
+use swarmdex_protocols::limits::{MAX_ANY_CHUNKS, MAX_FETCH_BODY};
 
 use super::codec::Received;
 use crate::config::FetchConfig;
@@ -43,6 +43,8 @@ pub(super) struct Upload {
     pub(super) peer: PeerId,
     pub(super) request: Request,
     pub(super) channel: Channel,
+    /// Whether the chunk is another one than was asked for first.
+    pub(super) instead: bool,
 }
 
 /// A chunk: its content and index.
@@ -51,8 +53,20 @@ type Chunk = (ContentId, u64);
 fn chunk_of(request: &Request) -> Option<Chunk> {
     match request {
         Request::Chunks(run) => Some((run.content, run.first)),
+        Request::Any(any) => Some((any.content, any.first)),
         _ => None,
     }
+}
+
+/// The chunks that would do, the first choice first.
+fn choices(any: &Any) -> impl Iterator<Item = u64> + '_ {
+    let others = any
+        .or
+        .iter()
+        .take(MAX_ANY_CHUNKS as usize / 8)
+        .zip(0u64..)
+        .flat_map(|(byte, at)| (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| at * 8 + bit));
+    std::iter::once(any.first).chain(others)
 }
 
 /// Uploads that wait, and those whose bytes are in memory.
@@ -112,7 +126,7 @@ impl Uploads {
     /// A run is not wanted any more: the channel of the request for it, if it still waits.
     pub(super) fn cancel(&mut self, peer: &PeerId, run: &Run) -> Option<Channel> {
         let queue = self.waiting.get_mut(peer)?;
-        let at = queue.iter().position(|upload| matches!(&upload.request, Request::Chunks(other) if other == run))?;
+        let at = queue.iter().position(|upload| chunk_of(&upload.request) == Some((run.content, run.first)))?;
         let upload = queue.remove(at)?;
         self.waiting_count -= 1;
         if queue.is_empty() {
@@ -134,7 +148,7 @@ impl Uploads {
                 continue;
             }
             for (at, upload) in self.waiting.get(peer).into_iter().flatten().enumerate() {
-                let sent = chunk_of(&upload.request).and_then(|chunk| self.sent.get(&chunk)).copied().unwrap_or(0);
+                let sent = self.least_sent(&upload.request);
                 if best.is_none_or(|(least, ..)| sent < least) {
                     best = Some((sent, turn, at));
                 }
@@ -149,7 +163,7 @@ impl Uploads {
         let (_, turn, at) = best?;
         let peer = self.turns.remove(turn)?;
         let queue = self.waiting.get_mut(&peer)?;
-        let upload = queue.remove(at)?;
+        let mut upload = queue.remove(at)?;
         self.waiting_count -= 1;
         if queue.is_empty() {
             self.waiting.remove(&peer);
@@ -160,6 +174,13 @@ impl Uploads {
             // Nobody waits for it any more.
             return self.next(now);
         }
+        if let Request::Any(any) = &upload.request {
+            let content = any.content;
+            let count = |first: &u64| self.sent.get(&(content, *first)).copied().unwrap_or(0);
+            let first = choices(any).min_by_key(count).unwrap_or(any.first);
+            upload.instead = first != any.first;
+            upload.request = Request::Chunks(Run { content, first, count: 1 });
+        }
         if let Some(chunk) = chunk_of(&upload.request) {
             if self.sent.len() >= MAX_SENT {
                 self.sent.clear();
@@ -169,6 +190,24 @@ impl Uploads {
         self.active.insert(upload.id, (peer, now));
         *self.active_per_peer.entry(peer).or_default() += 1;
         Some(upload)
+    }
+
+    /// How often the chunk was sent that a request would get.
+    fn least_sent(&self, request: &Request) -> u32 {
+        let count = |chunk: Chunk| self.sent.get(&chunk).copied().unwrap_or(0);
+        match request {
+            Request::Any(any) => {
+                let mut least = u32::MAX;
+                for first in choices(any) {
+                    least = least.min(count((any.content, first)));
+                    if least == 0 {
+                        break;
+                    }
+                }
+                least
+            }
+            request => chunk_of(request).map_or(0, count),
+        }
     }
 
     /// The answer to `id` was sent, or never will be: its memory is free.

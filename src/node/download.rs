@@ -15,7 +15,7 @@ use futures::{FutureExt, StreamExt};
 pub(super) use sources::ask;
 use sources::{Failure, Found, News};
 use swarmdex_protocols::content::{self, Geometry, Proof};
-use swarmdex_protocols::fetch::{Other, Refusal, Response, Run};
+use swarmdex_protocols::fetch::{Header, Other, Refusal, Response, Run};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
 use tokio::sync::{mpsc, watch};
 pub(super) use turns::Turns;
@@ -222,7 +222,7 @@ impl Task<'_> {
             while wish == Wish::Run
                 && let Some(action) = machine.poll_action(Instant::now())
             {
-                if let Some(end) = self.act(action, work) {
+                if let Some(end) = self.act(action, machine, work) {
                     return Ok(end);
                 }
             }
@@ -241,10 +241,18 @@ impl Task<'_> {
         }
     }
 
-    fn act(&mut self, action: Action<PeerId>, work: &mut Work) -> Option<Result<(), Exhausted>> {
+    fn act(
+        &mut self,
+        action: Action<PeerId>,
+        machine: &Download<PeerId>,
+        work: &mut Work,
+    ) -> Option<Result<(), Exhausted>> {
         let run = |first, count| Run { content: self.content, first, count };
         match action {
-            Action::Request { source, first, count } => work.asks.push(self.request(source, run(first, count))),
+            Action::Request { source, first, count } => {
+                let or = machine.alternatives(source).filter(|_| count == 1);
+                work.asks.push(self.request(source, run(first, count), or));
+            }
             Action::Cancel { source, first, count } => {
                 tokio::spawn(sources::cancel(self.inner.net.clone(), source, run(first, count)));
             }
@@ -256,7 +264,8 @@ impl Task<'_> {
         None
     }
 
-    fn request(&self, source: PeerId, run: Run) -> BoxFuture<'static, Event> {
+    /// Asks for a run; or, where a chunk may be exchanged for another, for whichever the source likes.
+    fn request(&self, source: PeerId, run: Run, or: Option<ChunkSet>) -> BoxFuture<'static, Event> {
         if source == self.inner.net.local() {
             let library = self.inner.library.clone();
             return async move {
@@ -269,7 +278,7 @@ impl Task<'_> {
         }
         let (net, addresses) = (self.inner.net.clone(), self.addresses.get(&source).cloned().unwrap_or_default());
         async move {
-            match sources::chunks(&net, source, addresses, run).await {
+            match sources::chunks(&net, source, addresses, run, or).await {
                 Ok(response) => Event::Arrived(source, run, response),
                 Err(failure) => Event::Failed(source, run, failure),
             }
@@ -302,7 +311,13 @@ impl Task<'_> {
         let now = Instant::now();
         match event {
             Event::Arrived(source, run, response) => {
-                if machine.on_chunks(source, run.first, run.count, now) && !work.writer.push(source, run, response) {
+                let (wanted, run) = match response.header {
+                    Header::Instead { first, .. } => {
+                        (machine.on_instead(source, run.first, first, now), Run { first, count: 1, ..run })
+                    }
+                    _ => (machine.on_chunks(source, run.first, run.count, now), run),
+                };
+                if wanted && !work.writer.push(source, run, response) {
                     return Err(Error::Bug);
                 }
             }

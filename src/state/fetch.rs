@@ -27,6 +27,7 @@ use source::{Holds, Source};
 use swarmdex_protocols::ChunkSet;
 use swarmdex_protocols::content::Geometry;
 use swarmdex_protocols::fetch::Refusal;
+use swarmdex_protocols::limits::MAX_ANY_CHUNKS;
 
 use crate::config::FetchConfig;
 
@@ -326,6 +327,26 @@ impl<S: Copy + Ord> Download<S> {
         let end = first + u64::from(count);
         let to_do = self.todo.range(..=first).next_back().is_some_and(|(_, reach)| end <= *reach);
         live && (to_do || self.flights.get(&first).is_some_and(|flight| flight.count == count))
+    }
+
+    /// Chunks besides `first` that `source` may send instead: those that nobody was asked for yet, if it is a crowd that
+    /// downloads, and the source has everything. It knows better which of them others need.
+    pub fn alternatives(&self, source: S) -> Option<ChunkSet> {
+        let whole = self.sources.get(&source).is_some_and(|state| matches!(state.holds, Holds::All));
+        if self.holders.is_empty() || !whole || self.geometry.chunks() > MAX_ANY_CHUNKS {
+            return None;
+        }
+        let mut chunks = ChunkSet::none(self.geometry.chunks());
+        for index in self.todo.iter().flat_map(|(begin, end)| *begin..*end).filter(|index| self.rarity(*index) == 0) {
+            chunks.insert(index);
+        }
+        Some(chunks)
+    }
+
+    /// Another chunk arrived than the one that was asked for. True as in [`Download::on_chunks`].
+    pub fn on_instead(&mut self, source: S, asked: u64, first: u64, now: Instant) -> bool {
+        self.give_up(source, asked);
+        self.on_chunks(source, first, 1, now)
     }
 
     /// Chunks that arrived are verified and written.

@@ -210,7 +210,7 @@ impl Driver {
                         let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(done));
                         self.uploads.cancel(&peer, &run).map_or(Ok(()), |channel| Err((channel, Refusal::Cancelled)))
                     }
-                    Ok(request) => self.uploads.push(Upload { id: request_id, peer, request, channel }),
+                    Ok(request) => self.uploads.push(Upload { id: request_id, peer, request, channel, instead: false }),
                     Err(_) => Err((channel, Refusal::Malformed)),
                 };
                 if let Err((channel, refusal)) = refused {
@@ -251,14 +251,26 @@ impl Driver {
     }
 }
 
+/// Says which chunk it is that was chosen.
+fn say_instead(first: u64, response: fetch_protocol::Response) -> fetch_protocol::Response {
+    match response.header {
+        Header::Chunks { bytes, mut proofs } if proofs.len() == 1 => {
+            let header = Header::Instead { first, bytes, proof: proofs.remove(0) };
+            fetch_protocol::Response { header, ..response }
+        }
+        header => fetch_protocol::Response { header, ..response },
+    }
+}
+
 /// Reads chunks on a thread for blocking work.
 pub(super) fn read(library: Library, upload: Upload) -> BoxFuture<'static, Job> {
-    let Upload { id, request, channel, .. } = upload;
+    let Upload { id, request, channel, instead, .. } = upload;
     let reading = tokio::task::spawn_blocking(move || match request {
+        fetch_protocol::Request::Chunks(run) if instead => say_instead(run.first, library.chunks(&run)),
         fetch_protocol::Request::Chunks(run) => library.chunks(&run),
         fetch_protocol::Request::Files(contents) => library.files(&contents),
-        // Answered when they came.
-        fetch_protocol::Request::Have(_) | fetch_protocol::Request::Cancel(_) => {
+        // Answered when they came, or made a request for one chunk.
+        fetch_protocol::Request::Any(_) | fetch_protocol::Request::Have(_) | fetch_protocol::Request::Cancel(_) => {
             fetch_protocol::Response::bare(Header::Done)
         }
     });

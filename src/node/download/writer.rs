@@ -104,7 +104,11 @@ fn split<'a>(
     run: Run,
     response: &'a Response,
 ) -> Option<impl Iterator<Item = (u64, &'a [u8], &'a Proof)> + use<'a>> {
-    let Header::Chunks { proofs, .. } = &response.header else { return None };
+    let proofs = match &response.header {
+        Header::Chunks { proofs, .. } => proofs.as_slice(),
+        Header::Instead { proof, .. } => std::slice::from_ref(proof),
+        _ => return None,
+    };
     let indexes = run.first..run.first + u64::from(run.count);
     let bytes: u64 = indexes.clone().map(|index| geometry.len(index)).sum();
     if proofs.len() != run.count as usize || response.body.len() as u64 != bytes {

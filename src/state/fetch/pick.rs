@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use swarmdex_protocols::limits::MAX_ANY_CHUNKS;
+
 use super::source::Holds;
 use super::{Action, Download, Flight};
 
@@ -79,7 +81,7 @@ impl<S: Copy + Ord> Download<S> {
         Some((first, u32::try_from(count).unwrap_or(1)))
     }
 
-    fn rarity(&self, index: u64) -> u16 {
+    pub(super) fn rarity(&self, index: u64) -> u16 {
         usize::try_from(index).ok().and_then(|index| self.holders.get(index)).copied().unwrap_or(0)
     }
 
@@ -111,10 +113,10 @@ impl<S: Copy + Ord> Download<S> {
         best
     }
 
-    /// What waits at a source that has everything, and has come to others meanwhile, makes way for what nobody else
+    /// Where the source cannot choose itself: what waits at one that has everything, and has come to others meanwhile, makes way for what nobody else
     /// has: so its uplink carries each chunk once before it carries one twice.
     fn make_way(&mut self) {
-        if self.holders.is_empty() {
+        if self.holders.is_empty() || self.geometry.chunks() <= MAX_ANY_CHUNKS {
             return;
         }
         for source in self.sources.keys().copied().collect::<Vec<_>>() {

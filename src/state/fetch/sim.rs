@@ -20,7 +20,7 @@ struct Peer {
     download: Option<Download<usize>>,
     have: ChunkSet,
     /// Requests that wait: who asked, and for which run. Chunks that were sent least come first.
-    queue: VecDeque<(usize, Run)>,
+    queue: VecDeque<(usize, Run, Option<ChunkSet>)>,
     sent: BTreeMap<u64, u32>,
     /// Bytes a second, each way.
     rate: f64,
@@ -42,6 +42,7 @@ enum Event {
         to: usize,
         from: usize,
         run: Run,
+        or: Option<ChunkSet>,
     },
     /// The uplink is free again.
     Free {
@@ -51,6 +52,7 @@ enum Event {
         to: usize,
         from: usize,
         run: Run,
+        asked: u64,
     },
     Have {
         to: usize,
@@ -139,10 +141,11 @@ impl Swarm {
             let soon = self.now + self.latency;
             match action {
                 Action::Request { source, first, count } => {
-                    self.at(soon, Event::Asked { to: source, from: peer, run: (first, count) });
+                    let or = download.alternatives(source).filter(|_| count == 1);
+                    self.at(soon, Event::Asked { to: source, from: peer, run: (first, count), or });
                 }
                 Action::Cancel { source, first, count } => {
-                    self.peers[source].queue.retain(|asked| *asked != (peer, (first, count)));
+                    self.peers[source].queue.retain(|asked| (asked.0, asked.1) != (peer, (first, count)));
                 }
                 Action::Have(source) => self.at(soon, Event::Have { to: source, from: peer }),
                 Action::Report(_) => {}
@@ -168,13 +171,17 @@ impl Swarm {
         if peer.sending || peer.dies <= now {
             return;
         }
-        let least = peer
-            .queue
-            .iter()
-            .enumerate()
-            .min_by_key(|(at, (_, (first, _)))| (peer.sent.get(first).copied().unwrap_or(0), *at));
-        let Some((at, _)) = least else { return };
-        let Some((to, run)) = peer.queue.remove(at) else { return };
+        let count = |chunk: &u64| peer.sent.get(chunk).copied().unwrap_or(0);
+        let choice = |run: &Run, or: &Option<ChunkSet>| {
+            let others = or.iter().flat_map(ChunkSet::iter);
+            std::iter::once(run.0).chain(others).min_by_key(count).unwrap_or(run.0)
+        };
+        let queued = peer.queue.iter().enumerate();
+        let least = queued.min_by_key(|(at, (_, run, or))| (count(&choice(run, or)), *at));
+        let Some((at, (_, run, or))) = least else { return };
+        let (first, asked) = (choice(run, or), run.0);
+        let Some((to, (_, count), _)) = peer.queue.remove(at) else { return };
+        let run = (first, count);
         *peer.sent.entry(run.0).or_default() += 1;
         let bytes = (u64::from(run.1) * CHUNK) as f64;
         peer.sending = true;
@@ -184,30 +191,33 @@ impl Swarm {
         receiver.down_free = receiver.down_free.max(now) + bytes / receiver.rate;
         let arrives = sent.max(receiver.down_free) + latency;
         self.at(sent, Event::Free { peer: from });
-        self.at(arrives, Event::Arrived { to, from, run });
+        self.at(arrives, Event::Arrived { to, from, run, asked });
     }
 
     fn handle(&mut self, event: Event) {
         let now = self.clock();
         match event {
-            Event::Asked { to, from, run } if !self.alive(to) => {
+            Event::Asked { to, from, run, .. } if !self.alive(to) => {
                 self.at(self.now + 0.5, Event::Failed { to: from, from: to, run: Some(run) });
             }
-            Event::Asked { to, from, run } => {
-                self.peers[to].queue.push_back((from, run));
+            Event::Asked { to, from, run, or } => {
+                self.peers[to].queue.push_back((from, run, or));
                 self.send(to);
             }
             Event::Free { peer } => {
                 self.peers[peer].sending = false;
                 self.send(peer);
             }
-            Event::Arrived { to, from, run: (first, count) } => {
+            Event::Arrived { to, from, run: (first, count), asked } => {
                 let bad = self.peers[from].liar || !self.alive(from);
                 let lost = !self.alive(from);
                 let Some(download) = &mut self.peers[to].download else { return };
                 if lost {
-                    download.on_failed(from, first, now);
-                } else if download.on_chunks(from, first, count, now) {
+                    download.on_failed(from, asked, now);
+                } else if match asked == first {
+                    true => download.on_chunks(from, first, count, now),
+                    false => download.on_instead(from, asked, first, now),
+                } {
                     if bad {
                         download.on_bad(from, first);
                     } else {
