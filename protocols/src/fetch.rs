@@ -9,6 +9,7 @@ use multiaddr::Multiaddr;
 use serde::{Deserialize, Serialize};
 
 use crate::content::{ContentId, Geometry, Proof};
+use crate::limits::MAX_ANY_CHUNKS;
 
 /// What is asked of a holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ pub struct Run {
     pub count: u32,
 }
 
-/// A chunk, or one of others instead.
+/// A question for a chunk, or for any of others instead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Any {
     /// Which content.
@@ -53,9 +54,36 @@ pub struct Any {
     /// Index of the chunk.
     #[serde(rename = "f")]
     pub first: u64,
-    /// Chunks that are as welcome: the bytes of a [`crate::ChunkSet`], of at most [`crate::limits::MAX_ANY_CHUNKS`] chunks.
+    /// Chunks that are as welcome, one bit for each from the last multiple of [`crate::limits::MAX_ANY_CHUNKS`] before `first` on,
+    /// bit 0 of each byte first; zeros at the end may be missing.
     #[serde(rename = "o", with = "serde_bytes")]
     pub or: Vec<u8>,
+}
+
+impl Any {
+    /// Asks for a chunk, or for one of `others`; those too far from it are left out.
+    pub fn new(content: ContentId, first: u64, others: impl IntoIterator<Item = u64>) -> Self {
+        let (begin, mut or) = (first - first % MAX_ANY_CHUNKS, Vec::new());
+        for index in others {
+            let Some(at) = index.checked_sub(begin).filter(|at| *at < MAX_ANY_CHUNKS) else { continue };
+            let byte = (at / 8) as usize;
+            if or.len() <= byte {
+                or.resize(byte + 1, 0);
+            }
+            or[byte] |= 1 << (at % 8);
+        }
+        Self { content, first, or }
+    }
+
+    /// The chunks that would do, the first choice first; it may come again among the others.
+    pub fn choices(&self) -> impl Iterator<Item = u64> + '_ {
+        let begin = self.first - self.first % MAX_ANY_CHUNKS;
+        let bytes = self.or.iter().take(MAX_ANY_CHUNKS as usize / 8).zip(0u64..);
+        let others = bytes.flat_map(move |(byte, at)| {
+            (0..8).filter(move |bit| byte >> bit & 1 == 1).filter_map(move |bit| begin.checked_add(at * 8 + bit))
+        });
+        std::iter::once(self.first).chain(others)
+    }
 }
 
 /// A question which chunks a holder has.

@@ -273,6 +273,18 @@ fn what_is_no_message_is_told_apart() {
 }
 
 #[test]
+fn any_of_several_chunks_is_asked_for_within_its_window() {
+    let window = MAX_ANY_CHUNKS;
+    let any = fetch::Any::new(content(), window + 5, [0, window - 1, window, window + 9, 2 * window - 1, 2 * window]);
+    let choices: Vec<_> = any.choices().collect();
+    assert_eq!(choices, [window + 5, window, window + 9, 2 * window - 1]);
+    assert_eq!(fetch::Any::new(content(), 3, []).choices().collect::<Vec<_>>(), [3]);
+    // At the end of all numbers, and with more bits than there may be.
+    let last = fetch::Any { content: content(), first: u64::MAX, or: vec![0xff; 2000] };
+    assert_eq!(last.choices().count() as u64, 1 + window);
+}
+
+#[test]
 fn messages_at_their_limits_fit() {
     let long = |number: usize| format!("{number:04}{}", format!("/{}", "y".repeat(200)).repeat(5));
     let padded = |number: usize| format!("{}{}", long(number), "z".repeat(MAX_NAME_BYTES - long(number).len()));

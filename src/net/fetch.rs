@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use libp2p::PeerId;
 use libp2p::request_response::{InboundRequestId, ResponseChannel};
 use swarmdex_protocols::ContentId;
-use swarmdex_protocols::fetch::{Any, Refusal, Request, Response, Run};
-use swarmdex_protocols::limits::{MAX_ANY_CHUNKS, MAX_FETCH_BODY};
+use swarmdex_protocols::fetch::{Refusal, Request, Response, Run};
+use swarmdex_protocols::limits::MAX_FETCH_BODY;
 
 use super::codec::Received;
 use crate::config::FetchConfig;
@@ -56,17 +56,6 @@ fn chunk_of(request: &Request) -> Option<Chunk> {
         Request::Any(any) => Some((any.content, any.first)),
         _ => None,
     }
-}
-
-/// The chunks that would do, the first choice first.
-fn choices(any: &Any) -> impl Iterator<Item = u64> + '_ {
-    let others = any
-        .or
-        .iter()
-        .take(MAX_ANY_CHUNKS as usize / 8)
-        .zip(0u64..)
-        .flat_map(|(byte, at)| (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| at * 8 + bit));
-    std::iter::once(any.first).chain(others)
 }
 
 /// Uploads that wait, and those whose bytes are in memory.
@@ -177,7 +166,7 @@ impl Uploads {
         if let Request::Any(any) = &upload.request {
             let content = any.content;
             let count = |first: &u64| self.sent.get(&(content, *first)).copied().unwrap_or(0);
-            let first = choices(any).min_by_key(count).unwrap_or(any.first);
+            let first = any.choices().min_by_key(count).unwrap_or(any.first);
             upload.instead = first != any.first;
             upload.request = Request::Chunks(Run { content, first, count: 1 });
         }
@@ -198,7 +187,7 @@ impl Uploads {
         match request {
             Request::Any(any) => {
                 let mut least = u32::MAX;
-                for first in choices(any) {
+                for first in any.choices() {
                     least = least.min(count((any.content, first)));
                     if least == 0 {
                         break;

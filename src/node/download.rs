@@ -15,7 +15,7 @@ use futures::{FutureExt, StreamExt};
 pub(super) use sources::ask;
 use sources::{Failure, Found, News};
 use swarmdex_protocols::content::{self, Geometry, Proof};
-use swarmdex_protocols::fetch::{Header, Other, Refusal, Response, Run};
+use swarmdex_protocols::fetch::{Any, Header, Other, Refusal, Request, Response, Run};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
 use tokio::sync::{mpsc, watch};
 pub(super) use turns::Turns;
@@ -250,8 +250,13 @@ impl Task<'_> {
         let run = |first, count| Run { content: self.content, first, count };
         match action {
             Action::Request { source, first, count } => {
-                let or = machine.alternatives(source).filter(|_| count == 1);
-                work.asks.push(self.request(source, run(first, count), or));
+                let run = run(first, count);
+                let any = (count == 1).then(|| machine.alternatives(source)).flatten();
+                let request = match any {
+                    Some(others) => Request::Any(Any::new(self.content, first, others)),
+                    None => Request::Chunks(run),
+                };
+                work.asks.push(self.request(source, run, request));
             }
             Action::Cancel { source, first, count } => {
                 tokio::spawn(sources::cancel(self.inner.net.clone(), source, run(first, count)));
@@ -264,8 +269,8 @@ impl Task<'_> {
         None
     }
 
-    /// Asks for a run; or, where a chunk may be exchanged for another, for whichever the source likes.
-    fn request(&self, source: PeerId, run: Run, or: Option<ChunkSet>) -> BoxFuture<'static, Event> {
+    /// Asks for a run, by a request for it or for any of several chunks.
+    fn request(&self, source: PeerId, run: Run, request: Request) -> BoxFuture<'static, Event> {
         if source == self.inner.net.local() {
             let library = self.inner.library.clone();
             return async move {
@@ -278,7 +283,7 @@ impl Task<'_> {
         }
         let (net, addresses) = (self.inner.net.clone(), self.addresses.get(&source).cloned().unwrap_or_default());
         async move {
-            match sources::chunks(&net, source, addresses, run, or).await {
+            match sources::chunks(&net, source, addresses, request).await {
                 Ok(response) => Event::Arrived(source, run, response),
                 Err(failure) => Event::Failed(source, run, failure),
             }

@@ -27,7 +27,6 @@ use source::{Holds, Source};
 use swarmdex_protocols::ChunkSet;
 use swarmdex_protocols::content::Geometry;
 use swarmdex_protocols::fetch::Refusal;
-use swarmdex_protocols::limits::MAX_ANY_CHUNKS;
 
 use crate::config::FetchConfig;
 
@@ -329,18 +328,16 @@ impl<S: Copy + Ord> Download<S> {
         live && (to_do || self.flights.get(&first).is_some_and(|flight| flight.count == count))
     }
 
-    /// Chunks besides `first` that `source` may send instead: those that nobody was asked for yet, if it is a crowd that
-    /// downloads, and the source has everything. It knows better which of them others need.
-    pub fn alternatives(&self, source: S) -> Option<ChunkSet> {
-        let whole = self.sources.get(&source).is_some_and(|state| matches!(state.holds, Holds::All));
-        if self.holders.is_empty() || !whole || self.geometry.chunks() > MAX_ANY_CHUNKS {
-            return None;
-        }
-        let mut chunks = ChunkSet::none(self.geometry.chunks());
-        for index in self.todo.iter().flat_map(|(begin, end)| *begin..*end).filter(|index| self.rarity(*index) == 0) {
-            chunks.insert(index);
-        }
-        Some(chunks)
+    /// Chunks that `source` may send instead of the one asked for: those that nobody was asked for yet and nobody else
+    /// is known to have, if it is a crowd that downloads, and this source alone has everything. It knows better than
+    /// this downloader which of them it has sent to others meanwhile.
+    pub fn alternatives(&self, source: S) -> Option<impl Iterator<Item = u64> + '_> {
+        let whole = |state: &Source| state.lost.is_none() && matches!(state.holds, Holds::All);
+        let mut whole = self.sources.iter().filter(|(_, state)| whole(state)).map(|(source, _)| *source);
+        // Two of them might send the same chunk.
+        let alone = whole.next() == Some(source) && whole.next().is_none();
+        let todo = self.todo.iter().flat_map(|(begin, end)| *begin..*end).filter(|index| self.rarity(*index) == 0);
+        (!self.holders.is_empty() && alone).then_some(todo)
     }
 
     /// Another chunk arrived than the one that was asked for. True as in [`Download::on_chunks`].

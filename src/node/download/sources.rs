@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::content::Geometry;
-use swarmdex_protocols::fetch::{Any, Have, Header, Other, Refusal, Request, Response, Run};
+use swarmdex_protocols::fetch::{Have, Header, Other, Refusal, Request, Response, Run};
 use swarmdex_protocols::limits::{MAX_FETCH_OTHERS, MAX_OTHER_ADDRESSES};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId, RecordKey};
 use tokio::sync::mpsc;
@@ -125,22 +125,19 @@ pub(super) async fn have(
     Ok((chunks, others))
 }
 
-/// Asks for a run of chunks, or for any of others instead of one. What nobody offered comes from nobody honest.
+/// Asks for a run of chunks, or for one of several. What was not asked for comes from nobody honest.
 pub(super) async fn chunks(
     net: &Net,
     source: PeerId,
     addresses: Vec<Multiaddr>,
-    run: Run,
-    or: Option<ChunkSet>,
+    request: Request,
 ) -> Result<Response, Failure> {
-    let request = match &or {
-        Some(or) => Request::Any(Any { content: run.content, first: run.first, or: or.as_bytes().to_vec() }),
-        None => Request::Chunks(run),
-    };
-    let response = ask(net, source, addresses, request).await?;
-    match &response.header {
-        Header::Chunks { .. } => Ok(response),
-        Header::Instead { first, .. } if or.is_some_and(|or| or.contains(*first)) => Ok(response),
+    let response = ask(net, source, addresses, request.clone()).await?;
+    match (&response.header, request) {
+        (Header::Chunks { .. }, _) => Ok(response),
+        (Header::Instead { first, .. }, Request::Any(any)) if any.choices().any(|index| index == *first) => {
+            Ok(response)
+        }
         _ => Err(Failure::Nonsense),
     }
 }

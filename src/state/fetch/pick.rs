@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use swarmdex_protocols::limits::MAX_ANY_CHUNKS;
-
 use super::source::Holds;
 use super::{Action, Download, Flight};
 
@@ -113,10 +111,10 @@ impl<S: Copy + Ord> Download<S> {
         best
     }
 
-    /// Where the source cannot choose itself: what waits at one that has everything, and has come to others meanwhile, makes way for what nobody else
+    /// What waits at a source that has everything, and has come to others meanwhile, makes way for what nobody else
     /// has: so its uplink carries each chunk once before it carries one twice.
     fn make_way(&mut self) {
-        if self.holders.is_empty() || self.geometry.chunks() <= MAX_ANY_CHUNKS {
+        if self.holders.is_empty() {
             return;
         }
         for source in self.sources.keys().copied().collect::<Vec<_>>() {

@@ -20,7 +20,7 @@ struct Peer {
     download: Option<Download<usize>>,
     have: ChunkSet,
     /// Requests that wait: who asked, and for which run. Chunks that were sent least come first.
-    queue: VecDeque<(usize, Run, Option<ChunkSet>)>,
+    queue: VecDeque<(usize, Run, Vec<u64>)>,
     sent: BTreeMap<u64, u32>,
     /// Bytes a second, each way.
     rate: f64,
@@ -42,7 +42,7 @@ enum Event {
         to: usize,
         from: usize,
         run: Run,
-        or: Option<ChunkSet>,
+        or: Vec<u64>,
     },
     /// The uplink is free again.
     Free {
@@ -141,7 +141,8 @@ impl Swarm {
             let soon = self.now + self.latency;
             match action {
                 Action::Request { source, first, count } => {
-                    let or = download.alternatives(source).filter(|_| count == 1);
+                    let or = (count == 1).then(|| download.alternatives(source)).flatten();
+                    let or = or.into_iter().flatten().collect();
                     self.at(soon, Event::Asked { to: source, from: peer, run: (first, count), or });
                 }
                 Action::Cancel { source, first, count } => {
@@ -172,9 +173,8 @@ impl Swarm {
             return;
         }
         let count = |chunk: &u64| peer.sent.get(chunk).copied().unwrap_or(0);
-        let choice = |run: &Run, or: &Option<ChunkSet>| {
-            let others = or.iter().flat_map(ChunkSet::iter);
-            std::iter::once(run.0).chain(others).min_by_key(count).unwrap_or(run.0)
+        let choice = |run: &Run, or: &Vec<u64>| {
+                        std::iter::once(run.0).chain(or.iter().copied()).min_by_key(count).unwrap_or(run.0)
         };
         let queued = peer.queue.iter().enumerate();
         let least = queued.min_by_key(|(at, (_, run, or))| (count(&choice(run, or)), *at));
