@@ -24,8 +24,8 @@ const WAITING_PER_PEER: usize = 256;
 /// Requests that wait in all.
 const WAITING: usize = 4096;
 /// Uploads at a time that a node begins with, and the fewest.
-const FIRST_SLOTS: usize = 8;
-const LEAST_SLOTS: usize = 3;
+const FIRST_SLOTS: usize = 3;
+const LEAST_SLOTS: usize = 2;
 /// An upload that took less makes room for one more, one that took longer for one less; one that takes much longer
 /// is its receiver's fault, and holds nobody else up.
 const QUICK: Duration = Duration::from_millis(100);

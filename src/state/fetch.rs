@@ -46,7 +46,7 @@ pub const MAX_SOURCES: usize = 48;
 const SWARM_CHUNKS: u64 = 16;
 /// How often a source that has a part is asked which: when it has nothing that is wanted, and otherwise.
 const HAVE_SOON: Duration = Duration::from_millis(50);
-const HAVE_LATER: Duration = Duration::from_millis(150);
+const HAVE_LATER: Duration = Duration::from_millis(250);
 /// How often a source that has everything is asked who else has a part.
 const OTHERS: Duration = Duration::from_secs(1);
 /// How soon a source without work looks again for a request to take over.

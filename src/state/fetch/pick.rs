@@ -9,6 +9,9 @@ use super::{Action, Download, Flight};
 const LOOK_AT: u64 = 4096;
 /// Sources that are asked for one run at most.
 const MAX_ASKERS: usize = 6;
+/// Sources that have a part and are asked at a time: the requests of a large crowd would else wait in long queues at all
+/// of them, while those who have come by the chunk meanwhile are not asked for it.
+const MAX_PARTS: usize = 16;
 /// How much faster a source has to be to take over a request, and what its answer takes at least, in seconds.
 const CLEARLY: f64 = 1.5;
 const ROUND_TRIP: f64 = 0.02;
@@ -30,7 +33,14 @@ impl<S: Copy + Ord> Download<S> {
         if held + chunk > self.policy.total_bytes && held > 0 {
             return None;
         }
+        let busy = |state: &&super::Source| {
+            !state.asked.is_empty() && matches!(state.holds, Holds::Some(_)) && !state.is_late(now)
+        };
+        let parts = self.sources.values().filter(busy).count();
         for (source, state) in &self.sources {
+            if parts >= MAX_PARTS && state.asked.is_empty() && matches!(state.holds, Holds::Some(_)) {
+                continue;
+            }
             let usable = state.lost.is_none()
                 && !state.is_paused(now)
                 && !state.is_late(now)
@@ -69,7 +79,7 @@ impl<S: Copy + Ord> Download<S> {
         // Several in one request where that is quick; one by one where others may want to pass them on soon.
         let fits = |count: u64| {
             let bytes = count * self.geometry.chunk_bytes();
-            state.has_room(bytes, &self.policy) && (state.is_fast_for(bytes) || !swarm && state.rate().is_none())
+            alone && state.has_room(bytes, &self.policy) && (state.is_fast_for(bytes) || !swarm && state.rate().is_none())
         };
         let as_rare = |index: u64| state.holds.contains(index) && (alone || self.rarity(index) <= self.rarity(first));
         let mut count = 1;
@@ -155,7 +165,8 @@ impl<S: Copy + Ord> Download<S> {
             let waits = flight.askers.iter().filter_map(|asker| Some(self.sources.get(asker)?.remaining(*first, now)));
             let remaining = waits.fold(f64::INFINITY, f64::min);
             // A second source helps; a third only where the first two are both overdue.
-            if flight.askers.len() >= MAX_ASKERS || flight.askers.len() > 1 && remaining.is_finite() {
+            let crowd = !self.holders.is_empty() && !self.todo.is_empty();
+            if flight.askers.len() >= MAX_ASKERS || (crowd || flight.askers.len() > 1) && remaining.is_finite() {
                 return None;
             }
             let bytes = run.map(|index| self.geometry.len(index)).sum();

@@ -92,6 +92,7 @@ impl Source {
     pub(super) fn has_room(&self, bytes: u64, policy: &FetchPolicy) -> bool {
         let window = match self.rate.per_second {
             // Half after a failure, a quarter after two.
+            None if matches!(self.holds, Holds::Some(_)) => bytes,
             None => FIRST_WINDOW >> self.failures.min(8),
             Some(rate) => (rate * AHEAD.as_secs_f64()) as u64 >> self.failures.min(8),
         };
