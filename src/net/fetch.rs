@@ -131,25 +131,10 @@ impl Uploads {
         if self.active.len() >= self.most || moving >= self.slots {
             return None;
         }
-        let mut best: Option<(u32, usize, usize)> = None;
-        for (turn, peer) in self.turns.iter().enumerate() {
-            if self.active_per_peer.get(peer).copied().unwrap_or(0) >= self.most_per_peer {
-                continue;
-            }
-            for (at, upload) in self.waiting.get(peer).into_iter().flatten().enumerate() {
-                let sent = self.least_sent(&upload.request);
-                if best.is_none_or(|(least, ..)| sent < least) {
-                    best = Some((sent, turn, at));
-                }
-                if sent == 0 {
-                    break;
-                }
-            }
-            if best.is_some_and(|(sent, ..)| sent == 0) {
-                break;
-            }
-        }
-        let (_, turn, at) = best?;
+        let has_slot = |peer: &PeerId| self.active_per_peer.get(peer).copied().unwrap_or(0) < self.most_per_peer;
+        let turn = self.turns.iter().position(has_slot)?;
+        let requests = self.waiting.get(self.turns.get(turn)?)?.iter().enumerate();
+        let (at, _) = requests.min_by_key(|(at, upload)| (self.least_sent(&upload.request), *at))?;
         let peer = self.turns.remove(turn)?;
         let queue = self.waiting.get_mut(&peer)?;
         let mut upload = queue.remove(at)?;

@@ -22,6 +22,8 @@ struct Peer {
     /// Requests that wait: who asked, and for which run. Chunks that were sent least come first.
     queue: VecDeque<(usize, Run, Vec<u64>)>,
     sent: BTreeMap<u64, u32>,
+    /// How many turns each downloader had.
+    turns: BTreeMap<usize, u64>,
     /// Bytes a second, each way.
     rate: f64,
     up_free: f64,
@@ -99,6 +101,7 @@ impl Swarm {
                 have,
                 queue: VecDeque::new(),
                 sent: BTreeMap::new(),
+                turns: BTreeMap::new(),
                 rate: rate(number, &mut random),
                 up_free: 0.0,
                 down_free: 0.0,
@@ -177,11 +180,14 @@ impl Swarm {
                         std::iter::once(run.0).chain(or.iter().copied()).min_by_key(count).unwrap_or(run.0)
         };
         let queued = peer.queue.iter().enumerate();
-        let least = queued.min_by_key(|(at, (_, run, or))| (count(&choice(run, or)), *at));
+        let turn = |to: &usize| peer.turns.get(to).copied().unwrap_or(0);
+        let least = queued.min_by_key(|(at, (to, run, or))| (turn(to), count(&choice(run, or)), *at));
         let Some((at, (_, run, or))) = least else { return };
         let (first, asked) = (choice(run, or), run.0);
         let Some((to, (_, count), _)) = peer.queue.remove(at) else { return };
         let run = (first, count);
+        self.number += 1;
+        peer.turns.insert(to, self.number);
         *peer.sent.entry(run.0).or_default() += 1;
         let bytes = (u64::from(run.1) * CHUNK) as f64;
         peer.sending = true;
