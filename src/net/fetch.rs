@@ -1,8 +1,9 @@
 //! Serving chunks: requests wait as requests, and only as many are read from disk as memory is set aside for.
 //!
-//! **Order.** The peers take turns; within a turn, and between peers that wait, chunks come first that were sent least. When
-//! many want the same content at once, each chunk so leaves its owner once before any leaves it twice, and the
-//! downloaders get the rest from each other.
+//! **Order.** The peers take turns; within its turn each gets the chunk that was sent least of those it asked for, or would
+//! take instead. When many want the same content at once, each chunk so leaves its owner once before any leaves it
+//! twice, and the downloaders get the rest from each other. (To prefer what was sent least across peers starves some
+//! requests for seconds.)
 //!
 //! **How many at a time.** Few enough that each is done soon, since half-sent chunks are of use to nobody: more while answers leave
 //! within a tenth of a second, fewer when they take longer than half of one.

@@ -213,13 +213,7 @@ impl Task<'_> {
     /// Until the scheduler says that it is done, or that nobody is left to ask.
     async fn drive(&mut self, machine: &mut Download<PeerId>, work: &mut Work) -> Result<Result<(), Exhausted>, Error> {
         let mut wishes = self.wish.clone();
-        let begin = Instant::now();
-        let mut last = begin;
         loop {
-            if last.elapsed().as_millis() > 500 {
-                last = Instant::now();
-                eprintln!("DBG {:.2} {}", begin.elapsed().as_secs_f64(), machine.debug(last));
-            }
             let wish = *wishes.borrow_and_update();
             if wish == Wish::Cancel {
                 self.part.file.discard();

@@ -480,20 +480,6 @@ impl<S: Copy + Ord> Download<S> {
         }
     }
 
-    pub fn debug(&self, now: Instant) -> String {
-        let todo: u64 = self.todo.iter().map(|(a, b)| b - a).sum();
-        let mut s = format!("written {} todo {} flights {} arrived {} wasted {}", self.written, todo, self.flights.len(), self.arrived.len(), self.wasted >> 18);
-        let zero = self.todo.iter().flat_map(|(a, b)| *a..*b).filter(|i| self.rarity(*i) == 0).count();
-        s += &format!(" todo-only-owner {zero} |");
-        for state in self.sources.values() {
-            let holds = match &state.holds { Holds::All => "all".into(), Holds::Unknown => "?".into(), Holds::Some(c) => c.len().to_string() };
-            let wanted = self.todo.iter().flat_map(|(a, b)| *a..*b).filter(|i| state.holds.contains(*i)).count();
-            let ages: Vec<_> = state.asked.values().map(|a| now.saturating_duration_since(a.at).as_millis()).collect();
-            s += &format!(" [{holds} want {wanted} asked {ages:?} rate {:.0}k{}{}]", state.rate().unwrap_or(0.0) / 1024.0, if state.is_late(now) {" LATE"} else {""}, if state.is_paused(now) {" PAUSED"} else {""});
-        }
-        s
-    }
-
     /// Chunks that are written.
     pub fn written(&self) -> u64 {
         self.written

@@ -7,7 +7,7 @@ use std::time::Duration;
 use swarmdex::node::{GetRequest, Operation};
 use swarmdex::{Error, Node};
 use swarmdex_protocols::content::{Geometry, Outboard, chunk_value, verify_chunk};
-use swarmdex_protocols::fetch::{Have, Header, Request, Run};
+use swarmdex_protocols::fetch::{Any, Have, Header, Request, Run};
 use swarmdex_protocols::index::{Announce, Offer, Sequence};
 use swarmdex_protocols::{ChunkSet, ContentId};
 use tempfile::TempDir;
@@ -134,6 +134,67 @@ async fn a_bitmap_that_lies_costs_a_few_requests() {
         assert!(std::fs::read(&got.path).unwrap() == bytes);
         assert_eq!(got.sources, [anna.ready().peer_id], "lie {lie}");
     }
+}
+
+/// Where any of several chunks would do, the holder sends those that it has not sent, each with its proof.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_any_chunk_would_do_the_one_sent_least_comes() {
+    let master = TestNode::master().await;
+    let anna = TestNode::peer(&master).await;
+    let bytes = noise(30, 20 * CHUNK);
+    anna.share_file("file", &bytes).await;
+    let (content, geometry) = (ContentId::of(&bytes), Geometry::new(bytes.len() as u64).unwrap());
+    let stranger = Stranger::start().await;
+    let id = stranger.connect(&tcp_address(&anna)).await.unwrap();
+    let mut sent = std::collections::BTreeMap::new();
+    for round in 0..3 {
+        for _ in 0..5 {
+            // Chunks beyond the end are no choice.
+            let any = framed(&Request::Any(Any::new(content, 3, [3, 7, 11, 13, 19])));
+            let (header, body) = taken_apart(&stranger.send(FETCH, id, any).await.unwrap());
+            let (first, proof) = match header {
+                Header::Chunks { mut proofs, .. } => (3, proofs.remove(0)),
+                Header::Instead { first, proof, .. } => (first, proof),
+                other => panic!("{other:?}"),
+            };
+            verify_chunk(&content, &geometry, first, &body, &proof).unwrap();
+            *sent.entry(first).or_insert(0) += 1;
+        }
+        let expected: Vec<_> = [3, 7, 11, 13, 19].map(|first| (first, round + 1)).into();
+        assert_eq!(sent.iter().map(|(first, count)| (*first, *count)).collect::<Vec<_>>(), expected);
+    }
+    let beyond = framed(&Request::Any(Any::new(content, 4000, [4001, u64::MAX])));
+    let (header, _) = taken_apart(&stranger.send(FETCH, id, beyond).await.unwrap());
+    assert!(matches!(header, Header::Refused(_)), "{header:?}");
+}
+
+/// A holder that sends another chunk where it was not asked for any is caught, whatever it says of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_nobody_would_take_instead_is_refused() {
+    let master = TestNode::master().await;
+    let bytes = noise(31, 24 << 20);
+    let liar = Stranger::start().await;
+    let id = liar.connect(&tcp_address(&master)).await.unwrap();
+    let session = liar.join(id).await.session;
+    let offer = Offer::new("copy of the liar", ContentId::of(&bytes), bytes.len() as u64);
+    let announce = Announce { session, sequence: Sequence(1), offers: vec![offer], last: false };
+    liar.ask(id, &swarmdex_protocols::index::Request::Announce(announce)).await;
+    let copy = bytes.clone();
+    liar.answer(move |run| {
+        let geometry = Geometry::new(copy.len() as u64).unwrap();
+        let values = copy.chunks(CHUNK).enumerate().map(|(index, piece)| chunk_value(&geometry, index as u64, piece));
+        let (outboard, _) = Outboard::build(geometry, values.collect()).unwrap();
+        // A right chunk with its right proof: only nobody asked for it.
+        let first = (run.first + 50) % geometry.chunks();
+        let body = &copy[first as usize * CHUNK..(first as usize + 1) * CHUNK];
+        let proof = outboard.proof(first).unwrap();
+        Reply::Bytes([&framed(&Header::Instead { first, bytes: CHUNK as u32, proof }), body].concat())
+    });
+    let (anna, ben) = (TestNode::peer(&master).await, TestNode::peer(&master).await);
+    anna.share_file("copy of anna", &bytes).await;
+    let got = ben.fetch("copy of anna").await.unwrap();
+    assert!(std::fs::read(&got.path).unwrap() == bytes);
+    assert_eq!(got.sources, [anna.ready().peer_id]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,7 +79,9 @@ impl<S: Copy + Ord> Download<S> {
         // Several in one request where that is quick; one by one where others may want to pass them on soon.
         let fits = |count: u64| {
             let bytes = count * self.geometry.chunk_bytes();
-            alone && state.has_room(bytes, &self.policy) && (state.is_fast_for(bytes) || !swarm && state.rate().is_none())
+            alone
+                && state.has_room(bytes, &self.policy)
+                && (state.is_fast_for(bytes) || !swarm && state.rate().is_none())
         };
         let as_rare = |index: u64| state.holds.contains(index) && (alone || self.rarity(index) <= self.rarity(first));
         let mut count = 1;

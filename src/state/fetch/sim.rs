@@ -177,7 +177,7 @@ impl Swarm {
         }
         let count = |chunk: &u64| peer.sent.get(chunk).copied().unwrap_or(0);
         let choice = |run: &Run, or: &Vec<u64>| {
-                        std::iter::once(run.0).chain(or.iter().copied()).min_by_key(count).unwrap_or(run.0)
+            std::iter::once(run.0).chain(or.iter().copied()).min_by_key(count).unwrap_or(run.0)
         };
         let queued = peer.queue.iter().enumerate();
         let turn = |to: &usize| peer.turns.get(to).copied().unwrap_or(0);
@@ -272,27 +272,12 @@ impl Swarm {
     /// Until every downloader that lives is done; the time, and the bytes fetched for nothing.
     fn run(mut self) -> (f64, u64) {
         while let Some(((at, _), event)) = self.events.pop_first() {
-            let tick = (self.now * 4.0) as u64;
             self.now = at as f64 / 1e9;
-            if std::env::var("SIMLOG").is_ok() && (self.now * 4.0) as u64 != tick {
-                let have: u64 = self.peers[1..].iter().map(|p| p.have.len()).sum();
-                let sending = self.peers.iter().filter(|p| p.sending).count();
-                let idle = self.peers.iter().filter(|p| !p.sending && p.queue.is_empty()).count();
-                let q: usize = self.peers[1..].iter().map(|p| p.queue.len()).sum();
-                println!("{:.2} have {:.1}% owner sent {} distinct {} sending {} idle {} queued {} q0 {}", self.now, have as f64 * 100.0 / (self.peers.len() - 1) as f64 / self.peers[0].have.len() as f64, self.peers[0].sent.values().sum::<u32>(), self.peers[0].sent.len(), sending, idle, q, self.peers[0].queue.len());
-            }
             assert!(self.now < 10_000.0, "no end");
             self.handle(event);
             let waits = |peer: &Peer| peer.done.is_none() && peer.dies.is_infinite() && !peer.liar;
             if !self.peers[1..].iter().any(waits) {
                 break;
-            }
-        }
-        if std::env::var("SIMLOG").is_ok() {
-            let o = &self.peers[0];
-            println!("owner sent {} distinct {}", o.sent.values().sum::<u32>(), o.sent.len());
-            for (i, p) in self.peers.iter().enumerate().take(8) {
-                println!("  {i}: sent {} done {:?} wasted {}", p.sent.values().sum::<u32>(), p.done, p.download.as_ref().map(|d| d.wasted() / CHUNK).unwrap_or(0));
             }
         }
         let last = self.peers[1..].iter().filter(|peer| !peer.liar).filter_map(|peer| peer.done).fold(0.0, f64::max);
@@ -320,7 +305,7 @@ fn a_flash_crowd_is_served_in_little_more_than_the_bound() {
             time / bound,
             share * 100.0
         );
-        let most = if downloaders <= 16 { 1.3 } else { 1.8 };
+        let most = if downloaders <= 16 { 1.2 } else { 1.5 };
         assert!(time < most * bound, "{time} of {bound}");
     }
 }
