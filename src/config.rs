@@ -37,6 +37,8 @@ pub struct Config {
     pub bootstrap: Vec<Multiaddr>,
     /// Files and folders to share from the start.
     pub share: Vec<PathBuf>,
+    /// Whether files that are added to shared folders, changed or deleted are announced and revoked by themselves.
+    pub watch: bool,
     /// Where to serve the HTTP interface besides the local socket; `None` turns it off.
     pub http: Option<SocketAddr>,
     /// Whether to find nodes on the local network by mDNS.
@@ -191,6 +193,7 @@ impl Config {
             master: Vec::new(),
             bootstrap: Vec::new(),
             share: Vec::new(),
+            watch: true,
             http: None,
             mdns: true,
             lease: LeaseConfig::default(),

@@ -44,6 +44,7 @@ impl Backend {
             share: Vec::new(),
             http: None,
             transient: true,
+            watch: false,
             ..config
         };
         Ok(Self::Own(Own { node: Node::start(config).await?, folder }))

@@ -9,6 +9,7 @@ use swarmdex_protocols::{Authority, Statement};
 use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 
 use super::dht::Dht;
+use super::keeper::keep_current;
 use super::lookup::Questions;
 use super::membership::{Finder, Membership, unix_ms};
 use super::mirror::{MADE_QUEUE, MirrorTask};
@@ -155,9 +156,9 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(outcome.is_ok())).is_some());
     });
     let member = tokio::spawn(begin(shares.clone(), config.share.clone(), stopping.clone(), complete, membership));
-    let refresh = tokio::spawn(refresh(shares, stopping));
+    let keeper = tokio::spawn(keep_current(shares, config.watch, stopping));
     let mirroring = tokio::spawn(mirroring.run());
-    *node.inner.life.tasks.lock().await = vec![member, network, refresh, mirroring];
+    *node.inner.life.tasks.lock().await = vec![member, network, keeper, mirroring];
     Ok(node)
 }
 
@@ -230,26 +231,8 @@ fn prepare(shares: &ShareTable, paths: &[PathBuf], cancel: &AtomicBool) {
     }
 }
 
-fn warn_skipped(outcome: &ShareOutcome) {
+pub(super) fn warn_skipped(outcome: &ShareOutcome) {
     for skipped in &outcome.skipped {
         tracing::warn!(path = %skipped.path.display(), reason = skipped.reason, "not shared");
-    }
-}
-
-/// Hashes anew what changed on disk since it was hashed, as soon as somebody asks for it.
-async fn refresh(shares: ShareTable, mut stop: watch::Receiver<bool>) {
-    let mut changes = shares.generation();
-    loop {
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return,
-            changed = changes.changed() => if changed.is_err() { return },
-        }
-        if !shares.is_stale() {
-            continue;
-        }
-        let table = shares.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || table.refresh()).await {
-            tracing::warn!(error = Error::from(error).describe(), "a changed file cannot be hashed anew");
-        }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod announce;
 pub mod backoff;
+pub mod changes;
 pub mod fetch;
 pub mod index;
 pub mod lease;

@@ -13,3 +13,4 @@ mod outage;
 mod processes;
 mod stranger;
 mod transfer;
+mod watching;

@@ -6,21 +6,22 @@ mod database;
 mod hashing;
 mod scan;
 mod serve;
+mod update;
+mod watcher;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use database::Database;
-use hashing::hash_candidates;
-use scan::{Candidate, Found};
 use swarmdex_protocols::name::InvalidName;
 use swarmdex_protocols::{ContentId, Name};
 use tokio::sync::watch;
+pub use watcher::{Heard, Watcher};
 
-use super::hash::{self, FileStamp, HashError, Hashed, thread_count};
+use super::hash::{FileStamp, HashError, thread_count};
 
 /// Why something cannot be shared.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,15 @@ pub enum ShareError {
         /// What SQLite said.
         #[source]
         source: rusqlite::Error,
+    },
+    /// The system does not tell of changes.
+    #[error("changes in {path} are noticed only when everything is looked through")]
+    NotWatched {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: notify::Error,
     },
     /// An outboard cannot be kept.
     #[error("cannot write {path}")]
@@ -256,7 +266,7 @@ impl ShareTable {
             database.add_root(root, prefix)?;
         }
         let direct = found.direct;
-        let added = self.take_in(root, found, progress, cancel)?;
+        let added = self.take_in(root, root, found, progress, cancel)?;
         match added.skipped.first() {
             Some(skipped) if direct => Err(self.explain(root, skipped, &names_of(root, prefix))),
             _ => Ok(added),
@@ -270,108 +280,6 @@ impl ShareTable {
             Some(other) => ShareError::Taken { path: root.to_owned(), name: other.name, other: other.path },
             None => ShareError::Path { path: root.to_owned(), source: io::Error::other(skipped.reason.clone()) },
         }
-    }
-
-    /// Shares again what was shared before. Files that did not change are not read.
-    pub fn rescan(&self, progress: OnProgress<'_>, cancel: &AtomicBool) -> Result<ShareOutcome, ShareError> {
-        let _scanning = lock(&self.shared.scanning);
-        let mut outcome = ShareOutcome::default();
-        let roots = lock(&self.shared.database).roots()?;
-        for (root, prefix) in roots {
-            match scan::scan(&root, prefix.as_ref(), &self.shared.folder) {
-                Ok(mut found) => {
-                    let excluded = lock(&self.shared.database).excluded()?;
-                    found.candidates.retain(|candidate| !excluded.contains(&candidate.name));
-                    let added = self.take_in(&root, found, progress, cancel)?;
-                    outcome.entries.extend(added.entries);
-                    outcome.skipped.extend(added.skipped);
-                }
-                // A disk that is not mounted today may be tomorrow: the root is kept.
-                Err(error) => outcome.skipped.push(Skipped { path: root, reason: with_cause(&error) }),
-            }
-        }
-        Ok(outcome)
-    }
-
-    /// Hashes what was found below one root, and puts it into the table in place of what was there.
-    fn take_in(
-        &self,
-        root: &Path,
-        found: Found,
-        progress: OnProgress<'_>,
-        cancel: &AtomicBool,
-    ) -> Result<ShareOutcome, ShareError> {
-        let mut skipped = found.skipped;
-        let mut wanted = Vec::new();
-        {
-            let table = lock(&self.shared.table);
-            for candidate in found.candidates {
-                match table.entries.get(&candidate.name) {
-                    Some(other) if other.root != root && other.path != candidate.path => skipped.push(Skipped {
-                        reason: format!("the name {} is taken by {}", candidate.name, other.path.display()),
-                        path: candidate.path,
-                    }),
-                    _ => wanted.push(candidate),
-                }
-            }
-        }
-        let hashed = self.hash_all(wanted, progress, cancel)?;
-        let mut entries = Vec::new();
-        for (candidate, result) in hashed {
-            match result {
-                Ok((content, stamp)) => entries.push(SharedEntry {
-                    name: candidate.name,
-                    content,
-                    size: stamp.len,
-                    path: candidate.path,
-                    stamp,
-                    root: root.to_owned(),
-                }),
-                Err(HashError::Cancelled) => return Err(HashError::Cancelled.into()),
-                Err(error) => skipped.push(Skipped { path: candidate.path, reason: with_cause(&error) }),
-            }
-        }
-        // What was revoked while it was hashed stays so.
-        let database = lock(&self.shared.database);
-        let excluded = database.excluded()?;
-        let given_up = !database.has_root(root)?;
-        entries.retain(|entry| !given_up && !excluded.contains(&entry.name));
-        self.change(|table| {
-            table.entries.retain(|_, entry| entry.root != root);
-            table.entries.extend(entries.iter().map(|entry| (entry.name.clone(), entry.clone())));
-        });
-        drop(database);
-        Ok(ShareOutcome { entries, skipped })
-    }
-
-    /// Content ids of all candidates, from the cache where the file has not changed. Each hash is kept as
-    /// soon as it is known: what is interrupted goes on where it was.
-    fn hash_all(
-        &self,
-        wanted: Vec<Candidate>,
-        progress: OnProgress<'_>,
-        cancel: &AtomicBool,
-    ) -> Result<Vec<(Candidate, HashResult)>, ShareError> {
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
-        for candidate in wanted {
-            let cached = lock(&self.shared.database).cached(&candidate.path, &candidate.stamp)?;
-            match cached {
-                Some(content) if self.shared.outboards.has(&content, candidate.stamp.len) => {
-                    let stamp = candidate.stamp;
-                    known.push((candidate, Ok((content, stamp))));
-                }
-                _ => unknown.push(candidate),
-            }
-        }
-        let keep = |candidate: &Candidate, hashed: &Hashed| self.keep(&candidate.path, hashed);
-        let hashed = hash_candidates(&unknown, self.shared.threads, progress, cancel, &keep)?;
-        known.extend(unknown.into_iter().zip(hashed));
-        Ok(known)
-    }
-
-    fn keep(&self, path: &Path, hashed: &Hashed) -> Result<(), ShareError> {
-        self.shared.outboards.keep(&hashed.content, &hashed.outboard)?;
-        lock(&self.shared.database).cache(path, &hashed.stamp, &hashed.content)
     }
 
     /// Gives names up; returns those that were shared. A file in a shared folder stays out when the
@@ -392,33 +300,19 @@ impl ShareTable {
         Ok(removed)
     }
 
-    /// Hashes anew the files that were found changed when somebody asked for them; drops those that are gone.
-    pub fn refresh(&self) -> Result<(), ShareError> {
-        let _scanning = lock(&self.shared.scanning);
-        let stale = std::mem::take(&mut lock(&self.shared.table).stale);
-        for path in stale {
-            let hashed = hash::hash_file(&path, self.shared.threads, &AtomicU64::new(0), &AtomicBool::new(false));
-            if let Ok(hashed) = &hashed {
-                self.keep(&path, hashed)?;
-            }
-            self.change(|table| match hashed {
-                Ok(Hashed { content, stamp, .. }) => {
-                    for entry in table.entries.values_mut().filter(|entry| entry.path == path) {
-                        (entry.content, entry.size, entry.stamp) = (content, stamp.len, stamp);
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "no longer shared");
-                    table.entries.retain(|_, entry| entry.path != path);
-                }
-            });
-        }
-        Ok(())
+    /// Files that were found changed when somebody asked for them, to be told to [`ShareTable::update`]; they are told once.
+    pub fn take_stale(&self) -> Vec<PathBuf> {
+        std::mem::take(&mut lock(&self.shared.table).stale).into_iter().collect()
     }
 
-    /// Whether a file was found changed that [`ShareTable::refresh`] has not hashed yet.
-    pub fn is_stale(&self) -> bool {
-        !lock(&self.shared.table).stale.is_empty()
+    /// The files and folders that are shared.
+    pub fn roots(&self) -> Result<Vec<PathBuf>, ShareError> {
+        Ok(lock(&self.shared.database).roots()?.into_iter().map(|(root, _)| root).collect())
+    }
+
+    /// The node's own folder, of which nothing is shared.
+    pub fn own_folder(&self) -> &Path {
+        &self.shared.folder
     }
 
     /// Everything that is shared, sorted by name.

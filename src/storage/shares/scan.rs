@@ -27,6 +27,16 @@ pub(super) struct Found {
     pub(super) direct: bool,
 }
 
+/// What is at and below a path of a root, which may be the root itself.
+pub(super) fn scan_below(root: &Path, prefix: Option<&Name>, below: &Path, own: &Path) -> Result<Found, ShareError> {
+    if below == root {
+        return scan(root, prefix, own);
+    }
+    let gone = |source| ShareError::Path { path: below.to_owned(), source };
+    std::fs::symlink_metadata(below).map_err(gone)?;
+    Ok(walk(root, prefix, below, own))
+}
+
 /// Walks a root in a fixed order. Links are not followed: a link could lead anywhere. The node's own
 /// data directory and partial files are left out.
 pub(super) fn scan(root: &Path, prefix: Option<&Name>, own: &Path) -> Result<Found, ShareError> {
@@ -41,10 +51,14 @@ pub(super) fn scan(root: &Path, prefix: Option<&Name>, own: &Path) -> Result<Fou
         let candidate = Candidate { name, path: root.to_owned(), stamp: FileStamp::of(&metadata) };
         return Ok(Found { candidates: vec![candidate], skipped: Vec::new(), direct: true });
     }
+    Ok(walk(root, prefix, root, own))
+}
+
+fn walk(root: &Path, prefix: Option<&Name>, below: &Path, own: &Path) -> Found {
     let mut found = Found::default();
     let own = own.canonicalize().unwrap_or_else(|_| own.to_owned());
-    let walk = WalkDir::new(root).follow_links(false).sort_by_file_name().into_iter();
-    for item in walk.filter_entry(|item| item.path() != own && !is_partial(item.file_name())) {
+    let walk = WalkDir::new(below).follow_links(false).follow_root_links(false).sort_by_file_name().into_iter();
+    for item in walk.filter_entry(|item| !item.path().starts_with(&own) && !is_partial(item.file_name())) {
         match item {
             Ok(item) if item.file_type().is_dir() => {}
             Ok(item) => visit(root, prefix, &item, &mut found),
@@ -54,7 +68,7 @@ pub(super) fn scan(root: &Path, prefix: Option<&Name>, own: &Path) -> Result<Fou
             }
         }
     }
-    Ok(found)
+    found
 }
 
 fn visit(root: &Path, prefix: Option<&Name>, item: &walkdir::DirEntry, found: &mut Found) {

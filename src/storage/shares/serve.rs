@@ -64,6 +64,8 @@ impl Outboards {
         let (values, rest) = bytes.as_chunks::<32>();
         let (outboard, root) = Outboard::build(geometry, values.to_vec())?;
         if root != *content || !rest.is_empty() {
+            // Gone, it is made anew with the hash.
+            let _ = fs::remove_file(self.path(content));
             return None;
         }
         let outboard = Arc::new(outboard);

@@ -44,6 +44,10 @@ impl Stage {
         self.table.add(&[path.to_owned()], name, &|_| {}, &AtomicBool::new(false))
     }
 
+    fn update(&self, paths: &[PathBuf]) -> ShareOutcome {
+        self.table.update(paths, &|_| {}, &AtomicBool::new(false)).unwrap()
+    }
+
     fn names(&self) -> Vec<String> {
         self.table.entries().iter().map(|entry| entry.name.to_string()).collect()
     }
@@ -218,9 +222,10 @@ fn a_file_that_changed_is_not_served_under_its_old_id() {
         assert!(matches!(stage.read(&bytes, 0, 2).header, Header::Chunks { .. }));
         change(&path);
         assert_eq!(stage.read(&bytes, 0, 2), Response::refused(Refusal::Changed), "{what}");
-        assert!(stage.table.is_stale());
-        stage.table.refresh().unwrap();
-        assert!(!stage.table.is_stale());
+        let stale = stage.table.take_stale();
+        assert_eq!(stale, [path]);
+        stage.update(&stale);
+        assert!(stage.table.take_stale().is_empty());
         assert_eq!(stage.read(&bytes, 0, 2).header, Header::Refused(Refusal::NotFound), "{what}");
         let expected = usize::from(matches!(what, "truncated" | "replaced by another file"));
         assert_eq!(stage.table.entries().len(), expected, "{what}");
@@ -235,7 +240,7 @@ fn another_file_with_the_same_content_serves_instead() {
     stage.add(&b, None).unwrap();
     fs::write(&a, "different").unwrap();
     assert!(matches!(stage.read(b"same", 0, 1).header, Header::Chunks { .. }));
-    assert!(stage.table.is_stale(), "and the changed one was noticed");
+    assert_eq!(stage.table.take_stale(), [a], "and the changed one was noticed");
 }
 
 #[test]
@@ -248,8 +253,59 @@ fn a_lost_or_damaged_outboard_is_made_anew_and_never_served() {
     damaged[40] ^= 1;
     fs::write(&outboard, damaged).unwrap();
     assert_eq!(stage.read(&bytes, 0, 1), Response::refused(Refusal::Changed));
-    stage.table.refresh().unwrap();
+    stage.update(&stage.table.take_stale());
     assert!(matches!(stage.read(&bytes, 0, 1).header, Header::Chunks { .. }));
+}
+
+#[test]
+fn an_update_looks_at_what_it_is_told_alone() {
+    let stage = Stage::new();
+    let files = stage.folder.path().join("files");
+    for name in ["tree/a", "tree/sub/b", "tree/sub/c", "tree/revoked", "alone"] {
+        stage.file(name, name.as_bytes());
+    }
+    stage.add(&files.join("tree"), Some("t")).unwrap();
+    stage.add(&files.join("alone"), None).unwrap();
+    stage.table.remove(&[Name::parse("t/revoked").unwrap()]).unwrap();
+    let content = |name: &str| {
+        let entries = stage.table.entries();
+        entries.iter().find(|entry| entry.name.as_str() == name).map(|entry| entry.content)
+    };
+    // New, changed, renamed and deleted; beside it a change that nobody told of.
+    let new = stage.file("tree/new/deep/d", b"new");
+    stage.file("tree/a", b"changed");
+    let unheard = stage.file("tree/sub/b", b"unheard");
+    fs::rename(files.join("tree/sub/c"), files.join("tree/sub/c2")).unwrap();
+    let paths =
+        ["tree/new", "tree/a", "tree/sub/c", "tree/sub/c2", "tree/revoked", "nothing"].map(|name| files.join(name));
+    let generation = *stage.table.generation().borrow();
+    assert!(stage.update(&paths).skipped.is_empty());
+    assert_eq!(stage.names(), ["alone", "t/a", "t/new/deep/d", "t/sub/b", "t/sub/c2"]);
+    assert_eq!(content("t/a"), Some(ContentId::of(b"changed")));
+    assert_eq!(content("t/sub/b"), Some(ContentId::of(b"tree/sub/b")));
+    assert!(*stage.table.generation().borrow() > generation);
+    stage.update(&[unheard]);
+    assert_eq!(content("t/sub/b"), Some(ContentId::of(b"unheard")));
+    // Nothing changes where nothing did.
+    let generation = *stage.table.generation().borrow();
+    stage.update(&[files.clone(), files.join("tree"), files.join("alone")]);
+    assert_eq!(*stage.table.generation().borrow(), generation);
+    // A file that another was put in the place of; folders that are gone, links, partial files and the node's own.
+    fs::write(files.join("x"), "other").unwrap();
+    fs::rename(files.join("x"), files.join("alone")).unwrap();
+    fs::remove_dir_all(new.parent().unwrap()).unwrap();
+    symlink("/etc", files.join("tree/etc")).unwrap();
+    let part = stage.file("tree/.d.swarmdex-part", b"part");
+    let outcome = stage.update(&[files.join("alone"), files.join("tree/new/deep"), files.join("tree/etc"), part]);
+    assert_eq!(outcome.skipped.len(), 1, "{outcome:?}");
+    assert_eq!(stage.names(), ["alone", "t/a", "t/sub/b", "t/sub/c2"]);
+    assert_eq!(content("alone"), Some(ContentId::of(b"other")));
+    fs::rename(files.join("tree"), files.join("moved")).unwrap();
+    stage.update(&[files.join("tree")]);
+    assert_eq!(stage.names(), ["alone"]);
+    fs::rename(files.join("moved"), files.join("tree")).unwrap();
+    stage.update(&[files.join("tree")]);
+    assert_eq!(stage.names(), ["alone", "t/a", "t/sub/b", "t/sub/c2"]);
 }
 
 #[test]

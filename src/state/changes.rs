@@ -1,0 +1,160 @@
+//! Which files changed, told once they are at rest.
+//!
+//! A file that is being written changes many times a second, and half of it is of use to nobody: a path is due when
+//! nothing was heard of it, nor of anything below it, for [`QUIET`].
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// For how long nothing may be heard of a path before it counts as at rest.
+pub const QUIET: Duration = Duration::from_secs(1);
+/// Paths that wait; with more, everything is looked through.
+pub const MAX_PENDING: usize = 4096;
+
+/// What is at rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rested {
+    /// Files and folders; none is below another.
+    Paths(Vec<PathBuf>),
+    /// It is not known what changed: everything that is watched.
+    Everything,
+}
+
+/// Changes that were heard of.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// When a path last changed.
+    pending: BTreeMap<PathBuf, Instant>,
+    /// When it was first unknown what changed.
+    unknown: Option<Instant>,
+}
+
+impl Changes {
+    /// Something happened to a path.
+    pub fn on_change(&mut self, path: PathBuf, now: Instant) {
+        // Looking through everything finds it too, unless it goes on changing until then.
+        self.pending.insert(path, now);
+        if self.pending.len() > MAX_PENDING {
+            self.on_lost(now);
+        }
+    }
+
+    /// Something happened, and it is not known where.
+    pub fn on_lost(&mut self, now: Instant) {
+        self.pending.clear();
+        self.unknown.get_or_insert(now);
+    }
+
+    /// What is at rest by now; it is told once.
+    pub fn poll(&mut self, now: Instant) -> Option<Rested> {
+        if self.unknown.is_some_and(|since| since + QUIET <= now) {
+            self.unknown = None;
+            return Some(Rested::Everything);
+        }
+        let mut rested: Vec<PathBuf> = Vec::new();
+        // Paths are sorted so that a folder comes right before what is below it.
+        for path in self.pending.keys() {
+            let covered = rested.last().is_some_and(|above| path.starts_with(above));
+            if !covered && self.rests(path).is_some_and(|at| at <= now) {
+                rested.push(path.clone());
+            }
+        }
+        self.pending.retain(|path, _| !rested.iter().any(|above| path.starts_with(above)));
+        (!rested.is_empty()).then_some(Rested::Paths(rested))
+    }
+
+    /// When to call [`Changes::poll`] next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let paths = self.pending.keys().filter_map(|path| self.rests(path)).min();
+        paths.into_iter().chain(self.unknown.map(|since| since + QUIET)).min()
+    }
+
+    /// When a path is at rest together with all that is below it.
+    fn rests(&self, path: &Path) -> Option<Instant> {
+        let below = self
+            .pending
+            .range::<Path, _>((Bound::Included(path), Bound::Unbounded))
+            .take_while(|(other, _)| other.starts_with(path));
+        below.map(|(_, at)| *at + QUIET).max()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn paths(rested: Option<Rested>) -> Vec<String> {
+        match rested {
+            Some(Rested::Paths(paths)) => paths.iter().map(|path| path.display().to_string()).collect(),
+            Some(Rested::Everything) => vec!["everything".to_owned()],
+            None => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_file_is_told_once_it_is_at_rest_and_a_folder_with_all_below_it() {
+        let begin = Instant::now();
+        let at = |tenths: u64| begin + Duration::from_millis(100 * tenths);
+        let mut changes = Changes::default();
+        changes.on_change("/a/file".into(), at(0));
+        changes.on_change("/a/file".into(), at(5));
+        assert_eq!(changes.poll_timeout(), Some(at(15)));
+        assert_eq!(changes.poll(at(14)), None);
+        assert_eq!(paths(changes.poll(at(15))), ["/a/file"]);
+        assert_eq!((changes.poll(at(99)), changes.poll_timeout()), (None, None));
+        // A copy into a new folder that takes long; a neighbour whose name begins alike is not below it.
+        changes.on_change("/b".into(), at(100));
+        changes.on_change("/b/long".into(), at(120));
+        changes.on_change("/b.txt".into(), at(100));
+        assert_eq!(paths(changes.poll(at(110))), ["/b.txt"]);
+        assert_eq!(paths(changes.poll(at(130))), ["/b"]);
+        assert_eq!(changes.poll_timeout(), None);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_what_was_not_heard_is_looked_for() {
+        let begin = Instant::now();
+        let mut changes = Changes::default();
+        for number in 0..3 * MAX_PENDING {
+            changes.on_change(format!("/a/{number}").into(), begin);
+            assert!(changes.pending.len() <= MAX_PENDING);
+        }
+        assert_eq!(changes.poll(begin + QUIET), Some(Rested::Everything));
+        changes.on_lost(begin);
+        // Not put off for ever by what goes on.
+        changes.on_lost(begin + QUIET / 2);
+        assert_eq!(changes.poll(begin + QUIET), Some(Rested::Everything));
+    }
+
+    proptest! {
+        /// Whatever changes is told after its last change, by itself, by a folder above it, or by everything.
+        #[test]
+        fn every_change_is_told(events in prop::collection::vec((0u64..40, "(/[ab]){1,4}"), 1..60)) {
+            let begin = Instant::now();
+            let at = |step: u64| begin + QUIET / 8 * u32::try_from(step).unwrap();
+            let mut events = events;
+            events.sort();
+            let mut changes = Changes::default();
+            let mut owed: Vec<String> = Vec::new();
+            for step in 0..60 {
+                for (_, path) in events.iter().filter(|(when, _)| *when == step) {
+                    changes.on_change(path.into(), at(step));
+                    owed.push(path.clone());
+                }
+                if let Some(Rested::Paths(told)) = changes.poll(at(step)) {
+                    for (number, path) in told.iter().enumerate() {
+                        prop_assert!(!told.iter().enumerate().any(|(other, above)| other != number && path.starts_with(above)));
+                    }
+                    owed.retain(|path| !told.iter().any(|above| Path::new(path).starts_with(above)));
+                }
+            }
+            prop_assert!(owed.is_empty(), "{owed:?}");
+            prop_assert_eq!(changes.poll_timeout(), None);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What is on disk becomes what is shared.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use super::hashing::hash_candidates;
+use super::scan::{self, Candidate, Found};
+use super::{HashResult, OnProgress, ShareError, ShareOutcome, ShareTable, SharedEntry, Skipped, lock, with_cause};
+use crate::storage::hash::{HashError, Hashed};
+
+impl ShareTable {
+    /// Looks through everything that is shared. Files that did not change are not read.
+    pub fn rescan(&self, progress: OnProgress<'_>, cancel: &AtomicBool) -> Result<ShareOutcome, ShareError> {
+        let roots = self.roots()?;
+        self.update(&roots, progress, cancel)
+    }
+
+    /// Looks at some files and folders: what is new below a shared folder is shared, what is gone is not any more,
+    /// what changed is hashed anew. Paths that are not shared are ignored.
+    pub fn update(
+        &self,
+        paths: &[PathBuf],
+        progress: OnProgress<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<ShareOutcome, ShareError> {
+        let _scanning = lock(&self.shared.scanning);
+        let mut outcome = ShareOutcome::default();
+        let roots = lock(&self.shared.database).roots()?;
+        for path in paths {
+            for (root, prefix) in roots.iter().filter(|(root, _)| path.starts_with(root)) {
+                let mut found = match scan::scan_below(root, prefix.as_ref(), path, &self.shared.folder) {
+                    Ok(found) => found,
+                    Err(error) => {
+                        // A disk that is not mounted now may be later: the root is kept, only not what was on it.
+                        if path == root {
+                            outcome.skipped.push(Skipped { path: root.clone(), reason: with_cause(&error) });
+                        }
+                        Found::default()
+                    }
+                };
+                let excluded = lock(&self.shared.database).excluded()?;
+                found.candidates.retain(|candidate| !excluded.contains(&candidate.name));
+                let added = self.take_in(root, path, found, progress, cancel)?;
+                outcome.entries.extend(added.entries);
+                outcome.skipped.extend(added.skipped);
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Hashes what was found at and below a path of one root, and puts it into the table in place of what was there.
+    pub(super) fn take_in(
+        &self,
+        root: &Path,
+        below: &Path,
+        found: Found,
+        progress: OnProgress<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<ShareOutcome, ShareError> {
+        let mut skipped = found.skipped;
+        let mut wanted = Vec::new();
+        {
+            let table = lock(&self.shared.table);
+            for candidate in found.candidates {
+                match table.entries.get(&candidate.name) {
+                    Some(other) if other.root != root && other.path != candidate.path => skipped.push(Skipped {
+                        reason: format!("the name {} is taken by {}", candidate.name, other.path.display()),
+                        path: candidate.path,
+                    }),
+                    _ => wanted.push(candidate),
+                }
+            }
+        }
+        let hashed = self.hash_all(wanted, progress, cancel)?;
+        let mut entries = Vec::new();
+        for (candidate, result) in hashed {
+            match result {
+                Ok((content, stamp)) => entries.push(SharedEntry {
+                    name: candidate.name,
+                    content,
+                    size: stamp.len,
+                    path: candidate.path,
+                    stamp,
+                    root: root.to_owned(),
+                }),
+                Err(HashError::Cancelled) => return Err(HashError::Cancelled.into()),
+                // A file that is being written keeps its name until it is at rest; nobody gets it meanwhile.
+                Err(error @ HashError::Changing { .. }) => {
+                    let before = lock(&self.shared.table).entries.get(&candidate.name).cloned();
+                    entries.extend(before.filter(|entry| entry.path == candidate.path));
+                    skipped.push(Skipped { path: candidate.path, reason: with_cause(&error) });
+                }
+                Err(error) => skipped.push(Skipped { path: candidate.path, reason: with_cause(&error) }),
+            }
+        }
+        // What was revoked while it was hashed stays so.
+        let database = lock(&self.shared.database);
+        let excluded = database.excluded()?;
+        let given_up = !database.has_root(root)?;
+        entries.retain(|entry| !given_up && !excluded.contains(&entry.name));
+        let replaced = |entry: &SharedEntry| entry.root == root && entry.path.starts_with(below);
+        let same = {
+            let table = lock(&self.shared.table);
+            let before = table.entries.values().filter(|entry| replaced(entry)).count();
+            before == entries.len() && entries.iter().all(|entry| table.entries.get(&entry.name) == Some(entry))
+        };
+        if !same {
+            self.change(|table| {
+                table.entries.retain(|_, entry| !replaced(entry));
+                table.entries.extend(entries.iter().map(|entry| (entry.name.clone(), entry.clone())));
+            });
+        }
+        drop(database);
+        Ok(ShareOutcome { entries, skipped })
+    }
+
+    /// Content ids of all candidates, from the cache where the file has not changed. Each hash is kept as
+    /// soon as it is known: what is interrupted goes on where it was.
+    fn hash_all(
+        &self,
+        wanted: Vec<Candidate>,
+        progress: OnProgress<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<Vec<(Candidate, HashResult)>, ShareError> {
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for candidate in wanted {
+            let cached = lock(&self.shared.database).cached(&candidate.path, &candidate.stamp)?;
+            match cached {
+                Some(content) if self.shared.outboards.has(&content, candidate.stamp.len) => {
+                    let stamp = candidate.stamp;
+                    known.push((candidate, Ok((content, stamp))));
+                }
+                _ => unknown.push(candidate),
+            }
+        }
+        let keep = |candidate: &Candidate, hashed: &Hashed| self.keep(&candidate.path, hashed);
+        let hashed = hash_candidates(&unknown, self.shared.threads, progress, cancel, &keep)?;
+        known.extend(unknown.into_iter().zip(hashed));
+        Ok(known)
+    }
+
+    fn keep(&self, path: &Path, hashed: &Hashed) -> Result<(), ShareError> {
+        self.shared.outboards.keep(&hashed.content, &hashed.outboard)?;
+        lock(&self.shared.database).cache(path, &hashed.stamp, &hashed.content)
+    }
+}

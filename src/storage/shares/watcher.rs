@@ -1,0 +1,82 @@
+//! Hears from the system which files of shared folders change.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+
+use super::{ShareError, lock};
+use crate::storage::partial::is_partial;
+
+/// What was heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// Something happened to a file or folder.
+    Changed(PathBuf),
+    /// More happened than the system could tell.
+    Lost,
+}
+
+/// Watches files and folders until it is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    watcher: RecommendedWatcher,
+    /// What is shared: of what happens beside it nothing is told.
+    roots: Arc<Mutex<BTreeSet<PathBuf>>>,
+}
+
+impl Watcher {
+    /// Tells `tell`, on a thread of its own, of all that happens below the watched paths, except in `own`.
+    pub fn new(own: &Path, tell: impl Fn(Heard) + Send + 'static) -> Result<Self, ShareError> {
+        let own = own.canonicalize().unwrap_or_else(|_| own.to_owned());
+        let roots = Arc::<Mutex<BTreeSet<PathBuf>>>::default();
+        let watched = roots.clone();
+        let of_interest = move |path: &Path| {
+            let shared = || lock(&watched).iter().any(|root| path.starts_with(root) || root.starts_with(path));
+            !path.starts_with(&own) && !path.file_name().is_some_and(is_partial) && shared()
+        };
+        let hear = move |event: notify::Result<Event>| match event {
+            Ok(event) if event.need_rescan() => tell(Heard::Lost),
+            Ok(event) if is_change(&event.kind) => {
+                event.paths.into_iter().filter(|path| of_interest(path)).for_each(|path| tell(Heard::Changed(path)));
+            }
+            Ok(_) => {}
+            Err(_) => tell(Heard::Lost),
+        };
+        // Links are not shared, so what is behind them is of no interest.
+        let config = Config::default().with_follow_symlinks(false);
+        let watcher = RecommendedWatcher::new(hear, config)
+            .map_err(|source| ShareError::NotWatched { path: PathBuf::from("shared folders"), source })?;
+        Ok(Self { watcher, roots })
+    }
+
+    /// Watches one more file or folder, or one anew that may have been gone meanwhile. Walks through the folder.
+    pub fn watch(&mut self, root: &Path) -> Result<(), ShareError> {
+        let covered = {
+            let mut roots = lock(&self.roots);
+            let covered = roots.iter().any(|other| root.starts_with(other) && root != other);
+            roots.insert(root.to_owned());
+            covered
+        };
+        if covered {
+            return Ok(());
+        }
+        let failed = |source| ShareError::NotWatched { path: root.to_owned(), source };
+        if root.is_dir() {
+            return self.watcher.watch(root, RecursiveMode::Recursive).map_err(failed);
+        }
+        // Programs put a new file in the place of the old one: only the folder above sees that.
+        let folder = root.parent().unwrap_or(root);
+        self.watcher.watch(folder, RecursiveMode::NonRecursive).map_err(failed)
+    }
+}
+
+/// Whether an event can mean that there is another content, or none.
+fn is_change(kind: &EventKind) -> bool {
+    match kind {
+        EventKind::Access(kind) => *kind == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
