@@ -456,7 +456,7 @@ mod tests {
             example.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
         let table: toml::Table = toml::from_str(&full).unwrap();
         let count: usize = table.values().map(|value| value.as_table().map_or(1, toml::Table::len)).sum();
-        assert_eq!(count, 9 + 4 + 9 + 7 + 6, "keys in the example");
+        assert_eq!(count, 10 + 4 + 9 + 7 + 6, "keys in the example");
         config(&[], &full).unwrap();
     }
 
