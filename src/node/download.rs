@@ -60,16 +60,19 @@ pub(super) async fn download(
     let geometry = Geometry::new(found.entry.size).map_err(|_| Error::Answer)?;
     let (size, content) = (found.entry.size, found.entry.content);
     // Whoever wants the same content waits, and then finds it here.
-    let _turn = inner.downloads.turns.take(content).await;
-    let opened = tokio::task::spawn_blocking(move || PartialFile::resume(&target, content, geometry)).await;
-    let (file, tree) = opened.map_err(|_| Error::Bug)??;
-    let have = tree.have().clone();
+    let turn = inner.downloads.turns.take(content).await;
+    let opened = tokio::task::spawn_blocking(move || {
+        let (file, tree) = PartialFile::resume(&target, content, geometry)?;
+        Ok::<_, Error>(Arc::new(Part::new(file, tree, turn)))
+    });
+    // Threads that still write when this is dropped have it too: the turn is theirs until they end.
+    let part = opened.await.map_err(|_| Error::Bug)??;
+    let have = part.tree().have().clone();
     if !have.is_empty() {
         let bytes: u64 = have.iter().map(|index| geometry.len(index)).sum();
         tracing::info!(%name, bytes, "goes on with what was downloaded before");
         progress.send_modify(|progress| progress.done_bytes += bytes);
     }
-    let part = Arc::new(Part::new(file, tree));
     let sharing = Sharing::begin(inner, content, geometry, &part);
     let task = Task {
         inner,
@@ -86,10 +89,11 @@ pub(super) async fn download(
     };
     let sources = if geometry.is_empty() { task.check_empty()? } else { task.run(found, &have).await? };
     let sync = inner.config.fetch.sync;
+    let whole = part.clone();
     let finish = tokio::task::spawn_blocking(move || -> Result<_, Error> {
-        let path = part.file.finish(sync)?;
-        let stamp = part.file.metadata().ok().map(|metadata| FileStamp::of(&metadata));
-        Ok((path, stamp, part.tree().outboard()))
+        let path = whole.file.finish(sync)?;
+        let stamp = whole.file.metadata().ok().map(|metadata| FileStamp::of(&metadata));
+        Ok((path, stamp, whole.tree().outboard()))
     });
     let (path, stamp, outboard) = finish.await.map_err(|_| Error::Bug)??;
     if let (Some(stamp), Some(outboard)) = (stamp, outboard) {

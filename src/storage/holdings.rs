@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use swarmdex_protocols::content::{Geometry, Outboard, Proof};
 use swarmdex_protocols::{ChunkSet, ContentId, Tree};
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::hash::FileStamp;
 use super::partial::PartialFile;
@@ -22,12 +22,14 @@ pub struct Part {
     /// Where its bytes are.
     pub file: PartialFile,
     tree: Mutex<Tree>,
+    /// Lets the next download of the same content begin when nobody writes or reads this one any more.
+    _turn: OwnedMutexGuard<()>,
 }
 
 impl Part {
-    /// A part of a content.
-    pub fn new(file: PartialFile, tree: Tree) -> Self {
-        Self { file, tree: Mutex::new(tree) }
+    /// A part of a content, whose turn it is. The turn ends after the file is let go.
+    pub fn new(file: PartialFile, tree: Tree, turn: OwnedMutexGuard<()>) -> Self {
+        Self { file, tree: Mutex::new(tree), _turn: turn }
     }
 
     /// The tree above the chunks that are there.

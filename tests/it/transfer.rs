@@ -269,6 +269,22 @@ async fn an_interrupted_download_goes_on_and_damage_is_fetched_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_download_can_be_begun_again_at_once() {
+    let master = TestNode::master().await;
+    let (anna, ben) = (TestNode::peer(&master).await, TestNode::peer(&master).await);
+    let bytes = noise(5, 200 << 20);
+    anna.share_file("file", &bytes).await;
+    // The thread that writes may still be at it when the next one begins.
+    for part in 1..20 {
+        let operation = ben.get(request(&ben, "file"));
+        progress(&operation, part << 20).await;
+    }
+    let report = ben.get(request(&ben, "file")).outcome().await.unwrap();
+    assert!(std::fs::read(&report.files[0].path).unwrap() == bytes);
+    assert_eq!(ben.leftovers(), ["file"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_downloads_of_one_content_share_the_work() {
     let master = TestNode::master().await;
     let (anna, ben) = (TestNode::peer(&master).await, TestNode::peer(&master).await);
