@@ -263,6 +263,8 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
     );
     table.row(&["dht", &mirror]);
     table.row(&["downloads", &status.downloads.to_string()]);
+    let traffic = format!("{} received, {} sent", size(status.downloaded_bytes), size(status.uploaded_bytes));
+    table.row(&["content", &traffic]);
     if let Some(index) = &status.index {
         let index = format!("{} names of {} members, {} of them suspect", index.names, index.peers, index.suspects);
         table.row(&["index", &index]);

@@ -18,7 +18,6 @@ use super::codec::{FETCH_PROTOCOL, FetchCodec, INDEX_PROTOCOL, IndexCodec, MIRRO
 use super::dht::RecordTable;
 use super::discovery::Discovery;
 use super::transport::Tls;
-use crate::buffers::Buffers;
 use crate::config::{Config, Role};
 use crate::state::records::RecordLimits;
 
@@ -77,7 +76,7 @@ pub(super) fn agent_version(role: Role) -> String {
 }
 
 impl Behaviour {
-    fn new(keypair: &Keypair, config: &Config, buffers: Buffers) -> Result<Self, NetError> {
+    fn new(keypair: &Keypair, config: &Config, codec: FetchCodec) -> Result<Self, NetError> {
         let local = keypair.public().to_peer_id();
         let limits = &config.limits;
         let connections = u32::try_from(limits.connections).unwrap_or(u32::MAX);
@@ -119,7 +118,7 @@ impl Behaviour {
                 index,
             ),
             fetch: request_response::Behaviour::with_codec(
-                FetchCodec(buffers),
+                codec,
                 [(FETCH_PROTOCOL, ProtocolSupport::Full)],
                 fetch,
             ),
@@ -150,14 +149,14 @@ fn kademlia(local: PeerId, config: &Config) -> Result<kad::Behaviour<RecordTable
 }
 
 /// Builds the swarm: TCP with TLS or Noise, and Yamux; QUIC; DNS names.
-pub(super) fn swarm(keypair: Keypair, config: &Config, buffers: Buffers) -> Result<Swarm<Behaviour>, NetError> {
+pub(super) fn swarm(keypair: Keypair, config: &Config, codec: FetchCodec) -> Result<Swarm<Behaviour>, NetError> {
     let yamux = || {
         let mut yamux = yamux::Config::default();
         yamux.set_max_num_streams(2 * MAX_STREAMS);
         yamux
     };
     let notify = NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN);
-    let behaviour = Behaviour::new(&keypair, config, buffers)?;
+    let behaviour = Behaviour::new(&keypair, config, codec)?;
     Ok(SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
         .with_tcp(tcp::Config::new().nodelay(true), (Tls::new, noise::Config::new), yamux)

@@ -6,6 +6,8 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::StreamProtocol;
@@ -91,7 +93,11 @@ where
 
 /// Frames of the fetch protocol; bodies are read into, and written from, buffers that are used again.
 #[derive(Debug, Clone)]
-pub(super) struct FetchCodec(pub(super) Buffers);
+pub(super) struct FetchCodec {
+    pub(super) buffers: Buffers,
+    /// Bytes of files that came, those of answers that broke off included.
+    pub(super) received: Arc<AtomicU64>,
+}
 
 impl Codec for FetchCodec {
     type Protocol = StreamProtocol;
@@ -118,9 +124,9 @@ impl Codec for FetchCodec {
             return Ok(Err(DecodeError::TooLarge { actual: bytes as u64, limit: MAX_FETCH_BODY }));
         }
         // This node asked for it: what a window allows may be set aside at once.
-        let mut body = self.0.take(bytes);
-        if let Err(error) = io.read_exact(&mut body).await {
-            self.0.give(body);
+        let mut body = self.buffers.take(bytes);
+        if let Err(error) = self.read_body(io, &mut body).await {
+            self.buffers.give(body);
             return truncated(error);
         }
         Ok(expect_end(io).await?.map(|()| fetch::Response { header, body }))
@@ -140,8 +146,27 @@ impl Codec for FetchCodec {
         let fetch::Response { header, body } = response.map_err(io::Error::other)?;
         write_message(io, &header, MAX_FETCH_HEADER).await?;
         let written = io.write_all(&body).await;
-        self.0.give(body);
+        self.buffers.give(body);
         written
+    }
+}
+
+impl FetchCodec {
+    /// Fills `body`, and counts what comes.
+    async fn read_body<T>(&self, io: &mut T, body: &mut [u8]) -> io::Result<()>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        let mut rest = body;
+        while !rest.is_empty() {
+            let count = io.read(rest).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.received.fetch_add(count as u64, Ordering::Relaxed);
+            rest = &mut rest[count..];
+        }
+        Ok(())
     }
 }
 
@@ -219,7 +244,7 @@ mod tests {
     }
 
     fn codec() -> FetchCodec {
-        FetchCodec(Buffers::new(4))
+        FetchCodec { buffers: Buffers::new(4), received: Arc::default() }
     }
 
     fn written(response: fetch::Response) -> Vec<u8> {

@@ -22,8 +22,10 @@ mod transport;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use codec::FetchCodec;
 pub use dht::{DhtCounts, Located};
 pub(crate) use dht::{position_of_key, position_of_peer};
 pub use index::Master;
@@ -190,6 +192,7 @@ pub struct Net {
     listen: watch::Receiver<Vec<Multiaddr>>,
     masters: watch::Receiver<Vec<Identified>>,
     authority: Arc<watch::Sender<Option<Authority>>>,
+    received: Arc<AtomicU64>,
 }
 
 /// Answers lookups and searches for names that this node owns, from memory.
@@ -213,7 +216,9 @@ impl Net {
         services: Services,
     ) -> Result<(Self, tokio::task::JoinHandle<()>), NetError> {
         let local = keypair.public().to_peer_id();
-        let swarm = behaviour::swarm(keypair, config, services.library.buffers.clone())?;
+        let received = Arc::new(AtomicU64::new(0));
+        let codec = FetchCodec { buffers: services.library.buffers.clone(), received: received.clone() };
+        let swarm = behaviour::swarm(keypair, config, codec)?;
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
         let (lost, _) = broadcast::channel(EVENT_QUEUE);
         let (listening, listen) = watch::channel(Vec::new());
@@ -221,7 +226,7 @@ impl Net {
         let authority = Arc::new(watch::Sender::new(None));
         let dht = dht::Dht::new(local, config.network.clone(), authority.subscribe());
         let outside = driver::Outside::new(lost.clone(), listening, seen, config);
-        let net = Self { local, commands, lost, listen, masters, authority };
+        let net = Self { local, commands, lost, listen, masters, authority, received };
         let mut services = services;
         if let Some(master) = &mut services.index {
             master.consult(Mirror::new(net.clone(), config.network.clone(), true));
@@ -250,6 +255,11 @@ impl Net {
     /// Nodes of this network that say that they are its master, the latest last; bounded.
     pub fn masters(&self) -> watch::Receiver<Vec<Identified>> {
         self.masters.clone()
+    }
+
+    /// Bytes of files that came from others since the node started, what was of no use included.
+    pub fn downloaded_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// Closes every connection with `peer`: one that does not answer is in the way of a new one.

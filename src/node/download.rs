@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 pub(super) use sources::ask;
-use sources::{Failure, Found, News};
+use sources::{Failure, Found, News, Search};
 use swarmdex_protocols::content::{self, Geometry, Proof};
 use swarmdex_protocols::fetch::{Any, Header, Other, Refusal, Request, Response, Run};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
@@ -156,6 +156,7 @@ struct Task<'a> {
 struct Work {
     asks: FuturesUnordered<BoxFuture<'static, Event>>,
     writer: Writer,
+    search: Search,
     news: mpsc::Receiver<News>,
 }
 
@@ -184,18 +185,14 @@ impl Task<'_> {
             self.add(&mut machine, Found { peer: holder.peer, addresses: holder.addresses, whole: true });
         }
         let (sender, news) = mpsc::channel(NEWS);
+        let mut search = Search::new(self.inner.questions.clone(), self.name.clone(), self.content, sender);
         // Small files are not worth a search unless the index knows nobody who has them.
-        let searching = machine.is_swarm() || machine.live() == 0;
-        let search = searching.then(|| {
+        if machine.is_swarm() || machine.live() == 0 {
             machine.set_searching(true);
-            let questions = self.inner.questions.clone();
-            tokio::spawn(sources::search(questions, self.name.clone(), self.content, sender.clone()))
-        });
-        let _search = search.map(|task| AbortOnDrop(task.abort_handle()));
-        // Without a search nothing is heard, and nobody is told that.
-        let _quiet = sender;
+            search.begin();
+        }
         let writer = Writer::start(self.part.clone(), self.inner.library.buffers.clone());
-        let mut work = Work { asks: FuturesUnordered::new(), writer, news };
+        let mut work = Work { asks: FuturesUnordered::new(), writer, search, news };
         let end = self.drive(&mut machine, &mut work).await;
         tracing::debug!(name = %self.name, wasted = machine.wasted(), sources = machine.live(), "download over");
         drop(work.asks);
@@ -267,6 +264,7 @@ impl Task<'_> {
             }
             Action::Have(source) => work.asks.push(self.have(source)),
             Action::Report(source) => self.report(source),
+            Action::Search => work.search.again(),
             Action::Done => return Some(Ok(())),
             Action::Exhausted(reason) => return Some(Err(reason)),
         }
@@ -400,14 +398,5 @@ impl Task<'_> {
                 Error::HoldersUnreachable { name, holders: self.addresses.len(), reason: reason_text }
             }
         }
-    }
-}
-
-/// Ends a task together with whoever started it.
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

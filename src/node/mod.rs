@@ -144,6 +144,7 @@ impl Node {
             shared: self.shared_counts(),
             downloads: inner.downloads.running.load(Ordering::Relaxed),
             uploaded_bytes: snapshot.uploaded_bytes,
+            downloaded_bytes: inner.net.downloaded_bytes(),
             index,
         })
     }

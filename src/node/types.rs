@@ -159,6 +159,9 @@ pub struct Status {
     /// Bytes of files sent to others since the node started.
     #[serde(default)]
     pub uploaded_bytes: u64,
+    /// Bytes of files that came from others since the node started, those that were of no use included.
+    #[serde(default)]
+    pub downloaded_bytes: u64,
     /// Counts of the index; a master's alone.
     pub index: Option<IndexCounts>,
 }

@@ -101,6 +101,8 @@ pub enum Action<S> {
     Have(S),
     /// Tell the master that `source` cannot be reached.
     Report(S),
+    /// Look for more sources, now: none is left. [`Download::set_searching`] says when that is over.
+    Search,
     /// Every chunk is written.
     Done,
     /// Nobody is left to ask.
@@ -149,6 +151,8 @@ pub struct Download<S> {
     progress: Option<Instant>,
     /// Whether more sources may yet be found.
     searching: bool,
+    /// Whether more sources were looked for because none was left, and nothing came of it since.
+    looked_again: bool,
     ended: bool,
 }
 
@@ -185,6 +189,7 @@ impl<S: Copy + Ord> Download<S> {
             actions: VecDeque::new(),
             progress: None,
             searching: false,
+            looked_again: false,
             ended: false,
         }
     }
@@ -351,6 +356,7 @@ impl<S: Copy + Ord> Download<S> {
         if self.arrived.get(&first) == Some(&count) {
             self.settle(source, first);
             self.written += u64::from(count);
+            self.looked_again = false;
         }
     }
 
@@ -441,6 +447,10 @@ impl<S: Copy + Ord> Download<S> {
             return self.actions.pop_front();
         }
         if self.is_hopeless(now) {
+            if !std::mem::replace(&mut self.looked_again, true) {
+                self.searching = true;
+                return Some(Action::Search);
+            }
             self.ended = true;
             return Some(Action::Exhausted(self.reason()));
         }

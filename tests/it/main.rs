@@ -1,6 +1,7 @@
 //! Integration tests: real nodes over real sockets, real processes where a crash or the command line is the point.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod disks;
 mod floors;
 mod forger;
 mod harness;
@@ -8,6 +9,7 @@ mod hostile;
 mod lan;
 mod lies;
 mod mirror;
+mod mishaps;
 mod nodes;
 mod outage;
 mod processes;

@@ -18,6 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 
 pub const INDEX: &str = "/swarmdex/index/1";
 pub const FETCH: &str = "/swarmdex/fetch/1";
+/// The same, for requests whose answers are never read.
+pub const FETCH_UNREAD: &str = "/swarmdex/fetch/1 unread";
 /// The Kademlia protocol of the default network.
 pub const KAD: &str = "/swarmdex/kad/1/swarmdex";
 /// The protocol by which nodes push what they say of themselves.
@@ -47,8 +49,17 @@ fn refuse() -> Reply {
 type Answer = oneshot::Sender<Result<Vec<u8>, OutboundFailure>>;
 
 /// Bytes as they are.
-#[derive(Clone, Default)]
-pub struct Raw;
+#[derive(Clone)]
+pub struct Raw {
+    /// Whether answers are read.
+    reads: bool,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self { reads: true }
+    }
+}
 
 impl request_response::Codec for Raw {
     type Protocol = StreamProtocol;
@@ -68,6 +79,9 @@ impl request_response::Codec for Raw {
         _: &StreamProtocol,
         io: &mut T,
     ) -> io::Result<Reply> {
+        if !self.reads {
+            return std::future::pending().await;
+        }
         read_all(io).await.map(Reply::Bytes)
     }
 
@@ -117,6 +131,7 @@ struct Behaviour {
     identify: identify::Behaviour,
     index: request_response::Behaviour<Raw>,
     fetch: request_response::Behaviour<Raw>,
+    unread: request_response::Behaviour<Raw>,
     future: request_response::Behaviour<Raw>,
     kad: request_response::Behaviour<Raw>,
     push: request_response::Behaviour<Raw>,
@@ -158,6 +173,11 @@ impl Stranger {
                 )),
                 index: raw(StreamProtocol::new(INDEX)),
                 fetch: raw(StreamProtocol::new(FETCH)),
+                unread: request_response::Behaviour::with_codec(
+                    Raw { reads: false },
+                    [(StreamProtocol::new(FETCH), ProtocolSupport::Outbound)],
+                    config.clone(),
+                ),
                 future: raw(StreamProtocol::new(FUTURE)),
                 kad: request_response::Behaviour::new(
                     [(StreamProtocol::new(KAD), ProtocolSupport::Outbound)],
@@ -311,6 +331,7 @@ fn behaviour<'a>(all: &'a mut Behaviour, protocol: &str) -> &'a mut request_resp
     match protocol {
         INDEX => &mut all.index,
         FETCH => &mut all.fetch,
+        FETCH_UNREAD => &mut all.unread,
         KAD => &mut all.kad,
         PUSH => &mut all.push,
         MIRROR => &mut all.mirror,

@@ -1,5 +1,6 @@
 //! Who has a content: asked of holders, of the DHT and of the master, again and again while a download runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use swarmdex_protocols::codec::DecodeError;
@@ -7,7 +8,8 @@ use swarmdex_protocols::content::Geometry;
 use swarmdex_protocols::fetch::{Have, Header, Other, Refusal, Request, Response, Run};
 use swarmdex_protocols::limits::{MAX_FETCH_OTHERS, MAX_OTHER_ADDRESSES};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId, RecordKey};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
 
 use crate::net::{ConnectError, Net, RequestError};
 use crate::node::lookup::Questions;
@@ -33,27 +35,63 @@ pub(super) enum News {
     Searched,
 }
 
+/// The search for sources of one download: begun when it is worth it, and ends with its value.
+pub(super) struct Search {
+    questions: Questions,
+    name: Name,
+    content: ContentId,
+    news: mpsc::Sender<News>,
+    again: Arc<Notify>,
+    task: Option<AbortHandle>,
+}
+
+impl Search {
+    /// Nothing is looked for yet; `news` will be told what is found.
+    pub(super) fn new(questions: Questions, name: Name, content: ContentId, news: mpsc::Sender<News>) -> Self {
+        Self { questions, name, content, news, again: Arc::default(), task: None }
+    }
+
+    /// Looks in the DHT: what the index says is known. Again and again from then on.
+    pub(super) fn begin(&mut self) {
+        self.start(false);
+    }
+
+    /// Looks at once, in the DHT and in the index.
+    pub(super) fn again(&mut self) {
+        self.again.notify_one();
+        if self.task.is_none() {
+            self.start(true);
+        }
+    }
+
+    fn start(&mut self, in_index: bool) {
+        let Self { questions, name, content, news, again, .. } = self;
+        let (questions, news, again) = (questions.clone(), news.clone(), again.clone());
+        let task = tokio::spawn(search(questions, name.clone(), *content, news, again, in_index));
+        self.task = Some(task.abort_handle());
+    }
+}
+
+impl Drop for Search {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
 /// Looks for holders until nobody listens any more.
-pub(super) async fn search(questions: Questions, name: Name, content: ContentId, news: mpsc::Sender<News>) {
-    let key = RecordKey::content(&questions.network, &content);
-    for round in 0u64.. {
-        let in_dht = async {
-            let mut providers = questions.net.providers(key).await;
-            let mut seen = Vec::new();
-            while let Some(peer) = providers.recv().await {
-                if seen.len() >= MOST {
-                    break;
-                }
-                if !seen.contains(&peer) {
-                    seen.push(peer);
-                    let addresses = questions.net.locate(peer).await;
-                    let _ = news.send(News::Found(Found { peer, addresses, whole: false })).await;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(PATIENCE, in_dht).await;
-        // The first answer of the master is the one that the download began with.
-        if round > 0
+async fn search(
+    questions: Questions,
+    name: Name,
+    content: ContentId,
+    news: mpsc::Sender<News>,
+    again: Arc<Notify>,
+    mut in_index: bool,
+) {
+    loop {
+        let _ = tokio::time::timeout(PATIENCE, search_dht(&questions, content, &news)).await;
+        if in_index
             && let Ok(found) = questions.lookup(name.as_str()).await
             && found.entry.content == content
         {
@@ -62,10 +100,25 @@ pub(super) async fn search(questions: Questions, name: Name, content: ContentId,
                 let _ = news.send(News::Found(found)).await;
             }
         }
+        in_index = true;
         if news.send(News::Searched).await.is_err() {
             return;
         }
-        tokio::time::sleep(AGAIN).await;
+        let _ = tokio::time::timeout(AGAIN, again.notified()).await;
+    }
+}
+
+async fn search_dht(questions: &Questions, content: ContentId, news: &mpsc::Sender<News>) {
+    let mut providers = questions.net.providers(RecordKey::content(&questions.network, &content)).await;
+    let mut seen = Vec::new();
+    while seen.len() < MOST
+        && let Some(peer) = providers.recv().await
+    {
+        if !seen.contains(&peer) {
+            seen.push(peer);
+            let addresses = questions.net.locate(peer).await;
+            let _ = news.send(News::Found(Found { peer, addresses, whole: false })).await;
+        }
     }
 }
 

@@ -153,6 +153,7 @@ impl Swarm {
                 }
                 Action::Have(source) => self.at(soon, Event::Have { to: source, from: peer }),
                 Action::Report(_) => {}
+                Action::Search => download.set_searching(false),
                 Action::Done => self.peers[peer].done = Some(self.now),
                 Action::Exhausted(reason) => panic!("peer {peer} gave up: {reason:?}"),
             }

@@ -91,6 +91,7 @@ fn run(chunks: u64, manners: &[Manner], order: &[u8]) -> Outcome {
                     manner => download.on_have(source, manner.says(chunks), now),
                 },
                 Action::Report(_) => {}
+                Action::Search => download.set_searching(false),
                 end => {
                     assert_eq!(end == Action::Done, written.len() as u64 == chunks);
                     return Outcome { end, asked };
@@ -313,12 +314,42 @@ fn a_download_that_nobody_can_serve_ends() {
     loop {
         match download.poll_action(now) {
             Some(Action::Have(source)) => download.on_have(source, Some(ChunkSet::none(100)), now),
+            Some(Action::Search) => download.set_searching(false),
             Some(Action::Exhausted(_)) => break,
             Some(other) => panic!("{other:?}"),
             None => now = now.max(download.poll_timeout(now).unwrap().0),
         }
     }
     assert!(now - begin >= STALL && now - begin < STALL * 2);
+}
+
+#[test]
+fn when_none_is_left_more_sources_are_looked_for_until_that_is_in_vain() {
+    let now = Instant::now();
+    let mut download = Download::new(geometry(100), POLICY, None);
+    let request = |action| match action {
+        Some(Action::Request { first, count, .. }) => (first, count),
+        other => panic!("{other:?}"),
+    };
+    for source in 1..3u8 {
+        download.add_source(source, true, now);
+        // It sends one chunk, and then it has the content no more.
+        let mut asked = Vec::new();
+        while let Some(action) = download.poll_action(now) {
+            asked.push(request(Some(action)));
+        }
+        let (first, count) = asked[0];
+        assert!(download.on_chunks(source, first, count, now));
+        download.on_written(source, first, count);
+        download.on_refused(source, asked[1].0, Refusal::NotFound, now);
+        assert_eq!(download.poll_action(now), Some(Action::Search));
+        assert_eq!(download.poll_action(now), None, "it waits while it is looked for");
+    }
+    download.add_source(3, true, now);
+    let (first, _) = request(download.poll_action(now));
+    download.on_refused(3, first, Refusal::NotFound, now);
+    download.set_searching(false);
+    assert_eq!(download.poll_action(now), Some(Action::Exhausted(Exhausted::Gone)));
 }
 
 #[test]

@@ -32,7 +32,7 @@ type Record = (u64, Proof);
 
 impl Journal {
     /// Opens the journal of a partial file, and reads it if it is about this content; what is torn at its end
-    /// is left out.
+    /// is cut off, so that what is added is found behind what was read.
     pub(super) fn open(path: &Path, content: &ContentId, size: u64) -> io::Result<(Self, Vec<Record>)> {
         let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32;
         let mut file = OpenOptions::new()
@@ -46,7 +46,10 @@ impl Journal {
         let header = [&MAGIC[..], content.as_bytes(), &size.to_be_bytes()].concat();
         let mut bytes = Vec::new();
         Read::by_ref(&mut file).take(MAX_BYTES).read_to_end(&mut bytes)?;
-        let records = bytes.strip_prefix(&header[..]).map(parse).unwrap_or_default();
+        let (records, torn) = bytes.strip_prefix(&header[..]).map(parse).unwrap_or_default();
+        if torn > 0 {
+            file.set_len((bytes.len() - torn) as u64)?;
+        }
         let journal = Self { file, path: path.to_owned(), header, empty: AtomicBool::new(records.is_empty()) };
         Ok((journal, records))
     }
@@ -91,7 +94,8 @@ impl Journal {
     }
 }
 
-fn parse(mut bytes: &[u8]) -> Vec<Record> {
+/// Whole records, and how many bytes at the end are none.
+fn parse(mut bytes: &[u8]) -> (Vec<Record>, usize) {
     let mut records = Vec::new();
     while let Some((index, rest)) = bytes.split_first_chunk::<8>()
         && let Some((&count, rest)) = rest.split_first()
@@ -102,7 +106,7 @@ fn parse(mut bytes: &[u8]) -> Vec<Record> {
         records.push((u64::from_be_bytes(*index), Proof::new(siblings)));
         bytes = rest;
     }
-    records
+    (records, bytes.len())
 }
 
 #[cfg(test)]
@@ -127,7 +131,7 @@ mod tests {
         assert_eq!(bytes.len(), HEADER + 3 * 9 + 4 * 32);
         for end in 0..=bytes.len() {
             fs::write(&path, &bytes[..end]).unwrap();
-            let (_, records) = Journal::open(&path, &content, 5).unwrap();
+            let (journal, records) = Journal::open(&path, &content, 5).unwrap();
             let ends = [HEADER + 9 + 96, HEADER + 18 + 96, HEADER + 27 + 128];
             assert_eq!(records.len(), ends.iter().filter(|whole| **whole <= end).count(), "cut at {end}");
             assert!(
@@ -137,6 +141,13 @@ mod tests {
                     .enumerate()
                     .all(|(at, (record, proof))| *record == (at as u64 * 7, proof.clone()))
             );
+            // What is added later stands behind them.
+            if end >= HEADER {
+                journal.append([(5, &proofs[2])]).unwrap();
+                let (_, more) = Journal::open(&path, &content, 5).unwrap();
+                assert_eq!(more.len(), records.len() + 1, "cut at {end}");
+                assert_eq!(more.last(), Some(&(5, proofs[2].clone())));
+            }
         }
         // Of another content or size it says nothing.
         assert!(Journal::open(&path, &ContentId::of(b"y"), 5).unwrap().1.is_empty());

@@ -5,6 +5,7 @@
 mod database;
 mod hashing;
 mod scan;
+mod scans;
 mod serve;
 mod update;
 mod watcher;
@@ -20,6 +21,8 @@ use swarmdex_protocols::name::InvalidName;
 use swarmdex_protocols::{ContentId, Name};
 use tokio::sync::watch;
 pub use watcher::{Heard, Watcher};
+
+use scans::Scans;
 
 use super::hash::{FileStamp, HashError, thread_count};
 
@@ -159,9 +162,8 @@ pub struct ShareTable {
 struct Shared {
     folder: PathBuf,
     threads: usize,
-    /// Held while something is scanned and hashed, which can take hours: one scan after the other.
-    scanning: Mutex<()>,
-    /// Held for moments, after `scanning` if both are needed.
+    scans: Scans,
+    /// Held for moments, before `table` if both are needed.
     database: Mutex<Database>,
     /// Held for moments only, never over I/O.
     table: Mutex<Table>,
@@ -179,6 +181,13 @@ struct Table {
 }
 
 impl Table {
+    /// Why a file of a root cannot have a name, if another file has it.
+    fn taken(&self, name: &Name, root: &Path, path: &Path) -> Option<Skipped> {
+        let other = self.entries.get(name).filter(|other| other.root != root && other.path != path)?;
+        let reason = format!("the name {name} is taken by {}", other.path.display());
+        Some(Skipped { path: path.to_owned(), reason })
+    }
+
     /// Makes lists and digest anew after a change of the entries.
     fn settle(&mut self) {
         self.listed = Arc::new(self.entries.values().cloned().collect());
@@ -203,7 +212,7 @@ impl ShareTable {
             shared: Arc::new(Shared {
                 folder: folder.to_owned(),
                 threads: thread_count(threads),
-                scanning: Mutex::default(),
+                scans: Scans::default(),
                 database: Mutex::new(Database::open(&folder.join("shares.db"))?),
                 table: Mutex::default(),
                 outboards,
@@ -235,9 +244,9 @@ impl ShareTable {
             };
             roots.push((found, prefix));
         }
-        let _scanning = lock(&self.shared.scanning);
         let mut outcome = ShareOutcome::default();
         for (root, prefix) in &roots {
+            let _scan = self.shared.scans.begin(root, cancel)?;
             let known = lock(&self.shared.database).has_root(root)?;
             let added = self.add_root(root, prefix.as_ref(), progress, cancel);
             if added.is_err() && !known {

@@ -23,11 +23,11 @@ impl ShareTable {
         progress: OnProgress<'_>,
         cancel: &AtomicBool,
     ) -> Result<ShareOutcome, ShareError> {
-        let _scanning = lock(&self.shared.scanning);
         let mut outcome = ShareOutcome::default();
         let roots = lock(&self.shared.database).roots()?;
         for path in paths {
             for (root, prefix) in roots.iter().filter(|(root, _)| path.starts_with(root)) {
+                let _scan = self.shared.scans.begin(root, cancel)?;
                 let mut found = match scan::scan_below(root, prefix.as_ref(), path, &self.shared.folder) {
                     Ok(found) => found,
                     Err(error) => {
@@ -62,12 +62,9 @@ impl ShareTable {
         {
             let table = lock(&self.shared.table);
             for candidate in found.candidates {
-                match table.entries.get(&candidate.name) {
-                    Some(other) if other.root != root && other.path != candidate.path => skipped.push(Skipped {
-                        reason: format!("the name {} is taken by {}", candidate.name, other.path.display()),
-                        path: candidate.path,
-                    }),
-                    _ => wanted.push(candidate),
+                match table.taken(&candidate.name, root, &candidate.path) {
+                    Some(taken) => skipped.push(taken),
+                    None => wanted.push(candidate),
                 }
             }
         }
@@ -98,6 +95,17 @@ impl ShareTable {
         let excluded = database.excluded()?;
         let given_up = !database.has_root(root)?;
         entries.retain(|entry| !given_up && !excluded.contains(&entry.name));
+        // And what was shared elsewhere under the same name meanwhile keeps it.
+        {
+            let table = lock(&self.shared.table);
+            entries.retain(|entry| match table.taken(&entry.name, root, &entry.path) {
+                Some(taken) => {
+                    skipped.push(taken);
+                    false
+                }
+                None => true,
+            });
+        }
         let replaced = |entry: &SharedEntry| entry.root == root && entry.path.starts_with(below);
         let same = {
             let table = lock(&self.shared.table);

@@ -1,0 +1,82 @@
+//! Disks of a test's own: small ones, and one that takes `a` and `A` for one name.
+//!
+//! Without the right to mount anything a test says that it is skipped, and why.
+
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// A mounted disk; it is gone with its value.
+pub struct Disk {
+    folder: TempDir,
+}
+
+impl Disk {
+    /// A disk in memory, of so many bytes. `None`, loudly, where nothing can be mounted.
+    pub fn small(bytes: u64) -> Option<Self> {
+        Self::mounted(|folder| {
+            run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "none", &at(folder.path(), "disk")])
+        })
+    }
+
+    /// A disk of 32 MiB that does not tell capitals from small letters, and sets no room aside. `None`, loudly, where
+    /// there is none.
+    pub fn blind_to_case() -> Option<Self> {
+        Self::mounted(|folder| {
+            let image = at(folder.path(), "image");
+            std::fs::File::create(&image).and_then(|file| file.set_len(32 << 20)).map_err(|error| error.to_string())?;
+            run("mkntfs", &["-q", "-F", "-f", &image])?;
+            run("lowntfs-3g", &["-o", "ignore_case", &image, &at(folder.path(), "disk")])
+        })
+    }
+
+    fn mounted(mount: impl FnOnce(&TempDir) -> Result<(), String>) -> Option<Self> {
+        let folder = TempDir::new().unwrap();
+        std::fs::create_dir(folder.path().join("disk")).unwrap();
+        match mount(&folder) {
+            Ok(()) => Some(Self { folder }),
+            Err(reason) => {
+                println!("SKIPPED: no disk of its own can be mounted on this machine: {reason}");
+                None
+            }
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> std::path::PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    /// Changes the size of a small disk.
+    pub fn resize(&self, bytes: u64) {
+        let options = format!("remount,size={bytes}");
+        run("mount", &["-o", &options, &at(self.folder.path(), "disk")]).unwrap();
+    }
+
+    /// Names of what is on it, hidden files included.
+    pub fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Err(reason) = run("umount", &["--lazy", &at(self.folder.path(), "disk")]) {
+            println!("a disk could not be unmounted: {reason}");
+        }
+    }
+}
+
+fn at(folder: &Path, name: &str) -> String {
+    folder.join(name).to_str().unwrap().to_owned()
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    // Where such programs are is not on every user's path.
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new(program).args(arguments).env("PATH", path).output();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
