@@ -117,11 +117,7 @@ impl Behaviour {
                 [(MIRROR_PROTOCOL, ProtocolSupport::Full)],
                 index,
             ),
-            fetch: request_response::Behaviour::with_codec(
-                codec,
-                [(FETCH_PROTOCOL, ProtocolSupport::Full)],
-                fetch,
-            ),
+            fetch: request_response::Behaviour::with_codec(codec, [(FETCH_PROTOCOL, ProtocolSupport::Full)], fetch),
         })
     }
 }

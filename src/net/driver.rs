@@ -199,6 +199,10 @@ impl Driver {
         while let Some(upload) = self.uploads.next(now) {
             self.jobs.push(read(self.services.library.clone(), upload));
         }
+        if let Some(peer) = self.uploads.worst(now) {
+            tracing::info!(%peer, "does not read what it asked for, and others wait: disconnected");
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
         let Some(master) = &mut self.services.index else { return };
         // The master is a member of its own network, and always alive.
         master.on_alive(self.swarm.local_peer_id(), now);

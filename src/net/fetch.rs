@@ -7,8 +7,11 @@
 //!
 //! **How many at a time.** Few enough that each is done soon, since half-sent chunks are of use to nobody: more while answers leave
 //! within a tenth of a second, fewer when they take longer than half of one.
+//!
+//! **Who does not read** is sent one answer at a time, has one slot for all of its kind and at most half of the memory, and
+//! loses its connection if it took more of it while it still read: it holds nobody else up.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
@@ -28,10 +31,12 @@ const WAITING: usize = 4096;
 const FIRST_SLOTS: usize = 3;
 const LEAST_SLOTS: usize = 2;
 /// An upload that took less makes room for one more, one that took longer for one less; one that takes much longer
-/// is its receiver's fault, and holds nobody else up.
+/// is its receiver's fault, who is a laggard until another takes less.
 const QUICK: Duration = Duration::from_millis(100);
 const SLOW: Duration = Duration::from_millis(500);
-const STUCK: Duration = Duration::from_secs(2);
+const STUCK: Duration = Duration::from_secs(1);
+/// Laggards that are remembered.
+const MAX_LAGGARDS: usize = 1024;
 /// Chunks of which it is remembered how often they were sent.
 const MAX_SENT: usize = 1 << 16;
 
@@ -72,6 +77,9 @@ pub(super) struct Uploads {
     waiting_count: usize,
     active: HashMap<InboundRequestId, (PeerId, Instant)>,
     active_per_peer: HashMap<PeerId, usize>,
+    laggards: HashSet<PeerId>,
+    /// When laggards were last looked for.
+    looked: Option<Instant>,
     /// How often chunks were sent.
     sent: HashMap<Chunk, u32>,
     /// Bytes of files handed over to be sent since the node started.
@@ -92,6 +100,8 @@ impl Uploads {
             waiting_count: 0,
             active: HashMap::new(),
             active_per_peer: HashMap::new(),
+            laggards: HashSet::new(),
+            looked: None,
             sent: HashMap::new(),
             sent_bytes: 0,
             closing: false,
@@ -128,12 +138,8 @@ impl Uploads {
 
     /// The next request to read from disk, if memory is left for it.
     pub(super) fn next(&mut self, now: Instant) -> Option<Upload> {
-        let moving = self.active.values().filter(|(_, since)| now.saturating_duration_since(*since) < STUCK).count();
-        if self.active.len() >= self.most || moving >= self.slots {
-            return None;
-        }
-        let has_slot = |peer: &PeerId| self.active_per_peer.get(peer).copied().unwrap_or(0) < self.most_per_peer;
-        let turn = self.turns.iter().position(has_slot)?;
+        self.find_laggards(now);
+        let turn = self.turn(now)?;
         let requests = self.waiting.get(self.turns.get(turn)?)?.iter().enumerate();
         let (at, _) = requests.min_by_key(|(at, upload)| (self.least_sent(&upload.request), *at))?;
         let peer = self.turns.remove(turn)?;
@@ -167,6 +173,39 @@ impl Uploads {
         Some(upload)
     }
 
+    fn find_laggards(&mut self, now: Instant) {
+        self.looked = Some(now);
+        for (peer, since) in self.active.values() {
+            if now.saturating_duration_since(*since) >= STUCK {
+                if self.laggards.len() >= MAX_LAGGARDS {
+                    self.laggards.clear();
+                }
+                self.laggards.insert(*peer);
+            }
+        }
+    }
+
+    /// Which of the peers in `turns` may have the next upload, if any.
+    fn turn(&self, now: Instant) -> Option<usize> {
+        let is_laggard = |peer: &PeerId| self.laggards.contains(peer);
+        let moves = |since: Instant| now.saturating_duration_since(since) < STUCK;
+        let (mut moving, mut lagging, mut lagging_moving) = (0, 0, 0);
+        for (peer, since) in self.active.values() {
+            let (moves, lags) = (usize::from(moves(*since)), usize::from(is_laggard(peer)));
+            moving += moves;
+            lagging += lags;
+            lagging_moving += lags * moves;
+        }
+        if self.active.len() >= self.most || moving >= self.slots {
+            return None;
+        }
+        let for_laggards = lagging_moving == 0 && lagging < self.most_per_peer;
+        self.turns.iter().position(|peer| {
+            let active = self.active_per_peer.get(peer).copied().unwrap_or(0);
+            if is_laggard(peer) { for_laggards && active == 0 } else { active < self.most_per_peer }
+        })
+    }
+
     /// How often the chunk was sent that a request would get.
     fn least_sent(&self, request: &Request) -> u32 {
         let count = |chunk: Chunk| self.sent.get(&chunk).copied().unwrap_or(0);
@@ -189,6 +228,9 @@ impl Uploads {
     pub(super) fn finish(&mut self, id: &InboundRequestId, now: Instant) {
         let Some((peer, since)) = self.active.remove(id) else { return };
         let took = now.saturating_duration_since(since);
+        if took < STUCK {
+            self.laggards.remove(&peer);
+        }
         if took < QUICK {
             self.slots = (self.slots + 1).min(self.most);
         } else if took > SLOW && took < STUCK {
@@ -202,10 +244,25 @@ impl Uploads {
         }
     }
 
+    /// The peer that holds most of the memory without reading, if all of it is taken and others wait for it.
+    pub(super) fn worst(&self, now: Instant) -> Option<PeerId> {
+        if self.active.len() < self.most || self.waiting_count == 0 {
+            return None;
+        }
+        let mut stuck = HashMap::<PeerId, usize>::new();
+        for (peer, since) in self.active.values() {
+            if now.saturating_duration_since(*since) >= STUCK {
+                *stuck.entry(*peer).or_default() += 1;
+            }
+        }
+        let (peer, count) = stuck.into_iter().max_by_key(|(_, count)| *count)?;
+        (count > 1).then_some(peer)
+    }
+
     /// When to call [`Uploads::next`] again although nothing happened: stuck uploads give their slots up.
     pub(super) fn timeout(&self) -> Option<Instant> {
-        let oldest = self.active.values().map(|(_, since)| *since + STUCK).min();
-        oldest.filter(|_| self.waiting_count > 0)
+        let stuck = self.active.values().map(|(_, since)| *since + STUCK);
+        stuck.filter(|at| self.looked.is_none_or(|looked| *at > looked) && self.waiting_count > 0).min()
     }
 
     /// From here on every new request is refused.

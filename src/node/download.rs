@@ -233,7 +233,8 @@ impl Task<'_> {
                 Some(event) = work.asks.next() => self.on_event(machine, work, event)?,
                 Some(news) = work.news.recv() => match news {
                     News::Found(found) => self.add(machine, found),
-                    News::Searched => machine.set_searching(false),
+                    News::Searched(round) if work.search.is_over(round) => machine.set_searching(false),
+                    News::Searched(_) => {}
                 },
                 () = sleep_until(timeout) => machine.handle_timeout(Instant::now()),
                 // An operation that nobody holds any more is dropped as a whole.

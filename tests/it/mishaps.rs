@@ -57,9 +57,11 @@ async fn what_is_missing_after_99_percent_comes_from_another_peer_the_next_day()
     let announce = Announce { session, sequence: Sequence(1), offers: vec![offer], last: false };
     stranger.ask(id, &index::Request::Announce(announce)).await;
     let (answer, served) = (holder(bytes.clone()), AtomicU64::new(0));
-    stranger.answer(move |run| match served.fetch_add(u64::from(run.count), Ordering::Relaxed) + u64::from(run.count) {
-        100.. => Reply::Stall(Vec::new()),
-        _ => Reply::Bytes(answer(run)),
+    stranger.answer(move |run| {
+        match served.fetch_add(u64::from(run.count), Ordering::Relaxed) + u64::from(run.count) {
+            100.. => Reply::Stall(Vec::new()),
+            _ => Reply::Bytes(answer(run)),
+        }
     });
     let quick = |config: &mut Config| config.fetch.timeout = Duration::from_secs(1);
     let ben = TestNode::peer_with(&master, quick).await;
@@ -97,6 +99,10 @@ async fn a_file_edited_in_the_middle_of_its_transfer_comes_from_another_peer_as_
     OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"edited", 90 << 20).unwrap();
     let carl = TestNode::peer(&master).await;
     carl.share_file("copy", &bytes).await;
+    until("others can find what carl has", async || {
+        (carl.status().await.unwrap().dht.mirror.published > 0).then_some(())
+    })
+    .await;
     operation.resume();
     let report = operation.outcome().await.unwrap();
     assert!(std::fs::read(&report.files[0].path).unwrap() == bytes);
@@ -123,10 +129,8 @@ async fn a_file_edited_in_the_middle_of_its_transfer_is_gone_and_fetched_anew() 
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     assert!(!ben.output().join("file").exists());
     // The owner sees by itself that the file is another one now.
-    until("the new content is announced", async || {
-        (found(&ben, "file").await.entry.content != before).then_some(())
-    })
-    .await;
+    until("the new content is announced", async || (found(&ben, "file").await.entry.content != before).then_some(()))
+        .await;
     let start = downloaded(&ben).await;
     let got = ben.fetch("file").await.unwrap();
     assert!(std::fs::read(&got.path).unwrap() == bytes);
@@ -163,8 +167,8 @@ async fn a_disk_that_is_full_at_any_stage_is_a_clear_error_and_then_the_download
         assert!(std::fs::read(disk.path().join("file")).unwrap() == bytes);
         assert_eq!(disk.names(), ["file"]);
         let twice = downloaded(&ben).await - before - SIZE;
-        println!("{room} bytes of room: {twice} bytes were fetched twice");
-        assert!(twice <= WINDOW, "{room} bytes of room: {twice} bytes were fetched twice");
+        // What was on its way, and what waited to be written.
+        assert!(twice <= 2 * WINDOW, "{room} bytes of room: {twice} bytes were fetched twice");
         std::fs::remove_file(disk.path().join("file")).unwrap();
     }
     assert!(failures >= 4, "the disk was full {failures} times");
@@ -207,9 +211,9 @@ async fn a_disk_that_fills_up_or_is_blind_to_case_loses_nothing() {
     let report = ben.get(request).outcome().await.unwrap();
     assert_eq!((report.files.len(), report.failed.len()), (3, 3), "{report:?}");
     for file in report.files {
-        let number = ["Read", "READ", "read", "other", "large", "Large"].iter().position(|name| {
-            file.name.as_str() == format!("tree/{name}")
-        });
+        let number = ["Read", "READ", "read", "other", "large", "Large"]
+            .iter()
+            .position(|name| file.name.as_str() == format!("tree/{name}"));
         assert!(std::fs::read(&file.path).unwrap() == noise(number.unwrap() as u64, file.bytes as usize));
     }
     assert_eq!(std::fs::read_dir(disk.path().join("tree")).unwrap().count(), 3);
@@ -228,12 +232,9 @@ async fn a_hundred_thousand_small_files_arrive_once() {
         bytes += text.len() as u64;
         anna.file(&format!("tree/{}/{}/{number}", number % 10, number / 10 % 100), text.as_bytes());
     }
-    let begin = std::time::Instant::now();
     let report = anna.share(vec![anna.dir.path().join("files/tree")], Some("tree".to_owned())).outcome().await.unwrap();
     assert_eq!(report.entries.len() as u64, FILES);
-    println!("shared after {:?}", begin.elapsed());
     let report = ben.fetch_below("tree").await.unwrap();
-    println!("fetched after {:?}", begin.elapsed());
     assert_eq!((report.files.len() as u64, report.failed.len()), (FILES, 0));
     for number in (0..FILES).step_by(97) {
         let path = ben.output().join(format!("{}/{}/{number}", number % 10, number / 10 % 100));

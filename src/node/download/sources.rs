@@ -1,6 +1,5 @@
 //! Who has a content: asked of holders, of the DHT and of the master, again and again while a download runs.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use swarmdex_protocols::codec::DecodeError;
@@ -8,7 +7,7 @@ use swarmdex_protocols::content::Geometry;
 use swarmdex_protocols::fetch::{Have, Header, Other, Refusal, Request, Response, Run};
 use swarmdex_protocols::limits::{MAX_FETCH_OTHERS, MAX_OTHER_ADDRESSES};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId, RecordKey};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::net::{ConnectError, Net, RequestError};
@@ -31,8 +30,8 @@ pub(super) struct Found {
 /// What the search for sources says.
 pub(super) enum News {
     Found(Found),
-    /// One round is over.
-    Searched,
+    /// The round of this number is over.
+    Searched(u64),
 }
 
 /// The search for sources of one download: begun when it is worth it, and ends with its value.
@@ -41,14 +40,15 @@ pub(super) struct Search {
     name: Name,
     content: ContentId,
     news: mpsc::Sender<News>,
-    again: Arc<Notify>,
+    /// The number of the round that is wanted.
+    round: watch::Sender<u64>,
     task: Option<AbortHandle>,
 }
 
 impl Search {
     /// Nothing is looked for yet; `news` will be told what is found.
     pub(super) fn new(questions: Questions, name: Name, content: ContentId, news: mpsc::Sender<News>) -> Self {
-        Self { questions, name, content, news, again: Arc::default(), task: None }
+        Self { questions, name, content, news, round: watch::Sender::new(0), task: None }
     }
 
     /// Looks in the DHT: what the index says is known. Again and again from then on.
@@ -58,16 +58,20 @@ impl Search {
 
     /// Looks at once, in the DHT and in the index.
     pub(super) fn again(&mut self) {
-        self.again.notify_one();
+        self.round.send_modify(|round| *round += 1);
         if self.task.is_none() {
             self.start(true);
         }
     }
 
+    /// Whether a round that is over was the one that is wanted: an earlier one may have missed what is new.
+    pub(super) fn is_over(&self, round: u64) -> bool {
+        *self.round.borrow() == round
+    }
+
     fn start(&mut self, in_index: bool) {
-        let Self { questions, name, content, news, again, .. } = self;
-        let (questions, news, again) = (questions.clone(), news.clone(), again.clone());
-        let task = tokio::spawn(search(questions, name.clone(), *content, news, again, in_index));
+        let (questions, news, round) = (self.questions.clone(), self.news.clone(), self.round.subscribe());
+        let task = tokio::spawn(search(questions, self.name.clone(), self.content, news, round, in_index));
         self.task = Some(task.abort_handle());
     }
 }
@@ -86,25 +90,34 @@ async fn search(
     name: Name,
     content: ContentId,
     news: mpsc::Sender<News>,
-    again: Arc<Notify>,
+    mut wanted: watch::Receiver<u64>,
     mut in_index: bool,
 ) {
     loop {
-        let _ = tokio::time::timeout(PATIENCE, search_dht(&questions, content, &news)).await;
-        if in_index
-            && let Ok(found) = questions.lookup(name.as_str()).await
-            && found.entry.content == content
-        {
-            for holder in found.holders {
-                let found = Found { peer: holder.peer, addresses: holder.addresses, whole: true };
-                let _ = news.send(News::Found(found)).await;
+        let round = *wanted.borrow_and_update();
+        let in_dht = tokio::time::timeout(PATIENCE, search_dht(&questions, content, &news));
+        let _ = tokio::join!(in_dht, async {
+            if in_index {
+                search_index(&questions, &name, content, &news).await;
             }
-        }
+        });
         in_index = true;
-        if news.send(News::Searched).await.is_err() {
+        if news.send(News::Searched(round)).await.is_err() {
             return;
         }
-        let _ = tokio::time::timeout(AGAIN, again.notified()).await;
+        if let Ok(Err(_)) = tokio::time::timeout(AGAIN, wanted.changed()).await {
+            return;
+        }
+    }
+}
+
+async fn search_index(questions: &Questions, name: &Name, content: ContentId, news: &mpsc::Sender<News>) {
+    let Ok(found) = questions.lookup(name.as_str()).await else { return };
+    if found.entry.content == content {
+        for holder in found.holders {
+            let found = Found { peer: holder.peer, addresses: holder.addresses, whole: true };
+            let _ = news.send(News::Found(found)).await;
+        }
     }
 }
 

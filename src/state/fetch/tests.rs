@@ -327,16 +327,15 @@ fn a_download_that_nobody_can_serve_ends() {
 fn when_none_is_left_more_sources_are_looked_for_until_that_is_in_vain() {
     let now = Instant::now();
     let mut download = Download::new(geometry(100), POLICY, None);
-    let request = |action| match action {
-        Some(Action::Request { first, count, .. }) => (first, count),
-        other => panic!("{other:?}"),
-    };
     for source in 1..3u8 {
         download.add_source(source, true, now);
+        download.set_searching(false);
         // It sends one chunk, and then it has the content no more.
         let mut asked = Vec::new();
         while let Some(action) = download.poll_action(now) {
-            asked.push(request(Some(action)));
+            if let Action::Request { first, count, .. } = action {
+                asked.push((first, count));
+            }
         }
         let (first, count) = asked[0];
         assert!(download.on_chunks(source, first, count, now));
@@ -346,7 +345,13 @@ fn when_none_is_left_more_sources_are_looked_for_until_that_is_in_vain() {
         assert_eq!(download.poll_action(now), None, "it waits while it is looked for");
     }
     download.add_source(3, true, now);
-    let (first, _) = request(download.poll_action(now));
+    let mut actions = std::iter::from_fn(|| download.poll_action(now)).collect::<Vec<_>>().into_iter();
+    let first = actions
+        .find_map(|action| match action {
+            Action::Request { first, .. } => Some(first),
+            _ => None,
+        })
+        .unwrap();
     download.on_refused(3, first, Refusal::NotFound, now);
     download.set_searching(false);
     assert_eq!(download.poll_action(now), Some(Action::Exhausted(Exhausted::Gone)));
