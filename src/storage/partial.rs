@@ -1,6 +1,8 @@
 //! Downloads on their way: a hidden file beside the target, renamed into place when it is whole, and beside it
 //! a journal of the chunks that were verified, so that a download goes on where it was cut off.
 
+#[cfg(test)]
+mod crash;
 mod journal;
 
 use std::ffi::OsString;
@@ -109,7 +111,7 @@ impl PartialFile {
         let failed = |path: &Path| failed("write", path, geometry.size());
         let (journal, records) = Journal::open(&path, &content, geometry.size()).map_err(failed(&path))?;
         let mut bytes = Vec::new();
-        for (index, proof) in records.iter().filter(|_| whole) {
+        for (index, proof) in records.iter().filter(|(index, _)| whole && *index < geometry.chunks()) {
             bytes.resize(usize::try_from(geometry.len(*index)).unwrap_or(0), 0);
             if partial.file.read_exact_at(&mut bytes, geometry.offset(*index)).is_ok()
                 && let Ok(found) = check_chunk(&content, &geometry, *index, &bytes, proof)
