@@ -15,7 +15,7 @@ use super::lookup::{Checked, parse_name};
 use super::operation::{Reins, Wish};
 use super::small::{Small, by_owner};
 use super::types::{FailedFile, GetReport, GetRequest, GotFile, Progress};
-use super::{Error, Node, shorten};
+use super::{Error, Node, in_place, shorten};
 use crate::storage::partial::output_path;
 
 /// Files of one recursive download that are fetched at a time.
@@ -55,8 +55,9 @@ impl Node {
         let begin = Instant::now();
         let (prefix, output, reins) = (&prefix, &request.output, &reins);
         let files = names.into_values().map(|entry| Small { rest: rest_of(&entry.name, prefix.as_ref()), entry });
-        let mut report = GetReport { files: Vec::new(), failed: Vec::new() };
-        let (small, mut left) = by_owner(files.collect());
+        let (files, missing) = in_place::split(files.collect(), output, reins).await?;
+        let mut report = GetReport { files, failed: Vec::new() };
+        let (small, mut left) = by_owner(missing);
         for (owner, files) in small {
             // One lookup tells where the owner of all of them is.
             let holders = match self.inner.questions.lookup(files[0].entry.name.as_str()).await {

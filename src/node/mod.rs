@@ -4,6 +4,7 @@ mod dht;
 mod download;
 mod error;
 mod get;
+mod in_place;
 mod keeper;
 mod lookup;
 mod membership;

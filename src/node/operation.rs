@@ -1,5 +1,8 @@
 //! Long operations: a task of their own, with progress and an outcome.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
@@ -23,6 +26,15 @@ pub(super) struct Reins {
     pub(super) progress: watch::Sender<Progress>,
     /// What its user wants.
     pub(super) wish: watch::Receiver<Wish>,
+}
+
+/// Sets the flag when an operation is dropped, so that the thread that hashes for it stops.
+pub(super) struct CancelOnDrop(pub(super) Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A long operation. Dropping it interrupts it: a download keeps what it has, and another one of the same goes on from there.

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use swarmdex_protocols::{Name, Version};
 
 use super::lookup::parse_name;
-use super::operation::{Reins, Wish};
+use super::operation::{CancelOnDrop, Reins, Wish};
 use super::types::{
     EntryInfo, MasterState, Progress, RevokedInfo, ShareReport, SharedCounts, SharedInfo, Skipped, Standing,
 };
@@ -21,15 +21,6 @@ const VERDICT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a command waits for a claim, while no master can be reached.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Sets the flag when an operation is dropped, so that the thread that hashes for it stops.
-struct CancelOnDrop(Arc<AtomicBool>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 impl From<HashProgress> for Progress {
     fn from(hashing: HashProgress) -> Self {

@@ -309,7 +309,7 @@ pub struct GotFile {
     pub bytes: u64,
     /// How long it took, lookup included.
     pub seconds: f64,
-    /// The peers that it came from.
+    /// The peers that it came from; none if it was in place already, or is empty.
     #[serde(with = "text_list")]
     pub sources: Vec<PeerId>,
     /// Always true: every chunk was checked against the content id.

@@ -142,8 +142,9 @@ async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, for
                 SwarmEvent::Behaviour(BehaviourEvent::Mirror(request_response::Event::Message {
                     message: Message::Request { request, channel, .. }, ..
                 })) => {
-                    let length = u32::from_be_bytes(*request.first_chunk().unwrap()) as usize;
-                    let reply = lie(codec::decode(&request[4..4 + length], usize::MAX).unwrap(), &forged);
+                    let Reply::Bytes(bytes) = request else { unreachable!() };
+                    let length = u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize;
+                    let reply = lie(codec::decode(&bytes[4..4 + length], usize::MAX).unwrap(), &forged);
                     let _ = swarm.behaviour_mut().mirror.send_response(channel, Reply::Bytes(framed(&reply)));
                 }
                 _ => {}
@@ -164,7 +165,7 @@ fn carry_out(swarm: &mut Swarm<Behaviour>, order: Order) {
             behaviour.kad.put_record_to(record, std::iter::once(to), kad::Quorum::One);
         }
         Order::Store(to, bytes) => {
-            behaviour.mirror.send_request(&to, bytes);
+            behaviour.mirror.send_request(&to, Reply::Bytes(bytes));
         }
         Order::Known(answer) => {
             let _ = answer.send(behaviour.kad.kbuckets().map(|bucket| bucket.num_entries()).sum());

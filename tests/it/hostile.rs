@@ -1,12 +1,10 @@
 //! Strangers that break every rule: a clear refusal, nothing lost, nobody else disturbed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use swarmdex::config::Role;
 use swarmdex::node::ErrorKind;
-use swarmdex_protocols::content::{Geometry, Outboard, chunk_value};
 use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::index::{
     Announce, Join, Leave, Lookup, Offer, Peers, RefusalCode, Report, Request, Response, Revocation, Revoke, Search,
@@ -15,14 +13,7 @@ use swarmdex_protocols::index::{
 use swarmdex_protocols::{ContentId, Multiaddr, PeerId};
 
 use crate::harness::{TestNode, address, noise, tcp_address, until};
-use crate::stranger::{FETCH, FUTURE, INDEX, KAD, PUSH, Reply, Stranger, framed, unframed};
-
-/// A stranger that is connected to a node.
-async fn stranger_at(node: &TestNode) -> (Stranger, PeerId) {
-    let stranger = Stranger::start().await;
-    let peer = stranger.connect(&tcp_address(node)).await.unwrap();
-    (stranger, peer)
-}
+use crate::stranger::{FETCH, FUTURE, INDEX, KAD, PUSH, Stranger, framed, framed_bytes, unframed};
 
 fn offer(name: &str) -> Offer {
     Offer::new(name, ContentId::of(name.as_bytes()), 1)
@@ -55,7 +46,7 @@ async fn verdicts(stranger: &Stranger, master: PeerId, request: &Request) -> Vec
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_names_are_refused_one_by_one_in_announce_and_lookup() {
     let master = TestNode::master().await;
-    let (stranger, id) = stranger_at(&master).await;
+    let (stranger, id) = Stranger::at(&master).await;
     let session = stranger.join(id).await.session;
     let long = "a".repeat(64 << 10);
     let bad = [
@@ -110,7 +101,7 @@ async fn bytes_that_are_no_message_are_answered_and_harm_nothing() {
     let master = TestNode::master().await;
     let anna = TestNode::peer(&master).await;
     anna.share_file("name", b"x").await;
-    let (stranger, id) = stranger_at(&master).await;
+    let (stranger, id) = Stranger::at(&master).await;
     let lookup = framed(&Request::Lookup(Lookup { name: "name".to_owned() }));
     let unknown = framed(&std::collections::BTreeMap::from([("dance", 1)]));
     let cases: [(&str, Vec<u8>, RefusalCode); 9] = [
@@ -129,7 +120,7 @@ async fn bytes_that_are_no_message_are_answered_and_harm_nothing() {
         assert_eq!(refused(&unframed(&answer)), code, "{what}");
     }
     // The same at a holder of files.
-    let (other, anna_id) = stranger_at(&anna).await;
+    let (other, anna_id) = Stranger::at(&anna).await;
     for bytes in [Vec::new(), vec![0xff; 8], framed_bytes(&noise(2, 100)), framed_bytes(&[0xa0])] {
         let answer: Header = unframed(&other.send(FETCH, anna_id, bytes).await.unwrap());
         assert_eq!(answer, Header::Refused(fetch::Refusal::Malformed));
@@ -139,17 +130,13 @@ async fn bytes_that_are_no_message_are_answered_and_harm_nothing() {
     assert!(anna.lookup("name").await.is_ok());
 }
 
-fn framed_bytes(bytes: &[u8]) -> Vec<u8> {
-    [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat()
-}
-
 /// Fuzzed frames on every protocol.
 #[tokio::test(flavor = "multi_thread")]
 async fn fuzzed_frames_on_every_protocol_disturb_nobody() {
     let master = TestNode::master().await;
     let anna = TestNode::peer(&master).await;
     anna.share_file("name", &noise(5, 1000)).await;
-    let (stranger, id) = stranger_at(&master).await;
+    let (stranger, id) = Stranger::at(&master).await;
     let session = stranger.join(id).await.session;
     let samples = [
         framed(&announce(session, 1, &["a", "b"])),
@@ -192,7 +179,7 @@ async fn a_dht_packet_over_the_limit_ends_its_own_stream_alone() {
     let master = TestNode::master().await;
     let anna = TestNode::peer(&master).await;
     anna.share_file("name", b"x").await;
-    let (stranger, id) = stranger_at(&master).await;
+    let (stranger, id) = Stranger::at(&master).await;
     let answer = stranger.send(KAD, id, find_node((16 << 10) + 1)).await.unwrap();
     assert!(!answer.is_empty());
     for length in [32 << 10, 1 << 20] {
@@ -207,7 +194,7 @@ async fn a_dht_packet_over_the_limit_ends_its_own_stream_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_over_the_limit_is_refused_whole() {
     let master = TestNode::master().await;
-    let (stranger, id) = stranger_at(&master).await;
+    let (stranger, id) = Stranger::at(&master).await;
     let session = stranger.join(id).await.session;
     let names: Vec<_> = (0..1001).map(|number| format!("name {number}")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
@@ -220,7 +207,7 @@ async fn a_batch_over_the_limit_is_refused_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_and_sequence_numbers_fence() {
     let master = TestNode::master().await;
-    let ((anna, id), (ben, _)) = (stranger_at(&master).await, stranger_at(&master).await);
+    let ((anna, id), (ben, _)) = (Stranger::at(&master).await, Stranger::at(&master).await);
     let not_joined = |response: Response| assert_eq!(refused(&response), RefusalCode::NotJoined);
     not_joined(ben.ask(id, &announce(Session(1), 1, &["x"])).await);
     let first = anna.join(id).await.session;
@@ -252,7 +239,7 @@ async fn sessions_and_sequence_numbers_fence() {
 #[tokio::test(flavor = "multi_thread")]
 async fn owner_revokes_while_another_registers() {
     let master = TestNode::master().await;
-    let ((anna, id), (ben, _)) = (stranger_at(&master).await, stranger_at(&master).await);
+    let ((anna, id), (ben, _)) = (Stranger::at(&master).await, Stranger::at(&master).await);
     let (a, b) = (anna.join(id).await.session, ben.join(id).await.session);
     for round in 0..20u64 {
         let name = format!("name {round}");
@@ -286,7 +273,7 @@ async fn names_and_members_are_bounded_and_honest_peers_still_served() {
     let mut refusals = Vec::new();
     let mut strangers = Vec::new();
     for sybil in 0..6 {
-        let (stranger, id) = stranger_at(&master).await;
+        let (stranger, id) = Stranger::at(&master).await;
         let join = Join {
             network: "swarmdex".to_owned(),
             addresses: Vec::new(),
@@ -328,7 +315,7 @@ async fn names_and_members_are_bounded_and_honest_peers_still_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_wait_are_bounded_for_each_peer() {
     let master = TestNode::start(Role::Master, |config| config.limits.pending_per_peer = 4).await;
-    let (stranger, id) = stranger_at(&master).await;
+    let (stranger, id) = Stranger::at(&master).await;
     let session = stranger.join(id).await.session;
     let stranger = Arc::new(stranger);
     let tasks: Vec<_> = (0..60)
@@ -362,7 +349,7 @@ async fn requests_that_wait_are_bounded_for_each_peer() {
 async fn questions_to_a_node_that_is_no_master_say_so() {
     let master = TestNode::master().await;
     let anna = TestNode::peer(&master).await;
-    let (stranger, id) = stranger_at(&anna).await;
+    let (stranger, id) = Stranger::at(&anna).await;
     for request in [
         Request::Peers(Peers { after: None }),
         Request::Report(Report { peer: id }),
@@ -388,7 +375,7 @@ async fn questions_to_a_node_that_is_no_master_say_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_over_its_limits_is_refused() {
     let master = TestNode::master().await;
-    let (stranger, id) = stranger_at(&master).await;
+    let (stranger, id) = Stranger::at(&master).await;
     for query in ["a".repeat(600), "a ".repeat(20), "a\x07".to_owned()] {
         let search = Request::Search(Search { query, cursor: None, limit: u32::MAX });
         assert_eq!(refused(&stranger.ask(id, &search).await), RefusalCode::InvalidQuery);
@@ -401,7 +388,7 @@ async fn unknown_contents_and_ranges_beyond_the_end_are_refused() {
     let anna = TestNode::peer(&master).await;
     let bytes = noise(6, 1_000_000);
     anna.share_file("file", &bytes).await;
-    let (stranger, id) = stranger_at(&anna).await;
+    let (stranger, id) = Stranger::at(&anna).await;
     let content = ContentId::of(&bytes);
     let ask = async |content, first, count| stranger.fetch(id, fetch::Run { content, first, count }).await;
     assert_eq!(ask(ContentId::of(b"?"), 0, 1).await, Header::Refused(fetch::Refusal::NotFound));
@@ -437,168 +424,6 @@ async fn connections_from_one_address_are_bounded_and_others_get_in() {
     drop(idle);
 }
 
-/// What the hostile holder says about the content that it is asked for.
-fn chunks(bytes: &[u8], request: fetch::Run) -> (Header, Vec<u8>) {
-    let geometry = Geometry::new(bytes.len() as u64).unwrap();
-    let pieces: Vec<_> = bytes.chunks(geometry.chunk_bytes() as usize).collect();
-    let range = request.first as usize..request.first as usize + request.count as usize;
-    let values = pieces.iter().enumerate().map(|(index, piece)| chunk_value(&geometry, index as u64, piece)).collect();
-    let (outboard, _) = Outboard::build(geometry, values).unwrap();
-    let proofs = range.clone().map(|index| outboard.proof(index as u64).unwrap()).collect();
-    let body = pieces[range].concat();
-    (Header::Chunks { bytes: body.len() as u32, proofs }, body)
-}
-
-fn reply(header: &Header, body: &[u8]) -> Reply {
-    Reply::Bytes([&framed(header)[..], body].concat())
-}
-
-/// A holder whose answers are wrong in every way: alone it fails the download, beside an honest holder it does not.
-async fn hostile_holder(
-    what: &str,
-    expected: ErrorKind,
-    answer: impl Fn(&[u8], fetch::Run) -> Reply + Send + Sync + Clone + 'static,
-) {
-    let master = TestNode::master().await;
-    let bytes = noise(11, 3_000_000);
-    let (stranger, id) = stranger_at(&master).await;
-    let session = stranger.join(id).await.session;
-    let liar = Offer::new("lie", ContentId::of(&bytes), bytes.len() as u64);
-    let request = Announce { session, sequence: Sequence(1), offers: vec![liar], last: false };
-    assert!(matches!(verdicts(&stranger, id, &Request::Announce(request)).await[0], Verdict::Accepted { .. }));
-    let asked = Arc::new(AtomicUsize::new(0));
-    let (counter, copy) = (asked.clone(), bytes.clone());
-    stranger.answer(move |request| {
-        counter.fetch_add(1, Ordering::Relaxed);
-        answer(&copy, request)
-    });
-    let ben = TestNode::peer_with(&master, |config| config.fetch.timeout = Duration::from_secs(1)).await;
-    let begin = Instant::now();
-    let error = ben.fetch("lie").await.unwrap_err();
-    assert_eq!(error.kind(), expected, "{what}: {error}");
-    assert!(begin.elapsed() < Duration::from_secs(40), "{what}: {:?}", begin.elapsed());
-    assert!(asked.load(Ordering::Relaxed) > 0, "{what}: the holder was asked");
-    assert!(ben.leftovers().is_empty(), "{what}: {:?}", ben.leftovers());
-
-    let anna = TestNode::peer(&master).await;
-    anna.share_file("truth", &bytes).await;
-    let got = ben.fetch("lie").await.unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert_eq!(std::fs::read(got.path).unwrap(), bytes, "{what}");
-    assert_eq!(got.sources, [anna.ready().peer_id], "{what}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_holder_that_sends_wrong_bytes_is_caught() {
-    hostile_holder("wrong bytes", ErrorKind::Verification, |bytes, request| {
-        let (header, mut body) = chunks(bytes, request);
-        body[77] ^= 1;
-        reply(&header, &body)
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_holder_that_sends_another_chunk_is_caught() {
-    hostile_holder("another chunk", ErrorKind::Verification, |bytes, request| {
-        let first = if request.first == 0 { 4 } else { 0 };
-        let (header, body) = chunks(bytes, fetch::Run { first, count: request.count, ..request });
-        reply(&header, &body)
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_holder_that_sends_too_much_is_caught() {
-    hostile_holder("too much", ErrorKind::Verification, |bytes, request| {
-        let (header, body) = chunks(bytes, request);
-        reply(&header, &[&body[..], &[0; 1000]].concat())
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_holder_that_sends_fewer_chunks_than_asked_is_caught() {
-    hostile_holder("too few", ErrorKind::Verification, |bytes, request| {
-        let (header, body) = chunks(bytes, fetch::Run { count: request.count - 1, ..request });
-        reply(&header, &body)
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_holder_that_declares_a_huge_body_is_caught() {
-    hostile_holder("a huge body", ErrorKind::Verification, |_, _| {
-        reply(&Header::Chunks { bytes: u32::MAX, proofs: Vec::new() }, &[])
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_holder_that_sends_garbage_is_caught() {
-    hostile_holder("garbage", ErrorKind::Verification, |_, _| Reply::Bytes(framed_bytes(&noise(3, 500)))).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_holder_that_stops_in_the_middle_is_given_up() {
-    hostile_holder("cut short", ErrorKind::Unreachable, |bytes, request| {
-        let (header, body) = chunks(bytes, request);
-        reply(&header, &body[..body.len() / 2])
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_holder_that_stalls_is_given_up() {
-    hostile_holder("a stall", ErrorKind::Unreachable, |bytes, request| {
-        let (header, body) = chunks(bytes, request);
-        Reply::Stall([&framed(&header)[..], &body[..1000]].concat())
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_holder_that_never_begins_is_given_up() {
-    hostile_holder("silence", ErrorKind::Unreachable, |_, _| Reply::Stall(Vec::new())).await;
-}
-
-/// A slow-loris holder: a byte now and then.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_holder_that_trickles_is_given_up() {
-    hostile_holder("a trickle", ErrorKind::Unreachable, |bytes, request| {
-        let (header, body) = chunks(bytes, request);
-        Reply::Trickle([&framed(&header)[..], &body].concat(), Duration::from_millis(100))
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_holder_that_has_nothing_is_not_found() {
-    hostile_holder("nothing there", ErrorKind::NotFound, |_, _| reply(&Header::Refused(fetch::Refusal::NotFound), &[]))
-        .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_size_that_lies_is_a_clear_error() {
-    let master = TestNode::master().await;
-    let (stranger, id) = stranger_at(&master).await;
-    let session = stranger.join(id).await.session;
-    let offers = vec![
-        Offer::new("exbibyte", ContentId::of(b"x"), 1 << 60),
-        Offer::new("2^63", ContentId::of(b"x"), 1 << 63),
-        Offer::new("16 TiB", ContentId::of(b"x"), 1 << 44),
-        Offer::new("no bytes", ContentId::of(b"x"), 0),
-    ];
-    let request = Announce { session, sequence: Sequence(1), offers, last: false };
-    let said = verdicts(&stranger, id, &Request::Announce(request)).await;
-    assert!(matches!(&said[0], Verdict::Refused(_)) && matches!(&said[1], Verdict::Refused(_)));
-    let ben = TestNode::peer(&master).await;
-    let error = ben.fetch("16 TiB").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Storage, "{error}");
-    let error = ben.fetch("no bytes").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Verification, "{error}");
-    assert!(ben.leftovers().is_empty());
-}
-
 /// A client that asks and does not read holds its share of the slots, and no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_floods_delays_nobody_else() {
@@ -606,7 +431,7 @@ async fn a_client_that_floods_delays_nobody_else() {
     let (anna, ben) = (TestNode::peer(&master).await, TestNode::peer(&master).await);
     let bytes = noise(12, 8_000_000);
     anna.share_file("file", &bytes).await;
-    let (stranger, id) = stranger_at(&anna).await;
+    let (stranger, id) = Stranger::at(&anna).await;
     let stranger = Arc::new(stranger);
     let request = framed(&fetch::Request::Chunks(fetch::Run { content: ContentId::of(&bytes), first: 0, count: 4 }));
     let flood: Vec<_> = (0..400)
@@ -624,7 +449,7 @@ async fn a_client_that_floods_delays_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_of_a_member_that_lead_nowhere_are_bounded_and_harmless() {
     let master = TestNode::master().await;
-    let (stranger, id) = stranger_at(&master).await;
+    let (stranger, id) = Stranger::at(&master).await;
     let anna = TestNode::peer(&master).await;
     let mut addresses: Vec<Multiaddr> = (1..200).map(|port| address(&format!("/ip4/127.0.0.1/tcp/{port}"))).collect();
     addresses.insert(0, tcp_address(&anna));

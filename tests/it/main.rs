@@ -5,6 +5,7 @@ mod disks;
 mod floors;
 mod forger;
 mod harness;
+mod holders;
 mod hostile;
 mod lan;
 mod lies;

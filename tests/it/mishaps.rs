@@ -10,12 +10,12 @@ use swarmdex::Node;
 use swarmdex::config::Config;
 use swarmdex::node::{ErrorKind, GetRequest, Standing};
 use swarmdex_protocols::ContentId;
-use swarmdex_protocols::content::{Geometry, Outboard, chunk_value};
-use swarmdex_protocols::fetch::{Header, Request, Run};
-use swarmdex_protocols::index::{self, Announce, Leave, Offer, Sequence};
+use swarmdex_protocols::fetch::{Request, Run};
+use swarmdex_protocols::index::{self, Leave};
 
 use crate::disks::Disk;
 use crate::harness::{TestNode, found, gone, noise, tcp_address, until};
+use crate::holders::{answer, chunks};
 use crate::stranger::{FETCH_UNREAD, Reply, Stranger, framed};
 
 const CHUNK: u64 = 256 << 10;
@@ -30,37 +30,20 @@ async fn downloaded(node: &Node) -> u64 {
     node.status().await.unwrap().downloaded_bytes
 }
 
-/// A holder's honest answers for a content.
-fn holder(bytes: Vec<u8>) -> impl Fn(Run) -> Vec<u8> {
-    let geometry = Geometry::new(bytes.len() as u64).unwrap();
-    let length = geometry.chunk_bytes() as usize;
-    let pieces = bytes.chunks(length).enumerate();
-    let values = pieces.map(|(index, piece)| chunk_value(&geometry, index as u64, piece)).collect();
-    let (outboard, _) = Outboard::build(geometry, values).unwrap();
-    move |run| {
-        let proofs = (run.first..run.first + u64::from(run.count)).map(|index| outboard.proof(index).unwrap());
-        let begin = run.first as usize * length;
-        let body = &bytes[begin..(begin + run.count as usize * length).min(bytes.len())];
-        [&framed(&Header::Chunks { bytes: body.len() as u32, proofs: proofs.collect() })[..], body].concat()
-    }
-}
-
 /// Transfer: the only source vanishes at 99 %, and the next day, after a restart, another peer has the file.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_after_99_percent_comes_from_another_peer_the_next_day() {
     let master = TestNode::master().await;
     let bytes = noise(21, 100 * CHUNK as usize);
-    let stranger = Stranger::start().await;
-    let id = stranger.connect(&tcp_address(&master)).await.unwrap();
-    let session = stranger.join(id).await.session;
-    let offer = Offer::new("file", ContentId::of(&bytes), bytes.len() as u64);
-    let announce = Announce { session, sequence: Sequence(1), offers: vec![offer], last: false };
-    stranger.ask(id, &index::Request::Announce(announce)).await;
-    let (answer, served) = (holder(bytes.clone()), AtomicU64::new(0));
+    let (stranger, id, session) = Stranger::offering(&master, "file", &bytes).await;
+    let (copy, served) = (bytes.clone(), AtomicU64::new(0));
     stranger.answer(move |run| {
         match served.fetch_add(u64::from(run.count), Ordering::Relaxed) + u64::from(run.count) {
             100.. => Reply::Stall(Vec::new()),
-            _ => Reply::Bytes(answer(run)),
+            _ => {
+                let (header, body) = chunks(&copy, run);
+                Reply::Bytes(answer(&header, &body))
+            }
         }
     });
     let quick = |config: &mut Config| config.fetch.timeout = Duration::from_secs(1);

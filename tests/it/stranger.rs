@@ -11,10 +11,14 @@ use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{StreamProtocol, Swarm, identify, noise, ping, tcp, yamux};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use swarmdex_protocols::index::{Join, Joined, Request, Response, ShareDigest};
+use swarmdex_protocols::index::{
+    Announce, Join, Joined, Offer, Request, Response, Sequence, Session, ShareDigest, Verdict,
+};
 use swarmdex_protocols::limits::MAX_INDEX_MESSAGE;
-use swarmdex_protocols::{Multiaddr, PeerId, codec, fetch};
+use swarmdex_protocols::{ContentId, Multiaddr, PeerId, codec, fetch};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::harness::{TestNode, tcp_address};
 
 pub const INDEX: &str = "/swarmdex/index/1";
 pub const FETCH: &str = "/swarmdex/fetch/1";
@@ -38,6 +42,8 @@ pub enum Reply {
     Stall(Vec<u8>),
     /// These bytes, one each pause.
     Trickle(Vec<u8>, Duration),
+    /// These bytes, and then the connection ends.
+    Break(Vec<u8>),
 }
 
 type Answerer = Arc<Mutex<Box<dyn FnMut(fetch::Request) -> Reply + Send>>>;
@@ -53,25 +59,50 @@ type Answer = oneshot::Sender<Result<Vec<u8>, OutboundFailure>>;
 pub struct Raw {
     /// Whether answers are read.
     reads: bool,
+    /// Asks for the end of the connection.
+    breaks: mpsc::UnboundedSender<()>,
 }
 
 impl Default for Raw {
     fn default() -> Self {
-        Self { reads: true }
+        Self { reads: true, breaks: mpsc::unbounded_channel().0 }
+    }
+}
+
+impl Raw {
+    async fn write<T: AsyncWrite + Unpin + Send>(&self, io: &mut T, reply: Reply) -> io::Result<()> {
+        match reply {
+            Reply::Bytes(bytes) => io.write_all(&bytes).await,
+            Reply::Stall(bytes) => {
+                io.write_all(&bytes).await?;
+                io.flush().await?;
+                std::future::pending().await
+            }
+            Reply::Trickle(bytes, pause) => {
+                for byte in bytes {
+                    io.write_all(&[byte]).await?;
+                    io.flush().await?;
+                    tokio::time::sleep(pause).await;
+                }
+                Ok(())
+            }
+            Reply::Break(bytes) => {
+                io.write_all(&bytes).await?;
+                io.flush().await?;
+                let _ = self.breaks.send(());
+                std::future::pending().await
+            }
+        }
     }
 }
 
 impl request_response::Codec for Raw {
     type Protocol = StreamProtocol;
-    type Request = Vec<u8>;
+    type Request = Reply;
     type Response = Reply;
 
-    async fn read_request<T: AsyncRead + Unpin + Send>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-    ) -> io::Result<Vec<u8>> {
-        read_all(io).await
+    async fn read_request<T: AsyncRead + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Reply> {
+        read_all(io).await.map(Reply::Bytes)
     }
 
     async fn read_response<T: AsyncRead + Unpin + Send>(
@@ -89,9 +120,9 @@ impl request_response::Codec for Raw {
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-        request: Vec<u8>,
+        request: Reply,
     ) -> io::Result<()> {
-        io.write_all(&request).await
+        self.write(io, request).await
     }
 
     async fn write_response<T: AsyncWrite + Unpin + Send>(
@@ -100,22 +131,7 @@ impl request_response::Codec for Raw {
         io: &mut T,
         reply: Reply,
     ) -> io::Result<()> {
-        match reply {
-            Reply::Bytes(bytes) => io.write_all(&bytes).await,
-            Reply::Stall(bytes) => {
-                io.write_all(&bytes).await?;
-                io.flush().await?;
-                std::future::pending().await
-            }
-            Reply::Trickle(bytes, pause) => {
-                for byte in bytes {
-                    io.write_all(&[byte]).await?;
-                    io.flush().await?;
-                    tokio::time::sleep(pause).await;
-                }
-                Ok(())
-            }
-        }
+        self.write(io, reply).await
     }
 }
 
@@ -140,7 +156,7 @@ struct Behaviour {
 
 enum Order {
     Connect(Multiaddr, oneshot::Sender<Result<PeerId, String>>),
-    Send(&'static str, PeerId, Vec<u8>, Answer),
+    Send(&'static str, PeerId, Reply, Answer),
     Disconnect(PeerId, oneshot::Sender<()>),
 }
 
@@ -159,8 +175,13 @@ impl Stranger {
 
     pub async fn with_key(keypair: Keypair) -> Self {
         let config = request_response::Config::default().with_request_timeout(Duration::from_secs(120));
-        let raw =
-            |protocol| request_response::Behaviour::<Raw>::new([(protocol, ProtocolSupport::Full)], config.clone());
+        let (breaks, broken) = mpsc::unbounded_channel();
+        let with = |protocol, support, reads| {
+            let codec = Raw { reads, breaks: breaks.clone() };
+            request_response::Behaviour::with_codec(codec, [(StreamProtocol::new(protocol), support)], config.clone())
+        };
+        let full = |protocol| with(protocol, ProtocolSupport::Full, true);
+        let outbound = |protocol| with(protocol, ProtocolSupport::Outbound, true);
         let mut swarm = libp2p::SwarmBuilder::with_existing_identity(keypair.clone())
             .with_tokio()
             .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
@@ -171,26 +192,13 @@ impl Stranger {
                     "/swarmdex/1/swarmdex".to_owned(),
                     key.public(),
                 )),
-                index: raw(StreamProtocol::new(INDEX)),
-                fetch: raw(StreamProtocol::new(FETCH)),
-                unread: request_response::Behaviour::with_codec(
-                    Raw { reads: false },
-                    [(StreamProtocol::new(FETCH), ProtocolSupport::Outbound)],
-                    config.clone(),
-                ),
-                future: raw(StreamProtocol::new(FUTURE)),
-                kad: request_response::Behaviour::new(
-                    [(StreamProtocol::new(KAD), ProtocolSupport::Outbound)],
-                    config.clone(),
-                ),
-                mirror: request_response::Behaviour::new(
-                    [(StreamProtocol::new(MIRROR), ProtocolSupport::Outbound)],
-                    config.clone(),
-                ),
-                push: request_response::Behaviour::new(
-                    [(StreamProtocol::new(PUSH), ProtocolSupport::Outbound)],
-                    config.clone(),
-                ),
+                index: full(INDEX),
+                fetch: full(FETCH),
+                unread: with(FETCH, ProtocolSupport::Outbound, false),
+                future: full(FUTURE),
+                kad: outbound(KAD),
+                mirror: outbound(MIRROR),
+                push: outbound(PUSH),
             })
             .unwrap()
             .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(120)))
@@ -204,8 +212,28 @@ impl Stranger {
         let (orders, queue) = mpsc::channel(1024);
         let answerer: Answerer = Arc::new(Mutex::new(Box::new(|_| refuse())));
         let peer = keypair.public().to_peer_id();
-        tokio::spawn(run(swarm, queue, answerer.clone()));
+        tokio::spawn(run(swarm, queue, broken, answerer.clone()));
         Self { peer, listen, orders, answerer }
+    }
+
+    /// A stranger that is connected to a node, and that node.
+    pub async fn at(node: &TestNode) -> (Self, PeerId) {
+        let stranger = Self::start().await;
+        let id = stranger.connect(&tcp_address(node)).await.unwrap();
+        (stranger, id)
+    }
+
+    /// A member that says it has a content under a name; the master and the session with it.
+    pub async fn offering(master: &TestNode, name: &str, content: &[u8]) -> (Self, PeerId, Session) {
+        let (stranger, id) = Self::at(master).await;
+        let session = stranger.join(id).await.session;
+        let offer = Offer::new(name, ContentId::of(content), content.len() as u64);
+        let announce = Announce { session, sequence: Sequence(1), offers: vec![offer], last: false };
+        match stranger.ask(id, &Request::Announce(announce)).await {
+            Response::Announced(verdicts) if matches!(verdicts[0], Verdict::Accepted { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        (stranger, id, session)
     }
 
     /// From now on answers requests for chunks so, and knows of nothing else.
@@ -229,8 +257,17 @@ impl Stranger {
 
     /// Sends bytes on a new stream and returns all that comes back.
     pub async fn send(&self, protocol: &'static str, to: PeerId, bytes: Vec<u8>) -> Result<Vec<u8>, OutboundFailure> {
+        self.order(protocol, to, Reply::Bytes(bytes)).await
+    }
+
+    /// Sends bytes on a new stream, and ends the connection.
+    pub async fn send_and_break(&self, protocol: &'static str, to: PeerId, bytes: Vec<u8>) {
+        self.order(protocol, to, Reply::Break(bytes)).await.unwrap_err();
+    }
+
+    async fn order(&self, protocol: &'static str, to: PeerId, request: Reply) -> Result<Vec<u8>, OutboundFailure> {
         let (answer, answered) = oneshot::channel();
-        self.orders.send(Order::Send(protocol, to, bytes, answer)).await.unwrap();
+        self.orders.send(Order::Send(protocol, to, request, answer)).await.unwrap();
         answered.await.unwrap()
     }
 
@@ -268,6 +305,11 @@ impl Stranger {
     }
 }
 
+/// Bytes behind their length.
+pub fn framed_bytes(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat()
+}
+
 /// A message behind its length.
 pub fn framed<M: Serialize>(message: &M) -> Vec<u8> {
     let bytes = codec::encode(message, usize::MAX).unwrap();
@@ -281,7 +323,14 @@ pub fn unframed<M: DeserializeOwned>(bytes: &[u8]) -> M {
     codec::decode(&bytes[4..], MAX_INDEX_MESSAGE).unwrap()
 }
 
-async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, answerer: Answerer) {
+async fn run(
+    mut swarm: Swarm<Behaviour>,
+    mut orders: mpsc::Receiver<Order>,
+    mut broken: mpsc::UnboundedReceiver<()>,
+    answerer: Answerer,
+) {
+    // With whom it spoke last.
+    let mut last = None;
     let (mut dials, mut leaving) = (std::collections::HashMap::new(), std::collections::HashMap::new());
     let mut waiting = std::collections::HashMap::<(&'static str, OutboundRequestId), Answer>::new();
     loop {
@@ -296,8 +345,9 @@ async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, ans
                         Err(error) => { let _ = answer.send(Err(error.to_string())); }
                     }
                 }
-                Some(Order::Send(protocol, to, bytes, answer)) => {
-                    let id = behaviour(swarm.behaviour_mut(), protocol).send_request(&to, bytes);
+                Some(Order::Send(protocol, to, request, answer)) => {
+                    last = Some(to);
+                    let id = behaviour(swarm.behaviour_mut(), protocol).send_request(&to, request);
                     waiting.insert((protocol, id), answer);
                 }
                 Some(Order::Disconnect(peer, answer)) => match swarm.disconnect_peer_id(peer) {
@@ -305,6 +355,7 @@ async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, ans
                     Err(()) => { let _ = answer.send(()); }
                 }
             },
+            Some(()) = broken.recv() => if let Some(peer) = last { let _ = swarm.disconnect_peer_id(peer); },
             event = swarm.select_next_some() => match event {
                 SwarmEvent::ConnectionEstablished { connection_id, peer_id, .. } => {
                     if let Some(answer) = dials.remove(&connection_id) { let _ = answer.send(Ok(peer_id)); }
@@ -316,7 +367,10 @@ async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, ans
                     if let Some(answer) = dials.remove(&connection_id) { let _ = answer.send(Err(error.to_string())); }
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::Index(event)) => on_event(&mut swarm, INDEX, event, &mut waiting, &answerer),
-                SwarmEvent::Behaviour(BehaviourEvent::Fetch(event)) => on_event(&mut swarm, FETCH, event, &mut waiting, &answerer),
+                SwarmEvent::Behaviour(BehaviourEvent::Fetch(event)) => {
+                    if let request_response::Event::Message { peer, .. } = &event { last = Some(*peer); }
+                    on_event(&mut swarm, FETCH, event, &mut waiting, &answerer);
+                }
                 SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => on_event(&mut swarm, KAD, event, &mut waiting, &answerer),
                 SwarmEvent::Behaviour(BehaviourEvent::Push(event)) => on_event(&mut swarm, PUSH, event, &mut waiting, &answerer),
                 SwarmEvent::Behaviour(BehaviourEvent::Mirror(event)) => on_event(&mut swarm, MIRROR, event, &mut waiting, &answerer),
@@ -342,14 +396,15 @@ fn behaviour<'a>(all: &'a mut Behaviour, protocol: &str) -> &'a mut request_resp
 fn on_event(
     swarm: &mut Swarm<Behaviour>,
     protocol: &'static str,
-    event: request_response::Event<Vec<u8>, Reply>,
+    event: request_response::Event<Reply, Reply>,
     waiting: &mut std::collections::HashMap<(&'static str, OutboundRequestId), Answer>,
     answerer: &Answerer,
 ) {
     match event {
         request_response::Event::Message { message: Message::Request { request, channel, .. }, .. } => {
-            let length = u32::from_be_bytes(*request.first_chunk().unwrap()) as usize;
-            let request = codec::decode(&request[4..4 + length], MAX_INDEX_MESSAGE).unwrap();
+            let Reply::Bytes(bytes) = request else { unreachable!() };
+            let length = u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize;
+            let request = codec::decode(&bytes[4..4 + length], MAX_INDEX_MESSAGE).unwrap();
             let reply = (answerer.lock().unwrap())(request);
             let _ = behaviour(swarm.behaviour_mut(), protocol).send_response(channel, reply);
         }

@@ -322,6 +322,15 @@ async fn thousands_of_small_files_arrive_in_few_requests() {
     assert_eq!(std::fs::read(ben.output().join("3/10")).unwrap(), b"mine");
     assert_eq!(std::fs::read(ben.output().join("large")).unwrap(), noise(1, 3_000_000));
     assert!(std::fs::read(ben.output().join("empty")).unwrap().is_empty());
+
+    // Once more: what is in place is not fetched again, what is missing or was in the way is.
+    let before = ben.status().await.unwrap().downloaded_bytes;
+    std::fs::remove_file(ben.output().join("5/5")).unwrap();
+    std::fs::remove_file(ben.output().join("3/10")).unwrap();
+    let report = ben.fetch_below("tree").await.unwrap();
+    assert_eq!((report.files.len(), report.failed.len()), (3002, 0), "{:?}", report.failed);
+    assert_eq!(ben.status().await.unwrap().downloaded_bytes - before, 6 + 11);
+    assert!(std::fs::read(ben.output().join("3/10")).unwrap() == noise(10, 11));
 }
 
 /// Small files of an owner that sends others instead are fetched elsewhere, or not at all.

@@ -10,6 +10,9 @@ use super::{ShareError, Skipped};
 use crate::storage::hash::FileStamp;
 use crate::storage::partial::is_partial;
 
+/// Folders that hold keys: who shares what is around them hardly means them. They can be shared themselves.
+const PRIVATE: [&str; 2] = [".ssh", ".gnupg"];
+
 /// A file that may be shared.
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
@@ -34,11 +37,14 @@ pub(super) fn scan_below(root: &Path, prefix: Option<&Name>, below: &Path, own: 
     }
     let gone = |source| ShareError::Path { path: below.to_owned(), source };
     std::fs::symlink_metadata(below).map_err(gone)?;
+    if below.strip_prefix(root).is_ok_and(|relative| relative.iter().any(is_private)) {
+        return Ok(Found::default());
+    }
     Ok(walk(root, prefix, below, own))
 }
 
 /// Walks a root in a fixed order. Links are not followed: a link could lead anywhere. The node's own
-/// data directory and partial files are left out.
+/// data directory, partial files and folders of keys are left out.
 pub(super) fn scan(root: &Path, prefix: Option<&Name>, own: &Path) -> Result<Found, ShareError> {
     let failed = |source| ShareError::Path { path: root.to_owned(), source };
     let metadata = std::fs::symlink_metadata(root).map_err(failed)?;
@@ -58,9 +64,16 @@ fn walk(root: &Path, prefix: Option<&Name>, below: &Path, own: &Path) -> Found {
     let mut found = Found::default();
     let own = own.canonicalize().unwrap_or_else(|_| own.to_owned());
     let walk = WalkDir::new(below).follow_links(false).follow_root_links(false).sort_by_file_name().into_iter();
-    for item in walk.filter_entry(|item| !item.path().starts_with(&own) && !is_partial(item.file_name())) {
+    let mut walk = walk.filter_entry(|item| !item.path().starts_with(&own) && !is_partial(item.file_name()));
+    while let Some(item) = walk.next() {
         match item {
-            Ok(item) if item.file_type().is_dir() => {}
+            Ok(item) if item.file_type().is_dir() => {
+                if is_private(item.file_name()) && item.path() != root {
+                    let reason = "it holds keys; share it by itself if you mean it".to_owned();
+                    found.skipped.push(Skipped { path: item.path().to_owned(), reason });
+                    walk.skip_current_dir();
+                }
+            }
             Ok(item) => visit(root, prefix, &item, &mut found),
             Err(error) => {
                 let path = error.path().unwrap_or(root).to_owned();
@@ -69,6 +82,10 @@ fn walk(root: &Path, prefix: Option<&Name>, below: &Path, own: &Path) -> Found {
         }
     }
     found
+}
+
+fn is_private(name: &OsStr) -> bool {
+    PRIVATE.iter().any(|private| name == *private)
 }
 
 fn visit(root: &Path, prefix: Option<&Name>, item: &walkdir::DirEntry, found: &mut Found) {

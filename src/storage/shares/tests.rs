@@ -104,6 +104,26 @@ fn links_and_special_files_are_left_out_and_said() {
     assert!(matches!(stage.add(Path::new("/does/not/exist"), None), Err(ShareError::Path { .. })));
 }
 
+/// Transfer: the share root contains hard links, or `.ssh`.
+#[test]
+fn hard_links_are_files_like_others_and_folders_of_keys_are_left_out_and_said() {
+    let stage = Stage::new();
+    let first = stage.file("tree/a", b"a");
+    stage.file("tree/.ssh/id_ed25519", b"secret");
+    stage.file("tree/home/.gnupg/keys", b"secret");
+    let tree = stage.folder.path().join("files/tree");
+    fs::hard_link(&first, tree.join("b")).unwrap();
+    let outcome = stage.add(&tree, None).unwrap();
+    assert_eq!(stage.names(), ["a", "b"]);
+    let skipped: Vec<_> = outcome.skipped.iter().map(|skipped| skipped.path.file_name().unwrap()).collect();
+    assert_eq!(skipped, [".ssh", ".gnupg"]);
+    let contents: Vec<_> = stage.table.entries().iter().map(|entry| entry.content).collect();
+    assert_eq!(contents, [ContentId::of(b"a"); 2]);
+    // Who says so means it.
+    stage.add(&tree.join(".ssh"), Some("keys")).unwrap();
+    assert_eq!(stage.names(), ["a", "b", "keys/id_ed25519"]);
+}
+
 #[test]
 fn the_data_directory_is_never_shared() {
     let stage = Stage::new();
