@@ -153,7 +153,7 @@ impl Driver {
             }
             self.settle(Instant::now());
         }
-        self.drain().await;
+        Box::pin(self.drain()).await;
     }
 
     /// Finishes what is under way; new work is refused.

@@ -74,10 +74,13 @@ async fn a_folder_arrives_with_its_structure() {
         let text = std::fs::read_to_string(ben.output().join(name)).unwrap();
         assert_eq!(text, format!("tree/{name}"));
     }
-    // A second time every target exists: each is reported, and none is touched.
+    // A second time every target exists: what is as it should be counts, what is not is reported and not touched.
+    std::fs::write(ben.output().join("case"), "mine is").unwrap();
     let again = ben.fetch_below("my lab/").await.unwrap();
-    assert_eq!((again.files.len(), again.failed.len()), (0, 5));
-    assert!(again.failed.iter().all(|failed| failed.kind == ErrorKind::Storage));
+    assert_eq!((again.files.len(), again.failed.len()), (4, 1), "{again:?}");
+    assert!(again.files.iter().all(|file| file.sources.is_empty()));
+    assert_eq!(again.failed[0].kind, ErrorKind::Storage);
+    assert_eq!(std::fs::read_to_string(ben.output().join("case")).unwrap(), "mine is");
     let nothing = ben.fetch_below("none").await.unwrap_err();
     assert_eq!(nothing.kind(), ErrorKind::NotFound);
 }
