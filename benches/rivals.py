@@ -91,14 +91,21 @@ class Tool:
         os.makedirs(folder)
 
     def spawn(self, *command, **options):
+        options.setdefault("stdout", subprocess.DEVNULL)
         process = subprocess.Popen(command, cwd=self.folder, stderr=open(f"{self.folder}/log", "a"), **options)
         self.processes.append(process)
         return process
 
     def stop(self):
+        # Asked first: nginx takes its workers with it only if it may.
         for process in self.processes:
-            process.kill()
-            process.wait()
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def timed(self, command, cwd=None):
         """Runs a receiver that ends by itself: seconds, processor seconds, peak MiB."""

@@ -228,8 +228,13 @@ impl Process {
 
     /// Starts a node whose wall clock is off; its monotonic clock is not.
     pub fn start_with_clock(offset: &str, role: &str, folder: &Path, arguments: &[&str]) -> Self {
-        let mut command = Command::new("faketime");
-        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").args(["-f", offset, env!("CARGO_BIN_EXE_swarmdex")]);
+        // What faketime starts is its child and would outlive it: the node is started just as faketime would.
+        let output = Command::new("faketime").args(["-f", offset, "env"]).output().unwrap();
+        let environment = String::from_utf8(output.stdout).unwrap();
+        let wanted = |name: &str| name == "LD_PRELOAD" || name == "FAKETIME";
+        let mut command = program();
+        command.envs(environment.lines().filter_map(|line| line.split_once('=')).filter(|(name, _)| wanted(name)));
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         command.args(["run", "--role", role, "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"]);
         Self::spawn(command, folder, arguments).unwrap_or_else(|(status, log)| panic!("{status}: {log}"))
     }
