@@ -205,7 +205,9 @@ LIBTORRENT = """
 import libtorrent as lt, sys, time
 torrent, folder, port, seed = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == 'seed'
 session = lt.session({'listen_interfaces': '127.0.0.1:' + port, 'enable_dht': False, 'enable_lsd': False, 'enable_upnp': False,
-                      'enable_natpmp': False, 'alert_mask': 0, 'allow_multiple_connections_per_ip': True})
+                      'enable_natpmp': False, 'enable_outgoing_utp': False, 'enable_incoming_utp': False,
+                      'alert_mask': lt.alert.category_t.storage_notification,
+                      'allow_multiple_connections_per_ip': True})
 params = lt.add_torrent_params()
 params.ti, params.save_path = lt.torrent_info(torrent), folder
 if seed:
@@ -218,6 +220,11 @@ if not seed:
     while not handle.status().is_seeding:
         time.sleep(0.002)
     print('done', flush=True)
+    # What was verified is not all written yet.
+    handle.flush_cache()
+    while not any(isinstance(alert, lt.cache_flushed_alert) for alert in session.pop_alerts()):
+        time.sleep(0.01)
+    print('written', flush=True)
 time.sleep(100000)
 """
 
@@ -243,6 +250,7 @@ class Libtorrent(Tool):
         getter.stdin.flush()
         assert getter.stdout.readline() == "done\n"
         result = time.time() - begin, cpu(sides) - before, peak(sides[:1]), peak(sides[1:])
+        assert getter.stdout.readline() == "written\n"
         getter.kill()
         return result
 
