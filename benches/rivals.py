@@ -330,7 +330,7 @@ class Rqbit(Tool):
     def command(self, folder, listen, *arguments):
         return ["rqbit", "-v", "error", "--disable-dht", "--disable-lsd", "--disable-trackers", "--disable-upnp-port-forward",
                 "--http-api-listen-addr", f"127.0.0.1:{port()}", "--listen-port", str(listen), "download", "--overwrite",
-                "-o", f"{folder}/{self.base}" if self.is_folder else folder, *arguments, f"{self.folder}/torrent"]
+                "-o", folder, *arguments, f"{self.folder}/torrent"]
 
     def get(self, out):
         before = cpu([self.server.pid])
