@@ -193,7 +193,7 @@ def torrent(file, path, announce=None):
     import libtorrent as lt
     storage = lt.file_storage()
     lt.add_files(storage, file)
-    made = lt.create_torrent(storage, 1 << 20)
+    made = lt.create_torrent(storage, 1 << 20, lt.create_torrent.v1_only)
     if announce:
         made.add_tracker(announce)
     lt.set_piece_hashes(made, os.path.dirname(file))
