@@ -31,18 +31,6 @@ def peak(pids):
     return max(int(line.split()[1]) for line in lines) / 1024
 
 
-def settle(pids):
-    """Waits until processes do hardly anything."""
-    deadline, before = time.time() + 120, cpu(pids)
-    while time.time() < deadline:
-        time.sleep(1)
-        after = cpu(pids)
-        if after - before < 0.1:
-            return
-        before = after
-    raise RuntimeError("the servers do not come to rest")
-
-
 def spread(values, digits):
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
@@ -144,8 +132,6 @@ class Swarmdex(Tool):
         self.getter, _ = self.node("getter", "--role", "peer", "--master", master, "--no-reshare")
         subprocess.run([SWARMDEX, "share", self.path, "--as", self.base, "--data-dir", f"{self.folder}/owner"], check=True,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # Others check what they seed; here 10,000 names are mirrored, which takes some seconds.
-        settle([process.pid for process in self.processes])
 
     def get(self, out):
         sides = [self.owner.pid, self.getter.pid]

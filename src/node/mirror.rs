@@ -85,8 +85,7 @@ impl MirrorTask {
                 changed = said.changed() => if changed.is_err() { return },
                 changed = held.changed() => if changed.is_err() { return },
                 changed = master.changed() => if changed.is_err() { return },
-                // Its sender is gone once all is complete.
-                Ok(()) = self.complete.changed() => {}
+                _ = self.complete.changed() => {}
                 count = statements(&mut self.index, &mut made) => if count == 0 { return },
                 () = sleep_until(due) => {}
                 () = sleep_until(Some(check)) => {}
