@@ -132,6 +132,17 @@ class Swarmdex(Tool):
         self.getter, _ = self.node("getter", "--role", "peer", "--master", master, "--no-reshare")
         subprocess.run([SWARMDEX, "share", self.path, "--as", self.base, "--data-dir", f"{self.folder}/owner"], check=True,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Others check what they seed; here 10,000 names are mirrored, which takes some seconds.
+        before, rest = None, 0
+        while rest < 4:
+            time.sleep(1)
+            now = [self.status(name)["dht"] for name in ("master", "owner", "getter")]
+            rest = rest + 1 if now == before else 0
+            before = now
+
+    def status(self, name):
+        command = [SWARMDEX, "status", "--json", "--data-dir", f"{self.folder}/{name}"]
+        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
     def get(self, out):
         sides = [self.owner.pid, self.getter.pid]
