@@ -64,6 +64,11 @@ fn chunk_of(request: &Request) -> Option<Chunk> {
     }
 }
 
+/// Whether an upload that began then takes so long that its receiver does not read.
+fn is_stuck(since: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(since) >= STUCK
+}
+
 /// Uploads that wait, and those whose bytes are in memory.
 pub(super) struct Uploads {
     /// Most at a time, for all and for one peer; and as many as leave soon.
@@ -176,7 +181,7 @@ impl Uploads {
     fn find_laggards(&mut self, now: Instant) {
         self.looked = Some(now);
         for (peer, since) in self.active.values() {
-            if now.saturating_duration_since(*since) >= STUCK {
+            if is_stuck(*since, now) {
                 if self.laggards.len() >= MAX_LAGGARDS {
                     self.laggards.clear();
                 }
@@ -188,10 +193,9 @@ impl Uploads {
     /// Which of the peers in `turns` may have the next upload, if any.
     fn turn(&self, now: Instant) -> Option<usize> {
         let is_laggard = |peer: &PeerId| self.laggards.contains(peer);
-        let moves = |since: Instant| now.saturating_duration_since(since) < STUCK;
         let (mut moving, mut lagging, mut lagging_moving) = (0, 0, 0);
         for (peer, since) in self.active.values() {
-            let (moves, lags) = (usize::from(moves(*since)), usize::from(is_laggard(peer)));
+            let (moves, lags) = (usize::from(!is_stuck(*since, now)), usize::from(is_laggard(peer)));
             moving += moves;
             lagging += lags;
             lagging_moving += lags * moves;
@@ -251,7 +255,7 @@ impl Uploads {
         }
         let mut stuck = HashMap::<PeerId, usize>::new();
         for (peer, since) in self.active.values() {
-            if now.saturating_duration_since(*since) >= STUCK {
+            if is_stuck(*since, now) {
                 *stuck.entry(*peer).or_default() += 1;
             }
         }

@@ -15,6 +15,16 @@ use tempfile::TempDir;
 /// How long anything may take that is not meant to fail: ample on a loaded machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Bytes of files that came to a node since it started.
+pub async fn downloaded(node: &Node) -> u64 {
+    node.status().await.unwrap().downloaded_bytes
+}
+
+/// Bytes of files that a node sent since it started.
+pub async fn uploaded(node: &Node) -> u64 {
+    node.status().await.unwrap().uploaded_bytes
+}
+
 /// Asks again and again until the answer is `Some`, or fails with what is being waited for.
 pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + DEADLINE;

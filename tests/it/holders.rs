@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use swarmdex::Node;
 use swarmdex::node::ErrorKind;
 use swarmdex_protocols::content::{Geometry, Outboard, chunk_value};
 use swarmdex_protocols::fetch::{self, Any, Header};
 use swarmdex_protocols::index::{Announce, Offer, Request, Response, Sequence, Verdict};
 use swarmdex_protocols::{ChunkSet, ContentId};
 
-use crate::harness::{TestNode, noise, tcp_address, until};
+use crate::harness::{TestNode, downloaded, noise, tcp_address, until, uploaded};
 use crate::stranger::{FETCH, Reply, Stranger, framed, framed_bytes};
 
 /// Size of what hostile holders say they have, in bytes.
@@ -39,12 +38,6 @@ pub fn answer(header: &Header, body: &[u8]) -> Vec<u8> {
 
 fn reply(header: &Header, body: &[u8]) -> Reply {
     Reply::Bytes(answer(header, body))
-}
-
-/// Bytes of files that came to a node, and that it sent.
-pub async fn transferred(node: &Node) -> (u64, u64) {
-    let status = node.status().await.unwrap();
-    (status.downloaded_bytes, status.uploaded_bytes)
 }
 
 /// A holder whose answers are wrong in every way: alone it fails the download, beside an honest holder it does not, and
@@ -77,7 +70,7 @@ async fn hostile_holder(
     let got = ben.fetch("lie").await.unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_eq!(std::fs::read(got.path).unwrap(), bytes, "{what}");
     assert_eq!(got.sources, [anna.ready().peer_id], "{what}");
-    let (came, honest) = (transferred(&ben).await.0, transferred(&anna).await.1);
+    let (came, honest) = (downloaded(&ben).await, uploaded(&anna).await);
     let (twice, wrong) = (honest - bytes.len() as u64, came - honest);
     println!("{what}: {wrong} bytes came from the liar, {twice} were fetched twice");
     // A run that both were asked for at the end, and that the liar sent first, comes again.
@@ -234,11 +227,11 @@ async fn a_holder_that_leaves_in_the_middle_of_an_answer_costs_what_it_sent() {
             let cut = (whole.len() as f64 * part).ceil() as usize;
             Reply::Break(whole[..cut].to_vec())
         });
-        let before = (transferred(&ben).await.0, transferred(&anna).await.1);
+        let before = (downloaded(&ben).await, uploaded(&anna).await);
         let got = ben.fetch("lie").await.unwrap_or_else(|error| panic!("cut at {part}: {error}"));
         assert!(std::fs::read(&got.path).unwrap() == bytes, "cut at {part}");
         std::fs::remove_file(got.path).unwrap();
-        let (came, honest) = (transferred(&ben).await.0 - before.0, transferred(&anna).await.1 - before.1);
+        let (came, honest) = (downloaded(&ben).await - before.0, uploaded(&anna).await - before.1);
         let twice = came - bytes.len() as u64;
         println!("cut at {part}: asked {asked:?} times, {twice} bytes fetched twice, {honest} honest");
         assert!(twice <= 4 << 20 && honest <= bytes.len() as u64, "cut at {part}: {twice} bytes fetched twice");
@@ -274,6 +267,6 @@ async fn clients_that_leave_in_the_middle_of_a_message_leave_nothing_behind() {
     }
     let got = ben.fetch("file").await.unwrap();
     assert!(std::fs::read(&got.path).unwrap() == bytes);
-    let (came, _) = transferred(&ben).await;
+    let came = downloaded(&ben).await;
     assert_eq!(came, bytes.len() as u64, "nothing was fetched twice");
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use swarmdex::Node;
 use swarmdex::config::Config;
 use swarmdex::node::{ErrorKind, GetRequest, Standing};
 use swarmdex_protocols::ContentId;
@@ -14,7 +13,7 @@ use swarmdex_protocols::fetch::{Request, Run};
 use swarmdex_protocols::index::{self, Leave};
 
 use crate::disks::Disk;
-use crate::harness::{TestNode, found, gone, noise, tcp_address, until};
+use crate::harness::{TestNode, downloaded, found, gone, noise, until, uploaded};
 use crate::holders::{answer, chunks};
 use crate::stranger::{FETCH_UNREAD, Reply, Stranger, framed};
 
@@ -24,10 +23,6 @@ const WINDOW: u64 = 8 << 20;
 
 fn request(name: &str, output: std::path::PathBuf) -> GetRequest {
     GetRequest { name: name.to_owned(), output, recursive: false }
-}
-
-async fn downloaded(node: &Node) -> u64 {
-    node.status().await.unwrap().downloaded_bytes
 }
 
 /// Transfer: the only source vanishes at 99 %, and the next day, after a restart, another peer has the file.
@@ -273,14 +268,14 @@ async fn clients_that_do_not_read_hold_nobody_else_up() {
     let run = |first| Request::Chunks(Run { content: ContentId::of(&bytes), first, count: 4 });
     let mut waiting = Vec::new();
     for _ in 0..8 {
-        let stranger = Arc::new(Stranger::start().await);
-        let id = stranger.connect(&tcp_address(&anna)).await.unwrap();
+        let (stranger, id) = Stranger::at(&anna).await;
+        let stranger = Arc::new(stranger);
         for number in 0..16 {
             let (stranger, request) = (stranger.clone(), framed(&run(number)));
             waiting.push(tokio::spawn(async move { stranger.send(FETCH_UNREAD, id, request).await }));
         }
     }
-    until("they are being served", async || (anna.status().await.unwrap().uploaded_bytes > 0).then_some(())).await;
+    until("they are being served", async || (uploaded(&anna).await > 0).then_some(())).await;
     let got = tokio::time::timeout(Duration::from_secs(8), ben.fetch("file")).await.expect("served in time").unwrap();
     assert!(std::fs::read(&got.path).unwrap() == bytes);
     assert_eq!(downloaded(&ben).await, bytes.len() as u64, "nothing was fetched twice");

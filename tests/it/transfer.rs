@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use swarmdex::Error;
 use swarmdex::node::{GetRequest, Operation};
-use swarmdex::{Error, Node};
 use swarmdex_protocols::content::{Geometry, Outboard, chunk_value, verify_chunk};
 use swarmdex_protocols::fetch::{Any, Have, Header, Request, Run};
 use swarmdex_protocols::index::{Announce, Offer, Sequence};
 use swarmdex_protocols::{ChunkSet, ContentId};
 use tempfile::TempDir;
 
-use crate::harness::{Process, TestNode, code, found, noise, program, stderr, tcp_address, until};
+use crate::harness::{Process, TestNode, code, downloaded, found, noise, program, stderr, until, uploaded};
+use crate::holders::{answer, chunks};
 use crate::stranger::{FETCH, Reply, Stranger, framed};
 
 const CHUNK: usize = 256 << 10;
@@ -24,10 +25,6 @@ fn request(node: &TestNode, name: &str) -> GetRequest {
 async fn progress<T>(operation: &Operation<T>, bytes: u64) {
     let mut progress = operation.progress();
     progress.wait_for(|progress| progress.done_bytes >= bytes).await.unwrap();
-}
-
-async fn uploaded(node: &Node) -> u64 {
-    node.status().await.unwrap().uploaded_bytes
 }
 
 /// The header and the raw bytes of an answer.
@@ -67,25 +64,14 @@ async fn four_owners_serve_one_download_and_three_of_them_die_in_its_middle() {
 async fn a_liar_among_three_sources_costs_only_its_own_chunks() {
     let master = TestNode::master().await;
     let bytes = noise(2, 24 << 20);
-    let liar = Stranger::start().await;
-    let id = liar.connect(&tcp_address(&master)).await.unwrap();
-    let session = liar.join(id).await.session;
-    let offer = Offer::new("copy of the liar", ContentId::of(&bytes), bytes.len() as u64);
-    let announce = Announce { session, sequence: Sequence(1), offers: vec![offer], last: false };
-    liar.ask(id, &swarmdex_protocols::index::Request::Announce(announce)).await;
+    let (liar, _, _) = Stranger::offering(&master, "copy of the liar", &bytes).await;
     let asked = Arc::new(AtomicUsize::new(0));
     let (counter, copy) = (asked.clone(), bytes.clone());
     liar.answer(move |run| {
         counter.fetch_add(1, Ordering::Relaxed);
-        let geometry = Geometry::new(copy.len() as u64).unwrap();
-        let values = copy.chunks(CHUNK).enumerate().map(|(index, piece)| chunk_value(&geometry, index as u64, piece));
-        let (outboard, _) = Outboard::build(geometry, values.collect()).unwrap();
-        let indexes = run.first..run.first + u64::from(run.count);
-        let mut body = copy[run.first as usize * CHUNK..(run.first as usize + run.count as usize) * CHUNK].to_vec();
+        let (header, mut body) = chunks(&copy, run);
         body[100] ^= 1;
-        let proofs = indexes.map(|index| outboard.proof(index).unwrap()).collect();
-        let header = Header::Chunks { bytes: body.len() as u32, proofs };
-        Reply::Bytes([framed(&header), body].concat())
+        Reply::Bytes(answer(&header, &body))
     });
     let (anna, cleo) = (TestNode::peer(&master).await, TestNode::peer(&master).await);
     anna.share_file("copy of anna", &bytes).await;
@@ -110,8 +96,7 @@ async fn a_bitmap_that_lies_costs_a_few_requests() {
     anna.share_file("file", &bytes).await;
     let content = ContentId::of(&bytes);
     for lie in 0..4 {
-        let liar = Stranger::start().await;
-        let id = liar.connect(&tcp_address(&anna)).await.unwrap();
+        let (liar, id) = Stranger::at(&anna).await;
         let chunks = (bytes.len() / CHUNK) as u64;
         liar.answer_all(move |request| match request {
             Request::Have(_) => {
@@ -144,8 +129,7 @@ async fn where_any_chunk_would_do_the_one_sent_least_comes() {
     let bytes = noise(30, 20 * CHUNK);
     anna.share_file("file", &bytes).await;
     let (content, geometry) = (ContentId::of(&bytes), Geometry::new(bytes.len() as u64).unwrap());
-    let stranger = Stranger::start().await;
-    let id = stranger.connect(&tcp_address(&anna)).await.unwrap();
+    let (stranger, id) = Stranger::at(&anna).await;
     let mut sent = std::collections::BTreeMap::new();
     for round in 0..3 {
         for _ in 0..5 {
@@ -173,12 +157,7 @@ async fn where_any_chunk_would_do_the_one_sent_least_comes() {
 async fn a_chunk_that_nobody_would_take_instead_is_refused() {
     let master = TestNode::master().await;
     let bytes = noise(31, 24 << 20);
-    let liar = Stranger::start().await;
-    let id = liar.connect(&tcp_address(&master)).await.unwrap();
-    let session = liar.join(id).await.session;
-    let offer = Offer::new("copy of the liar", ContentId::of(&bytes), bytes.len() as u64);
-    let announce = Announce { session, sequence: Sequence(1), offers: vec![offer], last: false };
-    liar.ask(id, &swarmdex_protocols::index::Request::Announce(announce)).await;
+    let (liar, _, _) = Stranger::offering(&master, "copy of the liar", &bytes).await;
     let copy = bytes.clone();
     liar.answer(move |run| {
         let geometry = Geometry::new(copy.len() as u64).unwrap();
@@ -208,8 +187,7 @@ async fn a_paused_download_goes_on_and_passes_on_what_it_has() {
     progress(&operation, 1 << 20).await;
     operation.pause();
     // Whoever asks learns which chunks are here, and gets them with their proofs.
-    let stranger = Stranger::start().await;
-    let id = stranger.connect(&tcp_address(&ben)).await.unwrap();
+    let (stranger, id) = Stranger::at(&ben).await;
     let geometry = Geometry::new(bytes.len() as u64).unwrap();
     let have = framed(&Request::Have(Have { content, addresses: Vec::new() }));
     let (header, body) = taken_apart(&stranger.send(FETCH, id, have.clone()).await.unwrap());
@@ -324,12 +302,12 @@ async fn thousands_of_small_files_arrive_in_few_requests() {
     assert!(std::fs::read(ben.output().join("empty")).unwrap().is_empty());
 
     // Once more: what is in place is not fetched again, what is missing or was in the way is.
-    let before = ben.status().await.unwrap().downloaded_bytes;
+    let before = downloaded(&ben).await;
     std::fs::remove_file(ben.output().join("5/5")).unwrap();
     std::fs::remove_file(ben.output().join("3/10")).unwrap();
     let report = ben.fetch_below("tree").await.unwrap();
     assert_eq!((report.files.len(), report.failed.len()), (3002, 0), "{:?}", report.failed);
-    assert_eq!(ben.status().await.unwrap().downloaded_bytes - before, 6 + 11);
+    assert_eq!(downloaded(&ben).await - before, 6 + 11);
     assert!(std::fs::read(ben.output().join("3/10")).unwrap() == noise(10, 11));
 }
 
@@ -337,8 +315,7 @@ async fn thousands_of_small_files_arrive_in_few_requests() {
 #[tokio::test(flavor = "multi_thread")]
 async fn small_files_that_are_not_what_they_should_be_are_not_put_in_place() {
     let master = TestNode::master().await;
-    let liar = Stranger::start().await;
-    let id = liar.connect(&tcp_address(&master)).await.unwrap();
+    let (liar, id) = Stranger::at(&master).await;
     let session = liar.join(id).await.session;
     let offers =
         (0..3).map(|number: u64| Offer::new(format!("tree/{number}"), ContentId::of(&noise(number, 1000)), 1000));
