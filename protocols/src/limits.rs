@@ -32,6 +32,8 @@ pub const MAX_RECORD_BYTES: usize = 4 << 10;
 pub const MAX_MIRROR_RECORDS: usize = 256;
 /// Most keys that a node asks to be found under in one message of the mirror protocol.
 pub const MAX_MIRROR_KEYS: usize = 4096;
+/// Most nodes that are found under one key. Every owner is found under the empty word: as many may be searched.
+pub const MAX_PROVIDERS: usize = 512;
 /// Longest message of the mirror protocol, in bytes, either way.
 pub const MAX_MIRROR_MESSAGE: usize = 2 << 20;
 /// Longest request of the fetch protocol, in bytes: the content ids of many small files.
@@ -44,7 +46,7 @@ pub const MAX_FETCH_FILES: usize = 256;
 pub const MAX_ANY_CHUNKS: u64 = 8192;
 /// Most other holders that one holder names, and most addresses of each.
 pub const MAX_FETCH_OTHERS: usize = 32;
-/// Most addresses of another holder.
+/// Most addresses of another holder, or of a node that is found under a key.
 pub const MAX_OTHER_ADDRESSES: usize = 4;
 /// Most raw bytes in one fetch response: one chunk of the largest size, or several small ones.
 pub const MAX_FETCH_BODY: usize = 1 << 20;
@@ -63,6 +65,8 @@ const _: () = assert!(MAX_HOLDERS * (MAX_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 1
 const _: () = assert!(2 * (MAX_NAME_BYTES + 512) <= MAX_RECORD_BYTES);
 // A full batch of records, or of keys with the sender's addresses, must fit its message.
 const _: () = assert!(MAX_MIRROR_RECORDS * MAX_RECORD_BYTES + MAX_MIRROR_KEYS * 40 + 64 * 1024 <= MAX_MIRROR_MESSAGE);
+// And all providers of a key.
+const _: () = assert!(MAX_PROVIDERS * (MAX_OTHER_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 64) <= MAX_MIRROR_MESSAGE);
 // So must a page of an owner's statements.
 const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_RECORD_BYTES / 2) <= MAX_INDEX_MESSAGE);
 // The ids of small files must fit their request, other holders with all their addresses the header.

@@ -131,6 +131,9 @@ pub enum Request {
     /// Read the records of these keys, at most [`crate::limits::MAX_MIRROR_RECORDS`].
     #[serde(rename = "read")]
     Read(Vec<RecordKey>),
+    /// All nodes that are found under a key: one answer of Kademlia has twenty.
+    #[serde(rename = "providers")]
+    Providers(RecordKey),
 }
 
 /// Records to store.
@@ -156,9 +159,23 @@ pub enum Response {
     /// To a read: the statements of each record, in order; empty where there is none.
     #[serde(rename = "records")]
     Records(Vec<Vec<Statement>>),
+    /// To a request for providers: at most [`crate::limits::MAX_PROVIDERS`].
+    #[serde(rename = "providers")]
+    Providers(Vec<Provider>),
     /// To anything that cannot be granted.
     #[serde(rename = "refused")]
     Refused(Refusal),
+}
+
+/// A node that is found under a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provider {
+    /// Who.
+    #[serde(rename = "p")]
+    pub peer: PeerId,
+    /// Where it says that it listens; at most [`crate::limits::MAX_OTHER_ADDRESSES`].
+    #[serde(rename = "a", default)]
+    pub addresses: Vec<Multiaddr>,
 }
 
 /// What became of records to store.

@@ -133,6 +133,7 @@ fn mirror_requests() -> Vec<mirror::Request> {
     vec![
         mirror::Request::Store(mirror::Store { statements: statements(), provide: vec![key], addresses }),
         mirror::Request::Read(vec![key]),
+        mirror::Request::Providers(key),
     ]
 }
 
@@ -144,6 +145,7 @@ fn mirror_responses() -> Vec<mirror::Response> {
             provided: 3,
         }),
         mirror::Response::Records(vec![Vec::new(), statements()]),
+        mirror::Response::Providers(vec![mirror::Provider { peer: peer(), addresses: Vec::new() }]),
         mirror::Response::Refused(Refusal::new(RefusalCode::Busy, "later")),
     ]
 }
@@ -332,6 +334,8 @@ fn messages_at_their_limits_fit() {
     assert!(encode(&record, MAX_RECORD_BYTES - 16).is_ok());
     let records = mirror::Response::Records(vec![record.clone(); MAX_MIRROR_RECORDS]);
     encode(&records, MAX_MIRROR_MESSAGE).unwrap();
+    let provider = mirror::Provider { peer: peer(), addresses: vec![name.parse().unwrap(); MAX_OTHER_ADDRESSES] };
+    encode(&mirror::Response::Providers(vec![provider; MAX_PROVIDERS]), MAX_MIRROR_MESSAGE).unwrap();
     let key = RecordKey::word(&Network::default(), "");
     let provide = vec![key; MAX_MIRROR_KEYS];
     let statements = vec![record[0].clone(); MAX_MIRROR_RECORDS];

@@ -258,8 +258,12 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
     table.row(&["shares", &names]);
     let dht = &status.dht;
     let mirror = format!(
-        "{} nodes known, {} names stored; {} of {} own records published",
-        dht.nodes, dht.records, dht.mirror.published, dht.mirror.records
+        "{} nodes known, {} names stored; {} of {} own records published{}",
+        dht.nodes,
+        dht.records,
+        dht.mirror.published,
+        dht.mirror.records,
+        if dht.mirror.changing { ", more to come" } else { "" }
     );
     table.row(&["dht", &mirror]);
     table.row(&["downloads", &status.downloads.to_string()]);

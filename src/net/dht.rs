@@ -246,6 +246,7 @@ impl Dht {
                 let records = keys.iter().map(|key| kad.store_mut().statements(key)).collect();
                 Step::Answer(reply, Response::Records(records))
             }
+            Request::Providers(key) => Step::Answer(reply, Response::Providers(kad.store_mut().found_under(&key))),
             Request::Store(store)
                 if store.statements.len() <= MAX_MIRROR_RECORDS && store.provide.len() <= MAX_MIRROR_KEYS =>
             {

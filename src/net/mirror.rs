@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
-use swarmdex_protocols::limits::{MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS};
-use swarmdex_protocols::mirror::{Request, Response, Store, Stored, Verdict};
+use futures::{Stream, StreamExt, stream};
+use swarmdex_protocols::limits::{MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS, MAX_PROVIDERS};
+use swarmdex_protocols::mirror::{Provider, Request, Response, Store, Stored, Verdict};
 use swarmdex_protocols::{Authority, Ledger, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally};
 
 use super::dht::now;
 use super::{Net, RequestError, position_of_key, position_of_peer};
-use crate::state::publish::{Position, Sweep, What};
+use crate::state::publish::{Position, REPLICATION, Sweep, What};
 
 /// Nodes that are written to or read from at a time.
 const NODES_AT_A_TIME: usize = 8;
@@ -103,6 +103,22 @@ impl Mirror {
             }
         }
         tallies
+    }
+
+    /// All nodes that are found under a key, with what addresses they gave: what Kademlia's answers, of twenty
+    /// nodes each, may leave out. They come as the nodes closest to the key answer.
+    pub async fn providers(&self, key: RecordKey) -> impl Stream<Item = Provider> + '_ {
+        let mut nodes = self.net.closest(&key).await.unwrap_or_default();
+        if self.member {
+            nodes.push((self.net.local(), Vec::new()));
+        }
+        let asking = stream::iter(nodes).map(move |(node, addresses)| async move {
+            match self.ask(node, &addresses, Request::Providers(key)).await {
+                Ok(Response::Providers(providers)) => providers,
+                _ => Vec::new(),
+            }
+        });
+        asking.buffer_unordered(REPLICATION + 1).flat_map(|found| stream::iter(found.into_iter().take(MAX_PROVIDERS)))
     }
 
     /// Asks the network for the nodes of the next region, and divides its items among them. `None` at the end, or

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use futures::{FutureExt, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use swarmdex_protocols::index::{Lookup, Member, Request, Response, Search};
 use swarmdex_protocols::ledger::Standing;
-use swarmdex_protocols::limits::{MAX_HOLDERS, MAX_PAGE_ENTRIES};
+use swarmdex_protocols::limits::{MAX_HOLDERS, MAX_PAGE_ENTRIES, MAX_PROVIDERS};
 use swarmdex_protocols::{Authority, ContentId, Entry, Ledger, Name, Pattern, PeerId, RecordKey, Statement, Tally};
 use tokio::sync::mpsc;
 
@@ -24,10 +24,12 @@ const ANSWER_GRACE: Duration = Duration::from_millis(500);
 const PROVIDER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long to look for other holders of a content whose owner is known.
 const HOLDER_PATIENCE: Duration = Duration::from_millis(200);
+/// From so many on there may be more nodes under a key than Kademlia's answers have.
+const CROWD: usize = 20;
 /// Owners asked for one search, and how many of them at a time.
-const MAX_OWNERS: usize = 256;
-const OWNERS_AT_A_TIME: usize = 16;
-/// How long one owner may take, connecting included, and how many pages it is asked for.
+const MAX_OWNERS: usize = 2 * MAX_PROVIDERS;
+const OWNERS_AT_A_TIME: usize = 64;
+/// How long one owner may take for a page, connecting included, and how many pages it is asked for.
 const OWNER_PATIENCE: Duration = Duration::from_secs(3);
 const PAGES_OF_OWNER: usize = 1000;
 /// Owners asked for a name whose record was not found.
@@ -173,35 +175,40 @@ impl Dht {
         self.found_under(key, MAX_HOLDERS, HOLDER_PATIENCE).await
     }
 
+    /// All nodes that are found under a key, at most [`MAX_OWNERS`], this node not among them.
+    async fn owners_under(&self, key: RecordKey) -> BTreeSet<PeerId> {
+        let mut owners = self.found_under(key, MAX_OWNERS, PROVIDER_PATIENCE).await;
+        if owners.len() >= CROWD {
+            let more = self.mirror.providers(key).await.take(MAX_OWNERS);
+            let more = more.take_until(tokio::time::sleep(PROVIDER_PATIENCE));
+            owners.extend(more.map(|provider| provider.peer).collect::<Vec<_>>().await);
+            owners.remove(&self.net.local());
+        }
+        owners
+    }
+
     /// The entries that match, from their owners, at most `limit`.
     pub(super) async fn search(&self, query: &str, limit: usize) -> Result<Vec<Entry>, Error> {
         let authority = self.authority()?;
         let pattern = Pattern::parse(query).map_err(Error::Query)?;
         let key = RecordKey::of_search(&authority.network, &pattern);
         let begin = Instant::now();
-        let owners = self.found_under(key, MAX_OWNERS, PROVIDER_PATIENCE).await;
+        let owners = self.owners_under(key).await;
         let nobody = owners.is_empty();
         let mut tallies = BTreeMap::<Name, Tally>::new();
-        let mut add = |statements: Vec<Statement>, owner: PeerId| {
-            for statement in statements {
-                let name = statement.name().clone();
-                if pattern.matches(&name)
-                    && (tallies.len() < limit || tallies.contains_key(&name))
-                    && let Some(ledger) = believed(statement, &owner, &authority)
-                {
+        let asked = owners.len();
+        let owners = std::iter::once(self.net.local()).chain(owners);
+        let asking: Vec<_> =
+            owners.map(|owner| self.pages(owner, &pattern, query, limit, &authority).boxed()).collect();
+        let mut pages = stream::iter(asking).flatten_unordered(OWNERS_AT_A_TIME);
+        while let Some(page) = pages.next().await {
+            for (name, ledger) in page {
+                if tallies.len() < limit || tallies.contains_key(&name) {
                     tallies.entry(name).or_default().add(&ledger, unix_ms());
                 }
             }
-        };
-        let local = self.net.local();
-        add(self.pages(local, query, limit).await.1, local);
-        let asked = owners.len();
-        let asking: Vec<_> = owners.into_iter().map(|owner| self.pages(owner, query, limit).boxed()).collect();
-        let mut answers = stream::iter(asking).buffer_unordered(OWNERS_AT_A_TIME);
-        while let Some((owner, statements)) = answers.next().await {
-            add(statements, owner);
         }
-        drop(answers);
+        drop(pages);
         if nobody && tallies.is_empty() && self.net.dht_counts().await.nodes == 0 {
             return Err(Error::NoNodes);
         }
@@ -215,27 +222,46 @@ impl Dht {
         Ok(tallies.values().filter_map(entry_of).collect())
     }
 
-    /// What one owner, or this node itself, answers to a search, page after page.
-    async fn pages(&self, owner: PeerId, query: &str, limit: usize) -> (PeerId, Vec<Statement>) {
-        let (mut statements, mut cursor) = (Vec::new(), None);
-        for _ in 0..PAGES_OF_OWNER {
+    /// What one owner, or this node itself, proves in answer to a search, page after page, until it has proved
+    /// `limit` or cannot prove the half of what it says.
+    fn pages<'a>(
+        &'a self,
+        owner: PeerId,
+        pattern: &'a Pattern,
+        query: &'a str,
+        limit: usize,
+        authority: &'a Authority,
+    ) -> impl Stream<Item = Vec<(Name, Ledger)>> + 'a {
+        let begin = Some((None, 0, PAGES_OF_OWNER));
+        stream::unfold(begin, move |place| async move {
+            let (cursor, before, left) = place?;
             // At most 500, see the limit.
-            let wanted = limit.saturating_sub(statements.len()).clamp(1, MAX_PAGE_ENTRIES) as u32;
-            let request = Request::Search(Search { query: query.to_owned(), cursor, limit: wanted });
+            let wanted = limit.saturating_sub(before).clamp(1, MAX_PAGE_ENTRIES);
+            let request = Request::Search(Search { query: query.to_owned(), cursor, limit: wanted as u32 });
             let answer = if owner == self.net.local() {
                 Some((self.own)(request))
             } else {
                 self.ask_owner(owner, request).await.map(|(_, response)| response)
             };
-            let Some(Response::Owned(page)) = answer else { break };
-            statements.extend(page.statements.into_iter().take(MAX_PAGE_ENTRIES));
-            if page.next.is_none() || page.next == cursor || statements.len() >= limit {
-                break;
-            }
-            cursor = page.next;
-        }
-        (owner, statements)
+            let Some(Response::Owned(page)) = answer else { return None };
+            let said = page.statements.len();
+            let statements = page.statements.into_iter().take(wanted);
+            let proved: Vec<_> = statements.filter_map(|it| proved(it, &owner, pattern, authority)).collect();
+            let count = before + proved.len();
+            // Only a full page has another behind it, and only one of true statements is worth it; some may have expired.
+            let worth = said >= wanted && 2 * proved.len() >= wanted;
+            let more = worth && page.next.is_some() && page.next != cursor;
+            let place = (more && count < limit && left > 1).then_some((page.next, count, left - 1));
+            Some((proved, place))
+        })
     }
+}
+
+/// What an owner says of a name that matches, if it proves it.
+fn proved(statement: Statement, owner: &PeerId, pattern: &Pattern, authority: &Authority) -> Option<(Name, Ledger)> {
+    let name = statement.name().clone();
+    let ledger = pattern.matches(&name).then(|| believed(statement, owner, authority))?;
+    ledger.map(|ledger| (name, ledger))
 }
 
 /// The entry that a name stands for.

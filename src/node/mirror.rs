@@ -40,6 +40,30 @@ const CHECK: Duration = Duration::from_secs(60);
 const REMEMBERED: usize = 64;
 const DIALS: usize = 8;
 
+/// What was published, as of some moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Published {
+    /// The moment: the generations of what is published.
+    of: [u64; 3],
+    records: u64,
+    published: u64,
+    sent: u64,
+}
+
+impl Published {
+    /// The counts, for a node whose generations are these now.
+    pub(super) fn info(self, now: [u64; 3]) -> MirrorInfo {
+        let Self { of, records, published, sent } = self;
+        MirrorInfo { records, published, sent, changing: of != now }
+    }
+}
+
+/// The generations of all that is published: shares, what is said of them, contents held.
+pub(super) fn generations(library: &Library, standings: &Standings) -> [u64; 3] {
+    let generations = [library.shares.generation(), standings.watch(), library.holdings.generation()];
+    generations.map(|generation| *generation.borrow())
+}
+
 /// The task.
 pub(super) struct MirrorTask {
     pub(super) net: Net,
@@ -54,7 +78,7 @@ pub(super) struct MirrorTask {
     pub(super) index: Option<(IndexStore, mpsc::Receiver<Statement>)>,
     /// Whether everything that was shared before is in the share table again.
     pub(super) complete: watch::Receiver<bool>,
-    pub(super) state: watch::Sender<MirrorInfo>,
+    pub(super) state: watch::Sender<Published>,
     pub(super) republish: Duration,
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -85,15 +109,14 @@ impl MirrorTask {
                 changed = said.changed() => if changed.is_err() { return },
                 changed = held.changed() => if changed.is_err() { return },
                 changed = master.changed() => if changed.is_err() { return },
-                _ = self.complete.changed() => {}
+                // Its sender goes when all is complete.
+                Ok(()) = self.complete.changed() => {}
                 count = statements(&mut self.index, &mut made) => if count == 0 { return },
                 () = sleep_until(due) => {}
                 () = sleep_until(Some(check)) => {}
             }
             tokio::time::sleep(SETTLE.min(self.republish / 10)).await;
-            shares.borrow_and_update();
-            said.borrow_and_update();
-            held.borrow_and_update();
+            let of = [*shares.borrow_and_update(), *said.borrow_and_update(), *held.borrow_and_update()];
             let alone = matches!(*master.borrow_and_update(), MasterState::Unreachable { .. });
             self.give_up(alone).await;
             if alone {
@@ -103,8 +126,7 @@ impl MirrorTask {
             publications.set_alone(alone, now);
             publications.replace(self.wanted().await, now);
             for statement in made.drain(..) {
-                let once = matches!(statement, Statement::Certificate(_));
-                publications.push(self.mirror.key(statement.name()), statement, once, now);
+                publications.push(self.mirror.key(statement.name()), statement, now);
             }
             if now >= tombstones {
                 self.push_tombstones(&mut publications, now).await;
@@ -117,7 +139,7 @@ impl MirrorTask {
                 check = Instant::now() + CHECK.min(self.republish);
             }
             let (records, published) = publications.counts();
-            self.state.send_replace(MirrorInfo { records: records as u64, published: published as u64, sent });
+            self.state.send_replace(Published { of, records: records as u64, published: published as u64, sent });
         }
     }
 
@@ -180,7 +202,7 @@ impl MirrorTask {
         let Ok(reading) = index.try_read(ReadOp::Tombstones { limit: TOMBSTONES }) else { return };
         if let Ok(Ok(ReadOutcome::Tombstones(tombstones))) = reading.await {
             for tombstone in tombstones {
-                publications.push(self.mirror.key(tombstone.name()), tombstone, true, now);
+                publications.push(self.mirror.key(tombstone.name()), tombstone, now);
             }
         }
     }

@@ -53,7 +53,7 @@ struct Inner {
     questions: Questions,
     standings: Standings,
     index: Option<IndexStore>,
-    mirror: watch::Receiver<MirrorInfo>,
+    mirror: watch::Receiver<mirror::Published>,
     downloads: Downloads,
     started: Instant,
     life: Life,
@@ -124,7 +124,7 @@ impl Node {
             records: counts.records as u64,
             providers: counts.providers as u64,
             closest_queries: counts.closest_queries,
-            mirror: *inner.mirror.borrow(),
+            mirror: inner.mirror.borrow().info(mirror::generations(&inner.library, &inner.standings)),
         };
         let index = inner.index.as_ref().map(|store| {
             let members = snapshot.members.unwrap_or_default();

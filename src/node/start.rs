@@ -12,9 +12,9 @@ use super::dht::Dht;
 use super::keeper::keep_current;
 use super::lookup::Questions;
 use super::membership::{Finder, Membership, unix_ms};
-use super::mirror::{MADE_QUEUE, MirrorTask};
+use super::mirror::{MADE_QUEUE, MirrorTask, Published};
 use super::standings::Standings;
-use super::types::{MasterState, MirrorInfo};
+use super::types::MasterState;
 use super::{Downloads, Error, Inner, Life, Node, Turns};
 use crate::buffers::Buffers;
 use crate::config::{Config, Role};
@@ -89,7 +89,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let (stop, stopping) = watch::channel(false);
     let (ended, _) = watch::channel(None);
     let (complete, completed) = watch::channel(false);
-    let (mirrored, mirror_info) = watch::channel(MirrorInfo::default());
+    let (mirrored, mirror_info) = watch::channel(Published::default());
     let mirror = Mirror::new(net.clone(), config.network.clone(), !config.transient);
     let dht = Dht { net: net.clone(), mirror: mirror.clone(), own: owned };
     let node = Node {

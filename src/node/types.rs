@@ -192,6 +192,9 @@ pub struct MirrorInfo {
     pub published: u64,
     /// Records sent since the start, repetitions counted.
     pub sent: u64,
+    /// Whether something was shared, granted or lost that these counts do not know of yet.
+    #[serde(default)]
+    pub changing: bool,
 }
 
 /// How many entries a node shares, by what the master says of them.

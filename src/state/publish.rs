@@ -145,13 +145,13 @@ impl Publications {
         Self { interval, most: MAX_PUBLICATIONS, alone: false, items: BTreeMap::new(), due: BTreeSet::new() }
     }
 
-    /// Publishes one statement as soon as possible; `once`, or again and again until it has expired.
-    pub fn push(&mut self, key: RecordKey, statement: Statement, once: bool, now: Instant) {
+    /// Publishes a statement as soon as possible, and once: somebody else repeats it, or it is pushed again.
+    pub fn push(&mut self, key: RecordKey, statement: Statement, now: Instant) {
         let what = What::Statement(Arc::new(statement));
         match self.items.get(&key) {
             // A later statement about the name replaces the earlier.
             Some(held) if rank(&held.what) >= rank(&what) => {}
-            _ => self.insert(key, what, once, now),
+            _ => self.insert(key, what, true, now),
         }
     }
 
@@ -367,6 +367,26 @@ mod tests {
         assert_eq!(publications.due(now, 10).len(), 4);
         publications.replace(wanted.into_iter().take(1).collect(), now);
         assert_eq!((publications.counts(), publications.due.len()), ((1, 1), 1));
+    }
+
+    #[test]
+    fn what_is_published_once_is_kept_until_a_node_has_stored_it() {
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(100));
+        let mut publications = Publications::new(Duration::from_secs(1000));
+        let master = swarmdex_protocols::Keypair::generate_ed25519();
+        let name = swarmdex_protocols::Name::parse("name").unwrap();
+        let network = swarmdex_protocols::Network::default();
+        let version = swarmdex_protocols::Version(1);
+        let tombstone =
+            swarmdex_protocols::Tombstone::sign(name, PeerId::random(), version, &network, &master, 1).unwrap();
+        publications.push(key(1), Statement::Tombstone(tombstone), now);
+        publications.replace(BTreeMap::new(), now);
+        let what = publications.due(now, 10).remove(0).1;
+        publications.on_published(&key(1), &what, 0, now);
+        publications.replace(BTreeMap::new(), now);
+        assert_eq!(publications.due(later, 10).len(), 1, "nobody stored it");
+        publications.on_published(&key(1), &what, 1, later);
+        assert_eq!((publications.counts(), publications.due.len()), ((0, 0), 0));
     }
 
     #[test]

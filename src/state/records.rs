@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use swarmdex_protocols::limits::MAX_PROVIDERS;
 use swarmdex_protocols::mirror::Verdict;
 use swarmdex_protocols::{Ledger, Multiaddr, PeerId, RecordKey, Statement};
 
@@ -37,9 +38,7 @@ impl From<&DhtConfig> for RecordLimits {
             claims_per_sender: claims_per_peer,
             providers,
             keys_per_provider: keys_per_peer,
-            // Every owner is found under the empty word: as many as one search asks, and as many again. One answer has
-            // twenty of them, others each time.
-            providers_per_key: 512,
+            providers_per_key: MAX_PROVIDERS,
             lifetime,
         }
     }

@@ -1,6 +1,6 @@
 //! A node that speaks Kademlia as every node does, and says in it what it likes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +15,7 @@ use swarmdex_protocols::mirror::{Request, Response, Stored, Verdict};
 use swarmdex_protocols::{Multiaddr, PeerId, RecordKey, Statement, codec};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::stranger::{KAD, Raw, Reply, framed};
+use crate::stranger::{KAD, Raw, Reply, framed, unframed};
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {
@@ -29,7 +29,7 @@ enum Order {
     Connect(Multiaddr),
     Forge(RecordKey, Vec<u8>),
     Put(PeerId, RecordKey, Vec<u8>),
-    Store(PeerId, Vec<u8>),
+    Store(PeerId, Vec<u8>, oneshot::Sender<Response>),
     Known(oneshot::Sender<usize>),
 }
 
@@ -113,9 +113,15 @@ impl Forger {
         self.order(Order::Put(to, key, bytes)).await;
     }
 
-    /// Has a node store records, by the mirror protocol.
+    /// Has a node store records, by the mirror protocol; again, if the node was too busy to answer.
     pub async fn store(&self, to: PeerId, request: &Request) {
-        self.order(Order::Store(to, framed(request))).await;
+        loop {
+            let (answer, answered) = oneshot::channel();
+            self.order(Order::Store(to, framed(request), answer)).await;
+            if matches!(answered.await, Ok(Response::Stored(_))) {
+                return;
+            }
+        }
     }
 
     /// Nodes in its routing table.
@@ -127,10 +133,15 @@ impl Forger {
 }
 
 async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, forged: Forged) {
+    let mut waiting = HashMap::new();
     loop {
         tokio::select! {
             order = orders.recv() => match order {
                 None => return,
+                Some(Order::Store(to, bytes, answer)) => {
+                    let id = swarm.behaviour_mut().mirror.send_request(&to, Reply::Bytes(bytes));
+                    waiting.insert(id, answer);
+                }
                 Some(order) => carry_out(&mut swarm, order),
             },
             event = swarm.select_next_some() => match event {
@@ -147,6 +158,17 @@ async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, for
                     let reply = lie(codec::decode(&bytes[4..4 + length], usize::MAX).unwrap(), &forged);
                     let _ = swarm.behaviour_mut().mirror.send_response(channel, Reply::Bytes(framed(&reply)));
                 }
+                SwarmEvent::Behaviour(BehaviourEvent::Mirror(request_response::Event::Message {
+                    message: Message::Response { request_id, response }, ..
+                })) => {
+                    let Reply::Bytes(bytes) = response else { unreachable!() };
+                    if let Some(answer) = waiting.remove(&request_id) {
+                        let _ = answer.send(unframed(&bytes));
+                    }
+                }
+                SwarmEvent::Behaviour(BehaviourEvent::Mirror(request_response::Event::OutboundFailure {
+                    request_id, ..
+                })) => drop(waiting.remove(&request_id)),
                 _ => {}
             },
         }
@@ -164,9 +186,7 @@ fn carry_out(swarm: &mut Swarm<Behaviour>, order: Order) {
             let record = kad::Record::new(key.as_bytes().to_vec(), bytes);
             behaviour.kad.put_record_to(record, std::iter::once(to), kad::Quorum::One);
         }
-        Order::Store(to, bytes) => {
-            behaviour.mirror.send_request(&to, Reply::Bytes(bytes));
-        }
+        Order::Store(..) => unreachable!("answers are waited for"),
         Order::Known(answer) => {
             let _ = answer.send(behaviour.kad.kbuckets().map(|bucket| bucket.num_entries()).sum());
         }
@@ -180,6 +200,7 @@ fn lie(request: Request, forged: &Forged) -> Response {
             let statements = vec![Verdict::Stored; store.statements.len()];
             Response::Stored(Stored { statements, provided: store.provide.len() as u32 })
         }
+        Request::Providers(_) => Response::Providers(Vec::new()),
         Request::Read(keys) => {
             let forged = forged.lock().unwrap();
             Response::Records(keys.iter().map(|key| forged.get(key).cloned().unwrap_or_default()).collect())

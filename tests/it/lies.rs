@@ -7,14 +7,14 @@ use libp2p::identity::Keypair;
 use swarmdex::Error;
 use swarmdex::config::Role;
 use swarmdex::node::{MasterState, Source};
-use swarmdex_protocols::mirror::{Request, Store};
+use swarmdex_protocols::mirror::{Request, Response, Store};
 use swarmdex_protocols::{
-    Certificate, Claim, ContentId, Entry, Name, Network, PeerId, RecordKey, Statement, Tombstone, Version,
+    Certificate, Claim, ContentId, Entry, Name, Network, PeerId, RecordKey, Statement, Tombstone, Version, index,
 };
 
 use crate::forger::{Forger, value};
 use crate::harness::{TestNode, gone, tcp_address, until};
-use crate::stranger::{MIRROR, Stranger, framed};
+use crate::stranger::{MIRROR, Reply, Stranger, framed, unframed};
 
 fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
@@ -66,18 +66,25 @@ async fn known(node: &TestNode, others: usize) {
 async fn published(node: &TestNode) {
     until("everything is published", async || {
         let mirror = node.status().await.unwrap().dht.mirror;
-        (mirror.records > 0 && mirror.published == mirror.records).then_some(())
+        (!mirror.changing && mirror.records > 0 && mirror.published == mirror.records).then_some(())
     })
     .await;
 }
 
-/// Waits until the master has published so many statements and has none left: it publishes each once.
-async fn granted_is_published(master: &TestNode, statements: u64) {
-    until("the master has published what it granted", async || {
-        let mirror = master.status().await.unwrap().dht.mirror;
-        (mirror.records == 0 && mirror.sent >= statements).then_some(())
-    })
-    .await;
+/// Waits until every one of these nodes, fewer than hold a record, has such a statement about a name.
+async fn stored(peers: &[TestNode], text: &str, such: impl Fn(&Statement) -> bool) {
+    let reader = Stranger::start().await;
+    for peer in peers {
+        let id = reader.connect(&tcp_address(peer)).await.unwrap();
+        until("the statement is stored", async || {
+            let read = framed(&Request::Read(vec![key(text)]));
+            match unframed(&reader.send(MIRROR, id, read).await.unwrap()) {
+                Response::Records(records) => records.concat().iter().any(&such).then_some(()),
+                other => panic!("{other:?}"),
+            }
+        })
+        .await;
+    }
 }
 
 async fn lose(master: &TestNode, peers: &[TestNode]) {
@@ -101,13 +108,14 @@ async fn no_reader_believes_forged_expired_old_foreign_or_misplaced_records() {
     let path = owner.share_file("changed", b"one").await;
     let old = master.lookup("revoked").await.unwrap().entry;
     let first = master.lookup("changed").await.unwrap().entry;
-    granted_is_published(&master, 3).await;
+    let of_size = |size| move |it: &Statement| matches!(it, Statement::Certificate(it) if it.entry.size == size);
+    stored(&peers, "true", of_size(4)).await;
+    stored(&peers, "changed", of_size(3)).await;
     owner.revoke(vec!["revoked".to_owned()]).await.unwrap();
-    // The tombstone is the master's to publish.
-    granted_is_published(&master, 4).await;
+    stored(&peers, "revoked", |it| matches!(it, Statement::Tombstone(_))).await;
     std::fs::write(&path, b"changed since").unwrap();
     owner.share(vec![path], None).outcome().await.unwrap();
-    granted_is_published(&master, 5).await;
+    stored(&peers, "changed", of_size(13)).await;
     published(owner).await;
 
     let forger = Forger::start(Keypair::generate_ed25519()).await;
@@ -194,14 +202,14 @@ async fn a_flood_of_records_claims_and_providers_is_bounded_and_disturbs_nobody(
         Statement::Claim(Claim::sign(entry, Version::default(), false, &Network::default(), &flooder, now).unwrap())
     });
     let claims: Vec<_> = claims.collect();
-    for batch in claims.chunks(200) {
-        forger.store(victim, &Request::Store(Store { statements: batch.to_vec(), ..Store::default() })).await;
-    }
+    let claims = claims.chunks(200).map(|batch| Store { statements: batch.to_vec(), ..Store::default() });
     let junk = |number: u32| RecordKey::word(&Network::default(), &format!("junk {number}"));
-    for batch in (0..200_000).collect::<Vec<_>>().chunks(4000) {
-        let provide = batch.iter().map(|number| junk(*number)).collect();
-        forger.store(victim, &Request::Store(Store { provide, ..Store::default() })).await;
-    }
+    let provided = (0..200_000)
+        .step_by(4000)
+        .map(|first| Store { provide: (first..first + 4000).map(junk).collect(), ..Store::default() });
+    let flood: Vec<_> = claims.chain(provided).map(Request::Store).collect();
+    // All at once, and again what the victim had no time for.
+    futures::future::join_all(flood.iter().map(|request| forger.store(victim, request))).await;
     let stored = until("the flood is over", async || {
         let dht = peers[1].status().await.unwrap().dht;
         (dht.records > limit / 2 && dht.providers > 1000).then_some(dht)
@@ -222,22 +230,38 @@ async fn fake_providers_do_not_hide_the_owner() {
     let (master, peers) = network(4).await;
     let word = RecordKey::word(&Network::default(), "needle");
     let beginning = RecordKey::of_words(&Network::default(), &name("needle"))[1];
-    // They are there before the owner, at every node.
+    // They are there before the owner, at every node, and twice as many as one answer of Kademlia has.
     let mut fakes = Vec::new();
-    for _ in 0..25 {
+    for number in 0..45_usize {
         let fake = Stranger::start().await;
         for node in peers.iter().chain([&master]) {
             let id = fake.connect(&tcp_address(node)).await.unwrap();
             let store = Store { provide: vec![word, beginning], addresses: fake.listen.clone(), ..Store::default() };
             fake.send(MIRROR, id, framed(&Request::Store(store))).await.unwrap();
         }
+        let forged = signed(entry("needle", fake.peer, u64::MAX), "swarmdex", &Keypair::generate_ed25519(), unix_ms());
+        // Some refuse, some forge page after page, some say nothing at all, and some never end.
+        let mut pages = 0;
+        fake.answer_index(move |_| match number % 9 {
+            0..3 => {
+                Reply::Bytes(framed(&index::Response::Refused(index::Refusal::new(index::RefusalCode::NotMaster, ""))))
+            }
+            3..6 => {
+                pages += 1;
+                let (statements, next) = (vec![forged.clone(); 10], Some(index::Cursor(pages)));
+                Reply::Bytes(framed(&index::Response::Owned(index::Owned { statements, next })))
+            }
+            6..8 => Reply::Bytes(vec![0xff; 100]),
+            _ => Reply::Stall(vec![0, 0]),
+        });
         fakes.push(fake);
     }
     peers[0].share_file("needle", b"x").await;
     published(&peers[0]).await;
     lose(&master, &peers).await;
     for peer in &peers {
-        assert_eq!(peer.search("needle", 10).await.unwrap().len(), 1);
+        let found = peer.search("needle", 10).await.unwrap();
+        assert_eq!((found.len(), found[0].owner), (1, peers[0].ready().peer_id));
     }
 }
 

@@ -22,7 +22,7 @@ async fn published(node: &Node) {
     until("everything is published", async || {
         let status = node.status().await.unwrap();
         let mirror = status.dht.mirror;
-        (mirror.records > 0 && mirror.published == mirror.records).then_some(())
+        (!mirror.changing && mirror.records > 0 && mirror.published == mirror.records).then_some(())
     })
     .await;
 }

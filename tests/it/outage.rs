@@ -18,7 +18,7 @@ use crate::stranger::Stranger;
 async fn published(node: &Node) {
     until("everything is published", async || {
         let mirror = node.status().await.unwrap().dht.mirror;
-        (mirror.records > 0 && mirror.published == mirror.records).then_some(())
+        (!mirror.changing && mirror.records > 0 && mirror.published == mirror.records).then_some(())
     })
     .await;
 }

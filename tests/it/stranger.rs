@@ -12,7 +12,7 @@ use libp2p::{StreamProtocol, Swarm, identify, noise, ping, tcp, yamux};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use swarmdex_protocols::index::{
-    Announce, Join, Joined, Offer, Request, Response, Sequence, Session, ShareDigest, Verdict,
+    Announce, Join, Joined, Offer, Refusal, RefusalCode, Request, Response, Sequence, Session, ShareDigest, Verdict,
 };
 use swarmdex_protocols::limits::MAX_INDEX_MESSAGE;
 use swarmdex_protocols::{ContentId, Multiaddr, PeerId, codec, fetch};
@@ -46,6 +46,7 @@ pub enum Reply {
     Break(Vec<u8>),
 }
 
+type IndexAnswerer = Arc<Mutex<Box<dyn FnMut(Request) -> Reply + Send>>>;
 type Answerer = Arc<Mutex<Box<dyn FnMut(fetch::Request) -> Reply + Send>>>;
 
 /// What the stranger answers unless it is told otherwise.
@@ -166,6 +167,7 @@ pub struct Stranger {
     pub listen: Vec<Multiaddr>,
     orders: mpsc::Sender<Order>,
     answerer: Answerer,
+    index: IndexAnswerer,
 }
 
 impl Stranger {
@@ -212,8 +214,10 @@ impl Stranger {
         let (orders, queue) = mpsc::channel(1024);
         let answerer: Answerer = Arc::new(Mutex::new(Box::new(|_| refuse())));
         let peer = keypair.public().to_peer_id();
-        tokio::spawn(run(swarm, queue, broken, answerer.clone()));
-        Self { peer, listen, orders, answerer }
+        let refusal = framed(&Response::Refused(Refusal::new(RefusalCode::NotMaster, "a stranger")));
+        let index: IndexAnswerer = Arc::new(Mutex::new(Box::new(move |_| Reply::Bytes(refusal.clone()))));
+        tokio::spawn(run(swarm, queue, broken, answerer.clone(), index.clone()));
+        Self { peer, listen, orders, answerer, index }
     }
 
     /// A stranger that is connected to a node, and that node.
@@ -247,6 +251,11 @@ impl Stranger {
     /// From now on answers every request of the fetch protocol so.
     pub fn answer_all(&self, answer: impl FnMut(fetch::Request) -> Reply + Send + 'static) {
         *self.answerer.lock().unwrap() = Box::new(answer);
+    }
+
+    /// From now on answers every request of the index protocol so.
+    pub fn answer_index(&self, answer: impl FnMut(Request) -> Reply + Send + 'static) {
+        *self.index.lock().unwrap() = Box::new(answer);
     }
 
     pub async fn connect(&self, address: &Multiaddr) -> Result<PeerId, String> {
@@ -328,7 +337,12 @@ async fn run(
     mut orders: mpsc::Receiver<Order>,
     mut broken: mpsc::UnboundedReceiver<()>,
     answerer: Answerer,
+    index: IndexAnswerer,
 ) {
+    let answer = move |protocol: &str, bytes: &[u8]| match protocol {
+        INDEX => (index.lock().unwrap())(unframed(bytes)),
+        _ => (answerer.lock().unwrap())(unframed(bytes)),
+    };
     // With whom it spoke last.
     let mut last = None;
     let (mut dials, mut leaving) = (std::collections::HashMap::new(), std::collections::HashMap::new());
@@ -366,15 +380,15 @@ async fn run(
                 SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                     if let Some(answer) = dials.remove(&connection_id) { let _ = answer.send(Err(error.to_string())); }
                 }
-                SwarmEvent::Behaviour(BehaviourEvent::Index(event)) => on_event(&mut swarm, INDEX, event, &mut waiting, &answerer),
+                SwarmEvent::Behaviour(BehaviourEvent::Index(event)) => on_event(&mut swarm, INDEX, event, &mut waiting, &answer),
                 SwarmEvent::Behaviour(BehaviourEvent::Fetch(event)) => {
                     if let request_response::Event::Message { peer, .. } = &event { last = Some(*peer); }
-                    on_event(&mut swarm, FETCH, event, &mut waiting, &answerer);
+                    on_event(&mut swarm, FETCH, event, &mut waiting, &answer);
                 }
-                SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => on_event(&mut swarm, KAD, event, &mut waiting, &answerer),
-                SwarmEvent::Behaviour(BehaviourEvent::Push(event)) => on_event(&mut swarm, PUSH, event, &mut waiting, &answerer),
-                SwarmEvent::Behaviour(BehaviourEvent::Mirror(event)) => on_event(&mut swarm, MIRROR, event, &mut waiting, &answerer),
-                SwarmEvent::Behaviour(BehaviourEvent::Future(event)) => on_event(&mut swarm, FUTURE, event, &mut waiting, &answerer),
+                SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => on_event(&mut swarm, KAD, event, &mut waiting, &answer),
+                SwarmEvent::Behaviour(BehaviourEvent::Push(event)) => on_event(&mut swarm, PUSH, event, &mut waiting, &answer),
+                SwarmEvent::Behaviour(BehaviourEvent::Mirror(event)) => on_event(&mut swarm, MIRROR, event, &mut waiting, &answer),
+                SwarmEvent::Behaviour(BehaviourEvent::Future(event)) => on_event(&mut swarm, FUTURE, event, &mut waiting, &answer),
                 _ => {}
             },
         }
@@ -398,14 +412,12 @@ fn on_event(
     protocol: &'static str,
     event: request_response::Event<Reply, Reply>,
     waiting: &mut std::collections::HashMap<(&'static str, OutboundRequestId), Answer>,
-    answerer: &Answerer,
+    answer: &impl Fn(&str, &[u8]) -> Reply,
 ) {
     match event {
         request_response::Event::Message { message: Message::Request { request, channel, .. }, .. } => {
             let Reply::Bytes(bytes) = request else { unreachable!() };
-            let length = u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize;
-            let request = codec::decode(&bytes[4..4 + length], MAX_INDEX_MESSAGE).unwrap();
-            let reply = (answerer.lock().unwrap())(request);
+            let reply = answer(protocol, &bytes);
             let _ = behaviour(swarm.behaviour_mut(), protocol).send_response(channel, reply);
         }
         request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {

@@ -6,7 +6,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use libp2p::kad::store::{self, RecordStore};
 use libp2p::kad::{KBucketKey, ProviderRecord, Record, RecordKey as KadKey};
 use libp2p::{Multiaddr, PeerId};
-use swarmdex_protocols::mirror::Verdict;
+use swarmdex_protocols::limits::{MAX_OTHER_ADDRESSES, MAX_PROVIDERS};
+use swarmdex_protocols::mirror::{Provider, Verdict};
 use swarmdex_protocols::{RecordKey, Statement};
 
 use crate::state::Now;
@@ -49,7 +50,9 @@ pub(in crate::net) struct RecordTable {
 impl RecordTable {
     pub(in crate::net) fn new(local: PeerId, limits: RecordLimits) -> Self {
         let position = position_of_peer(&local);
-        Self { local, position, records: Records::new(limits), turn: std::cell::Cell::new(0) }
+        // Each node begins elsewhere: what one answer leaves out, that of another has.
+        let turn = std::cell::Cell::new(usize::from(position[0]));
+        Self { local, position, records: Records::new(limits), turn }
     }
 
     /// Stores a statement that was verified.
@@ -66,6 +69,15 @@ impl RecordTable {
     /// The statements under a key.
     pub(in crate::net) fn statements(&self, key: &RecordKey) -> Vec<Statement> {
         self.records.ledger(key).map(|ledger| ledger.statements().collect()).unwrap_or_default()
+    }
+
+    /// All nodes that are found under a key.
+    pub(in crate::net) fn found_under(&self, key: &RecordKey) -> Vec<Provider> {
+        let provider = |(peer, addresses, _): (PeerId, &[Multiaddr], Instant)| Provider {
+            peer,
+            addresses: addresses.iter().take(MAX_OTHER_ADDRESSES).cloned().collect(),
+        };
+        self.records.providers(key).take(MAX_PROVIDERS).map(provider).collect()
     }
 
     pub(in crate::net) fn counts(&self) -> (usize, usize) {
