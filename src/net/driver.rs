@@ -401,11 +401,24 @@ impl Driver {
             return;
         };
         let kad = &mut self.swarm.behaviour_mut().kad;
+        if info.protocols.iter().any(|protocol| kad.protocol_names().contains(protocol)) {
+            self.enter_in_routing_table(peer, &identified.addresses);
+        } else {
+            // A node of one command, or one that only asks: every query that it stood in for would come back empty.
+            kad.remove_peer(&peer);
+        }
+        if identified.role == Role::Master {
+            self.outside.on_master(identified);
+        }
+    }
+
+    fn enter_in_routing_table(&mut self, peer: PeerId, addresses: &[Multiaddr]) {
+        let kad = &mut self.swarm.behaviour_mut().kad;
         let first = kad.kbuckets().all(|bucket| bucket.is_empty());
         // The routing table never forgets an address by itself: what a node said before is replaced. The node stays
         // in the table meanwhile: each that is new there makes Kademlia look around in all directions.
         let before = dht::addresses_of(kad, &peer);
-        let addresses = routing_addresses(&identified.addresses);
+        let addresses = routing_addresses(addresses);
         for address in &addresses {
             kad.add_address(&peer, address.clone());
         }
@@ -415,9 +428,6 @@ impl Driver {
         if first {
             // Through the first node all others are found; an empty list of addresses is no node.
             let _ = kad.bootstrap();
-        }
-        if identified.role == Role::Master {
-            self.outside.on_master(identified);
         }
     }
 }

@@ -256,6 +256,10 @@ async fn fake_providers_do_not_hide_the_owner() {
         });
         fakes.push(fake);
     }
+    // Who asks and stores is not yet one who answers.
+    for node in &peers {
+        assert_eq!(node.status().await.unwrap().dht.nodes, 4);
+    }
     peers[0].share_file("needle", b"x").await;
     published(&peers[0]).await;
     lose(&master, &peers).await;
