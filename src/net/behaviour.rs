@@ -8,8 +8,8 @@ use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    PeerId, StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, kad, memory_connection_limits, noise,
-    ping, tcp, yamux,
+    PeerId, StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, kad, memory_connection_limits, ping, tcp,
+    yamux,
 };
 
 use super::NetError;
@@ -144,7 +144,7 @@ fn kademlia(local: PeerId, config: &Config) -> Result<kad::Behaviour<RecordTable
     Ok(kad)
 }
 
-/// Builds the swarm: TCP with TLS or Noise, and Yamux; QUIC; DNS names.
+/// Builds the swarm: TCP with TLS and Yamux; QUIC; DNS names.
 pub(super) fn swarm(keypair: Keypair, config: &Config, codec: FetchCodec) -> Result<Swarm<Behaviour>, NetError> {
     let yamux = || {
         let mut yamux = yamux::Config::default();
@@ -155,7 +155,7 @@ pub(super) fn swarm(keypair: Keypair, config: &Config, codec: FetchCodec) -> Res
     let behaviour = Behaviour::new(&keypair, config, codec)?;
     Ok(SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
-        .with_tcp(tcp::Config::new().nodelay(true), (Tls::new, noise::Config::new), yamux)
+        .with_tcp(tcp::Config::new().nodelay(true), Tls::new, yamux)
         .map_err(|_| NetError::Encryption)?
         .with_quic()
         .with_dns()
@@ -165,6 +165,8 @@ pub(super) fn swarm(keypair: Keypair, config: &Config, codec: FetchCodec) -> Res
         .with_swarm_config(|swarm| {
             swarm
                 .with_idle_connection_timeout(IDLE_TIMEOUT)
+                // A request goes out with the name of its protocol, and not a round trip later.
+                .with_substream_upgrade_protocol_override(libp2p::core::upgrade::Version::V1Lazy)
                 .with_max_negotiating_inbound_streams(MAX_NEGOTIATING)
                 .with_notify_handler_buffer_size(notify)
                 .with_per_connection_event_buffer_size(64)

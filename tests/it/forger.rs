@@ -9,7 +9,7 @@ use libp2p::identity::Keypair;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig, RecordStore};
 use libp2p::request_response::{self, Message, ProtocolSupport};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{StreamProtocol, Swarm, identify, kad, noise, ping, tcp, yamux};
+use libp2p::{StreamProtocol, Swarm, identify, kad, ping, tcp, tls, yamux};
 use serde::Serialize;
 use swarmdex_protocols::mirror::{Request, Response, Stored, Verdict};
 use swarmdex_protocols::{Multiaddr, PeerId, RecordKey, Statement, codec};
@@ -57,7 +57,7 @@ impl Forger {
         let peer = keypair.public().to_peer_id();
         let mut swarm = libp2p::SwarmBuilder::with_existing_identity(keypair)
             .with_tokio()
-            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+            .with_tcp(tcp::Config::default(), tls::Config::new, yamux::Config::default)
             .unwrap()
             .with_behaviour(|key| {
                 let limits = MemoryStoreConfig { max_records: 100_000, ..MemoryStoreConfig::default() };

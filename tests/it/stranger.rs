@@ -8,7 +8,7 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
 use libp2p::identity::Keypair;
 use libp2p::request_response::{self, Message, OutboundFailure, OutboundRequestId, ProtocolSupport};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{StreamProtocol, Swarm, identify, noise, ping, tcp, yamux};
+use libp2p::{StreamProtocol, Swarm, identify, ping, tcp, tls, yamux};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use swarmdex_protocols::index::{
@@ -186,7 +186,7 @@ impl Stranger {
         let outbound = |protocol| with(protocol, ProtocolSupport::Outbound, true);
         let mut swarm = libp2p::SwarmBuilder::with_existing_identity(keypair.clone())
             .with_tokio()
-            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+            .with_tcp(tcp::Config::default(), tls::Config::new, yamux::Config::default)
             .unwrap()
             .with_behaviour(|key| Behaviour {
                 ping: ping::Behaviour::default(),
