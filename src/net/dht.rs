@@ -6,6 +6,7 @@
 mod store;
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -30,6 +31,9 @@ const MAX_QUERIES: usize = 512;
 /// Messages whose signatures are being checked: in all, and of one sender.
 const MAX_CHECKS: usize = 64;
 const MAX_CHECKS_OF_SENDER: usize = 4;
+/// How long to look for the nodes closest to a key: those who have answered by then do, and one that is gone without
+/// a word, which a connection would be tried with for long, holds nobody up.
+pub(super) const CLOSEST_PATIENCE: Duration = Duration::from_secs(3);
 /// Records and providers that a reader may be behind.
 pub(super) const FOUND_QUEUE: usize = 64;
 
@@ -40,6 +44,8 @@ pub type Located = (PeerId, Vec<Multiaddr>);
 pub(crate) enum Ask {
     /// The nodes closest to a key, or to a peer's id.
     Closest { key: Vec<u8>, answer: oneshot::Sender<Result<Vec<Located>, RequestError>> },
+    /// What such a question has found so far is its answer.
+    EndClosest { key: Vec<u8> },
     /// Values under a key, each with the node that sent it; ends when the network was asked.
     Record { key: RecordKey, found: mpsc::Sender<(PeerId, Vec<u8>)> },
     /// Nodes that are found under a key.
@@ -67,7 +73,7 @@ pub struct DhtCounts {
 
 /// A query under way.
 enum Query {
-    Closest(oneshot::Sender<Result<Vec<Located>, RequestError>>),
+    Closest { key: Vec<u8>, begun: Instant, answer: oneshot::Sender<Result<Vec<Located>, RequestError>> },
     Record(mpsc::Sender<(PeerId, Vec<u8>)>),
     Providers(mpsc::Sender<PeerId>),
 }
@@ -147,7 +153,17 @@ impl Dht {
             Ask::Record { .. } | Ask::Providers { .. } if busy => {}
             Ask::Closest { key, answer } => {
                 self.closest_queries += 1;
-                self.queries.insert(kad.get_closest_peers(key), Query::Closest(answer));
+                let query = kad.get_closest_peers(key.clone());
+                self.queries.insert(query, Query::Closest { key, begun: Instant::now(), answer });
+            }
+            Ask::EndClosest { key } => {
+                // One that another reader began a moment ago is left alone.
+                let late = |query: &Query| matches!(query, Query::Closest { key: of, begun, .. } if *of == key && begun.elapsed() > CLOSEST_PATIENCE / 2);
+                for (id, _) in self.queries.iter().filter(|(_, query)| late(query)) {
+                    if let Some(mut query) = kad.query_mut(id) {
+                        query.finish();
+                    }
+                }
             }
             Ask::Record { key, found } => {
                 self.queries.insert(kad.get_record(kad::RecordKey::new(key.as_bytes())), Query::Record(found));
@@ -199,12 +215,12 @@ impl Dht {
                 }
                 !reader.is_closed()
             }
-            (QueryResult::GetClosestPeers(result), Some(Query::Closest(_))) => {
+            (QueryResult::GetClosestPeers(result), Some(Query::Closest { .. })) => {
                 let peers = match result {
                     Ok(kad::GetClosestPeersOk { peers, .. }) => peers,
                     Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
                 };
-                if let Some(Query::Closest(answer)) = self.queries.remove(&id) {
+                if let Some(Query::Closest { answer, .. }) = self.queries.remove(&id) {
                     let located = peers.into_iter().map(|info| (info.peer_id, bounded(info.addrs))).collect();
                     let _ = answer.send(Ok(located));
                 }
@@ -212,7 +228,7 @@ impl Dht {
             }
             (_, Some(Query::Record(reader))) => !reader.is_closed(),
             (_, Some(Query::Providers(reader))) => !reader.is_closed(),
-            (_, Some(Query::Closest(answer))) => !answer.is_closed(),
+            (_, Some(Query::Closest { answer, .. })) => !answer.is_closed(),
             // Kademlia's own: it refreshes its table.
             (_, None) => true,
         }

@@ -331,12 +331,13 @@ impl Driver {
     fn on_dial_failed(&mut self, connection: ConnectionId, peer: Option<PeerId>, error: &DialError) {
         tracing::debug!(?peer, %error, "a connection could not be made");
         let given_up = self.requests.dials.on_failed(&mut self.swarm, connection, error);
-        let Some(peer) = peer.filter(|peer| given_up && !self.swarm.is_connected(peer)) else { return };
-        // Kademlia forgets nobody by itself; a node that comes back says so.
+        let Some(peer) = peer.filter(|peer| !self.swarm.is_connected(peer)) else { return };
+        // Kademlia forgets nobody by itself; a node that comes back says so. Addresses that are left are tried without
+        // it: every query would wait for that.
         if !matches!(error, DialError::Denied { .. } | DialError::Aborted | DialError::DialPeerConditionFalse(_)) {
             self.swarm.behaviour_mut().kad.remove_peer(&peer);
         }
-        if let Some(master) = &mut self.services.index {
+        if given_up && let Some(master) = &mut self.services.index {
             master.on_unreachable(&peer);
         }
     }

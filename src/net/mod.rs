@@ -332,8 +332,16 @@ impl Net {
 
     async fn closest_to(&self, key: Vec<u8>) -> Result<Vec<Located>, RequestError> {
         let (answer, answered) = oneshot::channel();
-        self.dht(dht::Ask::Closest { key, answer }).await;
-        answered.await.unwrap_or(Err(RequestError::ShuttingDown))
+        self.dht(dht::Ask::Closest { key: key.clone(), answer }).await;
+        let mut answered = answered;
+        let answer = match tokio::time::timeout(dht::CLOSEST_PATIENCE, &mut answered).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.dht(dht::Ask::EndClosest { key }).await;
+                answered.await
+            }
+        };
+        answer.unwrap_or(Err(RequestError::ShuttingDown))
     }
 
     /// Values under a key, each with the node that sent it, as they come; nothing about them was checked. Dropping

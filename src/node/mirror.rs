@@ -34,6 +34,8 @@ const CLAIMS: usize = 2000;
 pub(super) const MADE_QUEUE: usize = 65_536;
 /// Tombstones of a master that are published again and again.
 const TOMBSTONES: u32 = 200_000;
+/// How soon names that could not be claimed are tried again.
+const CLAIM_AGAIN: Duration = Duration::from_secs(1);
 /// How often the nodes that are known are written to disk, claims are renewed and lost ones tried again.
 const CHECK: Duration = Duration::from_secs(60);
 /// Nodes that are remembered for the next start, and how many of them are tried at a time.
@@ -101,7 +103,7 @@ impl MirrorTask {
         let (mut shares, mut said, mut master) =
             (self.library.shares.generation(), self.standings.watch(), self.master.clone());
         let (mut made, mut sent) = (Vec::new(), 0);
-        let (mut check, mut tombstones) = (Instant::now() + SETTLE, Instant::now());
+        let (mut check, mut tombstones, mut again) = (Instant::now() + SETTLE, Instant::now(), None);
         loop {
             let due = publications.poll_timeout().map(|(at, _)| at);
             tokio::select! {
@@ -113,15 +115,15 @@ impl MirrorTask {
                 Ok(()) = self.complete.changed() => {}
                 count = statements(&mut self.index, &mut made) => if count == 0 { return },
                 () = sleep_until(due) => {}
+                () = sleep_until(again) => {}
                 () = sleep_until(Some(check)) => {}
             }
             tokio::time::sleep(SETTLE.min(self.republish / 10)).await;
             let of = [*shares.borrow_and_update(), *said.borrow_and_update(), *held.borrow_and_update()];
             let alone = matches!(*master.borrow_and_update(), MasterState::Unreachable { .. });
             self.give_up(alone).await;
-            if alone {
-                self.claim().await;
-            }
+            let claimed = !alone || self.claim().await;
+            again = (!claimed).then(|| Instant::now() + CLAIM_AGAIN);
             let now = Instant::now();
             publications.set_alone(alone, now);
             publications.replace(self.wanted().await, now);
@@ -207,14 +209,19 @@ impl MirrorTask {
         }
     }
 
-    /// Claims names that no master can grant at the moment.
-    async fn claim(&self) {
+    /// Claims names that no master can grant at the moment. False if some have to be tried again: nobody answered,
+    /// or there are too many for one go.
+    async fn claim(&self) -> bool {
         let entries = self.library.shares.entries();
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
         let mut wanted = self.standings.lock().to_claim(share, unix_ms());
+        if wanted.is_empty() {
+            return true;
+        }
+        let mut all = wanted.len() <= CLAIMS;
         wanted.truncate(CLAIMS);
-        if wanted.is_empty() || self.net.authority().is_none() {
-            return;
+        if self.net.authority().is_none() {
+            return false;
         }
         let known = self.mirror.read(wanted.iter().map(|(name, ..)| name.clone()).collect()).await;
         let mut claims = BTreeMap::new();
@@ -241,8 +248,9 @@ impl MirrorTask {
             claims.iter().map(|(key, claim)| (*key, What::Statement(Arc::new(Statement::Claim(claim.clone())))));
         let copies = self.mirror.store(items.collect()).await;
         for (key, claim) in claims {
-            self.settle(claim, copies.get(&key).cloned().unwrap_or_default());
+            all &= self.settle(claim, copies.get(&key).cloned().unwrap_or_default());
         }
+        all
     }
 
     /// A claim above everything that is known of the name.
@@ -258,19 +266,20 @@ impl MirrorTask {
         }
     }
 
-    /// Counts the nodes that hold the claim, and those that hold another's.
-    fn settle(&self, claim: Claim, copies: Copies) {
+    /// Counts the nodes that hold the claim, and those that hold another's. False if nobody was reached, not even
+    /// this node itself.
+    fn settle(&self, claim: Claim, copies: Copies) -> bool {
         let Entry { name, content, size, .. } = claim.entry.clone();
         let rival = copies.taken.into_iter().max_by_key(|(_, count)| *count);
         match rival {
             Some((owner, count)) if count > copies.stored => self.lose(&name, content, size, owner),
-            // Nobody was reached, not even this node itself: the next round tries again.
-            _ if copies.stored == 0 => {}
+            _ if copies.stored == 0 => return false,
             _ => {
                 tracing::info!(%name, nodes = copies.stored, "claimed until the master is back");
                 self.standings.change(|announcer| announcer.on_claimed(claim));
             }
         }
+        true
     }
 
     fn lose(&self, name: &Name, content: ContentId, size: u64, owner: PeerId) {
