@@ -11,6 +11,9 @@ const SMALL: usize = 8 << 10;
 /// Buffer of a busy connection, in bytes.
 const LARGE: usize = 256 << 10;
 
+/// Reads in a row that would have fitted the small buffer, after which a larger one shrinks.
+const SMALL_READS: u32 = 64;
+
 /// A stream with a read buffer that grows while it is filled and shrinks when it is not.
 #[derive(Debug)]
 pub(in crate::net) struct Ahead<T> {
@@ -18,20 +21,22 @@ pub(in crate::net) struct Ahead<T> {
     buffer: Vec<u8>,
     begin: usize,
     end: usize,
+    small_reads: u32,
 }
 
 impl<T> Ahead<T> {
     pub(super) fn new(io: T) -> Self {
-        Self { io, buffer: Vec::new(), begin: 0, end: 0 }
+        Self { io, buffer: Vec::new(), begin: 0, end: 0, small_reads: 0 }
     }
 
     /// Makes the buffer fit what came last.
     fn adapt(&mut self) {
         let length = self.buffer.len();
+        self.small_reads = if self.end <= SMALL { self.small_reads.saturating_add(1) } else { 0 };
         if self.end == length && length < LARGE {
             self.buffer = vec![0; (length * 2).max(SMALL)];
-        } else if self.end <= SMALL && length > SMALL {
-            self.buffer = vec![0; length / 2];
+        } else if self.small_reads >= SMALL_READS && length > SMALL {
+            self.buffer = vec![0; SMALL];
         }
         (self.begin, self.end) = (0, 0);
     }
@@ -106,9 +111,12 @@ mod tests {
             largest = largest.max(ahead.buffer.len());
         }
         assert_eq!(largest, LARGE);
-        for _ in 0..10 {
-            ahead.io = Cursor::new(vec![7; 100]);
-            while block_on(ahead.read(&mut piece)).unwrap() > 0 {}
+        for reads in [SMALL_READS / 2, SMALL_READS] {
+            assert_eq!(ahead.buffer.len(), LARGE, "a few small reads change nothing");
+            for _ in 0..reads {
+                ahead.io = Cursor::new(vec![7; 100]);
+                block_on(ahead.read(&mut piece)).unwrap();
+            }
         }
         assert_eq!(ahead.buffer.len(), SMALL);
     }
