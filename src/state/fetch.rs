@@ -3,7 +3,7 @@
 //! Every chunk is in exactly one state: to do, asked for (of one source, or of more when it is late), arrived (being
 //! verified and written), or written. What is to do is kept as ranges, so that a file of millions of chunks costs little.
 //!
-//! **Which chunk.** While all sources have everything, the next ones in order: disks like that. As soon as some have
+//! **Which chunk.** While all sources have everything, the next ones in order, from a random place on: disks like that. As soon as some have
 //! only parts, the rarest first (BitTorrent's rule: B. Cohen, Incentives Build Robustness in BitTorrent, 2003), ties
 //! broken at random, so that downloaders get different chunks and can pass them on.
 //!
@@ -46,9 +46,10 @@ pub const MAX_SOURCES: usize = 48;
 const SWARM_CHUNKS: u64 = 16;
 /// How often a source that has a part is asked which: when it has nothing that is wanted, and otherwise.
 const HAVE_SOON: Duration = Duration::from_millis(50);
-const HAVE_LATER: Duration = Duration::from_millis(250);
+const HAVE_LATER: Duration = Duration::from_millis(100);
 /// How often a source that has everything is asked who else has a part.
 const OTHERS: Duration = Duration::from_secs(1);
+const FIRST_OTHERS: Duration = Duration::from_millis(100);
 /// How soon a source without work looks again for a request to take over.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// For how long a download goes on although no source has a chunk that is missing.
@@ -248,7 +249,9 @@ impl<S: Copy + Ord> Download<S> {
             None => Holds::All,
             Some(chunks) => Holds::Some(chunks),
         };
-        let mut due = OTHERS;
+        // A crowd that begins together finds each other at once, and later nobody has to be asked often.
+        let mut due = (FIRST_OTHERS * (1 << state.answers.min(10))).min(OTHERS);
+        state.answers += 1;
         if let Holds::Some(chunks) = &state.holds {
             if self.holders.is_empty() {
                 self.holders = vec![0; usize::try_from(self.geometry.chunks()).unwrap_or(usize::MAX)];

@@ -68,11 +68,8 @@ impl<S: Copy + Ord> Download<S> {
     fn pick(&mut self, source: S) -> Option<(u64, u32)> {
         let (alone, swarm) = (self.holders.is_empty(), self.is_swarm());
         let state = self.sources.get(&source)?;
-        let first = if alone && matches!(state.holds, Holds::All) {
-            *self.todo.first_key_value()?.0
-        } else {
-            self.rarest(source)?.1
-        };
+        let first =
+            if alone && matches!(state.holds, Holds::All) { self.next_in_order()? } else { self.rarest(source)?.1 };
         let state = self.sources.get(&source)?;
         let (_, end) = self.todo.range(..=first).next_back()?;
         let most = self.geometry.chunks_per_response().max(1).min(end - first);
@@ -89,6 +86,16 @@ impl<S: Copy + Ord> Download<S> {
             count += 1;
         }
         Some((first, u32::try_from(count).unwrap_or(1)))
+    }
+
+    /// The next chunk to do in order, from this download's own place on: a crowd that begins together asks for
+    /// different ones from the first on.
+    fn next_in_order(&self) -> Option<u64> {
+        let from = if self.is_swarm() { self.policy.seed % self.geometry.chunks() } else { 0 };
+        match self.todo.range(..=from).next_back() {
+            Some((_, end)) if *end > from => Some(from),
+            _ => self.todo.range(from..).next().or_else(|| self.todo.first_key_value()).map(|(begin, _)| *begin),
+        }
     }
 
     pub(super) fn rarity(&self, index: u64) -> u16 {

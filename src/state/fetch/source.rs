@@ -64,6 +64,8 @@ pub(super) struct Source {
     pub(super) not_before: Option<Instant>,
     /// When to ask next which chunks it has; `None` while it is being asked, or never.
     pub(super) have_due: Option<Instant>,
+    /// Answers to that question so far.
+    pub(super) answers: u32,
     pub(super) lost: Option<Exhausted>,
 }
 
@@ -80,6 +82,7 @@ impl Source {
             broken_words: 0,
             not_before: None,
             have_due: None,
+            answers: 0,
             lost: None,
         }
     }
