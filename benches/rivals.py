@@ -50,7 +50,8 @@ def run_all(kinds, folder, path, rounds):
     """
     tools, results = [], {}
     files = [os.path.join(path, name) for name in files_of(path)] if os.path.isdir(path) else [path]
-    size = sum(os.path.getsize(file) for file in files)
+    # Freed memory does not come back in the order in which it went.
+    warm = min(3 * sum(os.path.getsize(file) for file in files), 4 << 30)
     try:
         for kind in kinds:
             tool = kind(f"{folder}/{kind.__name__}", path)
@@ -64,7 +65,7 @@ def run_all(kinds, folder, path, rounds):
             for tool in results:
                 out = f"{folder}/out-{type(tool).__name__}-{number}"
                 os.mkdir(out)
-                subprocess.run(["sh", "-c", f"head -c {size} /dev/zero > {folder}/warm && rm {folder}/warm"], check=True)
+                subprocess.run(["sh", "-c", f"head -c {warm} /dev/zero > {folder}/warm && rm {folder}/warm"], check=True)
                 os.sync()
                 results[tool].append(tool.get(out))
                 check(path, out)
