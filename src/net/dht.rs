@@ -13,8 +13,8 @@ use futures::future::BoxFuture;
 use libp2p::kad::{self, InboundRequest, QueryId, QueryResult};
 use libp2p::request_response::ResponseChannel;
 use libp2p::{Multiaddr, PeerId};
+pub(crate) use store::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub(super) use store::{RecordTable, now};
-pub(crate) use store::{position_of_key, position_of_peer};
 use swarmdex_protocols::index::{Refusal, RefusalCode, check_address};
 use swarmdex_protocols::ledger::decode_record;
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS};
@@ -158,7 +158,10 @@ impl Dht {
             }
             Ask::EndClosest { key } => {
                 // One that another reader began a moment ago is left alone.
-                let late = |query: &Query| matches!(query, Query::Closest { key: of, begun, .. } if *of == key && begun.elapsed() > CLOSEST_PATIENCE / 2);
+                let late = |query: &Query| match query {
+                    Query::Closest { key: of, begun, .. } => *of == key && begun.elapsed() > CLOSEST_PATIENCE / 2,
+                    _ => false,
+                };
                 for (id, _) in self.queries.iter().filter(|(_, query)| late(query)) {
                     if let Some(mut query) = kad.query_mut(id) {
                         query.finish();

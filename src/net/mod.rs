@@ -27,7 +27,7 @@ use std::time::Instant;
 
 use codec::FetchCodec;
 pub use dht::{DhtCounts, Located};
-pub(crate) use dht::{position_of_key, position_of_peer};
+pub(crate) use dht::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub use index::Master;
 use libp2p::identity::Keypair;
 pub use mirror::{Copies, Mirror};
@@ -331,9 +331,8 @@ impl Net {
     }
 
     async fn closest_to(&self, key: Vec<u8>) -> Result<Vec<Located>, RequestError> {
-        let (answer, answered) = oneshot::channel();
+        let (answer, mut answered) = oneshot::channel();
         self.dht(dht::Ask::Closest { key: key.clone(), answer }).await;
-        let mut answered = answered;
         let answer = match tokio::time::timeout(dht::CLOSEST_PATIENCE, &mut answered).await {
             Ok(answer) => answer,
             Err(_) => {

@@ -14,7 +14,7 @@ use super::lookup::Checked;
 use super::membership::unix_ms;
 use super::types::Source;
 use super::{Error, shorten};
-use crate::net::{Mirror, Net, OwnedNames};
+use crate::net::{Mirror, Net, OwnedNames, PROVIDERS_IN_ANSWER};
 
 /// Nodes whose answers about a name are enough: with two liars among them the honest ones have the latest statement.
 const ENOUGH_ANSWERS: usize = 5;
@@ -24,8 +24,6 @@ const ANSWER_GRACE: Duration = Duration::from_millis(500);
 const PROVIDER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long to look for other holders of a content whose owner is known.
 const HOLDER_PATIENCE: Duration = Duration::from_millis(200);
-/// From so many on there may be more nodes under a key than Kademlia's answers have.
-const CROWD: usize = 20;
 /// Owners asked for one search, and how many of them at a time.
 const MAX_OWNERS: usize = 2 * MAX_PROVIDERS;
 const OWNERS_AT_A_TIME: usize = 64;
@@ -178,7 +176,8 @@ impl Dht {
     /// All nodes that are found under a key, at most [`MAX_OWNERS`], this node not among them.
     async fn owners_under(&self, key: RecordKey) -> BTreeSet<PeerId> {
         let mut owners = self.found_under(key, MAX_OWNERS, PROVIDER_PATIENCE).await;
-        if owners.len() >= CROWD {
+        // From so many on there may be more than Kademlia's answers have.
+        if owners.len() >= PROVIDERS_IN_ANSWER {
             let more = self.mirror.providers(key).await.take(MAX_OWNERS);
             let more = more.take_until(tokio::time::sleep(PROVIDER_PATIENCE));
             owners.extend(more.map(|provider| provider.peer).collect::<Vec<_>>().await);

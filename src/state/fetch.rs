@@ -3,9 +3,9 @@
 //! Every chunk is in exactly one state: to do, asked for (of one source, or of more when it is late), arrived (being
 //! verified and written), or written. What is to do is kept as ranges, so that a file of millions of chunks costs little.
 //!
-//! **Which chunk.** While all sources have everything, the next ones in order, from a random place on: disks like that. As soon as some have
-//! only parts, the rarest first (BitTorrent's rule: B. Cohen, Incentives Build Robustness in BitTorrent, 2003), ties
-//! broken at random, so that downloaders get different chunks and can pass them on.
+//! **Which chunk.** While all sources have everything, the next ones in order, from a random place on: disks like that.
+//! As soon as some have only parts, the rarest first (BitTorrent's rule: B. Cohen, Incentives Build Robustness in
+//! BitTorrent, 2003), ties broken at random, so that downloaders get different chunks and can pass them on.
 //!
 //! **How much.** As many bytes as keep a source busy for half a second at its measured rate, within the policy.
 //!
@@ -47,7 +47,8 @@ const SWARM_CHUNKS: u64 = 16;
 /// How often a source that has a part is asked which: when it has nothing that is wanted, and otherwise.
 const HAVE_SOON: Duration = Duration::from_millis(50);
 const HAVE_LATER: Duration = Duration::from_millis(100);
-/// How often a source that has everything is asked who else has a part.
+/// How often a source that has everything is asked who else has a part, in the end; and how soon at first, doubled
+/// each time.
 const OTHERS: Duration = Duration::from_secs(1);
 const FIRST_OTHERS: Duration = Duration::from_millis(100);
 /// How soon a source without work looks again for a request to take over.

@@ -37,6 +37,15 @@ pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T 
     }
 }
 
+/// Waits until the DHT has everything that a node publishes, and so that it can be found there.
+pub async fn published(node: &Node) {
+    until("everything is published", async || {
+        let mirror = node.status().await.unwrap().dht.mirror;
+        (!mirror.changing && mirror.records > 0 && mirror.published == mirror.records).then_some(())
+    })
+    .await;
+}
+
 /// A node in this process, with a data directory of its own.
 pub struct TestNode {
     pub node: Node,

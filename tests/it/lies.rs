@@ -13,7 +13,7 @@ use swarmdex_protocols::{
 };
 
 use crate::forger::{Forger, value};
-use crate::harness::{TestNode, gone, tcp_address, until};
+use crate::harness::{TestNode, gone, published, tcp_address, until};
 use crate::stranger::{MIRROR, Reply, Stranger, framed, unframed};
 
 fn unix_ms() -> u64 {
@@ -59,14 +59,6 @@ async fn network(peers: usize) -> (TestNode, Vec<TestNode>) {
 async fn known(node: &TestNode, others: usize) {
     until("the nodes know each other", async || {
         (node.status().await.unwrap().dht.nodes >= others as u64).then_some(())
-    })
-    .await;
-}
-
-async fn published(node: &TestNode) {
-    until("everything is published", async || {
-        let mirror = node.status().await.unwrap().dht.mirror;
-        (!mirror.changing && mirror.records > 0 && mirror.published == mirror.records).then_some(())
     })
     .await;
 }

@@ -7,22 +7,12 @@ use swarmdex::node::{MasterState, Source, Standing};
 use swarmdex::{Error, Node};
 use tempfile::TempDir;
 
-use crate::harness::{TestNode, found, gone, joined, noise, tcp_address, until};
+use crate::harness::{TestNode, found, gone, joined, noise, published, tcp_address, until};
 
 /// Waits until a node knows that its master is gone.
 async fn alone(node: &Node) {
     until("the master is missed", async || {
         matches!(node.status().await.unwrap().master, MasterState::Unreachable { .. }).then_some(())
-    })
-    .await;
-}
-
-/// Waits until the DHT has everything that a node publishes, and so that it can be found there.
-async fn published(node: &Node) {
-    until("everything is published", async || {
-        let status = node.status().await.unwrap();
-        let mirror = status.dht.mirror;
-        (!mirror.changing && mirror.records > 0 && mirror.published == mirror.records).then_some(())
     })
     .await;
 }

@@ -11,17 +11,8 @@ use swarmdex::config::{Config, Role};
 use swarmdex::node::{GetRequest, MasterState, Source};
 use tempfile::TempDir;
 
-use crate::harness::{Process, TestNode, address, joined, noise, tcp_address, until};
+use crate::harness::{Process, TestNode, address, joined, noise, published, tcp_address, until};
 use crate::stranger::Stranger;
-
-/// Waits until the DHT has everything that a node publishes.
-async fn published(node: &Node) {
-    until("everything is published", async || {
-        let mirror = node.status().await.unwrap().dht.mirror;
-        (!mirror.changing && mirror.records > 0 && mirror.published == mirror.records).then_some(())
-    })
-    .await;
-}
 
 /// How long lookups and downloads took, by the phase that they began in.
 #[derive(Default)]

@@ -15,7 +15,7 @@ use crate::state::publish::{Position, distance};
 use crate::state::records::{RecordLimits, Records};
 
 /// Providers in one answer: what Kademlia sends at most.
-const PROVIDERS_IN_ANSWER: usize = 20;
+pub(crate) const PROVIDERS_IN_ANSWER: usize = 20;
 
 /// The time.
 pub(in crate::net) fn now() -> Now {
