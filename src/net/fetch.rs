@@ -6,7 +6,9 @@
 //! requests for seconds.)
 //!
 //! **How many at a time.** Few enough that each is done soon, since half-sent chunks are of use to nobody: more while answers leave
-//! within a tenth of a second, fewer when they take longer than half of one.
+//! within a tenth of a second, fewer when they take longer than half of one. Within a crowd
+//! that passes on what it has, the chunks for one peer leave one after the other, or at least apart: sent side by side they
+//! would all arrive at the end, and the peer could neither pass one on nor ask for the next meanwhile.
 //!
 //! **Who does not read** is sent one answer at a time, has one slot for all of its kind and at most half of the memory, and
 //! loses its connection if it took more of it while it still read: it holds nobody else up.
@@ -35,6 +37,8 @@ const LEAST_SLOTS: usize = 2;
 const QUICK: Duration = Duration::from_millis(100);
 const SLOW: Duration = Duration::from_millis(500);
 const STUCK: Duration = Duration::from_secs(1);
+/// How far apart the chunks for one peer of a crowd begin, if the one before is not sent yet.
+const APART: Duration = Duration::from_millis(200);
 /// Laggards that are remembered.
 const MAX_LAGGARDS: usize = 1024;
 /// Chunks of which it is remembered how often they were sent.
@@ -49,6 +53,8 @@ pub(super) struct Upload {
     pub(super) peer: PeerId,
     pub(super) request: Request,
     pub(super) channel: Channel,
+    /// Whether many download the content at the same time and pass on what they have.
+    pub(super) crowd: bool,
     /// Whether the chunk is another one than was asked for first.
     pub(super) instead: bool,
 }
@@ -69,6 +75,13 @@ fn is_stuck(since: Instant, now: Instant) -> bool {
     now.saturating_duration_since(since) >= STUCK
 }
 
+/// Uploads to one peer whose bytes are in memory.
+struct Active {
+    count: usize,
+    /// When the last one began.
+    since: Instant,
+}
+
 /// Uploads that wait, and those whose bytes are in memory.
 pub(super) struct Uploads {
     /// Most at a time, for all and for one peer; and as many as leave soon.
@@ -81,7 +94,7 @@ pub(super) struct Uploads {
     turns: VecDeque<PeerId>,
     waiting_count: usize,
     active: HashMap<InboundRequestId, (PeerId, Instant)>,
-    active_per_peer: HashMap<PeerId, usize>,
+    active_per_peer: HashMap<PeerId, Active>,
     laggards: HashSet<PeerId>,
     /// When laggards were last looked for.
     looked: Option<Instant>,
@@ -174,7 +187,8 @@ impl Uploads {
             *self.sent.entry(chunk).or_default() += 1;
         }
         self.active.insert(upload.id, (peer, now));
-        *self.active_per_peer.entry(peer).or_default() += 1;
+        let active = self.active_per_peer.entry(peer).or_insert(Active { count: 0, since: now });
+        *active = Active { count: active.count + 1, since: now };
         Some(upload)
     }
 
@@ -205,9 +219,16 @@ impl Uploads {
         }
         let for_laggards = lagging_moving == 0 && lagging < self.most_per_peer;
         self.turns.iter().position(|peer| {
-            let active = self.active_per_peer.get(peer).copied().unwrap_or(0);
-            if is_laggard(peer) { for_laggards && active == 0 } else { active < self.most_per_peer }
+            let Some(active) = self.active_per_peer.get(peer) else { return !is_laggard(peer) || for_laggards };
+            !is_laggard(peer) && active.count < self.most_per_peer && self.apart(peer).is_none_or(|at| at <= now)
         })
+    }
+
+    /// When the next chunk for a peer of a crowd may begin, while another is being sent to it.
+    fn apart(&self, peer: &PeerId) -> Option<Instant> {
+        let active = self.active_per_peer.get(peer)?;
+        let next = self.waiting.get(peer)?.front()?;
+        next.crowd.then_some(active.since + APART)
     }
 
     /// How often the chunk was sent that a request would get.
@@ -240,9 +261,9 @@ impl Uploads {
         } else if took > SLOW && took < STUCK {
             self.slots = (self.slots - 1).max(LEAST_SLOTS.min(self.most));
         }
-        if let Some(count) = self.active_per_peer.get_mut(&peer) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(active) = self.active_per_peer.get_mut(&peer) {
+            active.count -= 1;
+            if active.count == 0 {
                 self.active_per_peer.remove(&peer);
             }
         }
@@ -263,10 +284,12 @@ impl Uploads {
         (count > 1).then_some(peer)
     }
 
-    /// When to call [`Uploads::next`] again although nothing happened: stuck uploads give their slots up.
+    /// When to call [`Uploads::next`] again although nothing happened: stuck uploads give their slots up, and chunks
+    /// need not wait any longer for the ones before.
     pub(super) fn timeout(&self) -> Option<Instant> {
         let stuck = self.active.values().map(|(_, since)| *since + STUCK);
-        stuck.filter(|at| self.looked.is_none_or(|looked| *at > looked) && self.waiting_count > 0).min()
+        let apart = self.active_per_peer.keys().filter_map(|peer| self.apart(peer));
+        stuck.chain(apart).filter(|at| self.looked.is_none_or(|looked| *at > looked) && self.waiting_count > 0).min()
     }
 
     /// From here on every new request is refused.

@@ -7,7 +7,7 @@ mod writer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -40,6 +40,9 @@ pub(super) struct Got {
     pub(super) bytes: u64,
     pub(super) sources: Vec<PeerId>,
 }
+
+/// A download that takes longer looks for holders in the DHT, and lets others find there what it has.
+const LONG: Duration = Duration::from_secs(3);
 
 /// What a task of the download came to.
 enum Event {
@@ -158,6 +161,8 @@ struct Work {
     writer: Writer,
     search: Search,
     news: mpsc::Receiver<News>,
+    /// When it has taken long, if it has not yet.
+    long: Option<Instant>,
 }
 
 impl Task<'_> {
@@ -186,13 +191,14 @@ impl Task<'_> {
         }
         let (sender, news) = mpsc::channel(NEWS);
         let mut search = Search::new(self.inner.questions.clone(), self.name.clone(), self.content, sender);
-        // Small files are not worth a search unless the index knows nobody who has them.
-        if machine.is_swarm() || machine.live() == 0 {
+        // What is soon done is not worth a search unless the index knows nobody who has it.
+        if machine.live() == 0 {
             machine.set_searching(true);
             search.begin();
         }
+        let long = machine.is_swarm().then(|| now + LONG);
         let writer = Writer::start(self.part.clone(), self.inner.library.buffers.clone());
-        let mut work = Work { asks: FuturesUnordered::new(), writer, search, news };
+        let mut work = Work { asks: FuturesUnordered::new(), writer, search, news, long };
         let end = self.drive(&mut machine, &mut work).await;
         tracing::debug!(name = %self.name, wasted = machine.wasted(), sources = machine.live(), "download over");
         drop(work.asks);
@@ -236,6 +242,11 @@ impl Task<'_> {
                     News::Searched(round) if work.search.is_over(round) => machine.set_searching(false),
                     News::Searched(_) => {}
                 },
+                () = sleep_until(work.long) => {
+                    work.long = None;
+                    work.search.begin();
+                    self.inner.library.holdings.offer(&self.content);
+                }
                 () = sleep_until(timeout) => machine.handle_timeout(Instant::now()),
                 // An operation that nobody holds any more is dropped as a whole.
                 Ok(()) = wishes.changed() => {}

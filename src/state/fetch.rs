@@ -13,6 +13,7 @@
 //! clearly faster; the first answer counts, and the other request is cancelled. That is the end game, and the way
 //! around sources that slow down, at any time of a download.
 
+mod holders;
 mod pick;
 #[cfg(test)]
 mod sim;
@@ -44,13 +45,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 pub const MAX_SOURCES: usize = 48;
 /// Contents of fewer chunks are not worth the talk of who has what.
 const SWARM_CHUNKS: u64 = 16;
-/// How often a source that has a part is asked which: when it has nothing that is wanted, and otherwise.
-const HAVE_SOON: Duration = Duration::from_millis(50);
-const HAVE_LATER: Duration = Duration::from_millis(100);
-/// How often a source that has everything is asked who else has a part, in the end; and how soon at first, doubled
-/// each time.
-const OTHERS: Duration = Duration::from_secs(1);
-const FIRST_OTHERS: Duration = Duration::from_millis(100);
 /// How soon a source without work looks again for a request to take over.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// For how long a download goes on although no source has a chunk that is missing.
@@ -242,62 +236,6 @@ impl<S: Copy + Ord> Download<S> {
         self.searching = searching;
     }
 
-    /// A source said which chunks it has; `None` for all.
-    pub fn on_have(&mut self, source: S, chunks: Option<ChunkSet>, now: Instant) {
-        self.forget_holdings(source);
-        let Some(state) = self.sources.get_mut(&source) else { return };
-        state.holds = match chunks {
-            None => Holds::All,
-            Some(chunks) => Holds::Some(chunks),
-        };
-        // A crowd that begins together finds each other at once, and later nobody has to be asked often.
-        let mut due = (FIRST_OTHERS * (1 << state.answers.min(10))).min(OTHERS);
-        state.answers += 1;
-        if let Holds::Some(chunks) = &state.holds {
-            if self.holders.is_empty() {
-                self.holders = vec![0; usize::try_from(self.geometry.chunks()).unwrap_or(usize::MAX)];
-            }
-            for index in chunks.iter() {
-                if let Some(count) = usize::try_from(index).ok().and_then(|index| self.holders.get_mut(index)) {
-                    *count = count.saturating_add(1);
-                }
-            }
-            let wanted = self.todo.iter().any(|(begin, end)| (*begin..*end).any(|index| chunks.contains(index)));
-            due = if wanted { HAVE_LATER } else { HAVE_SOON };
-        }
-        state.have_due = Some(now + due);
-    }
-
-    /// A source did not say which chunks it has.
-    pub fn on_have_failed(&mut self, source: S, now: Instant) {
-        let Some(state) = self.sources.get_mut(&source) else { return };
-        match state.holds {
-            Holds::Unknown => self.lose(source, Exhausted::Gone),
-            // Of one that had everything a moment ago nothing more is to be known.
-            Holds::All => state.have_due = None,
-            Holds::Some(_) => {
-                state.failures += 1;
-                state.have_due = Some(now + pause(state.failures).max(HAVE_LATER));
-                if state.failures >= MAX_FAILURES {
-                    self.lose(source, Exhausted::Gone);
-                }
-            }
-        }
-    }
-
-    /// What a source has no longer counts.
-    fn forget_holdings(&mut self, source: S) {
-        let Some(state) = self.sources.get_mut(&source) else { return };
-        if let Holds::Some(chunks) = &state.holds {
-            for index in chunks.iter() {
-                if let Some(count) = usize::try_from(index).ok().and_then(|index| self.holders.get_mut(index)) {
-                    *count = count.saturating_sub(1);
-                }
-            }
-            state.holds = Holds::Unknown;
-        }
-    }
-
     /// Chunks arrived. True if they are wanted: verify and write them, then call [`Download::on_written`] or
     /// [`Download::on_bad`]. False if the request was given up meanwhile.
     pub fn on_chunks(&mut self, source: S, first: u64, count: u32, now: Instant) -> bool {
@@ -335,18 +273,6 @@ impl<S: Copy + Ord> Download<S> {
         let end = first + u64::from(count);
         let to_do = self.todo.range(..=first).next_back().is_some_and(|(_, reach)| end <= *reach);
         live && (to_do || self.flights.get(&first).is_some_and(|flight| flight.count == count))
-    }
-
-    /// Chunks that `source` may send instead of the one asked for: those that nobody was asked for yet and nobody else
-    /// is known to have, if it is a crowd that downloads, and this source alone has everything. It knows better than
-    /// this downloader which of them it has sent to others meanwhile.
-    pub fn alternatives(&self, source: S) -> Option<impl Iterator<Item = u64> + '_> {
-        let whole = |state: &Source| state.lost.is_none() && matches!(state.holds, Holds::All);
-        let mut whole = self.sources.iter().filter(|(_, state)| whole(state)).map(|(source, _)| *source);
-        // Two of them might send the same chunk.
-        let alone = whole.next() == Some(source) && whole.next().is_none();
-        let todo = self.todo.iter().flat_map(|(begin, end)| *begin..*end).filter(|index| self.rarity(*index) == 0);
-        (!self.holders.is_empty() && alone).then_some(todo)
     }
 
     /// Another chunk arrived than the one that was asked for. True as in [`Download::on_chunks`].

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use swarmdex_protocols::content::{Geometry, Outboard, Proof};
@@ -22,6 +23,8 @@ pub struct Part {
     /// Where its bytes are.
     pub file: PartialFile,
     tree: Mutex<Tree>,
+    /// Whether others may look for it.
+    offered: AtomicBool,
     /// Lets the next download of the same content begin when nobody writes or reads this one any more.
     _turn: OwnedMutexGuard<()>,
 }
@@ -29,7 +32,7 @@ pub struct Part {
 impl Part {
     /// A part of a content, whose turn it is. The turn ends after the file is let go.
     pub fn new(file: PartialFile, tree: Tree, turn: OwnedMutexGuard<()>) -> Self {
-        Self { file, tree: Mutex::new(tree), _turn: turn }
+        Self { file, tree: Mutex::new(tree), offered: AtomicBool::new(false), _turn: turn }
     }
 
     /// The tree above the chunks that are there.
@@ -96,10 +99,18 @@ impl Default for Holdings {
 }
 
 impl Holdings {
-    /// Passes on what a download has so far; its end is told by [`Holdings::complete`] or [`Holdings::forget`].
+    /// Passes on what a download has so far to those who ask; its end is told by [`Holdings::complete`] or
+    /// [`Holdings::forget`].
     pub fn begin(&self, content: ContentId, part: Arc<Part>) {
         lock(&self.table).held.entry(content).or_insert(Held::Part(part));
-        self.changed();
+    }
+
+    /// From here on others may look for what a download has so far.
+    pub fn offer(&self, content: &ContentId) {
+        if let Some(Held::Part(part)) = self.get(content) {
+            part.offered.store(true, Ordering::Relaxed);
+            self.changed();
+        }
     }
 
     /// A download came to its end.
@@ -135,14 +146,23 @@ impl Holdings {
         }
     }
 
+    /// Whether a content is being downloaded: whoever asks for it here does so in a crowd.
+    pub fn is_part(&self, content: &ContentId) -> bool {
+        matches!(self.get(content), Some(Held::Part(_)))
+    }
+
     /// Contents that others may look for: those of more than one chunk.
     pub fn contents(&self) -> Vec<ContentId> {
         let table = lock(&self.table);
-        let large = table.held.iter().filter(|(_, held)| held.geometry().chunks() > 1);
+        let offered = |held: &Held| match held {
+            Held::Part(part) => part.offered.load(Ordering::Relaxed),
+            Held::Whole(..) => true,
+        };
+        let large = table.held.iter().filter(|(_, held)| held.geometry().chunks() > 1 && offered(held));
         large.map(|(content, _)| *content).collect()
     }
 
-    /// Changes with every beginning and end.
+    /// Changes whenever others may look for something more, or less.
     pub fn generation(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
     }

@@ -210,7 +210,13 @@ impl Driver {
                         let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(done));
                         self.uploads.cancel(&peer, &run).map_or(Ok(()), |channel| Err((channel, Refusal::Cancelled)))
                     }
-                    Ok(request) => self.uploads.push(Upload { id: request_id, peer, request, channel, instead: false }),
+                    Ok(request) => {
+                        let crowd = match &request {
+                            Request::Chunks(run) => self.services.library.holdings.is_part(&run.content),
+                            request => matches!(request, Request::Any(_)),
+                        };
+                        self.uploads.push(Upload { id: request_id, peer, request, channel, crowd, instead: false })
+                    }
                     Err(_) => Err((channel, Refusal::Malformed)),
                 };
                 if let Err((channel, refusal)) = refused {

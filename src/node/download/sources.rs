@@ -53,7 +53,9 @@ impl Search {
 
     /// Looks in the DHT: what the index says is known. Again and again from then on.
     pub(super) fn begin(&mut self) {
-        self.start(false);
+        if self.task.is_none() {
+            self.start(false);
+        }
     }
 
     /// Looks at once, in the DHT and in the index.

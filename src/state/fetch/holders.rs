@@ -1,0 +1,86 @@
+//! Who has which chunks.
+
+use std::time::{Duration, Instant};
+
+use swarmdex_protocols::ChunkSet;
+
+use super::source::{Holds, Source};
+use super::{Download, Exhausted, MAX_FAILURES, pause};
+
+/// How often a source that has a part is asked which: when it has nothing that is wanted, and otherwise.
+const HAVE_SOON: Duration = Duration::from_millis(50);
+const HAVE_LATER: Duration = Duration::from_millis(100);
+/// How often a source that has everything is asked who else has a part, in the end; and how soon at first, doubled
+/// each time.
+const OTHERS: Duration = Duration::from_secs(1);
+const FIRST_OTHERS: Duration = Duration::from_millis(100);
+
+impl<S: Copy + Ord> Download<S> {
+    /// A source said which chunks it has; `None` for all.
+    pub fn on_have(&mut self, source: S, chunks: Option<ChunkSet>, now: Instant) {
+        self.forget_holdings(source);
+        let Some(state) = self.sources.get_mut(&source) else { return };
+        state.holds = match chunks {
+            None => Holds::All,
+            Some(chunks) => Holds::Some(chunks),
+        };
+        // A crowd that begins together finds each other at once, and later nobody has to be asked often.
+        let mut due = (FIRST_OTHERS * (1 << state.answers.min(10))).min(OTHERS);
+        state.answers += 1;
+        if let Holds::Some(chunks) = &state.holds {
+            if self.holders.is_empty() {
+                self.holders = vec![0; usize::try_from(self.geometry.chunks()).unwrap_or(usize::MAX)];
+            }
+            for index in chunks.iter() {
+                if let Some(count) = usize::try_from(index).ok().and_then(|index| self.holders.get_mut(index)) {
+                    *count = count.saturating_add(1);
+                }
+            }
+            let wanted = self.todo.iter().any(|(begin, end)| (*begin..*end).any(|index| chunks.contains(index)));
+            due = if wanted { HAVE_LATER } else { HAVE_SOON };
+        }
+        state.have_due = Some(now + due);
+    }
+
+    /// A source did not say which chunks it has.
+    pub fn on_have_failed(&mut self, source: S, now: Instant) {
+        let Some(state) = self.sources.get_mut(&source) else { return };
+        match state.holds {
+            Holds::Unknown => self.lose(source, Exhausted::Gone),
+            // Of one that had everything a moment ago nothing more is to be known.
+            Holds::All => state.have_due = None,
+            Holds::Some(_) => {
+                state.failures += 1;
+                state.have_due = Some(now + pause(state.failures).max(HAVE_LATER));
+                if state.failures >= MAX_FAILURES {
+                    self.lose(source, Exhausted::Gone);
+                }
+            }
+        }
+    }
+
+    /// What a source has no longer counts.
+    pub(super) fn forget_holdings(&mut self, source: S) {
+        let Some(state) = self.sources.get_mut(&source) else { return };
+        if let Holds::Some(chunks) = &state.holds {
+            for index in chunks.iter() {
+                if let Some(count) = usize::try_from(index).ok().and_then(|index| self.holders.get_mut(index)) {
+                    *count = count.saturating_sub(1);
+                }
+            }
+            state.holds = Holds::Unknown;
+        }
+    }
+
+    /// Chunks that `source` may send instead of the one asked for: those that nobody was asked for yet and nobody else
+    /// is known to have, if it is a crowd that downloads, and this source alone has everything. It knows better than
+    /// this downloader which of them it has sent to others meanwhile.
+    pub fn alternatives(&self, source: S) -> Option<impl Iterator<Item = u64> + '_> {
+        let whole = |state: &Source| state.lost.is_none() && matches!(state.holds, Holds::All);
+        let mut whole = self.sources.iter().filter(|(_, state)| whole(state)).map(|(source, _)| *source);
+        // Two of them might send the same chunk.
+        let alone = whole.next() == Some(source) && whole.next().is_none();
+        let todo = self.todo.iter().flat_map(|(begin, end)| *begin..*end).filter(|index| self.rarity(*index) == 0);
+        (!self.holders.is_empty() && alone).then_some(todo)
+    }
+}
