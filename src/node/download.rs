@@ -41,7 +41,7 @@ pub(super) struct Got {
     pub(super) sources: Vec<PeerId>,
 }
 
-/// A download that takes longer looks for holders in the DHT, and lets others find there what it has.
+/// A download that takes longer lets others find in the DHT what it has, and a large one looks for holders there.
 const LONG: Duration = Duration::from_secs(3);
 
 /// What a task of the download came to.
@@ -196,9 +196,8 @@ impl Task<'_> {
             machine.set_searching(true);
             search.begin();
         }
-        let long = machine.is_swarm().then(|| now + LONG);
         let writer = Writer::start(self.part.clone(), self.inner.library.buffers.clone());
-        let mut work = Work { asks: FuturesUnordered::new(), writer, search, news, long };
+        let mut work = Work { asks: FuturesUnordered::new(), writer, search, news, long: Some(now + LONG) };
         let end = self.drive(&mut machine, &mut work).await;
         tracing::debug!(name = %self.name, wasted = machine.wasted(), sources = machine.live(), "download over");
         drop(work.asks);
@@ -244,7 +243,9 @@ impl Task<'_> {
                 },
                 () = sleep_until(work.long) => {
                     work.long = None;
-                    work.search.begin();
+                    if machine.is_swarm() {
+                        work.search.begin();
+                    }
                     self.inner.library.holdings.offer(&self.content);
                 }
                 () = sleep_until(timeout) => machine.handle_timeout(Instant::now()),
