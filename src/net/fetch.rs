@@ -6,9 +6,9 @@
 //! requests for seconds.)
 //!
 //! **How many at a time.** Few enough that each is done soon, since half-sent chunks are of use to nobody: more while answers leave
-//! within a tenth of a second, fewer when they take longer than half of one. Within a crowd
-//! that passes on what it has, the chunks for one peer leave one after the other, or at least apart: sent side by side they
-//! would all arrive at the end, and the peer could neither pass one on nor ask for the next meanwhile.
+//! within a tenth of a second, fewer when they take longer than half of one. Within a crowd that passes on what it has, the
+//! chunks for one peer leave one after the other, or at least apart: sent side by side they would all arrive at the end, and
+//! the peer could neither pass one on nor ask for the next meanwhile.
 //!
 //! **Who does not read** is sent one answer at a time, has one slot for all of its kind and at most half of the memory, and
 //! loses its connection if it took more of it while it still read: it holds nobody else up.
@@ -188,7 +188,8 @@ impl Uploads {
         }
         self.active.insert(upload.id, (peer, now));
         let active = self.active_per_peer.entry(peer).or_insert(Active { count: 0, since: now });
-        *active = Active { count: active.count + 1, since: now };
+        active.count += 1;
+        active.since = now;
         Some(upload)
     }
 

@@ -148,7 +148,7 @@ impl Holdings {
 
     /// Whether a content is being downloaded: whoever asks for it here does so in a crowd.
     pub fn is_part(&self, content: &ContentId) -> bool {
-        matches!(self.get(content), Some(Held::Part(_)))
+        matches!(lock(&self.table).held.get(content), Some(Held::Part(_)))
     }
 
     /// Contents that others may look for: those of more than one chunk.
