@@ -8,12 +8,10 @@
 //! **How many at a time.** Few enough that each is done soon, since half-sent chunks are of use to nobody: more while answers leave
 //! within a tenth of a second, fewer when they take longer than half of one. Within a crowd that passes on what it has, the
 //! chunks for one peer leave one after the other, or at least apart: sent side by side they would all arrive at the end, and
-//! the peer could neither pass one on nor ask for the next meanwhile. See also [`spread`].
+//! the peer could neither pass one on nor ask for the next meanwhile.
 //!
 //! **Who does not read** is sent one answer at a time, has one slot for all of its kind and at most half of the memory, and
 //! loses its connection if it took more of it while it still read: it holds nobody else up.
-
-mod spread;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -24,7 +22,6 @@ use swarmdex_protocols::ContentId;
 use swarmdex_protocols::fetch::{Refusal, Request, Response, Run};
 use swarmdex_protocols::limits::MAX_FETCH_BODY;
 
-use self::spread::Spread;
 use super::codec::Received;
 use crate::config::FetchConfig;
 
@@ -78,13 +75,6 @@ fn is_stuck(since: Instant, now: Instant) -> bool {
     now.saturating_duration_since(since) >= STUCK
 }
 
-/// An upload whose bytes are in memory.
-struct Sending {
-    peer: PeerId,
-    since: Instant,
-    crowd: bool,
-}
-
 /// Uploads to one peer whose bytes are in memory.
 struct Active {
     count: usize,
@@ -103,8 +93,7 @@ pub(super) struct Uploads {
     waiting: HashMap<PeerId, VecDeque<Upload>>,
     turns: VecDeque<PeerId>,
     waiting_count: usize,
-    active: HashMap<InboundRequestId, Sending>,
-    spread: Spread,
+    active: HashMap<InboundRequestId, (PeerId, Instant)>,
     active_per_peer: HashMap<PeerId, Active>,
     laggards: HashSet<PeerId>,
     /// When laggards were last looked for.
@@ -128,7 +117,6 @@ impl Uploads {
             turns: VecDeque::new(),
             waiting_count: 0,
             active: HashMap::new(),
-            spread: Spread::default(),
             active_per_peer: HashMap::new(),
             laggards: HashSet::new(),
             looked: None,
@@ -198,7 +186,7 @@ impl Uploads {
             }
             *self.sent.entry(chunk).or_default() += 1;
         }
-        self.active.insert(upload.id, Sending { peer, since: now, crowd: upload.crowd });
+        self.active.insert(upload.id, (peer, now));
         let active = self.active_per_peer.entry(peer).or_insert(Active { count: 0, since: now });
         active.count += 1;
         active.since = now;
@@ -207,7 +195,7 @@ impl Uploads {
 
     fn find_laggards(&mut self, now: Instant) {
         self.looked = Some(now);
-        for Sending { peer, since, .. } in self.active.values() {
+        for (peer, since) in self.active.values() {
             if is_stuck(*since, now) {
                 if self.laggards.len() >= MAX_LAGGARDS {
                     self.laggards.clear();
@@ -220,11 +208,10 @@ impl Uploads {
     /// Which of the peers in `turns` may have the next upload, if any.
     fn turn(&self, now: Instant) -> Option<usize> {
         let is_laggard = |peer: &PeerId| self.laggards.contains(peer);
-        let (mut moving, mut crowd_moving, mut lagging, mut lagging_moving) = (0, 0, 0, 0);
-        for Sending { peer, since, crowd } in self.active.values() {
+        let (mut moving, mut lagging, mut lagging_moving) = (0, 0, 0);
+        for (peer, since) in self.active.values() {
             let (moves, lags) = (usize::from(!is_stuck(*since, now)), usize::from(is_laggard(peer)));
             moving += moves;
-            crowd_moving += usize::from(*crowd) * moves;
             lagging += lags;
             lagging_moving += lags * moves;
         }
@@ -232,11 +219,7 @@ impl Uploads {
             return None;
         }
         let for_laggards = lagging_moving == 0 && lagging < self.most_per_peer;
-        let crowd_is_full = self.spread.is_full(crowd_moving, now);
         self.turns.iter().position(|peer| {
-            if crowd_is_full && self.next_of(peer).is_some_and(|next| next.crowd) {
-                return false;
-            }
             let Some(active) = self.active_per_peer.get(peer) else { return !is_laggard(peer) || for_laggards };
             !is_laggard(peer) && active.count < self.most_per_peer && self.apart(peer).is_none_or(|at| at <= now)
         })
@@ -245,12 +228,8 @@ impl Uploads {
     /// When the next chunk for a peer of a crowd may begin, while another is being sent to it.
     fn apart(&self, peer: &PeerId) -> Option<Instant> {
         let active = self.active_per_peer.get(peer)?;
-        self.next_of(peer)?.crowd.then_some(active.since + APART)
-    }
-
-    /// The oldest request of a peer that waits.
-    fn next_of(&self, peer: &PeerId) -> Option<&Upload> {
-        self.waiting.get(peer)?.front()
+        let next = self.waiting.get(peer)?.front()?;
+        next.crowd.then_some(active.since + APART)
     }
 
     /// How often the chunk was sent that a request would get.
@@ -273,13 +252,10 @@ impl Uploads {
 
     /// The answer to `id` was sent, or never will be: its memory is free.
     pub(super) fn finish(&mut self, id: &InboundRequestId, now: Instant) {
-        let Some(Sending { peer, since, crowd }) = self.active.remove(id) else { return };
+        let Some((peer, since)) = self.active.remove(id) else { return };
         let took = now.saturating_duration_since(since);
         if took < STUCK {
             self.laggards.remove(&peer);
-        }
-        if crowd && took < STUCK {
-            self.spread.finish(since, now);
         }
         if took < QUICK {
             self.slots = (self.slots + 1).min(self.most);
@@ -300,7 +276,7 @@ impl Uploads {
             return None;
         }
         let mut stuck = HashMap::<PeerId, usize>::new();
-        for Sending { peer, since, .. } in self.active.values() {
+        for (peer, since) in self.active.values() {
             if is_stuck(*since, now) {
                 *stuck.entry(*peer).or_default() += 1;
             }
@@ -309,13 +285,12 @@ impl Uploads {
         (count > 1).then_some(peer)
     }
 
-    /// When to call [`Uploads::next`] again although nothing happened: stuck uploads give their slots up, chunks need not
-    /// wait any longer for the ones before, and slots within a crowd become free.
+    /// When to call [`Uploads::next`] again although nothing happened: stuck uploads give their slots up, and chunks
+    /// need not wait any longer for the ones before.
     pub(super) fn timeout(&self) -> Option<Instant> {
-        let stuck = self.active.values().map(|sending| sending.since + STUCK);
+        let stuck = self.active.values().map(|(_, since)| *since + STUCK);
         let apart = self.active_per_peer.keys().filter_map(|peer| self.apart(peer));
-        let times = stuck.chain(apart).chain(self.spread.timeouts());
-        times.filter(|at| self.looked.is_none_or(|looked| *at > looked) && self.waiting_count > 0).min()
+        stuck.chain(apart).filter(|at| self.looked.is_none_or(|looked| *at > looked) && self.waiting_count > 0).min()
     }
 
     /// From here on every new request is refused.
