@@ -8,7 +8,7 @@ use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    PeerId, StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, kad, memory_connection_limits, ping, tcp,
+    PeerId, StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, kad, memory_connection_limits, ping,
     yamux,
 };
 
@@ -17,7 +17,7 @@ use super::admission::Admission;
 use super::codec::{FETCH_PROTOCOL, FetchCodec, INDEX_PROTOCOL, IndexCodec, MIRROR_PROTOCOL, MirrorCodec};
 use super::dht::RecordTable;
 use super::discovery::Discovery;
-use super::transport::Tls;
+use super::transport;
 use crate::config::{Config, Role};
 use crate::state::records::RecordLimits;
 
@@ -146,18 +146,16 @@ fn kademlia(local: PeerId, config: &Config) -> Result<kad::Behaviour<RecordTable
 
 /// Builds the swarm: TCP with TLS and Yamux; QUIC; DNS names.
 pub(super) fn swarm(keypair: Keypair, config: &Config, codec: FetchCodec) -> Result<Swarm<Behaviour>, NetError> {
-    let yamux = || {
-        let mut yamux = yamux::Config::default();
-        yamux.set_max_num_streams(2 * MAX_STREAMS);
-        yamux
-    };
+    let mut yamux = yamux::Config::default();
+    yamux.set_max_num_streams(2 * MAX_STREAMS);
+    let tcp = transport::tcp(&keypair, yamux).map_err(|_| NetError::Encryption)?;
     let notify = NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN);
     let behaviour = Behaviour::new(&keypair, config, codec)?;
     Ok(SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
-        .with_tcp(tcp::Config::new().nodelay(true), Tls::new, yamux)
-        .map_err(|_| NetError::Encryption)?
         .with_quic()
+        .with_other_transport(|_| tcp)
+        .unwrap_or_else(|never| match never {})
         .with_dns()
         .map_err(NetError::Dns)?
         .with_behaviour(|_| behaviour)

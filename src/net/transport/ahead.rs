@@ -1,10 +1,16 @@
-//! Reads as much as the socket has, for a reader that asks for little at a time.
+//! Reads as much as the socket has, for a reader that asks for little at a time, and waits for whole records of TLS.
+//!
+//! On a slow link every packet of 1.4 KiB would wake the connection's task otherwise, eleven times for a record of 16 KiB of
+//! which nothing can be used before it is whole.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures::{AsyncRead, AsyncWrite};
+
+use super::records::Records;
+use super::socket::Wait;
 
 /// Buffer of a connection on which little happens, in bytes: there may be thousands.
 const SMALL: usize = 8 << 10;
@@ -22,11 +28,15 @@ pub(in crate::net) struct Ahead<T> {
     begin: usize,
     end: usize,
     small_reads: u32,
+    records: Records,
+    /// Bytes that the socket was told to wait for.
+    waits_for: usize,
 }
 
 impl<T> Ahead<T> {
     pub(super) fn new(io: T) -> Self {
-        Self { io, buffer: Vec::new(), begin: 0, end: 0, small_reads: 0 }
+        let records = Records::default();
+        Self { io, buffer: Vec::new(), begin: 0, end: 0, small_reads: 0, records, waits_for: 1 }
     }
 
     /// Makes the buffer fit what came last.
@@ -42,12 +52,25 @@ impl<T> Ahead<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Ahead<T> {
+impl<T: Wait> Ahead<T> {
+    /// Something new is in the buffer: waits for the rest of the last record.
+    fn wait(&mut self) {
+        self.records.advance(&self.buffer[..self.end]);
+        let missing = self.records.missing();
+        if missing != self.waits_for {
+            self.io.wait_for(missing);
+            self.waits_for = missing;
+        }
+    }
+}
+
+impl<T: AsyncRead + Wait + Unpin> AsyncRead for Ahead<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.begin == this.end {
             this.adapt();
             this.end = ready!(Pin::new(&mut this.io).poll_read(cx, &mut this.buffer))?;
+            this.wait();
         }
         let count = out.len().min(this.end - this.begin);
         out[..count].copy_from_slice(&this.buffer[this.begin..this.begin + count]);
@@ -85,6 +108,10 @@ mod tests {
     use futures::io::Cursor;
 
     use super::*;
+
+    impl<T> Wait for Cursor<T> {
+        fn wait_for(&self, _: usize) {}
+    }
 
     #[test]
     fn bytes_come_through_in_order_whatever_the_sizes() {
