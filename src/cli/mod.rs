@@ -9,6 +9,7 @@ mod run;
 mod settings;
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -180,7 +181,12 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         clap_complete::generate(shell, &mut Cli::command(), "swarmdex", &mut script);
         return std::io::stdout().write_all(&script).map_err(Failure::Output);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
+    let workers = async_workers(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
+        .map_err(Failure::Runtime)?;
     let result = match command {
         None | Some(Command::Run) => runtime.block_on(run::run(&node, output.log_format)),
         Some(Command::Demo) => runtime.block_on(demo::demo()),
@@ -191,9 +197,21 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     result
 }
 
+/// Threads for what waits on the network, given so many processors. Files, hashes and SQLite have threads of their own, and
+/// each more that shares the rest wakes and is woken more often: with one instead of two on two processors a download was 6 %
+/// faster (`benches/loopback`) and took 9 % less processor time of both sides.
+fn async_workers(processors: usize) -> usize {
+    processors.div_ceil(2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_always_a_thread_for_the_network() {
+        assert_eq!([1, 2, 3, 16].map(async_workers), [1, 1, 2, 8]);
+    }
 
     #[test]
     fn the_flags_are_well_formed() {

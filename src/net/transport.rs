@@ -20,8 +20,8 @@ use coalesce::Coalesce;
 use futures::future::BoxFuture;
 use futures::{AsyncRead, AsyncWrite, FutureExt};
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
-use libp2p::core::{Negotiated, UpgradeInfo};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, Version};
+use libp2p::core::{Negotiated, UpgradeInfo};
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, Transport, tcp, tls, yamux};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
@@ -55,8 +55,10 @@ pub(super) enum TlsError {
 pub(super) fn tcp(
     keypair: &Keypair,
     muxer: yamux::Config,
-) -> Result<impl Transport<Output = (PeerId, Muxer), Dial: Send, ListenerUpgrade: Send, Error: Send + Sync> + Unpin + use<>, TlsError>
-{
+) -> Result<
+    impl Transport<Output = (PeerId, Muxer), Dial: Send, ListenerUpgrade: Send, Error: Send + Sync> + Unpin + use<>,
+    TlsError,
+> {
     let transport = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true));
     let ahead = transport.map(|socket, _| Ahead::new(socket));
     Ok(ahead.upgrade(Version::V1Lazy).authenticate(Tls::new(keypair)?).multiplex(muxer))

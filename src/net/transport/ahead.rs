@@ -113,6 +113,39 @@ mod tests {
         fn wait_for(&self, _: usize) {}
     }
 
+    /// Brings one piece at each read, and remembers what it was told to wait for.
+    #[derive(Default)]
+    struct Pieces {
+        pieces: std::collections::VecDeque<Vec<u8>>,
+        waits: std::sync::Mutex<Vec<usize>>,
+    }
+
+    impl AsyncRead for Pieces {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
+            let piece = self.pieces.pop_front().unwrap_or_default();
+            out[..piece.len()].copy_from_slice(&piece);
+            Poll::Ready(Ok(piece.len()))
+        }
+    }
+
+    impl Wait for Pieces {
+        fn wait_for(&self, bytes: usize) {
+            self.waits.lock().unwrap().push(bytes);
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_record_is_waited_for_and_told_only_when_it_changes() {
+        let greeting = b"\x13/multistream/1.0.0\n\x0b/tls/1.0.0\n".to_vec();
+        let record = |length: u16| [&[23, 3, 3], &length.to_be_bytes()[..], &vec![0; length.into()]].concat();
+        let (long, short) = (record(5000), record(10));
+        let pieces = [greeting, long[..1000].to_vec(), long[1000..].to_vec(), short.clone(), short];
+        let mut ahead = Ahead::new(Pieces { pieces: pieces.into(), ..Pieces::default() });
+        let mut bytes = Vec::new();
+        block_on(ahead.read_to_end(&mut bytes)).unwrap();
+        assert_eq!(*ahead.io.waits.lock().unwrap(), [4005, 1]);
+    }
+
     #[test]
     fn bytes_come_through_in_order_whatever_the_sizes() {
         let bytes: Vec<u8> = (0..1_000_000u32).map(|number| ((number * 7) >> 3) as u8).collect();

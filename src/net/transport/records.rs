@@ -93,7 +93,9 @@ mod tests {
 
     #[test]
     fn of_what_is_no_tls_nothing_is_said() {
-        for other in [&b"\x13/multistream/1.0.0\n\x07/noise\n"[..], b"GET / HTTP/1.1", b"\x13/multistream/1.0.0\n\x03na\n"] {
+        for other in
+            [&b"\x13/multistream/1.0.0\n\x07/noise\n"[..], b"GET / HTTP/1.1", b"\x13/multistream/1.0.0\n\x03na\n"]
+        {
             let mut records = Records::default();
             records.advance(other);
             records.advance(&record(9)[..7]);
