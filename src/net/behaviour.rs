@@ -9,7 +9,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
     PeerId, StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, kad, memory_connection_limits, ping,
-    yamux,
+    quic, yamux,
 };
 
 use super::NetError;
@@ -153,8 +153,10 @@ pub(super) fn swarm(keypair: Keypair, config: &Config, codec: FetchCodec) -> Res
     let behaviour = Behaviour::new(&keypair, config, codec)?;
     Ok(SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
-        .with_quic()
+        // Those of the first are told first when a node says where it listens.
         .with_other_transport(|_| tcp)
+        .unwrap_or_else(|never| match never {})
+        .with_other_transport(|keypair| quic::tokio::Transport::new(quic::Config::new(keypair)))
         .unwrap_or_else(|never| match never {})
         .with_dns()
         .map_err(NetError::Dns)?
