@@ -96,11 +96,14 @@ fn a_thousand_kills_cost_at_most_one_chunk_each() {
             .unwrap()
     };
     // How long it takes depends on the machine.
-    let begin = std::time::Instant::now();
-    assert!(start().wait().unwrap().success());
-    let whole = (begin.elapsed().as_micros() as u64).max(12_000);
-    fs::remove_file(&target).unwrap();
-    let (mut kills, mut files) = (0, 1);
+    let (mut whole, mut kills, mut files) = (100_000, 0, 0);
+    for _ in 0..5 {
+        let begin = std::time::Instant::now();
+        assert!(start().wait().unwrap().success());
+        whole = whole.min(begin.elapsed().as_micros() as u64).max(12_000);
+        fs::remove_file(&target).unwrap();
+        files += 1;
+    }
     for round in 0u64.. {
         if kills == KILLS {
             break;
