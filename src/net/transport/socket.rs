@@ -14,8 +14,8 @@ impl Wait for TcpStream {
     fn wait_for(&self, bytes: usize) {
         use std::os::fd::AsRawFd;
         let bytes = libc::c_int::try_from(bytes).unwrap_or(1);
-        // SAFETY: the descriptor is open as long as `self` is, and the option is an int that is only read. Should it
-        // fail, the reader is woken more often.
+        // SAFETY: the descriptor is open as long as `self` is, and the option is an int that is only read. On an
+        // open socket the call does not fail.
         #[allow(unsafe_code)]
         unsafe {
             let length = size_of::<libc::c_int>() as libc::socklen_t;
