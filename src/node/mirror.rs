@@ -36,8 +36,10 @@ pub(super) const MADE_QUEUE: usize = 65_536;
 const TOMBSTONES: u32 = 200_000;
 /// How soon names that could not be claimed are tried again.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
-/// How often the nodes that are known are written to disk, claims are renewed and lost ones tried again.
+/// How often the nodes that are known are written to disk, claims are renewed and lost ones tried again, in the end; and how
+/// soon at first, doubled each time: a node that stops soon after it came remembers its neighbours, too.
 const CHECK: Duration = Duration::from_secs(60);
+const FIRST_CHECK: Duration = Duration::from_secs(1);
 /// Nodes that are remembered for the next start, and how many of them are tried at a time.
 const REMEMBERED: usize = 64;
 const DIALS: usize = 8;
@@ -104,6 +106,7 @@ impl MirrorTask {
             (self.library.shares.generation(), self.standings.watch(), self.master.clone());
         let (mut made, mut sent) = (Vec::new(), 0);
         let (mut check, mut tombstones, mut again) = (Instant::now() + SETTLE, Instant::now(), None);
+        let mut pause = FIRST_CHECK;
         loop {
             let due = publications.poll_timeout().map(|(at, _)| at);
             tokio::select! {
@@ -138,7 +141,8 @@ impl MirrorTask {
             if Instant::now() >= check {
                 publications.expire(unix_ms());
                 self.remember().await;
-                check = Instant::now() + CHECK.min(self.republish);
+                check = Instant::now() + pause.min(self.republish);
+                pause = CHECK.min(pause * 2);
             }
             let (records, published) = publications.counts();
             self.state.send_replace(Published { of, records: records as u64, published: published as u64, sent });

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use swarmdex_protocols::{Name, Version};
+use tokio::time::Instant;
 
 use super::lookup::parse_name;
 use super::operation::{CancelOnDrop, Reins, Wish};
@@ -16,7 +17,8 @@ use super::{Error, Node, shorten};
 use crate::state::announce;
 use crate::storage::shares::{self, HashProgress, SharedEntry};
 
-/// How long a command waits for the master's verdict on what it shares or revokes.
+/// How long a command waits for the next of the master's verdicts on what it shares or revokes: a hundred thousand of them take
+/// a while in all.
 const VERDICT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a command waits for a claim, while no master can be reached.
@@ -67,7 +69,8 @@ impl Node {
         let names: Vec<_> = outcome.entries.iter().map(|entry| entry.name.clone()).collect();
         self.inner.standings.retry(&names);
         self.settled(|node| {
-            outcome.entries.iter().all(|entry| node.inner.standings.of(&entry.name, &entry.content).is_some())
+            let standings = &node.inner.standings;
+            outcome.entries.iter().filter(|entry| standings.of(&entry.name, &entry.content).is_none()).count()
         })
         .await;
         Ok(ShareReport {
@@ -76,34 +79,38 @@ impl Node {
         })
     }
 
-    /// Waits until there is an answer: the master's or, while it cannot be reached, the network's.
-    async fn settled(&self, done: impl Fn(&Self) -> bool) {
+    /// Waits until every name has an answer, the master's or, while it cannot be reached, the network's, or no more
+    /// answers come; `open` counts the names without.
+    async fn settled(&self, open: impl Fn(&Self) -> usize) {
         let mut changes = self.inner.standings.watch();
         let mut master = self.inner.questions.master.clone();
-        let wait = async {
-            loop {
-                changes.borrow_and_update();
-                master.borrow_and_update();
-                if done(self) {
-                    return;
-                }
-                let changed = tokio::select! {
-                    changed = changes.changed() => changed,
-                    changed = master.changed() => changed,
-                };
-                if changed.is_err() {
-                    return;
-                }
-            }
-        };
-        let patience = match *self.inner.questions.master.borrow() {
+        let patience = match *master.borrow() {
             // With no master in sight the files are shared all the same, as soon as one shows up.
             MasterState::Unknown => Duration::from_secs(2),
             // Neither can the network answer where there is nobody else.
             MasterState::Unreachable { .. } => CLAIM_PATIENCE,
             _ => VERDICT_PATIENCE,
         };
-        let _ = tokio::time::timeout(patience, wait).await;
+        let (mut fewest, mut deadline) = (usize::MAX, Instant::now());
+        loop {
+            changes.borrow_and_update();
+            master.borrow_and_update();
+            let left = open(self);
+            if left < fewest {
+                (fewest, deadline) = (left, Instant::now() + patience);
+            }
+            if left == 0 {
+                return;
+            }
+            let changed = tokio::select! {
+                changed = changes.changed() => changed,
+                changed = master.changed() => changed,
+                () = tokio::time::sleep_until(deadline) => return,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
     }
 
     /// What this node shares.
@@ -167,7 +174,7 @@ impl Node {
             shares.remove(&removing).map_err(Error::from)
         });
         removed.await.map_err(|_| Error::Bug)??;
-        self.settled(|node| names.iter().all(|name| !node.inner.standings.knows(name))).await;
+        self.settled(|node| names.iter().filter(|name| node.inner.standings.knows(name)).count()).await;
         let told = |name: &Name| !self.inner.standings.knows(name);
         Ok(names.iter().map(|name| RevokedInfo { name: name.to_string(), acknowledged: told(name) }).collect())
     }

@@ -143,7 +143,8 @@ async fn the_owner_changes_what_its_name_stands_for_and_the_version_rises() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_peer_is_suspect_then_evicted_and_told_what_was_taken_when_it_returns() {
-    let master = TestNode::master().await;
+    // Long enough for a busy machine to see a peer between suspicion and eviction.
+    let master = TestNode::start(Role::Master, |config| config.lease.lease = Duration::from_secs(12)).await;
     let (anna, ben) = (TestNode::peer(&master).await, TestNode::peer(&master).await);
     for name in ["kept", "taken"] {
         anna.share_file(name, name.as_bytes()).await;
