@@ -1,5 +1,7 @@
 //! Which chunks of a content somebody has: one bit each.
 
+use crate::limits::MAX_HAVE_ALONG;
+
 /// A set of chunks of one content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkSet {
@@ -28,6 +30,11 @@ impl ChunkSet {
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bits
+    }
+
+    /// The bytes, if they are few enough to travel along with something else; none if not.
+    pub fn along(&self) -> Vec<u8> {
+        if self.bits.len() <= MAX_HAVE_ALONG { self.bits.clone() } else { Vec::new() }
     }
 
     /// Whether chunk `index` is in the set.
@@ -76,6 +83,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_travels_along_is_bounded() {
+        let most = MAX_HAVE_ALONG as u64 * 8;
+        assert_eq!(ChunkSet::none(most).along().len(), MAX_HAVE_ALONG);
+        assert!(ChunkSet::none(most + 1).along().is_empty());
+    }
 
     proptest! {
         #[test]

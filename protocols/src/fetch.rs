@@ -16,7 +16,7 @@ use crate::limits::MAX_ANY_CHUNKS;
 pub enum Request {
     /// A run of chunks.
     #[serde(rename = "chunks")]
-    Chunks(Run),
+    Chunks(Want),
     /// A chunk, or another one that the asker lacks: the holder sends the one that it has sent least.
     #[serde(rename = "any")]
     Any(Any),
@@ -43,6 +43,38 @@ pub struct Run {
     /// Number of chunks, at least 1; all together at most [`crate::limits::MAX_FETCH_BODY`] bytes.
     #[serde(rename = "k")]
     pub count: u32,
+}
+
+/// A request for a run of chunks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// Which content.
+    #[serde(rename = "c")]
+    pub content: ContentId,
+    /// Index of the first chunk.
+    #[serde(rename = "f")]
+    pub first: u64,
+    /// Number of chunks, as in [`Run::count`].
+    #[serde(rename = "k")]
+    pub count: u32,
+    /// Which chunks the asker has, so that it need not be asked: a [`crate::ChunkSet`] of at most
+    /// [`crate::limits::MAX_HAVE_ALONG`] bytes, or nothing.
+    #[serde(rename = "h", default, skip_serializing_if = "Vec::is_empty", with = "serde_bytes")]
+    pub have: Vec<u8>,
+}
+
+impl Want {
+    /// What is asked for.
+    pub fn run(&self) -> Run {
+        Run { content: self.content, first: self.first, count: self.count }
+    }
+}
+
+impl From<Run> for Want {
+    fn from(run: Run) -> Self {
+        let Run { content, first, count } = run;
+        Self { content, first, count, have: Vec::new() }
+    }
 }
 
 /// A question for a chunk, or for any of others instead.
@@ -96,6 +128,9 @@ pub struct Have {
     /// [`crate::limits::MAX_OTHER_ADDRESSES`], without its peer id.
     #[serde(rename = "a", default)]
     pub addresses: Vec<Multiaddr>,
+    /// Which chunks the asker has, as in [`Want::have`].
+    #[serde(rename = "h", default, skip_serializing_if = "Vec::is_empty", with = "serde_bytes")]
+    pub have: Vec<u8>,
 }
 
 impl Run {
@@ -121,6 +156,9 @@ pub enum Header {
         /// The proof of each chunk, in order.
         #[serde(rename = "p")]
         proofs: Vec<Proof>,
+        /// Which chunks a holder of a part has, as in [`Want::have`]; nothing from a holder of everything.
+        #[serde(rename = "h", default, skip_serializing_if = "Vec::is_empty", with = "serde_bytes")]
+        have: Vec<u8>,
     },
     /// One chunk follows, another one than the first choice.
     #[serde(rename = "instead")]

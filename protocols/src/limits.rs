@@ -44,6 +44,9 @@ pub const MAX_FETCH_HEADER: usize = 64 << 10;
 pub const MAX_FETCH_FILES: usize = 256;
 /// Most chunks of a content of which any may be asked for at a time: one bit each in the request.
 pub const MAX_ANY_CHUNKS: u64 = 8192;
+/// Longest set of chunks that travels along with a request or with chunks, in bytes, one bit for each chunk: what larger contents
+/// have is told when it is asked for.
+pub const MAX_HAVE_ALONG: usize = 512;
 /// Most other holders that one holder names, and most addresses of each.
 pub const MAX_FETCH_OTHERS: usize = 32;
 /// Most addresses of another holder, or of a node that is found under a key.

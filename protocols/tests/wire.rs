@@ -154,10 +154,11 @@ fn fetches() -> Vec<fetch::Request> {
     let run = fetch::Run { content: content(), first: 300, count: 4 };
     let addresses = vec!["/ip4/10.0.0.1/tcp/4747".parse().unwrap()];
     vec![
-        fetch::Request::Chunks(run),
+        fetch::Request::Chunks(run.into()),
+        fetch::Request::Chunks(fetch::Want { have: vec![0xf0, 1], ..run.into() }),
         fetch::Request::Any(fetch::Any { content: content(), first: 3, or: vec![0xf0, 1] }),
-        fetch::Request::Have(fetch::Have { content: content(), addresses }),
-        fetch::Request::Have(fetch::Have { content: content(), addresses: Vec::new() }),
+        fetch::Request::Have(fetch::Have { content: content(), addresses, have: vec![7] }),
+        fetch::Request::Have(fetch::Have { content: content(), addresses: Vec::new(), have: Vec::new() }),
         fetch::Request::Files(vec![content(), content()]),
         fetch::Request::Cancel(run),
     ]
@@ -165,7 +166,12 @@ fn fetches() -> Vec<fetch::Request> {
 
 fn headers() -> Vec<Header> {
     vec![
-        Header::Chunks { bytes: 1 << 20, proofs: vec![Proof::new(vec![[5; 32], [6; 32]]), Proof::default()] },
+        Header::Chunks {
+            bytes: 1 << 20,
+            proofs: vec![Proof::new(vec![[5; 32], [6; 32]]), Proof::default()],
+            have: Vec::new(),
+        },
+        Header::Chunks { bytes: 1 << 18, proofs: vec![Proof::new(vec![[5; 32]])], have: vec![0xf0, 1] },
         Header::Instead { first: 9, bytes: 1 << 18, proof: Proof::new(vec![[5; 32]]) },
         Header::Have { bytes: 2, whole: false, others: vec![fetch::Other { peer: peer(), addresses: Vec::new() }] },
         Header::Files { bytes: 7, sizes: vec![Some(7), None] },
@@ -343,14 +349,15 @@ fn messages_at_their_limits_fit() {
     encode(&mirror::Request::Store(store), MAX_MIRROR_MESSAGE).unwrap();
     // Four small chunks, or one of the largest file, with all their proofs.
     let proofs = vec![Proof::new(vec![[0; 32]; 24]); 4];
-    encode(&Header::Chunks { bytes: MAX_FETCH_BODY as u32, proofs }, MAX_FETCH_HEADER).unwrap();
+    let have = vec![0xff; MAX_HAVE_ALONG];
+    encode(&Header::Chunks { bytes: MAX_FETCH_BODY as u32, proofs, have: have.clone() }, MAX_FETCH_HEADER).unwrap();
     let run = fetch::Run { content: content(), first: u64::MAX, count: u32::MAX };
-    encode(&fetch::Request::Chunks(run), MAX_FETCH_REQUEST).unwrap();
+    encode(&fetch::Request::Chunks(fetch::Want { have: have.clone(), ..run.into() }), MAX_FETCH_REQUEST).unwrap();
     encode(&fetch::Request::Files(vec![content(); MAX_FETCH_FILES]), MAX_FETCH_REQUEST).unwrap();
     let any = fetch::Any { content: content(), first: u64::MAX, or: vec![0xff; MAX_ANY_CHUNKS as usize / 8] };
     encode(&fetch::Request::Any(any), MAX_FETCH_REQUEST).unwrap();
     let address: Multiaddr = format!("/dns4/{}/tcp/4747", "a".repeat(MAX_ADDRESS_BYTES - 20)).parse().unwrap();
-    let have = fetch::Have { content: content(), addresses: vec![address.clone(); MAX_OTHER_ADDRESSES] };
+    let have = fetch::Have { content: content(), addresses: vec![address.clone(); MAX_OTHER_ADDRESSES], have };
     encode(&fetch::Request::Have(have), MAX_FETCH_REQUEST).unwrap();
     let other = fetch::Other { peer: peer(), addresses: vec![address; MAX_OTHER_ADDRESSES] };
     let header = Header::Have { bytes: 1 << 20, whole: false, others: vec![other; MAX_FETCH_OTHERS] };

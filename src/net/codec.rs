@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     fn response(body: &[u8]) -> fetch::Response {
-        let header = Header::Chunks { bytes: body.len() as u32, proofs: Vec::new() };
+        let header = Header::Chunks { bytes: body.len() as u32, proofs: Vec::new(), have: Vec::new() };
         fetch::Response { header, body: body.to_vec() }
     }
 
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_body_over_the_limit_is_refused_before_it_is_read() {
-        let header = Header::Chunks { bytes: MAX_FETCH_BODY as u32 + 1, proofs: Vec::new() };
+        let header = Header::Chunks { bytes: MAX_FETCH_BODY as u32 + 1, proofs: Vec::new(), have: Vec::new() };
         let bytes = written(fetch::Response { header, body: Vec::new() });
         assert!(matches!(read(&bytes), Err(DecodeError::TooLarge { .. })));
     }
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_request_survives_the_wire() {
-        let request = fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 3, count: 4 });
+        let request = fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 3, count: 4 }.into());
         let mut io = Cursor::new(Vec::new());
         block_on(codec().write_request(&FETCH_PROTOCOL, &mut io, Ok(request.clone()))).unwrap();
         let bytes = io.into_inner();

@@ -8,6 +8,7 @@ use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::ContentId;
 use swarmdex_protocols::fetch::Other;
 use swarmdex_protocols::limits::{MAX_ADDRESS_BYTES, MAX_FETCH_OTHERS, MAX_OTHER_ADDRESSES};
+use tokio::sync::mpsc;
 
 use super::nodes::without_peer;
 
@@ -16,6 +17,12 @@ const MAX_CONTENTS: usize = 1024;
 const MAX_PEERS: usize = 128;
 /// For how long a peer is named after it asked.
 const FRESH: Duration = Duration::from_secs(30);
+
+/// Downloads that are told what others say they have.
+const MAX_LISTENERS: usize = 1024;
+
+/// What a peer says that it has of a content: the bytes of a set of chunks, unchecked.
+pub type Word = (PeerId, Vec<u8>);
 
 /// A peer that passes on what it has.
 struct Asker {
@@ -27,9 +34,27 @@ struct Asker {
 #[derive(Default)]
 pub(super) struct Crowd {
     contents: HashMap<ContentId, VecDeque<Asker>>,
+    listeners: HashMap<ContentId, mpsc::Sender<Word>>,
 }
 
 impl Crowd {
+    /// From here on `words` is told who has what of a content, until nobody receives it any more.
+    pub(super) fn listen(&mut self, content: ContentId, words: mpsc::Sender<Word>) {
+        self.listeners.retain(|_, words| !words.is_closed());
+        if self.listeners.len() < MAX_LISTENERS {
+            self.listeners.insert(content, words);
+        }
+    }
+
+    /// A peer said along with a request what it has. It says so again: who is slow to listen misses some.
+    pub(super) fn on_word(&self, content: &ContentId, peer: PeerId, have: Vec<u8>) {
+        if !have.is_empty()
+            && let Some(words) = self.listeners.get(content)
+        {
+            let _ = words.try_send((peer, have));
+        }
+    }
+
     /// Others who asked, at most [`MAX_FETCH_OTHERS`], those who have not been named for longest first; and remembers
     /// the asker if it tells where it listens.
     pub(super) fn on_have(
@@ -90,5 +115,26 @@ mod tests {
             crowd.on_have(ContentId::of(&number.to_be_bytes()), anna, vec![address.clone()], begin);
         }
         assert_eq!(crowd.contents.len(), MAX_CONTENTS);
+    }
+
+    #[test]
+    fn words_reach_those_who_listen_and_are_bounded() {
+        let mut crowd = Crowd::default();
+        let (content, other, anna) = (ContentId::of(b"x"), ContentId::of(b"y"), PeerId::random());
+        let (sender, mut words) = mpsc::channel(2);
+        crowd.listen(content, sender);
+        for (about, have) in [(other, vec![1]), (content, Vec::new()), (content, vec![2])] {
+            crowd.on_word(&about, anna, have);
+        }
+        (0..100).for_each(|_| crowd.on_word(&content, anna, vec![3]));
+        assert_eq!(words.try_recv(), Ok((anna, vec![2])));
+        assert_eq!(words.try_recv(), Ok((anna, vec![3])));
+        assert!(words.try_recv().is_err(), "no more than there is room for");
+        drop(words);
+        let (sender, _words) = mpsc::channel(1);
+        for number in 0..2000u32 {
+            crowd.listen(ContentId::of(&number.to_be_bytes()), sender.clone());
+        }
+        assert_eq!(crowd.listeners.len(), MAX_LISTENERS);
     }
 }

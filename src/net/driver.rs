@@ -248,6 +248,7 @@ impl Driver {
             Command::Disconnect { peer } => {
                 let _ = self.swarm.disconnect_peer_id(peer);
             }
+            Command::Listen { content, words } => self.crowd.listen(content, words),
             Command::Keep { peer, keep } => self.swarm.behaviour_mut().admission.keep(peer, keep),
             Command::Snapshot { answer } => {
                 let _ = answer.send(Snapshot {

@@ -64,7 +64,7 @@ type Chunk = (ContentId, u64);
 
 fn chunk_of(request: &Request) -> Option<Chunk> {
     match request {
-        Request::Chunks(run) => Some((run.content, run.first)),
+        Request::Chunks(want) => Some((want.content, want.first)),
         Request::Any(any) => Some((any.content, any.first)),
         _ => None,
     }
@@ -178,7 +178,7 @@ impl Uploads {
             let count = |first: &u64| self.sent.get(&(content, *first)).copied().unwrap_or(0);
             let first = any.choices().min_by_key(count).unwrap_or(any.first);
             upload.instead = first != any.first;
-            upload.request = Request::Chunks(Run { content, first, count: 1 });
+            upload.request = Request::Chunks(Run { content, first, count: 1 }.into());
         }
         if let Some(chunk) = chunk_of(&upload.request) {
             if self.sent.len() >= MAX_SENT {

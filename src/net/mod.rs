@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use codec::FetchCodec;
+pub use crowd::Word;
 pub use dht::{DhtCounts, Located};
 pub(crate) use dht::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub use index::Master;
@@ -33,7 +34,7 @@ use libp2p::identity::Keypair;
 pub use mirror::{Copies, Mirror};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::{
-    Authority, Multiaddr, PeerId, RecordKey, fetch as fetch_protocol, index as index_protocol,
+    Authority, ContentId, Multiaddr, PeerId, RecordKey, fetch as fetch_protocol, index as index_protocol,
     mirror as mirror_protocol,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -43,6 +44,8 @@ use crate::storage::library::Library;
 
 /// Commands that wait for the event loop.
 const COMMAND_QUEUE: usize = 256;
+/// Words of other downloaders that wait for a download.
+const WORD_QUEUE: usize = 256;
 /// Lost connections that a slow observer may be behind.
 const EVENT_QUEUE: usize = 256;
 
@@ -173,6 +176,7 @@ pub(crate) enum Command {
     Mirror { to: PeerId, request: mirror_protocol::Request, answer: MirrorAnswer },
     Dht(dht::Ask),
     Fetch { from: PeerId, request: fetch_protocol::Request, answer: FetchAnswer },
+    Listen { content: ContentId, words: mpsc::Sender<Word> },
     Keep { peer: PeerId, keep: bool },
     Disconnect { peer: PeerId },
     Snapshot { answer: oneshot::Sender<Snapshot> },
@@ -386,6 +390,15 @@ impl Net {
     async fn dht(&self, ask: dht::Ask) {
         // A loop that is gone drops the question, and whoever waits is told so.
         let _ = self.commands.send(Command::Dht(ask)).await;
+    }
+
+    /// What others say along with their requests that they have of a content. Dropping the receiver ends it; who calls
+    /// this again for the same content takes the place of who did before.
+    pub async fn words(&self, content: ContentId) -> mpsc::Receiver<Word> {
+        let (words, receiver) = mpsc::channel(WORD_QUEUE);
+        // A loop that is gone hears nothing.
+        let _ = self.commands.send(Command::Listen { content, words }).await;
+        receiver
     }
 
     /// Keeps connections with `peer` open although idle, or ceases to.

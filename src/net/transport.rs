@@ -7,6 +7,7 @@
 
 mod ahead;
 mod coalesce;
+mod muxer;
 mod records;
 mod socket;
 mod verify;
@@ -16,7 +17,6 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ahead::Ahead;
-use coalesce::Coalesce;
 use futures::future::BoxFuture;
 use futures::{AsyncRead, AsyncWrite, FutureExt};
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -24,6 +24,7 @@ use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade,
 use libp2p::core::{Negotiated, UpgradeInfo};
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, Transport, tcp, tls, yamux};
+use muxer::{Mux, Muxer};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
 use rustls::pki_types::{IpAddr, ServerName};
 use verify::Verifier;
@@ -56,16 +57,16 @@ pub(super) fn tcp(
     keypair: &Keypair,
     muxer: yamux::Config,
 ) -> Result<
-    impl Transport<Output = (PeerId, Muxer), Dial: Send, ListenerUpgrade: Send, Error: Send + Sync> + Unpin + use<>,
+    impl Transport<Output = (PeerId, Connection), Dial: Send, ListenerUpgrade: Send, Error: Send + Sync> + Unpin + use<>,
     TlsError,
 > {
     let transport = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true));
     let ahead = transport.map(|socket, _| Ahead::new(socket));
-    Ok(ahead.upgrade(Version::V1Lazy).authenticate(Tls::new(keypair)?).multiplex(muxer))
+    Ok(ahead.upgrade(Version::V1Lazy).authenticate(Tls::new(keypair)?).multiplex(Mux(muxer)))
 }
 
 /// What carries the streams of a connection over TCP.
-pub(super) type Muxer = yamux::Muxer<Negotiated<Encrypted<Negotiated<Ahead<tcp::tokio::TcpStream>>>>>;
+pub(super) type Connection = Muxer<Negotiated<TlsStream<Negotiated<Ahead<tcp::tokio::TcpStream>>>>>;
 
 /// The upgrade of a connection to an encrypted one.
 #[derive(Clone)]
@@ -73,9 +74,6 @@ struct Tls {
     server: Arc<rustls::ServerConfig>,
     client: Arc<rustls::ClientConfig>,
 }
-
-/// An encrypted connection.
-type Encrypted<C> = Coalesce<TlsStream<C>>;
 
 impl Tls {
     /// Makes the certificate that proves `keypair`.
@@ -146,7 +144,7 @@ impl UpgradeInfo for Tls {
 }
 
 impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> InboundConnectionUpgrade<C> for Tls {
-    type Output = (PeerId, Encrypted<C>);
+    type Output = (PeerId, TlsStream<C>);
     type Error = TlsError;
     type Future = BoxFuture<'static, Result<Self::Output, TlsError>>;
 
@@ -160,7 +158,7 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> InboundConnectionUpgrad
 }
 
 impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgrade<C> for Tls {
-    type Output = (PeerId, Encrypted<C>);
+    type Output = (PeerId, TlsStream<C>);
     type Error = TlsError;
     type Future = BoxFuture<'static, Result<Self::Output, TlsError>>;
 
@@ -175,12 +173,12 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
     }
 }
 
-fn finish<C>(mut stream: TlsStream<C>) -> Result<(PeerId, Encrypted<C>), TlsError> {
+fn finish<C>(mut stream: TlsStream<C>) -> Result<(PeerId, TlsStream<C>), TlsError> {
     match &mut stream {
         TlsStream::Client(stream) => stream.get_mut().1.set_buffer_limit(Some(MAX_UNSENT)),
         TlsStream::Server(stream) => stream.get_mut().1.set_buffer_limit(Some(MAX_UNSENT)),
     }
     let Some([certificate]) = stream.get_ref().1.peer_certificates() else { return Err(TlsError::Peer) };
     let peer = tls::certificate::parse(certificate).map_err(|_| TlsError::Peer)?.peer_id();
-    Ok((peer, Coalesce::new(stream)))
+    Ok((peer, stream))
 }

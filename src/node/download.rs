@@ -15,7 +15,7 @@ use futures::{FutureExt, StreamExt};
 pub(super) use sources::ask;
 use sources::{Failure, Found, News, Search};
 use swarmdex_protocols::content::{self, Geometry, Proof};
-use swarmdex_protocols::fetch::{Any, Header, Other, Refusal, Request, Response, Run};
+use swarmdex_protocols::fetch::{Any, Header, Other, Refusal, Request, Response, Run, Want};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
 use tokio::sync::{mpsc, watch};
 pub(super) use turns::Turns;
@@ -25,7 +25,7 @@ use super::lookup::Checked;
 use super::operation::Wish;
 use super::types::Progress;
 use super::{Error, Inner};
-use crate::net::sleep_until;
+use crate::net::{Word, sleep_until};
 use crate::state::fetch::{Action, Download, Exhausted, FetchPolicy};
 use crate::storage::hash::FileStamp;
 use crate::storage::holdings::{Part, Whole};
@@ -161,6 +161,8 @@ struct Work {
     writer: Writer,
     search: Search,
     news: mpsc::Receiver<News>,
+    /// What others say along with their requests that they have, if they are listened to.
+    words: Option<mpsc::Receiver<Word>>,
     /// When it has taken long, if it has not yet.
     long: Option<Instant>,
 }
@@ -197,7 +199,8 @@ impl Task<'_> {
             search.begin();
         }
         let writer = Writer::start(self.part.clone(), self.inner.library.buffers.clone());
-        let mut work = Work { asks: FuturesUnordered::new(), writer, search, news, long: Some(now + LONG) };
+        let words = if machine.is_swarm() { Some(self.inner.net.words(self.content).await) } else { None };
+        let mut work = Work { asks: FuturesUnordered::new(), writer, search, news, words, long: Some(now + LONG) };
         let end = self.drive(&mut machine, &mut work).await;
         tracing::debug!(name = %self.name, wasted = machine.wasted(), sources = machine.live(), "download over");
         drop(work.asks);
@@ -211,7 +214,12 @@ impl Task<'_> {
 
     fn add(&mut self, machine: &mut Download<PeerId>, found: Found) {
         let Found { peer, addresses, whole } = found;
-        if peer != self.inner.net.local() && machine.add_source(peer, whole, Instant::now()) {
+        if peer == self.inner.net.local() {
+            return;
+        }
+        // Of one that was heard of by its own word, others say where it listens.
+        let nowhere = self.addresses.get(&peer).is_some_and(Vec::is_empty);
+        if machine.add_source(peer, whole, Instant::now()) || nowhere {
             self.addresses.insert(peer, addresses);
         }
     }
@@ -241,6 +249,10 @@ impl Task<'_> {
                     News::Searched(round) if work.search.is_over(round) => machine.set_searching(false),
                     News::Searched(_) => {}
                 },
+                (peer, have) = next_word(&mut work.words) => {
+                    self.add(machine, Found { peer, addresses: Vec::new(), whole: false });
+                    self.on_word(machine, peer, &have);
+                }
                 () = sleep_until(work.long) => {
                     work.long = None;
                     if machine.is_swarm() {
@@ -268,7 +280,11 @@ impl Task<'_> {
                 let any = (count == 1).then(|| machine.alternatives(source)).flatten();
                 let request = match any {
                     Some(others) => Request::Any(Any::new(self.content, first, others)),
-                    None => Request::Chunks(run),
+                    // One that downloads as well is told what it may get here.
+                    None if machine.has_part(source) && self.shares() => {
+                        Request::Chunks(Want { have: self.part.tree().have().along(), ..run.into() })
+                    }
+                    None => Request::Chunks(run.into()),
                 };
                 work.asks.push(self.request(source, run, request));
             }
@@ -312,10 +328,24 @@ impl Task<'_> {
             return async move { Event::Have(source, Ok((None, Vec::new()))) }.boxed();
         }
         let addresses = self.addresses.get(&source).cloned().unwrap_or_default();
-        let sharing = self.inner.config.fetch.reshare && !self.inner.config.transient;
+        let own = self.shares().then(|| self.part.clone());
         let (content, geometry) = (self.content, self.geometry);
-        async move { Event::Have(source, sources::have(&net, source, addresses, content, sharing, geometry).await) }
-            .boxed()
+        async move {
+            Event::Have(source, sources::have(&net, source, addresses, own.as_deref(), content, geometry).await)
+        }
+        .boxed()
+    }
+
+    /// Whether what has come is passed on.
+    fn shares(&self) -> bool {
+        self.inner.config.fetch.reshare && !self.inner.config.transient
+    }
+
+    /// A source said what it has along with something else; what makes no sense is as good as not said.
+    fn on_word(&self, machine: &mut Download<PeerId>, source: PeerId, have: &[u8]) {
+        if let Some(chunks) = ChunkSet::from_bytes(have, self.geometry.chunks()) {
+            machine.on_word(source, &chunks, Instant::now());
+        }
     }
 
     fn report(&self, source: PeerId) {
@@ -330,10 +360,17 @@ impl Task<'_> {
     fn on_event(&mut self, machine: &mut Download<PeerId>, work: &mut Work, event: Event) -> Result<(), Error> {
         let now = Instant::now();
         match event {
-            Event::Arrived(source, run, response) => {
-                let (wanted, run) = match response.header {
+            Event::Arrived(source, run, mut response) => {
+                let (wanted, run) = match &mut response.header {
                     Header::Instead { first, .. } => {
+                        let first = *first;
                         (machine.on_instead(source, run.first, first, now), Run { first, count: 1, ..run })
+                    }
+                    Header::Chunks { have, .. } if !have.is_empty() => {
+                        let have = std::mem::take(have);
+                        let wanted = machine.on_chunks(source, run.first, run.count, now);
+                        self.on_word(machine, source, &have);
+                        (wanted, run)
                     }
                     _ => (machine.on_chunks(source, run.first, run.count, now), run),
                 };
@@ -411,5 +448,17 @@ impl Task<'_> {
                 Error::HoldersUnreachable { name, holders: self.addresses.len(), reason: reason_text }
             }
         }
+    }
+}
+
+/// The next word of another downloader; for ever if none is listened to.
+async fn next_word(words: &mut Option<mpsc::Receiver<Word>>) -> Word {
+    match words {
+        Some(words) => match words.recv().await {
+            Some(word) => word,
+            // The node is shutting down.
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }

@@ -89,7 +89,11 @@ impl Library {
         }
         read?;
         let bytes = u32::try_from(length).map_err(|_| Refusal::Range)?;
-        Ok(Response { header: Header::Chunks { bytes, proofs }, body })
+        let have = match held {
+            Held::Part(part) => part.tree().have().along(),
+            Held::Whole(..) => Vec::new(),
+        };
+        Ok(Response { header: Header::Chunks { bytes, proofs, have }, body })
     }
 
     /// Whether a content of this size is here whole.

@@ -28,7 +28,7 @@ pub fn chunks(bytes: &[u8], run: fetch::Run) -> (Header, Vec<u8>) {
     let (outboard, _) = Outboard::build(geometry, values).unwrap();
     let proofs = range.clone().map(|index| outboard.proof(index as u64).unwrap()).collect();
     let body = pieces[range].concat();
-    (Header::Chunks { bytes: body.len() as u32, proofs }, body)
+    (Header::Chunks { bytes: body.len() as u32, proofs, have: Vec::new() }, body)
 }
 
 /// An answer as it goes over the wire.
@@ -118,7 +118,7 @@ async fn a_holder_that_sends_fewer_chunks_than_asked_is_caught() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_declares_a_huge_body_is_caught() {
     hostile_holder("a huge body", ErrorKind::Verification, LIES, |_, _| {
-        reply(&Header::Chunks { bytes: u32::MAX, proofs: Vec::new() }, &[])
+        reply(&Header::Chunks { bytes: u32::MAX, proofs: Vec::new(), have: Vec::new() }, &[])
     })
     .await;
 }
@@ -213,9 +213,9 @@ async fn a_holder_that_leaves_in_the_middle_of_an_answer_costs_what_it_sent() {
         let counter = asked.clone();
         stranger.answer_all(move |request| {
             let whole = match request {
-                fetch::Request::Chunks(run) => {
+                fetch::Request::Chunks(want) => {
                     counter.fetch_add(1, Ordering::Relaxed);
-                    let (header, body) = chunks(&copy, run);
+                    let (header, body) = chunks(&copy, want.run());
                     answer(&header, &body)
                 }
                 fetch::Request::Have(_) if place % 2 == 0 => {
@@ -250,9 +250,9 @@ async fn clients_that_leave_in_the_middle_of_a_message_leave_nothing_behind() {
     let content = ContentId::of(&bytes);
     let run = fetch::Run { content, first: 0, count: 4 };
     let requests = [
-        fetch::Request::Chunks(run),
+        fetch::Request::Chunks(run.into()),
         fetch::Request::Any(Any::new(content, 0, [3, 7])),
-        fetch::Request::Have(fetch::Have { content, addresses: Vec::new() }),
+        fetch::Request::Have(fetch::Have { content, addresses: Vec::new(), have: Vec::new() }),
         fetch::Request::Files(vec![content, ContentId::of(b"x")]),
         fetch::Request::Cancel(run),
     ];

@@ -141,7 +141,7 @@ async fn fuzzed_frames_on_every_protocol_disturb_nobody() {
     let samples = [
         framed(&announce(session, 1, &["a", "b"])),
         framed(&Request::Search(Search { query: "a".to_owned(), cursor: None, limit: 5 })),
-        framed(&fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 0, count: 1 })),
+        framed(&fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 0, count: 1 }.into())),
     ];
     for number in 0..300u64 {
         let mut bytes = samples[number as usize % samples.len()].clone();
@@ -433,7 +433,8 @@ async fn a_client_that_floods_delays_nobody_else() {
     anna.share_file("file", &bytes).await;
     let (stranger, id) = Stranger::at(&anna).await;
     let stranger = Arc::new(stranger);
-    let request = framed(&fetch::Request::Chunks(fetch::Run { content: ContentId::of(&bytes), first: 0, count: 4 }));
+    let request =
+        framed(&fetch::Request::Chunks(fetch::Run { content: ContentId::of(&bytes), first: 0, count: 4 }.into()));
     let flood: Vec<_> = (0..400)
         .map(|_| {
             let (stranger, request) = (stranger.clone(), request.clone());

@@ -266,7 +266,7 @@ async fn clients_that_do_not_read_hold_nobody_else_up() {
     let (anna, ben) = (TestNode::peer(&master).await, TestNode::peer(&master).await);
     let bytes = noise(27, 32 << 20);
     anna.share_file("file", &bytes).await;
-    let run = |first| Request::Chunks(Run { content: ContentId::of(&bytes), first, count: 4 });
+    let run = |first| Request::Chunks(Run { content: ContentId::of(&bytes), first, count: 4 }.into());
     let mut waiting = Vec::new();
     for _ in 0..8 {
         let (stranger, id) = Stranger::at(&anna).await;

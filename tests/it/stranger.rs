@@ -243,7 +243,7 @@ impl Stranger {
     /// From now on answers requests for chunks so, and knows of nothing else.
     pub fn answer(&self, mut answer: impl FnMut(fetch::Run) -> Reply + Send + 'static) {
         self.answer_all(move |request| match request {
-            fetch::Request::Chunks(run) => answer(run),
+            fetch::Request::Chunks(want) => answer(want.run()),
             _ => refuse(),
         });
     }
@@ -293,7 +293,7 @@ impl Stranger {
 
     /// Asks a well-formed question of the fetch protocol; the header that comes back.
     pub async fn fetch(&self, from: PeerId, run: fetch::Run) -> fetch::Header {
-        let bytes = self.send(FETCH, from, framed(&fetch::Request::Chunks(run))).await.unwrap();
+        let bytes = self.send(FETCH, from, framed(&fetch::Request::Chunks(run.into()))).await.unwrap();
         let length = u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize;
         codec::decode(&bytes[4..4 + length], MAX_INDEX_MESSAGE).unwrap()
     }

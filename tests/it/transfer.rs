@@ -7,7 +7,7 @@ use std::time::Duration;
 use swarmdex::Error;
 use swarmdex::node::{GetRequest, Operation};
 use swarmdex_protocols::content::{Geometry, Outboard, chunk_value, verify_chunk};
-use swarmdex_protocols::fetch::{Any, Have, Header, Request, Run};
+use swarmdex_protocols::fetch::{Any, Have, Header, Request, Run, Want};
 use swarmdex_protocols::index::{Announce, Offer, Sequence};
 use swarmdex_protocols::{ChunkSet, ContentId};
 use tempfile::TempDir;
@@ -112,13 +112,47 @@ async fn a_bitmap_that_lies_costs_a_few_requests() {
             _ => Reply::Bytes(framed(&Header::Refused(swarmdex_protocols::fetch::Refusal::NotFound))),
         });
         // It is named to whoever asks anna.
-        let have = Request::Have(Have { content, addresses: liar.listen.clone() });
+        let have = Request::Have(Have { content, addresses: liar.listen.clone(), have: Vec::new() });
         liar.send(FETCH, id, framed(&have)).await.unwrap();
         let ben = TestNode::peer(&master).await;
         let got = tokio::time::timeout(Duration::from_secs(20), ben.fetch("file")).await.unwrap().unwrap();
         assert!(std::fs::read(&got.path).unwrap() == bytes);
         assert_eq!(got.sources, [anna.ready().peer_id], "lie {lie}");
     }
+}
+
+/// Whoever asks for a chunk and says along with it what it has is taken at its word, and given up when that is a lie.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_along_with_a_request_is_heard_and_a_lie_costs_a_few_requests() {
+    let master = TestNode::master().await;
+    let (anna, ben) = (TestNode::peer(&master).await, TestNode::peer(&master).await);
+    let bytes = noise(31, 100 << 20);
+    anna.share_file("file", &bytes).await;
+    let (content, geometry) = (ContentId::of(&bytes), Geometry::new(bytes.len() as u64).unwrap());
+    let mut operation = ben.get(request(&ben, "file"));
+    progress(&operation, 1 << 20).await;
+    operation.pause();
+    let (stranger, id) = Stranger::at(&ben).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    stranger.answer_all(move |request| {
+        if let Request::Chunks(_) = request {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        Reply::Bytes(framed(&Header::Refused(swarmdex_protocols::fetch::Refusal::NotFound)))
+    });
+    let run = Run { content, first: 0, count: 1 };
+    let all = vec![0xff; geometry.chunks().div_ceil(8) as usize];
+    for have in [vec![1; 3], [&all[..], &[1]].concat(), vec![0xff; 10_000], all] {
+        let want = Want { have, ..run.into() };
+        stranger.send(FETCH, id, framed(&Request::Chunks(want))).await.unwrap();
+    }
+    operation.resume();
+    let report = operation.outcome().await.unwrap();
+    assert!(std::fs::read(&report.files[0].path).unwrap() == bytes);
+    assert_eq!(report.files[0].sources, [anna.ready().peer_id]);
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((1..=16).contains(&asked), "asked {asked} times");
 }
 
 /// Where any of several chunks would do, the holder sends those that it has not sent, each with its proof.
@@ -189,16 +223,18 @@ async fn a_paused_download_goes_on_and_passes_on_what_it_has() {
     // Whoever asks learns which chunks are here, and gets them with their proofs.
     let (stranger, id) = Stranger::at(&ben).await;
     let geometry = Geometry::new(bytes.len() as u64).unwrap();
-    let have = framed(&Request::Have(Have { content, addresses: Vec::new() }));
+    let have = framed(&Request::Have(Have { content, addresses: Vec::new(), have: Vec::new() }));
     let (header, body) = taken_apart(&stranger.send(FETCH, id, have.clone()).await.unwrap());
     let Header::Have { whole, .. } = header else { panic!("{header:?}") };
     let held = ChunkSet::from_bytes(&body, geometry.chunks()).unwrap();
     assert!(!whole && !held.is_empty() && !held.is_full(), "{} of {}", held.len(), geometry.chunks());
     let index = held.iter().last().unwrap();
-    let run = |first| framed(&Request::Chunks(Run { content, first, count: 1 }));
+    let run = |first| framed(&Request::Chunks(Run { content, first, count: 1 }.into()));
     let (header, body) = taken_apart(&stranger.send(FETCH, id, run(index)).await.unwrap());
-    let Header::Chunks { proofs, .. } = header else { panic!("{header:?}") };
+    let Header::Chunks { proofs, have: along, .. } = header else { panic!("{header:?}") };
     verify_chunk(&content, &geometry, index, &body, &proofs[0]).unwrap();
+    let along = ChunkSet::from_bytes(&along, geometry.chunks()).unwrap();
+    assert!(held.iter().all(|index| along.contains(index)), "what is here is told along with a chunk");
     let missing = (0..geometry.chunks()).rev().find(|index| !held.contains(*index)).unwrap();
     let (header, _) = taken_apart(&stranger.send(FETCH, id, run(missing)).await.unwrap());
     assert!(matches!(header, Header::Refused(_)), "{header:?}");

@@ -200,7 +200,8 @@ impl Driver {
                 ..
             } => {
                 let refused = match request {
-                    Ok(Request::Have(have)) => {
+                    Ok(Request::Have(mut have)) => {
+                        self.crowd.on_word(&have.content, peer, std::mem::take(&mut have.have));
                         let response = self.have(peer, have);
                         let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(response));
                         Ok(())
@@ -210,9 +211,12 @@ impl Driver {
                         let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(done));
                         self.uploads.cancel(&peer, &run).map_or(Ok(()), |channel| Err((channel, Refusal::Cancelled)))
                     }
-                    Ok(request) => {
-                        let crowd = match &request {
-                            Request::Chunks(run) => self.services.library.holdings.is_part(&run.content),
+                    Ok(mut request) => {
+                        let crowd = match &mut request {
+                            Request::Chunks(want) => {
+                                self.crowd.on_word(&want.content, peer, std::mem::take(&mut want.have));
+                                self.services.library.holdings.is_part(&want.content)
+                            }
                             request => matches!(request, Request::Any(_)),
                         };
                         self.uploads.push(Upload { id: request_id, peer, request, channel, crowd, instead: false })
@@ -260,7 +264,7 @@ impl Driver {
 /// Says which chunk it is that was chosen.
 fn say_instead(first: u64, response: fetch_protocol::Response) -> fetch_protocol::Response {
     match response.header {
-        Header::Chunks { bytes, mut proofs } if proofs.len() == 1 => {
+        Header::Chunks { bytes, mut proofs, .. } if proofs.len() == 1 => {
             let header = Header::Instead { first, bytes, proof: proofs.remove(0) };
             fetch_protocol::Response { header, ..response }
         }
@@ -272,8 +276,8 @@ fn say_instead(first: u64, response: fetch_protocol::Response) -> fetch_protocol
 pub(super) fn read(library: Library, upload: Upload) -> BoxFuture<'static, Job> {
     let Upload { id, request, channel, instead, .. } = upload;
     let reading = tokio::task::spawn_blocking(move || match request {
-        fetch_protocol::Request::Chunks(run) if instead => say_instead(run.first, library.chunks(&run)),
-        fetch_protocol::Request::Chunks(run) => library.chunks(&run),
+        fetch_protocol::Request::Chunks(want) if instead => say_instead(want.first, library.chunks(&want.run())),
+        fetch_protocol::Request::Chunks(want) => library.chunks(&want.run()),
         fetch_protocol::Request::Files(contents) => library.files(&contents),
         // Answered when they came, or made a request for one chunk.
         fetch_protocol::Request::Any(_) | fetch_protocol::Request::Have(_) | fetch_protocol::Request::Cancel(_) => {

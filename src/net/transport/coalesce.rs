@@ -1,10 +1,12 @@
 //! Collects small writes into large ones.
 //!
 //! The muxer writes headers of 12 bytes and frames of 16 KiB, and flushes after each. A flush right after a write is
-//! put off until the writer has had another turn: only if it wrote nothing more then, bytes leave before the buffer is full.
+//! put off: whoever polls the muxer is told, and has it flush once more when it has nothing left to write.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures::{AsyncRead, AsyncWrite};
@@ -14,7 +16,7 @@ const CAPACITY: usize = 128 << 10;
 /// Buffer that a connection keeps which has nothing to send, in bytes.
 const KEPT: usize = 8 << 10;
 
-/// A stream with a write buffer.
+/// A stream with a write buffer. A flush that is put off is pending and wakes nobody.
 #[derive(Debug)]
 pub(in crate::net) struct Coalesce<T> {
     io: T,
@@ -25,11 +27,13 @@ pub(in crate::net) struct Coalesce<T> {
     fresh: bool,
     /// Bytes passed on since the buffer was last empty after a flush.
     burst: usize,
+    /// Set when a flush is put off.
+    put_off: Arc<AtomicBool>,
 }
 
 impl<T> Coalesce<T> {
-    pub(super) fn new(io: T) -> Self {
-        Self { io, buffer: Vec::new(), begin: 0, fresh: false, burst: 0 }
+    pub(super) fn new(io: T, put_off: Arc<AtomicBool>) -> Self {
+        Self { io, buffer: Vec::new(), begin: 0, fresh: false, burst: 0, put_off }
     }
 }
 
@@ -66,9 +70,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Coalesce<T> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if std::mem::take(&mut this.fresh) {
-            cx.waker().wake_by_ref();
+            this.put_off.store(true, Ordering::Relaxed);
             return Poll::Pending;
         }
+        this.put_off.store(false, Ordering::Relaxed);
         ready!(this.poll_drain(cx))?;
         ready!(Pin::new(&mut this.io).poll_flush(cx))?;
         if std::mem::take(&mut this.burst) <= KEPT && this.buffer.capacity() > KEPT {
@@ -121,9 +126,23 @@ mod tests {
         }
     }
 
+    /// Flushes as the muxer's owner does: once more if it is put off.
+    async fn flush(stream: &mut Coalesce<Sizes>) {
+        poll_fn(|cx| match Pin::new(&mut *stream).poll_flush(cx) {
+            Poll::Pending => {
+                assert!(stream.put_off.load(Ordering::Relaxed));
+                Pin::new(&mut *stream).poll_flush(cx)
+            }
+            ready => ready,
+        })
+        .await
+        .unwrap();
+        assert!(!stream.put_off.load(Ordering::Relaxed));
+    }
+
     #[test]
     fn frames_that_are_flushed_one_by_one_leave_together() {
-        let mut stream = Coalesce::new(Sizes::default());
+        let mut stream = Coalesce::new(Sizes::default(), Arc::default());
         block_on(async {
             for number in 0..20u8 {
                 stream.write_all(&[number; 16]).await.unwrap();
@@ -135,7 +154,7 @@ mod tests {
                 })
                 .await;
             }
-            stream.flush().await.unwrap();
+            flush(&mut stream).await;
         });
         let expected: Vec<u8> = (0..20u8).flat_map(|number| vec![number; 16 + (16 << 10)]).collect();
         assert!(stream.io.bytes == expected);
@@ -144,11 +163,11 @@ mod tests {
 
     #[test]
     fn little_is_sent_by_a_flush_and_nothing_is_lost_by_closing() {
-        let mut stream = Coalesce::new(Sizes::default());
+        let mut stream = Coalesce::new(Sizes::default(), Arc::default());
         block_on(async {
             stream.write_all(b"hello").await.unwrap();
             assert!(stream.io.bytes.is_empty());
-            stream.flush().await.unwrap();
+            flush(&mut stream).await;
             assert_eq!(stream.io.bytes, b"hello");
             stream.write_all(b" world").await.unwrap();
             stream.close().await.unwrap();

@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 
 use crate::net::{ConnectError, Net, RequestError};
 use crate::node::lookup::Questions;
+use crate::storage::holdings::Part;
 
 /// How often the master and the DHT are asked again.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -169,17 +170,19 @@ pub(in crate::node) async fn ask(
     }
 }
 
-/// Which chunks a source has - `None` for all - and who else has some.
+/// Which chunks a source has - `None` for all - and who else has some. It is told what this node has, in `own`, if that is
+/// passed on.
 pub(super) async fn have(
     net: &Net,
     source: PeerId,
     addresses: Vec<Multiaddr>,
+    own: Option<&Part>,
     content: ContentId,
-    sharing: bool,
     geometry: Geometry,
 ) -> Result<(Option<ChunkSet>, Vec<Other>), Failure> {
-    let own = if sharing { own_addresses(net) } else { Vec::new() };
-    let request = Request::Have(Have { content, addresses: own });
+    let addresses_of_own = if own.is_some() { own_addresses(net) } else { Vec::new() };
+    let have = own.map(|part| part.tree().have().along()).unwrap_or_default();
+    let request = Request::Have(Have { content, addresses: addresses_of_own, have });
     let Response { header, body } = ask(net, source, addresses, request).await?;
     let Header::Have { whole, mut others, .. } = header else { return Err(Failure::Nonsense) };
     others.truncate(MAX_FETCH_OTHERS);

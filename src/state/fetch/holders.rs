@@ -1,5 +1,6 @@
 //! Who has which chunks.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::ChunkSet;
@@ -36,10 +37,38 @@ impl<S: Copy + Ord> Download<S> {
                     *count = count.saturating_add(1);
                 }
             }
-            let wanted = self.todo.iter().any(|(begin, end)| (*begin..*end).any(|index| chunks.contains(index)));
-            due = if wanted { HAVE_LATER } else { HAVE_SOON };
+            due = if wants_any(&self.todo, chunks) { HAVE_LATER } else { HAVE_SOON };
         }
         state.have_due = Some(now + due);
+    }
+
+    /// A source said along with something else which chunks it has: these, and what it said before. It need not be asked
+    /// so soon.
+    pub fn on_word(&mut self, source: S, chunks: &ChunkSet, now: Instant) {
+        let Some(state) = self.sources.get_mut(&source).filter(|state| state.lost.is_none()) else { return };
+        let mut known = match &mut state.holds {
+            Holds::All => return,
+            Holds::Unknown => ChunkSet::none(self.geometry.chunks()),
+            Holds::Some(known) => std::mem::replace(known, ChunkSet::none(0)),
+        };
+        if self.holders.is_empty() {
+            self.holders = vec![0; usize::try_from(self.geometry.chunks()).unwrap_or(usize::MAX)];
+        }
+        for index in chunks.iter().filter(|index| known.insert(*index)) {
+            if let Some(count) = usize::try_from(index).ok().and_then(|index| self.holders.get_mut(index)) {
+                *count = count.saturating_add(1);
+            }
+        }
+        let due = if wants_any(&self.todo, &known) { HAVE_LATER } else { HAVE_SOON };
+        if let Some(state) = self.sources.get_mut(&source) {
+            state.holds = Holds::Some(known);
+            state.have_due = state.have_due.map(|_| now + due);
+        }
+    }
+
+    /// Whether a source is one of a crowd, that has a part.
+    pub fn has_part(&self, source: S) -> bool {
+        self.sources.get(&source).is_some_and(|state| matches!(state.holds, Holds::Some(_)))
     }
 
     /// A source did not say which chunks it has.
@@ -83,4 +112,9 @@ impl<S: Copy + Ord> Download<S> {
         let todo = self.todo.iter().flat_map(|(begin, end)| *begin..*end).filter(|index| self.rarity(*index) == 0);
         (!self.holders.is_empty() && alone).then_some(todo)
     }
+}
+
+/// Whether a chunk is to do that is among these.
+fn wants_any(todo: &BTreeMap<u64, u64>, chunks: &ChunkSet) -> bool {
+    todo.iter().any(|(begin, end)| (*begin..*end).any(|index| chunks.contains(index)))
 }

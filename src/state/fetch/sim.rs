@@ -208,6 +208,13 @@ impl Swarm {
                 self.at(self.now + 0.5, Event::Failed { to: from, from: to, run: Some(run) });
             }
             Event::Asked { to, from, run, or } => {
+                // Whoever asks says what it has.
+                let have = self.peers[from].have.clone();
+                if let Some(download) = &mut self.peers[to].download {
+                    download.add_source(from, false, now);
+                    download.on_word(from, &have, now);
+                    self.act(to);
+                }
                 self.peers[to].queue.push_back((from, run, or));
                 self.send(to);
             }

@@ -88,6 +88,14 @@ fn run(chunks: u64, manners: &[Manner], order: &[u8]) -> Outcome {
                 }
                 Action::Have(source) => match &manners[source as usize] {
                     Manner::Dead => download.on_have_failed(source, now),
+                    // Part of them is told along with something else.
+                    manner @ Manner::Part(each) if each % 2 == 0 => {
+                        let says = manner.says(chunks).unwrap();
+                        let mut some = ChunkSet::none(chunks);
+                        some.insert(0);
+                        download.on_have(source, Some(some), now);
+                        download.on_word(source, &says, now);
+                    }
                     manner => download.on_have(source, manner.says(chunks), now),
                 },
                 Action::Report(_) => {}
@@ -293,6 +301,35 @@ fn a_late_request_is_taken_over_and_the_loser_cancelled() {
         }
     }
     panic!("no end");
+}
+
+#[test]
+fn a_word_is_as_good_as_an_answer_and_puts_the_question_off() {
+    let mut now = Instant::now();
+    let mut download = Download::new(geometry(100), POLICY, None);
+    download.add_source(1u8, false, now);
+    let set = |indexes: &[u64]| {
+        let mut set = ChunkSet::none(100);
+        assert!(indexes.iter().all(|index| set.insert(*index)));
+        set
+    };
+    download.on_word(2, &set(&[1]), now);
+    download.on_word(1, &set(&[7]), now);
+    assert_eq!(download.poll_action(now), Some(Action::Request { source: 1, first: 7, count: 1 }));
+    assert_eq!(download.poll_action(now), None);
+    // An older word that comes late takes nothing back.
+    download.on_word(1, &set(&[8]), now);
+    assert!(download.on_chunks(1, 7, 1, now));
+    download.on_refused(1, 7, Refusal::Busy, now);
+    download.on_written(1, 7, 1);
+    assert_eq!(download.poll_action(now), Some(Action::Request { source: 1, first: 8, count: 1 }));
+    for _ in 0..100 {
+        now += Duration::from_millis(40);
+        download.on_word(1, &set(&[7]), now);
+        assert_eq!(download.poll_action(now), None, "it need not be asked");
+    }
+    now += Duration::from_millis(200);
+    assert_eq!(download.poll_action(now), Some(Action::Have(1)));
 }
 
 #[test]

@@ -140,6 +140,6 @@ impl ShareTable {
             return Err(Refusal::Changed);
         }
         let bytes = u32::try_from(length).map_err(|_| Refusal::Range)?;
-        Ok(Response { header: Header::Chunks { bytes, proofs }, body })
+        Ok(Response { header: Header::Chunks { bytes, proofs, have: Vec::new() }, body })
     }
 }
