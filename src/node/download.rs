@@ -227,6 +227,8 @@ impl Task<'_> {
     /// Until the scheduler says that it is done, or that nobody is left to ask.
     async fn drive(&mut self, machine: &mut Download<PeerId>, work: &mut Work) -> Result<Result<(), Exhausted>, Error> {
         let mut wishes = self.wish.clone();
+        // Whether there may be something to do: there are many words in a crowd, and few say something new.
+        let mut stirs = true;
         loop {
             let wish = *wishes.borrow_and_update();
             if wish == Wish::Cancel {
@@ -234,6 +236,7 @@ impl Task<'_> {
                 return Err(Error::Cancelled);
             }
             while wish == Wish::Run
+                && stirs
                 && let Some(action) = machine.poll_action(Instant::now())
             {
                 if let Some(end) = self.act(action, machine, work) {
@@ -241,6 +244,7 @@ impl Task<'_> {
                 }
             }
             let timeout = machine.poll_timeout(Instant::now()).map(|(at, _)| at).filter(|_| wish == Wish::Run);
+            stirs = true;
             tokio::select! {
                 (source, run, written) = work.writer.next() => self.on_written(machine, source, run, written)?,
                 Some(event) = work.asks.next() => self.on_event(machine, work, event)?,
@@ -251,7 +255,7 @@ impl Task<'_> {
                 },
                 (peer, have) = next_word(&mut work.words) => {
                     self.add(machine, Found { peer, addresses: Vec::new(), whole: false });
-                    self.on_word(machine, peer, &have);
+                    stirs = self.on_word(machine, peer, &have);
                 }
                 () = sleep_until(work.long) => {
                     work.long = None;
@@ -342,10 +346,10 @@ impl Task<'_> {
     }
 
     /// A source said what it has along with something else; what makes no sense is as good as not said.
-    fn on_word(&self, machine: &mut Download<PeerId>, source: PeerId, have: &[u8]) {
-        if let Some(chunks) = ChunkSet::from_bytes(have, self.geometry.chunks()) {
-            machine.on_word(source, &chunks, Instant::now());
-        }
+    /// True if it says something new.
+    fn on_word(&self, machine: &mut Download<PeerId>, source: PeerId, have: &[u8]) -> bool {
+        let chunks = ChunkSet::from_bytes(have, self.geometry.chunks());
+        chunks.is_some_and(|chunks| machine.on_word(source, &chunks, Instant::now()))
     }
 
     fn report(&self, source: PeerId) {

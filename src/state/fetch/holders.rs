@@ -8,9 +8,10 @@ use swarmdex_protocols::ChunkSet;
 use super::source::{Holds, Source};
 use super::{Download, Exhausted, MAX_FAILURES, pause};
 
-/// How often a source that has a part is asked which: when it has nothing that is wanted, and otherwise.
+/// How often a source that has a part is asked which if it does not say so by itself: when it has nothing that is wanted, and
+/// otherwise.
 const HAVE_SOON: Duration = Duration::from_millis(50);
-const HAVE_LATER: Duration = Duration::from_millis(100);
+const HAVE_LATER: Duration = Duration::from_millis(200);
 /// How often a source that has everything is asked who else has a part, in the end; and how soon at first, doubled
 /// each time.
 const OTHERS: Duration = Duration::from_secs(1);
@@ -43,27 +44,30 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// A source said along with something else which chunks it has: these, and what it said before. It need not be asked
-    /// so soon.
-    pub fn on_word(&mut self, source: S, chunks: &ChunkSet, now: Instant) {
-        let Some(state) = self.sources.get_mut(&source).filter(|state| state.lost.is_none()) else { return };
+    /// so soon. False if that is nothing new.
+    pub fn on_word(&mut self, source: S, chunks: &ChunkSet, now: Instant) -> bool {
+        let Some(state) = self.sources.get_mut(&source).filter(|state| state.lost.is_none()) else { return false };
         let mut known = match &mut state.holds {
-            Holds::All => return,
+            Holds::All => return false,
             Holds::Unknown => ChunkSet::none(self.geometry.chunks()),
             Holds::Some(known) => std::mem::replace(known, ChunkSet::none(0)),
         };
         if self.holders.is_empty() {
             self.holders = vec![0; usize::try_from(self.geometry.chunks()).unwrap_or(usize::MAX)];
         }
+        let before = known.len();
         for index in chunks.iter().filter(|index| known.insert(*index)) {
             if let Some(count) = usize::try_from(index).ok().and_then(|index| self.holders.get_mut(index)) {
                 *count = count.saturating_add(1);
             }
         }
+        let news = known.len() > before;
         let due = if wants_any(&self.todo, &known) { HAVE_LATER } else { HAVE_SOON };
         if let Some(state) = self.sources.get_mut(&source) {
             state.holds = Holds::Some(known);
             state.have_due = state.have_due.map(|_| now + due);
         }
+        news
     }
 
     /// Whether a source is one of a crowd, that has a part.

@@ -192,7 +192,7 @@ fn chunks_are_served_with_their_proofs() {
         stage.add(&stage.file(&format!("file {length}"), &bytes), None).unwrap();
         let geometry = Geometry::new(length as u64).unwrap();
         for index in 0..geometry.chunks() {
-            let Response { header: Header::Chunks { bytes: count, proofs }, body } = stage.read(&bytes, index, 1)
+            let Response { header: Header::Chunks { bytes: count, proofs, .. }, body } = stage.read(&bytes, index, 1)
             else {
                 panic!("{length} {index}")
             };
