@@ -182,7 +182,7 @@ impl Task<'_> {
     }
 
     async fn run(mut self, found: Checked, have: &ChunkSet) -> Result<Vec<PeerId>, Error> {
-        let policy = FetchPolicy::new(&self.inner.config.fetch, rand::random());
+        let policy = FetchPolicy::new(&self.inner.config.fetch, self.shares(), rand::random());
         let mut machine = Download::new(self.geometry, policy, Some(have));
         let (now, local) = (Instant::now(), self.inner.net.local());
         if self.inner.library.has_whole(&self.content, &self.geometry) {

@@ -59,16 +59,18 @@ pub struct FetchPolicy {
     pub total_bytes: u64,
     /// Whether to look for others that have a part, and pass on what has come.
     pub swarm: bool,
+    /// Whether others are told what has come.
+    pub tells: bool,
     /// Where randomness begins.
     pub seed: u64,
 }
 
 impl FetchPolicy {
     /// The policy of a configuration.
-    pub fn new(config: &FetchConfig, seed: u64) -> Self {
+    pub fn new(config: &FetchConfig, tells: bool, seed: u64) -> Self {
         let window_bytes = (config.window_mib.max(1) as u64) << 20;
         // Memory for three sources at full speed is enough for any number of slower ones.
-        Self { window_bytes, total_bytes: 3 * window_bytes, swarm: config.reshare, seed }
+        Self { window_bytes, total_bytes: 3 * window_bytes, swarm: config.reshare, tells, seed }
     }
 }
 
@@ -285,6 +287,7 @@ impl<S: Copy + Ord> Download<S> {
     pub fn on_written(&mut self, source: S, first: u64, count: u32) {
         if self.arrived.get(&first) == Some(&count) {
             self.settle(source, first);
+            self.tell_of(first);
             self.written += u64::from(count);
             self.looked_again = false;
         }
@@ -366,9 +369,9 @@ impl<S: Copy + Ord> Download<S> {
             self.ended = true;
             return Some(Action::Done);
         }
-        let due = |state: &Source| state.lost.is_none() && state.have_due.is_some_and(|at| at <= now);
+        let due = |state: &Source| state.lost.is_none() && state.have_due.is_some_and(|at| at <= now || state.untold);
         if let Some((source, state)) = self.sources.iter_mut().find(|(_, state)| due(state)) {
-            state.have_due = None;
+            (state.have_due, state.untold) = (None, false);
             return Some(Action::Have(*source));
         }
         if let Some(action) = self.request(now) {

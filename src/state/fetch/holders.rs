@@ -11,7 +11,7 @@ use super::{Download, Exhausted, MAX_FAILURES, pause};
 /// How often a source that has a part is asked which if it does not say so by itself: when it has nothing that is wanted, and
 /// otherwise.
 const HAVE_SOON: Duration = Duration::from_millis(50);
-const HAVE_LATER: Duration = Duration::from_millis(200);
+const HAVE_LATER: Duration = Duration::from_millis(400);
 /// How often a source that has everything is asked who else has a part, in the end; and how soon at first, doubled
 /// each time.
 const OTHERS: Duration = Duration::from_secs(1);
@@ -68,6 +68,14 @@ impl<S: Copy + Ord> Download<S> {
             state.have_due = state.have_due.map(|_| now + due);
         }
         news
+    }
+
+    /// A chunk came that nobody else of a crowd is known to have: they are told at once, by asking them what they have.
+    pub(super) fn tell_of(&mut self, index: u64) {
+        if self.policy.tells && !self.holders.is_empty() && self.rarity(index) == 0 {
+            let parts = self.sources.values_mut().filter(|state| matches!(state.holds, Holds::Some(_)));
+            parts.for_each(|state| state.untold = true);
+        }
     }
 
     /// Whether a source is one of a crowd, that has a part.

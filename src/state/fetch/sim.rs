@@ -93,7 +93,13 @@ impl Swarm {
                     have.insert(index);
                 });
             }
-            let policy = FetchPolicy { window_bytes: 8 << 20, total_bytes: 24 << 20, swarm: true, seed: random.next() };
+            let policy = FetchPolicy {
+                window_bytes: 8 << 20,
+                total_bytes: 24 << 20,
+                swarm: true,
+                tells: true,
+                seed: random.next(),
+            };
             let mut download = Download::new(geometry, policy, None);
             download.add_source(0, true, begin);
             peers.push(Peer {

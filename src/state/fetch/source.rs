@@ -64,6 +64,8 @@ pub(super) struct Source {
     pub(super) not_before: Option<Instant>,
     /// When to ask next which chunks it has; `None` while it is being asked, or never.
     pub(super) have_due: Option<Instant>,
+    /// Whether it is to be asked as soon as it is not being asked, for it was not told of a chunk that it lacks.
+    pub(super) untold: bool,
     /// Answers to that question so far.
     pub(super) answers: u32,
     pub(super) lost: Option<Exhausted>,
@@ -82,6 +84,7 @@ impl Source {
             broken_words: 0,
             not_before: None,
             have_due: None,
+            untold: false,
             answers: 0,
             lost: None,
         }
@@ -112,6 +115,8 @@ impl Source {
         if self.asked.is_empty() {
             self.rate.resume(now);
         }
+        // What is here is told along with the request.
+        self.untold = false;
         self.asked.insert(first, Asked { count, bytes, at: now });
         self.in_flight += bytes;
     }

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::*;
 
 const CHUNK: u64 = 256 << 10;
-const POLICY: FetchPolicy = FetchPolicy { window_bytes: 8 << 20, total_bytes: 24 << 20, swarm: true, seed: 7 };
+const POLICY: FetchPolicy =
+    FetchPolicy { window_bytes: 8 << 20, total_bytes: 24 << 20, swarm: true, tells: true, seed: 7 };
 
 fn geometry(chunks: u64) -> Geometry {
     Geometry::new(chunks * CHUNK).unwrap()
@@ -320,7 +321,6 @@ fn a_word_is_as_good_as_an_answer_and_puts_the_question_off() {
     // An older word that comes late takes nothing back.
     download.on_word(1, &set(&[8]), now);
     assert!(download.on_chunks(1, 7, 1, now));
-    download.on_refused(1, 7, Refusal::Busy, now);
     download.on_written(1, 7, 1);
     assert_eq!(download.poll_action(now), Some(Action::Request { source: 1, first: 8, count: 1 }));
     for _ in 0..100 {
@@ -330,6 +330,45 @@ fn a_word_is_as_good_as_an_answer_and_puts_the_question_off() {
     }
     now += Duration::from_millis(500);
     assert_eq!(download.poll_action(now), Some(Action::Have(1)));
+}
+
+#[test]
+fn a_chunk_that_nobody_else_has_is_told_at_once() {
+    let now = Instant::now();
+    let mut download = Download::new(geometry(100), POLICY, None);
+    let set = |index: u64| {
+        let mut set = ChunkSet::none(100);
+        assert!(set.insert(index));
+        set
+    };
+    download.add_source(1u8, true, now);
+    for (source, index) in [(2, 20), (3, 30)] {
+        download.add_source(source, false, now);
+        download.on_word(source, &set(index), now);
+    }
+    let mut asked = Vec::new();
+    let mut actions = std::iter::from_fn(|| download.poll_action(now)).inspect(|action| {
+        if let Action::Request { source: 1, first, count } = action {
+            asked.push((*first, *count));
+        }
+    });
+    assert!(actions.all(|action| !matches!(action, Action::Have(2 | 3))), "they said it already");
+    let (first, count) = asked[0];
+    assert!(download.on_chunks(1, first, count, now));
+    download.on_written(1, first, count);
+    let told: Vec<_> =
+        std::iter::from_fn(|| download.poll_action(now)).filter(|action| matches!(action, Action::Have(_))).collect();
+    assert_eq!(told, [Action::Have(2), Action::Have(3)]);
+    // What comes meanwhile is told afterwards; what others have is no news.
+    for (source, first) in [(1, asked[1].0), (2, 20), (3, 30)] {
+        assert!(download.on_chunks(source, first, 1, now));
+        download.on_written(source, first, 1);
+    }
+    assert_eq!(std::iter::from_fn(|| download.poll_action(now)).find(|action| matches!(action, Action::Have(_))), None);
+    download.on_have(3, Some(set(30)), now);
+    let mut actions =
+        std::iter::from_fn(|| download.poll_action(now)).filter(|action| matches!(action, Action::Have(_)));
+    assert_eq!((actions.next(), actions.next()), (Some(Action::Have(3)), None));
 }
 
 #[test]
