@@ -249,8 +249,8 @@ impl<S: Copy + Ord> Download<S> {
             return false;
         }
         let Some(state) = self.sources.get_mut(&source) else { return false };
-        state.end(first);
-        state.on_answer(bytes, now);
+        let asked = state.end(first);
+        state.on_answer(bytes, asked, now);
         self.progress = Some(now);
         let askers = match self.flights.remove(&first) {
             Some(flight) => flight.askers,

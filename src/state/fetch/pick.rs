@@ -166,6 +166,8 @@ impl<S: Copy + Ord> Download<S> {
     /// Asks for what another source is late with.
     fn take_over(&mut self, source: S, now: Instant) -> Option<Action<S>> {
         let state = self.sources.get(&source)?;
+        // When all is asked for, many of a crowd have little left to send: what was slow while all were busy is not.
+        let end_of_crowd = !self.holders.is_empty() && self.todo.is_empty();
         let late = self.flights.iter().filter_map(|(first, flight)| {
             let run = *first..*first + u64::from(flight.count);
             if flight.askers.contains(&source) || !run.clone().all(|index| state.holds.contains(index)) {
@@ -179,7 +181,8 @@ impl<S: Copy + Ord> Download<S> {
                 return None;
             }
             let bytes = run.map(|index| self.geometry.len(index)).sum();
-            let gain = remaining - CLEARLY * (state.wait(bytes) + ROUND_TRIP);
+            let wait = if end_of_crowd { state.wait_at_best(bytes) } else { state.wait(bytes) };
+            let gain = remaining - CLEARLY * (wait + ROUND_TRIP);
             (gain > 0.0 && state.has_room(bytes, &self.policy)).then_some((gain, *first, flight.count, bytes))
         });
         let (_, first, count, bytes) = late.max_by(|a, b| a.0.total_cmp(&b.0))?;

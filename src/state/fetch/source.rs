@@ -14,6 +14,8 @@ const FIRST_WINDOW: u64 = 1 << 20;
 const AHEAD: Duration = Duration::from_millis(500);
 /// Seconds after which a source that has never answered is late.
 const FIRST_ANSWER: f64 = 1.0;
+/// How much of the quickest answer's rate counts at the next.
+const FORGET: f64 = 0.9;
 /// Time over which rates are measured.
 const MEASURE: Duration = Duration::from_millis(200);
 
@@ -56,6 +58,8 @@ pub(super) struct Source {
     pub(super) in_flight: u64,
     pub(super) unwritten: u64,
     rate: Rate,
+    /// Bytes a second of its quickest answer lately.
+    quickest: f64,
     pub(super) failures: u32,
     pub(super) busy: u32,
     /// Refusals of chunks that it said it had.
@@ -79,6 +83,7 @@ impl Source {
             in_flight: 0,
             unwritten: 0,
             rate: Rate::default(),
+            quickest: 0.0,
             failures: 0,
             busy: 0,
             broken_words: 0,
@@ -128,8 +133,12 @@ impl Source {
         Some(asked)
     }
 
-    /// A request was answered.
-    pub(super) fn on_answer(&mut self, bytes: u64, now: Instant) {
+    /// A request was answered, `asked` unless that was given up before.
+    pub(super) fn on_answer(&mut self, bytes: u64, asked: Option<Asked>, now: Instant) {
+        if let Some(asked) = asked {
+            let took = now.saturating_duration_since(asked.at).as_secs_f64().max(0.001);
+            self.quickest = (self.quickest * FORGET).max(bytes as f64 / took);
+        }
         (self.failures, self.busy, self.broken_words, self.not_before) = (0, 0, 0, None);
         self.unwritten += bytes;
         self.rate.add(bytes, now);
@@ -143,6 +152,11 @@ impl Source {
     /// How long `bytes` more would take; half a second for a source that is not known yet.
     pub(super) fn wait(&self, bytes: u64) -> f64 {
         self.rate.per_second.map_or(0.5, |rate| (self.in_flight + bytes) as f64 / rate.max(1.0))
+    }
+
+    /// How long `bytes` would take it at its quickest, if it has nothing else to send here.
+    pub(super) fn wait_at_best(&self, bytes: u64) -> f64 {
+        if self.asked.is_empty() && self.quickest > 0.0 { bytes as f64 / self.quickest } else { self.wait(bytes) }
     }
 
     /// Whether it owes answers that are overdue.
