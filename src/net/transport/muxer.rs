@@ -123,3 +123,94 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use futures::{AsyncReadExt, AsyncWriteExt};
+    use libp2p::tcp::tokio::TcpStream;
+    use tokio::net::{TcpListener, TcpStream as Socket};
+
+    use super::*;
+
+    const NAME: &str = "/yamux/1.0.0";
+
+    /// Both ends of a connection.
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (ours, theirs) = tokio::join!(Socket::connect(listener.local_addr().unwrap()), listener.accept());
+        (TcpStream(ours.unwrap()), TcpStream(theirs.unwrap().0))
+    }
+
+    /// Turns of a connection's task until `future` is ready: what its streams do, and then the muxer.
+    async fn turns<T>(muxer: &mut Muxer<TcpStream>, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            let ready = future.as_mut().poll(cx);
+            let _ = Pin::new(&mut *muxer).poll(cx);
+            ready
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn more_than_a_window_travels_both_ways_and_the_connection_ends() {
+        let (ours, theirs) = connected().await;
+        let mut client = Mux(yamux::Config::default()).upgrade_outbound(ours, NAME).await.unwrap();
+        let mut server = Mux(yamux::Config::default()).upgrade_inbound(theirs, NAME).await.unwrap();
+        let bytes: Vec<u8> = (0..1_000_000u32).map(|number| (number >> 3) as u8).collect();
+        let asking = async {
+            let mut stream = poll_fn(|cx| Pin::new(&mut client).poll_outbound(cx)).await.unwrap();
+            let mut got = Vec::new();
+            turns(&mut client, async {
+                stream.write_all(&bytes).await.unwrap();
+                stream.close().await.unwrap();
+                stream.read_to_end(&mut got).await.unwrap();
+            })
+            .await;
+            poll_fn(|cx| Pin::new(&mut client).poll_close(cx)).await.unwrap();
+            got
+        };
+        let answering = async {
+            let mut stream = poll_fn(|cx| {
+                let _ = Pin::new(&mut server).poll(cx);
+                Pin::new(&mut server).poll_inbound(cx)
+            })
+            .await
+            .unwrap();
+            turns(&mut server, async {
+                let mut got = Vec::new();
+                stream.read_to_end(&mut got).await.unwrap();
+                stream.write_all(&got).await.unwrap();
+                stream.close().await.unwrap();
+            })
+            .await;
+            // Until the other side is gone.
+            poll_fn(|cx| Pin::new(&mut server).poll(cx)).await.unwrap_err();
+        };
+        let both = async { tokio::join!(asking, answering) };
+        let (got, ()) = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+        assert!(got == bytes);
+    }
+
+    #[tokio::test]
+    async fn streams_that_nobody_takes_are_bounded() {
+        let (mut ours, theirs) = connected().await;
+        let mut server = Mux(yamux::Config::default()).upgrade_inbound(theirs, NAME).await.unwrap();
+        for number in 0..400u32 {
+            // Version, window update, a new stream, its number, no credit beyond the usual.
+            let frame = [&[0, 1, 0, 1][..], &(2 * number + 1).to_be_bytes(), &[0; 4]].concat();
+            ours.write_all(&frame).await.unwrap();
+        }
+        ours.close().await.unwrap();
+        poll_fn(|cx| Pin::new(&mut server).poll(cx)).await.unwrap_err();
+        let mut taken = 0;
+        while let Poll::Ready(Ok(_)) = poll_fn(|cx| Poll::Ready(Pin::new(&mut server).poll_inbound(cx))).await {
+            taken += 1;
+        }
+        assert_eq!(taken, MAX_INBOUND);
+    }
+}
