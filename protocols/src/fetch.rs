@@ -46,6 +46,7 @@ pub struct Run {
 }
 
 /// A request for a run of chunks.
+// Not a `Run` and a field more by serde's `flatten`: that writes maps of unknown length, which are other bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Want {
     /// Which content.

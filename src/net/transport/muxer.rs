@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures::future::{self, Ready};
-use futures::{AsyncRead, AsyncWrite, FutureExt};
+use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use libp2p::yamux;
@@ -64,8 +64,7 @@ fn wrapped<C>(
     upgraded: Ready<Result<yamux::Muxer<Coalesce<C>>, io::Error>>,
     put_off: Arc<AtomicBool>,
 ) -> Ready<Result<Muxer<C>, io::Error>> {
-    let inner = upgraded.now_or_never().unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()));
-    future::ready(inner.map(|inner| Muxer { inner, put_off, inbound: VecDeque::new() }))
+    future::ready(upgraded.into_inner().map(|inner| Muxer { inner, put_off, inbound: VecDeque::new() }))
 }
 
 /// A connection of many streams.

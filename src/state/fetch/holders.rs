@@ -22,35 +22,38 @@ impl<S: Copy + Ord> Download<S> {
     pub fn on_have(&mut self, source: S, chunks: Option<ChunkSet>, now: Instant) {
         self.forget_holdings(source);
         let Some(state) = self.sources.get_mut(&source) else { return };
-        state.holds = match chunks {
-            None => Holds::All,
-            Some(chunks) => Holds::Some(chunks),
-        };
         // A crowd that begins together finds each other at once, and later nobody has to be asked often.
         let mut due = (FIRST_OTHERS * (1 << state.answers.min(10))).min(OTHERS);
         state.answers += 1;
-        if let Holds::Some(chunks) = &state.holds {
-            if self.holders.is_empty() {
-                self.holders = vec![0; usize::try_from(self.geometry.chunks()).unwrap_or(usize::MAX)];
-            }
-            for index in chunks.iter() {
-                if let Some(count) = usize::try_from(index).ok().and_then(|index| self.holders.get_mut(index)) {
-                    *count = count.saturating_add(1);
-                }
-            }
-            due = if wants_any(&self.todo, chunks) { HAVE_LATER } else { HAVE_SOON };
+        state.holds = if chunks.is_none() { Holds::All } else { Holds::Unknown };
+        if let Some(chunks) = chunks {
+            (_, due) = self.learn(source, &chunks);
         }
-        state.have_due = Some(now + due);
+        if let Some(state) = self.sources.get_mut(&source) {
+            state.have_due = Some(now + due);
+        }
     }
 
     /// A source said along with something else which chunks it has: these, and what it said before. It need not be asked
     /// so soon. False if that is nothing new.
     pub fn on_word(&mut self, source: S, chunks: &ChunkSet, now: Instant) -> bool {
-        let Some(state) = self.sources.get_mut(&source).filter(|state| state.lost.is_none()) else { return false };
-        let mut known = match &mut state.holds {
-            Holds::All => return false,
-            Holds::Unknown => ChunkSet::none(self.geometry.chunks()),
-            Holds::Some(known) => std::mem::replace(known, ChunkSet::none(0)),
+        let useful = |state: &&Source| state.lost.is_none() && !matches!(state.holds, Holds::All);
+        if self.sources.get(&source).filter(useful).is_none() {
+            return false;
+        }
+        let (news, due) = self.learn(source, chunks);
+        if let Some(state) = self.sources.get_mut(&source) {
+            state.have_due = state.have_due.map(|_| now + due);
+        }
+        news
+    }
+
+    /// Adds to the part that a source is known to have: whether that is news, and after which time to ask it again.
+    fn learn(&mut self, source: S, chunks: &ChunkSet) -> (bool, Duration) {
+        let Some(state) = self.sources.get_mut(&source) else { return (false, HAVE_LATER) };
+        let mut known = match std::mem::replace(&mut state.holds, Holds::Unknown) {
+            Holds::Some(known) => known,
+            Holds::Unknown | Holds::All => ChunkSet::none(self.geometry.chunks()),
         };
         if self.holders.is_empty() {
             self.holders = vec![0; usize::try_from(self.geometry.chunks()).unwrap_or(usize::MAX)];
@@ -61,13 +64,10 @@ impl<S: Copy + Ord> Download<S> {
                 *count = count.saturating_add(1);
             }
         }
-        let news = known.len() > before;
         let due = if wants_any(&self.todo, &known) { HAVE_LATER } else { HAVE_SOON };
-        if let Some(state) = self.sources.get_mut(&source) {
-            state.holds = Holds::Some(known);
-            state.have_due = state.have_due.map(|_| now + due);
-        }
-        news
+        let news = known.len() > before;
+        state.holds = Holds::Some(known);
+        (news, due)
     }
 
     /// A chunk came that nobody else of a crowd is known to have: they are told at once, by asking them what they have.
