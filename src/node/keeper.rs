@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::Error;
 use super::start::warn_skipped;
+use super::{Error, Phase};
 use crate::net::sleep_until;
 use crate::state::changes::{Changes, Rested};
 use crate::storage::shares::{HashProgress, Heard, ShareTable, SharedEntry, Watcher};
@@ -23,11 +23,11 @@ const OFTEN: Duration = Duration::from_secs(60);
 
 /// Looks after the share table until the node stops. Without `watches` only those files are looked at that
 /// somebody asked for and that turned out changed.
-pub(super) async fn keep_current(shares: ShareTable, watches: bool, mut stop: watch::Receiver<bool>) {
+pub(super) async fn keep_current(shares: ShareTable, watches: bool, mut phase: watch::Receiver<Phase>) {
     let cancel = Arc::new(AtomicBool::new(false));
     let work = Keeper::new(shares, watches, cancel.clone()).run();
     tokio::select! {
-        _ = stop.wait_for(|stop| *stop) => {}
+        () = Phase::end(&mut phase) => {}
         () = work => {}
     }
     // What is being hashed stops at the next piece.

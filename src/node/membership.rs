@@ -13,6 +13,7 @@ use swarmdex_protocols::index::{
 use swarmdex_protocols::{Authority, Name, Network, PeerId};
 use tokio::sync::{broadcast, watch};
 
+use super::Phase;
 use super::standings::Standings;
 use super::types::MasterState;
 use crate::net::Net;
@@ -46,7 +47,7 @@ pub(super) struct Membership {
     /// Whether this node is the master itself: its state never changes.
     pub(super) own: bool,
     pub(super) state: watch::Sender<MasterState>,
-    pub(super) stop: watch::Receiver<bool>,
+    pub(super) phase: watch::Receiver<Phase>,
     pub(super) max_backoff: Duration,
 }
 
@@ -84,7 +85,7 @@ impl Membership {
         let mut masters = self.net.masters();
         masters.mark_unchanged();
         tokio::select! {
-            () = stopped(&mut self.stop) => true,
+            () = Phase::end(&mut self.phase) => true,
             () = tokio::time::sleep(pause) => false,
             changed = masters.changed() => changed.is_err(),
         }
@@ -93,7 +94,7 @@ impl Membership {
     /// Finds the master and stays a member for as long as that goes well.
     async fn session(&mut self, backoff: &mut Backoff) -> End {
         let found = tokio::select! {
-            () = stopped(&mut self.stop) => return End::Stopped,
+            () = Phase::end(&mut self.phase) => return End::Stopped,
             found = self.finder.find(&self.net) => found,
         };
         let master = match found {
@@ -137,7 +138,7 @@ impl Membership {
             while let Some(batch) = self.next_batch() {
                 sequence.0 += 1;
                 self.send(master, session, sequence, batch).await?;
-                if *self.stop.borrow() {
+                if *self.phase.borrow() > Phase::Runs {
                     break;
                 }
             }
@@ -145,7 +146,7 @@ impl Membership {
             // Only now is everything that was shared before the join known to the master.
             self.publish(MasterState::Joined { peer_id: master });
             tokio::select! {
-                () = stopped(&mut self.stop) => break,
+                () = Phase::end(&mut self.phase) => break,
                 // Certificates that are half over are renewed, and names that another held asked for again.
                 () = tokio::time::sleep(RENEWAL_CHECK) => self.standings.change(|announcer| announcer.retry_lost()),
                 changed = shares.changed() => changed.map_err(|_| "the share table is closed")?,
@@ -166,6 +167,9 @@ impl Membership {
                     Err(broadcast::error::RecvError::Closed) => break,
                 },
             }
+        }
+        if *self.phase.borrow() == Phase::CutOff {
+            return Ok(());
         }
         let leave = self.net.index(master, Request::Leave(Leave { session }));
         match tokio::time::timeout(LEAVE_TIMEOUT, leave).await {
@@ -262,12 +266,6 @@ impl Membership {
         }
         Err("it is busy".to_owned())
     }
-}
-
-/// Waits until the node stops.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // The sender lives as long as the node; if it is gone, the node is.
-    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Eight bytes that differ between nodes: the end of the peer id, which is key material.

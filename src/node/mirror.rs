@@ -15,6 +15,7 @@ use swarmdex_protocols::statement::Revocation;
 use swarmdex_protocols::{Claim, ContentId, Entry, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally};
 use tokio::sync::{mpsc, watch};
 
+use super::Phase;
 use super::membership::{split_peer, unix_ms};
 use super::standings::Standings;
 use super::types::{MasterState, MirrorInfo};
@@ -84,16 +85,15 @@ pub(super) struct MirrorTask {
     pub(super) complete: watch::Receiver<bool>,
     pub(super) state: watch::Sender<Published>,
     pub(super) republish: Duration,
-    pub(super) stop: watch::Receiver<bool>,
+    pub(super) phase: watch::Receiver<Phase>,
 }
 
 impl MirrorTask {
     /// Runs until the node stops.
     pub(super) async fn run(mut self) {
-        let mut stop = self.stop.clone();
+        let mut phase = self.phase.clone();
         tokio::select! {
-            // The sender lives as long as the node; if it is gone, the node is.
-            _ = stop.wait_for(|stop| *stop) => {}
+            () = Phase::end(&mut phase) => {}
             () = self.work() => {}
         }
     }

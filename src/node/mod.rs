@@ -67,16 +67,40 @@ struct Downloads {
     turns: Turns,
 }
 
+/// How far a node has got; it never goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Runs,
+    /// It stops in order: whoever should know is told.
+    Leaves,
+    /// It is gone without a word, as after a crash.
+    CutOff,
+}
+
+impl Phase {
+    /// Waits until the node stops, in one way or the other.
+    async fn end(watch: &mut watch::Receiver<Self>) {
+        // The sender lives as long as the node; if it is gone, the node is.
+        let _ = watch.wait_for(|phase| *phase > Self::Runs).await;
+    }
+}
+
 /// What ends with the node.
 #[derive(Debug)]
 struct Life {
-    stop: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     /// `None` while it runs; then whether it stopped as asked.
     ended: watch::Sender<Option<bool>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     network: tokio::task::AbortHandle,
     /// Holds the lock.
     dir: crate::storage::dir::DataDir,
+}
+
+impl Life {
+    fn enter(&self, phase: Phase) {
+        self.phase.send_modify(|now| *now = phase.max(*now));
+    }
 }
 
 impl Node {
@@ -187,7 +211,7 @@ impl Node {
     /// Safe to call twice.
     pub async fn shutdown(&self) -> Result<(), Error> {
         let life = &self.inner.life;
-        life.stop.send_replace(true);
+        life.enter(Phase::Leaves);
         let mut tasks = life.tasks.lock().await;
         // The first task is the membership: it says farewell over the network before that goes down.
         let mut whole = true;
@@ -207,7 +231,8 @@ impl Node {
 
     /// Goes offline at once, as a crash would: nobody is told, and transfers break off.
     pub fn abort(&self) {
-        self.inner.life.stop.send_replace(true);
+        // First, or the farewell would be on its way before the network ends.
+        self.inner.life.enter(Phase::CutOff);
         self.inner.life.network.abort();
     }
 

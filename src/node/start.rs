@@ -15,7 +15,7 @@ use super::membership::{Finder, Membership, unix_ms};
 use super::mirror::{MADE_QUEUE, MirrorTask, Published};
 use super::standings::Standings;
 use super::types::MasterState;
-use super::{Downloads, Error, Inner, Life, Node, Turns};
+use super::{Downloads, Error, Inner, Life, Node, Phase, Turns};
 use crate::buffers::Buffers;
 use crate::config::{Config, Role};
 use crate::net::{Master, Mirror, Net, Services};
@@ -86,7 +86,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         Role::Master => MasterState::Own,
         Role::Peer => MasterState::Unknown,
     });
-    let (stop, stopping) = watch::channel(false);
+    let (phase, phases) = watch::channel(Phase::Runs);
     let (ended, _) = watch::channel(None);
     let (complete, completed) = watch::channel(false);
     let (mirrored, mirror_info) = watch::channel(Published::default());
@@ -113,7 +113,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
             },
             started: Instant::now(),
             life: Life {
-                stop,
+                phase,
                 ended: ended.clone(),
                 tasks: Mutex::new(Vec::new()),
                 network: loop_task.abort_handle(),
@@ -130,7 +130,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         standings: standings.clone(),
         own: config.role == Role::Master,
         state,
-        stop: stopping.clone(),
+        phase: phases.clone(),
         max_backoff: config.lease.max_backoff,
     };
     let mirroring = MirrorTask {
@@ -146,7 +146,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         complete: completed,
         state: mirrored,
         republish: config.dht.republish,
-        stop: stopping.clone(),
+        phase: phases.clone(),
     };
     let network = tokio::spawn(async move {
         let outcome = loop_task.await;
@@ -155,8 +155,8 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         }
         ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(outcome.is_ok())).is_some());
     });
-    let member = tokio::spawn(begin(shares.clone(), config.share.clone(), stopping.clone(), complete, membership));
-    let keeper = tokio::spawn(keep_current(shares, config.watch, stopping));
+    let member = tokio::spawn(begin(shares.clone(), config.share.clone(), phases.clone(), complete, membership));
+    let keeper = tokio::spawn(keep_current(shares, config.watch, phases));
     let mirroring = tokio::spawn(mirroring.run());
     *node.inner.life.tasks.lock().await = vec![member, network, keeper, mirroring];
     Ok(node)
@@ -182,7 +182,7 @@ async fn listening(net: &Net) -> Result<(), Error> {
 async fn begin(
     shares: ShareTable,
     paths: Vec<PathBuf>,
-    mut stop: watch::Receiver<bool>,
+    mut phase: watch::Receiver<Phase>,
     complete: watch::Sender<bool>,
     membership: Membership,
 ) {
@@ -200,7 +200,7 @@ async fn begin(
         complete.send_replace(!cancel.load(Ordering::Relaxed));
     });
     tokio::select! {
-        _ = stop.wait_for(|stop| *stop) => {}
+        () = Phase::end(&mut phase) => {}
         _ = &mut hashing => {}
         () = tokio::time::sleep(HASHING_PATIENCE) => {}
     }
