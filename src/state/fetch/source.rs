@@ -173,7 +173,8 @@ impl Source {
         };
         let before: u64 = self.asked.values().filter(|other| other.at <= asked.at).map(|other| other.bytes).sum();
         let expected = before as f64 / rate.max(1.0);
-        if age > 2.0 * expected + 0.5 { f64::INFINITY } else { (expected - age).max(0.0) }
+        // What is late by some time takes as long again, or nobody would take it over until it is overdue.
+        if age > 2.0 * expected + 0.5 { f64::INFINITY } else { (expected - age).abs() }
     }
 }
 

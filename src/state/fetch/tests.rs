@@ -304,6 +304,53 @@ fn a_late_request_is_taken_over_and_the_loser_cancelled() {
     panic!("no end");
 }
 
+/// One source answers a run each 10 ms. The other has answered once, at 1 MiB a second, and stops then: what it was
+/// asked for next is late by less than would make it overdue when all else is there.
+#[test]
+fn at_the_end_what_is_late_is_taken_over_before_it_is_overdue() {
+    const QUICK: Duration = Duration::from_millis(10);
+    let begin = Instant::now();
+    for chunks in (500..700).step_by(10) {
+        let mut now = begin;
+        let mut download = Download::new(geometry(chunks), FetchPolicy { swarm: false, ..POLICY }, None);
+        download.add_source(1u8, true, now);
+        download.add_source(2u8, true, now);
+        let (mut slow, mut quick, mut free) = (VecDeque::new(), VecDeque::new(), now);
+        let mut answered = false;
+        let end = loop {
+            match download.poll_action(now) {
+                Some(Action::Request { source: 1, first, count }) => slow.push_back((now, first, count)),
+                Some(Action::Request { first, count, .. }) => {
+                    free = free.max(now) + QUICK;
+                    quick.push_back((free, first, count));
+                }
+                Some(Action::Done) => break now,
+                Some(_) => {}
+                None => {
+                    let (at, ..) = *quick.front().unwrap_or(&(download.poll_timeout(now).unwrap().0, 0, 0));
+                    now = now.max(at);
+                    if let Some(&(asked, first, count)) = slow.front()
+                        && !answered
+                        && now >= asked + Duration::from_secs(1)
+                    {
+                        slow.pop_front();
+                        answered = true;
+                        assert!(download.on_chunks(1, first, count, now));
+                        download.on_written(1, first, count);
+                    }
+                    if let Some((_, first, count)) = quick.pop_front_if(|(at, ..)| *at <= now) {
+                        assert!(download.on_chunks(2, first, count, now));
+                        download.on_written(2, first, count);
+                    }
+                }
+            }
+        };
+        assert!(answered && !slow.is_empty(), "the slow one was asked again");
+        let alone = QUICK * (chunks / 4) as u32;
+        assert!(end - begin < alone + Duration::from_millis(150), "{:?} instead of {alone:?}", end - begin);
+    }
+}
+
 #[test]
 fn a_word_is_as_good_as_an_answer_and_puts_the_question_off() {
     let mut now = Instant::now();
