@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::random::Random;
+
 /// First pause.
 const FIRST: Duration = Duration::from_millis(500);
 
@@ -14,13 +16,13 @@ const FIRST: Duration = Duration::from_millis(500);
 pub struct Backoff {
     max: Duration,
     next: Duration,
-    random: u64,
+    random: Random,
 }
 
 impl Backoff {
     /// Pauses of at most `max`; the seed should differ between nodes.
     pub fn new(max: Duration, seed: u64) -> Self {
-        Self { max, next: FIRST.min(max), random: seed }
+        Self { max, next: FIRST.min(max), random: Random(seed) }
     }
 
     /// The next pause.
@@ -28,21 +30,12 @@ impl Backoff {
         let interval = self.next;
         self.next = (interval * 2).min(self.max);
         let half = interval / 2;
-        half + half.mul_f64(self.fraction())
+        half + half.mul_f64(self.random.fraction())
     }
 
     /// An attempt succeeded: the next series begins with short pauses again.
     pub fn reset(&mut self) {
         self.next = FIRST.min(self.max);
-    }
-
-    /// A number from 0 to 1, by SplitMix64 (Steele, Lea and Flood, 2014).
-    fn fraction(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

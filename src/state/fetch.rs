@@ -30,6 +30,7 @@ use swarmdex_protocols::content::Geometry;
 use swarmdex_protocols::fetch::Refusal;
 
 use crate::config::FetchConfig;
+use crate::state::random::Random;
 
 /// Failures in a row after which a source is given up.
 const MAX_FAILURES: u32 = 3;
@@ -143,7 +144,7 @@ pub struct Download<S> {
     sources: BTreeMap<S, Source>,
     /// For each chunk, how many sources that have only a part have it; empty while there is none.
     holders: Vec<u16>,
-    random: u64,
+    random: Random,
     actions: VecDeque<Action<S>>,
     /// When something last came, or somebody new appeared.
     progress: Option<Instant>,
@@ -183,7 +184,7 @@ impl<S: Copy + Ord> Download<S> {
             wasted: 0,
             sources: BTreeMap::new(),
             holders: Vec::new(),
-            random: policy.seed,
+            random: Random(policy.seed),
             actions: VecDeque::new(),
             progress: None,
             searching: false,

@@ -13,7 +13,6 @@ pub mod index;
 pub mod lease;
 pub mod lookup;
 pub mod publish;
-#[cfg(test)]
 mod random;
 pub mod records;
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Random numbers for simulations: one seed is one sequence, always the same.
+//! Random numbers that a seed decides: the same seed is the same sequence, in a node as in a simulation of it.
 
 /// Random numbers by SplitMix64 (Steele, Lea and Flood, 2014).
+#[derive(Debug, Clone)]
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -12,10 +13,17 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// One that is less than `end`, which is at least 1.
     pub(super) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
+    /// From 0 to 1.
+    pub(super) fn fraction(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    #[cfg(test)]
     pub(super) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }

@@ -9,9 +9,12 @@ use super::source::{Holds, Source};
 use super::{Download, Exhausted, MAX_FAILURES, pause};
 
 /// How often a source that has a part is asked which if it does not say so by itself: when it has nothing that is wanted, and
-/// otherwise.
-const HAVE_SOON: Duration = Duration::from_millis(50);
+/// otherwise. (Asked every 50 ms, a crowd that begins together is busy with these questions alone.)
+const HAVE_SOON: Duration = Duration::from_millis(200);
 const HAVE_LATER: Duration = Duration::from_millis(400);
+/// How many of a crowd are told at once of a chunk that nobody else has: as many as it can be sent to at a time. They and it
+/// say so along with what they ask for next, so that the others soon know.
+const TOLD: usize = 6;
 /// How often a source that has everything is asked who else has a part, in the end; and how soon at first, doubled
 /// each time.
 const OTHERS: Duration = Duration::from_secs(1);
@@ -70,12 +73,19 @@ impl<S: Copy + Ord> Download<S> {
         (news, due)
     }
 
-    /// A chunk came that nobody else of a crowd is known to have: they are told at once, by asking them what they have.
+    /// A chunk came that nobody else of a crowd is known to have: some of them are told at once, by asking them what they
+    /// have.
     pub(super) fn tell_of(&mut self, index: u64) {
-        if self.policy.tells && !self.holders.is_empty() && self.rarity(index) == 0 {
-            let parts = self.sources.values_mut().filter(|state| matches!(state.holds, Holds::Some(_)));
-            parts.for_each(|state| state.untold = true);
+        if !self.policy.tells || self.holders.is_empty() || self.rarity(index) > 0 {
+            return;
         }
+        let is_part = |state: &Source| matches!(state.holds, Holds::Some(_));
+        let parts = self.sources.values().filter(|state| is_part(state)).count();
+        // Every time others, from a random one on.
+        let from = usize::try_from(self.random.below(parts.max(1) as u64)).unwrap_or(0);
+        let told = |place: usize| (place + parts - from) % parts < TOLD;
+        let parts = self.sources.values_mut().filter(|state| is_part(state)).enumerate();
+        parts.filter(|(place, _)| told(*place)).for_each(|(_, state)| state.untold = true);
     }
 
     /// Whether a source is one of a crowd, that has a part.

@@ -104,11 +104,7 @@ impl<S: Copy + Ord> Download<S> {
 
     /// The rarest of the chunks to do that the source has, from a random place on, and how many have it in part.
     fn rarest(&mut self, source: S) -> Option<(u16, u64)> {
-        // SplitMix64 (Steele, Lea and Flood, 2014).
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut random = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        random ^= random >> 27;
-        let from = random % self.geometry.chunks();
+        let from = self.random.below(self.geometry.chunks().max(1));
         let holds = &self.sources.get(&source)?.holds;
         let before = self.todo.range(..from).next_back().map(|(_, end)| (from, *end));
         let later = before.into_iter().chain(self.todo.range(from..).map(|(begin, end)| (*begin, *end)));

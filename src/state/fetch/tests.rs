@@ -419,6 +419,39 @@ fn a_chunk_that_nobody_else_has_is_told_at_once() {
 }
 
 #[test]
+fn of_a_large_crowd_a_few_are_told_each_time_others() {
+    let now = Instant::now();
+    let mut download = Download::new(geometry(100), POLICY, None);
+    let mut some = ChunkSet::none(100);
+    some.insert(99);
+    download.add_source(1u8, true, now);
+    for source in 2..40 {
+        download.add_source(source, false, now);
+        download.on_word(source, &some, now);
+    }
+    let mut told = BTreeSet::new();
+    for _ in 0..50 {
+        let actions: Vec<_> = std::iter::from_fn(|| download.poll_action(now)).collect();
+        let haves = actions.iter().filter_map(|action| match action {
+            Action::Have(source) if *source > 1 => Some(*source),
+            _ => None,
+        });
+        let haves: Vec<_> = haves.collect();
+        assert!(haves.len() <= 6, "{haves:?}");
+        haves.iter().for_each(|source| download.on_have(*source, Some(some.clone()), now));
+        told.extend(haves);
+        let of_the_owner = actions.iter().find_map(|action| match action {
+            Action::Request { source: 1, first, .. } if *first != 99 => Some(*first),
+            _ => None,
+        });
+        let Some(first) = of_the_owner else { break };
+        assert!(download.on_chunks(1, first, 1, now));
+        download.on_written(1, first, 1);
+    }
+    assert!(told.len() > 30, "{told:?}");
+}
+
+#[test]
 fn sources_are_bounded() {
     let now = Instant::now();
     let mut download = Download::new(geometry(100), POLICY, None);
