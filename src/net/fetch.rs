@@ -5,10 +5,10 @@
 //! twice, and the downloaders get the rest from each other. (To prefer what was sent least across peers starves some
 //! requests for seconds.)
 //!
-//! **How many at a time.** Few enough that each is done soon, since half-sent chunks are of use to nobody: more while answers leave
-//! within a tenth of a second, fewer when they take longer than half of one. Within a crowd that passes on what it has, the
-//! chunks for one peer leave one after the other, or at least apart: sent side by side they would all arrive at the end, and
-//! the peer could neither pass one on nor ask for the next meanwhile.
+//! **How many at a time.** Few enough that each is done soon, since half-sent chunks are of use to nobody: three at first, six
+//! after as many have left, more while answers leave at once, fewer when they take longer than half a second. Within a crowd that passes
+//! on what it has, the chunks for one peer leave one after the other, or at least apart: sent side by side they would all
+//! arrive at the end, and the peer could neither pass one on nor ask for the next meanwhile.
 //!
 //! **Who does not read** is sent one answer at a time, has one slot for all of its kind and at most half of the memory, and
 //! loses its connection if it took more of it while it still read: it holds nobody else up.
@@ -29,12 +29,15 @@ use crate::config::FetchConfig;
 const WAITING_PER_PEER: usize = 256;
 /// Requests that wait in all.
 const WAITING: usize = 4096;
-/// Uploads at a time that a node begins with, and the fewest. Measured with `benches/flash_crowd`: with fewer than six, connections
-/// that are still slow, as all are at first, leave the link idle; with many more, chunks arrive later that others wait for.
-const FIRST_SLOTS: usize = 6;
+/// Uploads at a time that a node begins with, those that it allows before it is choosy, and the fewest. Measured with
+/// `benches/flash_crowd`: with fewer than six the link is idle in between; with more, chunks arrive later that others wait for,
+/// most of all the first ones, of which nobody has another.
+const FIRST_SLOTS: usize = 3;
+const USUAL_SLOTS: usize = 6;
 const LEAST_SLOTS: usize = 2;
-/// An upload that took less makes room for one more, one that took longer for one less; one that takes much longer
-/// is its receiver's fault, who is a laggard until another takes less.
+/// An upload that took less than [`QUICK`] makes room for one more, one that took longer than [`SLOW`] for one less, and one in
+/// between for one more up to the usual ones; one that takes much longer is its receiver's fault, who is a laggard until
+/// another takes less.
 const QUICK: Duration = Duration::from_millis(20);
 const SLOW: Duration = Duration::from_millis(500);
 const STUCK: Duration = Duration::from_secs(1);
@@ -258,7 +261,7 @@ impl Uploads {
         if took < STUCK {
             self.laggards.remove(&peer);
         }
-        if took < QUICK {
+        if took < QUICK || took < SLOW && self.slots < USUAL_SLOTS {
             self.slots = (self.slots + 1).min(self.most);
         } else if took > SLOW && took < STUCK {
             self.slots = (self.slots - 1).max(LEAST_SLOTS.min(self.most));
