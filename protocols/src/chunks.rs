@@ -72,7 +72,8 @@ impl ChunkSet {
 
     /// The chunks in the set, in order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
-        (0..self.chunks).filter(|index| self.contains(*index))
+        let bytes = (0..).zip(&self.bits).filter(|(_, byte)| **byte != 0);
+        bytes.flat_map(|(place, byte)| (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| place * 8 + bit))
     }
 }
 

@@ -24,10 +24,12 @@ impl<S: Copy + Ord> Download<S> {
         let chunk = self.geometry.chunk_bytes();
         let run = chunk * self.geometry.chunks_per_response().max(1);
         // What late sources owe may come yet, but holds the others up only if it is very much.
-        let (mut held, mut owed) = (0, 0);
+        let (mut held, mut owed, mut any_late) = (0, 0, false);
         for state in self.sources.values() {
+            let late = state.is_late(now);
+            any_late |= late;
             held += state.unwritten;
-            *(if state.is_late(now) { &mut owed } else { &mut held }) += state.in_flight;
+            *(if late { &mut owed } else { &mut held }) += state.in_flight;
         }
         held += owed.saturating_sub(self.policy.total_bytes);
         if held + chunk > self.policy.total_bytes && held > 0 {
@@ -52,11 +54,16 @@ impl<S: Copy + Ord> Download<S> {
             }
         }
         ready.sort_by(|a, b| b.1.total_cmp(&a.1));
-        ready.into_iter().find_map(|(source, _)| self.ask(source, now))
+        // Within a crowd most sources have nothing to do, and only what is overdue is taken over.
+        let takes_over = self.holders.is_empty() || self.todo.is_empty() || any_late;
+        ready.into_iter().find_map(|(source, _)| match self.pick(source) {
+            Some((first, count)) => self.ask(source, first, count, now),
+            None if takes_over => self.take_over(source, now),
+            None => None,
+        })
     }
 
-    fn ask(&mut self, source: S, now: Instant) -> Option<Action<S>> {
-        let Some((first, count)) = self.pick(source) else { return self.take_over(source, now) };
+    fn ask(&mut self, source: S, first: u64, count: u32, now: Instant) -> Option<Action<S>> {
         self.take(first, count);
         let bytes = self.bytes(first, count);
         self.sources.get_mut(&source)?.ask(first, count, bytes, now);
@@ -106,6 +113,12 @@ impl<S: Copy + Ord> Download<S> {
     fn rarest(&mut self, source: S) -> Option<(u16, u64)> {
         let from = self.random.below(self.geometry.chunks().max(1));
         let holds = &self.sources.get(&source)?.holds;
+        if let Holds::Some(few) = holds
+            && few.len() <= LOOK_AT.min(self.geometry.chunks() / 4)
+        {
+            let todo = few.iter().filter(|index| self.is_to_do(*index)).map(|index| (self.rarity(index), index));
+            return todo.min_by_key(|(rarity, index)| (*rarity, *index < from, *index));
+        }
         let before = self.todo.range(..from).next_back().map(|(_, end)| (from, *end));
         let later = before.into_iter().chain(self.todo.range(from..).map(|(begin, end)| (*begin, *end)));
         let earlier = self.todo.range(..from).map(|(begin, end)| (*begin, (*end).min(from)));
@@ -124,6 +137,10 @@ impl<S: Copy + Ord> Download<S> {
             }
         }
         best
+    }
+
+    fn is_to_do(&self, index: u64) -> bool {
+        self.todo.range(..=index).next_back().is_some_and(|(_, end)| index < *end)
     }
 
     /// What waits at a source that has everything, and has come to others meanwhile, makes way for what nobody else
