@@ -24,10 +24,11 @@ impl<S: Copy + Ord> Download<S> {
         let chunk = self.geometry.chunk_bytes();
         let run = chunk * self.geometry.chunks_per_response().max(1);
         // What late sources owe may come yet, but holds the others up only if it is very much.
-        let (mut held, mut owed, mut any_late) = (0, 0, false);
+        let (mut held, mut owed, mut any_late, mut parts) = (0, 0, false, 0);
         for state in self.sources.values() {
             let late = state.is_late(now);
             any_late |= late;
+            parts += usize::from(!late && !state.asked.is_empty() && matches!(state.holds, Holds::Some(_)));
             held += state.unwritten;
             *(if late { &mut owed } else { &mut held }) += state.in_flight;
         }
@@ -35,21 +36,14 @@ impl<S: Copy + Ord> Download<S> {
         if held + chunk > self.policy.total_bytes && held > 0 {
             return None;
         }
-        let busy = |state: &&super::Source| {
-            !state.asked.is_empty() && matches!(state.holds, Holds::Some(_)) && !state.is_late(now)
-        };
-        let parts = self.sources.values().filter(busy).count();
         for (source, state) in &self.sources {
             if parts >= MAX_PARTS && state.asked.is_empty() && matches!(state.holds, Holds::Some(_)) {
                 continue;
             }
-            let usable = state.lost.is_none()
-                && !state.is_paused(now)
-                && !state.is_late(now)
-                && !matches!(state.holds, Holds::Unknown);
+            let usable = state.lost.is_none() && !state.is_paused(now) && !matches!(state.holds, Holds::Unknown);
             // A fast one is asked when there is room for a whole run: many small requests cost more.
             let wanted = if state.is_fast_for(run) { run } else { chunk };
-            if usable && state.has_room(wanted, &self.policy) {
+            if usable && state.has_room(wanted, &self.policy) && !(any_late && state.is_late(now)) {
                 ready.push((*source, state.rate().unwrap_or(f64::MAX)));
             }
         }
