@@ -42,7 +42,7 @@ const QUICK: Duration = Duration::from_millis(20);
 const SLOW: Duration = Duration::from_millis(500);
 const STUCK: Duration = Duration::from_secs(1);
 /// How far apart the chunks for one peer of a crowd begin, if the one before is not sent yet.
-const APART: Duration = Duration::from_millis(100);
+const APART: Duration = Duration::from_millis(50);
 /// Laggards that are remembered.
 const MAX_LAGGARDS: usize = 1024;
 /// Chunks of which it is remembered how often they were sent.
