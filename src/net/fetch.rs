@@ -5,10 +5,10 @@
 //! twice, and the downloaders get the rest from each other. (To prefer what was sent least across peers starves some
 //! requests for seconds.)
 //!
-//! **How many at a time.** Few enough that each is done soon, since half-sent chunks are of use to nobody: three at first, six
-//! after as many have left, more while answers leave at once, fewer when they take longer than half a second. Within a crowd that passes
-//! on what it has, the chunks for one peer leave one after the other, or at least apart: sent side by side they would all
-//! arrive at the end, and the peer could neither pass one on nor ask for the next meanwhile.
+//! **How many at a time.** Few enough that each is done soon, since half-sent chunks are of use to nobody: three at first,
+//! six after as many have left, more while answers leave at once, fewer when they take longer than half a second. Within
+//! a crowd that passes on what it has, the chunks for one peer leave one after the other, or at least apart: sent side by
+//! side they would all arrive at the end, and the peer could neither pass one on nor ask for the next meanwhile.
 //!
 //! **Who does not read** is sent one answer at a time, has one slot for all of its kind and at most half of the memory, and
 //! loses its connection if it took more of it while it still read: it holds nobody else up.

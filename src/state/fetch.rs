@@ -274,8 +274,7 @@ impl<S: Copy + Ord> Download<S> {
     fn is_missing(&self, source: S, first: u64, count: u32) -> bool {
         let live = self.sources.get(&source).is_some_and(|state| state.lost.is_none());
         let end = first + u64::from(count);
-        let to_do = self.todo.range(..=first).next_back().is_some_and(|(_, reach)| end <= *reach);
-        live && (to_do || self.flights.get(&first).is_some_and(|flight| flight.count == count))
+        live && (self.is_to_do(first, end) || self.flights.get(&first).is_some_and(|flight| flight.count == count))
     }
 
     /// Another chunk arrived than the one that was asked for. True as in [`Download::on_chunks`].

@@ -79,18 +79,17 @@ impl<S: Copy + Ord> Download<S> {
         if !self.policy.tells || self.holders.is_empty() || self.rarity(index) > 0 {
             return;
         }
-        let is_part = |state: &Source| matches!(state.holds, Holds::Some(_));
-        let parts = self.sources.values().filter(|state| is_part(state)).count();
+        let parts = self.sources.values().filter(|state| state.has_part()).count();
         // Every time others, from a random one on.
         let from = usize::try_from(self.random.below(parts.max(1) as u64)).unwrap_or(0);
         let told = |place: usize| (place + parts - from) % parts < TOLD;
-        let parts = self.sources.values_mut().filter(|state| is_part(state)).enumerate();
+        let parts = self.sources.values_mut().filter(|state| state.has_part()).enumerate();
         parts.filter(|(place, _)| told(*place)).for_each(|(_, state)| state.untold = true);
     }
 
     /// Whether a source is one of a crowd, that has a part.
     pub fn has_part(&self, source: S) -> bool {
-        self.sources.get(&source).is_some_and(|state| matches!(state.holds, Holds::Some(_)))
+        self.sources.get(&source).is_some_and(Source::has_part)
     }
 
     /// A source did not say which chunks it has.

@@ -28,7 +28,7 @@ impl<S: Copy + Ord> Download<S> {
         for state in self.sources.values() {
             let late = state.is_late(now);
             any_late |= late;
-            parts += usize::from(!late && !state.asked.is_empty() && matches!(state.holds, Holds::Some(_)));
+            parts += usize::from(!late && !state.asked.is_empty() && state.has_part());
             held += state.unwritten;
             *(if late { &mut owed } else { &mut held }) += state.in_flight;
         }
@@ -37,7 +37,7 @@ impl<S: Copy + Ord> Download<S> {
             return None;
         }
         for (source, state) in &self.sources {
-            if parts >= MAX_PARTS && state.asked.is_empty() && matches!(state.holds, Holds::Some(_)) {
+            if parts >= MAX_PARTS && state.asked.is_empty() && state.has_part() {
                 continue;
             }
             let usable = state.lost.is_none() && !state.is_paused(now) && !matches!(state.holds, Holds::Unknown);
@@ -110,7 +110,8 @@ impl<S: Copy + Ord> Download<S> {
         if let Holds::Some(few) = holds
             && few.len() <= LOOK_AT.min(self.geometry.chunks() / 4)
         {
-            let todo = few.iter().filter(|index| self.is_to_do(*index)).map(|index| (self.rarity(index), index));
+            let todo =
+                few.iter().filter(|index| self.is_to_do(*index, *index + 1)).map(|index| (self.rarity(index), index));
             return todo.min_by_key(|(rarity, index)| (*rarity, *index < from, *index));
         }
         let before = self.todo.range(..from).next_back().map(|(_, end)| (from, *end));
@@ -133,8 +134,9 @@ impl<S: Copy + Ord> Download<S> {
         best
     }
 
-    fn is_to_do(&self, index: u64) -> bool {
-        self.todo.range(..=index).next_back().is_some_and(|(_, end)| index < *end)
+    /// Whether all the chunks from `first` to before `end` are to do.
+    pub(super) fn is_to_do(&self, first: u64, end: u64) -> bool {
+        self.todo.range(..=first).next_back().is_some_and(|(_, reach)| end <= *reach)
     }
 
     /// What waits at a source that has everything, and has come to others meanwhile, makes way for what nobody else
@@ -173,6 +175,7 @@ impl<S: Copy + Ord> Download<S> {
     /// Asks for what another source is late with.
     fn take_over(&mut self, source: S, now: Instant) -> Option<Action<S>> {
         let state = self.sources.get(&source)?;
+        let crowd = !self.holders.is_empty() && !self.todo.is_empty();
         // When all is asked for, many of a crowd have little left to send: what was slow while all were busy is not.
         let end_of_crowd = !self.holders.is_empty() && self.todo.is_empty();
         let late = self.flights.iter().filter_map(|(first, flight)| {
@@ -183,7 +186,6 @@ impl<S: Copy + Ord> Download<S> {
             let waits = flight.askers.iter().filter_map(|asker| Some(self.sources.get(asker)?.remaining(*first, now)));
             let remaining = waits.fold(f64::INFINITY, f64::min);
             // A second source helps; a third only where the first two are both overdue.
-            let crowd = !self.holders.is_empty() && !self.todo.is_empty();
             if flight.askers.len() >= MAX_ASKERS || (crowd || flight.askers.len() > 1) && remaining.is_finite() {
                 return None;
             }

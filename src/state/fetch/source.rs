@@ -95,6 +95,11 @@ impl Source {
         }
     }
 
+    /// Whether it is one of a crowd, that has a part.
+    pub(super) fn has_part(&self) -> bool {
+        matches!(self.holds, Holds::Some(_))
+    }
+
     pub(super) fn is_paused(&self, now: Instant) -> bool {
         self.not_before.is_some_and(|until| until > now)
     }
@@ -103,7 +108,7 @@ impl Source {
     pub(super) fn has_room(&self, bytes: u64, policy: &FetchPolicy) -> bool {
         let window = match self.rate.per_second {
             // Half after a failure, a quarter after two.
-            None if matches!(self.holds, Holds::Some(_)) => bytes,
+            None if self.has_part() => bytes,
             None => FIRST_WINDOW >> self.failures.min(8),
             Some(rate) => (rate * AHEAD.as_secs_f64()) as u64 >> self.failures.min(8),
         };
