@@ -22,6 +22,7 @@ use swarmdex_protocols::limits::{
 use swarmdex_protocols::{index, mirror};
 
 use crate::buffers::Buffers;
+use crate::storage::holdings::{Expected, Holdings};
 
 /// Protocol id of the index protocol.
 pub(super) const INDEX_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmdex/index/1");
@@ -94,9 +95,13 @@ where
 /// Frames of the fetch protocol; bodies are read into, and written from, buffers that are used again.
 #[derive(Debug, Clone)]
 pub(super) struct FetchCodec {
-    pub(super) buffers: Buffers,
+    buffers: Buffers,
     /// Bytes of files that came, those of answers that broke off included.
-    pub(super) received: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
+    /// What learns of chunks that begin to arrive.
+    holdings: Holdings,
+    /// What the request asked for whose answer is read next, if any of several chunks: each request has a clone of its own.
+    asked: Option<fetch::Any>,
 }
 
 impl Codec for FetchCodec {
@@ -123,20 +128,28 @@ impl Codec for FetchCodec {
         if bytes > MAX_FETCH_BODY {
             return Ok(Err(DecodeError::TooLarge { actual: bytes as u64, limit: MAX_FETCH_BODY }));
         }
+        let expected = self.expected(&header);
         // This node asked for it: what a window allows may be set aside at once.
         let mut body = self.buffers.take(bytes);
         if let Err(error) = self.read_body(io, &mut body).await {
             self.buffers.give(body);
             return truncated(error);
         }
-        Ok(expect_end(io).await?.map(|()| fetch::Response { header, body }))
+        let response = expect_end(io).await?.map(|()| fetch::Response { header, body });
+        if let Some(expected) = expected.filter(|_| response.is_ok()) {
+            expected.came();
+        }
+        Ok(response)
     }
 
     async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Self::Request) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write_message(io, &request.map_err(io::Error::other)?, MAX_FETCH_REQUEST).await
+        let request = request.map_err(io::Error::other)?;
+        write_message(io, &request, MAX_FETCH_REQUEST).await?;
+        self.asked = if let fetch::Request::Any(any) = request { Some(any) } else { None };
+        Ok(())
     }
 
     async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, response: Self::Response) -> io::Result<()>
@@ -152,6 +165,22 @@ impl Codec for FetchCodec {
 }
 
 impl FetchCodec {
+    pub(super) fn new(buffers: Buffers, received: Arc<AtomicU64>, holdings: Holdings) -> Self {
+        Self { buffers, received, holdings, asked: None }
+    }
+
+    /// One of a crowd asked for any of several chunks of somebody who has everything, and one of them begins to arrive:
+    /// nobody else is likely to have it yet.
+    fn expected(&mut self, header: &Header) -> Option<Expected> {
+        let any = self.asked.take()?;
+        let index = match header {
+            Header::Chunks { .. } => any.first,
+            Header::Instead { first, .. } if any.choices().any(|index| index == *first) => *first,
+            _ => return None,
+        };
+        self.holdings.expect(&any.content, index)
+    }
+
     /// Fills `body`, and counts what comes.
     async fn read_body<T>(&self, io: &mut T, body: &mut [u8]) -> io::Result<()>
     where
@@ -244,7 +273,7 @@ mod tests {
     }
 
     fn codec() -> FetchCodec {
-        FetchCodec { buffers: Buffers::new(4), received: Arc::default() }
+        FetchCodec::new(Buffers::new(4), Arc::default(), Holdings::default())
     }
 
     fn written(response: fetch::Response) -> Vec<u8> {

@@ -147,6 +147,7 @@ impl Driver {
                     None => break,
                 },
                 Some(job) = self.jobs.next() => self.on_job(job),
+                () = self.services.library.holdings.landed() => self.on_landed(),
                 () = sleep_until(timeout) => {}
                 due = ticks.tick() => self.on_tick(due.elapsed()),
                 event = self.swarm.select_next_some() => self.on_event(event),
@@ -164,6 +165,7 @@ impl Driver {
         while self.uploads.len() > 0 || !self.jobs.is_empty() {
             tokio::select! {
                 Some(job) = self.jobs.next() => self.on_job(job),
+                () = self.services.library.holdings.landed() => self.on_landed(),
                 event = self.swarm.select_next_some() => self.on_event(event),
                 () = tokio::time::sleep_until(deadline) => break,
             }
@@ -184,6 +186,12 @@ impl Driver {
         if let Some(answer) = self.outside.stopping.take() {
             let _ = answer.send(());
         }
+    }
+
+    /// Chunks are here, or do not come, that others may have asked for early.
+    fn on_landed(&mut self) {
+        let holdings = &self.services.library.holdings;
+        self.uploads.on_landed(|content, index| holdings.is_coming(content, index));
     }
 
     fn timeout(&self) -> Option<Instant> {

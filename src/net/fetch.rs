@@ -6,9 +6,12 @@
 //! requests for seconds.)
 //!
 //! **How many at a time.** Few enough that each is done soon, since half-sent chunks are of use to nobody: three at first,
-//! six after as many have left, more while answers leave at once, fewer when they take longer than half a second. Within
+//! eight after as many have left, more while answers leave at once, fewer when they take longer than half a second. Within
 //! a crowd that passes on what it has, the chunks for one peer leave one after the other, or at least apart: sent side by
 //! side they would all arrive at the end, and the peer could neither pass one on nor ask for the next meanwhile.
+//!
+//! **Early.** Whoever passes on what it downloads says so of a chunk that only begins to arrive, and a request for it waits
+//! until it is here. So the request is there when the chunk is, and not two ways across full links later.
 //!
 //! **Who does not read** is sent one answer at a time, has one slot for all of its kind and at most half of the memory, and
 //! loses its connection if it took more of it while it still read: it holds nobody else up.
@@ -30,10 +33,10 @@ const WAITING_PER_PEER: usize = 256;
 /// Requests that wait in all.
 const WAITING: usize = 4096;
 /// Uploads at a time that a node begins with, those that it allows before it is choosy, and the fewest. Measured with
-/// `benches/flash_crowd`: with fewer than six the link is idle in between; with more, chunks arrive later that others wait for,
+/// `benches/flash_crowd`: with fewer the link is idle in between; with more, chunks arrive later that others wait for,
 /// most of all the first ones, of which nobody has another.
 const FIRST_SLOTS: usize = 3;
-const USUAL_SLOTS: usize = 6;
+const USUAL_SLOTS: usize = 8;
 const LEAST_SLOTS: usize = 2;
 /// An upload that took less than [`QUICK`] makes room for one more, one that took longer than [`SLOW`] for one less, and one in
 /// between for one more up to the usual ones; one that takes much longer is its receiver's fault, who is a laggard until
@@ -61,6 +64,8 @@ pub(super) struct Upload {
     pub(super) crowd: bool,
     /// Whether the chunk is another one than was asked for first.
     pub(super) instead: bool,
+    /// Whether the chunk is still on its way here.
+    pub(super) early: bool,
 }
 
 /// A chunk: its content and index.
@@ -158,12 +163,21 @@ impl Uploads {
         Some(upload.channel)
     }
 
+    /// Some chunks are no longer on their way here: requests for them are served, or refused, when it is their turn.
+    pub(super) fn on_landed(&mut self, is_coming: impl Fn(&ContentId, u64) -> bool) {
+        for upload in self.waiting.values_mut().flatten().filter(|upload| upload.early) {
+            upload.early = chunk_of(&upload.request).is_some_and(|(content, first)| is_coming(&content, first));
+        }
+    }
+
     /// The next request to read from disk, if memory is left for it.
     pub(super) fn next(&mut self, now: Instant) -> Option<Upload> {
         self.find_laggards(now);
         let turn = self.turn(now)?;
         let requests = self.waiting.get(self.turns.get(turn)?)?.iter().enumerate();
-        let (at, _) = requests.min_by_key(|(at, upload)| (self.least_sent(&upload.request), *at))?;
+        let (at, _) = requests
+            .filter(|(_, upload)| !upload.early)
+            .min_by_key(|(at, upload)| (self.least_sent(&upload.request), *at))?;
         let peer = self.turns.remove(turn)?;
         let queue = self.waiting.get_mut(&peer)?;
         let mut upload = queue.remove(at)?;
@@ -224,6 +238,9 @@ impl Uploads {
         }
         let for_laggards = lagging_moving == 0 && lagging < self.most_per_peer;
         self.turns.iter().position(|peer| {
+            if self.first(peer).is_none() {
+                return false;
+            }
             let Some(active) = self.active_per_peer.get(peer) else { return !is_laggard(peer) || for_laggards };
             !is_laggard(peer) && active.count < self.most_per_peer && self.apart(peer).is_none_or(|at| at <= now)
         })
@@ -232,8 +249,12 @@ impl Uploads {
     /// When the next chunk for a peer of a crowd may begin, while another is being sent to it.
     fn apart(&self, peer: &PeerId) -> Option<Instant> {
         let active = self.active_per_peer.get(peer)?;
-        let next = self.waiting.get(peer)?.front()?;
-        next.crowd.then_some(active.since + APART)
+        self.first(peer)?.crowd.then_some(active.since + APART)
+    }
+
+    /// The oldest request of a peer that can be served: its chunk is here.
+    fn first(&self, peer: &PeerId) -> Option<&Upload> {
+        self.waiting.get(peer)?.iter().find(|upload| !upload.early)
     }
 
     /// How often the chunk was sent that a request would get.

@@ -221,7 +221,8 @@ impl Net {
     ) -> Result<(Self, tokio::task::JoinHandle<()>), NetError> {
         let local = keypair.public().to_peer_id();
         let received = Arc::new(AtomicU64::new(0));
-        let codec = FetchCodec { buffers: services.library.buffers.clone(), received: received.clone() };
+        let library = &services.library;
+        let codec = FetchCodec::new(library.buffers.clone(), received.clone(), library.holdings.clone());
         let swarm = behaviour::swarm(keypair, config, codec)?;
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
         let (lost, _) = broadcast::channel(EVENT_QUEUE);

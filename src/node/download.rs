@@ -64,9 +64,10 @@ pub(super) async fn download(
     let (size, content) = (found.entry.size, found.entry.content);
     // Whoever wants the same content waits, and then finds it here.
     let turn = inner.downloads.turns.take(content).await;
+    let holdings = inner.library.holdings.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let (file, tree) = PartialFile::resume(&target, content, geometry)?;
-        Ok::<_, Error>(Arc::new(Part::new(file, tree, turn)))
+        Ok::<_, Error>(Arc::new(Part::new(file, tree, turn, &holdings)))
     });
     // Threads that still write when this is dropped have it too: the turn is theirs until they end.
     let part = opened.await.map_err(|_| Error::Bug)??;
@@ -227,6 +228,7 @@ impl Task<'_> {
     /// Until the scheduler says that it is done, or that nobody is left to ask.
     async fn drive(&mut self, machine: &mut Download<PeerId>, work: &mut Work) -> Result<Result<(), Exhausted>, Error> {
         let mut wishes = self.wish.clone();
+        let part = self.part.clone();
         // Whether there may be something to do: there are many words in a crowd, and few say something new.
         let mut stirs = true;
         loop {
@@ -257,6 +259,7 @@ impl Task<'_> {
                     self.add(machine, Found { peer, addresses: Vec::new(), whole: false });
                     stirs = self.on_word(machine, peer, &have);
                 }
+                begun = part.begun() => begun.into_iter().for_each(|index| machine.on_coming(index)),
                 () = sleep_until(work.long) => {
                     work.long = None;
                     if machine.is_swarm() {
@@ -286,7 +289,7 @@ impl Task<'_> {
                     Some(others) => Request::Any(Any::new(self.content, first, others)),
                     // One that downloads as well is told what it may get here.
                     None if machine.has_part(source) && self.shares() => {
-                        Request::Chunks(Want { have: self.part.tree().have().along(), ..run.into() })
+                        Request::Chunks(Want { have: self.part.offers().along(), ..run.into() })
                     }
                     None => Request::Chunks(run.into()),
                 };
@@ -378,7 +381,9 @@ impl Task<'_> {
                     }
                     _ => (machine.on_chunks(source, run.first, run.count, now), run),
                 };
-                if wanted && !work.writer.push(source, run, response) {
+                if !wanted {
+                    self.part.landed(run.first);
+                } else if !work.writer.push(source, run, response) {
                     return Err(Error::Bug);
                 }
             }

@@ -21,7 +21,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use source::{Holds, Source};
@@ -144,6 +144,8 @@ pub struct Download<S> {
     sources: BTreeMap<S, Source>,
     /// For each chunk, how many sources that have only a part have it; empty while there is none.
     holders: Vec<u16>,
+    /// Chunks of which others were told before they were written.
+    told: BTreeSet<u64>,
     random: Random,
     actions: VecDeque<Action<S>>,
     /// When something last came, or somebody new appeared.
@@ -184,6 +186,7 @@ impl<S: Copy + Ord> Download<S> {
             wasted: 0,
             sources: BTreeMap::new(),
             holders: Vec::new(),
+            told: BTreeSet::new(),
             random: Random(policy.seed),
             actions: VecDeque::new(),
             progress: None,
@@ -287,7 +290,9 @@ impl<S: Copy + Ord> Download<S> {
     pub fn on_written(&mut self, source: S, first: u64, count: u32) {
         if self.arrived.get(&first) == Some(&count) {
             self.settle(source, first);
-            self.tell_of(first);
+            if !self.told.remove(&first) {
+                self.tell_of(first);
+            }
             self.written += u64::from(count);
             self.looked_again = false;
         }

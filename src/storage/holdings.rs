@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use swarmdex_protocols::content::{Geometry, Outboard, Proof};
 use swarmdex_protocols::{ChunkSet, ContentId, Tree};
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
+use super::coming::Coming;
+pub use super::coming::Expected;
 use super::hash::FileStamp;
 use super::partial::PartialFile;
 
@@ -23,6 +25,7 @@ pub struct Part {
     /// Where its bytes are.
     pub file: PartialFile,
     tree: Mutex<Tree>,
+    coming: Arc<Coming>,
     /// Whether others may look for it.
     offered: AtomicBool,
     /// Lets the next download of the same content begin when nobody writes or reads this one any more.
@@ -30,14 +33,34 @@ pub struct Part {
 }
 
 impl Part {
-    /// A part of a content, whose turn it is. The turn ends after the file is let go.
-    pub fn new(file: PartialFile, tree: Tree, turn: OwnedMutexGuard<()>) -> Self {
-        Self { file, tree: Mutex::new(tree), offered: AtomicBool::new(false), _turn: turn }
+    /// A part of a content, whose turn it is, to be passed on by `holdings`. The turn ends after the file is let go.
+    pub fn new(file: PartialFile, tree: Tree, turn: OwnedMutexGuard<()>, holdings: &Holdings) -> Self {
+        let coming = Arc::new(Coming::new(holdings.landed.clone()));
+        Self { file, tree: Mutex::new(tree), coming, offered: AtomicBool::new(false), _turn: turn }
     }
 
     /// The tree above the chunks that are there.
     pub fn tree(&self) -> MutexGuard<'_, Tree> {
         lock(&self.tree)
+    }
+
+    /// What others may ask for: the chunks that are there, and those that are on their way.
+    pub fn offers(&self) -> ChunkSet {
+        let mut chunks = self.tree().have().clone();
+        for index in self.coming.chunks() {
+            chunks.insert(index);
+        }
+        chunks
+    }
+
+    /// Waits until chunks begin to arrive that others may be told of: which.
+    pub async fn begun(&self) -> Vec<u64> {
+        self.coming.begun().await
+    }
+
+    /// A chunk that was on its way is there, or does not come.
+    pub fn landed(&self, index: u64) {
+        self.coming.end(index);
     }
 }
 
@@ -90,11 +113,12 @@ struct Table {
 pub struct Holdings {
     table: Arc<Mutex<Table>>,
     generation: Arc<watch::Sender<u64>>,
+    landed: Arc<Notify>,
 }
 
 impl Default for Holdings {
     fn default() -> Self {
-        Self { table: Arc::default(), generation: Arc::new(watch::Sender::new(0)) }
+        Self { table: Arc::default(), generation: Arc::new(watch::Sender::new(0)), landed: Arc::default() }
     }
 }
 
@@ -125,12 +149,14 @@ impl Holdings {
             table.remove(&oldest);
         }
         drop(table);
+        self.landed.notify_one();
         self.changed();
     }
 
     /// A content is held no more.
     pub fn forget(&self, content: &ContentId) {
         lock(&self.table).remove(content);
+        self.landed.notify_one();
         self.changed();
     }
 
@@ -142,13 +168,30 @@ impl Holdings {
     pub(super) fn chunks(&self, content: &ContentId) -> Option<Option<ChunkSet>> {
         match self.get(content)? {
             Held::Whole(..) => Some(None),
-            Held::Part(part) => Some(Some(part.tree().have().clone())),
+            Held::Part(part) => Some(Some(part.offers())),
         }
     }
 
     /// Whether a content is being downloaded: whoever asks for it here does so in a crowd.
     pub fn is_part(&self, content: &ContentId) -> bool {
         matches!(lock(&self.table).held.get(content), Some(Held::Part(_)))
+    }
+
+    /// A chunk begins to arrive. Nothing unless its content is passed on while it comes; others may then ask for it until what is
+    /// returned is dropped or [`Part::landed`] is told.
+    pub fn expect(&self, content: &ContentId, index: u64) -> Option<Expected> {
+        let Held::Part(part) = self.get(content)? else { return None };
+        part.coming.begin(index)
+    }
+
+    /// Whether a chunk is on its way here.
+    pub fn is_coming(&self, content: &ContentId, index: u64) -> bool {
+        matches!(self.get(content), Some(Held::Part(part)) if part.coming.contains(index))
+    }
+
+    /// Waits until chunks are no longer on their way: they are there, or do not come.
+    pub async fn landed(&self) {
+        self.landed.notified().await;
     }
 
     /// Contents that others may look for: those of more than one chunk.

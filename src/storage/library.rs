@@ -90,7 +90,7 @@ impl Library {
         read?;
         let bytes = u32::try_from(length).map_err(|_| Refusal::Range)?;
         let have = match held {
-            Held::Part(part) => part.tree().have().along(),
+            Held::Part(part) => part.offers().along(),
             Held::Whole(..) => Vec::new(),
         };
         Ok(Response { header: Header::Chunks { bytes, proofs, have }, body })

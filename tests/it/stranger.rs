@@ -16,7 +16,7 @@ use swarmdex_protocols::index::{
 };
 use swarmdex_protocols::limits::MAX_INDEX_MESSAGE;
 use swarmdex_protocols::{ContentId, Multiaddr, PeerId, codec, fetch};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::harness::{TestNode, tcp_address};
 
@@ -44,6 +44,8 @@ pub enum Reply {
     Trickle(Vec<u8>, Duration),
     /// These bytes, and then the connection ends.
     Break(Vec<u8>),
+    /// The first bytes, and the others once it is true.
+    Halves(Vec<u8>, watch::Receiver<bool>, Vec<u8>),
 }
 
 type IndexAnswerer = Arc<Mutex<Box<dyn FnMut(Request) -> Reply + Send>>>;
@@ -86,6 +88,12 @@ impl Raw {
                     tokio::time::sleep(pause).await;
                 }
                 Ok(())
+            }
+            Reply::Halves(first, mut then, second) => {
+                io.write_all(&first).await?;
+                io.flush().await?;
+                then.wait_for(|now| *now).await.map_err(io::Error::other)?;
+                io.write_all(&second).await
             }
             Reply::Break(bytes) => {
                 io.write_all(&bytes).await?;

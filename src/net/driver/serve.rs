@@ -212,14 +212,16 @@ impl Driver {
                         self.uploads.cancel(&peer, &run).map_or(Ok(()), |channel| Err((channel, Refusal::Cancelled)))
                     }
                     Ok(mut request) => {
-                        let crowd = match &mut request {
+                        let holdings = &self.services.library.holdings;
+                        let (crowd, early) = match &mut request {
                             Request::Chunks(want) => {
                                 self.crowd.on_word(&want.content, peer, std::mem::take(&mut want.have));
-                                self.services.library.holdings.is_part(&want.content)
+                                (holdings.is_part(&want.content), holdings.is_coming(&want.content, want.first))
                             }
-                            request => matches!(request, Request::Any(_)),
+                            request => (matches!(request, Request::Any(_)), false),
                         };
-                        self.uploads.push(Upload { id: request_id, peer, request, channel, crowd, instead: false })
+                        let instead = false;
+                        self.uploads.push(Upload { id: request_id, peer, request, channel, crowd, instead, early })
                     }
                     Err(_) => Err((channel, Refusal::Malformed)),
                 };

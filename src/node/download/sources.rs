@@ -181,7 +181,7 @@ pub(super) async fn have(
     geometry: Geometry,
 ) -> Result<(Option<ChunkSet>, Vec<Other>), Failure> {
     let addresses_of_own = if own.is_some() { own_addresses(net) } else { Vec::new() };
-    let have = own.map(|part| part.tree().have().along()).unwrap_or_default();
+    let have = own.map(|part| part.offers().along()).unwrap_or_default();
     let request = Request::Have(Have { content, addresses: addresses_of_own, have });
     let Response { header, body } = ask(net, source, addresses, request).await?;
     let Header::Have { whole, mut others, .. } = header else { return Err(Failure::Nonsense) };

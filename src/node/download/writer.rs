@@ -46,6 +46,7 @@ impl Writer {
         let thread = tokio::task::spawn_blocking(move || {
             while let Ok(Job { source, run, response }) = queue.recv() {
                 let written = write(&part, run, &response);
+                part.landed(run.first);
                 buffers.give(response.body);
                 if outcomes.blocking_send((source, run, written)).is_err() {
                     return;

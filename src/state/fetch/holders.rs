@@ -73,8 +73,15 @@ impl<S: Copy + Ord> Download<S> {
         (news, due)
     }
 
-    /// A chunk came that nobody else of a crowd is known to have: some of them are told at once, by asking them what they
-    /// have.
+    /// A chunk begins to arrive, and others may ask for it before it is here: if nobody else of a crowd is known to have it,
+    /// some of them are told now, and not when it is written.
+    pub fn on_coming(&mut self, index: u64) {
+        self.told.insert(index);
+        self.tell_of(index);
+    }
+
+    /// This download has a chunk, or soon will. If nobody else of a crowd is known to have it, some of them are told at
+    /// once, by asking them what they have.
     pub(super) fn tell_of(&mut self, index: u64) {
         if !self.policy.tells || self.holders.is_empty() || self.rarity(index) > 0 {
             return;

@@ -49,7 +49,7 @@ impl<S: Copy + Ord> Download<S> {
         }
         ready.sort_by(|a, b| b.1.total_cmp(&a.1));
         // Within a crowd most sources have nothing to do, and only what is overdue is taken over.
-        let takes_over = self.holders.is_empty() || self.todo.is_empty() || any_late;
+        let takes_over = !self.is_busy_crowd() || any_late;
         ready.into_iter().find_map(|(source, _)| match self.pick(source) {
             Some((first, count)) => self.ask(source, first, count, now),
             None if takes_over => self.take_over(source, now),
@@ -172,12 +172,17 @@ impl<S: Copy + Ord> Download<S> {
         }
     }
 
+    /// Whether it is one of a crowd, and something is still to be asked for.
+    fn is_busy_crowd(&self) -> bool {
+        !self.holders.is_empty() && !self.todo.is_empty()
+    }
+
     /// Asks for what another source is late with.
     fn take_over(&mut self, source: S, now: Instant) -> Option<Action<S>> {
         let state = self.sources.get(&source)?;
-        let crowd = !self.holders.is_empty() && !self.todo.is_empty();
+        let crowd = self.is_busy_crowd();
         // When all is asked for, many of a crowd have little left to send: what was slow while all were busy is not.
-        let end_of_crowd = !self.holders.is_empty() && self.todo.is_empty();
+        let end_of_crowd = !self.holders.is_empty() && !crowd;
         let late = self.flights.iter().filter_map(|(first, flight)| {
             let run = *first..*first + u64::from(flight.count);
             if flight.askers.contains(&source) || !run.clone().all(|index| state.holds.contains(index)) {

@@ -70,6 +70,35 @@ fn a_chunk_that_nobody_else_has_is_told_at_once() {
 }
 
 #[test]
+fn a_chunk_that_begins_to_arrive_is_told_then_and_not_again() {
+    let now = Instant::now();
+    let mut download = Download::new(geometry(100), POLICY, None);
+    download.add_source(1u8, true, now);
+    download.add_source(2, false, now);
+    let mut some = ChunkSet::none(100);
+    some.insert(99);
+    download.on_word(2, &some, now);
+    let actions: Vec<_> = std::iter::from_fn(|| download.poll_action(now)).collect();
+    let asked = actions.iter().filter_map(|action| match action {
+        Action::Request { source: 1, first, count: 1 } => Some(*first),
+        _ => None,
+    });
+    let [early, late] = asked.take(2).collect::<Vec<_>>()[..] else { panic!("{actions:?}") };
+    let told = |download: &mut Download<u8>| {
+        let have = std::iter::from_fn(|| download.poll_action(now)).any(|action| action == Action::Have(2));
+        download.on_have(2, Some(some.clone()), now);
+        have
+    };
+    download.on_coming(early);
+    assert!(told(&mut download));
+    for (first, news) in [(early, false), (late, true)] {
+        assert!(download.on_chunks(1, first, 1, now));
+        download.on_written(1, first, 1);
+        assert_eq!(told(&mut download), news);
+    }
+}
+
+#[test]
 fn of_a_large_crowd_a_few_are_told_each_time_others() {
     let now = Instant::now();
     let mut download = Download::new(geometry(100), POLICY, None);

@@ -1,0 +1,133 @@
+//! Chunks that begin to arrive, of a content that is passed on while it comes: others are told of them, and may ask for
+//! them before they are here.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// Chunks of one download that others know to be on their way; of more they are told when they are here.
+const MAX_COMING: usize = 64;
+
+/// The chunks of one download that are on their way.
+#[derive(Debug)]
+pub(super) struct Coming {
+    state: Mutex<State>,
+    begun: Notify,
+    /// Told whenever one is no longer on its way.
+    landed: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    chunks: BTreeSet<u64>,
+    /// Those that began to arrive since [`Coming::begun`] last said so.
+    news: Vec<u64>,
+}
+
+impl Coming {
+    /// None yet; `landed` is told whenever one is no longer on its way.
+    pub(super) fn new(landed: Arc<Notify>) -> Self {
+        Self { state: Mutex::default(), begun: Notify::new(), landed }
+    }
+
+    /// Chunk `index` begins to arrive. Nothing if it is known to, or too many are on their way.
+    pub(super) fn begin(self: &Arc<Self>, index: u64) -> Option<Expected> {
+        let mut state = self.lock();
+        if state.chunks.len() >= MAX_COMING || !state.chunks.insert(index) {
+            return None;
+        }
+        state.news.push(index);
+        self.begun.notify_one();
+        Some(Expected { coming: Some(self.clone()), index })
+    }
+
+    /// Chunk `index` is here, or does not come.
+    pub(super) fn end(&self, index: u64) {
+        let mut state = self.lock();
+        state.news.retain(|other| *other != index);
+        if state.chunks.remove(&index) {
+            self.landed.notify_one();
+        }
+    }
+
+    /// Waits until some begin to arrive: which.
+    pub(super) async fn begun(&self) -> Vec<u64> {
+        self.begun.notified().await;
+        std::mem::take(&mut self.lock().news)
+    }
+
+    /// Whether chunk `index` is on its way.
+    pub(super) fn contains(&self, index: u64) -> bool {
+        self.lock().chunks.contains(&index)
+    }
+
+    /// All that are on their way.
+    pub(super) fn chunks(&self) -> BTreeSet<u64> {
+        self.lock().chunks.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing here is left half-changed by a panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A chunk that is on its way. Dropped, it does not come.
+#[derive(Debug)]
+pub struct Expected {
+    coming: Option<Arc<Coming>>,
+    index: u64,
+}
+
+impl Expected {
+    /// It came: until it is verified and written, or found to be wrong, it is still on its way, and whoever has it tells
+    /// [`super::holdings::Part::landed`].
+    pub fn came(mut self) {
+        self.coming = None;
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        if let Some(coming) = &self.coming {
+            coming.end(self.index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_on_its_way_until_it_landed_or_is_given_up() {
+        let landed = Arc::<Notify>::default();
+        let coming = Arc::new(Coming::new(landed.clone()));
+        let (came, lost) = (coming.begin(7).unwrap(), coming.begin(8).unwrap());
+        assert!(coming.begin(7).is_none(), "it is known to come");
+        assert_eq!(coming.begun().now_or_never(), Some(vec![7, 8]));
+        assert_eq!(coming.begun().now_or_never(), None);
+        came.came();
+        assert_eq!(coming.chunks(), [7, 8].into());
+        assert!(landed.notified().now_or_never().is_none());
+        drop(lost);
+        assert!(landed.notified().now_or_never().is_some());
+        assert!(coming.contains(7) && !coming.contains(8));
+        coming.end(7);
+        assert!(landed.notified().now_or_never().is_some());
+        assert!(coming.chunks().is_empty());
+    }
+
+    #[test]
+    fn chunks_on_their_way_are_bounded() {
+        let coming = Arc::new(Coming::new(Arc::default()));
+        let expected: Vec<_> = (0..1000).filter_map(|index| coming.begin(index)).collect();
+        assert_eq!((expected.len(), coming.chunks().len()), (MAX_COMING, MAX_COMING));
+        drop(expected);
+        // Nobody is told of what is over.
+        assert_eq!(coming.begun().now_or_never(), Some(Vec::new()));
+    }
+}
