@@ -2,9 +2,11 @@
 //! them before they are here.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
+
+use super::holdings::lock;
 
 /// Chunks of one download that others know to be on their way; of more they are told when they are here.
 const MAX_COMING: usize = 64;
@@ -33,7 +35,7 @@ impl Coming {
 
     /// Chunk `index` begins to arrive. Nothing if it is known to, or too many are on their way.
     pub(super) fn begin(self: &Arc<Self>, index: u64) -> Option<Expected> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         if state.chunks.len() >= MAX_COMING || !state.chunks.insert(index) {
             return None;
         }
@@ -44,7 +46,7 @@ impl Coming {
 
     /// Chunk `index` is here, or does not come.
     pub(super) fn end(&self, index: u64) {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.news.retain(|other| *other != index);
         if state.chunks.remove(&index) {
             self.landed.notify_one();
@@ -54,22 +56,17 @@ impl Coming {
     /// Waits until some begin to arrive: which.
     pub(super) async fn begun(&self) -> Vec<u64> {
         self.begun.notified().await;
-        std::mem::take(&mut self.lock().news)
+        std::mem::take(&mut lock(&self.state).news)
     }
 
     /// Whether chunk `index` is on its way.
     pub(super) fn contains(&self, index: u64) -> bool {
-        self.lock().chunks.contains(&index)
+        lock(&self.state).chunks.contains(&index)
     }
 
     /// All that are on their way.
     pub(super) fn chunks(&self) -> BTreeSet<u64> {
-        self.lock().chunks.clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing here is left half-changed by a panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state).chunks.clone()
     }
 }
 

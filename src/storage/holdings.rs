@@ -180,8 +180,11 @@ impl Holdings {
     /// A chunk begins to arrive. Nothing unless its content is passed on while it comes; others may then ask for it until what is
     /// returned is dropped or [`Part::landed`] is told.
     pub fn expect(&self, content: &ContentId, index: u64) -> Option<Expected> {
-        let Held::Part(part) = self.get(content)? else { return None };
-        part.coming.begin(index)
+        match self.get(content)? {
+            // One that comes twice is here already.
+            Held::Part(part) if !part.tree().have().contains(index) => part.coming.begin(index),
+            _ => None,
+        }
     }
 
     /// Whether a chunk is on its way here.
@@ -224,7 +227,7 @@ impl Table {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing here is left half-changed by a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

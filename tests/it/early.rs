@@ -5,21 +5,15 @@ use std::sync::{Arc, Mutex};
 use futures::FutureExt;
 use swarmdex::node::{GetReport, GetRequest, Operation};
 use swarmdex_protocols::fetch::{Have, Header, Refusal, Request, Run};
-use swarmdex_protocols::{ChunkSet, ContentId, PeerId, codec};
+use swarmdex_protocols::{ChunkSet, ContentId, PeerId};
 use tokio::sync::watch;
 
 use crate::harness::{TestNode, noise, tcp_address, until};
-use crate::holders::{answer, chunks};
+use crate::holders::{answer, chunks, taken_apart};
 use crate::stranger::{FETCH, Reply, Stranger, framed};
 
 const CHUNKS: usize = 64;
 const CHUNK: usize = 256 << 10;
-
-/// The header and the raw bytes of an answer.
-fn taken_apart(answer: &[u8]) -> (Header, &[u8]) {
-    let length = u32::from_be_bytes(*answer.first_chunk().unwrap()) as usize;
-    (codec::decode(&answer[4..4 + length], 1 << 20).unwrap(), &answer[4 + length..])
-}
 
 /// What the owner sends of the second half of a chunk, once it goes on.
 #[derive(Clone, Copy, PartialEq)]
@@ -31,7 +25,7 @@ enum Second {
 }
 
 /// Ben downloads from an owner who stops in the middle of a chunk that nobody else has, and a friend, who downloads as well,
-/// has asked ben for it.
+/// has heard from ben that it is on its way.
 struct Crowd {
     bytes: Vec<u8>,
     content: ContentId,
@@ -83,13 +77,13 @@ impl Crowd {
         let operation = node.get(request);
 
         let friend = Stranger::start().await;
-        let copy = bytes.clone();
+        let mut own = ChunkSet::none(CHUNKS as u64);
+        own.insert(5);
+        let (copy, told) = (bytes.clone(), own.as_bytes().to_vec());
         friend.answer_all(move |request| match request {
             Request::Have(_) => {
-                let mut own = ChunkSet::none(CHUNKS as u64);
-                own.insert(5);
-                let header = Header::Have { bytes: own.as_bytes().len() as u32, whole: false, others: Vec::new() };
-                Reply::Bytes(answer(&header, own.as_bytes()))
+                let header = Header::Have { bytes: told.len() as u32, whole: false, others: Vec::new() };
+                Reply::Bytes(answer(&header, &told))
             }
             Request::Chunks(want) if want.first == 5 => {
                 // Ben knows of the crowd.
@@ -101,14 +95,12 @@ impl Crowd {
         });
         let ben = friend.connect(&tcp_address(&node)).await.unwrap();
         let index = until("ben says that the chunk is on its way", async || {
-            let mut own = ChunkSet::none(CHUNKS as u64);
-            own.insert(5);
             let have = Have { content, addresses: friend.listen.clone(), have: own.as_bytes().to_vec() };
             let told = friend.send(FETCH, ben, framed(&Request::Have(have))).await.unwrap();
             let (header, body) = taken_apart(&told);
             let index = (*begun.lock().unwrap())?;
             matches!(header, Header::Have { whole: false, .. }).then_some(())?;
-            ChunkSet::from_bytes(body, CHUNKS as u64)?.contains(index).then_some(index)
+            ChunkSet::from_bytes(&body, CHUNKS as u64)?.contains(index).then_some(index)
         })
         .await;
         Self { bytes, content, friend, ben, operation, index, goes_on, _nodes: (master, node, owner) }
@@ -125,8 +117,7 @@ impl Crowd {
         assert!((&mut asking).now_or_never().is_none(), "ben waits for it");
         self.goes_on.send_replace(true);
         let answer = asking.await.unwrap();
-        let (header, body) = taken_apart(&answer);
-        (header, body.to_vec())
+        taken_apart(&answer)
     }
 }
 

@@ -9,7 +9,7 @@ use swarmdex::node::ErrorKind;
 use swarmdex_protocols::content::{Geometry, Outboard, chunk_value};
 use swarmdex_protocols::fetch::{self, Any, Header};
 use swarmdex_protocols::index::{Announce, Offer, Request, Response, Sequence, Verdict};
-use swarmdex_protocols::{ChunkSet, ContentId};
+use swarmdex_protocols::{ChunkSet, ContentId, codec};
 
 use crate::harness::{TestNode, downloaded, noise, tcp_address, until, uploaded};
 use crate::stranger::{FETCH, Reply, Stranger, framed, framed_bytes};
@@ -34,6 +34,12 @@ pub fn chunks(bytes: &[u8], run: fetch::Run) -> (Header, Vec<u8>) {
 /// An answer as it goes over the wire.
 pub fn answer(header: &Header, body: &[u8]) -> Vec<u8> {
     [&framed(header)[..], body].concat()
+}
+
+/// The header and the raw bytes of an answer.
+pub fn taken_apart(answer: &[u8]) -> (Header, Vec<u8>) {
+    let length = u32::from_be_bytes(*answer.first_chunk().unwrap()) as usize;
+    (codec::decode(&answer[4..4 + length], 1 << 20).unwrap(), answer[4 + length..].to_vec())
 }
 
 fn reply(header: &Header, body: &[u8]) -> Reply {

@@ -13,7 +13,7 @@ use swarmdex_protocols::{ChunkSet, ContentId};
 use tempfile::TempDir;
 
 use crate::harness::{Process, TestNode, code, downloaded, found, noise, program, stderr, until, uploaded};
-use crate::holders::{answer, chunks};
+use crate::holders::{answer, chunks, taken_apart};
 use crate::stranger::{FETCH, Reply, Stranger, framed};
 
 const CHUNK: usize = 256 << 10;
@@ -25,12 +25,6 @@ fn request(node: &TestNode, name: &str) -> GetRequest {
 async fn progress<T>(operation: &Operation<T>, bytes: u64) {
     let mut progress = operation.progress();
     progress.wait_for(|progress| progress.done_bytes >= bytes).await.unwrap();
-}
-
-/// The header and the raw bytes of an answer.
-fn taken_apart(answer: &[u8]) -> (Header, Vec<u8>) {
-    let length = u32::from_be_bytes(*answer.first_chunk().unwrap()) as usize;
-    (swarmdex_protocols::codec::decode(&answer[4..4 + length], 1 << 20).unwrap(), answer[4 + length..].to_vec())
 }
 
 #[tokio::test(flavor = "multi_thread")]
