@@ -8,7 +8,8 @@ use multiaddr::{Multiaddr, Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::content::ContentId;
-pub use crate::digest::{ShareDigest, share_digest};
+pub use crate::agreement::{Compare, Compared, Mark, Part, Range, Renew, Renewed};
+pub use crate::digest::{ShareDigest, ShareSum, share_digest};
 use crate::limits::{MAX_ADDRESS_BYTES, MAX_REASON_BYTES};
 use crate::statement::{Certificate, Entry, Seal, Statement, Version};
 
@@ -51,6 +52,12 @@ pub enum Request {
     /// Give up membership and every name.
     #[serde(rename = "leave")]
     Leave(Leave),
+    /// Renew the lease, and see whether both hold the same names.
+    #[serde(rename = "renew")]
+    Renew(Renew),
+    /// Find the names that both do not hold alike.
+    #[serde(rename = "compare")]
+    Compare(Compare),
 }
 
 /// Become, or remain, a member.
@@ -90,6 +97,10 @@ pub struct Announce {
     /// peer that were not announced since that join are freed.
     #[serde(rename = "l", default)]
     pub last: bool,
+    /// With `last`: what the master granted to the peer since that join, by the peer's account. A master that
+    /// counts otherwise frees nothing and refuses with [`RefusalCode::Differs`].
+    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<ShareSum>,
 }
 
 /// A name with the content that it is to stand for.
@@ -222,6 +233,12 @@ pub enum Response {
     /// To a report or a leave.
     #[serde(rename = "done")]
     Done,
+    /// To a renewal.
+    #[serde(rename = "renewed")]
+    Renewed(Renewed),
+    /// To a comparison: an outcome for each range, in order.
+    #[serde(rename = "compared")]
+    Compared(Vec<Compared>),
     /// To anything that cannot be granted.
     #[serde(rename = "refused")]
     Refused(Refusal),
@@ -389,6 +406,8 @@ pub enum RefusalCode {
     Storage,
     /// 12: the query is no query.
     InvalidQuery,
+    /// 14: what the peer says that it holds is not what the master granted to it: report again.
+    Differs,
     /// Any other number, from a newer node.
     Other(u16),
 }
@@ -408,6 +427,7 @@ impl From<u16> for RefusalCode {
             10 => Self::Busy,
             11 => Self::Storage,
             12 => Self::InvalidQuery,
+            14 => Self::Differs,
             other => Self::Other(other),
         }
     }
@@ -428,6 +448,7 @@ impl From<RefusalCode> for u16 {
             RefusalCode::Busy => 10,
             RefusalCode::Storage => 11,
             RefusalCode::InvalidQuery => 12,
+            RefusalCode::Differs => 14,
             RefusalCode::Other(other) => other,
         }
     }

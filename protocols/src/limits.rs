@@ -18,6 +18,12 @@ pub const MAX_HOLDERS: usize = 32;
 pub const MAX_MEMBERS: usize = 250;
 /// Most entries in one page of search results.
 pub const MAX_PAGE_ENTRIES: usize = 500;
+/// Most ranges of names in one comparison.
+pub const MAX_COMPARED_RANGES: usize = 16;
+/// Most parts into which one range of names is divided in the answer.
+pub const MAX_RANGE_PARTS: usize = 16;
+/// Most names of one range that are listed in the answer; a range with more is divided.
+pub const MAX_RANGE_NAMES: usize = 32;
 /// Longest search query, in bytes.
 pub const MAX_QUERY_BYTES: usize = 512;
 /// Most terms in one search query.
@@ -64,6 +70,10 @@ const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_NAME_BYTES + 256) <= MAX_INDEX_MES
 const _: () = assert!(MAX_MEMBERS * (MAX_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 128) <= MAX_INDEX_MESSAGE);
 // And the answer to a lookup with every holder at its most talkative.
 const _: () = assert!(MAX_HOLDERS * (MAX_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 128) + 4096 <= MAX_INDEX_MESSAGE);
+// Ranges that are compared, and the parts or names of each in the answer.
+const _: () = assert!(MAX_COMPARED_RANGES * (2 * MAX_NAME_BYTES + 96) + 1024 <= MAX_INDEX_MESSAGE);
+const _: () = assert!(MAX_COMPARED_RANGES * MAX_RANGE_PARTS * (MAX_NAME_BYTES + 96) <= MAX_INDEX_MESSAGE);
+const _: () = assert!(MAX_COMPARED_RANGES * MAX_RANGE_NAMES * (MAX_NAME_BYTES + 32) <= MAX_INDEX_MESSAGE);
 // A record holds at most a revocation and a claim, each with a name, hashes, peer id, dates and one or two signatures.
 const _: () = assert!(2 * (MAX_NAME_BYTES + 512) <= MAX_RECORD_BYTES);
 // A full batch of records, or of keys with the sender's addresses, must fit its message.

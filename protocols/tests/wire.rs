@@ -10,8 +10,9 @@ use swarmdex_protocols::codec::{DecodeError, decode, encode};
 use swarmdex_protocols::content::Proof;
 use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::index::{
-    Announce, Cursor, Found, Granted, Join, Joined, Leave, Lookup, Member, Offer, Owned, Page, Peers, Refusal,
-    RefusalCode, Report, Request, Response, Revocation, Revoke, Search, Sequence, Session, ShareDigest, Verdict,
+    Announce, Compare, Compared, Cursor, Found, Granted, Join, Joined, Leave, Lookup, Mark, Member, Offer, Owned, Page,
+    Part, Peers, Range, Refusal, RefusalCode, Renew, Renewed, Report, Request, Response, Revocation, Revoke, Search,
+    Sequence, Session, ShareDigest, ShareSum, Verdict,
 };
 use swarmdex_protocols::limits::*;
 use swarmdex_protocols::statement::{self, Seal};
@@ -78,6 +79,7 @@ fn requests() -> Vec<Request> {
                 },
             ],
             last: true,
+            total: None,
         }),
         Request::Revoke(Revoke { session: Session(1), sequence: Sequence(3), names: vec!["a".to_owned()] }),
         Request::Lookup(Lookup { name: "é".to_owned() }),
@@ -86,7 +88,27 @@ fn requests() -> Vec<Request> {
         Request::Report(Report { peer: peer() }),
         Request::Peers(Peers { after: Some(peer()) }),
         Request::Leave(Leave { session: Session(1) }),
+        Request::Announce(Announce {
+            session: Session(1),
+            sequence: Sequence(4),
+            offers: Vec::new(),
+            last: true,
+            total: Some(sum()),
+        }),
+        Request::Renew(Renew { session: Session(1), held: sum(), repaired: 0 }),
+        Request::Renew(Renew { session: Session(1), held: sum(), repaired: 2 }),
+        Request::Compare(Compare {
+            session: Session(1),
+            ranges: vec![
+                Range { from: String::new(), to: Some("b".to_owned()), held: sum() },
+                Range { from: "c".to_owned(), to: None, held: sum() },
+            ],
+        }),
     ]
+}
+
+fn sum() -> ShareSum {
+    ShareSum { entries: 7, digest: ShareDigest::from_bytes([3; 32]) }
 }
 
 fn responses() -> Vec<Response> {
@@ -113,6 +135,17 @@ fn responses() -> Vec<Response> {
         Response::Members(vec![member()]),
         Response::Done,
         Response::Refused(refusal),
+        Response::Renewed(Renewed { agreed: true, wait_ms: 10_000, notice: None }),
+        Response::Renewed(Renewed { agreed: false, wait_ms: 10_000, notice: Some("a twin".to_owned()) }),
+        Response::Compared(vec![
+            Compared::Same,
+            Compared::Split(vec![
+                Part { from: "a".to_owned(), held: sum() },
+                Part { from: "b".to_owned(), held: sum() },
+            ]),
+            Compared::Names(vec![Mark { name: "c".to_owned(), mark: u64::MAX }]),
+        ]),
+        Response::Refused(Refusal::new(RefusalCode::Differs, "again")),
     ]
 }
 
@@ -305,7 +338,7 @@ fn messages_at_their_limits_fit() {
             ..Offer::new(padded(number), content(), MAX_FILE_BYTES)
         })
         .collect();
-    let announce = Announce { session: Session(u64::MAX), sequence: Sequence(u64::MAX), offers, last: true };
+    let announce = Announce { session: Session(u64::MAX), sequence: Sequence(u64::MAX), offers, last: true, total: None };
     encode(&Request::Announce(announce), MAX_INDEX_MESSAGE).unwrap();
     let big = Entry { version: Version(u64::MAX), size: u64::MAX, ..entry(&padded(1)) };
     let page = Page { entries: vec![big; MAX_PAGE_ENTRIES], next: Some(Cursor(u64::MAX)) };
@@ -379,7 +412,8 @@ fn any_request() -> impl Strategy<Value = Request> {
                 session: Session(session),
                 sequence: Sequence(sequence),
                 offers,
-                last
+                last,
+                total: None,
             })
         ),
         (any::<u64>(), any::<u64>(), prop::collection::vec(".{0,20}", 0..8)).prop_map(|(session, sequence, names)| {

@@ -7,7 +7,7 @@ use super::output::{self, Bar, Table, plain, size};
 use super::settings::NodeArgs;
 use super::{Command, Failure, OutputArgs};
 use crate::http::Client;
-use crate::node::{
+use crate::node::{AgreementInfo, 
     EntryInfo, ErrorKind, FailedFile, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState, RevokedInfo,
     ShareReport, SharedInfo, Source, Standing, Status,
 };
@@ -137,7 +137,7 @@ async fn share(client: &Client, paths: Vec<PathBuf>, name: Option<String>, json:
 
 fn standing_kind(standing: &Standing) -> Option<ErrorKind> {
     match standing {
-        Standing::Pending | Standing::Certified | Standing::Claimed => None,
+        Standing::Pending | Standing::Certified | Standing::Unconfirmed | Standing::Claimed => None,
         Standing::Conflict { .. } => Some(ErrorKind::Conflict),
         Standing::Refused { .. } => Some(ErrorKind::Other),
     }
@@ -181,6 +181,7 @@ fn print_shared(shared: &[SharedInfo], json: bool) -> Result<(), Failure> {
         let state = match &entry.standing {
             Standing::Pending => "waits for the master".to_owned(),
             Standing::Certified => "certified".to_owned(),
+            Standing::Unconfirmed => "unconfirmed: granted, and the master did not say so lately".to_owned(),
             Standing::Claimed => "claimed until the master is back".to_owned(),
             Standing::Conflict { conflict_owner } => format!("belongs to {conflict_owner}"),
             Standing::Refused { reason } => format!("refused: {reason}"),
@@ -220,6 +221,14 @@ fn print_peers(peers: &[PeerInfo], json: bool) -> Result<(), Failure> {
     table.print()
 }
 
+fn agreement_line(agreement: &AgreementInfo) -> String {
+    let AgreementInfo { confirmed_ms, names, repaired, checked } = agreement;
+    let ago = output::ago(*confirmed_ms);
+    let how = if *checked { "" } else { "; the master is of an earlier build and does not compare" };
+    let repairs = if *repaired > 0 { format!("; {repaired} names differed and were put right") } else { String::new() };
+    format!("with the master about {names} names, {ago} ago{how}{repairs}")
+}
+
 fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
     if json {
         return output::json(status);
@@ -248,14 +257,18 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
     table.row(&["connected to", &format!("{} nodes", status.connected)]);
     let lost = shared.conflicts + shared.refused;
     let names = format!(
-        "{} names, {}: {} certified, {} claimed, {} waiting, {lost} lost",
+        "{} names, {}: {} certified, {} unconfirmed, {} claimed, {} waiting, {lost} lost",
         shared.entries,
         size(shared.bytes),
         shared.certified,
+        shared.unconfirmed,
         shared.claimed,
         shared.pending
     );
     table.row(&["shares", &names]);
+    if let Some(agreement) = &status.agreement {
+        table.row(&["agreement", &agreement_line(agreement)]);
+    }
     let dht = &status.dht;
     let mirror = format!(
         "{} nodes known, {} names stored; {} of {} own records published{}",

@@ -10,9 +10,12 @@ use futures::future::BoxFuture;
 use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
-    self, Announce, Found, Join, Joined, Member, Offer, Page, Refusal, RefusalCode, Request, Response, Revoke, Session,
+    self, Announce, Compare, Compared, Found, Join, Joined, Member, Page, Range, Refusal, RefusalCode, Renew, Renewed,
+    Request, Response, Revoke,
 };
-use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
+use swarmdex_protocols::limits::{
+    MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_COMPARED_RANGES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES,
+};
 use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version};
 use tokio::sync::oneshot;
 
@@ -21,11 +24,14 @@ use super::admission::ip_of;
 use super::codec::Received;
 use super::mirror::Mirror;
 use crate::config::{Config, LimitsConfig};
-use crate::state::lease::{Action, LeaseState, Leases};
-use crate::storage::index::{IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp, WriteOutcome};
+use crate::state::lease::{Action, Holding, LeaseState, Leases};
+use crate::storage::index::{CompareStep, IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp, WriteOutcome};
 
 /// How long an announce waits for what the DHT says.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Comparisons at a time, of all members; each keeps the reader busy for some tens of milliseconds at a time.
+const MAX_COMPARING: usize = 4;
 
 type Outcome<T> = Result<T, Refusal>;
 
@@ -46,6 +52,7 @@ pub(super) struct Done {
 enum DoneKind {
     Written(WriteOutcome),
     Read(ReadOutcome),
+    Compared(Outcome<Vec<Compared>>, u64),
 }
 
 /// What the loop is to do about a member.
@@ -67,6 +74,7 @@ pub struct Master {
     store: IndexStore,
     pending: HashMap<PeerId, usize>,
     pending_total: usize,
+    comparing: usize,
     /// Members whose eviction the store had no room to take in.
     evictions: VecDeque<PeerId>,
     effects: VecDeque<Effect>,
@@ -81,7 +89,8 @@ impl Master {
     /// Serves `store`; members known from before are suspect with a fresh lease.
     pub fn new(store: IndexStore, config: &Config, known: Vec<KnownPeer>, now: Instant) -> Self {
         let mut leases = Leases::new(&config.lease, config.limits.peers);
-        leases.restore(known.into_iter().map(|peer| (peer.peer, peer.session, peer.addresses, peer.names)), now);
+        let known = known.into_iter().map(|KnownPeer { peer, addresses, held }| (peer, addresses, Holding { sum: held, at: 0 }));
+        leases.restore(known, now);
         Self {
             network: config.network.clone(),
             limits: config.limits,
@@ -89,6 +98,7 @@ impl Master {
             store,
             pending: HashMap::new(),
             pending_total: 0,
+            comparing: 0,
             evictions: VecDeque::new(),
             effects: VecDeque::new(),
             mirror: None,
@@ -133,10 +143,10 @@ impl Master {
         self.check_pending(&peer)?;
         match request {
             Request::Join(join) => self.join(peer, remote, join, now),
-            Request::Announce(Announce { session, sequence, offers, last }) => {
-                check_batch(offers.len())?;
-                self.leases.admit_change(&peer, session, sequence)?;
-                self.announce(peer, offers, last, now)
+            Request::Announce(announce) => {
+                check_batch(announce.offers.len())?;
+                self.leases.admit_change(&peer, announce.session, announce.sequence)?;
+                self.announce(peer, announce, now)
             }
             Request::Revoke(Revoke { session, sequence, names }) => {
                 check_batch(names.len())?;
@@ -164,7 +174,55 @@ impl Master {
                 self.effects.push_back(Effect::Release(peer));
                 self.write(peer, WriteOp::Evict { peer })
             }
+            Request::Renew(renew) => self.renew(&peer, &renew, now).map(Step::Answer),
+            Request::Compare(compare) => self.compare(peer, compare),
         }
+    }
+
+    /// Answers from memory: ten thousand members renew every few seconds.
+    fn renew(&mut self, peer: &PeerId, renew: &Renew, now: Instant) -> Outcome<Response> {
+        self.take_corrected(now);
+        let renewal = self.leases.on_renew(peer, renew.session, &renew.held).inspect_err(|refusal| {
+            tracing::warn!(%peer, reason = refusal.reason, "a renewal is refused");
+        })?;
+        let (theirs, ours) = (renew.held.entries, renewal.held.entries);
+        if !renewal.agreed {
+            tracing::warn!(%peer, theirs, ours, "this index and a peer do not hold the same names; they are compared");
+        } else if renew.repaired > 0 {
+            tracing::warn!(%peer, differed = renew.repaired, names = ours, "this index and a peer hold the same names again");
+        }
+        let wait_ms = u64::try_from(renewal.wait.as_millis()).unwrap_or(u64::MAX);
+        Ok(Response::Renewed(Renewed { agreed: renewal.agreed, wait_ms, notice: None }))
+    }
+
+    /// What the index was found to hold, if that is not what its last answer said.
+    fn take_corrected(&mut self, now: Instant) {
+        for (peer, holding) in self.store.take_corrected() {
+            self.set_holding(&peer, holding, now);
+        }
+    }
+
+    /// A peer that is no member but holds names gets a lease to come back in.
+    fn set_holding(&mut self, peer: &PeerId, holding: Holding, now: Instant) {
+        if self.leases.get(peer).is_none() {
+            self.leases.restore([(*peer, Vec::new(), holding)], now);
+        }
+        self.leases.set_holding(peer, holding);
+    }
+
+    fn compare(&mut self, peer: PeerId, Compare { session, ranges }: Compare) -> Outcome<Step> {
+        check_ranges(&ranges)?;
+        if self.comparing >= MAX_COMPARING {
+            return Err(Refusal::new(RefusalCode::Busy, "the master compares names with other peers; ask again"));
+        }
+        let most = self.leases.admit_comparison(&peer, session)?;
+        self.comparing += 1;
+        let store = self.store.clone();
+        let comparing = async move {
+            let (answers, looks) = compare_ranges(&store, peer, ranges, most).await;
+            Done { peer, outcome: Ok(DoneKind::Compared(answers, looks)) }
+        };
+        Ok(Step::Wait(comparing.boxed()))
     }
 
     fn check_pending(&self, peer: &PeerId) -> Outcome<()> {
@@ -200,11 +258,12 @@ impl Master {
     }
 
     /// Announces, after a look at the DHT where that may know more than the index.
-    fn announce(&self, peer: PeerId, offers: Vec<Offer>, last: bool, now: Instant) -> Outcome<Step> {
-        let doubtful = |offer: &&Offer| now < self.settled || offer.claimed || offer.granted.is_some();
+    fn announce(&self, peer: PeerId, announce: Announce, now: Instant) -> Outcome<Step> {
+        let Announce { offers, last, total, .. } = announce;
+        let doubtful = |offer: &&index::Offer| now < self.settled || offer.claimed || offer.granted.is_some();
         let names: Vec<_> = offers.iter().filter(doubtful).filter_map(|offer| Name::parse(&offer.name).ok()).collect();
         let (Some(mirror), false) = (self.mirror.clone(), names.is_empty()) else {
-            return self.write(peer, WriteOp::Announce { peer, offers, last, mirror: BTreeMap::new() });
+            return self.write(peer, WriteOp::Announce { peer, offers, last, total, mirror: BTreeMap::new() });
         };
         // Of names that the index knows only those matter of which the peer says that there is more to know.
         let claimed = offers.iter().filter(|offer| offer.claimed).filter_map(|offer| Name::parse(&offer.name).ok());
@@ -222,7 +281,7 @@ impl Master {
             let reading = async { if unknown.is_empty() { BTreeMap::new() } else { mirror.read(unknown).await } };
             // A DHT that does not answer holds nobody up for ever.
             let mirror = tokio::time::timeout(MIRROR_PATIENCE, reading).await.unwrap_or_default();
-            store.try_write(WriteOp::Announce { peer, offers, last, mirror })?.await.map_err(stopping)?
+            store.try_write(WriteOp::Announce { peer, offers, last, total, mirror })?.await.map_err(stopping)?
         };
         Ok(Step::Wait(announcing.map(move |outcome| Done { peer, outcome: outcome.map(DoneKind::Written) }).boxed()))
     }
@@ -255,33 +314,37 @@ impl Master {
                 Response::Refused(Refusal::new(RefusalCode::NotFound, "nobody holds that name"))
             }
             // Not asked for by any request.
-            Ok(DoneKind::Read(ReadOutcome::Tombstones(_) | ReadOutcome::Unknown(_))) => Response::Done,
+            Ok(DoneKind::Read(ReadOutcome::Tombstones(_) | ReadOutcome::Unknown(_) | ReadOutcome::Compared(_))) => {
+                Response::Done
+            }
+            Ok(DoneKind::Compared(answers, looks)) => {
+                self.comparing = self.comparing.saturating_sub(1);
+                self.leases.on_compared(&peer, looks);
+                answers.map_or_else(Response::Refused, Response::Compared)
+            }
             Err(refusal) => Response::Refused(refusal),
         }
     }
 
     fn written(&mut self, peer: PeerId, written: WriteOutcome) -> Response {
         match written {
-            WriteOutcome::Joined { session, unchanged, names } => {
+            WriteOutcome::Joined { session, unchanged, holding } => {
                 self.leases.on_joined(&peer, session);
-                self.leases.set_names(&peer, names);
+                self.leases.set_holding(&peer, holding);
                 let lease_ms = u64::try_from(self.leases.lease().as_millis()).unwrap_or(u64::MAX);
                 Response::Joined(Joined { session, lease_ms, unchanged })
             }
-            WriteOutcome::Announced { verdicts, names, adopted } => {
-                self.leases.set_names(&peer, names);
-                for (owner, names) in adopted {
+            WriteOutcome::Announced { verdicts, holding, adopted } => {
+                self.leases.set_holding(&peer, holding);
+                for (owner, holding) in adopted {
+                    let names = holding.sum.entries;
                     tracing::info!(%owner, names, "the DHT says that a name belongs to another peer");
-                    if self.leases.get(&owner).is_none() {
-                        self.leases.restore([(owner, Session::default(), Vec::new(), names)], Instant::now());
-                    } else {
-                        self.leases.set_names(&owner, names);
-                    }
+                    self.set_holding(&owner, holding, Instant::now());
                 }
                 Response::Announced(verdicts)
             }
-            WriteOutcome::Revoked { outcomes, names } => {
-                self.leases.set_names(&peer, names);
+            WriteOutcome::Revoked { outcomes, holding } => {
+                self.leases.set_holding(&peer, holding);
                 Response::Revoked(outcomes)
             }
             WriteOutcome::Evicted { names } => {
@@ -305,7 +368,7 @@ impl Master {
             peer: *peer,
             addresses: record.addresses.to_vec(),
             suspect: record.state == LeaseState::Suspect,
-            entries: record.names,
+            entries: record.names(),
         })
     }
 
@@ -401,6 +464,58 @@ fn wait<T: Send + 'static>(
         Done { peer, outcome: outcome.map(kind) }
     }
     .boxed()
+}
+
+/// Compares one range after the other, each in steps between which the index answers others. Also how many names
+/// were looked at.
+async fn compare_ranges(
+    store: &IndexStore,
+    peer: PeerId,
+    ranges: Vec<Range>,
+    most: u64,
+) -> (Outcome<Vec<Compared>>, u64) {
+    let (mut answers, mut before) = (Vec::with_capacity(ranges.len()), 0);
+    for range in ranges {
+        let mut step = CompareStep::new(peer, range);
+        loop {
+            let looks = before + step.looks();
+            if looks > most {
+                return (Err(Refusal::new(RefusalCode::Quota, "too many names are compared: join and report anew")), looks);
+            }
+            let next = async {
+                let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
+                match store.try_read(ReadOp::Compare(step))?.await.map_err(stopping)?? {
+                    ReadOutcome::Compared(step) => Ok(step),
+                    _ => Err(Refusal::new(RefusalCode::Storage, "the names could not be compared")),
+                }
+            };
+            step = match next.await {
+                Ok(step) => step,
+                Err(refusal) => return (Err(refusal), looks),
+            };
+            let looks = step.looks();
+            match step.finish() {
+                Ok(answer) => {
+                    before += looks;
+                    answers.push(answer);
+                    break;
+                }
+                Err(more) => step = *more,
+            }
+        }
+    }
+    (Ok(answers), before)
+}
+
+/// Ranges come in order and apart, so that no name is looked at twice for one request.
+fn check_ranges(ranges: &[Range]) -> Outcome<()> {
+    let refused = |reason: &str| Err(Refusal::new(RefusalCode::Malformed, reason));
+    if ranges.is_empty() || ranges.len() > MAX_COMPARED_RANGES {
+        return refused("a comparison has 1 to 16 ranges");
+    }
+    let ends = ranges.iter().all(|range| range.to.as_ref().is_none_or(|to| range.from < *to));
+    let apart = ranges.windows(2).all(|pair| matches!(pair, [a, b] if a.to.as_ref().is_some_and(|to| *to <= b.from)));
+    if ends && apart { Ok(()) } else { refused("the ranges of a comparison are not in order and apart") }
 }
 
 fn check_batch(entries: usize) -> Outcome<()> {

@@ -164,6 +164,7 @@ impl Node {
             listen: self.listen(),
             http: None,
             master: inner.questions.master.borrow().clone(),
+            agreement: inner.standings.agreement_info(),
             connected: snapshot.connected,
             dht,
             shared: self.shared_counts(),

@@ -126,6 +126,19 @@ pub enum MasterState {
     },
 }
 
+/// How a node and its master agree about the node's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgreementInfo {
+    /// When both were last seen to hold the same, in milliseconds since 1970.
+    pub confirmed_ms: u64,
+    /// How many names that are now.
+    pub names: u64,
+    /// Names about which both differed, and that were put right, since the node started.
+    pub repaired: u64,
+    /// Whether the master compares; one of an earlier build does not.
+    pub checked: bool,
+}
+
 /// What a node is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -148,6 +161,9 @@ pub struct Status {
     pub http: Option<String>,
     /// How it stands with its master.
     pub master: MasterState,
+    /// When node and master were last seen to hold the same names; `None` before the first join.
+    #[serde(default)]
+    pub agreement: Option<AgreementInfo>,
     /// Nodes that it is connected to.
     pub connected: usize,
     /// How it stands with the DHT.
@@ -204,8 +220,11 @@ pub struct SharedCounts {
     pub entries: u64,
     /// Bytes in all.
     pub bytes: u64,
-    /// Granted by the master.
+    /// Granted by the master, and confirmed in the last two leases.
     pub certified: u64,
+    /// Granted by the master, and not confirmed lately.
+    #[serde(default)]
+    pub unconfirmed: u64,
     /// Claimed while no master can be reached.
     pub claimed: u64,
     /// Not yet answered.
@@ -233,8 +252,10 @@ pub struct IndexCounts {
 pub enum Standing {
     /// Not yet answered.
     Pending,
-    /// Granted.
+    /// Granted, and confirmed in the last two leases.
     Certified,
+    /// Granted, and not confirmed lately: the master cannot be asked, or is being told everything anew.
+    Unconfirmed,
     /// Claimed while no master can be reached: provisional.
     Claimed,
     /// Another peer holds the name.

@@ -5,6 +5,7 @@
 //! the record that it is about.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod agreement;
 pub mod announce;
 pub mod backoff;
 pub mod changes;
@@ -15,6 +16,7 @@ pub mod lookup;
 pub mod publish;
 mod random;
 pub mod records;
+pub mod reports;
 #[cfg(test)]
 mod sim;
 

@@ -21,7 +21,7 @@ fn offer(name: &str) -> Offer {
 
 fn announce(session: Session, sequence: u64, names: &[&str]) -> Request {
     let offers = names.iter().map(|name| offer(name)).collect();
-    Request::Announce(Announce { session, sequence: Sequence(sequence), offers, last: false })
+    Request::Announce(Announce { session, sequence: Sequence(sequence), offers, last: false, total: None })
 }
 
 fn revoke(session: Session, sequence: u64, name: &str) -> Request {

@@ -38,12 +38,16 @@ impl Reader {
                             self.tombstones(limit).map(|all| Ok(ReadOutcome::Tombstones(all)))
                         }
                         ReadOp::Unknown { names } => self.unknown(names).map(|all| Ok(ReadOutcome::Unknown(all))),
+                        ReadOp::Compare(step) => {
+                            step.run(&self.connection).map(|step| Ok(ReadOutcome::Compared(step)))
+                        }
                         ReadOp::Search { pattern, cursor, limit } => {
                             self.search(&pattern, cursor, limit).map(|page| Ok(ReadOutcome::Page(page)))
                         }
                     };
                     let _ = answer.send(result.unwrap_or_else(|error| Err(storage_refusal(&error))));
                 }
+                Job::Recounted(_) => {}
                 #[cfg(test)]
                 Job::Sql(..) => {}
                 Job::Stop => return,
@@ -89,10 +93,13 @@ impl Reader {
     }
 
     fn unknown(&self, mut names: Vec<Name>) -> Sql<Vec<Name>> {
-        let mut statement = self.connection.prepare_cached("SELECT 1 FROM names WHERE name = ?1")?;
+        let sql = format!("SELECT {} FROM names AS n WHERE n.name = ?1", schema::ENTRY);
+        let mut statement = self.connection.prepare_cached(&sql)?;
         let mut failed = None;
-        names.retain(|name| match statement.exists([name.as_str()]) {
-            Ok(known) => !known,
+        names.retain(|name| match statement.query_row([name.as_str()], schema::entry).optional() {
+            Ok(known) => known.is_none(),
+            // What a damaged row said, the mirror may know.
+            Err(error) if schema::is_damage(&error) => true,
             Err(error) => {
                 failed = Some(error);
                 false
@@ -147,8 +154,16 @@ impl Reader {
         };
         let (mut entries, mut seen, mut last) = (Vec::new(), 0, after);
         while let Some(row) = rows.next()? {
-            let (id, entry) = schema::entry(row)?;
-            (seen, last) = (seen + 1, id);
+            (seen, last) = (seen + 1, row.get(0)?);
+            let entry = match schema::entry(row) {
+                Ok((_, entry)) => entry,
+                // One damaged row costs its own name, and not every search.
+                Err(error) if schema::is_damage(&error) => {
+                    tracing::error!(id = last, %error, "a row of the index is damaged; it is left out");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if pattern.matches(&entry.name) {
                 entries.push(entry);
                 if entries.len() == limit {

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, Row, params};
-use swarmdex_protocols::index::Session;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use swarmdex_protocols::index::{Session, ShareDigest, ShareSum};
 use swarmdex_protocols::{ContentId, Entry, Multiaddr, Name, PeerId, Version};
 
 use super::{IndexError, KnownPeer};
@@ -38,7 +38,6 @@ const TABLES: &str = "
         session INTEGER NOT NULL,
         checksum BLOB NOT NULL
     ) STRICT;
-    CREATE INDEX names_by_owner ON names (owner);
     CREATE INDEX names_by_content ON names (content, owner);
     CREATE TABLE tombstones (
         name TEXT PRIMARY KEY,
@@ -51,6 +50,13 @@ const TABLES: &str = "
     CREATE VIRTUAL TABLE words USING fts5 (
         text, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 0', prefix = '2 3'
     );
+";
+
+/// The names of one owner in order, for comparisons with it; what earlier builds made in its place goes. They
+/// open a database with it all the same.
+const ORDER: &str = "
+    CREATE INDEX IF NOT EXISTS names_in_order ON names (owner, name);
+    DROP INDEX IF EXISTS names_by_owner;
 ";
 
 /// Columns of an entry, in the order of [`entry`].
@@ -73,7 +79,9 @@ fn refusal(path: &Path, error: OpenError) -> IndexError {
 /// Opens the database for writing.
 pub(super) fn open(path: &Path) -> Result<Connection, IndexError> {
     let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: TABLES, synchronous: "FULL" };
-    sqlite::open(path, &schema).map_err(|error| refusal(path, error))
+    let connection = sqlite::open(path, &schema).map_err(|error| refusal(path, error))?;
+    connection.execute_batch(ORDER).map_err(|error| explain(path, error))?;
+    Ok(connection)
 }
 
 /// Opens the database for reading beside the writer.
@@ -92,14 +100,14 @@ pub(super) fn prune(connection: &Connection, unix_ms: u64) -> Result<(), rusqlit
 
 /// Members from before.
 pub(super) fn known_peers(connection: &Connection) -> Result<Vec<KnownPeer>, rusqlite::Error> {
-    let mut statement = connection.prepare("SELECT peer, session, addresses, names FROM peers ORDER BY peer")?;
+    let mut statement = connection.prepare("SELECT peer, digest, addresses, names FROM peers ORDER BY peer")?;
     let rows = statement.query_map([], |row| {
         let addresses: String = row.get(2)?;
+        let digest = ShareDigest::from_bytes(row.get(1)?);
         Ok(KnownPeer {
             peer: peer(row, 0)?,
-            session: Session(row.get::<_, i64>(1)?.cast_unsigned()),
             addresses: addresses.lines().filter_map(|line| line.parse().ok()).collect(),
-            names: row.get::<_, i64>(3)?.cast_unsigned(),
+            held: ShareSum { entries: row.get::<_, i64>(3)?.cast_unsigned(), digest },
         })
     })?;
     rows.collect()
@@ -129,6 +137,26 @@ pub(super) fn entry(row: &Row<'_>) -> Result<(i64, Entry), rusqlite::Error> {
         return Err(damaged(6, std::io::Error::other("the row does not fit its checksum")));
     }
     Ok((row.get(0)?, entry))
+}
+
+/// Whether an error is about the row alone: it was changed from outside, or a bit flipped.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error;
+    matches!(error, Error::FromSqlConversionFailure(..) | Error::InvalidColumnType(..) | Error::IntegralValueOutOfRange(..))
+}
+
+/// The owner of a row that is damaged, as far as it can be read.
+pub(super) fn owner_of_damaged(connection: &Connection, name: &Name) -> Result<Option<PeerId>, rusqlite::Error> {
+    let mut statement = connection.prepare_cached("SELECT owner FROM names WHERE name = ?1")?;
+    let owner = statement.query_row([name.as_str()], |row| Ok(peer(row, 0).ok())).optional()?;
+    Ok(owner.flatten())
+}
+
+/// Removes a row, whatever it holds.
+pub(super) fn remove_row(connection: &Connection, name: &Name) -> Result<(), rusqlite::Error> {
+    let sql = "DELETE FROM words WHERE rowid IN (SELECT id FROM names WHERE name = ?1)";
+    connection.prepare_cached(sql)?.execute([name.as_str()])?;
+    connection.prepare_cached("DELETE FROM names WHERE name = ?1")?.execute([name.as_str()]).map(drop)
 }
 
 fn damaged(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {

@@ -1,11 +1,14 @@
 //! The writer: one transaction for all that waits.
 
 mod apply;
+mod foreign;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use swarmdex_protocols::index::{Refusal, RefusalCode};
@@ -13,6 +16,8 @@ use swarmdex_protocols::{PeerId, Statement, Version};
 use tokio::sync::oneshot;
 
 use super::{Counts, IndexOptions, Job, WriteOp, WriteOutcome, schema, storage_refusal, take};
+use crate::state::reports::Reports;
+use foreign::Foreign;
 
 /// Most requests in one transaction: bounds how long the first of them waits for the last.
 const MAX_GROUP: usize = 256;
@@ -25,6 +30,7 @@ const FRESH_LEAD_MS: u64 = 600_000;
 /// Names of an evicted peer that one transaction frees: others do not wait for all of 200,000.
 const EVICTION_SLICE: u64 = 2000;
 
+type WriteJob = Job<WriteOp, WriteOutcome>;
 type Answer = oneshot::Sender<Result<WriteOutcome, Refusal>>;
 type Sql<T> = Result<T, rusqlite::Error>;
 
@@ -46,9 +52,15 @@ pub(super) struct Writer {
     counts: Arc<Counts>,
     /// As in the database, as of the transaction that is open.
     totals: Totals,
-    /// Members that have told their whole share since they joined, in this run of the master. If the transaction that
-    /// says so fails, they join anew.
-    reported: BTreeSet<PeerId>,
+    /// What members have told of their share since they joined, in this run of the master.
+    reports: Reports,
+    /// Number of the last change of what a member holds.
+    change: u64,
+    /// Changes that this program did not make.
+    foreign: Foreign,
+    /// The database, and the queue by which it is told what was counted in it.
+    path: PathBuf,
+    queue: SyncSender<WriteJob>,
     /// Statements that the open transaction made.
     made: Vec<Statement>,
     /// Peers whose names are being freed, a slice at a time, with the number freed so far.
@@ -63,11 +75,17 @@ struct Totals {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection, options: IndexOptions, counts: Arc<Counts>) -> Sql<Self> {
+    pub(super) fn new(
+        connection: Connection,
+        (path, queue): (PathBuf, SyncSender<WriteJob>),
+        options: IndexOptions,
+        counts: Arc<Counts>,
+    ) -> Sql<Self> {
         schema::prune(&connection, (options.clock)())?;
-        let (totals, reported, made) = (Totals::default(), BTreeSet::new(), Vec::new());
-        let evicting = VecDeque::new();
-        let mut writer = Self { connection, options, counts, totals, reported, made, evicting };
+        let (totals, reports, foreign) = (Totals::default(), Reports::default(), Foreign::default());
+        let (made, evicting, change) = (Vec::new(), VecDeque::new(), 0);
+        let mut writer =
+            Self { connection, options, counts, totals, reports, change, foreign, path, queue, made, evicting };
         writer.reload()?;
         if writer.totals.last == Version::default() {
             // A new index, or one in place of an index that was lost: above whatever that one gave, also if this
@@ -95,8 +113,11 @@ impl Writer {
         self.counts.peers.store(self.totals.peers, Ordering::Relaxed);
     }
 
-    pub(super) fn run(mut self, queue: &Receiver<Job<WriteOp, WriteOutcome>>) {
-        while let Some(jobs) = take(queue, MAX_GROUP, self.evicting.is_empty()) {
+    pub(super) fn run(mut self, queue: &Receiver<WriteJob>) {
+        loop {
+            self.look_for_foreign_changes();
+            let patience = if self.evicting.is_empty() { foreign::LOOK } else { Duration::ZERO };
+            let Some(jobs) = take(queue, MAX_GROUP, patience) else { break };
             let (mut group, mut entries, mut stop) = (Vec::new(), 0, false);
             for job in jobs {
                 match job {
@@ -118,6 +139,10 @@ impl Writer {
                             self.commit(std::mem::take(&mut group));
                             entries = 0;
                         }
+                    }
+                    Job::Recounted(result) => {
+                        self.commit(std::mem::take(&mut group));
+                        self.on_recounted(result);
                     }
                     #[cfg(test)]
                     Job::Sql(text, done) => {
@@ -206,6 +231,16 @@ impl Writer {
     }
 
     fn transaction(&mut self, ops: &[WriteOp]) -> Sql<Vec<Result<WriteOutcome, Refusal>>> {
+        let reports: Vec<_> = ops.iter().map(|op| (op.peer(), self.reports.of(&op.peer()))).collect();
+        self.try_transaction(ops).inspect_err(|_| {
+            // In reverse: of several requests of one peer the state before the first counts.
+            for (peer, report) in reports.into_iter().rev() {
+                self.reports.put_back(peer, report);
+            }
+        })
+    }
+
+    fn try_transaction(&mut self, ops: &[WriteOp]) -> Sql<Vec<Result<WriteOutcome, Refusal>>> {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let before = self.totals.last;
         let mut results = Vec::with_capacity(ops.len());
@@ -226,7 +261,7 @@ impl Writer {
     /// Carries out one request, or undoes it alone.
     fn single(&mut self, op: &WriteOp) -> Sql<Result<WriteOutcome, Refusal>> {
         self.connection.execute_batch("SAVEPOINT one")?;
-        let (totals, made) = (self.totals, self.made.len());
+        let (totals, made, report) = (self.totals, self.made.len(), self.reports.of(&op.peer()));
         let failure = match self.apply(op) {
             Ok(outcome) => {
                 self.connection.execute_batch("RELEASE one")?;
@@ -244,6 +279,7 @@ impl Writer {
         self.connection.execute_batch("ROLLBACK TO one; RELEASE one")?;
         self.totals = totals;
         self.made.truncate(made);
+        self.reports.put_back(op.peer(), report);
         Ok(Err(match failure {
             Failure::Refused(refusal) => refusal,
             Failure::Database(error) => storage_refusal(&error),
