@@ -157,6 +157,7 @@ impl World {
             sequence: 0,
             waiting: None,
             renewal: 0,
+            alone: false,
             heard: 0,
             up: true,
         };
@@ -382,7 +383,7 @@ fn no_history_ever_shows_two_certified_owners_of_one_name_at_one_version() {
 }
 
 /// Seeds that are run each time.
-const HISTORIES: u64 = 2000;
+const HISTORIES: u64 = 1000;
 
 #[test]
 fn one_seed_is_one_history() {

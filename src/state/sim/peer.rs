@@ -16,6 +16,8 @@ pub(super) struct Peer {
     pub(super) joining: BTreeMap<Name, (ContentId, u64)>,
     /// When the lease is renewed next.
     pub(super) renewal: u64,
+    /// Whether no master answers, or one does and was not told everything yet: the node claims names by itself.
+    pub(super) alone: bool,
     /// When the master was last heard.
     pub(super) heard: u64,
     pub(super) up: bool,
@@ -131,6 +133,9 @@ impl World {
                 self.peers[number].announcer.retry_lost();
             }
             self.tell(number);
+            if self.peers[number].alone {
+                self.outage(number);
+            }
         } else {
             let peer = &self.peers[number];
             let newest = peer.announcer.newest().map(|certificate| certificate.entry.version);
@@ -142,6 +147,7 @@ impl World {
                 self.send(number, MASTER, join);
             }
             if self.now > self.peers[number].heard + 2_000 {
+                self.peers[number].alone = true;
                 self.give_up(number, true);
                 self.outage(number);
             }
@@ -177,7 +183,10 @@ impl World {
         if let Some(batch) = peer.next_batch(unix_ms) {
             peer.waiting = Some((sequence, Pending::Change(batch.clone()), until));
             self.send(number, MASTER, Message::Change { session, sequence, batch });
-        } else if let Some(held) = peer.announcer.granted().filter(|_| peer.renewal <= self.now) {
+            return;
+        }
+        peer.alone = false;
+        if let Some(held) = peer.announcer.granted().filter(|_| peer.renewal <= self.now) {
             peer.renewal = self.now + RENEWAL_MS;
             peer.waiting = Some((sequence, Pending::Renewal, until));
             self.send(number, MASTER, Message::Renew { session, sequence, held });
