@@ -1,6 +1,8 @@
 //! The master's side of the index protocol: requests to leases and store, their outcomes to responses.
 //! No rule is decided here.
 
+mod agree;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -10,11 +12,10 @@ use futures::future::BoxFuture;
 use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
-    self, Announce, Compare, Compared, Found, Join, Joined, Member, Page, Range, Refusal, RefusalCode, Renew, Renewed,
-    Request, Response, Revoke,
+    self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Request, Response, Revoke,
 };
 use swarmdex_protocols::limits::{
-    MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_COMPARED_RANGES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES,
+    MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES,
 };
 use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version};
 use tokio::sync::oneshot;
@@ -25,13 +26,10 @@ use super::codec::Received;
 use super::mirror::Mirror;
 use crate::config::{Config, LimitsConfig};
 use crate::state::lease::{Action, Holding, LeaseState, Leases};
-use crate::storage::index::{CompareStep, IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp, WriteOutcome};
+use crate::storage::index::{IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp, WriteOutcome};
 
 /// How long an announce waits for what the DHT says.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Comparisons at a time, of all members; each keeps the reader busy for some tens of milliseconds at a time.
-const MAX_COMPARING: usize = 4;
 
 type Outcome<T> = Result<T, Refusal>;
 
@@ -177,52 +175,6 @@ impl Master {
             Request::Renew(renew) => self.renew(&peer, &renew, now).map(Step::Answer),
             Request::Compare(compare) => self.compare(peer, compare),
         }
-    }
-
-    /// Answers from memory: ten thousand members renew every few seconds.
-    fn renew(&mut self, peer: &PeerId, renew: &Renew, now: Instant) -> Outcome<Response> {
-        self.take_corrected(now);
-        let renewal = self.leases.on_renew(peer, renew.session, &renew.held).inspect_err(|refusal| {
-            tracing::warn!(%peer, reason = refusal.reason, "a renewal is refused");
-        })?;
-        let (theirs, ours) = (renew.held.entries, renewal.held.entries);
-        if !renewal.agreed {
-            tracing::warn!(%peer, theirs, ours, "this index and a peer do not hold the same names; they are compared");
-        } else if renew.repaired > 0 {
-            tracing::warn!(%peer, differed = renew.repaired, names = ours, "this index and a peer hold the same names again");
-        }
-        let wait_ms = u64::try_from(renewal.wait.as_millis()).unwrap_or(u64::MAX);
-        Ok(Response::Renewed(Renewed { agreed: renewal.agreed, wait_ms, notice: None }))
-    }
-
-    /// What the index was found to hold, if that is not what its last answer said.
-    fn take_corrected(&mut self, now: Instant) {
-        for (peer, holding) in self.store.take_corrected() {
-            self.set_holding(&peer, holding, now);
-        }
-    }
-
-    /// A peer that is no member but holds names gets a lease to come back in.
-    fn set_holding(&mut self, peer: &PeerId, holding: Holding, now: Instant) {
-        if self.leases.get(peer).is_none() {
-            self.leases.restore([(*peer, Vec::new(), holding)], now);
-        }
-        self.leases.set_holding(peer, holding);
-    }
-
-    fn compare(&mut self, peer: PeerId, Compare { session, ranges }: Compare) -> Outcome<Step> {
-        check_ranges(&ranges)?;
-        if self.comparing >= MAX_COMPARING {
-            return Err(Refusal::new(RefusalCode::Busy, "the master compares names with other peers; ask again"));
-        }
-        let most = self.leases.admit_comparison(&peer, session)?;
-        self.comparing += 1;
-        let store = self.store.clone();
-        let comparing = async move {
-            let (answers, looks) = compare_ranges(&store, peer, ranges, most).await;
-            Done { peer, outcome: Ok(DoneKind::Compared(answers, looks)) }
-        };
-        Ok(Step::Wait(comparing.boxed()))
     }
 
     fn check_pending(&self, peer: &PeerId) -> Outcome<()> {
@@ -464,58 +416,6 @@ fn wait<T: Send + 'static>(
         Done { peer, outcome: outcome.map(kind) }
     }
     .boxed()
-}
-
-/// Compares one range after the other, each in steps between which the index answers others. Also how many names
-/// were looked at.
-async fn compare_ranges(
-    store: &IndexStore,
-    peer: PeerId,
-    ranges: Vec<Range>,
-    most: u64,
-) -> (Outcome<Vec<Compared>>, u64) {
-    let (mut answers, mut before) = (Vec::with_capacity(ranges.len()), 0);
-    for range in ranges {
-        let mut step = CompareStep::new(peer, range);
-        loop {
-            let looks = before + step.looks();
-            if looks > most {
-                return (Err(Refusal::new(RefusalCode::Quota, "too many names are compared: join and report anew")), looks);
-            }
-            let next = async {
-                let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
-                match store.try_read(ReadOp::Compare(step))?.await.map_err(stopping)?? {
-                    ReadOutcome::Compared(step) => Ok(step),
-                    _ => Err(Refusal::new(RefusalCode::Storage, "the names could not be compared")),
-                }
-            };
-            step = match next.await {
-                Ok(step) => step,
-                Err(refusal) => return (Err(refusal), looks),
-            };
-            let looks = step.looks();
-            match step.finish() {
-                Ok(answer) => {
-                    before += looks;
-                    answers.push(answer);
-                    break;
-                }
-                Err(more) => step = *more,
-            }
-        }
-    }
-    (Ok(answers), before)
-}
-
-/// Ranges come in order and apart, so that no name is looked at twice for one request.
-fn check_ranges(ranges: &[Range]) -> Outcome<()> {
-    let refused = |reason: &str| Err(Refusal::new(RefusalCode::Malformed, reason));
-    if ranges.is_empty() || ranges.len() > MAX_COMPARED_RANGES {
-        return refused("a comparison has 1 to 16 ranges");
-    }
-    let ends = ranges.iter().all(|range| range.to.as_ref().is_none_or(|to| range.from < *to));
-    let apart = ranges.windows(2).all(|pair| matches!(pair, [a, b] if a.to.as_ref().is_some_and(|to| *to <= b.from)));
-    if ends && apart { Ok(()) } else { refused("the ranges of a comparison are not in order and apart") }
 }
 
 fn check_batch(entries: usize) -> Outcome<()> {

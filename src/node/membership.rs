@@ -142,16 +142,17 @@ impl Membership {
         retry.reset();
         let mut news = true;
         loop {
-            shares.borrow_and_update();
             if news {
+                shares.borrow_and_update();
                 self.standings.lock().look_again();
                 if self.tell(&mut member).await? == Told::Rejoin {
                     member = Member { reports: member.reports, ..Member::new(master, self.join(master).await?) };
                     continue;
                 }
+                asked.borrow_and_update();
             }
+            // What changes while the lease is renewed is news of its own.
             news = true;
-            asked.borrow_and_update();
             // Only now is everything that was shared before the join known to the master.
             self.publish(MasterState::Joined { peer_id: master });
             tokio::select! {
@@ -207,6 +208,10 @@ impl Membership {
             }
             if *self.phase.borrow() > Phase::Runs {
                 break;
+            }
+            // Between two changes both hold the same as well; very many of them take longer than a lease.
+            if member.renewal <= tokio::time::Instant::now() {
+                self.renew(member).await?;
             }
         }
         Ok(Told::All)
