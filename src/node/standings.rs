@@ -118,6 +118,22 @@ impl Standings {
         }
     }
 
+    /// Writes certificates again that somebody changed on disk.
+    pub(super) async fn restore(&self) {
+        let grants = self.grants.clone();
+        let found = match tokio::task::spawn_blocking(move || grants.changed()).await {
+            Ok(Ok(Some(found))) => found,
+            Ok(Ok(None)) => return,
+            Ok(Err(error)) => return tracing::warn!(%error, "certificates could not be read"),
+            Err(_) => return,
+        };
+        let differ = self.lock().resave(&found);
+        if differ > 0 {
+            tracing::warn!(names = differ, "another program changed certificates of this node; they are written again");
+            self.save().await;
+        }
+    }
+
     /// How `name` stands with this content.
     pub(super) fn of(&self, name: &Name, content: &ContentId) -> Option<Standing> {
         self.lock().standing(name, content).cloned()

@@ -402,6 +402,17 @@ impl Announcer {
         names.into_iter().map(|name| (name.clone(), self.certificates.get(&name).cloned())).collect()
     }
 
+    /// Marks as unsaved what differs from what was found on disk; how many names that are.
+    pub fn resave(&mut self, found: &BTreeMap<String, Option<Certificate>>) -> usize {
+        let before = self.unsaved.len();
+        let unsaved = &mut self.unsaved;
+        let held = self.certificates.iter();
+        unsaved.extend(held.filter(|(name, held)| found.get(name.as_str()) != Some(&Some((*held).clone()))).map(|(name, _)| name.clone()));
+        let gone = found.keys().filter(|name| !self.certificates.contains_key(name.as_str()));
+        unsaved.extend(gone.filter_map(|name| Name::parse(name).ok()));
+        unsaved.len() - before
+    }
+
     /// The certificate of the highest version that this peer was granted.
     pub fn newest(&self) -> Option<&Certificate> {
         self.certificates.values().max_by_key(|certificate| certificate.entry.version)

@@ -41,6 +41,7 @@ impl Membership {
             member.repaired = 0;
             member.renewal = tokio::time::Instant::now() + wait;
             self.standings.on_agreed(Instant::now(), true);
+            self.standings.restore().await;
             return Ok(false);
         }
         let differences = self.compare(member).await?;
