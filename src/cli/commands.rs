@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::backend::Backend;
-use super::output::{self, Bar, Table, plain, size};
+use super::output::{self, Bar, Table, note, plain, size};
 use super::settings::NodeArgs;
 use super::{Command, Failure, OutputArgs};
 use crate::http::Client;
@@ -96,7 +96,7 @@ async fn get(
 /// Says which files failed; the exit code is that of the first.
 fn fail_for(failed: &[FailedFile]) -> Result<(), Failure> {
     for file in failed {
-        eprintln!("swarmdex: {}: {}", plain(file.name.as_str()), plain(&file.message));
+        note(&format!("{}: {}", plain(file.name.as_str()), plain(&file.message)));
     }
     failed.first().map_or(Ok(()), |file| Err(Failure::Said(file.kind)))
 }
@@ -114,17 +114,15 @@ async fn share(client: &Client, paths: Vec<PathBuf>, name: Option<String>, json:
         print_shared(&report.entries, false)?
     }
     for skipped in &report.skipped {
-        eprintln!("swarmdex: not shared: {}: {}", plain(&skipped.path.display().to_string()), plain(&skipped.reason));
+        note(&format!("not shared: {}: {}", plain(&skipped.path.display().to_string()), plain(&skipped.reason)));
     }
     let pending = report.entries.iter().filter(|entry| entry.standing == Standing::Pending).count();
     let claimed = report.entries.iter().filter(|entry| entry.standing == Standing::Claimed).count();
     if claimed > 0 {
-        eprintln!(
-            "swarmdex: {claimed} names are claimed: the master cannot be reached, and certifies them when it is back"
-        );
+        note(&format!("{claimed} names are claimed: the master cannot be reached, and certifies them when it is back"));
     }
     if pending > 0 {
-        eprintln!("swarmdex: {pending} names wait for the master; 'swarmdex status' says how it stands");
+        note(&format!("{pending} names wait for the master; 'swarmdex status' says how it stands"));
     }
     let lost = |kind| report.entries.iter().any(|entry| standing_kind(&entry.standing) == Some(kind));
     for kind in [ErrorKind::Conflict, ErrorKind::Other] {
@@ -285,6 +283,12 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
     if let Some(index) = &status.index {
         let index = format!("{} names of {} members, {} of them suspect", index.names, index.peers, index.suspects);
         table.row(&["index", &index]);
+    }
+    if status.log_lines_lost > 0 {
+        table.row(&["log", &format!("{} lines could not be written", status.log_lines_lost)]);
+    }
+    if !status.failed_tasks.is_empty() {
+        table.row(&["failed", &format!("{}; this is a bug, see the log", status.failed_tasks.join(", "))]);
     }
     table.print()
 }

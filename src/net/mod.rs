@@ -41,6 +41,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::config::{Config, Role};
 use crate::storage::library::Library;
+use crate::tasks;
 
 /// Commands that wait for the event loop.
 const COMMAND_QUEUE: usize = 256;
@@ -237,7 +238,7 @@ impl Net {
             master.consult(Mirror::new(net.clone(), config.network.clone(), true));
         }
         let driver = driver::Driver::new(swarm, queue, outside, dht, config, services)?;
-        let task = tokio::spawn(driver.run());
+        let task = tasks::spawn("network", driver.run());
         Ok((net, task))
     }
 

@@ -58,7 +58,7 @@ pub(super) struct Membership {
 
 impl Membership {
     /// Runs until the node stops, then tells the master.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         let seed = u64::from_le_bytes(first_bytes(&self.net.local()));
         let mut backoff = Backoff::new(self.max_backoff, seed);
         let mut since_ms = None;

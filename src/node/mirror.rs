@@ -24,6 +24,7 @@ use crate::state::publish::{Publications, What};
 use crate::storage::dir::DataDir;
 use crate::storage::index::{IndexStore, ReadOp, ReadOutcome};
 use crate::storage::library::Library;
+use crate::tasks;
 
 /// Changes come in bursts: they are published once they have settled for so long.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -90,7 +91,7 @@ pub(super) struct MirrorTask {
 
 impl MirrorTask {
     /// Runs until the node stops.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         let mut phase = self.phase.clone();
         tokio::select! {
             () = Phase::end(&mut phase) => {}
@@ -326,15 +327,18 @@ impl MirrorTask {
     fn enter(&self) {
         let known = self.dir.known_nodes(&self.network);
         let net = self.net.clone();
-        tokio::spawn(futures::stream::iter(known).for_each_concurrent(DIALS, move |address| {
-            let net = net.clone();
-            async move {
-                let (peer, address) = split_peer(address);
-                if let Err(error) = net.connect(peer, vec![address]).await {
-                    tracing::debug!(%error, "a node that was known before is gone");
+        tasks::spawn(
+            "entrance",
+            futures::stream::iter(known).for_each_concurrent(DIALS, move |address| {
+                let net = net.clone();
+                async move {
+                    let (peer, address) = split_peer(address);
+                    if let Err(error) = net.connect(peer, vec![address]).await {
+                        tracing::debug!(%error, "a node that was known before is gone");
+                    }
                 }
-            }
-        }));
+            }),
+        );
     }
 
     /// Writes down who is there, for a start without a master.

@@ -180,6 +180,12 @@ pub struct Status {
     pub downloaded_bytes: u64,
     /// Counts of the index; a master's alone.
     pub index: Option<IndexCounts>,
+    /// Lines of the log of its process that could not be written.
+    #[serde(default)]
+    pub log_lines_lost: u64,
+    /// Parts of the node that panicked since it started, by name; those without which it cannot go on end it.
+    #[serde(default)]
+    pub failed_tasks: Vec<String>,
 }
 
 /// How a node stands with the DHT.

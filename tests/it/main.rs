@@ -11,6 +11,7 @@ mod holders;
 mod hostile;
 mod lan;
 mod lies;
+mod logs;
 mod mirror;
 mod mishaps;
 mod nodes;

@@ -31,6 +31,7 @@ pub use compare::CompareStep;
 
 use crate::state::index::NameLimits;
 use crate::state::lease::Holding;
+use crate::tasks::Failures;
 
 /// Requests that wait for the writer.
 const WRITE_QUEUE: usize = 1024;
@@ -79,19 +80,26 @@ pub struct IndexOptions {
     limits: NameLimits,
     clock: fn() -> u64,
     mirror: Option<mpsc::Sender<Statement>>,
+    failures: Failures,
 }
 
 impl IndexOptions {
     /// For this network, with certificates signed by this key.
     pub fn new(network: Network, master: Keypair, limits: &LimitsConfig) -> Self {
         let limits = NameLimits { names_per_peer: limits.names_per_peer as u64, names: limits.names as u64 };
-        Self { network, master, limits, clock: unix_ms, mirror: None }
+        Self { network, master, limits, clock: unix_ms, mirror: None, failures: Failures::default() }
     }
 
     /// Hands every statement that the index makes to this queue, after it is on disk. What finds no room there
     /// is left out: owners publish their certificates by themselves, and tombstones are read again.
     pub fn with_mirror(mut self, mirror: mpsc::Sender<Statement>) -> Self {
         self.mirror = Some(mirror);
+        self
+    }
+
+    /// Says here if a thread of the index panics: without it nothing is written, or found, any more.
+    pub fn with_failures(mut self, failures: Failures) -> Self {
+        self.failures = failures;
         self
     }
 }
@@ -306,11 +314,12 @@ impl IndexStore {
         let (writes, write_queue) = sync_channel(WRITE_QUEUE);
         let place = (path.to_owned(), writes.clone());
         let writer = write::Writer::new(writing, place, options.clone(), counts.clone()).map_err(failed)?;
+        let failures = options.failures.clone();
         let reader = read::Reader::new(reading, options);
         let (reads, read_queue) = sync_channel(READ_QUEUE);
         let threads = vec![
-            start("index-write", move || writer.run(&write_queue))?,
-            start("index-read", move || reader.run(&read_queue))?,
+            start("index-write", &failures, move || writer.run(&write_queue))?,
+            start("index-read", &failures, move || reader.run(&read_queue))?,
         ];
         let inner = Inner { writes, reads, counts, threads: Mutex::new(threads) };
         Ok((Self { inner: Arc::new(inner) }, known))
@@ -358,7 +367,16 @@ impl IndexStore {
     }
 }
 
-fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, IndexError> {
+fn start(
+    name: &'static str,
+    failures: &Failures,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, IndexError> {
+    let watch = failures.watch_vital(name);
+    let work = move || {
+        let _watch = watch;
+        work();
+    };
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(IndexError::Thread)
 }
 

@@ -248,6 +248,34 @@ fn a_full_queue_refuses_and_never_blocks() {
     assert_eq!(send(&queue, op()).unwrap_err().code, RefusalCode::Busy);
 }
 
+/// A thread that panics is heard of; what waits for it and what comes later is refused, and the rest can be closed.
+#[test]
+fn a_thread_of_the_index_that_panics_ends_its_node() {
+    let folder = TempDir::new().unwrap();
+    let failures = Failures::default();
+    let options = options().with_failures(failures.clone());
+    let (store, _) = IndexStore::open(&folder.path().join("index.db"), options).unwrap();
+    let peer = PeerId::random();
+    join(&store, peer, ShareDigest::empty(), 0);
+    announce(&store, peer, vec![offer("a", "1")], false);
+    assert!(failures.names().is_empty());
+    let (done, over) = sync_channel(1);
+    store.inner.writes.send(Job::Sql("not a statement".to_owned(), done)).unwrap();
+    assert!(over.recv().is_err());
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !failures.is_over() {
+        assert!(std::time::Instant::now() < end);
+        std::thread::yield_now();
+    }
+    assert_eq!(failures.names(), ["index-write"]);
+    if let Ok(later) = store.try_write(WriteOp::Evict { peer }) {
+        assert!(later.blocking_recv().is_err());
+    }
+    assert!(lookup(&store, "a").is_some(), "the reader goes on until the node ends");
+    store.close();
+    assert!(lookup(&open(folder.path()), "a").is_some());
+}
+
 /// Copies the database as a crash would leave it: what is in the files at this moment.
 fn crash_image(folder: &Path) -> TempDir {
     let image = TempDir::new().unwrap();
