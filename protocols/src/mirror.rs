@@ -148,6 +148,10 @@ pub struct Store {
     /// Where the sender listens, for those who find it so.
     #[serde(rename = "a", default)]
     pub addresses: Vec<Multiaddr>,
+    /// Keys under which the sender is no longer to be found; at most [`crate::limits::MAX_MIRROR_KEYS`]. A key that
+    /// is also in `provide` stays.
+    #[serde(rename = "w", default, skip_serializing_if = "Vec::is_empty")]
+    pub withdraw: Vec<RecordKey>,
 }
 
 /// What a node answers.

@@ -131,9 +131,15 @@ fn mirror_requests() -> Vec<mirror::Request> {
     let key = RecordKey::name(&Network::parse("lab").unwrap(), &entry("a/b").name);
     let addresses = member().addresses;
     vec![
-        mirror::Request::Store(mirror::Store { statements: statements(), provide: vec![key], addresses }),
+        mirror::Request::Store(mirror::Store {
+            statements: statements(),
+            provide: vec![key],
+            addresses,
+            ..mirror::Store::default()
+        }),
         mirror::Request::Read(vec![key]),
         mirror::Request::Providers(key),
+        mirror::Request::Store(mirror::Store { withdraw: vec![key], ..mirror::Store::default() }),
     ]
 }
 
@@ -346,7 +352,8 @@ fn messages_at_their_limits_fit() {
     let key = RecordKey::word(&Network::default(), "");
     let provide = vec![key; MAX_MIRROR_KEYS];
     let statements = vec![record[0].clone(); MAX_MIRROR_RECORDS];
-    let store = mirror::Store { statements, provide, addresses: vec![name.parse().unwrap(); MAX_ADDRESSES] };
+    let addresses = vec![name.parse().unwrap(); MAX_ADDRESSES];
+    let store = mirror::Store { statements, provide: provide.clone(), addresses, withdraw: provide };
     encode(&mirror::Request::Store(store), MAX_MIRROR_MESSAGE).unwrap();
     // Four small chunks, or one of the largest file, with all their proofs.
     let proofs = vec![Proof::new(vec![[0; 32]; 24]); 4];

@@ -92,6 +92,7 @@ pub(super) struct Checked {
     pub(super) reply: Reply,
     statements: Vec<Result<(RecordKey, Statement), Verdict>>,
     provide: Vec<RecordKey>,
+    withdraw: Vec<RecordKey>,
     addresses: Vec<Multiaddr>,
 }
 
@@ -267,7 +268,9 @@ impl Dht {
             }
             Request::Providers(key) => Step::Answer(reply, Response::Providers(kad.store_mut().found_under(&key))),
             Request::Store(store)
-                if store.statements.len() <= MAX_MIRROR_RECORDS && store.provide.len() <= MAX_MIRROR_KEYS =>
+                if store.statements.len() <= MAX_MIRROR_RECORDS
+                    && store.provide.len() <= MAX_MIRROR_KEYS
+                    && store.withdraw.len() <= MAX_MIRROR_KEYS =>
             {
                 self.check(sender, reply, store)
             }
@@ -280,13 +283,14 @@ impl Dht {
 
     /// Has signatures checked, if that is not asked too often.
     fn check(&mut self, sender: PeerId, reply: Reply, store: Store) -> Step {
-        let Store { statements, provide, addresses } = store;
+        let Store { statements, provide, addresses, withdraw } = store;
         // They go out in answers of Kademlia, which has those who ask connect there.
         let addresses = routing_addresses(&bounded(addresses));
         if sender == self.local {
             let key = |statement: Statement| Ok((RecordKey::name(&self.network, statement.name()), statement));
             let statements = statements.into_iter().map(key).collect();
-            return Step::Wait(std::future::ready(Checked { sender, reply, statements, provide, addresses }).boxed());
+            let checked = Checked { sender, reply, statements, provide, withdraw, addresses };
+            return Step::Wait(std::future::ready(checked).boxed());
         }
         let (of_sender, all) = (self.checks.get(&sender).copied().unwrap_or(0), self.checks.values().sum::<usize>());
         if of_sender >= MAX_CHECKS_OF_SENDER || all >= MAX_CHECKS {
@@ -308,14 +312,14 @@ impl Dht {
         // A check that panicked has checked nothing.
         let checked = async move {
             let statements = checking.await.unwrap_or_default();
-            Checked { sender, reply, statements, provide, addresses }
+            Checked { sender, reply, statements, provide, withdraw, addresses }
         };
         Step::Wait(checked.boxed())
     }
 
     /// Stores what was checked.
     pub(super) fn finish(&mut self, kad: &mut Kad, checked: Checked) -> (Reply, Response) {
-        let Checked { sender, reply, statements, provide, addresses } = checked;
+        let Checked { sender, reply, statements, provide, withdraw, addresses } = checked;
         if let Some(count) = self.checks.get_mut(&sender) {
             *count -= 1;
             if *count == 0 {
@@ -328,6 +332,8 @@ impl Dht {
             Err(verdict) => verdict,
         };
         let statements = statements.into_iter().map(store).collect();
+        // Of the sender's own entries alone, and before what it provides: a key that is in both stays.
+        withdraw.iter().for_each(|key| table.withdraw(key, &sender));
         let provided = provide.into_iter().filter(|key| table.provide(*key, sender, &addresses)).count();
         (reply, Response::Stored(Stored { statements, provided: provided as u32 }))
     }

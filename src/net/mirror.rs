@@ -20,6 +20,8 @@ const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What became of one record.
 #[derive(Debug, Clone, Default)]
 pub struct Copies {
+    /// Nodes that were to store it, this one included.
+    pub asked: usize,
     /// Nodes that stored it, this one included.
     pub stored: usize,
     /// Nodes that know something later.
@@ -67,6 +69,9 @@ impl Mirror {
         let mut sweep = Sweep::new(items.into_iter().map(|(key, what)| (position_of_key(&key), (key, what))));
         while let Some(errands) = self.next_region(&mut sweep, |(key, _)| *key).await {
             let addresses = self.net.listen().borrow().clone();
+            for (key, _) in errands.iter().flat_map(|errand| &errand.items) {
+                copies.entry(*key).or_default().asked += 1;
+            }
             let mut answers = stream::iter(errands)
                 .map(|errand| self.store_at(errand, addresses.clone()))
                 .buffer_unordered(NODES_AT_A_TIME);
@@ -157,30 +162,36 @@ impl Mirror {
         errand: Errand<(RecordKey, What)>,
         addresses: Vec<Multiaddr>,
     ) -> Vec<(RecordKey, Verdict)> {
-        let (mut statements, mut provide) = (Vec::new(), Vec::new());
+        let (mut statements, mut provide, mut withdraw) = (Vec::new(), Vec::new(), Vec::new());
         for (key, what) in errand.items {
             match what {
                 What::Statement(statement) => statements.push((key, statement)),
                 What::Provide => provide.push(key),
+                What::Withdraw => withdraw.push(key),
             }
         }
         let mut outcomes = Vec::new();
         let mut statements = statements.chunks(MAX_MIRROR_RECORDS);
         let mut provide = provide.chunks(MAX_MIRROR_KEYS);
+        let mut withdraw = withdraw.chunks(MAX_MIRROR_KEYS);
         loop {
             let (some, keys) = (statements.next().unwrap_or_default(), provide.next().unwrap_or_default());
-            if some.is_empty() && keys.is_empty() {
+            let gone = withdraw.next().unwrap_or_default();
+            if some.is_empty() && keys.is_empty() && gone.is_empty() {
                 return outcomes;
             }
             let store = Store {
                 statements: some.iter().map(|(_, statement)| Statement::clone(statement)).collect(),
                 provide: keys.to_vec(),
                 addresses: addresses.clone(),
+                withdraw: gone.to_vec(),
             };
             match self.ask(errand.node, &errand.addresses, Request::Store(store)).await {
                 Ok(Response::Stored(Stored { statements, provided })) if statements.len() == some.len() => {
                     outcomes.extend(some.iter().map(|(key, _)| *key).zip(statements));
                     outcomes.extend(keys.iter().take(provided as usize).map(|key| (*key, Verdict::Stored)));
+                    // A node of before knows no withdrawals: there the entries end with their lifetime.
+                    outcomes.extend(gone.iter().map(|key| (*key, Verdict::Stored)));
                 }
                 Ok(Response::Refused(refusal)) => {
                     tracing::debug!(node = %errand.node, reason = refusal.reason, "refused")

@@ -161,7 +161,7 @@ impl MirrorTask {
         let mut reached = 0;
         for (key, what) in &due {
             // A node that knows something later needs no copy.
-            let stored = copies.get(key).map_or(0, |copies| copies.stored + copies.older);
+            let (stored, asked) = copies.get(key).map_or((0, 0), |copies| (copies.stored + copies.older, copies.asked));
             reached += usize::from(stored > 0);
             if let What::Statement(statement) = what
                 && matches!(**statement, Statement::Certificate(_))
@@ -169,7 +169,7 @@ impl MirrorTask {
             {
                 self.standings.change(|announcer| announcer.doubt(statement.name()));
             }
-            publications.on_published(key, what, stored, now);
+            publications.on_published(key, what, stored, asked, now);
         }
         tracing::debug!(records = due.len(), reached, elapsed = ?begin.elapsed(), "published");
         due.len() as u64

@@ -66,6 +66,11 @@ impl RecordTable {
         self.records.provide(key, peer, addresses, now())
     }
 
+    /// Ceases to let a node be found under a key.
+    pub(in crate::net) fn withdraw(&mut self, key: &RecordKey, peer: &PeerId) {
+        self.records.unprovide(key, peer);
+    }
+
     /// The statements under a key.
     pub(in crate::net) fn statements(&self, key: &RecordKey) -> Vec<Statement> {
         self.records.ledger(key).map(|ledger| ledger.statements().collect()).unwrap_or_default()
@@ -96,7 +101,7 @@ impl RecordStore for RecordTable {
 
     fn get(&self, key: &KadKey) -> Option<Cow<'_, Record>> {
         let key = RecordKey::from_slice(key.as_ref())?;
-        let mut ledger = self.records.ledger(&key)?.clone();
+        let mut ledger = self.records.ledger(&key)?;
         ledger.expire(now().unix_ms);
         if ledger.is_empty() {
             return None;
