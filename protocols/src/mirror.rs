@@ -8,6 +8,7 @@ use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
 use serde::{Deserialize, Serialize};
 
+use crate::agreement::{Compared, Range};
 use crate::content::ContentId;
 use crate::index::Refusal;
 use crate::ledger::Rejection;
@@ -134,6 +135,10 @@ pub enum Request {
     /// All nodes that are found under a key: one answer of Kademlia has twenty.
     #[serde(rename = "providers")]
     Providers(RecordKey),
+    /// Whether the node still holds what the sender said: ranges of keys in order, none of which overlaps another, at
+    /// most [`crate::limits::MAX_MIRROR_RANGES`].
+    #[serde(rename = "check")]
+    Check(Vec<Range>),
 }
 
 /// Records to store.
@@ -166,6 +171,9 @@ pub enum Response {
     /// To a request for providers: at most [`crate::limits::MAX_PROVIDERS`].
     #[serde(rename = "providers")]
     Providers(Vec<Provider>),
+    /// To a check: what is held of each range, in order.
+    #[serde(rename = "checked")]
+    Checked(Vec<Compared>),
     /// To anything that cannot be granted.
     #[serde(rename = "refused")]
     Refused(Refusal),

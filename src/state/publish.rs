@@ -5,6 +5,7 @@
 //! through due keys in the order of the key space, asks once for each region, and assigns every key of the region
 //! from what it learned. (The idea of the "sweeping" provider of go-libp2p-kad-dht, 2025.)
 
+mod holders;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use holders::Holders;
 use swarmdex_protocols::{PeerId, RecordKey, Statement};
 
 /// Place in the key space of Kademlia: the SHA-256 of a key or of a peer id.
@@ -134,8 +136,9 @@ struct Publication {
     failures: u32,
     /// Whether it is published once only: somebody else repeats it.
     once: bool,
-    /// Nodes that stored it the last time.
+    /// Nodes that stored it the last time, and those of them that are to be asked whether they still do.
     copies: usize,
+    holders: Box<[u16]>,
 }
 
 /// Everything that this node publishes, and when it is due again.
@@ -148,13 +151,24 @@ pub struct Publications {
     due: BTreeSet<(Instant, RecordKey)>,
     /// How many of the items are withdrawals.
     withdrawals: usize,
+    holders: Holders,
+    /// Rounds in which holders were asked.
+    rounds: u64,
 }
 
 impl Publications {
     /// Nothing yet; what lasts is published every `interval`.
     pub fn new(interval: Duration) -> Self {
-        let (items, due) = (BTreeMap::new(), BTreeSet::new());
-        Self { interval, most: MAX_PUBLICATIONS, alone: false, items, due, withdrawals: 0 }
+        Self {
+            interval,
+            most: MAX_PUBLICATIONS,
+            alone: false,
+            items: BTreeMap::new(),
+            due: BTreeSet::new(),
+            withdrawals: 0,
+            holders: Holders::default(),
+            rounds: 0,
+        }
     }
 
     /// Publishes a statement as soon as possible, and once: somebody else repeats it, or it is pushed again.
@@ -173,7 +187,7 @@ impl Publications {
         }
         self.remove(&key);
         self.withdrawals += usize::from(what == What::Withdraw);
-        self.items.insert(key, Publication { what, due, failures: 0, once, copies: 0 });
+        self.items.insert(key, Publication { what, due, failures: 0, once, copies: 0, holders: Box::default() });
         self.due.insert((due, key));
     }
 
@@ -181,6 +195,7 @@ impl Publications {
         let item = self.items.remove(key)?;
         self.due.remove(&(item.due, *key));
         self.withdrawals -= usize::from(item.what == What::Withdraw);
+        item.holders.iter().for_each(|number| self.holders.remove(*number));
         Some(item)
     }
 
@@ -275,6 +290,33 @@ impl Publications {
         self.due.insert((item.due, *key));
     }
 
+    /// These nodes stored what was due: they are asked from now on whether they still do.
+    pub fn on_held<'a>(&mut self, key: &RecordKey, what: &What, nodes: impl Iterator<Item = &'a PeerId>) {
+        let Some(item) = self.items.get_mut(key).filter(|item| item.what == *what && !item.once) else { return };
+        let before = std::mem::take(&mut item.holders);
+        item.holders = nodes.take(REPLICATION).filter_map(|node| self.holders.add(node)).collect();
+        before.iter().for_each(|number| self.holders.remove(*number));
+    }
+
+    /// Begins a round: whom to ask whether they still hold what they stored, by number.
+    pub fn round(&mut self) -> BTreeMap<u16, PeerId> {
+        self.rounds += 1;
+        self.holders.round(self.rounds)
+    }
+
+    /// What the node with this number stored.
+    pub fn held_by(&self, number: u16) -> Vec<(RecordKey, What)> {
+        let held = self.items.iter().filter(|(_, item)| item.holders.contains(&number));
+        held.map(|(key, item)| (*key, item.what.clone())).collect()
+    }
+
+    /// A node says that this one is found under a key although it is not: from an earlier run, say. Nodes are told.
+    pub fn withdraw(&mut self, key: RecordKey, now: Instant) {
+        if !self.items.contains_key(&key) && self.withdrawals < self.withdrawals_limit() {
+            self.insert(key, What::Withdraw, true, now);
+        }
+    }
+
     /// When something is due.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         self.due.first().map(|(at, _)| (*at, "a record to publish"))
@@ -284,6 +326,11 @@ impl Publications {
     pub fn counts(&self) -> (usize, usize) {
         let published = self.items.values().filter(|item| item.copies > 0).count();
         (self.items.len() - self.withdrawals, published)
+    }
+
+    /// Keys that are being withdrawn.
+    pub fn withdrawals(&self) -> usize {
+        self.withdrawals
     }
 
     /// Drops statements that have expired.

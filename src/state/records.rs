@@ -3,6 +3,7 @@
 //! Statements are verified before they come here. Records near this node's place in the key space are kept
 //! before those far away; this node's own are kept in any case.
 
+mod check;
 mod providers;
 #[cfg(test)]
 mod sim;
@@ -18,8 +19,9 @@ use swarmdex_protocols::mirror::Verdict;
 use swarmdex_protocols::{Ledger, Multiaddr, PeerId, RecordKey, Statement};
 
 use super::Now;
-use providers::Providers;
 use crate::config::DhtConfig;
+use check::Said;
+use providers::Providers;
 
 /// Bounds of what is stored for others.
 #[derive(Debug, Clone, Copy)]
@@ -67,9 +69,17 @@ struct Slot {
     claimant: Option<Box<PeerId>>,
     /// Where it stands among those that may have to give way; `None` for this node's own.
     distance: Option<Distance>,
+    /// Who said what is settled, and the claim, each with its mark: for [`Records::compare`].
+    said: [Said; 2],
 }
 
 impl Slot {
+    /// Nothing, until it is [`Slot::put`].
+    fn new(ends: Instant) -> Self {
+        let (settled, claimed) = (Some(ends), Some(ends));
+        Self { bytes: Box::default(), settled, claimed, claimant: None, distance: None, said: Default::default() }
+    }
+
     fn ledger(&self) -> Ledger {
         let mut ledger = Ledger::default();
         for statement in decode_record(&self.bytes).unwrap_or_default() {
@@ -80,16 +90,17 @@ impl Slot {
     }
 
     /// Writes a ledger down; false if it is longer than any can be.
-    fn put(&mut self, ledger: &Ledger) -> bool {
+    fn put(&mut self, key: &RecordKey, ledger: &Ledger) -> bool {
         let Ok(bytes) = ledger.encode() else { return false };
         self.bytes = bytes.into();
+        self.said = check::said(key, ledger);
         self.settled = self.settled.filter(|_| ledger.settled().is_some());
         self.claimed = self.claimed.filter(|_| ledger.claim().is_some());
         true
     }
 
     /// Forgets what is over; false if nothing is left.
-    fn expire(&mut self, now: Instant) -> bool {
+    fn expire(&mut self, key: &RecordKey, now: Instant) -> bool {
         let over = |end: Option<Instant>| end.is_some_and(|end| end <= now);
         let (settled, claimed) = (over(self.settled), over(self.claimed));
         if settled || claimed {
@@ -100,7 +111,7 @@ impl Slot {
             if claimed {
                 ledger.forget_claim();
             }
-            return !ledger.is_empty() && self.put(&ledger);
+            return !ledger.is_empty() && self.put(key, &ledger);
         }
         true
     }
@@ -157,7 +168,7 @@ impl Records {
             } else {
                 slot.settled = slot.settled.max(Some(expires));
             }
-            if !slot.put(&ledger) {
+            if !slot.put(&key, &ledger) {
                 return Verdict::Invalid;
             }
             if own && let Some(distance) = slot.distance.take() {
@@ -178,9 +189,8 @@ impl Records {
         if let Err(rejection) = ledger.insert(statement, now.unix_ms) {
             return rejection.into();
         }
-        let ends = Some(expires);
-        let mut slot = Slot { bytes: Box::default(), settled: ends, claimed: ends, claimant: None, distance: None };
-        if !slot.put(&ledger) {
+        let mut slot = Slot::new(expires);
+        if !slot.put(&key, &ledger) {
             return Verdict::Invalid;
         }
         if claim && !own {
@@ -278,7 +288,7 @@ impl Records {
         if self.next_sweep.is_none_or(|at| at > now.mono) {
             return;
         }
-        let over = |(key, slot): (&RecordKey, &mut Slot)| (!slot.expire(now.mono)).then_some(*key);
+        let over = |(key, slot): (&RecordKey, &mut Slot)| (!slot.expire(key, now.mono)).then_some(*key);
         let over: Vec<_> = self.slots.iter_mut().filter_map(over).collect();
         for key in &over {
             self.remove(key);

@@ -1,6 +1,7 @@
 //! Integration tests: real nodes over real sockets, real processes where a crash or the command line is the point.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod agreement;
 mod disks;
 mod early;
 mod floors;

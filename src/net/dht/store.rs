@@ -6,7 +6,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use libp2p::kad::store::{self, RecordStore};
 use libp2p::kad::{KBucketKey, ProviderRecord, Record, RecordKey as KadKey};
 use libp2p::{Multiaddr, PeerId};
-use swarmdex_protocols::limits::{MAX_OTHER_ADDRESSES, MAX_PROVIDERS};
+use swarmdex_protocols::agreement::{Compared, Range};
+use swarmdex_protocols::limits::{MAX_MIRROR_HELD, MAX_OTHER_ADDRESSES, MAX_PROVIDERS};
 use swarmdex_protocols::mirror::{Provider, Verdict};
 use swarmdex_protocols::{RecordKey, Statement};
 
@@ -69,6 +70,11 @@ impl RecordTable {
     /// Ceases to let a node be found under a key.
     pub(in crate::net) fn withdraw(&mut self, key: &RecordKey, peer: &PeerId) {
         self.records.unprovide(key, peer);
+    }
+
+    /// What is held of what a node said, compared with what it has.
+    pub(in crate::net) fn compare(&self, sender: &PeerId, ranges: &[Range]) -> Vec<Compared> {
+        self.records.compare(sender, ranges, MAX_MIRROR_HELD)
     }
 
     /// The statements under a key.

@@ -144,8 +144,7 @@ fn what_is_published_once_is_kept_until_a_node_has_stored_it() {
     let name = swarmdex_protocols::Name::parse("name").unwrap();
     let network = swarmdex_protocols::Network::default();
     let version = swarmdex_protocols::Version(1);
-    let tombstone =
-        swarmdex_protocols::Tombstone::sign(name, PeerId::random(), version, &network, &master, 1).unwrap();
+    let tombstone = swarmdex_protocols::Tombstone::sign(name, PeerId::random(), version, &network, &master, 1).unwrap();
     publications.push(key(1), Statement::Tombstone(tombstone), now);
     publications.replace(BTreeMap::new(), now);
     let what = publications.due(now, 10).remove(0).1;
@@ -162,4 +161,36 @@ fn the_list_is_bounded() {
     let mut publications = Publications { most: 10, ..Publications::new(Duration::from_secs(1)) };
     publications.replace((0..100).map(|number| (key(number), What::Provide)).collect(), now);
     assert_eq!(publications.items.len(), 10);
+}
+
+#[test]
+fn nodes_are_asked_about_what_they_stored_the_last_time() {
+    let now = Instant::now();
+    let mut publications = Publications::new(Duration::from_secs(1000));
+    let [anna, bert] = [PeerId::random(), PeerId::random()];
+    let wanted: BTreeMap<_, _> = (1..4).map(|number| (key(number), What::Provide)).collect();
+    publications.replace(wanted.clone(), now);
+    for number in 1..4 {
+        publications.on_published(&key(number), &What::Provide, 2, 2, now);
+        publications.on_held(&key(number), &What::Provide, [anna, bert].iter());
+    }
+    // The second time one node is no longer among the closest.
+    publications.on_held(&key(3), &What::Provide, [bert].iter());
+    let held = |publications: &mut Publications, node: PeerId| {
+        let number = publications.round().into_iter().find(|(_, peer)| *peer == node).map(|(number, _)| number);
+        number.map_or(0, |number| publications.held_by(number).len())
+    };
+    assert_eq!((held(&mut publications, anna), held(&mut publications, bert)), (2, 3));
+    publications.replace(wanted.into_iter().skip(2).collect(), now);
+    publications.on_held(&key(1), &What::Withdraw, [anna].iter());
+    assert_eq!(
+        (held(&mut publications, anna), held(&mut publications, bert)),
+        (0, 1),
+        "withdrawals are not asked about"
+    );
+    // A key of an earlier run is withdrawn, one of this run is not.
+    publications.withdraw(key(9), now);
+    publications.withdraw(key(3), now);
+    let due: Vec<_> = publications.due(now, 10).into_iter().filter(|(_, what)| *what == What::Withdraw).collect();
+    assert_eq!(due.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [key(1), key(2), key(9)]);
 }

@@ -143,6 +143,13 @@ impl Providers {
         })
     }
 
+    /// The keys of a range, which is not reversed, under which a node is found.
+    pub(super) fn of(&self, peer: &PeerId, from: RecordKey, to: RecordKey) -> impl Iterator<Item = RecordKey> {
+        let number = self.numbers.get(peer).copied();
+        let pairs = number.map(|_| self.pairs.range((from, Number::MIN)..=(to, Number::MAX)));
+        pairs.into_iter().flatten().filter(move |((_, of), _)| Some(*of) == number).map(|((key, _), _)| *key)
+    }
+
     /// Number of pairs.
     pub(super) fn len(&self) -> usize {
         self.pairs.len()

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::statement::{CERTIFICATE_LIFETIME_MS, Seal};
-use swarmdex_protocols::{Certificate, ContentId, Entry, Name, Network, PeerId, RecordKey, Statement, Tombstone, Version};
+use swarmdex_protocols::{
+    Certificate, ContentId, Entry, Name, Network, PeerId, RecordKey, Statement, Tombstone, Version,
+};
 
 use super::{RecordLimits, Records};
 use crate::config::DhtConfig;
@@ -20,8 +22,8 @@ const NODES: usize = 8;
 const STAY: u64 = 84;
 const CHANGE: u64 = 40;
 /// A step, and how many names change in it: 36 a minute, 50,000 in a day.
-const STEP: Duration = Duration::from_secs(10);
-const CHANGES: usize = 6;
+const STEP: Duration = Duration::from_secs(20);
+const CHANGES: usize = 12;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Of a hundred messages so many are lost.
 const LOSS: u64 = 5;
@@ -115,7 +117,11 @@ impl World {
             wanted.extend(keys.map(|key| (key, What::Provide)));
             let entry = Entry { name: name.clone(), content: *content, size: 8, owner: node.id, version: *version };
             // As it was signed when it was granted: it is the same each time.
-            let seal = Seal { issued_ms: version.0, expires_ms: seal.expires_ms / 1_000_000_000 * 3_000_000_000, ..seal.clone() };
+            let seal = Seal {
+                issued_ms: version.0,
+                expires_ms: seal.expires_ms / 1_000_000_000 * 3_000_000_000,
+                ..seal.clone()
+            };
             let certificate = Statement::Certificate(Certificate { entry, seal });
             wanted.insert(RecordKey::name(&network, name), What::Statement(Arc::new(certificate)));
         }

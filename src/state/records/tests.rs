@@ -72,8 +72,7 @@ fn a_store_full_of_junk_still_takes_what_is_near_and_its_own() {
 #[test]
 fn claims_of_one_sender_are_bounded_and_others_have_room() {
     let (mut records, now, stranger) = (Records::new(LIMITS), now(), PeerId::random());
-    let stored =
-        (0..50).filter(|number| store(&mut records, *number, claim(1, now), stranger, now) == Verdict::Stored);
+    let stored = (0..50).filter(|number| store(&mut records, *number, claim(1, now), stranger, now) == Verdict::Stored);
     assert_eq!(stored.count(), LIMITS.claims_per_sender);
     assert_eq!(store(&mut records, 60, claim(1, now), PeerId::random(), now), Verdict::Stored);
     // A certificate takes the claim's place, and the sender has room again.
