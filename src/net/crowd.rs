@@ -118,7 +118,7 @@ mod tests {
             crowd.on_have(ContentId::of(&number.to_be_bytes()), anna, vec![address.clone()], begin);
         }
         assert_eq!(crowd.contents.len(), MAX_CONTENTS);
-        crowd.on_have(content, anna, vec![address], begin + FRESH);
+        crowd.on_have(content, anna, vec![address], begin + 2 * FRESH);
         assert_eq!(crowd.contents.len(), 1, "nothing is left of those who ask no more");
     }
 
