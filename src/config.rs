@@ -118,11 +118,11 @@ pub struct DhtConfig {
     pub lifetime: Duration,
     /// How often a node publishes its records again: a third of the lifetime survives two failures.
     pub republish: Duration,
-    /// Names that this node stores statements about, its own not counted; about a kilobyte each.
+    /// Names that this node stores statements about, its own not counted; 500 to 600 bytes each.
     pub records: usize,
     /// Names of which this node stores nothing but a claim: of one sender.
     pub claims_per_peer: usize,
-    /// Pairs of a key and a node that is found under it; about a hundred bytes each.
+    /// Pairs of a key and a node that is found under it; about 70 bytes each.
     pub providers: usize,
     /// Keys under which one node is found.
     pub keys_per_peer: usize,

@@ -15,6 +15,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod agreement;
+pub mod check;
 pub mod chunks;
 pub mod codec;
 pub mod content;

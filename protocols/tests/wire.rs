@@ -6,6 +6,7 @@ use std::fmt::Debug;
 
 use proptest::prelude::*;
 use serde::{Serialize, de::DeserializeOwned};
+use swarmdex_protocols::check::{self, Held};
 use swarmdex_protocols::codec::{DecodeError, decode, encode};
 use swarmdex_protocols::content::Proof;
 use swarmdex_protocols::fetch::{self, Header};
@@ -164,14 +165,22 @@ fn mirror_requests() -> Vec<mirror::Request> {
     let key = RecordKey::name(&Network::parse("lab").unwrap(), &entry("a/b").name);
     let addresses = member().addresses;
     vec![
-        mirror::Request::Store(mirror::Store { statements: statements(), provide: vec![key], addresses }),
+        mirror::Request::Store(mirror::Store {
+            statements: statements(),
+            provide: vec![key],
+            addresses,
+            ..mirror::Store::default()
+        }),
         mirror::Request::Read(vec![key]),
         mirror::Request::Providers(key),
+        mirror::Request::Store(mirror::Store { withdraw: vec![key], ..mirror::Store::default() }),
+        mirror::Request::Check(vec![check::Range { from: key, to: key, count: 2, digest: check::Mark::provided(&key) }]),
     ]
 }
 
 fn mirror_responses() -> Vec<mirror::Response> {
     use mirror::Verdict::*;
+    let key = RecordKey::name(&Network::parse("lab").unwrap(), &entry("a/b").name);
     vec![
         mirror::Response::Stored(mirror::Stored {
             statements: vec![Stored, Older, Certified(peer()), Claimed(peer()), Invalid, Full],
@@ -180,6 +189,14 @@ fn mirror_responses() -> Vec<mirror::Response> {
         mirror::Response::Records(vec![Vec::new(), statements()]),
         mirror::Response::Providers(vec![mirror::Provider { peer: peer(), addresses: Vec::new() }]),
         mirror::Response::Refused(Refusal::new(RefusalCode::Busy, "later")),
+        mirror::Response::Checked(vec![
+            check::Compared::Same,
+            check::Compared::Differs(Held {
+                statements: statements().iter().map(|statement| check::Mark::statement(&key, statement)).collect(),
+                provided: vec![key],
+            }),
+            check::Compared::Many(5000),
+        ]),
     ]
 }
 
@@ -379,8 +396,15 @@ fn messages_at_their_limits_fit() {
     let key = RecordKey::word(&Network::default(), "");
     let provide = vec![key; MAX_MIRROR_KEYS];
     let statements = vec![record[0].clone(); MAX_MIRROR_RECORDS];
-    let store = mirror::Store { statements, provide, addresses: vec![name.parse().unwrap(); MAX_ADDRESSES] };
+    let addresses = vec![name.parse().unwrap(); MAX_ADDRESSES];
+    let store = mirror::Store { statements, provide: provide.clone(), addresses, withdraw: provide };
     encode(&mirror::Request::Store(store), MAX_MIRROR_MESSAGE).unwrap();
+    let range = check::Range { from: key, to: key, count: u32::MAX, digest: check::Mark(u64::MAX) };
+    encode(&mirror::Request::Check(vec![range; MAX_MIRROR_RANGES]), MAX_MIRROR_MESSAGE).unwrap();
+    let held = Held { statements: vec![check::Mark(u64::MAX); MAX_MIRROR_HELD], provided: vec![key; MAX_MIRROR_HELD] };
+    let mut compared = vec![check::Compared::Many(u32::MAX); MAX_MIRROR_RANGES];
+    compared.push(check::Compared::Differs(held));
+    encode(&mirror::Response::Checked(compared), MAX_MIRROR_MESSAGE).unwrap();
     // Four small chunks, or one of the largest file, with all their proofs.
     let proofs = vec![Proof::new(vec![[0; 32]; 24]); 4];
     let have = vec![0xff; MAX_HAVE_ALONG];

@@ -31,7 +31,7 @@ pub use dht::{DhtCounts, Located};
 pub(crate) use dht::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub use index::Master;
 use libp2p::identity::Keypair;
-pub use mirror::{Copies, Mirror};
+pub use mirror::{Copies, Differences, Mirror, Stores};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::{
     Authority, ContentId, Multiaddr, PeerId, RecordKey, fetch as fetch_protocol, index as index_protocol,
@@ -324,11 +324,16 @@ impl Net {
         self.closest_to(key.as_bytes().to_vec()).await
     }
 
-    /// Where a peer listens: as this node knows, or as the network says.
-    pub async fn locate(&self, peer: PeerId) -> Vec<Multiaddr> {
+    /// Where a peer listens, as far as this node knows.
+    pub async fn known_addresses(&self, peer: PeerId) -> Vec<Multiaddr> {
         let (answer, answered) = oneshot::channel();
         self.dht(dht::Ask::Addresses { peer, answer }).await;
-        let known = answered.await.unwrap_or_default();
+        answered.await.unwrap_or_default()
+    }
+
+    /// Where a peer listens: as this node knows, or as the network says.
+    pub async fn locate(&self, peer: PeerId) -> Vec<Multiaddr> {
+        let known = self.known_addresses(peer).await;
         if !known.is_empty() {
             return known;
         }

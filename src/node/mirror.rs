@@ -16,6 +16,7 @@ use swarmdex_protocols::{Claim, ContentId, Entry, Multiaddr, Name, Network, Peer
 use tokio::sync::{mpsc, watch};
 
 use super::Phase;
+use super::agree::Agreement;
 use super::membership::{split_peer, unix_ms};
 use super::standings::Standings;
 use super::types::{MasterState, MirrorInfo};
@@ -34,8 +35,9 @@ const BATCH: usize = 10_000;
 const CLAIMS: usize = 2000;
 /// Statements of the index that wait to be published; what finds no room is published by its owner.
 pub(super) const MADE_QUEUE: usize = 65_536;
-/// Tombstones of a master that are published again and again.
-const TOMBSTONES: u32 = 200_000;
+/// Tombstones of a master that are published again and again, the latest: nodes keep each for as long as it is valid, and new
+/// nodes are told of these. Signing them takes half a second, and whoever looks a name up waits meanwhile.
+const TOMBSTONES: u32 = 20_000;
 /// How soon names that could not be claimed are tried again.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
 /// How often the nodes that are known are written to disk, claims are renewed and lost ones tried again, in the end; and how
@@ -102,6 +104,7 @@ impl MirrorTask {
     async fn work(&mut self) {
         self.enter();
         let mut publications = Publications::new(self.republish);
+        let mut agreement = Agreement::new(self.mirror.clone(), self.republish, Instant::now());
         let mut held = self.library.holdings.generation();
         let (mut shares, mut said, mut master) =
             (self.library.shares.generation(), self.standings.watch(), self.master.clone());
@@ -121,6 +124,10 @@ impl MirrorTask {
                 () = sleep_until(due) => {}
                 () = sleep_until(again) => {}
                 () = sleep_until(Some(check)) => {}
+                ended = agreement.ready() => {
+                    agreement.advance(ended, &mut publications, *self.complete.borrow(), Instant::now());
+                    continue;
+                }
             }
             tokio::time::sleep(SETTLE.min(self.republish / 10)).await;
             let of = [*shares.borrow_and_update(), *said.borrow_and_update(), *held.borrow_and_update()];
@@ -157,12 +164,13 @@ impl MirrorTask {
             return 0;
         }
         let begin = Instant::now();
-        let copies = self.mirror.store(due.clone()).await;
+        let stores = self.mirror.store(due.clone()).await;
+        let copies = &stores.copies;
         let now = Instant::now();
         let mut reached = 0;
         for (key, what) in &due {
             // A node that knows something later needs no copy.
-            let stored = copies.get(key).map_or(0, |copies| copies.stored + copies.older);
+            let (stored, asked) = copies.get(key).map_or((0, 0), |copies| (copies.stored + copies.older, copies.asked));
             reached += usize::from(stored > 0);
             if let What::Statement(statement) = what
                 && matches!(**statement, Statement::Certificate(_))
@@ -170,7 +178,8 @@ impl MirrorTask {
             {
                 self.standings.change(|announcer| announcer.doubt(statement.name()));
             }
-            publications.on_published(key, what, stored, now);
+            publications.on_published(key, what, stored, asked, now);
+            publications.on_held(key, what, stores.holders(key));
         }
         tracing::debug!(records = due.len(), reached, elapsed = ?begin.elapsed(), "published");
         due.len() as u64
@@ -251,7 +260,7 @@ impl MirrorTask {
         }
         let items =
             claims.iter().map(|(key, claim)| (*key, What::Statement(Arc::new(Statement::Claim(claim.clone())))));
-        let copies = self.mirror.store(items.collect()).await;
+        let copies = self.mirror.store(items.collect()).await.copies;
         for (key, claim) in claims {
             all &= self.settle(claim, copies.get(&key).cloned().unwrap_or_default());
         }

@@ -1,5 +1,6 @@
 //! One running node behind one small handle. Command line, HTTP and tests go through it alone.
 
+mod agree;
 mod dht;
 mod download;
 mod error;

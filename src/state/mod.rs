@@ -9,6 +9,7 @@ pub mod agreement;
 pub mod announce;
 pub mod backoff;
 pub mod changes;
+pub mod check;
 pub mod fetch;
 pub mod index;
 pub mod lease;

@@ -224,8 +224,7 @@ impl World {
         let (mut tally, now) = (Tally::default(), self.time(reader));
         for node in self.closest(name) {
             let heard = node == reader || (self.connected(reader, node) && !self.random.chance(self.loss));
-            if heard && let Some(ledger) = self.peers[node].records.ledger(&key_of(name)) {
-                let mut ledger = ledger.clone();
+            if heard && let Some(mut ledger) = self.peers[node].records.ledger(&key_of(name)) {
                 ledger.expire(now.unix_ms);
                 tally.add(&ledger, now.unix_ms);
             }

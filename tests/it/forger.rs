@@ -11,6 +11,7 @@ use libp2p::request_response::{self, Message, ProtocolSupport};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{StreamProtocol, Swarm, identify, kad, ping, tcp, tls, yamux};
 use serde::Serialize;
+use swarmdex_protocols::check::{Compared, Held};
 use swarmdex_protocols::mirror::{Request, Response, Stored, Verdict};
 use swarmdex_protocols::{Multiaddr, PeerId, RecordKey, Statement, codec};
 use tokio::sync::{mpsc, oneshot};
@@ -36,11 +37,21 @@ enum Order {
 /// What the forger says of names when it is asked.
 type Forged = Arc<Mutex<BTreeMap<RecordKey, Vec<Statement>>>>;
 
+/// What others asked of a forger.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Heard {
+    /// Questions what it holds.
+    pub checks: u64,
+    /// Records that it was to store, repetitions counted.
+    pub records: u64,
+}
+
 /// The handle; the node ends with it.
 pub struct Forger {
     pub peer: PeerId,
     orders: mpsc::Sender<Order>,
     forged: Forged,
+    heard: Arc<Mutex<Heard>>,
 }
 
 /// Statements as the value of a record.
@@ -85,8 +96,14 @@ impl Forger {
         while !matches!(swarm.select_next_some().await, SwarmEvent::NewListenAddr { .. }) {}
         let (orders, queue) = mpsc::channel(4096);
         let forged = Forged::default();
-        tokio::spawn(run(swarm, queue, forged.clone()));
-        Self { peer, orders, forged }
+        let heard = Arc::<Mutex<Heard>>::default();
+        tokio::spawn(run(swarm, queue, forged.clone(), heard.clone()));
+        Self { peer, orders, forged, heard }
+    }
+
+    /// What it was asked so far.
+    pub fn heard(&self) -> Heard {
+        *self.heard.lock().unwrap()
     }
 
     async fn order(&self, order: Order) {
@@ -132,7 +149,7 @@ impl Forger {
     }
 }
 
-async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, forged: Forged) {
+async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, forged: Forged, heard: Arc<Mutex<Heard>>) {
     let mut waiting = HashMap::new();
     loop {
         tokio::select! {
@@ -155,7 +172,15 @@ async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, for
                 })) => {
                     let Reply::Bytes(bytes) = request else { unreachable!() };
                     let length = u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize;
-                    let reply = lie(codec::decode(&bytes[4..4 + length], usize::MAX).unwrap(), &forged);
+                    let request = codec::decode(&bytes[4..4 + length], usize::MAX).unwrap();
+                    let mut heard = heard.lock().unwrap();
+                    match &request {
+                        Request::Check(_) => heard.checks += 1,
+                        Request::Store(store) => heard.records += (store.statements.len() + store.provide.len()) as u64,
+                        _ => {}
+                    }
+                    drop(heard);
+                    let reply = lie(request, &forged);
                     let _ = swarm.behaviour_mut().mirror.send_response(channel, Reply::Bytes(framed(&reply)));
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::Mirror(request_response::Event::Message {
@@ -201,6 +226,7 @@ fn lie(request: Request, forged: &Forged) -> Response {
             Response::Stored(Stored { statements, provided: store.provide.len() as u32 })
         }
         Request::Providers(_) => Response::Providers(Vec::new()),
+        Request::Check(ranges) => Response::Checked(vec![Compared::Differs(Held::default()); ranges.len()]),
         Request::Read(keys) => {
             let forged = forged.lock().unwrap();
             Response::Records(keys.iter().map(|key| forged.get(key).cloned().unwrap_or_default()).collect())

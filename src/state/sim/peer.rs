@@ -283,7 +283,7 @@ impl World {
         let (mut stored, mut rival) = (0, None);
         for node in self.closest(&name) {
             let held = self.peers[node].records.ledger(&key_of(&name)).filter(|_| self.connected(number, node));
-            match held.map(|ledger| (ledger.claim(), ledger.settled())) {
+            match held.as_ref().map(|ledger| (ledger.claim(), ledger.settled())) {
                 Some((Some(held), _)) if held.entry == claim.entry => stored += 1,
                 Some((Some(held), _)) if !held.withdrawn => rival = Some(held.entry.owner),
                 Some((_, Some(Statement::Certificate(held)))) => rival = Some(held.entry.owner),

@@ -72,12 +72,13 @@ impl Reader {
         })
     }
 
-    /// The latest tombstones, as statements that are valid from now on.
+    /// The latest tombstones, as they were signed: they are over when every certificate that they end is.
     fn tombstones(&self, limit: u32) -> Sql<Vec<Statement>> {
         let unix_ms = (self.options.clock)();
         // A tombstone that is older than any certificate can be ends nothing.
         let since = unix_ms.saturating_sub(CERTIFICATE_LIFETIME_MS + 2 * CLOCK_TOLERANCE_MS).cast_signed();
-        let sql = "SELECT name, owner, version FROM tombstones WHERE unix_ms >= ?1 ORDER BY version DESC LIMIT ?2";
+        let sql =
+            "SELECT name, owner, version, unix_ms FROM tombstones WHERE unix_ms >= ?1 ORDER BY version DESC LIMIT ?2";
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query(params![since, limit])?;
         let mut tombstones = Vec::new();
@@ -85,7 +86,9 @@ impl Reader {
             let Ok(name) = Name::parse(row.get_ref(0)?.as_str()?) else { continue };
             let (owner, version) = (schema::peer(row, 1)?, Version(row.get::<_, i64>(2)?.cast_unsigned()));
             let IndexOptions { network, master, .. } = &self.options;
-            if let Ok(tombstone) = Tombstone::sign(name, owner, version, network, master, unix_ms) {
+            // A clock that was set back since has signed nothing in its future.
+            let issued_ms = row.get::<_, i64>(3)?.cast_unsigned().min(unix_ms);
+            if let Ok(tombstone) = Tombstone::sign(name, owner, version, network, master, issued_ms) {
                 tombstones.push(Statement::Tombstone(tombstone));
             }
         }

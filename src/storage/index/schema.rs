@@ -15,6 +15,10 @@ const APPLICATION_ID: i32 = 0x7377_6469;
 const VERSION: i32 = 1;
 /// How long tombstones are kept, in milliseconds (30 days): longer than any certificate that they end.
 const TOMBSTONE_LIFETIME_MS: u64 = 30 * 24 * 3600 * 1000;
+/// Tombstones that are kept, about 200 bytes each on disk: the latest.
+pub(super) const MAX_TOMBSTONES: u32 = 1_000_000;
+/// Tombstones that are forgotten at a time.
+const PRUNE_SLICE: u32 = 20_000;
 
 /// Ids of names are never used again, so that a search cursor stays where it is. The words are in the
 /// index alone: their text is the name's.
@@ -92,10 +96,18 @@ pub(super) fn open_for_reading(path: &Path) -> Result<Connection, rusqlite::Erro
     Ok(connection)
 }
 
-/// Forgets tombstones that end nothing any more.
-pub(super) fn prune(connection: &Connection, unix_ms: u64) -> Result<(), rusqlite::Error> {
-    let before = unix_ms.saturating_sub(TOMBSTONE_LIFETIME_MS).cast_signed();
-    connection.execute("DELETE FROM tombstones WHERE unix_ms < ?1", [before]).map(drop)
+/// Forgets tombstones that end nothing any more, and the oldest where there are more than `most`: at most
+/// [`PRUNE_SLICE`] of each kind at a time, so that nobody waits for long.
+pub(super) fn prune(connection: &Connection, unix_ms: u64, most: u32) -> Result<(), rusqlite::Error> {
+    let before = unix_ms.saturating_sub(TOMBSTONE_LIFETIME_MS);
+    // Versions rise with time, and have an index.
+    let sql = "DELETE FROM tombstones WHERE name IN
+        (SELECT name FROM tombstones WHERE version < ?1 AND unix_ms < ?2 ORDER BY version LIMIT ?3)";
+    let version = before.saturating_mul(1024).cast_signed();
+    connection.execute(sql, params![version, before.cast_signed(), PRUNE_SLICE])?;
+    let sql = "DELETE FROM tombstones WHERE name IN (SELECT name FROM tombstones WHERE version <=
+        (SELECT version FROM tombstones ORDER BY version DESC LIMIT 1 OFFSET ?1) ORDER BY version LIMIT ?2)";
+    connection.execute(sql, params![most, PRUNE_SLICE]).map(drop)
 }
 
 /// Members from before.
@@ -200,4 +212,30 @@ pub(super) fn put(connection: &Connection, entry: &Entry, session: Session, new:
     let words = swarmdex_protocols::name::words(name.as_str()).collect::<Vec<_>>().join(" ");
     connection.prepare_cached("INSERT INTO words (rowid, text) VALUES (?1, ?2)")?.execute(params![id, words])?;
     connection.prepare_cached("DELETE FROM tombstones WHERE name = ?1")?.execute([name.as_str()]).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_tombstones_are_forgotten_and_the_latest_are_bounded() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(TABLES).unwrap();
+        let now = 100 * 24 * 3600 * 1000;
+        let insert = |number: u64, unix_ms: u64| {
+            let values = params![format!("name {number}"), [0u8; 4], (unix_ms * 1024 + number) as i64, unix_ms as i64];
+            connection.execute("INSERT INTO tombstones VALUES (?1, ?2, ?3, ?4, 0)", values).unwrap();
+        };
+        (0..20).for_each(|number| insert(number, now - TOMBSTONE_LIFETIME_MS - 1));
+        (20..60).for_each(|number| insert(number, now - 1000 + number));
+        let left = || {
+            let sql = "SELECT count(*), min(version) FROM tombstones";
+            connection.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).unwrap()
+        };
+        prune(&connection, now, 1000).unwrap();
+        assert_eq!(left().0, 40);
+        prune(&connection, now, 10).unwrap();
+        assert_eq!(left(), (10, ((now - 1000 + 50) * 1024 + 50) as i64), "the latest stay");
+    }
 }

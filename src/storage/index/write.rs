@@ -27,6 +27,9 @@ const MAX_GROUP_ENTRIES: usize = 20_000;
 /// How far ahead of the clock a new index begins to count versions, in milliseconds (10 minutes).
 const FRESH_LEAD_MS: u64 = 600_000;
 
+/// How often old tombstones are forgotten while the index changes, in milliseconds (1 minute).
+const PRUNE_PAUSE_MS: u64 = 60_000;
+
 /// Names of an evicted peer that one transaction frees: others do not wait for all of 200,000.
 const EVICTION_SLICE: u64 = 2000;
 
@@ -65,6 +68,8 @@ pub(super) struct Writer {
     made: Vec<Statement>,
     /// Peers whose names are being freed, a slice at a time, with the number freed so far.
     evicting: VecDeque<(PeerId, u64, Answer)>,
+    /// Wall clock when tombstones were last forgotten, in milliseconds since 1970.
+    pruned_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,11 +86,11 @@ impl Writer {
         options: IndexOptions,
         counts: Arc<Counts>,
     ) -> Sql<Self> {
-        schema::prune(&connection, (options.clock)())?;
         let (totals, reports, foreign) = (Totals::default(), Reports::default(), Foreign::default());
-        let (made, evicting, change) = (Vec::new(), VecDeque::new(), 0);
+        let (made, evicting, change, pruned_ms) = (Vec::new(), VecDeque::new(), 0, 0);
         let mut writer =
-            Self { connection, options, counts, totals, reports, change, foreign, path, queue, made, evicting };
+            Self { connection, options, counts, totals, reports, change, foreign, path, queue, made, evicting, pruned_ms };
+        writer.prune()?;
         writer.reload()?;
         if writer.totals.last == Version::default() {
             // A new index, or one in place of an index that was lost: above whatever that one gave, also if this
@@ -106,6 +111,16 @@ impl Writer {
         };
         self.publish();
         Ok(())
+    }
+
+    /// Forgets old tombstones, when that is due.
+    fn prune(&mut self) -> Sql<()> {
+        let unix_ms = (self.options.clock)();
+        if unix_ms.abs_diff(self.pruned_ms) < PRUNE_PAUSE_MS {
+            return Ok(());
+        }
+        self.pruned_ms = unix_ms;
+        schema::prune(&self.connection, unix_ms, schema::MAX_TOMBSTONES)
     }
 
     fn publish(&self) {
@@ -154,6 +169,9 @@ impl Writer {
             }
             self.commit(group);
             self.evict_slice();
+            if let Err(error) = self.prune() {
+                tracing::warn!(%error, "old tombstones could not be forgotten; tried again in a minute");
+            }
             if stop {
                 break;
             }
