@@ -4,9 +4,11 @@ mod dht;
 mod download;
 mod error;
 mod get;
+mod identity;
 mod in_place;
 mod keeper;
 mod lookup;
+mod masters;
 mod membership;
 mod mirror;
 mod operation;
@@ -14,6 +16,7 @@ mod share;
 mod small;
 mod standings;
 mod start;
+mod twins;
 mod types;
 
 use std::path::PathBuf;
@@ -23,6 +26,7 @@ use std::time::Instant;
 
 use download::Turns;
 pub use error::{Error, ErrorKind};
+pub use identity::{IdentityInfo, MachineState, NewIdentityInfo, new_identity, show_identity};
 use libp2p::multiaddr::Protocol;
 use lookup::Questions;
 pub use operation::Operation;
@@ -54,6 +58,8 @@ struct Inner {
     standings: Standings,
     index: Option<IndexStore>,
     mirror: watch::Receiver<mirror::Published>,
+    twins: twins::Twins,
+    other_masters: masters::OtherMasters,
     downloads: Downloads,
     started: Instant,
     life: Life,
@@ -164,6 +170,8 @@ impl Node {
             listen: self.listen(),
             http: None,
             master: inner.questions.master.borrow().clone(),
+            twin: inner.twins.text(),
+            other_masters: inner.other_masters.list(&inner.net),
             connected: snapshot.connected,
             dht,
             shared: self.shared_counts(),

@@ -148,6 +148,12 @@ pub struct Status {
     pub http: Option<String>,
     /// How it stands with its master.
     pub master: MasterState,
+    /// What is known of another node with this identity.
+    #[serde(default)]
+    pub twin: Option<String>,
+    /// Other masters of this network that were met, or that peers follow.
+    #[serde(default, with = "text_list")]
+    pub other_masters: Vec<PeerId>,
     /// Nodes that it is connected to.
     pub connected: usize,
     /// How it stands with the DHT.

@@ -12,9 +12,11 @@ pub mod fetch;
 pub mod index;
 pub mod lease;
 pub mod lookup;
+pub mod meetings;
 pub mod publish;
 mod random;
 pub mod records;
+pub mod runs;
 #[cfg(test)]
 mod sim;
 
