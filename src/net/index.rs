@@ -151,12 +151,12 @@ impl Master {
             Request::Announce(Announce { session, sequence, offers, last }) => {
                 check_batch(offers.len())?;
                 self.leases.admit_change(&peer, session, sequence)?;
-                self.announce(peer, offers, last, now)
+                self.announce(peer, session, offers, last, now)
             }
             Request::Revoke(Revoke { session, sequence, names }) => {
                 check_batch(names.len())?;
                 self.leases.admit_change(&peer, session, sequence)?;
-                self.write(peer, WriteOp::Revoke { peer, names })
+                self.write(peer, in_session(session, WriteOp::Revoke { peer, names }))
             }
             Request::Lookup(index::Lookup { name }) => {
                 let name =
@@ -232,11 +232,19 @@ impl Master {
     }
 
     /// Announces, after a look at the DHT where that may know more than the index.
-    fn announce(&self, peer: PeerId, offers: Vec<Offer>, last: bool, now: Instant) -> Outcome<Step> {
+    fn announce(
+        &self,
+        peer: PeerId,
+        session: Session,
+        offers: Vec<Offer>,
+        last: bool,
+        now: Instant,
+    ) -> Outcome<Step> {
         let doubtful = |offer: &&Offer| now < self.settled || offer.claimed || offer.granted.is_some();
         let names: Vec<_> = offers.iter().filter(doubtful).filter_map(|offer| Name::parse(&offer.name).ok()).collect();
         let (Some(mirror), false) = (self.mirror.clone(), names.is_empty()) else {
-            return self.write(peer, WriteOp::Announce { peer, offers, last, mirror: BTreeMap::new() });
+            let change = WriteOp::Announce { peer, offers, last, mirror: BTreeMap::new() };
+            return self.write(peer, in_session(session, change));
         };
         // Of names that the index knows only those matter of which the peer says that there is more to know.
         let claimed = offers.iter().filter(|offer| offer.claimed).filter_map(|offer| Name::parse(&offer.name).ok());
@@ -254,7 +262,8 @@ impl Master {
             let reading = async { if unknown.is_empty() { BTreeMap::new() } else { mirror.read(unknown).await } };
             // A DHT that does not answer holds nobody up for ever.
             let mirror = tokio::time::timeout(MIRROR_PATIENCE, reading).await.unwrap_or_default();
-            store.try_write(WriteOp::Announce { peer, offers, last, mirror })?.await.map_err(stopping)?
+            let change = WriteOp::Announce { peer, offers, last, mirror };
+            store.try_write(in_session(session, change))?.await.map_err(stopping)?
         };
         Ok(Step::Wait(announcing.map(move |outcome| Done { peer, outcome: outcome.map(DoneKind::Written) }).boxed()))
     }
@@ -378,6 +387,7 @@ impl Master {
     }
 
     /// What a member is to hear of a twin of it that was refused lately.
+    #[allow(dead_code)] // Goes into the answers to renewals.
     pub(super) fn twin_notice(&self, peer: &PeerId, now: Instant) -> Option<String> {
         self.runs.twin_notice(peer, now)
     }
@@ -454,6 +464,10 @@ fn wait<T: Send + 'static>(
         Done { peer, outcome: outcome.map(kind) }
     }
     .boxed()
+}
+
+fn in_session(session: Session, change: WriteOp) -> WriteOp {
+    WriteOp::InSession { session, change: Box::new(change) }
 }
 
 fn check_batch(entries: usize) -> Outcome<()> {

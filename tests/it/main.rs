@@ -1,6 +1,7 @@
 //! Integration tests: real nodes over real sockets, real processes where a crash or the command line is the point.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod backup;
 mod disks;
 mod early;
 mod floors;
@@ -8,8 +9,10 @@ mod forger;
 mod harness;
 mod holders;
 mod hostile;
+mod identity;
 mod lan;
 mod lies;
+mod masters;
 mod mirror;
 mod mishaps;
 mod nodes;

@@ -141,6 +141,13 @@ pub enum WriteOp {
         /// The names.
         names: Vec<String>,
     },
+    /// A change that a member asked for in a session: refused if a later join has begun another since.
+    InSession {
+        /// The session.
+        session: Session,
+        /// The change.
+        change: Box<WriteOp>,
+    },
     /// A member is gone: all its names are freed.
     Evict {
         /// The peer.
