@@ -11,6 +11,7 @@ use crate::content::ContentId;
 pub use crate::agreement::{Compare, Compared, Mark, Part, Range, Renew, Renewed};
 pub use crate::digest::{ShareDigest, ShareSum, share_digest};
 use crate::limits::{MAX_ADDRESS_BYTES, MAX_REASON_BYTES};
+pub use crate::run::{Fingerprint, Followed, Run};
 use crate::statement::{Certificate, Entry, Seal, Statement, Version};
 
 /// Identifies the stretch of time between a peer's join and its leave or eviction. Requests that
@@ -58,6 +59,9 @@ pub enum Request {
     /// Find the names that both do not hold alike.
     #[serde(rename = "compare")]
     Compare(Compare),
+    /// Ask any node which master it follows.
+    #[serde(rename = "master")]
+    Master,
 }
 
 /// Become, or remain, a member.
@@ -79,6 +83,12 @@ pub struct Join {
     /// disk learns from it how far versions had come.
     #[serde(rename = "h", default, skip_serializing_if = "Option::is_none")]
     pub newest: Option<Box<Certificate>>,
+    /// The run of the peer's process; none from a build that does not know of runs.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+    /// Fingerprint of the peer's machine; none where the system gives the machine no id.
+    #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Fingerprint>,
 }
 
 /// Claim names, at most [`crate::limits::MAX_BATCH_ENTRIES`] at a time.
@@ -230,6 +240,9 @@ pub enum Response {
     /// To a request for the members, in order of their ids; fewer than the limit at the end.
     #[serde(rename = "members")]
     Members(Vec<Member>),
+    /// To a question for the master, from any node.
+    #[serde(rename = "master")]
+    Master(Followed),
     /// To a report or a leave.
     #[serde(rename = "done")]
     Done,
@@ -408,6 +421,8 @@ pub enum RefusalCode {
     InvalidQuery,
     /// 14: what the peer says that it holds is not what the master granted to it: report again.
     Differs,
+    /// 13: another run of this identity is a member, and answers.
+    Twin,
     /// Any other number, from a newer node.
     Other(u16),
 }
@@ -428,6 +443,7 @@ impl From<u16> for RefusalCode {
             11 => Self::Storage,
             12 => Self::InvalidQuery,
             14 => Self::Differs,
+            13 => Self::Twin,
             other => Self::Other(other),
         }
     }
@@ -449,6 +465,7 @@ impl From<RefusalCode> for u16 {
             RefusalCode::Storage => 11,
             RefusalCode::InvalidQuery => 12,
             RefusalCode::Differs => 14,
+            RefusalCode::Twin => 13,
             RefusalCode::Other(other) => other,
         }
     }

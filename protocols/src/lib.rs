@@ -27,6 +27,7 @@ pub mod limits;
 pub mod mirror;
 pub mod name;
 pub mod pattern;
+pub mod run;
 pub mod statement;
 pub mod tree;
 

@@ -46,6 +46,11 @@ impl RecordKey {
         Self::hash(network, b"beginning", letters.as_bytes())
     }
 
+    /// Under which a node itself is found: whoever finds its own identity there, at addresses of another, has a twin.
+    pub fn node(network: &Network, peer: &PeerId) -> Self {
+        Self::hash(network, b"node", &peer.to_bytes())
+    }
+
     /// Every key under which the owner of a name is to be found by those who search: its words, the first letters
     /// of each, and the empty word.
     pub fn of_words(network: &Network, name: &Name) -> Vec<Self> {

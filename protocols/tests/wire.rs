@@ -11,8 +11,8 @@ use swarmdex_protocols::codec::{DecodeError, decode, encode};
 use swarmdex_protocols::content::Proof;
 use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::index::{
-    Announce, Compare, Compared, Cursor, Found, Granted, Join, Joined, Leave, Lookup, Mark, Member, Offer, Owned, Page,
-    Part, Peers, Range, Refusal, RefusalCode, Renew, Renewed, Report, Request, Response, Revocation, Revoke, Search,
+    Announce, Compare, Compared, Cursor, Fingerprint, Followed, Found, Granted, Join, Joined, Leave, Lookup, Mark, Member, Offer, Owned, Page,
+    Part, Peers, Range, Refusal, RefusalCode, Renew, Renewed, Report, Request, Response, Revocation, Revoke, Run, Search,
     Sequence, Session, ShareDigest, ShareSum, Verdict,
 };
 use swarmdex_protocols::limits::*;
@@ -60,6 +60,8 @@ fn requests() -> Vec<Request> {
             digest: ShareDigest::from_bytes([2; 32]),
             entries: 5,
             newest: None,
+            run: None,
+            machine: None,
         }),
         Request::Join(Join {
             network: "lab".to_owned(),
@@ -67,6 +69,8 @@ fn requests() -> Vec<Request> {
             digest: ShareDigest::empty(),
             entries: 0,
             newest: Some(Box::new(Certificate { entry: entry("n"), seal: seal() })),
+            run: None,
+            machine: None,
         }),
         Request::Announce(Announce {
             session: Session(1 << 40),
@@ -231,6 +235,29 @@ fn headers() -> Vec<Header> {
     ]
 }
 
+/// Runs and machines, and which master a node follows.
+fn joins_and_masters() -> (Vec<Request>, Vec<Response>) {
+    let join = Join {
+        network: "lab".to_owned(),
+        addresses: Vec::new(),
+        digest: ShareDigest::empty(),
+        entries: 0,
+        newest: None,
+        run: Some(Run(1 << 60)),
+        machine: Some(Fingerprint::of("0123456789abcdef0123456789abcdef", &peer())),
+    };
+    let only_run = Join { machine: None, ..join.clone() };
+    let followed = Followed { master: Some(peer()), addresses: member().addresses };
+    (
+        vec![Request::Join(join), Request::Join(only_run), Request::Master],
+        vec![
+            Response::Master(followed),
+            Response::Master(Followed::default()),
+            Response::Refused(Refusal::new(RefusalCode::Twin, "another run")),
+        ],
+    )
+}
+
 /// Bytes that never change: a second implementation must produce and accept just these.
 const GOLDEN: &str = include_str!("golden.txt");
 
@@ -266,6 +293,10 @@ fn every_message_has_its_bytes() {
         RecordKey::word(&network, "word"),
     ];
     all += &lines("key", &keys);
+    let (requests, responses) = joins_and_masters();
+    all += &lines("request", &requests);
+    all += &lines("response", &responses);
+    all += &lines("key", &[RecordKey::node(&network, &peer())]);
     assert_eq!(all, GOLDEN, "the bytes of a message changed: that takes a new protocol id");
 }
 
@@ -293,6 +324,9 @@ fn another_library_writes_and_reads_the_same_bytes() {
     cross_check(&headers());
     cross_check(&mirror_requests());
     cross_check(&mirror_responses());
+    let (requests, responses) = joins_and_masters();
+    cross_check(&requests);
+    cross_check(&responses);
 }
 
 #[test]
@@ -313,6 +347,9 @@ fn what_is_no_message_is_told_apart() {
     assert!(
         matches!(decode::<Request>(&unknown, 100), Err(DecodeError::UnknownVariant(text)) if text.contains("dance"))
     );
+    // So is one without fields, which is a text.
+    let unknown = encode(&"dance", 100).unwrap();
+    assert!(matches!(decode::<Request>(&unknown, 100), Err(DecodeError::UnknownVariant(_))));
     assert_eq!(decode::<Request>(&[0; 11], 10), Err(DecodeError::TooLarge { actual: 11, limit: 10 }));
     // Strings, arrays and maps that declare more than there is cost nothing.
     for first in [0x5bu8, 0x7b, 0x9b, 0xbb] {
@@ -368,6 +405,8 @@ fn messages_at_their_limits_fit() {
     let address: Multiaddr = name.parse().unwrap();
     let member = Member { addresses: vec![address; MAX_ADDRESSES], entries: u64::MAX, ..member() };
     encode(&Response::Members(vec![member.clone(); MAX_MEMBERS]), MAX_INDEX_MESSAGE).unwrap();
+    let followed = Followed { master: Some(peer()), addresses: member.addresses.clone() };
+    encode(&Response::Master(followed), MAX_INDEX_MESSAGE).unwrap();
     let certificate = Certificate { entry: entry(&padded(2)), seal: seal() };
     let found = Found { certificate, holders: vec![member; MAX_HOLDERS] };
     encode(&Response::Found(found), MAX_INDEX_MESSAGE).unwrap();
@@ -449,7 +488,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         }),
         (".{0,20}", any::<[u8; 32]>(), any::<u64>()).prop_map(|(network, digest, entries)| {
             let addresses = vec!["/ip6/::1/tcp/1".parse().unwrap()];
-            Request::Join(Join { network, addresses, digest: ShareDigest::from_bytes(digest), entries, newest: None })
+            Request::Join(Join { network, addresses, digest: ShareDigest::from_bytes(digest), entries, newest: None, run: None, machine: None })
         }),
     ]
 }

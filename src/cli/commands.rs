@@ -34,7 +34,7 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
         Command::Peers => print_peers(&running(args).await?.peers().await?, json),
         Command::Status => print_status(&running(args).await?.status().await?, json),
         // Dealt with before.
-        Command::Run | Command::Demo | Command::Completions { .. } => Ok(()),
+        Command::Run | Command::Demo | Command::Identity { .. } | Command::Completions { .. } => Ok(()),
     }
 }
 
@@ -248,6 +248,12 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
     table.row(&["peer id", &status.peer_id.to_string()]);
     table.row(&["network", &status.network]);
     table.row(&["master", &master]);
+    if let Some(twin) = &status.twin {
+        table.row(&["twin", twin]);
+    }
+    for other in &status.other_masters {
+        table.row(&["other master", &format!("{other}, of a network with the same name: --network NAME tells them apart")]);
+    }
     table.row(&["running for", &output::duration(status.uptime_seconds)]);
     for address in &status.listen {
         table.row(&["listens on", &address.to_string()]);

@@ -3,6 +3,7 @@
 mod backend;
 mod commands;
 mod demo;
+mod identity;
 mod output;
 mod run;
 mod settings;
@@ -103,6 +104,11 @@ enum Command {
         /// The name
         name: String,
     },
+    /// Show or change who the node of a data folder is
+    Identity {
+        #[command(subcommand)]
+        action: identity::Action,
+    },
     /// Show it all on this machine: share, search, download, conflict, revocation, eviction
     Demo,
     /// Print completions for a shell
@@ -202,6 +208,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     let result = match command {
         None | Some(Command::Run) => runtime.block_on(run::run(&node, output.log_format)),
         Some(Command::Demo) => runtime.block_on(demo::demo()),
+        Some(Command::Identity { action }) => identity::identity(&action, &node, output.json),
         Some(command) => runtime.block_on(commands::command(command, &node, &output)),
     };
     // Threads that wait for a disk do not hold up the end of the program.

@@ -156,6 +156,11 @@ impl Dht {
         Self { local, network, authority, queries, checks, comparisons, closest_queries: 0 }
     }
 
+    /// The master whose statements are believed.
+    pub(super) fn master(&self) -> Option<PeerId> {
+        self.authority.borrow().as_ref().map(|authority| authority.master.to_peer_id())
+    }
+
     /// Begins what is asked.
     pub(super) fn ask(&mut self, kad: &mut Kad, ask: Ask) {
         let busy = self.queries.len() >= MAX_QUERIES;

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
-    self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Request, Response, Revoke,
+    self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Request, Response, Revoke, Run,
+    Session,
 };
 use swarmdex_protocols::limits::{
     MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES,
@@ -26,6 +28,7 @@ use super::codec::Received;
 use super::mirror::Mirror;
 use crate::config::{Config, LimitsConfig};
 use crate::state::lease::{Action, Holding, LeaseState, Leases};
+use crate::state::runs::{Arrival, Runs};
 use crate::storage::index::{IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp, WriteOutcome};
 
 /// How long an announce waits for what the DHT says.
@@ -62,6 +65,17 @@ pub(super) enum Effect {
     Keep(PeerId),
     /// It is no member any more: let its connections go.
     Release(PeerId),
+    /// Close a connection of a run whose place another has taken.
+    Close(ConnectionId),
+}
+
+/// Where a request of another node came from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin<'a> {
+    /// The connection.
+    pub(super) link: ConnectionId,
+    /// Its other end.
+    pub(super) remote: Option<&'a Multiaddr>,
 }
 
 /// The index as a service.
@@ -69,6 +83,7 @@ pub struct Master {
     network: Network,
     limits: LimitsConfig,
     leases: Leases,
+    runs: Runs<ConnectionId>,
     store: IndexStore,
     pending: HashMap<PeerId, usize>,
     pending_total: usize,
@@ -93,6 +108,7 @@ impl Master {
             network: config.network.clone(),
             limits: config.limits,
             leases,
+            runs: Runs::new(&config.lease),
             store,
             pending: HashMap::new(),
             pending_total: 0,
@@ -110,16 +126,16 @@ impl Master {
         self.mirror = Some(mirror);
     }
 
-    /// Takes a request in. `remote` is where it came from, `None` for this node itself.
+    /// Takes a request in. `origin` is where it came from, `None` for this node itself.
     pub(super) fn handle(
         &mut self,
         peer: PeerId,
-        remote: Option<&Multiaddr>,
+        origin: Option<Origin<'_>>,
         request: Received<Request>,
         now: Instant,
     ) -> Step {
-        self.leases.on_alive(&peer, now);
-        match self.begin(peer, remote, request, now) {
+        self.on_sign(&peer, origin.map(|origin| origin.link), now);
+        match self.begin(peer, origin, request, now) {
             Ok(Step::Wait(future)) => {
                 *self.pending.entry(peer).or_default() += 1;
                 self.pending_total += 1;
@@ -133,14 +149,14 @@ impl Master {
     fn begin(
         &mut self,
         peer: PeerId,
-        remote: Option<&Multiaddr>,
+        origin: Option<Origin<'_>>,
         request: Received<Request>,
         now: Instant,
     ) -> Outcome<Step> {
         let request = request.map_err(|error| refuse_bytes(&error))?;
         self.check_pending(&peer)?;
         match request {
-            Request::Join(join) => self.join(peer, remote, join, now),
+            Request::Join(join) => self.join(peer, origin, join, now),
             Request::Announce(announce) => {
                 check_batch(announce.offers.len())?;
                 self.leases.admit_change(&peer, announce.session, announce.sequence)?;
@@ -149,7 +165,7 @@ impl Master {
             Request::Revoke(Revoke { session, sequence, names }) => {
                 check_batch(names.len())?;
                 self.leases.admit_change(&peer, session, sequence)?;
-                self.write(peer, WriteOp::Revoke { peer, names })
+                self.write(peer, in_session(session, WriteOp::Revoke { peer, names }))
             }
             Request::Lookup(index::Lookup { name }) => {
                 let name =
@@ -169,11 +185,14 @@ impl Master {
             Request::Peers(index::Peers { after }) => Ok(Step::Answer(self.members(after))),
             Request::Leave(index::Leave { session }) => {
                 self.leases.on_leave(&peer, session)?;
+                self.runs.on_left(&peer);
                 self.effects.push_back(Effect::Release(peer));
                 self.write(peer, WriteOp::Evict { peer })
             }
             Request::Renew(renew) => self.renew(&peer, &renew, now).map(Step::Answer),
             Request::Compare(compare) => self.compare(peer, compare),
+            // Answered by every node, and so before it comes here.
+            Request::Master => Err(Refusal::new(RefusalCode::Unsupported, "not asked of an index")),
         }
     }
 
@@ -190,13 +209,27 @@ impl Master {
         Ok(())
     }
 
-    fn join(&mut self, peer: PeerId, remote: Option<&Multiaddr>, join: Join, now: Instant) -> Outcome<Step> {
+    fn join(&mut self, peer: PeerId, origin: Option<Origin<'_>>, join: Join, now: Instant) -> Outcome<Step> {
         if join.network != self.network.as_str() {
             let reason = format!("this master keeps the network {}", self.network);
             return Err(Refusal::new(RefusalCode::WrongNetwork, reason));
         }
+        let remote = origin.and_then(|origin| origin.remote);
         let addresses = useful_addresses(join.addresses, remote);
+        let link = origin.map(|origin| origin.link);
+        let arrival = Arrival { run: join.run, machine: join.machine, link, remote: remote.cloned() };
+        self.runs.admit(&peer, &arrival, now).map_err(|turned| {
+            if turned.tell {
+                tracing::warn!(%peer, from = ?arrival.remote, reason = turned.refusal.reason, "a peer's twin is refused");
+            }
+            turned.refusal
+        })?;
         self.leases.on_join(&peer, addresses.clone(), now)?;
+        let replaced = self.runs.on_joined(peer, arrival, now);
+        if !replaced.is_empty() {
+            tracing::info!(%peer, "another run of a peer takes the place of one that is silent");
+        }
+        self.effects.extend(replaced.into_iter().map(Effect::Close));
         self.effects.push_back(Effect::Keep(peer));
         let seen = join.newest.map(|certificate| self.seen_version(&certificate)).unwrap_or_default();
         self.write(peer, WriteOp::Join { peer, addresses, digest: join.digest, entries: join.entries, seen })
@@ -211,11 +244,12 @@ impl Master {
 
     /// Announces, after a look at the DHT where that may know more than the index.
     fn announce(&self, peer: PeerId, announce: Announce, now: Instant) -> Outcome<Step> {
-        let Announce { offers, last, total, .. } = announce;
+        let Announce { session, offers, last, total, .. } = announce;
         let doubtful = |offer: &&index::Offer| now < self.settled || offer.claimed || offer.granted.is_some();
         let names: Vec<_> = offers.iter().filter(doubtful).filter_map(|offer| Name::parse(&offer.name).ok()).collect();
         let (Some(mirror), false) = (self.mirror.clone(), names.is_empty()) else {
-            return self.write(peer, WriteOp::Announce { peer, offers, last, total, mirror: BTreeMap::new() });
+            let change = WriteOp::Announce { peer, offers, last, total, mirror: BTreeMap::new() };
+            return self.write(peer, in_session(session, change));
         };
         // Of names that the index knows only those matter of which the peer says that there is more to know.
         let claimed = offers.iter().filter(|offer| offer.claimed).filter_map(|offer| Name::parse(&offer.name).ok());
@@ -233,7 +267,8 @@ impl Master {
             let reading = async { if unknown.is_empty() { BTreeMap::new() } else { mirror.read(unknown).await } };
             // A DHT that does not answer holds nobody up for ever.
             let mirror = tokio::time::timeout(MIRROR_PATIENCE, reading).await.unwrap_or_default();
-            store.try_write(WriteOp::Announce { peer, offers, last, total, mirror })?.await.map_err(stopping)?
+            let change = WriteOp::Announce { peer, offers, last, total, mirror };
+            store.try_write(in_session(session, change))?.await.map_err(stopping)?
         };
         Ok(Step::Wait(announcing.map(move |outcome| Done { peer, outcome: outcome.map(DoneKind::Written) }).boxed()))
     }
@@ -335,14 +370,35 @@ impl Master {
         MemberCounts { members, suspects }
     }
 
-    /// A sign of life.
-    pub(super) fn on_alive(&mut self, peer: &PeerId, now: Instant) {
-        self.leases.on_alive(peer, now);
+    /// A sign of life, on a connection, or of this node itself.
+    pub(super) fn on_sign(&mut self, peer: &PeerId, link: Option<ConnectionId>, now: Instant) {
+        if link.is_none_or(|link| self.runs.on_sign(peer, link, now)) {
+            self.leases.on_alive(peer, now);
+        }
     }
 
-    /// The last connection ended.
-    pub(super) fn on_disconnected(&mut self, peer: &PeerId) {
-        self.leases.on_disconnected(peer);
+    /// A connection stands.
+    pub(super) fn on_linked(&mut self, peer: PeerId, link: ConnectionId, now: Instant) {
+        self.runs.on_linked(peer, link);
+        self.leases.on_alive(&peer, now);
+    }
+
+    /// The node at the other end of a connection says which run it is.
+    pub(super) fn on_run(&mut self, peer: PeerId, link: ConnectionId, run: Run) {
+        self.runs.on_run(peer, link, run);
+    }
+
+    /// A connection ended.
+    pub(super) fn on_unlinked(&mut self, peer: PeerId, link: ConnectionId) {
+        if self.runs.on_unlinked(peer, link) {
+            self.leases.on_disconnected(&peer);
+        }
+    }
+
+    /// What a member is to hear of a twin of it that was refused lately.
+    #[allow(dead_code)] // Goes into the answers to renewals.
+    pub(super) fn twin_notice(&self, peer: &PeerId, now: Instant) -> Option<String> {
+        self.runs.twin_notice(peer, now)
     }
 
     /// A probe found nobody.
@@ -370,6 +426,7 @@ impl Master {
                 }
                 Action::Evict(peer) => {
                     tracing::info!(%peer, "a peer's lease is over: evicted");
+                    self.runs.on_left(&peer);
                     self.evictions.push_back(peer);
                     self.effects.push_back(Effect::Release(peer));
                 }
@@ -416,6 +473,10 @@ fn wait<T: Send + 'static>(
         Done { peer, outcome: outcome.map(kind) }
     }
     .boxed()
+}
+
+fn in_session(session: Session, change: WriteOp) -> WriteOp {
+    WriteOp::InSession { session, change: Box::new(change) }
 }
 
 fn check_batch(entries: usize) -> Outcome<()> {

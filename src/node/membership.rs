@@ -4,18 +4,20 @@
 
 mod agree;
 mod find;
+mod vote;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub(super) use find::{Finder, split_peer};
 use swarmdex_protocols::index::{
-    Announce, Join, Leave, Offer, RefusalCode, Request, Response, Revoke, Sequence, Session,
+    Announce, Fingerprint, Join, Leave, Offer, RefusalCode, Request, Response, Revoke, Sequence, Session,
 };
 use swarmdex_protocols::{Authority, Name, Network, PeerId};
 use tokio::sync::{broadcast, watch};
 
 use super::Phase;
 use super::standings::Standings;
+use super::twins::Twins;
 use super::types::MasterState;
 use crate::net::Net;
 use crate::state::Now;
@@ -33,6 +35,8 @@ const RENEWAL_CHECK: Duration = Duration::from_secs(600);
 
 /// Reports in a row that the master counts otherwise, before this node waits a while.
 const MAX_REPORTS: usize = 3;
+/// A twin tries so many times in a lease to be let in.
+const RETRIES_OF_TWIN: u32 = 4;
 
 /// Why a session ended.
 enum End {
@@ -54,6 +58,10 @@ pub(super) struct Membership {
     pub(super) state: watch::Sender<MasterState>,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) max_backoff: Duration,
+    /// Length of a lease, as far as this node knows.
+    pub(super) lease: Duration,
+    pub(super) machine: Option<Fingerprint>,
+    pub(super) twins: Twins,
 }
 
 impl Membership {
@@ -71,9 +79,14 @@ impl Membership {
                 since_ms = None;
             }
             let since_ms = *since_ms.get_or_insert_with(unix_ms);
-            tracing::warn!(%reason, "the master cannot be reached; the DHT answers until it is back");
+            let twin = self.twins.is_refused();
+            if !twin {
+                tracing::warn!(%reason, "the master cannot be reached; the DHT answers until it is back");
+            }
             self.publish(MasterState::Unreachable { peer_id: master, since_ms, reason });
-            if self.pause(backoff.pause()).await {
+            // Whoever is taken for a twin may be a restart: it comes back in time for its lease.
+            let most = if twin { self.lease / RETRIES_OF_TWIN } else { Duration::MAX };
+            if self.pause(backoff.pause().min(most)).await {
                 return;
             }
         }
@@ -230,6 +243,8 @@ impl Membership {
             digest,
             entries: entries.len() as u64,
             newest,
+            run: Some(self.net.run()),
+            machine: self.machine,
         };
         let joined = match self.ask(master, Request::Join(join)).await? {
             Response::Joined(joined) => joined,
@@ -240,6 +255,7 @@ impl Membership {
         self.standings.change(|announcer| announcer.on_joined(joined.unchanged, share, now));
         self.standings.set_lease(Duration::from_millis(joined.lease_ms));
         self.standings.save().await;
+        self.twins.on_joined();
         tracing::info!(%master, unchanged = joined.unchanged, "joined");
         Ok(joined.session)
     }
@@ -315,6 +331,9 @@ impl Membership {
                     tokio::time::sleep(backoff.pause()).await;
                 }
                 Ok(Response::Refused(refusal)) => {
+                    if refusal.code == RefusalCode::Twin {
+                        self.twins.on_refused(&refusal.reason);
+                    }
                     let reason = format!("it refused: {}", refusal.reason);
                     return Err(Failed { code: Some(refusal.code), reason });
                 }

@@ -19,6 +19,7 @@ use super::Phase;
 use super::agree::Agreement;
 use super::membership::{split_peer, unix_ms};
 use super::standings::Standings;
+use super::twins::Twins;
 use super::types::{MasterState, MirrorInfo};
 use crate::net::{Copies, Mirror, Net, sleep_until};
 use crate::state::publish::{Publications, What};
@@ -76,6 +77,9 @@ pub(super) fn generations(library: &Library, standings: &Standings) -> [u64; 3] 
 pub(super) struct MirrorTask {
     pub(super) net: Net,
     pub(super) mirror: Mirror,
+    pub(super) twins: Twins,
+    /// The key under which this node itself is to be found.
+    pub(super) found_as: Option<RecordKey>,
     pub(super) network: Network,
     pub(super) keypair: Keypair,
     pub(super) library: Library,
@@ -130,6 +134,8 @@ impl MirrorTask {
                 }
             }
             tokio::time::sleep(SETTLE.min(self.republish / 10)).await;
+            // What a twin publishes would take the place of what the member with this identity does.
+            self.twins.admitted().await;
             let of = [*shares.borrow_and_update(), *said.borrow_and_update(), *held.borrow_and_update()];
             let alone = matches!(*master.borrow_and_update(), MasterState::Unreachable { .. });
             self.give_up(alone).await;
@@ -189,10 +195,11 @@ impl MirrorTask {
     async fn wanted(&self) -> BTreeMap<RecordKey, What> {
         let (standings, network) = (self.standings.clone(), self.network.clone());
         let held = self.library.holdings.contents();
+        let found_as = self.found_as;
         let collect = tokio::task::spawn_blocking(move || {
             let statements: Vec<_> = standings.lock().statements().collect();
             let held = held.iter().map(|content| (RecordKey::content(&network, content), What::Provide));
-            let mut wanted: BTreeMap<_, _> = held.collect();
+            let mut wanted: BTreeMap<_, _> = held.chain(found_as.map(|key| (key, What::Provide))).collect();
             for statement in statements {
                 let content = match &statement {
                     Statement::Certificate(certificate) => Some(certificate.entry.content),

@@ -5,9 +5,11 @@ mod dht;
 mod download;
 mod error;
 mod get;
+mod identity;
 mod in_place;
 mod keeper;
 mod lookup;
+mod masters;
 mod membership;
 mod mirror;
 mod operation;
@@ -16,6 +18,7 @@ mod small;
 mod standings;
 mod start;
 mod supervise;
+mod twins;
 mod types;
 
 use std::path::PathBuf;
@@ -25,6 +28,7 @@ use std::time::Instant;
 
 use download::Turns;
 pub use error::{Error, ErrorKind};
+pub use identity::{IdentityInfo, MachineState, NewIdentityInfo, new_identity, show_identity};
 use libp2p::multiaddr::Protocol;
 use lookup::Questions;
 pub use operation::Operation;
@@ -58,6 +62,8 @@ struct Inner {
     standings: Standings,
     index: Option<IndexStore>,
     mirror: watch::Receiver<mirror::Published>,
+    twins: twins::Twins,
+    other_masters: masters::OtherMasters,
     downloads: Downloads,
     started: Instant,
     life: Life,
@@ -170,6 +176,8 @@ impl Node {
             http: None,
             master: inner.questions.master.borrow().clone(),
             agreement: inner.standings.agreement_info(),
+            twin: inner.twins.text(),
+            other_masters: inner.other_masters.list(&inner.net),
             connected: snapshot.connected,
             dht,
             shared: self.shared_counts(),

@@ -6,16 +6,20 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use swarmdex_protocols::{Authority, Statement};
+use swarmdex_protocols::index::Fingerprint;
+use swarmdex_protocols::{Authority, RecordKey, Statement};
 use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 
 use super::dht::Dht;
+use super::identity::take_identity;
 use super::keeper::keep_current;
 use super::lookup::Questions;
+use super::masters::{Census, OtherMasters};
 use super::membership::{Finder, Membership, unix_ms};
 use super::mirror::{MADE_QUEUE, MirrorTask, Published};
 use super::standings::Standings;
 use super::supervise::Supervisor;
+use super::twins::{Lookout, Twins};
 use super::types::MasterState;
 use super::{Downloads, Error, Inner, Life, Node, Phase, Turns};
 use crate::buffers::Buffers;
@@ -41,6 +45,7 @@ const BUFFERS: usize = 12;
 struct Stored {
     dir: DataDir,
     keypair: libp2p::identity::Keypair,
+    machine: Option<Fingerprint>,
     shares: ShareTable,
     standings: Standings,
     master: Option<(IndexStore, Master, mpsc::Receiver<Statement>)>,
@@ -48,7 +53,7 @@ struct Stored {
 
 fn open(config: &Config, failures: &Failures) -> Result<Stored, Error> {
     let dir = DataDir::open(&config.data_dir)?;
-    let keypair = dir.identity()?;
+    let (keypair, machine) = take_identity(&dir, config)?;
     let shares = ShareTable::open(dir.path(), config.fetch.threads)?;
     let master = match config.role {
         Role::Peer => None,
@@ -65,14 +70,14 @@ fn open(config: &Config, failures: &Failures) -> Result<Stored, Error> {
     let grants = Grants::open(&dir.grants_path())?;
     let certificates = grants.all()?;
     let standings = Standings::new(keypair.public().to_peer_id(), grants, certificates);
-    Ok(Stored { dir, keypair, shares, standings, master })
+    Ok(Stored { dir, keypair, machine, shares, standings, master })
 }
 
 pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let failures = Failures::default();
     let (opening, watched) = (config.clone(), failures.clone());
     let stored = tokio::task::spawn_blocking(move || open(&opening, &watched)).await.map_err(|_| Error::Bug)??;
-    let Stored { dir, keypair, shares, standings, master } = stored;
+    let Stored { dir, keypair, machine, shares, standings, master } = stored;
     let (index, master, made) = match master {
         Some((index, master, made)) => (Some(index), Some(master), Some(made)),
         None => (None, None, None),
@@ -97,6 +102,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let (complete, completed) = watch::channel(false);
     let (mirrored, mirror_info) = watch::channel(Published::default());
     let mirror = Mirror::new(net.clone(), config.network.clone(), !config.transient);
+    let (twins, other_masters) = (Twins::new(), OtherMasters::default());
     let dht = Dht { net: net.clone(), mirror: mirror.clone(), own: owned };
     let node = Node {
         inner: Arc::new(Inner {
@@ -112,6 +118,8 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
             standings: standings.clone(),
             index: index.clone(),
             mirror: mirror_info,
+            twins: twins.clone(),
+            other_masters: other_masters.clone(),
             downloads: Downloads {
                 permits: Arc::new(Semaphore::new(config.fetch.downloads.max(1))),
                 running: AtomicUsize::new(0),
@@ -139,10 +147,25 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         state,
         phase: phases.clone(),
         max_backoff: config.lease.max_backoff,
+        lease: config.lease.lease,
+        machine,
+        twins: twins.clone(),
     };
+    let lookout = Lookout {
+        net: net.clone(),
+        mirror: mirror.clone(),
+        network: config.network.clone(),
+        twins: twins.clone(),
+        master: master_state.clone(),
+        republish: config.dht.republish,
+        phase: phases.clone(),
+    };
+    let census = Census::new(net.clone(), config.network.clone(), other_masters, phases.clone());
     let mirroring = MirrorTask {
         net: net.clone(),
         mirror,
+        twins,
+        found_as: (!config.transient).then(|| RecordKey::node(&config.network, &net.local())),
         network: config.network.clone(),
         keypair,
         library,
@@ -174,7 +197,14 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     });
     let keeper = tasks::spawn("keeper", kept);
     let mirroring = tasks::spawn("mirror", supervisor.run("mirror", mirroring, |task| task.run().boxed()));
-    *node.inner.life.tasks.lock().await = vec![member, network, keeper, mirroring];
+    let mut all = vec![member, network, keeper, mirroring];
+    if !config.transient {
+        all.push(tasks::spawn("lookout", lookout.run()));
+    }
+    if config.role == Role::Master {
+        all.push(tasks::spawn("census", census.run()));
+    }
+    *node.inner.life.tasks.lock().await = all;
     Ok(node)
 }
 

@@ -164,6 +164,12 @@ pub struct Status {
     /// When node and master were last seen to hold the same names; `None` before the first join.
     #[serde(default)]
     pub agreement: Option<AgreementInfo>,
+    /// What is known of another node with this identity.
+    #[serde(default)]
+    pub twin: Option<String>,
+    /// Other masters of this network that were met, or that peers follow.
+    #[serde(default, with = "text_list")]
+    pub other_masters: Vec<PeerId>,
     /// Nodes that it is connected to.
     pub connected: usize,
     /// How it stands with the DHT.

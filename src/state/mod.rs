@@ -14,10 +14,12 @@ pub mod fetch;
 pub mod index;
 pub mod lease;
 pub mod lookup;
+pub mod meetings;
 pub mod publish;
 mod random;
 pub mod records;
 pub mod reports;
+pub mod runs;
 #[cfg(test)]
 mod sim;
 

@@ -123,6 +123,11 @@ impl Grants {
         write().map_err(|source| self.failed(source))
     }
 
+    /// Deletes every certificate.
+    pub fn clear(&self) -> Result<(), GrantsError> {
+        self.connection().execute("DELETE FROM certificates", []).map(drop).map_err(|source| self.failed(source))
+    }
+
     fn failed(&self, source: rusqlite::Error) -> GrantsError {
         GrantsError { path: self.path.clone(), source }
     }
@@ -157,6 +162,9 @@ mod tests {
         assert_eq!(grants.all().unwrap(), held);
         grants.save(&[(held[1].entry.name.clone(), None)]).unwrap();
         assert_eq!(grants.all().unwrap(), [held[0].clone(), held[2].clone()]);
+        grants.clear().unwrap();
+        drop(grants);
+        assert!(Grants::open(&path).unwrap().all().unwrap().is_empty());
     }
 
     #[test]

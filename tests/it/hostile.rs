@@ -280,6 +280,8 @@ async fn names_and_members_are_bounded_and_honest_peers_still_served() {
             digest: ShareDigest::empty(),
             entries: 0,
             newest: None,
+            run: None,
+            machine: None,
         };
         match stranger.ask(id, &Request::Join(join)).await {
             Response::Joined(joined) => {
@@ -456,7 +458,7 @@ async fn addresses_of_a_member_that_lead_nowhere_are_bounded_and_harmless() {
     addresses.insert(0, tcp_address(&anna));
     addresses.extend(["/memory/1", "/ip4/0.0.0.0/tcp/1", "/ip4/127.0.0.1/udp/53"].map(address));
     let join =
-        Join { network: "swarmdex".to_owned(), addresses, digest: ShareDigest::empty(), entries: 0, newest: None };
+        Join { network: "swarmdex".to_owned(), addresses, digest: ShareDigest::empty(), entries: 0, newest: None, run: None, machine: None };
     let Response::Joined(joined) = stranger.ask(id, &Request::Join(join)).await else { panic!() };
     verdicts(&stranger, id, &announce(joined.session, 1, &["bait"])).await;
     let ben = TestNode::peer(&master).await;

@@ -3,6 +3,7 @@
 
 mod agreement;
 mod copies;
+mod backup;
 mod disks;
 mod early;
 mod floors;
@@ -10,9 +11,11 @@ mod forger;
 mod harness;
 mod holders;
 mod hostile;
+mod identity;
 mod lan;
 mod lies;
 mod logs;
+mod masters;
 mod mirror;
 mod mishaps;
 mod nodes;

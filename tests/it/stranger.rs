@@ -314,6 +314,8 @@ impl Stranger {
             digest: ShareDigest::empty(),
             entries: 0,
             newest: None,
+            run: None,
+            machine: None,
         };
         match self.ask(master, &Request::Join(join)).await {
             Response::Joined(joined) => joined,

@@ -157,6 +157,13 @@ pub enum WriteOp {
         /// The names.
         names: Vec<String>,
     },
+    /// A change that a member asked for in a session: refused if a later join has begun another since.
+    InSession {
+        /// The session.
+        session: Session,
+        /// The change.
+        change: Box<WriteOp>,
+    },
     /// A member is gone: all its names are freed.
     Evict {
         /// The peer.
@@ -171,6 +178,7 @@ impl WriteOp {
             Self::Join { peer, .. } | Self::Announce { peer, .. } | Self::Revoke { peer, .. } | Self::Evict { peer } => {
                 *peer
             }
+            Self::InSession { change, .. } => change.peer(),
         }
     }
 }

@@ -144,11 +144,7 @@ impl Writer {
                         if let WriteOp::Join { peer, .. } = &op {
                             self.spare(peer);
                         }
-                        entries += match &op {
-                            WriteOp::Announce { offers, .. } => offers.len(),
-                            WriteOp::Revoke { names, .. } => names.len(),
-                            WriteOp::Join { .. } | WriteOp::Evict { .. } => 1,
-                        };
+                        entries += weight(&op);
                         group.push((op, answer));
                         if entries >= MAX_GROUP_ENTRIES {
                             self.commit(std::mem::take(&mut group));
@@ -302,5 +298,15 @@ impl Writer {
             Failure::Refused(refusal) => refusal,
             Failure::Database(error) => storage_refusal(&error),
         }))
+    }
+}
+
+/// Entries that a change is about.
+fn weight(op: &WriteOp) -> usize {
+    match op {
+        WriteOp::Announce { offers, .. } => offers.len(),
+        WriteOp::Revoke { names, .. } => names.len(),
+        WriteOp::InSession { change, .. } => weight(change),
+        WriteOp::Join { .. } | WriteOp::Evict { .. } => 1,
     }
 }

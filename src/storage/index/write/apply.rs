@@ -99,8 +99,22 @@ impl Writer {
                 self.announce(*peer, offers, end, mirror)
             }
             WriteOp::Revoke { peer, names } => self.revoke(*peer, names),
+            WriteOp::InSession { session, change } => {
+                self.check_session(change, *session)?;
+                self.apply(change)
+            }
             WriteOp::Evict { peer } => self.evict(*peer),
         }
+    }
+
+    /// Two runs of one peer may report at once: what the first still had under way when the second joined must not be
+    /// taken for a part of the second's report, nor end it.
+    fn check_session(&self, change: &WriteOp, session: Session) -> Result<(), Failure> {
+        let (WriteOp::Announce { peer, .. } | WriteOp::Revoke { peer, .. }) = change else { return Ok(()) };
+        if self.member(*peer)?.session == session {
+            return Ok(());
+        }
+        Err(Failure::Refused(Refusal::new(RefusalCode::NotJoined, "that session is over: join again")))
     }
 
     pub(super) fn peer(&self, id: PeerId) -> Sql<Option<Peer>> {
