@@ -7,8 +7,8 @@ use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 use serde::{Deserialize, Serialize};
 
-use crate::content::ContentId;
 pub use crate::agreement::{Compare, Compared, Mark, Part, Range, Renew, Renewed};
+use crate::content::ContentId;
 pub use crate::digest::{ShareDigest, ShareSum, share_digest};
 use crate::limits::{MAX_ADDRESS_BYTES, MAX_REASON_BYTES};
 pub use crate::run::{Fingerprint, Followed, Run};

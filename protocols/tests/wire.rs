@@ -11,9 +11,9 @@ use swarmdex_protocols::codec::{DecodeError, decode, encode};
 use swarmdex_protocols::content::Proof;
 use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::index::{
-    Announce, Compare, Compared, Cursor, Fingerprint, Followed, Found, Granted, Join, Joined, Leave, Lookup, Mark, Member, Offer, Owned, Page,
-    Part, Peers, Range, Refusal, RefusalCode, Renew, Renewed, Report, Request, Response, Revocation, Revoke, Run, Search,
-    Sequence, Session, ShareDigest, ShareSum, Verdict,
+    Announce, Compare, Compared, Cursor, Fingerprint, Followed, Found, Granted, Join, Joined, Leave, Lookup, Mark,
+    Member, Offer, Owned, Page, Part, Peers, Range, Refusal, RefusalCode, Renew, Renewed, Report, Request, Response,
+    Revocation, Revoke, Run, Search, Sequence, Session, ShareDigest, ShareSum, Verdict,
 };
 use swarmdex_protocols::limits::*;
 use swarmdex_protocols::statement::{self, Seal};
@@ -178,7 +178,12 @@ fn mirror_requests() -> Vec<mirror::Request> {
         mirror::Request::Read(vec![key]),
         mirror::Request::Providers(key),
         mirror::Request::Store(mirror::Store { withdraw: vec![key], ..mirror::Store::default() }),
-        mirror::Request::Check(vec![check::Range { from: key, to: key, count: 2, digest: check::Mark::provided(&key) }]),
+        mirror::Request::Check(vec![check::Range {
+            from: key,
+            to: key,
+            count: 2,
+            digest: check::Mark::provided(&key),
+        }]),
     ]
 }
 
@@ -392,7 +397,8 @@ fn messages_at_their_limits_fit() {
             ..Offer::new(padded(number), content(), MAX_FILE_BYTES)
         })
         .collect();
-    let announce = Announce { session: Session(u64::MAX), sequence: Sequence(u64::MAX), offers, last: true, total: None };
+    let announce =
+        Announce { session: Session(u64::MAX), sequence: Sequence(u64::MAX), offers, last: true, total: None };
     encode(&Request::Announce(announce), MAX_INDEX_MESSAGE).unwrap();
     let big = Entry { version: Version(u64::MAX), size: u64::MAX, ..entry(&padded(1)) };
     let page = Page { entries: vec![big; MAX_PAGE_ENTRIES], next: Some(Cursor(u64::MAX)) };
@@ -488,7 +494,15 @@ fn any_request() -> impl Strategy<Value = Request> {
         }),
         (".{0,20}", any::<[u8; 32]>(), any::<u64>()).prop_map(|(network, digest, entries)| {
             let addresses = vec!["/ip6/::1/tcp/1".parse().unwrap()];
-            Request::Join(Join { network, addresses, digest: ShareDigest::from_bytes(digest), entries, newest: None, run: None, machine: None })
+            Request::Join(Join {
+                network,
+                addresses,
+                digest: ShareDigest::from_bytes(digest),
+                entries,
+                newest: None,
+                run: None,
+                machine: None,
+            })
         }),
     ]
 }

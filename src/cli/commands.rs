@@ -7,9 +7,9 @@ use super::output::{self, Bar, Table, note, plain, size};
 use super::settings::NodeArgs;
 use super::{Command, Failure, OutputArgs};
 use crate::http::Client;
-use crate::node::{AgreementInfo, 
-    EntryInfo, ErrorKind, FailedFile, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState, RevokedInfo,
-    ShareReport, SharedInfo, Source, Standing, Status,
+use crate::node::{
+    AgreementInfo, EntryInfo, ErrorKind, FailedFile, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState,
+    RevokedInfo, ShareReport, SharedInfo, Source, Standing, Status,
 };
 
 pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputArgs) -> Result<(), Failure> {
@@ -252,7 +252,10 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
         table.row(&["twin", twin]);
     }
     for other in &status.other_masters {
-        table.row(&["other master", &format!("{other}, of a network with the same name: --network NAME tells them apart")]);
+        table.row(&[
+            "other master",
+            &format!("{other}, of a network with the same name: --network NAME tells them apart"),
+        ]);
     }
     table.row(&["running for", &output::duration(status.uptime_seconds)]);
     for address in &status.listen {

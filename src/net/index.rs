@@ -16,9 +16,7 @@ use swarmdex_protocols::index::{
     self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Request, Response, Revoke, Run,
     Session,
 };
-use swarmdex_protocols::limits::{
-    MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES,
-};
+use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version};
 use tokio::sync::oneshot;
 
@@ -102,7 +100,9 @@ impl Master {
     /// Serves `store`; members known from before are suspect with a fresh lease.
     pub fn new(store: IndexStore, config: &Config, known: Vec<KnownPeer>, now: Instant) -> Self {
         let mut leases = Leases::new(&config.lease, config.limits.peers);
-        let known = known.into_iter().map(|KnownPeer { peer, addresses, held }| (peer, addresses, Holding { sum: held, at: 0 }));
+        let known = known
+            .into_iter()
+            .map(|KnownPeer { peer, addresses, held }| (peer, addresses, Holding { sum: held, at: 0 }));
         leases.restore(known, now);
         Self {
             network: config.network.clone(),
@@ -396,7 +396,6 @@ impl Master {
     }
 
     /// What a member is to hear of a twin of it that was refused lately.
-    #[allow(dead_code)] // Goes into the answers to renewals.
     pub(super) fn twin_notice(&self, peer: &PeerId, now: Instant) -> Option<String> {
         self.runs.twin_notice(peer, now)
     }

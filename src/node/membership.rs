@@ -275,7 +275,8 @@ impl Membership {
         let Member { master, session, sequence, .. } = *member;
         let fits = match batch {
             Batch::Announce { offers, last } => {
-                let announce = Announce { session, sequence, offers: offers.clone(), last: last.is_some(), total: last };
+                let announce =
+                    Announce { session, sequence, offers: offers.clone(), last: last.is_some(), total: last };
                 let verdicts = match self.ask(master, Request::Announce(announce)).await {
                     Ok(Response::Announced(verdicts)) => verdicts,
                     Ok(_) => return Err(MISFIT.to_owned()),
@@ -286,9 +287,8 @@ impl Membership {
                     Err(failed) => return Err(failed.reason),
                 };
                 let now = Now { mono: Instant::now(), unix_ms: unix_ms() };
-                let fits = self
-                    .standings
-                    .change(|announcer| announcer.on_announced(&offers, last.is_some(), verdicts, now));
+                let fits =
+                    self.standings.change(|announcer| announcer.on_announced(&offers, last.is_some(), verdicts, now));
                 self.standings.save().await;
                 self.log_lost(&offers);
                 if last.is_some() {

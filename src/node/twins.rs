@@ -69,7 +69,6 @@ impl Twins {
     }
 
     /// What the master says of twins of this node, each time that it is asked; `None` if it knows of none.
-    #[allow(dead_code)] // Told by the answers to renewals.
     pub(super) fn on_notice(&self, notice: Option<String>) {
         if notice.is_some() {
             self.change(|state| state.noticed = notice);

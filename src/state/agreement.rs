@@ -249,9 +249,8 @@ mod tests {
     impl Held for Names {
         fn range<'a>(&'a self, from: &str, to: Option<&str>) -> Box<dyn Iterator<Item = (&'a Name, ShareDigest)> + 'a> {
             let end = to.map_or(Bound::Unbounded, Bound::Excluded);
-            let digest = |name: &Name, version: u64| {
-                ShareDigest::of(name.as_str(), &ContentId::of(b""), 1, Version(version))
-            };
+            let digest =
+                |name: &Name, version: u64| ShareDigest::of(name.as_str(), &ContentId::of(b""), 1, Version(version));
             let range = self.0.range::<str, _>((Bound::Included(from), end));
             Box::new(range.map(move |(name, version)| (name, digest(name, *version))))
         }

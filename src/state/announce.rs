@@ -407,7 +407,10 @@ impl Announcer {
         let before = self.unsaved.len();
         let unsaved = &mut self.unsaved;
         let held = self.certificates.iter();
-        unsaved.extend(held.filter(|(name, held)| found.get(name.as_str()) != Some(&Some((*held).clone()))).map(|(name, _)| name.clone()));
+        unsaved.extend(
+            held.filter(|(name, held)| found.get(name.as_str()) != Some(&Some((*held).clone())))
+                .map(|(name, _)| name.clone()),
+        );
         let gone = found.keys().filter(|name| !self.certificates.contains_key(name.as_str()));
         unsaved.extend(gone.filter_map(|name| Name::parse(name).ok()));
         unsaved.len() - before

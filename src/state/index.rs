@@ -129,7 +129,10 @@ pub fn announce<V: IndexView>(
                 && by != owner
                 && evidence.granted.is_none()
             {
-                return refused(RefusalCode::Storage, format!("the master's record of this name is damaged; it belonged to {by}"));
+                return refused(
+                    RefusalCode::Storage,
+                    format!("the master's record of this name is damaged; it belonged to {by}"),
+                );
             }
             let (of_peer, all) = (view.names_of(&owner)?, view.names()?);
             if all >= limits.names {

@@ -12,9 +12,7 @@ use std::convert::Infallible;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::index::{
-    Compared, Offer, Range, Sequence, Session, ShareDigest, ShareSum, Verdict,
-};
+use swarmdex_protocols::index::{Compared, Offer, Range, Sequence, Session, ShareDigest, ShareSum, Verdict};
 use swarmdex_protocols::ledger::Standing as Stands;
 use swarmdex_protocols::statement::{CERTIFICATE_LIFETIME_MS, CLAIM_LIFETIME_MS, Revocation, Seal};
 use swarmdex_protocols::{

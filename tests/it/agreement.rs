@@ -123,7 +123,8 @@ async fn rows_that_somebody_changes_in_a_running_masters_index_are_put_right() {
         assert!(count > 0, "{change}");
         if change.starts_with("INSERT") {
             // Rows without a sound checksum are never served, and block nothing.
-            until("they are not counted", async || (peer.search("by hand", 9).await.unwrap().is_empty()).then_some(())).await;
+            until("they are not counted", async || (peer.search("by hand", 9).await.unwrap().is_empty()).then_some(()))
+                .await;
             continue;
         }
         whole(&master, &peer, FILES).await;
@@ -308,7 +309,8 @@ fn a_large_share_is_whole_whenever_the_master_is_killed() {
     for round in 0..6 {
         // Somewhere in the report, from its first batch on to after its end.
         let names = FILES as u64 * ((seed + round * 7) % 11) / 10;
-        master.until(&["status", "--json"], |status| status["index"]["names"].as_u64() >= Some(names.min(FILES as u64)));
+        master
+            .until(&["status", "--json"], |status| status["index"]["names"].as_u64() >= Some(names.min(FILES as u64)));
         master.kill();
         file(FILES + round as usize);
         master = Process::start("master", &path("m"), &["--listen", &listen]);

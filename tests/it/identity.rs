@@ -318,9 +318,8 @@ fn a_new_identity_keeps_the_shares() {
     let data = master.data.clone();
     let before = master.peer_id();
     stop(master);
-    let run = |force: &[&str]| {
-        program().args(["identity", "new"]).args(force).arg("--data-dir").arg(&data).output().unwrap()
-    };
+    let run =
+        |force: &[&str]| program().args(["identity", "new"]).args(force).arg("--data-dir").arg(&data).output().unwrap();
     let refused = run(&[]);
     assert_eq!(code(&refused), 2, "{}", stderr(&refused));
     assert!(stderr(&refused).contains("--force"));

@@ -2,8 +2,8 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod agreement;
-mod copies;
 mod backup;
+mod copies;
 mod disks;
 mod early;
 mod floors;

@@ -28,7 +28,8 @@ impl Master {
             tracing::warn!(%peer, differed = renew.repaired, names = ours, "this index and a peer hold the same names again");
         }
         let wait_ms = u64::try_from(renewal.wait.as_millis()).unwrap_or(u64::MAX);
-        Ok(Response::Renewed(Renewed { agreed: renewal.agreed, wait_ms, notice: None }))
+        let notice = self.twin_notice(peer, now);
+        Ok(Response::Renewed(Renewed { agreed: renewal.agreed, wait_ms, notice }))
     }
 
     /// What the index was found to hold, if that is not what its last answer said.
@@ -76,7 +77,10 @@ async fn compare_ranges(
         loop {
             let looks = before + step.looks();
             if looks > most {
-                return (Err(Refusal::new(RefusalCode::Quota, "too many names are compared: join and report anew")), looks);
+                return (
+                    Err(Refusal::new(RefusalCode::Quota, "too many names are compared: join and report anew")),
+                    looks,
+                );
             }
             let next = async {
                 let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
@@ -96,7 +100,7 @@ async fn compare_ranges(
                     answers.push(answer);
                     break;
                 }
-                Err(more) => step = *more,
+                Err(more) => step = more,
             }
         }
     }
@@ -135,7 +139,9 @@ mod tests {
             vec![range("a", Some("a"))],
             vec![range("a", Some("c")), range("b", Some("d"))],
             vec![range("c", Some("d")), range("a", Some("b"))],
-            (0..=MAX_COMPARED_RANGES).map(|number| range(&format!("{number:02}"), Some(&format!("{number:02}a")))).collect(),
+            (0..=MAX_COMPARED_RANGES)
+                .map(|number| range(&format!("{number:02}"), Some(&format!("{number:02}a"))))
+                .collect(),
         ];
         for ranges in bad {
             assert_eq!(check_ranges(&ranges).unwrap_err().code, RefusalCode::Malformed, "{ranges:?}");

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::index::{Compare, RefusalCode, Renew, Request, Response};
+use swarmdex_protocols::limits::MAX_REASON_BYTES;
 
 use super::{Failed, Member, Membership};
 use crate::state::agreement::{Comparison, Differences};
@@ -14,6 +15,12 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const PART_OF_LEASE: u32 = 3;
 /// Names that a line of the log gives as examples.
 const EXAMPLES: usize = 3;
+
+/// A notice, cut to what a reason may have.
+fn shortened(mut notice: String) -> String {
+    notice.truncate(notice.floor_char_boundary(MAX_REASON_BYTES));
+    notice
+}
 
 impl Membership {
     /// Renews the lease; whether the master has to be told something. An error ends the session: with the next join
@@ -33,10 +40,15 @@ impl Membership {
             }
             Err(failed) => return Err(failed.reason),
         };
+        self.twins.on_notice(renewed.notice.map(shortened));
         let wait = Duration::from_millis(renewed.wait_ms).clamp(SHORTEST, lease.max(SHORTEST));
         if renewed.agreed {
             if member.repaired > 0 {
-                tracing::warn!(differed = member.repaired, names = held.entries, "the master and this node hold the same names again");
+                tracing::warn!(
+                    differed = member.repaired,
+                    names = held.entries,
+                    "the master and this node hold the same names again"
+                );
             }
             member.repaired = 0;
             member.renewal = tokio::time::Instant::now() + wait;

@@ -78,7 +78,9 @@ fn a_changed_share_is_told_in_full_and_ends_with_a_batch_that_says_how_much_was_
         assert_eq!(announce(&mut announcer, &share, &accepted(1)), batch);
     }
     assert_eq!(next(&announcer, &share, NOW), None);
-    let digests = |(name, (content, size)): (&Name, &(ContentId, u64))| ShareDigest::of(name.as_str(), content, *size, Version(1));
+    let digests = |(name, (content, size)): (&Name, &(ContentId, u64))| {
+        ShareDigest::of(name.as_str(), content, *size, Version(1))
+    };
     let mut sum = ShareSum::default();
     share.iter().map(digests).for_each(|digest| sum.add(&digest));
     assert_eq!(announcer.granted(), Some(sum));

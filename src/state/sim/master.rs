@@ -220,7 +220,8 @@ impl World {
             granted: offer.granted.as_ref().map(|granted| granted.version),
         };
         let moment = Moment { unix_ms, random: self.random.next() };
-        let Ok(announced) = announce(&View(&self.master.disk, &self.master.reports), peer, offer, &evidence, &LIMITS, moment);
+        let Ok(announced) =
+            announce(&View(&self.master.disk, &self.master.reports), peer, offer, &evidence, &LIMITS, moment);
         match announced {
             Announced::Granted { entry, .. } => {
                 self.master.disk.last = self.master.disk.last.max(entry.version);
@@ -297,7 +298,13 @@ impl World {
                 _ => {
                     let owner = IDS[self.random.below(PEERS as u64) as usize];
                     disk.last = disk.last.next(unix_ms);
-                    let entry = Entry { name: name.clone(), content: ContentId::of(b"by hand"), size: 1, owner, version: disk.last };
+                    let entry = Entry {
+                        name: name.clone(),
+                        content: ContentId::of(b"by hand"),
+                        size: 1,
+                        owner,
+                        version: disk.last,
+                    };
                     if disk.members.contains_key(&owner) {
                         disk.entries.entry(name).or_insert((entry, Session::default()));
                     }

@@ -81,15 +81,11 @@ impl World {
                 }
                 other => assert!(other.is_none()),
             },
-            Message::Renewed { session, sequence, agreed } => {
-                if peer.answered(session, sequence).is_some() {
-                    if agreed {
-                        peer.announcer.on_agreed(now.mono);
-                    } else {
-                        self.compare(to, Comparison::default());
-                    }
-                }
-            }
+            Message::Renewed { session, sequence, agreed } => match peer.answered(session, sequence) {
+                Some(_) if agreed => peer.announcer.on_agreed(now.mono),
+                Some(_) => self.compare(to, Comparison::default()),
+                None => {}
+            },
             Message::Compared { session, sequence, answers } => {
                 if let Some(Pending::Comparison(mut comparison)) = peer.answered(session, sequence) {
                     match comparison.on_compared(answers, &peer.announcer) {

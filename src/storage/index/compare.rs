@@ -33,13 +33,13 @@ impl Eq for CompareStep {}
 
 impl CompareStep {
     /// At the beginning of a range of the names of `owner`.
-    pub fn new(owner: PeerId, range: Range) -> Self {
+    pub fn new(owner: PeerId, range: Range) -> Box<Self> {
         let division = Division::new(range.from.clone());
-        Self { owner, range, division, after: None, looks: 0, done: false }
+        Box::new(Self { owner, range, division, after: None, looks: 0, done: false })
     }
 
     /// Looks at the next rows.
-    pub(super) fn run(mut self, connection: &Connection) -> Result<Self, rusqlite::Error> {
+    pub(super) fn run(mut self: Box<Self>, connection: &Connection) -> Result<Box<Self>, rusqlite::Error> {
         let begin = if self.after.is_some() { "n.name > ?2" } else { "n.name >= ?2" };
         let end = if self.range.to.is_some() { "AND n.name < ?3" } else { "AND ?3 IS NULL" };
         let sql = format!(
@@ -72,7 +72,7 @@ impl CompareStep {
     }
 
     /// What the range came to; the step itself if there are more rows.
-    pub fn finish(self) -> Result<Compared, Box<Self>> {
-        if self.done { Ok(self.division.finish(&self.range.held)) } else { Err(Box::new(self)) }
+    pub fn finish(self: Box<Self>) -> Result<Compared, Box<Self>> {
+        if self.done { Ok(self.division.finish(&self.range.held)) } else { Err(self) }
     }
 }

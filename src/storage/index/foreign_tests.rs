@@ -10,7 +10,11 @@ use super::*;
 
 fn options() -> IndexOptions {
     let master = Keypair::ed25519_from_bytes([7; 32]).unwrap();
-    IndexOptions::new(Network::default(), master, &LimitsConfig { names_per_peer: 1_000_000, ..LimitsConfig::default() })
+    IndexOptions::new(
+        Network::default(),
+        master,
+        &LimitsConfig { names_per_peer: 1_000_000, ..LimitsConfig::default() },
+    )
 }
 
 fn open(folder: &TempDir) -> (IndexStore, PathBuf) {
@@ -67,13 +71,14 @@ fn corrected(store: &IndexStore, peer: &PeerId) -> ShareSum {
 fn compare(store: &IndexStore, owner: PeerId, range: Range) -> (Compared, usize) {
     let mut step = CompareStep::new(owner, range);
     for steps in 1.. {
-        let ReadOutcome::Compared(next) = store.try_read(ReadOp::Compare(step)).unwrap().blocking_recv().unwrap().unwrap()
+        let ReadOutcome::Compared(next) =
+            store.try_read(ReadOp::Compare(step)).unwrap().blocking_recv().unwrap().unwrap()
         else {
             panic!()
         };
         match next.finish() {
             Ok(compared) => return (compared, steps),
-            Err(more) => step = *more,
+            Err(more) => step = more,
         }
     }
     unreachable!()
@@ -92,7 +97,8 @@ fn what_the_index_holds_is_counted_with_every_change() {
     let all = names(7);
     let (verdicts, holding) = announce(&store, peer, &all);
     assert_eq!(holding.sum, sum(&all, &verdicts));
-    let WriteOutcome::Revoked { holding: later, .. } = write(&store, WriteOp::Revoke { peer, names: all[..3].to_vec() }).unwrap()
+    let WriteOutcome::Revoked { holding: later, .. } =
+        write(&store, WriteOp::Revoke { peer, names: all[..3].to_vec() }).unwrap()
     else {
         panic!()
     };
@@ -122,13 +128,18 @@ fn rows_that_another_program_changes_are_counted_anew() {
     let Compared::Names(marks) = compared else { panic!("{compared:?}") };
     assert_eq!(marks.into_iter().map(|mark| mark.name).collect::<Vec<_>>(), all[2..]);
     // Nobody else gets its name; its owner does, and all is as it was.
-    assert!(matches!(&announce(&store, other, &all[1..2]).0[0], Verdict::Refused(refusal) if refusal.code == RefusalCode::Storage));
+    assert!(
+        matches!(&announce(&store, other, &all[1..2]).0[0], Verdict::Refused(refusal) if refusal.code == RefusalCode::Storage)
+    );
     let (again, _) = announce(&store, peer, &all[..2]);
-    let WriteOutcome::Revoked { holding, .. } = write(&store, WriteOp::Revoke { peer, names: Vec::new() }).unwrap() else { panic!() };
+    let WriteOutcome::Revoked { holding, .. } = write(&store, WriteOp::Revoke { peer, names: Vec::new() }).unwrap()
+    else {
+        panic!()
+    };
     let mut whole = sum(&all[..2], &again);
     whole.join(&sum(&all[2..], &verdicts[2..]));
     assert_eq!(holding.sum, whole);
-    assert!(store.take_corrected().get(&other).is_none(), "nobody else is disturbed");
+    assert!(!store.take_corrected().contains_key(&other), "nobody else is disturbed");
 }
 
 #[test]
@@ -147,7 +158,9 @@ fn a_damaged_row_is_left_out_of_searches_and_goes_with_its_owner() {
     let lookup = ReadOp::Lookup { name: Name::parse(&all[2]).unwrap() };
     assert!(store.try_read(lookup).unwrap().blocking_recv().unwrap().is_err(), "the DHT is asked instead");
     let unknown = ReadOp::Unknown { names: all.iter().map(|name| Name::parse(name).unwrap()).collect() };
-    let ReadOutcome::Unknown(unknown) = store.try_read(unknown).unwrap().blocking_recv().unwrap().unwrap() else { panic!() };
+    let ReadOutcome::Unknown(unknown) = store.try_read(unknown).unwrap().blocking_recv().unwrap().unwrap() else {
+        panic!()
+    };
     assert_eq!(unknown.len(), 1);
     write(&store, WriteOp::Evict { peer }).unwrap();
     let left: i64 = connection.query_row("SELECT count(*) FROM names", [], |row| row.get(0)).unwrap();

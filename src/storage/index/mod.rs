@@ -175,9 +175,10 @@ impl WriteOp {
     /// The peer that it is about.
     fn peer(&self) -> PeerId {
         match self {
-            Self::Join { peer, .. } | Self::Announce { peer, .. } | Self::Revoke { peer, .. } | Self::Evict { peer } => {
-                *peer
-            }
+            Self::Join { peer, .. }
+            | Self::Announce { peer, .. }
+            | Self::Revoke { peer, .. }
+            | Self::Evict { peer } => *peer,
             Self::InSession { change, .. } => change.peer(),
         }
     }
@@ -237,7 +238,7 @@ pub enum ReadOp {
         names: Vec<Name>,
     },
     /// Goes on dividing what a member holds in a range of names.
-    Compare(CompareStep),
+    Compare(Box<CompareStep>),
     /// A page of the entries that match.
     Search {
         /// The query.
@@ -268,7 +269,7 @@ pub enum ReadOutcome {
     /// Names that the index does not have.
     Unknown(Vec<Name>),
     /// How far a comparison is.
-    Compared(CompareStep),
+    Compared(Box<CompareStep>),
 }
 
 /// An answer that comes later.

@@ -38,9 +38,7 @@ impl Reader {
                             self.tombstones(limit).map(|all| Ok(ReadOutcome::Tombstones(all)))
                         }
                         ReadOp::Unknown { names } => self.unknown(names).map(|all| Ok(ReadOutcome::Unknown(all))),
-                        ReadOp::Compare(step) => {
-                            step.run(&self.connection).map(|step| Ok(ReadOutcome::Compared(step)))
-                        }
+                        ReadOp::Compare(step) => step.run(&self.connection).map(|step| Ok(ReadOutcome::Compared(step))),
                         ReadOp::Search { pattern, cursor, limit } => {
                             self.search(&pattern, cursor, limit).map(|page| Ok(ReadOutcome::Page(page)))
                         }

@@ -154,7 +154,10 @@ pub(super) fn entry(row: &Row<'_>) -> Result<(i64, Entry), rusqlite::Error> {
 /// Whether an error is about the row alone: it was changed from outside, or a bit flipped.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::Error;
-    matches!(error, Error::FromSqlConversionFailure(..) | Error::InvalidColumnType(..) | Error::IntegralValueOutOfRange(..))
+    matches!(
+        error,
+        Error::FromSqlConversionFailure(..) | Error::InvalidColumnType(..) | Error::IntegralValueOutOfRange(..)
+    )
 }
 
 /// The owner of a row that is damaged, as far as it can be read.

@@ -137,9 +137,11 @@ fn eviction_frees_names_and_leaves_tombstones_that_are_newer() {
     assert_eq!(write(&store, WriteOp::Evict { peer }), Ok(WriteOutcome::Evicted { names: 2 }));
     assert_eq!(write(&store, WriteOp::Evict { peer }), Ok(WriteOutcome::Evicted { names: 0 }));
     assert_eq!((search(&store, "", 10).len(), search(&store, "a", 10).len(), store.counts()), (0, 0, (0, 0)));
-    let refused =
-        write(&store, WriteOp::Announce { peer, offers: vec![offer("a", "1")], last: false, total: None, mirror: BTreeMap::new() })
-            .unwrap_err();
+    let refused = write(
+        &store,
+        WriteOp::Announce { peer, offers: vec![offer("a", "1")], last: false, total: None, mirror: BTreeMap::new() },
+    )
+    .unwrap_err();
     assert_eq!(refused.code, RefusalCode::NotJoined);
     store.close();
     let database = rusqlite::Connection::open(folder.path().join("index.db")).unwrap();
@@ -227,9 +229,11 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
     announce(&store, peer, vec![offer("before", "1")], false);
     store.sql("PRAGMA max_page_count = 1");
     let offers: Vec<_> = (0..1000).map(|number| offer(&format!("name {number}"), "x")).collect();
-    let refused =
-        write(&store, WriteOp::Announce { peer, offers: offers.clone(), last: false, total: None, mirror: BTreeMap::new() })
-            .unwrap_err();
+    let refused = write(
+        &store,
+        WriteOp::Announce { peer, offers: offers.clone(), last: false, total: None, mirror: BTreeMap::new() },
+    )
+    .unwrap_err();
     assert_eq!(refused.code, RefusalCode::Storage);
     assert!(lookup(&store, "before").is_some() && lookup(&store, "name 0").is_none());
     assert_eq!(store.counts(), (1, 1));
@@ -452,7 +456,8 @@ fn names_come_back_after_the_disk_was_lost() {
     let mut forged = proven(&hers, "1");
     forged.name = "his own".to_owned();
     let offers = vec![proven(&hers, "1"), offer("his", "9"), offer("gone", "9"), offer("claimed", "9"), forged];
-    let written = write(&store, WriteOp::Announce { peer: a, offers, last: false, total: None, mirror: mirror.clone() }).unwrap();
+    let written =
+        write(&store, WriteOp::Announce { peer: a, offers, last: false, total: None, mirror: mirror.clone() }).unwrap();
     let WriteOutcome::Announced { verdicts, adopted, .. } = written else { panic!() };
     assert!(matches!(verdicts[0], Verdict::Accepted { version, .. } if version > hers.entry.version));
     assert_eq!(verdicts[1], Verdict::Conflict { owner: b });
@@ -506,7 +511,8 @@ fn a_report_of_an_earlier_run_is_refused_once_another_has_joined() {
     let (store, peer) = (open(folder.path()), PeerId::random());
     let (first, _) = join(&store, peer, ShareDigest::empty(), 1);
     let report = |session, name: &str, last| {
-        let change = WriteOp::Announce { peer, offers: vec![offer(name, name)], last, total: None, mirror: BTreeMap::new() };
+        let change =
+            WriteOp::Announce { peer, offers: vec![offer(name, name)], last, total: None, mirror: BTreeMap::new() };
         write(&store, WriteOp::InSession { session, change: Box::new(change) })
     };
     report(first, "first 1", false).unwrap();

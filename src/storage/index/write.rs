@@ -88,8 +88,20 @@ impl Writer {
     ) -> Sql<Self> {
         let (totals, reports, foreign) = (Totals::default(), Reports::default(), Foreign::default());
         let (made, evicting, change, pruned_ms) = (Vec::new(), VecDeque::new(), 0, 0);
-        let mut writer =
-            Self { connection, options, counts, totals, reports, change, foreign, path, queue, made, evicting, pruned_ms };
+        let mut writer = Self {
+            connection,
+            options,
+            counts,
+            totals,
+            reports,
+            change,
+            foreign,
+            path,
+            queue,
+            made,
+            evicting,
+            pruned_ms,
+        };
         writer.prune()?;
         writer.reload()?;
         if writer.totals.last == Version::default() {

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use swarmdex_protocols::index::{
-    Offer, Refusal, RefusalCode, Revocation, Session, ShareDigest, ShareSum, Verdict,
-};
+use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, Revocation, Session, ShareDigest, ShareSum, Verdict};
 use swarmdex_protocols::{Certificate, Entry, Multiaddr, Name, PeerId, Statement, Tally, Tombstone, Version};
 
 use super::{EVICTION_SLICE, Failure, Sql, Totals, Writer};

@@ -82,7 +82,10 @@ impl Writer {
             Err(error) => return tracing::error!(%error, "the index could not be counted"),
         };
         if damaged > 0 {
-            tracing::error!(rows = damaged, "rows of the index are damaged; they are not served until their owners announce them again");
+            tracing::error!(
+                rows = damaged,
+                "rows of the index are damaged; they are not served until their owners announce them again"
+            );
         }
         if corrections.is_empty() {
             return;
