@@ -310,14 +310,14 @@ fn a_large_share_is_whole_whenever_the_master_is_killed() {
         // Somewhere in the report, from its first batch on to after its end.
         let names = FILES as u64 * ((seed + round * 7) % 11) / 10;
         master
-            .until(&["status", "--json"], |status| status["index"]["names"].as_u64() >= Some(names.min(FILES as u64)));
+            .until(&["status"], |status| status["index"]["names"].as_u64() >= Some(names.min(FILES as u64)));
         master.kill();
         file(FILES + round as usize);
         master = Process::start("master", &path("m"), &["--listen", &listen]);
     }
     let all = FILES as u64 + 6;
-    master.until(&["status", "--json"], |status| status["index"]["names"].as_u64() == Some(all));
-    peer.until(&["status", "--json"], |status| {
+    master.until(&["status"], |status| status["index"]["names"].as_u64() == Some(all));
+    peer.until(&["status"], |status| {
         status["agreement"]["names"].as_u64() == Some(all) && status["shared"]["certified"].as_u64() == Some(all)
     });
     assert_eq!(code(&master.command(&["lookup", &format!("n{:05}", FILES + 5)])), 0);
@@ -339,4 +339,43 @@ async fn names_are_unconfirmed_once_the_master_did_not_answer_for_two_leases() {
     .await;
     let agreement = peer.status().await.unwrap().agreement.unwrap();
     assert!(agreement.confirmed_ms > 0 && agreement.checked);
+}
+
+/// What the renewals of ten thousand members at rest cost their master: as many a second, from 50 of them.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a benchmark: benches/renewals"]
+async fn renewals_of_ten_thousand_members() {
+    const MEMBERS: u32 = 50;
+    const SECONDS: u32 = 20;
+    // Every 20 seconds, two thirds of a lease, from each of ten thousand.
+    const RENEWALS_PER_SECOND: u32 = 500;
+    let folder = tempfile::TempDir::new().unwrap();
+    let master = Process::start("master", folder.path(), &[]);
+    let processor = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", master.pid())).unwrap();
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()
+    };
+    let mut members = Vec::new();
+    for _ in 0..MEMBERS {
+        let stranger = Stranger::start().await;
+        let id = stranger.connect(&master.address().parse().unwrap()).await.unwrap();
+        let session = stranger.join(id).await.session;
+        members.push((stranger, id, session));
+    }
+    let idle = processor();
+    tokio::time::sleep(Duration::from_secs(u64::from(SECONDS))).await;
+    let begin = processor();
+    let each = members.iter().map(async |(stranger, id, session)| {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) * MEMBERS / RENEWALS_PER_SECOND);
+        for _ in 0..SECONDS * RENEWALS_PER_SECOND / MEMBERS {
+            ticks.tick().await;
+            assert!(matches!(renew(stranger, *id, *session, ShareSum::default()).await, Response::Renewed(_)));
+        }
+    });
+    futures::future::join_all(each).await;
+    // Ticks of a hundredth of a second, as Linux counts them.
+    let (rest, work) = ((begin - idle) / 100.0, (processor() - begin) / 100.0);
+    let each = (work - rest) * 1e6 / f64::from(SECONDS * RENEWALS_PER_SECOND);
+    println!("{:.2} % of a processor beyond rest, {each:.1} us a renewal", (work - rest) * 100.0 / f64::from(SECONDS));
 }
