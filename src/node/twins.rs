@@ -25,6 +25,9 @@ const FIRST_CHECK: Duration = Duration::from_secs(1);
 /// Addresses that are knocked at in one check, and how long each check may take.
 const MAX_KNOCKS: usize = 4;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
+/// Of two twins that find each other, the one that listens at the lesser address knocks in every check, the other in each
+/// of so many: two that knock at each other all the time cannot be told from one that reaches itself.
+const SELDOM: u32 = 4;
 /// Checks in the time in which records are published once: with a master, which notices by itself, and without.
 const CHECKS_WITH_MASTER: u32 = 4;
 const CHECKS_ALONE: u32 = 20;
@@ -138,6 +141,7 @@ impl Lookout {
     async fn watch(&mut self) {
         let mut met = self.net.twins();
         let (mut pause, mut next) = (FIRST_CHECK, Instant::now() + FIRST_CHECK);
+        let mut number = 0_u32;
         loop {
             tokio::select! {
                 changed = met.changed() => {
@@ -149,7 +153,8 @@ impl Lookout {
                 }
                 () = sleep_until(Some(next)) => {
                     // The network may not answer at all.
-                    let _ = tokio::time::timeout(CHECK_TIMEOUT, self.check()).await;
+                    let _ = tokio::time::timeout(CHECK_TIMEOUT, self.check(number)).await;
+                    number = number.wrapping_add(1);
                     let alone = matches!(*self.master.borrow(), MasterState::Unreachable { .. });
                     let checks = if alone { CHECKS_ALONE } else { CHECKS_WITH_MASTER };
                     pause = (pause * 2).min((self.republish / checks).max(FIRST_CHECK));
@@ -160,7 +165,7 @@ impl Lookout {
     }
 
     /// Knocks where this node is found and does not listen. What comes of it is told by the network's loop.
-    async fn check(&self) {
+    async fn check(&self, number: u32) {
         let local = self.net.local();
         let own = self.net.listen().borrow().clone();
         let mut strange: Vec<Multiaddr> = Vec::new();
@@ -179,12 +184,21 @@ impl Lookout {
                 }
             }
         }
+        if !(number.is_multiple_of(SELDOM) || is_lesser(&own, &strange)) {
+            return;
+        }
         for address in strange {
             // Nobody there, or somebody else: the address is an old one of this node.
             let outcome = self.net.connect(None, vec![address.clone()]).await;
             tracing::debug!(%address, ?outcome, "knocked where this node is said to be");
         }
     }
+}
+
+/// Whether the least of this node's addresses comes before the least of the others.
+fn is_lesser(own: &[Multiaddr], strange: &[Multiaddr]) -> bool {
+    let least = |addresses: &[Multiaddr]| addresses.iter().map(Multiaddr::to_vec).min();
+    least(own) < least(strange)
 }
 
 #[cfg(test)]
@@ -204,6 +218,14 @@ mod tests {
         twins.on_joined();
         twins.on_notice(None);
         assert!(twins.text().unwrap().contains("10.0.0.9") && !twins.is_refused());
+    }
+
+    #[test]
+    fn of_two_twins_one_is_the_lesser() {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Multiaddr>>();
+        let one = parse(&["/ip4/10.0.0.1/udp/9/quic-v1", "/ip4/10.0.0.1/tcp/5", "/ip4/10.0.0.1/tcp/7"]);
+        let other = parse(&["/ip4/10.0.0.1/tcp/6", "/ip4/10.0.0.1/udp/1/quic-v1"]);
+        assert!(is_lesser(&one, &other) && !is_lesser(&other, &one));
     }
 
     #[test]

@@ -101,6 +101,18 @@ mod tests {
     }
 
     #[test]
+    fn of_two_twins_that_knock_at_each_other_both_notice_whoever_knocks_more_often() {
+        let now = Instant::now();
+        for (dials, answers) in [(4, 1), (1, 4)] {
+            let mut meetings = Meetings::default();
+            (0..dials).for_each(|_| meetings.on_dialled(address(1), now));
+            (0..answers).for_each(|_| meetings.on_answered(address(2), now));
+            let found = std::iter::from_fn(|| meetings.handle_timeout(now + PATIENCE * 2)).count();
+            assert_eq!(found, 3);
+        }
+    }
+
+    #[test]
     fn meetings_are_bounded() {
         let (mut meetings, now) = (Meetings::default(), Instant::now());
         (0..1000).for_each(|port| meetings.on_answered(address(port + 1), now));

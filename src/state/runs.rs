@@ -209,7 +209,7 @@ mod tests {
             run: Some(Run(run)),
             machine: Some(Fingerprint::from_bytes([machine; 32])),
             link: Some(link),
-            remote: Some(format!("/ip4/10.0.0.{link}/tcp/1").parse().unwrap()),
+            remote: Some(format!("/ip4/10.0.0.{}/tcp/1", link % 256).parse().unwrap()),
         }
     }
 
