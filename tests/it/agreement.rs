@@ -309,8 +309,7 @@ fn a_large_share_is_whole_whenever_the_master_is_killed() {
     for round in 0..6 {
         // Somewhere in the report, from its first batch on to after its end.
         let names = FILES as u64 * ((seed + round * 7) % 11) / 10;
-        master
-            .until(&["status"], |status| status["index"]["names"].as_u64() >= Some(names.min(FILES as u64)));
+        master.until(&["status"], |status| status["index"]["names"].as_u64() >= Some(names.min(FILES as u64)));
         master.kill();
         file(FILES + round as usize);
         master = Process::start("master", &path("m"), &["--listen", &listen]);

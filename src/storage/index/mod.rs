@@ -425,4 +425,6 @@ fn storage_refusal(error: &rusqlite::Error) -> Refusal {
 #[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]
+mod session_tests;
+#[cfg(test)]
 mod tests;

@@ -8,21 +8,21 @@ use super::*;
 
 const HOUR_MS: u64 = 3_600_000;
 
-fn options() -> IndexOptions {
+pub(super) fn options() -> IndexOptions {
     // The key is the same in every run of a test, as it is for a master that is restarted.
     let master = Keypair::ed25519_from_bytes([7; 32]).unwrap();
     IndexOptions::new(Network::default(), master, &LimitsConfig::default())
 }
 
-fn open(folder: &Path) -> IndexStore {
+pub(super) fn open(folder: &Path) -> IndexStore {
     IndexStore::open(&folder.join("index.db"), options()).unwrap().0
 }
 
-fn write(store: &IndexStore, op: WriteOp) -> Result<WriteOutcome, Refusal> {
+pub(super) fn write(store: &IndexStore, op: WriteOp) -> Result<WriteOutcome, Refusal> {
     store.try_write(op).unwrap().blocking_recv().unwrap()
 }
 
-fn join(store: &IndexStore, peer: PeerId, digest: ShareDigest, entries: u64) -> (Session, bool) {
+pub(super) fn join(store: &IndexStore, peer: PeerId, digest: ShareDigest, entries: u64) -> (Session, bool) {
     match write(store, WriteOp::Join { peer, addresses: Vec::new(), digest, entries, seen: Version::default() })
         .unwrap()
     {
@@ -31,18 +31,18 @@ fn join(store: &IndexStore, peer: PeerId, digest: ShareDigest, entries: u64) -> 
     }
 }
 
-fn offer(name: &str, content: &str) -> Offer {
+pub(super) fn offer(name: &str, content: &str) -> Offer {
     Offer::new(name, ContentId::of(content.as_bytes()), content.len() as u64)
 }
 
-fn announce(store: &IndexStore, peer: PeerId, offers: Vec<Offer>, last: bool) -> Vec<Verdict> {
+pub(super) fn announce(store: &IndexStore, peer: PeerId, offers: Vec<Offer>, last: bool) -> Vec<Verdict> {
     match write(store, WriteOp::Announce { peer, offers, last, total: None, mirror: BTreeMap::new() }).unwrap() {
         WriteOutcome::Announced { verdicts, .. } => verdicts,
         other => panic!("{other:?}"),
     }
 }
 
-fn lookup(store: &IndexStore, name: &str) -> Option<Certificate> {
+pub(super) fn lookup(store: &IndexStore, name: &str) -> Option<Certificate> {
     let op = ReadOp::Lookup { name: Name::parse(name).unwrap() };
     match store.try_read(op).unwrap().blocking_recv().unwrap().unwrap() {
         ReadOutcome::Found { certificate, .. } => Some(certificate),
@@ -52,7 +52,7 @@ fn lookup(store: &IndexStore, name: &str) -> Option<Certificate> {
 }
 
 /// All names that match, over as many pages as it takes.
-fn search(store: &IndexStore, query: &str, limit: u32) -> Vec<String> {
+pub(super) fn search(store: &IndexStore, query: &str, limit: u32) -> Vec<String> {
     let pattern = Pattern::parse(query).unwrap();
     let (mut names, mut cursor) = (Vec::new(), None);
     loop {
@@ -482,47 +482,4 @@ fn names_come_back_after_the_disk_was_lost() {
     assert!(matches!(verdicts[0], Verdict::Accepted { version, .. } if version == kept.version));
     assert!(matches!(verdicts[1], Verdict::Accepted { version, .. } if version == certified.version));
     assert_eq!(verdicts[2], Verdict::Conflict { owner: a });
-}
-
-#[test]
-fn what_the_index_says_is_handed_to_the_mirror_after_the_commit() {
-    let folder = TempDir::new().unwrap();
-    let (made, mut to_publish) = mpsc::channel(100);
-    let options = options().with_mirror(made);
-    let store = IndexStore::open(&folder.path().join("index.db"), options).unwrap().0;
-    let peer = PeerId::random();
-    join(&store, peer, ShareDigest::empty(), 0);
-    announce(&store, peer, vec![offer("a", "1"), offer("b", "2"), offer("", "3")], false);
-    write(&store, WriteOp::Revoke { peer, names: vec!["a".to_owned()] }).unwrap();
-    write(&store, WriteOp::Evict { peer }).unwrap();
-    let mut kinds = Vec::new();
-    while let Ok(statement) = to_publish.try_recv() {
-        kinds.push((statement.name().to_string(), matches!(statement, Statement::Tombstone(_))));
-    }
-    let expected = [("a", false), ("b", false), ("a", true), ("b", true)].map(|(name, over)| (name.to_owned(), over));
-    assert_eq!(kinds, expected);
-}
-
-/// Bad input: reports from two runs at once. What the first still had under way neither mixes with the second's report
-/// nor ends it.
-#[test]
-fn a_report_of_an_earlier_run_is_refused_once_another_has_joined() {
-    let folder = TempDir::new().unwrap();
-    let (store, peer) = (open(folder.path()), PeerId::random());
-    let (first, _) = join(&store, peer, ShareDigest::empty(), 1);
-    let report = |session, name: &str, last| {
-        let change =
-            WriteOp::Announce { peer, offers: vec![offer(name, name)], last, total: None, mirror: BTreeMap::new() };
-        write(&store, WriteOp::InSession { session, change: Box::new(change) })
-    };
-    report(first, "first 1", false).unwrap();
-    let (second, _) = join(&store, peer, ShareDigest::empty(), 2);
-    report(second, "second 1", false).unwrap();
-    assert_eq!(report(first, "first 2", true).unwrap_err().code, RefusalCode::NotJoined);
-    let change = Box::new(WriteOp::Revoke { peer, names: vec!["second 1".to_owned()] });
-    let revoked = write(&store, WriteOp::InSession { session: first, change });
-    assert_eq!(revoked.unwrap_err().code, RefusalCode::NotJoined);
-    assert_eq!(search(&store, "", 10), ["first 1", "second 1"], "the report goes on");
-    report(second, "second 2", true).unwrap();
-    assert_eq!(search(&store, "", 10), ["second 1", "second 2"]);
 }
