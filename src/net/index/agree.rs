@@ -37,6 +37,11 @@ impl Master {
         for (peer, holding) in self.store.take_corrected() {
             self.set_holding(&peer, holding, now);
         }
+        // Whoever is no member in the database any more has to join: one that joined a moment ago does so once more.
+        if let Some(members) = self.store.take_members() {
+            let gone: Vec<_> = self.leases.peers_after(None).filter(|peer| !members.contains(peer)).collect();
+            gone.iter().for_each(|peer| self.leases.end_session(peer));
+        }
     }
 
     /// A peer that is no member but holds names gets a lease to come back in.

@@ -110,6 +110,13 @@ impl Leases {
         }
     }
 
+    /// A member has to join again before it can do anything.
+    pub fn end_session(&mut self, peer: &PeerId) {
+        if let Some(member) = self.members.get_mut(peer) {
+            member.end_session();
+        }
+    }
+
     /// So many names were looked at for a comparison.
     pub fn on_compared(&mut self, peer: &PeerId, looks: u64) {
         if let Some(member) = self.members.get_mut(peer) {

@@ -10,7 +10,7 @@ mod recount;
 mod schema;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -304,9 +304,15 @@ struct Counts {
     peers: AtomicU64,
     /// Members of whom the index holds something else than was said before; at most one entry a member.
     corrected: Mutex<BTreeMap<PeerId, Holding>>,
+    /// The members that were found when everything was last counted; gone once it was asked for.
+    members: Mutex<Option<BTreeSet<PeerId>>>,
 }
 
 impl Counts {
+    fn set_members(&self, members: BTreeSet<PeerId>) {
+        *self.members.lock().unwrap_or_else(PoisonError::into_inner) = Some(members);
+    }
+
     fn correct(&self, corrected: Vec<(PeerId, Holding)>) {
         self.corrected.lock().unwrap_or_else(PoisonError::into_inner).extend(corrected);
     }
@@ -352,6 +358,11 @@ impl IndexStore {
     /// Members of whom the index was found to hold something else than the last outcome said, since this was last asked.
     pub fn take_corrected(&self) -> BTreeMap<PeerId, Holding> {
         std::mem::take(&mut *self.inner.counts.corrected.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The members that the database has, if everything was counted since this was last asked.
+    pub fn take_members(&self) -> Option<BTreeSet<PeerId>> {
+        self.inner.counts.members.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Finishes what waits, and closes the database. Blocks. Later requests are refused.

@@ -6,7 +6,7 @@
 //! what a snapshot says of a member and what its rows come to stays the same whatever the writer changes
 //! meanwhile, since digests are sums: it is what has to be corrected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -35,6 +35,8 @@ pub(super) struct Recount {
     pub(super) corrections: Vec<Correction>,
     /// Rows that do not fit their checksums.
     pub(super) damaged: u64,
+    /// Members that have a row.
+    pub(super) members: BTreeSet<PeerId>,
 }
 
 /// Counts everything in the database at `path`; `None` if cancelled.
@@ -68,7 +70,8 @@ pub(super) fn recount(path: &Path, cancel: &AtomicBool) -> Sql<Option<Recount>> 
             }
         }
     }
-    let peers = stored.keys().chain(counted.keys()).copied().collect::<std::collections::BTreeSet<_>>();
+    let peers = stored.keys().chain(counted.keys()).copied().collect::<BTreeSet<_>>();
+    let members = stored.keys().copied().collect();
     let corrections = peers.into_iter().filter_map(|peer| {
         let (before, now) = (stored.get(&peer), counted.get(&peer).copied().unwrap_or_default());
         let known = before.is_some();
@@ -78,5 +81,5 @@ pub(super) fn recount(path: &Path, cancel: &AtomicBool) -> Sql<Option<Recount>> 
         let names = now.entries.cast_signed() - before.entries.cast_signed();
         (before != now).then_some(Correction { peer, names, digest, known })
     });
-    Ok(Some(Recount { corrections: corrections.collect(), damaged }))
+    Ok(Some(Recount { corrections: corrections.collect(), damaged, members }))
 }

@@ -22,12 +22,14 @@ pub(super) struct Foreign {
     /// Whether everything is to be counted: at the start, and whenever a row does not fit.
     pub(super) wanted: bool,
     counting: bool,
+    /// Whether somebody else changed the database since members were last compared with it.
+    changed: bool,
     cancel: Arc<AtomicBool>,
 }
 
 impl Default for Foreign {
     fn default() -> Self {
-        Self { version: None, looked: None, wanted: true, counting: false, cancel: Arc::default() }
+        Self { version: None, looked: None, wanted: true, counting: false, changed: false, cancel: Arc::default() }
     }
 }
 
@@ -49,7 +51,7 @@ impl Writer {
             Ok(version) => {
                 if self.foreign.version.is_some_and(|before| before != version) {
                     tracing::warn!("another program changed the index database; everything is counted anew");
-                    self.foreign.wanted = true;
+                    (self.foreign.wanted, self.foreign.changed) = (true, true);
                 }
                 self.foreign.version = Some(version);
             }
@@ -76,7 +78,7 @@ impl Writer {
     /// Takes in what was counted.
     pub(super) fn on_recounted(&mut self, result: Sql<Option<Recount>>) {
         self.foreign.counting = false;
-        let Recount { corrections, damaged } = match result {
+        let Recount { corrections, damaged, members } = match result {
             Ok(Some(recount)) => recount,
             Ok(None) => return,
             Err(error) => return tracing::error!(%error, "the index could not be counted"),
@@ -86,6 +88,9 @@ impl Writer {
                 rows = damaged,
                 "rows of the index are damaged; they are not served until their owners announce them again"
             );
+        }
+        if std::mem::take(&mut self.foreign.changed) {
+            self.counts.set_members(members);
         }
         if corrections.is_empty() {
             return;
