@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
+use swarmdex_protocols::index::RefusalCode;
 use swarmdex_protocols::limits::{MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS, MAX_PROVIDERS};
 use swarmdex_protocols::mirror::{Provider, Request, Response, Store, Stored, Verdict};
 use swarmdex_protocols::{Authority, Ledger, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally};
@@ -227,7 +228,10 @@ impl Mirror {
             })?;
             for attempt in 1..ATTEMPTS {
                 match self.net.mirror(node, request.clone()).await? {
-                    Response::Refused(_) => tokio::time::sleep(Duration::from_millis(50) * attempt * attempt).await,
+                    // What it does not understand, it will not understand the next time.
+                    Response::Refused(refusal) if refusal.code == RefusalCode::Busy => {
+                        tokio::time::sleep(Duration::from_millis(50) * attempt * attempt).await;
+                    }
                     response => return Ok(response),
                 }
             }

@@ -11,7 +11,10 @@ pub mod changes;
 pub mod fetch;
 pub mod index;
 pub mod lease;
+#[cfg(test)]
+mod lists;
 pub mod lookup;
+pub mod pages;
 pub mod publish;
 mod random;
 pub mod records;

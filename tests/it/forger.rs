@@ -11,7 +11,8 @@ use libp2p::request_response::{self, Message, ProtocolSupport};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{StreamProtocol, Swarm, identify, kad, ping, tcp, tls, yamux};
 use serde::Serialize;
-use swarmdex_protocols::mirror::{Request, Response, Stored, Verdict};
+use swarmdex_protocols::index::{Refusal, RefusalCode};
+use swarmdex_protocols::mirror::{Request, Response, Store, Stored, Verdict};
 use swarmdex_protocols::{Multiaddr, PeerId, RecordKey, Statement, codec};
 use tokio::sync::{mpsc, oneshot};
 
@@ -36,11 +37,15 @@ enum Order {
 /// What the forger says of names when it is asked.
 type Forged = Arc<Mutex<BTreeMap<RecordKey, Vec<Statement>>>>;
 
+/// Hears of records to store, and says whether they are refused.
+type Refuser = Arc<Mutex<Box<dyn FnMut(PeerId, &Store) -> Option<RefusalCode> + Send>>>;
+
 /// The handle; the node ends with it.
 pub struct Forger {
     pub peer: PeerId,
     orders: mpsc::Sender<Order>,
     forged: Forged,
+    refuser: Refuser,
 }
 
 /// Statements as the value of a record.
@@ -85,8 +90,14 @@ impl Forger {
         while !matches!(swarm.select_next_some().await, SwarmEvent::NewListenAddr { .. }) {}
         let (orders, queue) = mpsc::channel(4096);
         let forged = Forged::default();
-        tokio::spawn(run(swarm, queue, forged.clone()));
-        Self { peer, orders, forged }
+        let refuser: Refuser = Arc::new(Mutex::new(Box::new(|_, _| None)));
+        tokio::spawn(run(swarm, queue, forged.clone(), refuser.clone()));
+        Self { peer, orders, forged, refuser }
+    }
+
+    /// From now on tells of everything that it is to store, and refuses what it is told to.
+    pub fn refuse_stores(&self, refuse: impl FnMut(PeerId, &Store) -> Option<RefusalCode> + Send + 'static) {
+        *self.refuser.lock().unwrap() = Box::new(refuse);
     }
 
     async fn order(&self, order: Order) {
@@ -132,7 +143,7 @@ impl Forger {
     }
 }
 
-async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, forged: Forged) {
+async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, forged: Forged, refuser: Refuser) {
     let mut waiting = HashMap::new();
     loop {
         tokio::select! {
@@ -151,11 +162,17 @@ async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, for
                     }
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::Mirror(request_response::Event::Message {
-                    message: Message::Request { request, channel, .. }, ..
+                    peer, message: Message::Request { request, channel, .. }, ..
                 })) => {
                     let Reply::Bytes(bytes) = request else { unreachable!() };
                     let length = u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize;
-                    let reply = lie(codec::decode(&bytes[4..4 + length], usize::MAX).unwrap(), &forged);
+                    let request = codec::decode(&bytes[4..4 + length], usize::MAX).unwrap();
+                    let refused = match &request {
+                        Request::Store(store) => (refuser.lock().unwrap())(peer, store),
+                        _ => None,
+                    };
+                    let refused = refused.map(|code| Response::Refused(Refusal::new(code, "not now")));
+                    let reply = refused.unwrap_or_else(|| lie(request, &forged));
                     let _ = swarm.behaviour_mut().mirror.send_response(channel, Reply::Bytes(framed(&reply)));
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::Mirror(request_response::Event::Message {
