@@ -209,7 +209,7 @@ mod tests {
 
     fn files(sizes: impl IntoIterator<Item = u64>) -> Vec<Small> {
         let owner = PeerId::from_bytes(&[0, 1, 7]).unwrap();
-        let file = |(number, size)| {
+        let file = |(number, size): (usize, u64)| {
             let (name, content) = (Name::parse(&format!("file {number}")).unwrap(), ContentId::of(b"x"));
             Small { entry: Entry { name, content, size, owner, version: Version(1) }, rest: number.to_string() }
         };

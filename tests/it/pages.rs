@@ -167,15 +167,13 @@ async fn a_search_that_breaks_off_is_filled_up_from_the_dht() {
     for number in 0..5 {
         anna.share_file(&format!("word {number}"), &[number]).await;
     }
-    let bootstrap = anna.ready().listen;
-    let ben = TestNode::start(Role::Peer, |config| {
-        change(config);
-        config.bootstrap = bootstrap;
-    })
-    .await;
-    joined(&ben).await;
+    // A node that it knew before.
+    let dir = TempDir::new().unwrap();
+    std::fs::create_dir_all(dir.path().join("data")).unwrap();
     let way = tcp_address(&anna).with(Protocol::P2p(anna.ready().peer_id));
-    drop(way);
+    std::fs::write(dir.path().join("data/nodes-swarmdex"), format!("{way}\n")).unwrap();
+    let ben = TestNode::try_start(Role::Peer, dir, change).await.unwrap();
+    joined(&ben).await;
     for node in [&anna, &ben] {
         until("they know each other", async || (node.status().await.unwrap().dht.nodes > 0).then_some(())).await;
     }
