@@ -107,7 +107,9 @@ impl ShareTable {
                     root: root.to_owned(),
                 }),
                 Err(error @ ShareError::Hash(HashError::Cancelled)) => return Err(error),
-                Err(error @ (ShareError::Outboard { .. } | ShareError::Database { .. })) if strict => return Err(error),
+                Err(error @ (ShareError::Outboard { .. } | ShareError::Database { .. })) if strict => {
+                    return Err(error);
+                }
                 Err(error) => {
                     // A file that is being written keeps its name until it is at rest, and one whose hash could not be
                     // kept until it can; nobody gets it meanwhile.

@@ -56,7 +56,8 @@ fn names_are_given_up_all_together_or_none() {
     let all: Vec<_> = names.iter().cloned().chain([Name::parse("single").unwrap()]).collect();
     // Something fails at the last of them.
     let database = rusqlite::Connection::open(stage.folder.path().join("data/shares.db")).unwrap();
-    let fail = "CREATE TRIGGER fail BEFORE INSERT ON excluded WHEN NEW.name = '3399' BEGIN SELECT RAISE(ABORT, 'no'); END";
+    let fail =
+        "CREATE TRIGGER fail BEFORE INSERT ON excluded WHEN NEW.name = '3399' BEGIN SELECT RAISE(ABORT, 'no'); END";
     database.execute_batch(fail).unwrap();
     assert!(stage.table.remove(&all).is_err());
     assert_eq!(stage.names().len(), 3501);
