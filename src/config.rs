@@ -20,6 +20,20 @@ pub enum Role {
     Peer,
 }
 
+/// What a node does that finds its data directory on another machine than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNewMachine {
+    /// Go on as the same node, and say so: a disk that moved is more common than one that was copied, and a copy is
+    /// kept out by the master for as long as the other answers.
+    #[default]
+    Same,
+    /// Become a new node that shares the same files.
+    New,
+    /// Do not start.
+    Stop,
+}
+
 /// Everything that a node can be told. Every key of the configuration file is a field here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -51,6 +65,8 @@ pub struct Config {
     pub fetch: FetchConfig,
     /// The mirror of the index.
     pub dht: DhtConfig,
+    /// Who the node is.
+    pub identity: IdentityConfig,
     /// Whether the node lives for one command only: it asks the DHT and is no part of it. No key of the file.
     pub transient: bool,
 }
@@ -110,6 +126,22 @@ pub struct FetchConfig {
     pub sync: bool,
 }
 
+/// Who the node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityConfig {
+    /// What to do on another machine than before.
+    pub on_new_machine: OnNewMachine,
+    /// File with the id of the machine. Another than the system's is for tests, and for containers that are given the
+    /// id of their host.
+    pub machine_id_file: PathBuf,
+}
+
+impl Default for IdentityConfig {
+    fn default() -> Self {
+        Self { on_new_machine: OnNewMachine::default(), machine_id_file: PathBuf::from("/etc/machine-id") }
+    }
+}
+
 /// The mirror of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DhtConfig {
@@ -118,11 +150,11 @@ pub struct DhtConfig {
     pub lifetime: Duration,
     /// How often a node publishes its records again: a third of the lifetime survives two failures.
     pub republish: Duration,
-    /// Names that this node stores statements about, its own not counted; about a kilobyte each.
+    /// Names that this node stores statements about, its own not counted; 500 to 600 bytes each.
     pub records: usize,
     /// Names of which this node stores nothing but a claim: of one sender.
     pub claims_per_peer: usize,
-    /// Pairs of a key and a node that is found under it; about a hundred bytes each.
+    /// Pairs of a key and a node that is found under it; about 70 bytes each.
     pub providers: usize,
     /// Keys under which one node is found.
     pub keys_per_peer: usize,
@@ -200,6 +232,7 @@ impl Config {
             limits: LimitsConfig::default(),
             fetch: FetchConfig::default(),
             dht: DhtConfig::default(),
+            identity: IdentityConfig::default(),
             transient: false,
         }
     }

@@ -8,17 +8,19 @@
 //! 3  net          the swarm: one behaviour, one event loop
 //! 2  storage      index database, share table, downloads
 //! 1  state        pure rules: names, leases, downloads
-//! 0  config, buffers, swarmdex-protocols
+//! 0  config, buffers, log, tasks, swarmdex-protocols
 //! ```
 
 pub mod buffers;
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod log;
 pub mod net;
 pub mod node;
 pub mod state;
 pub mod storage;
+pub mod tasks;
 
 pub use config::Config;
 pub use node::{Error, ErrorKind, Node};

@@ -7,9 +7,11 @@ use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 use serde::{Deserialize, Serialize};
 
+pub use crate::agreement::{Compare, Compared, Mark, Part, Range, Renew, Renewed};
 use crate::content::ContentId;
-pub use crate::digest::{ShareDigest, share_digest};
+pub use crate::digest::{ShareDigest, ShareSum, share_digest};
 use crate::limits::{MAX_ADDRESS_BYTES, MAX_REASON_BYTES};
+pub use crate::run::{Fingerprint, Followed, Run};
 use crate::statement::{Certificate, Entry, Seal, Statement, Version};
 
 /// Identifies the stretch of time between a peer's join and its leave or eviction. Requests that
@@ -51,6 +53,15 @@ pub enum Request {
     /// Give up membership and every name.
     #[serde(rename = "leave")]
     Leave(Leave),
+    /// Renew the lease, and see whether both hold the same names.
+    #[serde(rename = "renew")]
+    Renew(Renew),
+    /// Find the names that both do not hold alike.
+    #[serde(rename = "compare")]
+    Compare(Compare),
+    /// Ask any node which master it follows.
+    #[serde(rename = "master")]
+    Master,
 }
 
 /// Become, or remain, a member.
@@ -72,6 +83,12 @@ pub struct Join {
     /// disk learns from it how far versions had come.
     #[serde(rename = "h", default, skip_serializing_if = "Option::is_none")]
     pub newest: Option<Box<Certificate>>,
+    /// The run of the peer's process; none from a build that does not know of runs.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+    /// Fingerprint of the peer's machine; none where the system gives the machine no id.
+    #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Fingerprint>,
 }
 
 /// Claim names, at most [`crate::limits::MAX_BATCH_ENTRIES`] at a time.
@@ -90,6 +107,10 @@ pub struct Announce {
     /// peer that were not announced since that join are freed.
     #[serde(rename = "l", default)]
     pub last: bool,
+    /// With `last`: what the master granted to the peer since that join, by the peer's account. A master that
+    /// counts otherwise frees nothing and refuses with [`RefusalCode::Differs`].
+    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<ShareSum>,
 }
 
 /// A name with the content that it is to stand for.
@@ -219,9 +240,18 @@ pub enum Response {
     /// To a request for the members, in order of their ids; fewer than the limit at the end.
     #[serde(rename = "members")]
     Members(Vec<Member>),
+    /// To a question for the master, from any node.
+    #[serde(rename = "master")]
+    Master(Followed),
     /// To a report or a leave.
     #[serde(rename = "done")]
     Done,
+    /// To a renewal.
+    #[serde(rename = "renewed")]
+    Renewed(Renewed),
+    /// To a comparison: an outcome for each range, in order.
+    #[serde(rename = "compared")]
+    Compared(Vec<Compared>),
     /// To anything that cannot be granted.
     #[serde(rename = "refused")]
     Refused(Refusal),
@@ -389,6 +419,10 @@ pub enum RefusalCode {
     Storage,
     /// 12: the query is no query.
     InvalidQuery,
+    /// 14: what the peer says that it holds is not what the master granted to it: report again.
+    Differs,
+    /// 13: another run of this identity is a member, and answers.
+    Twin,
     /// Any other number, from a newer node.
     Other(u16),
 }
@@ -408,6 +442,8 @@ impl From<u16> for RefusalCode {
             10 => Self::Busy,
             11 => Self::Storage,
             12 => Self::InvalidQuery,
+            14 => Self::Differs,
+            13 => Self::Twin,
             other => Self::Other(other),
         }
     }
@@ -428,6 +464,8 @@ impl From<RefusalCode> for u16 {
             RefusalCode::Busy => 10,
             RefusalCode::Storage => 11,
             RefusalCode::InvalidQuery => 12,
+            RefusalCode::Differs => 14,
+            RefusalCode::Twin => 13,
             RefusalCode::Other(other) => other,
         }
     }

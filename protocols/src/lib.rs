@@ -14,6 +14,8 @@
 //! checked here. **Non-goals.** No network, no disk, no clock: bytes and times are arguments.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod agreement;
+pub mod check;
 pub mod chunks;
 pub mod codec;
 pub mod content;
@@ -25,6 +27,7 @@ pub mod limits;
 pub mod mirror;
 pub mod name;
 pub mod pattern;
+pub mod run;
 pub mod statement;
 pub mod tree;
 

@@ -18,6 +18,12 @@ pub const MAX_HOLDERS: usize = 32;
 pub const MAX_MEMBERS: usize = 250;
 /// Most entries in one page of search results.
 pub const MAX_PAGE_ENTRIES: usize = 500;
+/// Most ranges of names in one comparison.
+pub const MAX_COMPARED_RANGES: usize = 16;
+/// Most parts into which one range of names is divided in the answer.
+pub const MAX_RANGE_PARTS: usize = 16;
+/// Most names of one range that are listed in the answer; a range with more is divided.
+pub const MAX_RANGE_NAMES: usize = 32;
 /// Longest search query, in bytes.
 pub const MAX_QUERY_BYTES: usize = 512;
 /// Most terms in one search query.
@@ -30,8 +36,12 @@ pub const MAX_INDEX_MESSAGE: usize = 2 << 20;
 pub const MAX_RECORD_BYTES: usize = 4 << 10;
 /// Most records in one message of the mirror protocol.
 pub const MAX_MIRROR_RECORDS: usize = 256;
-/// Most keys that a node asks to be found under in one message of the mirror protocol.
+/// Most keys that a node asks to be found under in one message of the mirror protocol, and as many no longer.
 pub const MAX_MIRROR_KEYS: usize = 4096;
+/// Most ranges in one question of the mirror protocol whether what its sender said is still stored.
+pub const MAX_MIRROR_RANGES: usize = 64;
+/// Most items in the answer, of all ranges together: keys of 32 bytes, or marks of 8.
+pub const MAX_MIRROR_HELD: usize = 4096;
 /// Most nodes that are found under one key. Every owner is found under the empty word: as many may be searched.
 pub const MAX_PROVIDERS: usize = 512;
 /// Longest message of the mirror protocol, in bytes, either way.
@@ -64,10 +74,17 @@ const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_NAME_BYTES + 256) <= MAX_INDEX_MES
 const _: () = assert!(MAX_MEMBERS * (MAX_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 128) <= MAX_INDEX_MESSAGE);
 // And the answer to a lookup with every holder at its most talkative.
 const _: () = assert!(MAX_HOLDERS * (MAX_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 128) + 4096 <= MAX_INDEX_MESSAGE);
+// Ranges that are compared, and the parts or names of each in the answer.
+const _: () = assert!(MAX_COMPARED_RANGES * (2 * MAX_NAME_BYTES + 96) + 1024 <= MAX_INDEX_MESSAGE);
+const _: () = assert!(MAX_COMPARED_RANGES * MAX_RANGE_PARTS * (MAX_NAME_BYTES + 96) <= MAX_INDEX_MESSAGE);
+const _: () = assert!(MAX_COMPARED_RANGES * MAX_RANGE_NAMES * (MAX_NAME_BYTES + 32) <= MAX_INDEX_MESSAGE);
 // A record holds at most a revocation and a claim, each with a name, hashes, peer id, dates and one or two signatures.
 const _: () = assert!(2 * (MAX_NAME_BYTES + 512) <= MAX_RECORD_BYTES);
-// A full batch of records, or of keys with the sender's addresses, must fit its message.
-const _: () = assert!(MAX_MIRROR_RECORDS * MAX_RECORD_BYTES + MAX_MIRROR_KEYS * 40 + 64 * 1024 <= MAX_MIRROR_MESSAGE);
+// A full batch of records, of keys and of keys no longer, with the sender's addresses, must fit its message.
+const _: () =
+    assert!(MAX_MIRROR_RECORDS * MAX_RECORD_BYTES + 2 * MAX_MIRROR_KEYS * 40 + 64 * 1024 <= MAX_MIRROR_MESSAGE);
+// So must the ranges of a question, and the items of its answer.
+const _: () = assert!(MAX_MIRROR_RANGES * 128 + MAX_MIRROR_HELD * 40 + MAX_MIRROR_RANGES * 32 <= MAX_MIRROR_MESSAGE);
 // And all providers of a key.
 const _: () = assert!(MAX_PROVIDERS * (MAX_OTHER_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 64) <= MAX_MIRROR_MESSAGE);
 // So must a page of an owner's statements.

@@ -8,6 +8,7 @@ use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
 use serde::{Deserialize, Serialize};
 
+use crate::check::{Compared, Range};
 use crate::content::ContentId;
 use crate::index::Refusal;
 use crate::ledger::Rejection;
@@ -43,6 +44,11 @@ impl RecordKey {
     /// Under which owners of names with a word that begins with these letters are found.
     fn beginning(network: &Network, letters: &str) -> Self {
         Self::hash(network, b"beginning", letters.as_bytes())
+    }
+
+    /// Under which a node itself is found: whoever finds its own identity there, at addresses of another, has a twin.
+    pub fn node(network: &Network, peer: &PeerId) -> Self {
+        Self::hash(network, b"node", &peer.to_bytes())
     }
 
     /// Every key under which the owner of a name is to be found by those who search: its words, the first letters
@@ -134,6 +140,10 @@ pub enum Request {
     /// All nodes that are found under a key: one answer of Kademlia has twenty.
     #[serde(rename = "providers")]
     Providers(RecordKey),
+    /// Whether the node still holds what the sender said: ranges of keys in order, none of which overlaps another, at
+    /// most [`crate::limits::MAX_MIRROR_RANGES`].
+    #[serde(rename = "check")]
+    Check(Vec<Range>),
 }
 
 /// Records to store.
@@ -148,6 +158,10 @@ pub struct Store {
     /// Where the sender listens, for those who find it so.
     #[serde(rename = "a", default)]
     pub addresses: Vec<Multiaddr>,
+    /// Keys under which the sender is no longer to be found; at most [`crate::limits::MAX_MIRROR_KEYS`]. A key that
+    /// is also in `provide` stays.
+    #[serde(rename = "w", default, skip_serializing_if = "Vec::is_empty")]
+    pub withdraw: Vec<RecordKey>,
 }
 
 /// What a node answers.
@@ -162,6 +176,9 @@ pub enum Response {
     /// To a request for providers: at most [`crate::limits::MAX_PROVIDERS`].
     #[serde(rename = "providers")]
     Providers(Vec<Provider>),
+    /// To a check: what is held of each range, in order.
+    #[serde(rename = "checked")]
+    Checked(Vec<Compared>),
     /// To anything that cannot be granted.
     #[serde(rename = "refused")]
     Refused(Refusal),

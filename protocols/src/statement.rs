@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use signed::{Certificate, Revocation, Tombstone};
 
 use crate::content::ContentId;
+use crate::digest::ShareDigest;
 use crate::name::{Name, Network};
 
 /// How long a certificate is valid, in milliseconds (7 days): long enough for a mirror to outlive a
@@ -80,6 +81,13 @@ pub struct Entry {
     /// Version of this statement.
     #[serde(rename = "v")]
     pub version: Version,
+}
+
+impl Entry {
+    /// The digest by which two nodes see that they hold this entry alike.
+    pub fn digest(&self) -> ShareDigest {
+        ShareDigest::of(self.name.as_str(), &self.content, self.size, self.version)
+    }
 }
 
 /// Whom to believe: the master of one network.

@@ -6,12 +6,14 @@ use std::fmt::Debug;
 
 use proptest::prelude::*;
 use serde::{Serialize, de::DeserializeOwned};
+use swarmdex_protocols::check::{self, Held};
 use swarmdex_protocols::codec::{DecodeError, decode, encode};
 use swarmdex_protocols::content::Proof;
 use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::index::{
-    Announce, Cursor, Found, Granted, Join, Joined, Leave, Lookup, Member, Offer, Owned, Page, Peers, Refusal,
-    RefusalCode, Report, Request, Response, Revocation, Revoke, Search, Sequence, Session, ShareDigest, Verdict,
+    Announce, Compare, Compared, Cursor, Fingerprint, Followed, Found, Granted, Join, Joined, Leave, Lookup, Mark,
+    Member, Offer, Owned, Page, Part, Peers, Range, Refusal, RefusalCode, Renew, Renewed, Report, Request, Response,
+    Revocation, Revoke, Run, Search, Sequence, Session, ShareDigest, ShareSum, Verdict,
 };
 use swarmdex_protocols::limits::*;
 use swarmdex_protocols::statement::{self, Seal};
@@ -58,6 +60,8 @@ fn requests() -> Vec<Request> {
             digest: ShareDigest::from_bytes([2; 32]),
             entries: 5,
             newest: None,
+            run: None,
+            machine: None,
         }),
         Request::Join(Join {
             network: "lab".to_owned(),
@@ -65,6 +69,8 @@ fn requests() -> Vec<Request> {
             digest: ShareDigest::empty(),
             entries: 0,
             newest: Some(Box::new(Certificate { entry: entry("n"), seal: seal() })),
+            run: None,
+            machine: None,
         }),
         Request::Announce(Announce {
             session: Session(1 << 40),
@@ -78,6 +84,7 @@ fn requests() -> Vec<Request> {
                 },
             ],
             last: true,
+            total: None,
         }),
         Request::Revoke(Revoke { session: Session(1), sequence: Sequence(3), names: vec!["a".to_owned()] }),
         Request::Lookup(Lookup { name: "é".to_owned() }),
@@ -86,7 +93,27 @@ fn requests() -> Vec<Request> {
         Request::Report(Report { peer: peer() }),
         Request::Peers(Peers { after: Some(peer()) }),
         Request::Leave(Leave { session: Session(1) }),
+        Request::Announce(Announce {
+            session: Session(1),
+            sequence: Sequence(4),
+            offers: Vec::new(),
+            last: true,
+            total: Some(sum()),
+        }),
+        Request::Renew(Renew { session: Session(1), held: sum(), repaired: 0 }),
+        Request::Renew(Renew { session: Session(1), held: sum(), repaired: 2 }),
+        Request::Compare(Compare {
+            session: Session(1),
+            ranges: vec![
+                Range { from: String::new(), to: Some("b".to_owned()), held: sum() },
+                Range { from: "c".to_owned(), to: None, held: sum() },
+            ],
+        }),
     ]
+}
+
+fn sum() -> ShareSum {
+    ShareSum { entries: 7, digest: ShareDigest::from_bytes([3; 32]) }
 }
 
 fn responses() -> Vec<Response> {
@@ -113,6 +140,17 @@ fn responses() -> Vec<Response> {
         Response::Members(vec![member()]),
         Response::Done,
         Response::Refused(refusal),
+        Response::Renewed(Renewed { agreed: true, wait_ms: 10_000, notice: None }),
+        Response::Renewed(Renewed { agreed: false, wait_ms: 10_000, notice: Some("a twin".to_owned()) }),
+        Response::Compared(vec![
+            Compared::Same,
+            Compared::Split(vec![
+                Part { from: "a".to_owned(), held: sum() },
+                Part { from: "b".to_owned(), held: sum() },
+            ]),
+            Compared::Names(vec![Mark { name: "c".to_owned(), mark: u64::MAX }]),
+        ]),
+        Response::Refused(Refusal::new(RefusalCode::Differs, "again")),
     ]
 }
 
@@ -131,14 +169,27 @@ fn mirror_requests() -> Vec<mirror::Request> {
     let key = RecordKey::name(&Network::parse("lab").unwrap(), &entry("a/b").name);
     let addresses = member().addresses;
     vec![
-        mirror::Request::Store(mirror::Store { statements: statements(), provide: vec![key], addresses }),
+        mirror::Request::Store(mirror::Store {
+            statements: statements(),
+            provide: vec![key],
+            addresses,
+            ..mirror::Store::default()
+        }),
         mirror::Request::Read(vec![key]),
         mirror::Request::Providers(key),
+        mirror::Request::Store(mirror::Store { withdraw: vec![key], ..mirror::Store::default() }),
+        mirror::Request::Check(vec![check::Range {
+            from: key,
+            to: key,
+            count: 2,
+            digest: check::Mark::provided(&key),
+        }]),
     ]
 }
 
 fn mirror_responses() -> Vec<mirror::Response> {
     use mirror::Verdict::*;
+    let key = RecordKey::name(&Network::parse("lab").unwrap(), &entry("a/b").name);
     vec![
         mirror::Response::Stored(mirror::Stored {
             statements: vec![Stored, Older, Certified(peer()), Claimed(peer()), Invalid, Full],
@@ -147,6 +198,14 @@ fn mirror_responses() -> Vec<mirror::Response> {
         mirror::Response::Records(vec![Vec::new(), statements()]),
         mirror::Response::Providers(vec![mirror::Provider { peer: peer(), addresses: Vec::new() }]),
         mirror::Response::Refused(Refusal::new(RefusalCode::Busy, "later")),
+        mirror::Response::Checked(vec![
+            check::Compared::Same,
+            check::Compared::Differs(Held {
+                statements: statements().iter().map(|statement| check::Mark::statement(&key, statement)).collect(),
+                provided: vec![key],
+            }),
+            check::Compared::Many(5000),
+        ]),
     ]
 }
 
@@ -179,6 +238,29 @@ fn headers() -> Vec<Header> {
         Header::Done,
         Header::Refused(fetch::Refusal::Changed),
     ]
+}
+
+/// Runs and machines, and which master a node follows.
+fn joins_and_masters() -> (Vec<Request>, Vec<Response>) {
+    let join = Join {
+        network: "lab".to_owned(),
+        addresses: Vec::new(),
+        digest: ShareDigest::empty(),
+        entries: 0,
+        newest: None,
+        run: Some(Run(1 << 60)),
+        machine: Some(Fingerprint::of("0123456789abcdef0123456789abcdef", &peer())),
+    };
+    let only_run = Join { machine: None, ..join.clone() };
+    let followed = Followed { master: Some(peer()), addresses: member().addresses };
+    (
+        vec![Request::Join(join), Request::Join(only_run), Request::Master],
+        vec![
+            Response::Master(followed),
+            Response::Master(Followed::default()),
+            Response::Refused(Refusal::new(RefusalCode::Twin, "another run")),
+        ],
+    )
 }
 
 /// Bytes that never change: a second implementation must produce and accept just these.
@@ -216,6 +298,10 @@ fn every_message_has_its_bytes() {
         RecordKey::word(&network, "word"),
     ];
     all += &lines("key", &keys);
+    let (requests, responses) = joins_and_masters();
+    all += &lines("request", &requests);
+    all += &lines("response", &responses);
+    all += &lines("key", &[RecordKey::node(&network, &peer())]);
     assert_eq!(all, GOLDEN, "the bytes of a message changed: that takes a new protocol id");
 }
 
@@ -243,6 +329,9 @@ fn another_library_writes_and_reads_the_same_bytes() {
     cross_check(&headers());
     cross_check(&mirror_requests());
     cross_check(&mirror_responses());
+    let (requests, responses) = joins_and_masters();
+    cross_check(&requests);
+    cross_check(&responses);
 }
 
 #[test]
@@ -263,6 +352,9 @@ fn what_is_no_message_is_told_apart() {
     assert!(
         matches!(decode::<Request>(&unknown, 100), Err(DecodeError::UnknownVariant(text)) if text.contains("dance"))
     );
+    // So is one without fields, which is a text.
+    let unknown = encode(&"dance", 100).unwrap();
+    assert!(matches!(decode::<Request>(&unknown, 100), Err(DecodeError::UnknownVariant(_))));
     assert_eq!(decode::<Request>(&[0; 11], 10), Err(DecodeError::TooLarge { actual: 11, limit: 10 }));
     // Strings, arrays and maps that declare more than there is cost nothing.
     for first in [0x5bu8, 0x7b, 0x9b, 0xbb] {
@@ -305,7 +397,8 @@ fn messages_at_their_limits_fit() {
             ..Offer::new(padded(number), content(), MAX_FILE_BYTES)
         })
         .collect();
-    let announce = Announce { session: Session(u64::MAX), sequence: Sequence(u64::MAX), offers, last: true };
+    let announce =
+        Announce { session: Session(u64::MAX), sequence: Sequence(u64::MAX), offers, last: true, total: None };
     encode(&Request::Announce(announce), MAX_INDEX_MESSAGE).unwrap();
     let big = Entry { version: Version(u64::MAX), size: u64::MAX, ..entry(&padded(1)) };
     let page = Page { entries: vec![big; MAX_PAGE_ENTRIES], next: Some(Cursor(u64::MAX)) };
@@ -318,6 +411,8 @@ fn messages_at_their_limits_fit() {
     let address: Multiaddr = name.parse().unwrap();
     let member = Member { addresses: vec![address; MAX_ADDRESSES], entries: u64::MAX, ..member() };
     encode(&Response::Members(vec![member.clone(); MAX_MEMBERS]), MAX_INDEX_MESSAGE).unwrap();
+    let followed = Followed { master: Some(peer()), addresses: member.addresses.clone() };
+    encode(&Response::Master(followed), MAX_INDEX_MESSAGE).unwrap();
     let certificate = Certificate { entry: entry(&padded(2)), seal: seal() };
     let found = Found { certificate, holders: vec![member; MAX_HOLDERS] };
     encode(&Response::Found(found), MAX_INDEX_MESSAGE).unwrap();
@@ -346,8 +441,15 @@ fn messages_at_their_limits_fit() {
     let key = RecordKey::word(&Network::default(), "");
     let provide = vec![key; MAX_MIRROR_KEYS];
     let statements = vec![record[0].clone(); MAX_MIRROR_RECORDS];
-    let store = mirror::Store { statements, provide, addresses: vec![name.parse().unwrap(); MAX_ADDRESSES] };
+    let addresses = vec![name.parse().unwrap(); MAX_ADDRESSES];
+    let store = mirror::Store { statements, provide: provide.clone(), addresses, withdraw: provide };
     encode(&mirror::Request::Store(store), MAX_MIRROR_MESSAGE).unwrap();
+    let range = check::Range { from: key, to: key, count: u32::MAX, digest: check::Mark(u64::MAX) };
+    encode(&mirror::Request::Check(vec![range; MAX_MIRROR_RANGES]), MAX_MIRROR_MESSAGE).unwrap();
+    let held = Held { statements: vec![check::Mark(u64::MAX); MAX_MIRROR_HELD], provided: vec![key; MAX_MIRROR_HELD] };
+    let mut compared = vec![check::Compared::Many(u32::MAX); MAX_MIRROR_RANGES];
+    compared.push(check::Compared::Differs(held));
+    encode(&mirror::Response::Checked(compared), MAX_MIRROR_MESSAGE).unwrap();
     // Four small chunks, or one of the largest file, with all their proofs.
     let proofs = vec![Proof::new(vec![[0; 32]; 24]); 4];
     let have = vec![0xff; MAX_HAVE_ALONG];
@@ -379,7 +481,8 @@ fn any_request() -> impl Strategy<Value = Request> {
                 session: Session(session),
                 sequence: Sequence(sequence),
                 offers,
-                last
+                last,
+                total: None,
             })
         ),
         (any::<u64>(), any::<u64>(), prop::collection::vec(".{0,20}", 0..8)).prop_map(|(session, sequence, names)| {
@@ -391,7 +494,15 @@ fn any_request() -> impl Strategy<Value = Request> {
         }),
         (".{0,20}", any::<[u8; 32]>(), any::<u64>()).prop_map(|(network, digest, entries)| {
             let addresses = vec!["/ip6/::1/tcp/1".parse().unwrap()];
-            Request::Join(Join { network, addresses, digest: ShareDigest::from_bytes(digest), entries, newest: None })
+            Request::Join(Join {
+                network,
+                addresses,
+                digest: ShareDigest::from_bytes(digest),
+                entries,
+                newest: None,
+                run: None,
+                machine: None,
+            })
         }),
     ]
 }

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::backend::Backend;
-use super::output::{self, Bar, Table, plain, size};
+use super::output::{self, Bar, Table, note, plain, size};
 use super::settings::NodeArgs;
 use super::{Command, Failure, OutputArgs};
 use crate::http::{Client, MAX_RESULTS};
 use crate::node::{
-    EntryInfo, ErrorKind, FailedFile, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState, RevokedInfo,
-    ShareReport, SharedInfo, Source, Standing, Status,
+    AgreementInfo, EntryInfo, ErrorKind, FailedFile, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState,
+    RevokedInfo, ShareReport, SharedInfo, Source, Standing, Status,
 };
 
 pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputArgs) -> Result<(), Failure> {
@@ -39,7 +39,7 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
         Command::Peers => print_peers(&running(args).await?.peers().await?, json),
         Command::Status => print_status(&running(args).await?.status().await?, json),
         // Dealt with before.
-        Command::Run | Command::Demo | Command::Completions { .. } => Ok(()),
+        Command::Run | Command::Demo | Command::Identity { .. } | Command::Completions { .. } => Ok(()),
     }
 }
 
@@ -101,7 +101,7 @@ async fn get(
 /// Says which files failed; the exit code is that of the first.
 fn fail_for(failed: &[FailedFile]) -> Result<(), Failure> {
     for file in failed {
-        eprintln!("swarmdex: {}: {}", plain(file.name.as_str()), plain(&file.message));
+        note(&format!("{}: {}", plain(file.name.as_str()), plain(&file.message)));
     }
     failed.first().map_or(Ok(()), |file| Err(Failure::Said(file.kind)))
 }
@@ -119,17 +119,15 @@ async fn share(client: &Client, paths: Vec<PathBuf>, name: Option<String>, json:
         print_shared(&report.entries, false)?
     }
     for skipped in &report.skipped {
-        eprintln!("swarmdex: not shared: {}: {}", plain(&skipped.path.display().to_string()), plain(&skipped.reason));
+        note(&format!("not shared: {}: {}", plain(&skipped.path.display().to_string()), plain(&skipped.reason)));
     }
     let pending = report.entries.iter().filter(|entry| entry.standing == Standing::Pending).count();
     let claimed = report.entries.iter().filter(|entry| entry.standing == Standing::Claimed).count();
     if claimed > 0 {
-        eprintln!(
-            "swarmdex: {claimed} names are claimed: the master cannot be reached, and certifies them when it is back"
-        );
+        note(&format!("{claimed} names are claimed: the master cannot be reached, and certifies them when it is back"));
     }
     if pending > 0 {
-        eprintln!("swarmdex: {pending} names wait for the master; 'swarmdex status' says how it stands");
+        note(&format!("{pending} names wait for the master; 'swarmdex status' says how it stands"));
     }
     let lost = |kind| report.entries.iter().any(|entry| standing_kind(&entry.standing) == Some(kind));
     for kind in [ErrorKind::Conflict, ErrorKind::Other] {
@@ -142,7 +140,7 @@ async fn share(client: &Client, paths: Vec<PathBuf>, name: Option<String>, json:
 
 fn standing_kind(standing: &Standing) -> Option<ErrorKind> {
     match standing {
-        Standing::Pending | Standing::Certified | Standing::Claimed => None,
+        Standing::Pending | Standing::Certified | Standing::Unconfirmed | Standing::Claimed => None,
         Standing::Conflict { .. } => Some(ErrorKind::Conflict),
         Standing::Refused { .. } => Some(ErrorKind::Other),
     }
@@ -186,6 +184,7 @@ fn print_shared(shared: &[SharedInfo], json: bool) -> Result<(), Failure> {
         let state = match &entry.standing {
             Standing::Pending => "waits for the master".to_owned(),
             Standing::Certified => "certified".to_owned(),
+            Standing::Unconfirmed => "unconfirmed: granted, and the master did not say so lately".to_owned(),
             Standing::Claimed => "claimed until the master is back".to_owned(),
             Standing::Conflict { conflict_owner } => format!("belongs to {conflict_owner}"),
             Standing::Refused { reason } => format!("refused: {reason}"),
@@ -225,6 +224,14 @@ fn print_peers(peers: &[PeerInfo], json: bool) -> Result<(), Failure> {
     table.print()
 }
 
+fn agreement_line(agreement: &AgreementInfo) -> String {
+    let AgreementInfo { confirmed_ms, names, repaired, checked } = agreement;
+    let ago = output::ago(*confirmed_ms);
+    let how = if *checked { "" } else { "; the master is of an earlier build and does not compare" };
+    let repairs = if *repaired > 0 { format!("; {repaired} names differed and were put right") } else { String::new() };
+    format!("with the master about {names} names, {ago} ago{how}{repairs}")
+}
+
 fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
     if json {
         return output::json(status);
@@ -246,6 +253,15 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
     table.row(&["peer id", &status.peer_id.to_string()]);
     table.row(&["network", &status.network]);
     table.row(&["master", &master]);
+    if let Some(twin) = &status.twin {
+        table.row(&["twin", twin]);
+    }
+    for other in &status.other_masters {
+        table.row(&[
+            "other master",
+            &format!("{other}, of a network with the same name: --network NAME tells them apart"),
+        ]);
+    }
     table.row(&["running for", &output::duration(status.uptime_seconds)]);
     for address in &status.listen {
         table.row(&["listens on", &address.to_string()]);
@@ -253,14 +269,18 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
     table.row(&["connected to", &format!("{} nodes", status.connected)]);
     let lost = shared.conflicts + shared.refused;
     let names = format!(
-        "{} names, {}: {} certified, {} claimed, {} waiting, {lost} lost",
+        "{} names, {}: {} certified, {} unconfirmed, {} claimed, {} waiting, {lost} lost",
         shared.entries,
         size(shared.bytes),
         shared.certified,
+        shared.unconfirmed,
         shared.claimed,
         shared.pending
     );
     table.row(&["shares", &names]);
+    if let Some(agreement) = &status.agreement {
+        table.row(&["agreement", &agreement_line(agreement)]);
+    }
     let dht = &status.dht;
     let mirror = format!(
         "{} nodes known, {} names stored; {} of {} own records published{}",
@@ -277,6 +297,12 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
     if let Some(index) = &status.index {
         let index = format!("{} names of {} members, {} of them suspect", index.names, index.peers, index.suspects);
         table.row(&["index", &index]);
+    }
+    if status.log_lines_lost > 0 {
+        table.row(&["log", &format!("{} lines could not be written", status.log_lines_lost)]);
+    }
+    if !status.failed_tasks.is_empty() {
+        table.row(&["failed", &format!("{}; this is a bug, see the log", status.failed_tasks.join(", "))]);
     }
     table.print()
 }

@@ -1,9 +1,9 @@
 //! The command line: flags to calls of the handle, answers to text or JSON, errors to exit codes.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod backend;
 mod commands;
 mod demo;
+mod identity;
 mod output;
 mod run;
 mod settings;
@@ -104,6 +104,11 @@ enum Command {
         /// The name
         name: String,
     },
+    /// Show or change who the node of a data folder is
+    Identity {
+        #[command(subcommand)]
+        action: identity::Action,
+    },
     /// Show it all on this machine: share, search, download, conflict, revocation, eviction
     Demo,
     /// Print completions for a shell
@@ -155,19 +160,32 @@ impl Failure {
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors; both are printed where they belong.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => return said(&error),
     };
-    match execute(cli) {
+    let code = end(execute(cli));
+    crate::log::flush();
+    code
+}
+
+/// Prints what the parser has to say: help and version are no errors, and go to stdout.
+fn said(error: &clap::Error) -> ExitCode {
+    let printed = error.print().and_then(|()| std::io::stdout().flush());
+    match printed {
+        Err(failed) if !error.use_stderr() => end(Err(Failure::Output(failed))),
+        // The exit code says it to whoever has closed stderr.
+        _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+    }
+}
+
+/// Says what failed; the exit code.
+fn end(result: Result<(), Failure>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has seen enough.
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             if !matches!(failure, Failure::Said(_)) {
-                let _ = writeln!(std::io::stderr(), "swarmdex: {failure}");
+                output::note(&failure.to_string());
             }
             ExitCode::from(failure.kind().exit_code())
         }
@@ -179,7 +197,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     if let Some(Command::Completions { shell }) = command {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "swarmdex", &mut script);
-        return std::io::stdout().write_all(&script).map_err(Failure::Output);
+        return output::bytes(&script);
     }
     let workers = async_workers(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -190,6 +208,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     let result = match command {
         None | Some(Command::Run) => runtime.block_on(run::run(&node, output.log_format)),
         Some(Command::Demo) => runtime.block_on(demo::demo()),
+        Some(Command::Identity { action }) => identity::identity(&action, &node, output.json),
         Some(command) => runtime.block_on(commands::command(command, &node, &output)),
     };
     // Threads that wait for a disk do not hold up the end of the program.

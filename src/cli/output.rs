@@ -13,13 +13,23 @@ use crate::node::Progress;
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let mut text = serde_json::to_vec(value).map_err(|error| Failure::Output(error.into()))?;
     text.push(b'\n');
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(&text).and_then(|()| stdout.flush()).map_err(Failure::Output)
+    bytes(&text)
 }
 
 /// Prints a line.
 pub(super) fn line(text: &str) -> Result<(), Failure> {
-    writeln!(std::io::stdout(), "{text}").map_err(Failure::Output)
+    bytes(format!("{text}\n").as_bytes())
+}
+
+/// Writes to stdout, all of it: what waits in a buffer until the program ends fails unseen.
+pub(super) fn bytes(text: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text).and_then(|()| stdout.flush()).map_err(Failure::Output)
+}
+
+/// Says something beside the output, on stderr. If that cannot be written, the exit code has to do.
+pub(super) fn note(text: &str) {
+    crate::log::say(&format!("swarmdex: {text}"));
 }
 
 /// A text from elsewhere, with everything that a terminal would obey made visible.
@@ -101,7 +111,7 @@ impl Table {
         }
         let mut text = self.lines().join("\n");
         text.push('\n');
-        std::io::stdout().write_all(text.as_bytes()).map_err(Failure::Output)
+        bytes(text.as_bytes())
     }
 }
 

@@ -1,33 +1,51 @@
 //! `swarmdex run`: a node in the foreground.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use super::settings::NodeArgs;
 use super::{Failure, LogFormat};
 use crate::http;
+use crate::log::{self, Format};
 use crate::node::{Node, Ready};
 
-/// Environment variable that filters logs.
-const LOG_VARIABLE: &str = "SWARMDEX_LOG";
+/// How long a node that cannot go on may take to end what still works.
+const END_PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(args: &NodeArgs, format: LogFormat) -> Result<(), Failure> {
     let config = args.config()?;
-    log_to_stderr(format);
+    let format = match format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    log::to_stderr(format).map_err(Failure::Runtime)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Runtime)?;
     let node = Node::start(config).await?;
     let server = http::serve(&node).await?;
     let ready = Ready { http: server.address.map(|address| address.to_string()), ..node.ready() };
-    announce(&ready)?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: leaving"),
-        _ = interrupt.recv() => tracing::info!("interrupted: leaving"),
-        stopped = node.stopped() => return stopped.map_err(Failure::Node),
-    }
+    // Nobody waits for it: a pipe that is full would keep the node from hearing signals.
+    tokio::task::spawn_blocking(move || announce(&ready));
+    let failed = tokio::select! {
+        _ = terminate.recv() => {
+            tracing::info!("SIGTERM: leaving");
+            None
+        }
+        _ = interrupt.recv() => {
+            tracing::info!("interrupted: leaving");
+            None
+        }
+        stopped = node.stopped() => stopped.err(),
+    };
     drop(server);
+    if let Some(error) = failed {
+        tracing::error!(tasks = ?node.failures().names(), "the node cannot go on: leaving");
+        // What still works is ended in order; what does not must not keep the rest from ending.
+        let _ = tokio::time::timeout(END_PATIENCE, node.shutdown()).await;
+        return Err(Failure::Node(error));
+    }
     tokio::select! {
         stopped = node.shutdown() => stopped.map_err(Failure::Node),
         _ = terminate.recv() => Err(Failure::Said(crate::node::ErrorKind::Other)),
@@ -35,25 +53,14 @@ pub(super) async fn run(args: &NodeArgs, format: LogFormat) -> Result<(), Failur
     }
 }
 
-/// The first line on stdout; whoever started the node may wait for it, or not read it at all.
-fn announce(ready: &Ready) -> Result<(), Failure> {
-    let line = serde_json::to_string(ready).map_err(|error| Failure::Output(error.into()))?;
-    let mut stdout = std::io::stdout();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(Failure::Output),
+/// The first line on stdout; whoever started the node may wait for it, not read it at all, or have closed it. A node that
+/// cannot say where it is runs all the same: `status` says it too.
+fn announce(ready: &Ready) {
+    let written = serde_json::to_string(ready).map_err(std::io::Error::from).and_then(|line| {
+        let mut stdout = std::io::stdout();
+        writeln!(stdout, "{line}").and_then(|()| stdout.flush())
+    });
+    if let Err(error) = written {
+        tracing::warn!(%error, "the first line could not be written to standard output; the node runs all the same");
     }
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env(LOG_VARIABLE)
-        .unwrap_or_else(|_| EnvFilter::new("info,libp2p_mdns=warn,libp2p_kad=error,libp2p_swarm=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    // Set once in a process: a second attempt changes nothing.
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(colours).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a thread panicked; this is a bug")));
 }

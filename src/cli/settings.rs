@@ -8,7 +8,7 @@ use etcetera::BaseStrategy;
 use serde::Deserialize;
 use swarmdex_protocols::{Multiaddr, Network};
 
-use crate::config::{Config, DhtConfig, FetchConfig, LeaseConfig, LimitsConfig, Role};
+use crate::config::{Config, DhtConfig, FetchConfig, IdentityConfig, LeaseConfig, LimitsConfig, OnNewMachine, Role};
 
 /// Longest configuration file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -50,6 +50,9 @@ pub(super) struct NodeArgs {
     /// Do not pass on to others what was downloaded
     #[arg(long, global = true, env = "SWARMDEX_NO_RESHARE", value_parser = clap::builder::BoolishValueParser::new())]
     no_reshare: bool,
+    /// What to do if the data folder was used on another machine before [default: same]
+    #[arg(long, global = true, value_enum, env = "SWARMDEX_ON_NEW_MACHINE")]
+    on_new_machine: Option<OnNewMachine>,
 }
 
 /// Where the HTTP interface is offered.
@@ -145,6 +148,7 @@ struct File {
     limits: LimitsFile,
     fetch: FetchFile,
     dht: DhtFile,
+    identity: IdentityFile,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -191,6 +195,13 @@ struct DhtFile {
     claims_per_peer: Option<usize>,
     providers: Option<usize>,
     keys_per_peer: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct IdentityFile {
+    on_new_machine: Option<OnNewMachine>,
+    machine_id_file: Option<PathBuf>,
 }
 
 impl NodeArgs {
@@ -245,6 +256,7 @@ impl NodeArgs {
             limits,
             fetch,
             dht,
+            identity,
         } = file;
         let defaults = Config::new(Role::Peer, data_dir);
         let http = match (self.http, http) {
@@ -271,6 +283,7 @@ impl NodeArgs {
             limits: limits.merge(defaults.limits)?,
             fetch,
             dht: dht.merge(defaults.dht)?,
+            identity: identity.merge(self.on_new_machine, defaults.identity),
             transient: false,
             data_dir: defaults.data_dir,
         };
@@ -361,6 +374,16 @@ impl DhtFile {
             return Err(Invalid::Republish);
         }
         Ok(config)
+    }
+}
+
+impl IdentityFile {
+    fn merge(self, flag: Option<OnNewMachine>, defaults: IdentityConfig) -> IdentityConfig {
+        let Self { on_new_machine, machine_id_file } = self;
+        IdentityConfig {
+            on_new_machine: flag.or(on_new_machine).unwrap_or(defaults.on_new_machine),
+            machine_id_file: machine_id_file.unwrap_or(defaults.machine_id_file),
+        }
     }
 }
 
@@ -456,7 +479,7 @@ mod tests {
             example.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
         let table: toml::Table = toml::from_str(&full).unwrap();
         let count: usize = table.values().map(|value| value.as_table().map_or(1, toml::Table::len)).sum();
-        assert_eq!(count, 10 + 4 + 9 + 7 + 6, "keys in the example");
+        assert_eq!(count, 10 + 4 + 9 + 7 + 6 + 2, "keys in the example");
         config(&[], &full).unwrap();
     }
 

@@ -67,7 +67,7 @@ impl Client {
         let stream = UnixStream::connect(&self.socket).await.map_err(gone)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        tokio::spawn(connection);
+        crate::tasks::spawn("control connection", connection);
         let request = Request::builder()
             .method(method)
             .uri(path)

@@ -18,6 +18,7 @@ pub use types::*;
 
 use crate::node::Node;
 use crate::storage::dir::{DataDirError, socket_path, write_small};
+use crate::tasks;
 
 /// Longest path of a Unix socket, in bytes (`sun_path` of Linux less its end).
 const MAX_SOCKET_PATH: usize = 107;
@@ -88,23 +89,28 @@ pub async fn serve(node: &Node) -> Result<Server, HttpError> {
     };
     let address = tcp.as_ref().map(|(_, address, _)| *address);
     let app = routes::App { node: node.clone(), http: address.map(|address| address.to_string()) };
-    let mut tasks = vec![tokio::spawn(run(listener, routes::router(app.clone())))];
+    let mut tasks = vec![serve_on(node, listener, routes::router(app.clone()))];
     if let Some((listener, address, token)) = tcp {
         let guard = guard::Guard::new(address, token);
         let router = routes::router(app).layer(axum::middleware::from_fn_with_state(guard, guard::guard));
-        tasks.push(tokio::spawn(run(listener, router)));
+        tasks.push(serve_on(node, listener, router));
     }
     Ok(Server { tasks, socket, address })
 }
 
-async fn run<L>(listener: L, router: Router)
+/// Serves on a task of its own. A node that cannot be asked or told anything any more is over.
+fn serve_on<L>(node: &Node, listener: L, router: Router) -> tokio::task::JoinHandle<()>
 where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,
 {
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the control interface ended");
-    }
+    let watch = node.failures().watch_vital("control");
+    tasks::spawn("control", async move {
+        let _watch = watch;
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the control interface ended");
+        }
+    })
 }
 
 fn listen_unix(path: &Path) -> Result<tokio::net::UnixListener, HttpError> {

@@ -12,6 +12,8 @@ use libp2p::{
     quic, yamux,
 };
 
+use swarmdex_protocols::index::Run;
+
 use super::NetError;
 use super::admission::Admission;
 use super::codec::{FETCH_PROTOCOL, FetchCodec, INDEX_PROTOCOL, IndexCodec, MIRROR_PROTOCOL, MirrorCodec};
@@ -66,17 +68,17 @@ pub(super) fn kad_protocol(config: &Config) -> Result<StreamProtocol, NetError> 
     StreamProtocol::try_from_owned(format!("/swarmdex/kad/1/{}", config.network)).map_err(|_| NetError::Network)
 }
 
-/// Agent version by which nodes tell their role.
-pub(super) fn agent_version(role: Role) -> String {
+/// Agent version by which nodes tell their run and, at its end, their role.
+pub(super) fn agent_version(role: Role, run: Run) -> String {
     let role = match role {
         Role::Master => "master",
         Role::Peer => "peer",
     };
-    format!("swarmdex/{} ({role})", env!("CARGO_PKG_VERSION"))
+    format!("swarmdex/{} {} ({role})", env!("CARGO_PKG_VERSION"), run.word())
 }
 
 impl Behaviour {
-    fn new(keypair: &Keypair, config: &Config, codec: FetchCodec) -> Result<Self, NetError> {
+    fn new(keypair: &Keypair, run: Run, config: &Config, codec: FetchCodec) -> Result<Self, NetError> {
         let local = keypair.public().to_peer_id();
         let limits = &config.limits;
         let connections = u32::try_from(limits.connections).unwrap_or(u32::MAX);
@@ -87,7 +89,7 @@ impl Behaviour {
             .with_max_pending_incoming(Some(MAX_PENDING_CONNECTIONS))
             .with_max_pending_outgoing(Some(MAX_PENDING_CONNECTIONS));
         let identify = identify::Config::new(protocol_version(config), keypair.public())
-            .with_agent_version(agent_version(config.role))
+            .with_agent_version(agent_version(config.role, run))
             .with_push_listen_addr_updates(true)
             .with_cache_size(0);
         let ping =
@@ -145,12 +147,17 @@ fn kademlia(local: PeerId, config: &Config) -> Result<kad::Behaviour<RecordTable
 }
 
 /// Builds the swarm: TCP with TLS and Yamux; QUIC; DNS names.
-pub(super) fn swarm(keypair: Keypair, config: &Config, codec: FetchCodec) -> Result<Swarm<Behaviour>, NetError> {
+pub(super) fn swarm(
+    keypair: Keypair,
+    run: Run,
+    config: &Config,
+    codec: FetchCodec,
+) -> Result<Swarm<Behaviour>, NetError> {
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(2 * MAX_STREAMS);
     let tcp = transport::tcp(&keypair, yamux).map_err(|_| NetError::Encryption)?;
     let notify = NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN);
-    let behaviour = Behaviour::new(&keypair, config, codec)?;
+    let behaviour = Behaviour::new(&keypair, run, config, codec)?;
     Ok(SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
         // Those of the first are told first when a node says where it listens.

@@ -34,6 +34,8 @@ struct Asker {
 #[derive(Default)]
 pub(super) struct Crowd {
     contents: HashMap<ContentId, VecDeque<Asker>>,
+    /// When contents that nobody asks for any more were last forgotten.
+    swept: Option<Instant>,
     listeners: HashMap<ContentId, mpsc::Sender<Word>>,
 }
 
@@ -65,8 +67,9 @@ impl Crowd {
         now: Instant,
     ) -> Vec<Other> {
         let stale = |asker: &Asker| now.saturating_duration_since(asker.at) >= FRESH;
-        if !self.contents.contains_key(&content) && self.contents.len() >= MAX_CONTENTS {
+        if self.swept.is_none_or(|at| now.saturating_duration_since(at) >= FRESH) {
             self.contents.retain(|_, askers| !askers.iter().all(stale));
+            self.swept = Some(now);
         }
         if !self.contents.contains_key(&content) && self.contents.len() >= MAX_CONTENTS {
             return Vec::new();
@@ -115,6 +118,8 @@ mod tests {
             crowd.on_have(ContentId::of(&number.to_be_bytes()), anna, vec![address.clone()], begin);
         }
         assert_eq!(crowd.contents.len(), MAX_CONTENTS);
+        crowd.on_have(content, anna, vec![address], begin + 2 * FRESH);
+        assert_eq!(crowd.contents.len(), 1, "nothing is left of those who ask no more");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use libp2p::request_response::ResponseChannel;
 use libp2p::{Multiaddr, PeerId};
 pub(crate) use store::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub(super) use store::{RecordTable, now};
+use swarmdex_protocols::check::Range;
 use swarmdex_protocols::index::{Refusal, RefusalCode, check_address};
 use swarmdex_protocols::ledger::decode_record;
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS};
@@ -31,6 +32,10 @@ const MAX_QUERIES: usize = 512;
 /// Messages whose signatures are being checked: in all, and of one sender.
 const MAX_CHECKS: usize = 64;
 const MAX_CHECKS_OF_SENDER: usize = 4;
+/// Comparisons that others ask for: in all and of one sender, in each window. One takes some milliseconds of a full store.
+const MAX_COMPARISONS: usize = 128;
+const MAX_COMPARISONS_OF_SENDER: usize = 32;
+const COMPARISONS_WINDOW: Duration = Duration::from_secs(10);
 /// How long to look for the nodes closest to a key: those who have answered by then do, and one that is gone without
 /// a word, which a connection would be tried with for long, holds nobody up.
 pub(super) const CLOSEST_PATIENCE: Duration = Duration::from_secs(3);
@@ -92,6 +97,7 @@ pub(super) struct Checked {
     pub(super) reply: Reply,
     statements: Vec<Result<(RecordKey, Statement), Verdict>>,
     provide: Vec<RecordKey>,
+    withdraw: Vec<RecordKey>,
     addresses: Vec<Multiaddr>,
 }
 
@@ -115,13 +121,44 @@ pub(super) struct Dht {
     authority: watch::Receiver<Option<Authority>>,
     queries: HashMap<QueryId, Query>,
     checks: HashMap<PeerId, usize>,
+    comparisons: Comparisons,
     closest_queries: u64,
+}
+
+/// How often others lately asked what is stored of them: each time is a look through what is stored.
+#[derive(Default)]
+struct Comparisons {
+    window: Option<Instant>,
+    of_sender: HashMap<PeerId, usize>,
+    all: usize,
+}
+
+impl Comparisons {
+    fn admit(&mut self, sender: PeerId, now: Instant) -> bool {
+        if self.window.is_none_or(|begin| now.saturating_duration_since(begin) >= COMPARISONS_WINDOW) {
+            *self = Self { window: Some(now), ..Self::default() };
+        }
+        if self.all >= MAX_COMPARISONS {
+            return false;
+        }
+        let of_sender = self.of_sender.entry(sender).or_default();
+        let admitted = *of_sender < MAX_COMPARISONS_OF_SENDER;
+        *of_sender += usize::from(admitted);
+        self.all += usize::from(admitted);
+        admitted
+    }
 }
 
 impl Dht {
     pub(super) fn new(local: PeerId, network: Network, authority: watch::Receiver<Option<Authority>>) -> Self {
         let (queries, checks) = (HashMap::new(), HashMap::new());
-        Self { local, network, authority, queries, checks, closest_queries: 0 }
+        let comparisons = Comparisons::default();
+        Self { local, network, authority, queries, checks, comparisons, closest_queries: 0 }
+    }
+
+    /// The master whose statements are believed.
+    pub(super) fn master(&self) -> Option<PeerId> {
+        self.authority.borrow().as_ref().map(|authority| authority.master.to_peer_id())
     }
 
     /// Begins what is asked.
@@ -266,8 +303,17 @@ impl Dht {
                 Step::Answer(reply, Response::Records(records))
             }
             Request::Providers(key) => Step::Answer(reply, Response::Providers(kad.store_mut().found_under(&key))),
+            Request::Check(ranges) if Range::are_in_order(&ranges) => {
+                if sender != self.local && !self.comparisons.admit(sender, Instant::now()) {
+                    let refusal = Refusal::new(RefusalCode::Busy, "too many questions what is stored; ask again");
+                    return Step::Answer(reply, Response::Refused(refusal));
+                }
+                Step::Answer(reply, Response::Checked(kad.store_mut().compare(&sender, &ranges)))
+            }
             Request::Store(store)
-                if store.statements.len() <= MAX_MIRROR_RECORDS && store.provide.len() <= MAX_MIRROR_KEYS =>
+                if store.statements.len() <= MAX_MIRROR_RECORDS
+                    && store.provide.len() <= MAX_MIRROR_KEYS
+                    && store.withdraw.len() <= MAX_MIRROR_KEYS =>
             {
                 self.check(sender, reply, store)
             }
@@ -280,13 +326,14 @@ impl Dht {
 
     /// Has signatures checked, if that is not asked too often.
     fn check(&mut self, sender: PeerId, reply: Reply, store: Store) -> Step {
-        let Store { statements, provide, addresses } = store;
+        let Store { statements, provide, addresses, withdraw } = store;
         // They go out in answers of Kademlia, which has those who ask connect there.
         let addresses = routing_addresses(&bounded(addresses));
         if sender == self.local {
             let key = |statement: Statement| Ok((RecordKey::name(&self.network, statement.name()), statement));
             let statements = statements.into_iter().map(key).collect();
-            return Step::Wait(std::future::ready(Checked { sender, reply, statements, provide, addresses }).boxed());
+            let checked = Checked { sender, reply, statements, provide, withdraw, addresses };
+            return Step::Wait(std::future::ready(checked).boxed());
         }
         let (of_sender, all) = (self.checks.get(&sender).copied().unwrap_or(0), self.checks.values().sum::<usize>());
         if of_sender >= MAX_CHECKS_OF_SENDER || all >= MAX_CHECKS {
@@ -308,14 +355,14 @@ impl Dht {
         // A check that panicked has checked nothing.
         let checked = async move {
             let statements = checking.await.unwrap_or_default();
-            Checked { sender, reply, statements, provide, addresses }
+            Checked { sender, reply, statements, provide, withdraw, addresses }
         };
         Step::Wait(checked.boxed())
     }
 
     /// Stores what was checked.
     pub(super) fn finish(&mut self, kad: &mut Kad, checked: Checked) -> (Reply, Response) {
-        let Checked { sender, reply, statements, provide, addresses } = checked;
+        let Checked { sender, reply, statements, provide, withdraw, addresses } = checked;
         if let Some(count) = self.checks.get_mut(&sender) {
             *count -= 1;
             if *count == 0 {
@@ -328,6 +375,8 @@ impl Dht {
             Err(verdict) => verdict,
         };
         let statements = statements.into_iter().map(store).collect();
+        // Of the sender's own entries alone, and before what it provides: a key that is in both stays.
+        withdraw.iter().for_each(|key| table.withdraw(key, &sender));
         let provided = provide.into_iter().filter(|key| table.provide(*key, sender, &addresses)).count();
         (reply, Response::Stored(Stored { statements, provided: provided as u32 }))
     }
@@ -344,4 +393,20 @@ pub(super) fn addresses_of(kad: &mut Kad, peer: &PeerId) -> Vec<Multiaddr> {
     let Some(bucket) = kad.kbucket(*peer) else { return Vec::new() };
     let entry = bucket.iter().find(|entry| entry.node.key.preimage() == peer);
     entry.map(|entry| entry.node.value.iter().cloned().collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comparisons_are_bounded_by_sender_and_in_all() {
+        let (mut comparisons, now, peer) = (Comparisons::default(), Instant::now(), PeerId::random());
+        let admitted = (0..1000).filter(|_| comparisons.admit(peer, now)).count();
+        assert_eq!(admitted, MAX_COMPARISONS_OF_SENDER);
+        let others = (0..1000).filter(|_| comparisons.admit(PeerId::random(), now)).count();
+        assert_eq!(admitted + others, MAX_COMPARISONS);
+        assert!(comparisons.of_sender.len() <= MAX_COMPARISONS);
+        assert!(comparisons.admit(peer, now + COMPARISONS_WINDOW));
+    }
 }

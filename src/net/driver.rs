@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use libp2p::request_response::{InboundRequestId, OutboundRequestId, ResponseChannel};
-use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, ping};
-use swarmdex_protocols::index::Response;
+use swarmdex_protocols::index::{Response, Run};
 use swarmdex_protocols::{fetch as fetch_protocol, mirror};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -25,6 +25,7 @@ use super::nodes::{Nodes, routing_addresses, without_peer};
 use super::pending::Pending;
 use super::{Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
 use crate::config::{Config, Role};
+use crate::state::meetings::Meetings;
 use serve::{IndexReply, read};
 
 /// Requests of this node that wait for an answer, of each protocol.
@@ -65,6 +66,7 @@ pub(super) struct Outside {
     lost: broadcast::Sender<PeerId>,
     listen: watch::Sender<Vec<Multiaddr>>,
     masters: watch::Sender<Vec<Identified>>,
+    twins: watch::Sender<Option<Multiaddr>>,
     network: String,
     /// How long a connected node may leave pings unanswered.
     silence: Duration,
@@ -76,11 +78,12 @@ impl Outside {
         lost: broadcast::Sender<PeerId>,
         listen: watch::Sender<Vec<Multiaddr>>,
         masters: watch::Sender<Vec<Identified>>,
+        twins: watch::Sender<Option<Multiaddr>>,
         config: &Config,
     ) -> Self {
         let lease = &config.lease;
         let silence = lease.ping_interval.saturating_mul(lease.missed_pings.saturating_add(2));
-        Self { lost, listen, masters, network: protocol_version(config), silence, stopping: None }
+        Self { lost, listen, masters, twins, network: protocol_version(config), silence, stopping: None }
     }
 
     /// Remembers a node that says that it is the master.
@@ -99,6 +102,7 @@ impl Outside {
 struct Requests {
     dials: Dials,
     nodes: Nodes,
+    meetings: Meetings,
     index: Pending<OutboundRequestId, Response>,
     mirror: Pending<OutboundRequestId, mirror::Response>,
     fetch: Pending<OutboundRequestId, fetch_protocol::Response>,
@@ -124,6 +128,7 @@ impl Driver {
             requests: Requests {
                 dials: Dials::default(),
                 nodes: Nodes::default(),
+                meetings: Meetings::default(),
                 index: Pending::new(MAX_REQUESTS),
                 mirror: Pending::new(MAX_REQUESTS),
                 fetch: Pending::new(MAX_REQUESTS),
@@ -213,7 +218,7 @@ impl Driver {
         }
         let Some(master) = &mut self.services.index else { return };
         // The master is a member of its own network, and always alive.
-        master.on_alive(self.swarm.local_peer_id(), now);
+        master.on_sign(self.swarm.local_peer_id(), None, now);
         if master.timeout().is_some_and(|at| at <= now) {
             master.on_timeout(now);
         }
@@ -227,6 +232,8 @@ impl Driver {
                 }
                 Effect::Keep(peer) => self.swarm.behaviour_mut().admission.keep(peer, true),
                 Effect::Release(peer) => self.swarm.behaviour_mut().admission.keep(peer, false),
+                // One that ended by itself is closed already.
+                Effect::Close(connection) => drop(self.swarm.close_connection(connection)),
             }
         }
         while let Some(eviction) = master.poll_eviction() {
@@ -257,6 +264,9 @@ impl Driver {
                 let _ = self.swarm.disconnect_peer_id(peer);
             }
             Command::Listen { content, words } => self.crowd.listen(content, words),
+            Command::Neighbours { answer } => {
+                let _ = answer.send(self.requests.nodes.neighbours());
+            }
             Command::Keep { peer, keep } => self.swarm.behaviour_mut().admission.keep(peer, keep),
             Command::Snapshot { answer } => {
                 let _ = answer.send(Snapshot {
@@ -317,28 +327,43 @@ impl Driver {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
                 self.requests.dials.on_established(connection_id, peer_id);
                 if let Some(master) = &mut self.services.index {
-                    master.on_alive(&peer_id, Instant::now());
+                    master.on_linked(peer_id, connection_id, Instant::now());
                 }
             }
-            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => self.on_disconnected(peer_id),
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
+                if let Some(master) = &mut self.services.index {
+                    master.on_unlinked(peer_id, connection_id);
+                }
+                if num_established == 0 {
+                    self.on_disconnected(peer_id);
+                }
+            }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 self.on_dial_failed(connection_id, peer_id, &error);
             }
+            SwarmEvent::IncomingConnectionError { error: ListenError::LocalPeerId { address }, .. } => {
+                self.requests.meetings.on_answered(address, Instant::now());
+            }
+            SwarmEvent::IncomingConnectionError { .. } => self.requests.meetings.on_failed(),
             other => tracing::trace!(?other, "swarm event"),
         }
     }
 
     fn on_disconnected(&mut self, peer: PeerId) {
         self.requests.nodes.on_disconnected(&peer);
-        if let Some(master) = &mut self.services.index {
-            master.on_disconnected(&peer);
-        }
         // Nobody watching is no failure.
         let _ = self.outside.lost.send(peer);
     }
 
     fn on_dial_failed(&mut self, connection: ConnectionId, peer: Option<PeerId>, error: &DialError) {
         tracing::debug!(?peer, %error, "a connection could not be made");
+        match error {
+            DialError::LocalPeerId { address } => self.requests.meetings.on_dialled(address.clone(), Instant::now()),
+            DialError::WrongPeerId { obtained, address } if obtained == self.swarm.local_peer_id() => {
+                self.requests.meetings.on_dialled(address.clone(), Instant::now());
+            }
+            _ => {}
+        }
         let given_up = self.requests.dials.on_failed(&mut self.swarm, connection, error);
         let Some(peer) = peer.filter(|peer| !self.swarm.is_connected(peer)) else { return };
         // Kademlia forgets nobody by itself; a node that comes back says so. Addresses that are left are tried without
@@ -351,10 +376,10 @@ impl Driver {
         }
     }
 
-    fn on_pong(&mut self, peer: PeerId, now: Instant) {
+    fn on_pong(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
         self.requests.nodes.on_pong(peer, now);
         if let Some(master) = &mut self.services.index {
-            master.on_alive(&peer, now);
+            master.on_sign(&peer, Some(connection), now);
         }
     }
 
@@ -362,6 +387,9 @@ impl Driver {
     fn on_tick(&mut self, late: Duration) {
         let now = Instant::now();
         self.swarm.behaviour_mut().kad.store_mut().expire();
+        while let Some(address) = self.requests.meetings.handle_timeout(now) {
+            self.outside.twins.send_replace(Some(address));
+        }
         if late > self.outside.silence {
             return self.requests.nodes.on_overslept(now);
         }
@@ -386,12 +414,15 @@ impl Driver {
                 self.on_mirror_step(step);
             }
             BehaviourEvent::Fetch(event) => self.on_fetch(event),
-            BehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
+            BehaviourEvent::Ping(ping::Event { peer, connection, result }) => {
                 if result.is_ok() {
-                    self.on_pong(peer, Instant::now());
+                    self.on_pong(peer, connection, Instant::now());
                 }
             }
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, connection_id, info }) => {
+                if let (Some(master), Some(run)) = (&mut self.services.index, Run::of_agent(&info.agent_version)) {
+                    master.on_run(peer_id, connection_id, run);
+                }
                 self.on_identify(peer_id, &info)
             }
             BehaviourEvent::Discovery(event) => {

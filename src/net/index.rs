@@ -1,16 +1,21 @@
 //! The master's side of the index protocol: requests to leases and store, their outcomes to responses.
 //! No rule is decided here.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod agree;
+mod changes;
+
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
-    self, Announce, Found, Join, Joined, Member, Offer, Page, Refusal, RefusalCode, Request, Response, Revoke, Session,
+    self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Request, Response, Revoke, Run,
+    Session,
 };
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version};
@@ -21,7 +26,8 @@ use super::admission::ip_of;
 use super::codec::Received;
 use super::mirror::Mirror;
 use crate::config::{Config, LimitsConfig};
-use crate::state::lease::{Action, LeaseState, Leases};
+use crate::state::lease::{Action, Holding, LeaseState, Leases};
+use crate::state::runs::{Arrival, Runs};
 use crate::storage::index::{IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp, WriteOutcome};
 
 /// How long an announce waits for what the DHT says.
@@ -46,6 +52,7 @@ pub(super) struct Done {
 enum DoneKind {
     Written(WriteOutcome),
     Read(ReadOutcome),
+    Compared(Outcome<Vec<Compared>>, u64),
 }
 
 /// What the loop is to do about a member.
@@ -57,6 +64,17 @@ pub(super) enum Effect {
     Keep(PeerId),
     /// It is no member any more: let its connections go.
     Release(PeerId),
+    /// Close a connection of a run whose place another has taken.
+    Close(ConnectionId),
+}
+
+/// Where a request of another node came from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin<'a> {
+    /// The connection.
+    pub(super) link: ConnectionId,
+    /// Its other end.
+    pub(super) remote: Option<&'a Multiaddr>,
 }
 
 /// The index as a service.
@@ -64,9 +82,11 @@ pub struct Master {
     network: Network,
     limits: LimitsConfig,
     leases: Leases,
+    runs: Runs<ConnectionId>,
     store: IndexStore,
     pending: HashMap<PeerId, usize>,
     pending_total: usize,
+    comparing: usize,
     /// Members whose eviction the store had no room to take in.
     evictions: VecDeque<PeerId>,
     effects: VecDeque<Effect>,
@@ -81,14 +101,19 @@ impl Master {
     /// Serves `store`; members known from before are suspect with a fresh lease.
     pub fn new(store: IndexStore, config: &Config, known: Vec<KnownPeer>, now: Instant) -> Self {
         let mut leases = Leases::new(&config.lease, config.limits.peers);
-        leases.restore(known.into_iter().map(|peer| (peer.peer, peer.session, peer.addresses, peer.names)), now);
+        let known = known
+            .into_iter()
+            .map(|KnownPeer { peer, addresses, held }| (peer, addresses, Holding { sum: held, at: 0 }));
+        leases.restore(known, now);
         Self {
             network: config.network.clone(),
             limits: config.limits,
             leases,
+            runs: Runs::new(&config.lease),
             store,
             pending: HashMap::new(),
             pending_total: 0,
+            comparing: 0,
             evictions: VecDeque::new(),
             effects: VecDeque::new(),
             mirror: None,
@@ -102,16 +127,16 @@ impl Master {
         self.mirror = Some(mirror);
     }
 
-    /// Takes a request in. `remote` is where it came from, `None` for this node itself.
+    /// Takes a request in. `origin` is where it came from, `None` for this node itself.
     pub(super) fn handle(
         &mut self,
         peer: PeerId,
-        remote: Option<&Multiaddr>,
+        origin: Option<Origin<'_>>,
         request: Received<Request>,
         now: Instant,
     ) -> Step {
-        self.leases.on_alive(&peer, now);
-        match self.begin(peer, remote, request, now) {
+        self.on_sign(&peer, origin.map(|origin| origin.link), now);
+        match self.begin(peer, origin, request, now) {
             Ok(Step::Wait(future)) => {
                 *self.pending.entry(peer).or_default() += 1;
                 self.pending_total += 1;
@@ -125,23 +150,23 @@ impl Master {
     fn begin(
         &mut self,
         peer: PeerId,
-        remote: Option<&Multiaddr>,
+        origin: Option<Origin<'_>>,
         request: Received<Request>,
         now: Instant,
     ) -> Outcome<Step> {
         let request = request.map_err(|error| refuse_bytes(&error))?;
         self.check_pending(&peer)?;
         match request {
-            Request::Join(join) => self.join(peer, remote, join, now),
-            Request::Announce(Announce { session, sequence, offers, last }) => {
-                check_batch(offers.len())?;
-                self.leases.admit_change(&peer, session, sequence)?;
-                self.announce(peer, offers, last, now)
+            Request::Join(join) => self.join(peer, origin, join, now),
+            Request::Announce(announce) => {
+                check_batch(announce.offers.len())?;
+                self.leases.admit_change(&peer, announce.session, announce.sequence)?;
+                self.announce(peer, announce, now)
             }
             Request::Revoke(Revoke { session, sequence, names }) => {
                 check_batch(names.len())?;
                 self.leases.admit_change(&peer, session, sequence)?;
-                self.write(peer, WriteOp::Revoke { peer, names })
+                self.write(peer, in_session(session, WriteOp::Revoke { peer, names }))
             }
             Request::Lookup(index::Lookup { name }) => {
                 let name =
@@ -161,9 +186,14 @@ impl Master {
             Request::Peers(index::Peers { after }) => Ok(Step::Answer(self.members(after))),
             Request::Leave(index::Leave { session }) => {
                 self.leases.on_leave(&peer, session)?;
+                self.runs.on_left(&peer);
                 self.effects.push_back(Effect::Release(peer));
                 self.write(peer, WriteOp::Evict { peer })
             }
+            Request::Renew(renew) => self.renew(&peer, &renew, now).map(Step::Answer),
+            Request::Compare(compare) => self.compare(peer, compare),
+            // Answered by every node, and so before it comes here.
+            Request::Master => Err(Refusal::new(RefusalCode::Unsupported, "not asked of an index")),
         }
     }
 
@@ -178,53 +208,6 @@ impl Master {
             return Err(Refusal::new(RefusalCode::Busy, reason));
         }
         Ok(())
-    }
-
-    fn join(&mut self, peer: PeerId, remote: Option<&Multiaddr>, join: Join, now: Instant) -> Outcome<Step> {
-        if join.network != self.network.as_str() {
-            let reason = format!("this master keeps the network {}", self.network);
-            return Err(Refusal::new(RefusalCode::WrongNetwork, reason));
-        }
-        let addresses = useful_addresses(join.addresses, remote);
-        self.leases.on_join(&peer, addresses.clone(), now)?;
-        self.effects.push_back(Effect::Keep(peer));
-        let seen = join.newest.map(|certificate| self.seen_version(&certificate)).unwrap_or_default();
-        self.write(peer, WriteOp::Join { peer, addresses, digest: join.digest, entries: join.entries, seen })
-    }
-
-    /// The version of a certificate that this master signed, whenever that was.
-    fn seen_version(&self, certificate: &Certificate) -> Version {
-        let authority = self.mirror.as_ref().and_then(Mirror::authority);
-        let signed = |authority: Authority| certificate.verify_signature(&authority.network, &authority.master).is_ok();
-        if authority.is_some_and(signed) { certificate.entry.version } else { Version::default() }
-    }
-
-    /// Announces, after a look at the DHT where that may know more than the index.
-    fn announce(&self, peer: PeerId, offers: Vec<Offer>, last: bool, now: Instant) -> Outcome<Step> {
-        let doubtful = |offer: &&Offer| now < self.settled || offer.claimed || offer.granted.is_some();
-        let names: Vec<_> = offers.iter().filter(doubtful).filter_map(|offer| Name::parse(&offer.name).ok()).collect();
-        let (Some(mirror), false) = (self.mirror.clone(), names.is_empty()) else {
-            return self.write(peer, WriteOp::Announce { peer, offers, last, mirror: BTreeMap::new() });
-        };
-        // Of names that the index knows only those matter of which the peer says that there is more to know.
-        let claimed = offers.iter().filter(|offer| offer.claimed).filter_map(|offer| Name::parse(&offer.name).ok());
-        let claimed: Vec<_> = claimed.collect();
-        let store = self.store.clone();
-        let announcing = async move {
-            let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
-            let mut unknown = match store.try_read(ReadOp::Unknown { names })?.await.map_err(stopping)?? {
-                ReadOutcome::Unknown(names) => names,
-                _ => Vec::new(),
-            };
-            unknown.extend(claimed);
-            unknown.sort();
-            unknown.dedup();
-            let reading = async { if unknown.is_empty() { BTreeMap::new() } else { mirror.read(unknown).await } };
-            // A DHT that does not answer holds nobody up for ever.
-            let mirror = tokio::time::timeout(MIRROR_PATIENCE, reading).await.unwrap_or_default();
-            store.try_write(WriteOp::Announce { peer, offers, last, mirror })?.await.map_err(stopping)?
-        };
-        Ok(Step::Wait(announcing.map(move |outcome| Done { peer, outcome: outcome.map(DoneKind::Written) }).boxed()))
     }
 
     fn write(&self, peer: PeerId, op: WriteOp) -> Outcome<Step> {
@@ -255,33 +238,37 @@ impl Master {
                 Response::Refused(Refusal::new(RefusalCode::NotFound, "nobody holds that name"))
             }
             // Not asked for by any request.
-            Ok(DoneKind::Read(ReadOutcome::Tombstones(_) | ReadOutcome::Unknown(_))) => Response::Done,
+            Ok(DoneKind::Read(ReadOutcome::Tombstones(_) | ReadOutcome::Unknown(_) | ReadOutcome::Compared(_))) => {
+                Response::Done
+            }
+            Ok(DoneKind::Compared(answers, looks)) => {
+                self.comparing = self.comparing.saturating_sub(1);
+                self.leases.on_compared(&peer, looks);
+                answers.map_or_else(Response::Refused, Response::Compared)
+            }
             Err(refusal) => Response::Refused(refusal),
         }
     }
 
     fn written(&mut self, peer: PeerId, written: WriteOutcome) -> Response {
         match written {
-            WriteOutcome::Joined { session, unchanged, names } => {
+            WriteOutcome::Joined { session, unchanged, holding } => {
                 self.leases.on_joined(&peer, session);
-                self.leases.set_names(&peer, names);
+                self.leases.set_holding(&peer, holding);
                 let lease_ms = u64::try_from(self.leases.lease().as_millis()).unwrap_or(u64::MAX);
                 Response::Joined(Joined { session, lease_ms, unchanged })
             }
-            WriteOutcome::Announced { verdicts, names, adopted } => {
-                self.leases.set_names(&peer, names);
-                for (owner, names) in adopted {
+            WriteOutcome::Announced { verdicts, holding, adopted } => {
+                self.leases.set_holding(&peer, holding);
+                for (owner, holding) in adopted {
+                    let names = holding.sum.entries;
                     tracing::info!(%owner, names, "the DHT says that a name belongs to another peer");
-                    if self.leases.get(&owner).is_none() {
-                        self.leases.restore([(owner, Session::default(), Vec::new(), names)], Instant::now());
-                    } else {
-                        self.leases.set_names(&owner, names);
-                    }
+                    self.set_holding(&owner, holding, Instant::now());
                 }
                 Response::Announced(verdicts)
             }
-            WriteOutcome::Revoked { outcomes, names } => {
-                self.leases.set_names(&peer, names);
+            WriteOutcome::Revoked { outcomes, holding } => {
+                self.leases.set_holding(&peer, holding);
                 Response::Revoked(outcomes)
             }
             WriteOutcome::Evicted { names } => {
@@ -305,7 +292,7 @@ impl Master {
             peer: *peer,
             addresses: record.addresses.to_vec(),
             suspect: record.state == LeaseState::Suspect,
-            entries: record.names,
+            entries: record.names(),
         })
     }
 
@@ -320,14 +307,34 @@ impl Master {
         MemberCounts { members, suspects }
     }
 
-    /// A sign of life.
-    pub(super) fn on_alive(&mut self, peer: &PeerId, now: Instant) {
-        self.leases.on_alive(peer, now);
+    /// A sign of life, on a connection, or of this node itself.
+    pub(super) fn on_sign(&mut self, peer: &PeerId, link: Option<ConnectionId>, now: Instant) {
+        if link.is_none_or(|link| self.runs.on_sign(peer, link, now)) {
+            self.leases.on_alive(peer, now);
+        }
     }
 
-    /// The last connection ended.
-    pub(super) fn on_disconnected(&mut self, peer: &PeerId) {
-        self.leases.on_disconnected(peer);
+    /// A connection stands.
+    pub(super) fn on_linked(&mut self, peer: PeerId, link: ConnectionId, now: Instant) {
+        self.runs.on_linked(peer, link);
+        self.leases.on_alive(&peer, now);
+    }
+
+    /// The node at the other end of a connection says which run it is.
+    pub(super) fn on_run(&mut self, peer: PeerId, link: ConnectionId, run: Run) {
+        self.runs.on_run(peer, link, run);
+    }
+
+    /// A connection ended.
+    pub(super) fn on_unlinked(&mut self, peer: PeerId, link: ConnectionId) {
+        if self.runs.on_unlinked(peer, link) {
+            self.leases.on_disconnected(&peer);
+        }
+    }
+
+    /// What a member is to hear of a twin of it that was refused lately.
+    pub(super) fn twin_notice(&self, peer: &PeerId, now: Instant) -> Option<String> {
+        self.runs.twin_notice(peer, now)
     }
 
     /// A probe found nobody.
@@ -355,6 +362,7 @@ impl Master {
                 }
                 Action::Evict(peer) => {
                     tracing::info!(%peer, "a peer's lease is over: evicted");
+                    self.runs.on_left(&peer);
                     self.evictions.push_back(peer);
                     self.effects.push_back(Effect::Release(peer));
                 }
@@ -403,6 +411,10 @@ fn wait<T: Send + 'static>(
     .boxed()
 }
 
+fn in_session(session: Session, change: WriteOp) -> WriteOp {
+    WriteOp::InSession { session, change: Box::new(change) }
+}
+
 fn check_batch(entries: usize) -> Outcome<()> {
     if entries > MAX_BATCH_ENTRIES {
         let reason = format!("a batch of {entries} entries; at most {MAX_BATCH_ENTRIES} are allowed");
@@ -432,22 +444,4 @@ fn useful_addresses(addresses: Vec<Multiaddr>, remote: Option<&Multiaddr>) -> Ve
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_addresses_of_other_machines_are_dropped() {
-        let addresses: Vec<Multiaddr> =
-            ["/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.7/tcp/1"].iter().map(|text| text.parse().unwrap()).collect();
-        let remote: Multiaddr = "/ip4/10.0.0.7/tcp/5".parse().unwrap();
-        assert_eq!(useful_addresses(addresses.clone(), Some(&remote)), addresses[1..]);
-        let near: Multiaddr = "/ip4/127.0.0.1/tcp/5".parse().unwrap();
-        assert_eq!(useful_addresses(addresses.clone(), Some(&near)), addresses);
-    }
-
-    #[test]
-    fn addresses_are_bounded() {
-        let addresses = (1..1000).map(|port| format!("/ip4/10.0.0.7/tcp/{port}").parse().unwrap()).collect();
-        assert_eq!(useful_addresses(addresses, None).len(), MAX_ADDRESSES);
-    }
-}
+mod tests;

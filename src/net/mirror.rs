@@ -1,6 +1,6 @@
 //! Many records at once: stored at, and read from, the nodes closest to their keys, region by region.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
@@ -11,22 +11,47 @@ use swarmdex_protocols::{Authority, Ledger, Multiaddr, Name, Network, PeerId, Re
 
 use super::dht::now;
 use super::{Net, RequestError, position_of_key, position_of_peer};
+use crate::state::check::Comparison;
 use crate::state::publish::{Position, REPLICATION, Sweep, What};
 
 /// Nodes that are written to or read from at a time.
 const NODES_AT_A_TIME: usize = 8;
+/// Comparisons with one node in a row, each with what it was sent after the one before.
+const PORTIONS: usize = 16;
 /// How long one node may take, connecting included: the others count without it.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What became of one record.
 #[derive(Debug, Clone, Default)]
 pub struct Copies {
+    /// Nodes that were to store it, this one included.
+    pub asked: usize,
     /// Nodes that stored it, this one included.
     pub stored: usize,
+    /// Which of these they are, this one left out: numbers of [`Stores::nodes`].
+    pub at: Vec<u16>,
     /// Nodes that know something later.
     pub older: usize,
     /// Nodes that hold the name for another: by certificate, or by an earlier claim.
     pub taken: BTreeMap<PeerId, usize>,
+}
+
+/// What became of many records.
+#[derive(Debug, Default)]
+pub struct Stores {
+    /// Of each; one without copies reached nobody.
+    pub copies: BTreeMap<RecordKey, Copies>,
+    /// Nodes that answered.
+    pub nodes: Vec<PeerId>,
+}
+
+/// In what a node differs from what it said that it stores.
+#[derive(Debug, Default)]
+pub struct Differences {
+    /// Records sent again.
+    pub repaired: usize,
+    /// Keys under which it has this node found, and was not told so.
+    pub surplus: Vec<RecordKey>,
 }
 
 /// Reads and writes the mirror.
@@ -43,6 +68,31 @@ struct Errand<T> {
     node: PeerId,
     addresses: Vec<Multiaddr>,
     items: Vec<T>,
+}
+
+impl Stores {
+    fn count(&mut self, node: PeerId, own: bool, outcomes: Vec<(RecordKey, Verdict)>) {
+        let number = u16::try_from(self.nodes.len()).ok().filter(|_| !own && !outcomes.is_empty());
+        self.nodes.extend(number.map(|_| node));
+        for (key, verdict) in outcomes {
+            let Some(copies) = self.copies.get_mut(&key) else { continue };
+            match verdict {
+                Verdict::Stored => {
+                    copies.stored += 1;
+                    copies.at.extend(number);
+                }
+                Verdict::Older => copies.older += 1,
+                Verdict::Certified(owner) | Verdict::Claimed(owner) => *copies.taken.entry(owner).or_default() += 1,
+                Verdict::Invalid | Verdict::Full => {}
+            }
+        }
+    }
+
+    /// The nodes that stored a record, this one left out.
+    pub fn holders(&self, key: &RecordKey) -> impl Iterator<Item = &PeerId> {
+        let at = self.copies.get(key).map(|copies| copies.at.as_slice()).unwrap_or_default();
+        at.iter().filter_map(|number| self.nodes.get(usize::from(*number)))
+    }
 }
 
 impl Mirror {
@@ -63,29 +113,77 @@ impl Mirror {
 
     /// Stores records at the nodes closest to their keys. The answer has every key; one without copies reached
     /// nobody.
-    pub async fn store(&self, items: Vec<(RecordKey, What)>) -> BTreeMap<RecordKey, Copies> {
-        let mut copies: BTreeMap<_, _> = items.iter().map(|(key, _)| (*key, Copies::default())).collect();
+    pub async fn store(&self, items: Vec<(RecordKey, What)>) -> Stores {
+        let mut stores = Stores::default();
+        stores.copies.extend(items.iter().map(|(key, _)| (*key, Copies::default())));
         let mut sweep = Sweep::new(items.into_iter().map(|(key, what)| (position_of_key(&key), (key, what))));
         while let Some(errands) = self.next_region(&mut sweep, |(key, _)| *key).await {
             let addresses = self.net.listen().borrow().clone();
+            for (key, _) in errands.iter().flat_map(|errand| &errand.items) {
+                stores.copies.entry(*key).or_default().asked += 1;
+            }
             let mut answers = stream::iter(errands)
-                .map(|errand| self.store_at(errand, addresses.clone()))
+                .map(|errand| {
+                    let (node, storing) = (errand.node, self.store_at(errand, addresses.clone()));
+                    async move { (node, storing.await) }
+                })
                 .buffer_unordered(NODES_AT_A_TIME);
-            while let Some(outcomes) = answers.next().await {
-                for (key, verdict) in outcomes {
-                    let Some(copies) = copies.get_mut(&key) else { continue };
-                    match verdict {
-                        Verdict::Stored => copies.stored += 1,
-                        Verdict::Older => copies.older += 1,
-                        Verdict::Certified(owner) | Verdict::Claimed(owner) => {
-                            *copies.taken.entry(owner).or_default() += 1;
-                        }
-                        Verdict::Invalid | Verdict::Full => {}
+            while let Some((node, outcomes)) = answers.next().await {
+                stores.count(node, node == self.net.local(), outcomes);
+            }
+        }
+        stores
+    }
+
+    /// Asks a node whether it still holds what it said that it stores, and sends what it lacks or has otherwise again;
+    /// `None` if it does not answer, or does not know the question.
+    pub async fn agree(&self, node: PeerId, items: Vec<(RecordKey, What)>) -> Option<Differences> {
+        let addresses = self.net.known_addresses(node).await;
+        let (mut sent, mut all) = (BTreeSet::new(), Differences::default());
+        for _ in 0..PORTIONS {
+            let (missing, surplus) = self.compare(node, &addresses, items.clone()).await?;
+            // One that does not keep what it is sent is left to the repetitions.
+            let keeps = missing.iter().all(|(key, _)| sent.insert(*key));
+            all.surplus = surplus;
+            if missing.is_empty() || !keeps {
+                break;
+            }
+            all.repaired += missing.len();
+            let errand = Errand { node, addresses: addresses.clone(), items: missing };
+            let listen = self.net.listen().borrow().clone();
+            self.store_at(errand, listen).await;
+        }
+        Some(all)
+    }
+
+    /// What a node lacks of these items or has otherwise, and the keys that it has beyond them.
+    async fn compare(
+        &self,
+        node: PeerId,
+        addresses: &[Multiaddr],
+        items: Vec<(RecordKey, What)>,
+    ) -> Option<(Vec<(RecordKey, What)>, Vec<RecordKey>)> {
+        let mut comparison = Comparison::new(items);
+        while let Some(ranges) = comparison.next_ranges() {
+            match self.ask(node, addresses, Request::Check(ranges.clone())).await {
+                Ok(Response::Checked(answer)) => {
+                    if !comparison.on_answer(&ranges, answer) {
+                        tracing::debug!(%node, "its answer does not fit the question");
+                        return None;
                     }
+                }
+                Ok(Response::Refused(refusal)) => {
+                    tracing::debug!(%node, reason = refusal.reason, "does not say what it holds");
+                    return None;
+                }
+                Ok(_) => return None,
+                Err(error) => {
+                    tracing::debug!(%node, %error, "could not be asked what it holds");
+                    return None;
                 }
             }
         }
-        copies
+        Some(comparison.differences())
     }
 
     /// What the nodes closest to each name say of it, checked. Names that nobody answered for are left out.
@@ -158,30 +256,36 @@ impl Mirror {
         errand: Errand<(RecordKey, What)>,
         addresses: Vec<Multiaddr>,
     ) -> Vec<(RecordKey, Verdict)> {
-        let (mut statements, mut provide) = (Vec::new(), Vec::new());
+        let (mut statements, mut provide, mut withdraw) = (Vec::new(), Vec::new(), Vec::new());
         for (key, what) in errand.items {
             match what {
                 What::Statement(statement) => statements.push((key, statement)),
                 What::Provide => provide.push(key),
+                What::Withdraw => withdraw.push(key),
             }
         }
         let mut outcomes = Vec::new();
         let mut statements = statements.chunks(MAX_MIRROR_RECORDS);
         let mut provide = provide.chunks(MAX_MIRROR_KEYS);
+        let mut withdraw = withdraw.chunks(MAX_MIRROR_KEYS);
         loop {
             let (some, keys) = (statements.next().unwrap_or_default(), provide.next().unwrap_or_default());
-            if some.is_empty() && keys.is_empty() {
+            let gone = withdraw.next().unwrap_or_default();
+            if some.is_empty() && keys.is_empty() && gone.is_empty() {
                 return outcomes;
             }
             let store = Store {
                 statements: some.iter().map(|(_, statement)| Statement::clone(statement)).collect(),
                 provide: keys.to_vec(),
                 addresses: addresses.clone(),
+                withdraw: gone.to_vec(),
             };
             match self.ask(errand.node, &errand.addresses, Request::Store(store)).await {
                 Ok(Response::Stored(Stored { statements, provided })) if statements.len() == some.len() => {
                     outcomes.extend(some.iter().map(|(key, _)| *key).zip(statements));
                     outcomes.extend(keys.iter().take(provided as usize).map(|key| (*key, Verdict::Stored)));
+                    // A node of before knows no withdrawals: there the entries end with their lifetime.
+                    outcomes.extend(gone.iter().map(|key| (*key, Verdict::Stored)));
                 }
                 Ok(Response::Refused(refusal)) => {
                     tracing::debug!(node = %errand.node, reason = refusal.reason, "refused")
@@ -230,7 +334,7 @@ impl Mirror {
                 match self.net.mirror(node, request.clone()).await? {
                     // What it does not understand, it will not understand the next time.
                     Response::Refused(refusal) if refusal.code == RefusalCode::Busy => {
-                        tokio::time::sleep(Duration::from_millis(50) * attempt * attempt).await;
+                        tokio::time::sleep(Duration::from_millis(50) * attempt * attempt).await
                     }
                     response => return Ok(response),
                 }

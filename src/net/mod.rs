@@ -33,8 +33,9 @@ pub use dht::{DhtCounts, Located};
 pub(crate) use dht::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub use index::Master;
 use libp2p::identity::Keypair;
-pub use mirror::{Copies, Mirror};
+pub use mirror::{Copies, Differences, Mirror, Stores};
 use swarmdex_protocols::codec::DecodeError;
+use swarmdex_protocols::index::Run;
 use swarmdex_protocols::{
     Authority, ContentId, Multiaddr, PeerId, RecordKey, fetch as fetch_protocol, index as index_protocol,
     mirror as mirror_protocol,
@@ -43,6 +44,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::config::{Config, Role};
 use crate::storage::library::Library;
+use crate::tasks;
 
 /// Commands that wait for the event loop.
 const COMMAND_QUEUE: usize = 256;
@@ -147,6 +149,19 @@ pub struct Identified {
     pub addresses: Vec<Multiaddr>,
     /// Whether it was found by mDNS.
     pub lan: bool,
+    /// When it last said so.
+    pub seen: Instant,
+}
+
+/// Other nodes, as far as they may have a say in which master to take.
+#[derive(Debug, Clone, Default)]
+pub struct Neighbours {
+    /// How many nodes mDNS found.
+    pub heard: usize,
+    /// Peers of this network among them that are connected.
+    pub near: Vec<PeerId>,
+    /// Peers of this network that are connected and were not found by mDNS.
+    pub far: Vec<PeerId>,
 }
 
 /// Counts of the moment.
@@ -180,6 +195,7 @@ pub(crate) enum Command {
     Fetch { from: PeerId, request: fetch_protocol::Request, answer: FetchAnswer },
     Listen { content: ContentId, words: mpsc::Sender<Word> },
     Keep { peer: PeerId, keep: bool },
+    Neighbours { answer: oneshot::Sender<Neighbours> },
     Disconnect { peer: PeerId },
     Snapshot { answer: oneshot::Sender<Snapshot> },
     Shutdown { answer: oneshot::Sender<()> },
@@ -193,10 +209,12 @@ type FetchAnswer = oneshot::Sender<Result<fetch_protocol::Response, RequestError
 #[derive(Debug, Clone)]
 pub struct Net {
     local: PeerId,
+    run: Run,
     commands: mpsc::Sender<Command>,
     lost: broadcast::Sender<PeerId>,
     listen: watch::Receiver<Vec<Multiaddr>>,
     masters: watch::Receiver<Vec<Identified>>,
+    twins: watch::Receiver<Option<Multiaddr>>,
     authority: Arc<watch::Sender<Option<Authority>>>,
     received: Arc<AtomicU64>,
 }
@@ -222,30 +240,37 @@ impl Net {
         services: Services,
     ) -> Result<(Self, tokio::task::JoinHandle<()>), NetError> {
         let local = keypair.public().to_peer_id();
+        let run = Run(rand::random());
         let received = Arc::new(AtomicU64::new(0));
         let library = &services.library;
         let codec = FetchCodec::new(library.buffers.clone(), received.clone(), library.holdings.clone());
-        let swarm = behaviour::swarm(keypair, config, codec)?;
+        let swarm = behaviour::swarm(keypair, run, config, codec)?;
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
         let (lost, _) = broadcast::channel(EVENT_QUEUE);
         let (listening, listen) = watch::channel(Vec::new());
         let (seen, masters) = watch::channel(Vec::new());
+        let (met, twins) = watch::channel(None);
         let authority = Arc::new(watch::Sender::new(None));
         let dht = dht::Dht::new(local, config.network.clone(), authority.subscribe());
-        let outside = driver::Outside::new(lost.clone(), listening, seen, config);
-        let net = Self { local, commands, lost, listen, masters, authority, received };
+        let outside = driver::Outside::new(lost.clone(), listening, seen, met, config);
+        let net = Self { local, run, commands, lost, listen, masters, twins, authority, received };
         let mut services = services;
         if let Some(master) = &mut services.index {
             master.consult(Mirror::new(net.clone(), config.network.clone(), true));
         }
         let driver = driver::Driver::new(swarm, queue, outside, dht, config, services)?;
-        let task = tokio::spawn(driver.run());
+        let task = tasks::spawn("network", driver.run());
         Ok((net, task))
     }
 
     /// This node's peer id.
     pub fn local(&self) -> PeerId {
         self.local
+    }
+
+    /// The number of this run: no other node draws the same, one with the same identity included.
+    pub fn run(&self) -> Run {
+        self.run
     }
 
     /// Where this node listens, without its peer id; empty until it does.
@@ -262,6 +287,19 @@ impl Net {
     /// Nodes of this network that say that they are its master, the latest last; bounded.
     pub fn masters(&self) -> watch::Receiver<Vec<Identified>> {
         self.masters.clone()
+    }
+
+    /// Where this node met another with its identity; told anew at each meeting.
+    pub fn twins(&self) -> watch::Receiver<Option<Multiaddr>> {
+        self.twins.clone()
+    }
+
+    /// Other nodes, as far as they may have a say in which master to take.
+    pub async fn neighbours(&self) -> Neighbours {
+        let (answer, answered) = oneshot::channel();
+        // A loop that is gone knows nobody.
+        let _ = self.commands.send(Command::Neighbours { answer }).await;
+        answered.await.unwrap_or_default()
     }
 
     /// Bytes of files that came from others since the node started, what was of no use included.
@@ -325,11 +363,16 @@ impl Net {
         self.closest_to(key.as_bytes().to_vec()).await
     }
 
-    /// Where a peer listens: as this node knows, or as the network says.
-    pub async fn locate(&self, peer: PeerId) -> Vec<Multiaddr> {
+    /// Where a peer listens, as far as this node knows.
+    pub async fn known_addresses(&self, peer: PeerId) -> Vec<Multiaddr> {
         let (answer, answered) = oneshot::channel();
         self.dht(dht::Ask::Addresses { peer, answer }).await;
-        let known = answered.await.unwrap_or_default();
+        answered.await.unwrap_or_default()
+    }
+
+    /// Where a peer listens: as this node knows, or as the network says.
+    pub async fn locate(&self, peer: PeerId) -> Vec<Multiaddr> {
+        let known = self.known_addresses(peer).await;
         if !known.is_empty() {
             return known;
         }

@@ -7,9 +7,8 @@ use libp2p::{Multiaddr, PeerId, identify, mdns};
 use swarmdex_protocols::index::check_address;
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 
-use super::Identified;
-use super::behaviour::agent_version;
 use super::dial::is_tcp;
+use super::{Identified, Neighbours};
 use crate::config::Role;
 
 /// Most nodes heard of by mDNS that are remembered; the behaviour below passes on no more.
@@ -28,6 +27,8 @@ pub(super) struct Nodes {
     heard: BTreeMap<PeerId, Heard>,
     /// When connected nodes last answered a ping.
     answered: BTreeMap<PeerId, Instant>,
+    /// Connected nodes of this network, with their roles as they say.
+    ours: BTreeMap<PeerId, Role>,
     window: Option<(Instant, usize)>,
 }
 
@@ -46,6 +47,15 @@ impl Nodes {
     /// The last connection with a node ended.
     pub(super) fn on_disconnected(&mut self, peer: &PeerId) {
         self.answered.remove(peer);
+        self.ours.remove(peer);
+    }
+
+    /// Who is near, and who of them is connected and no master.
+    pub(super) fn neighbours(&self) -> Neighbours {
+        let is_peer = |(_, role): &(&PeerId, &Role)| **role == Role::Peer;
+        let peers = self.ours.iter().filter(is_peer).map(|(peer, _)| *peer);
+        let (near, far) = peers.partition(|peer| self.heard.contains_key(peer));
+        Neighbours { heard: self.heard.len(), near, far }
     }
 
     /// Nodes that answered pings once and have not for longer than `silence`. libp2p's own pings notice
@@ -114,12 +124,12 @@ impl Nodes {
     }
 
     /// What a node says of itself, if it is of this network.
-    pub(super) fn on_identify(&self, peer: PeerId, info: &identify::Info, network: &str) -> Option<Identified> {
+    pub(super) fn on_identify(&mut self, peer: PeerId, info: &identify::Info, network: &str) -> Option<Identified> {
         if info.protocol_version != network {
             return None;
         }
         let role = if info.agent_version.ends_with("(master)") { Role::Master } else { Role::Peer };
-        debug_assert!(agent_version(Role::Master).ends_with("(master)"));
+        self.ours.insert(peer, role);
         let addresses = info
             .listen_addrs
             .iter()
@@ -127,7 +137,8 @@ impl Nodes {
             .filter(check_address)
             .take(MAX_ADDRESSES)
             .collect();
-        Some(Identified { peer, role, addresses, lan: self.heard.contains_key(&peer) })
+        let lan = self.heard.contains_key(&peer);
+        Some(Identified { peer, role, addresses, lan, seen: Instant::now() })
     }
 }
 
@@ -150,7 +161,10 @@ pub(super) fn without_peer(mut address: Multiaddr) -> Multiaddr {
 
 #[cfg(test)]
 mod tests {
+    use swarmdex_protocols::index::Run;
+
     use super::*;
+    use crate::net::behaviour::agent_version;
 
     fn found(count: usize) -> mdns::Event {
         let address: Multiaddr = "/ip4/192.168.1.9/tcp/4747".parse().unwrap();
@@ -184,15 +198,19 @@ mod tests {
         let info = identify::Info {
             public_key: key.public(),
             protocol_version: "/swarmdex/1/lab".to_owned(),
-            agent_version: agent_version(Role::Master),
+            agent_version: agent_version(Role::Master, Run(7)),
             listen_addrs: ["/memory/1".parse().unwrap()].into_iter().chain((1..2000).map(listen)).collect(),
             protocols: Vec::new(),
             observed_addr: own,
             signed_peer_record: None,
         };
         let peer = key.public().to_peer_id();
-        let node = Nodes::default().on_identify(peer, &info, "/swarmdex/1/lab").unwrap();
+        let mut nodes = Nodes::default();
+        let node = nodes.on_identify(peer, &info, "/swarmdex/1/lab").unwrap();
         assert_eq!((node.addresses.len(), node.role, node.lan), (MAX_ADDRESSES, Role::Master, false));
+        assert!(nodes.ours.contains_key(&peer) && nodes.neighbours().far.is_empty(), "a master has no voice");
+        nodes.on_disconnected(&peer);
+        assert!(nodes.ours.is_empty());
         assert!(Nodes::default().on_identify(peer, &info, "/swarmdex/1/other").is_none());
     }
 

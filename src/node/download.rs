@@ -30,6 +30,7 @@ use crate::state::fetch::{Action, Download, Exhausted, FetchPolicy};
 use crate::storage::hash::FileStamp;
 use crate::storage::holdings::{Part, Whole};
 use crate::storage::partial::PartialFile;
+use crate::tasks;
 
 /// News of sources that wait to be heard.
 const NEWS: usize = 64;
@@ -248,7 +249,11 @@ impl Task<'_> {
             let timeout = machine.poll_timeout(Instant::now()).map(|(at, _)| at).filter(|_| wish == Wish::Run);
             stirs = true;
             tokio::select! {
-                (source, run, written) = work.writer.next() => self.on_written(machine, source, run, written)?,
+                next = work.writer.next() => {
+                    let (source, run, written) = next?;
+                    self.on_written(machine, source, run, written)?;
+                }
+                () = work.search.failed() => return Err(Error::Bug),
                 Some(event) = work.asks.next() => self.on_event(machine, work, event)?,
                 Some(news) = work.news.recv() => match news {
                     News::Found(found) => self.add(machine, found),
@@ -296,7 +301,7 @@ impl Task<'_> {
                 work.asks.push(self.request(source, run, request));
             }
             Action::Cancel { source, first, count } => {
-                tokio::spawn(sources::cancel(self.inner.net.clone(), source, run(first, count)));
+                tasks::spawn("cancel", sources::cancel(self.inner.net.clone(), source, run(first, count)));
             }
             Action::Have(source) => work.asks.push(self.have(source)),
             Action::Report(source) => self.report(source),
@@ -357,7 +362,7 @@ impl Task<'_> {
 
     fn report(&self, source: PeerId) {
         let questions = self.inner.questions.clone();
-        tokio::spawn(async move {
+        tasks::spawn("report", async move {
             if let Err(error) = questions.report(source).await {
                 tracing::debug!(%source, %error, "a report was not taken");
             }

@@ -10,7 +10,7 @@ use swarmdex_protocols::pattern::InvalidPattern;
 use swarmdex_protocols::{ContentId, Name, PeerId};
 
 use crate::net::{NetError, RequestError};
-use crate::storage::dir::DataDirError;
+use crate::storage::dir::{DataDirError, RenewError};
 use crate::storage::grants::GrantsError;
 use crate::storage::index::IndexError;
 use crate::storage::partial::PartialError;
@@ -77,6 +77,23 @@ pub enum Error {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// The identity cannot be changed.
+    #[error(transparent)]
+    Identity(#[from] RenewError),
+    /// There is no identity yet.
+    #[error("{path} has no identity yet; a node that is started there makes one: swarmdex run --role peer")]
+    NoIdentity {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The data directory is from another machine, and the node was told not to start then.
+    #[error(
+        "{path} was used on another machine before; start with --on-new-machine same if it moved here, with --on-new-machine new if it is a copy"
+    )]
+    OtherMachine {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// The index cannot be opened.
     #[error(transparent)]
     Index(#[from] IndexError),
@@ -224,7 +241,9 @@ impl Error {
             Self::ShuttingDown | Self::Cancelled | Self::Bug => ErrorKind::Other,
             Self::Share(ShareError::OneName | ShareError::Name { .. }) => ErrorKind::Usage,
             Self::Share(ShareError::Taken { .. }) => ErrorKind::Conflict,
+            Self::OtherMachine { .. } | Self::Identity(RenewError::Master { .. }) => ErrorKind::Usage,
             Self::DataDir(_)
+            | Self::Identity(_)
             | Self::Index(_)
             | Self::Grants(_)
             | Self::Share(_)
@@ -234,6 +253,7 @@ impl Error {
             Self::Net(NetError::Listen { .. }) => ErrorKind::Unreachable,
             Self::Net(_) => ErrorKind::Other,
             Self::NotFound { .. }
+            | Self::NoIdentity { .. }
             | Self::NothingBelow { .. }
             | Self::NotShared { .. }
             | Self::NoHolder { .. }

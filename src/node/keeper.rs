@@ -125,7 +125,11 @@ impl Keeper {
             return;
         }
         let shares = self.shares.clone();
-        let Ok(Ok(roots)) = tokio::task::spawn_blocking(move || shares.roots()).await else { return };
+        let roots = match tokio::task::spawn_blocking(move || shares.roots()).await {
+            Ok(Ok(roots)) => roots,
+            Ok(Err(error)) => return warn(error.into()),
+            Err(_) => return warn(Error::Bug),
+        };
         let new: Vec<PathBuf> = roots.into_iter().filter(|root| self.watched.insert(root.clone())).collect();
         if new.is_empty() {
             return;
@@ -136,12 +140,17 @@ impl Keeper {
                 let failed = roots.iter().filter_map(|root| watcher.watch(root).err()).last();
                 (watcher, failed)
             });
-            if let Ok((watcher, failed)) = watching.await {
-                self.watcher = Some(watcher);
-                if let Some(error) = failed {
-                    self.pace = Some(OFTEN);
-                    warn(error.into());
+            let failed = match watching.await {
+                Ok((watcher, failed)) => {
+                    self.watcher = Some(watcher);
+                    failed.map(Error::from)
                 }
+                // The watcher is gone with its thread.
+                Err(_) => Some(Error::Bug),
+            };
+            if let Some(error) = failed {
+                self.pace = Some(OFTEN);
+                warn(error);
             }
         }
         self.update(new, false).await;

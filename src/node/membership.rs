@@ -2,21 +2,25 @@
 //!
 //! One task, plain sequential code; the rules it follows are in `state::announce` and `state::backoff`.
 
+mod agree;
 mod find;
+mod vote;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub(super) use find::{Finder, split_peer};
 use swarmdex_protocols::index::{
-    Announce, Join, Leave, Offer, RefusalCode, Request, Response, Revoke, Sequence, Session,
+    Announce, Fingerprint, Join, Leave, Offer, RefusalCode, Request, Response, Revoke, Sequence, Session,
 };
 use swarmdex_protocols::{Authority, Name, Network, PeerId};
 use tokio::sync::{broadcast, watch};
 
 use super::Phase;
 use super::standings::Standings;
+use super::twins::Twins;
 use super::types::MasterState;
 use crate::net::Net;
+use crate::state::Now;
 use crate::state::announce::{Batch, Standing};
 use crate::state::backoff::Backoff;
 use crate::storage::shares::ShareTable;
@@ -28,6 +32,11 @@ const ADDRESS_PAUSE: Duration = Duration::from_millis(500);
 
 /// How often certificates are looked through for those to renew, and lost names are asked for again.
 const RENEWAL_CHECK: Duration = Duration::from_secs(600);
+
+/// Reports in a row that the master counts otherwise, before this node waits a while.
+const MAX_REPORTS: usize = 3;
+/// A twin tries so many times in a lease to be let in.
+const RETRIES_OF_TWIN: u32 = 4;
 
 /// Why a session ended.
 enum End {
@@ -49,11 +58,15 @@ pub(super) struct Membership {
     pub(super) state: watch::Sender<MasterState>,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) max_backoff: Duration,
+    /// Length of a lease, as far as this node knows.
+    pub(super) lease: Duration,
+    pub(super) machine: Option<Fingerprint>,
+    pub(super) twins: Twins,
 }
 
 impl Membership {
     /// Runs until the node stops, then tells the master.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         let seed = u64::from_le_bytes(first_bytes(&self.net.local()));
         let mut backoff = Backoff::new(self.max_backoff, seed);
         let mut since_ms = None;
@@ -66,9 +79,14 @@ impl Membership {
                 since_ms = None;
             }
             let since_ms = *since_ms.get_or_insert_with(unix_ms);
-            tracing::warn!(%reason, "the master cannot be reached; the DHT answers until it is back");
+            let twin = self.twins.is_refused();
+            if !twin {
+                tracing::warn!(%reason, "the master cannot be reached; the DHT answers until it is back");
+            }
             self.publish(MasterState::Unreachable { peer_id: master, since_ms, reason });
-            if self.pause(backoff.pause()).await {
+            // Whoever is taken for a twin may be a restart: it comes back in time for its lease.
+            let most = if twin { self.lease / RETRIES_OF_TWIN } else { Duration::MAX };
+            if self.pause(backoff.pause().min(most)).await {
                 return;
             }
         }
@@ -116,6 +134,7 @@ impl Membership {
             }
         };
         self.net.keep(master, false).await;
+        self.standings.change(|announcer| announcer.on_session_over());
         end
     }
 
@@ -130,33 +149,37 @@ impl Membership {
         listen.mark_unchanged();
         let mut shares = self.shares.generation();
         let mut asked = self.standings.watch();
-        let mut session = self.join(master).await?;
-        let mut sequence = Sequence(0);
+        let mut member = Member::new(master, self.join(master).await?);
         backoff.reset();
+        let mut retry = tokio::time::interval(RENEWAL_CHECK);
+        retry.reset();
+        let mut news = true;
         loop {
-            shares.borrow_and_update();
-            while let Some(batch) = self.next_batch() {
-                sequence.0 += 1;
-                self.send(master, session, sequence, batch).await?;
-                if *self.phase.borrow() > Phase::Runs {
-                    break;
+            if news {
+                shares.borrow_and_update();
+                self.standings.lock().look_again();
+                if self.tell(&mut member).await? == Told::Rejoin {
+                    member = Member { reports: member.reports, ..Member::new(master, self.join(master).await?) };
+                    continue;
                 }
+                asked.borrow_and_update();
             }
-            asked.borrow_and_update();
+            // What changes while the lease is renewed is news of its own.
+            news = true;
             // Only now is everything that was shared before the join known to the master.
             self.publish(MasterState::Joined { peer_id: master });
             tokio::select! {
                 () = Phase::end(&mut self.phase) => break,
+                () = tokio::time::sleep_until(member.renewal) => news = self.renew(&mut member).await?,
                 // Certificates that are half over are renewed, and names that another held asked for again.
-                () = tokio::time::sleep(RENEWAL_CHECK) => self.standings.change(|announcer| announcer.retry_lost()),
+                _ = retry.tick() => self.standings.change(|announcer| announcer.retry_lost()),
                 changed = shares.changed() => changed.map_err(|_| "the share table is closed")?,
                 changed = asked.changed() => changed.map_err(|_| "the node is stopping")?,
                 changed = listen.changed() => {
                     changed.map_err(|_| "the node is stopping")?;
                     tokio::time::sleep(ADDRESS_PAUSE).await;
                     listen.borrow_and_update();
-                    session = self.join(master).await?;
-                    sequence = Sequence(0);
+                    member = Member::new(master, self.join(master).await?);
                 }
                 peer = lost.recv() => match peer {
                     Ok(peer) if peer != master => {}
@@ -168,8 +191,15 @@ impl Membership {
                 },
             }
         }
+        self.leave(&member).await;
+        Ok(())
+    }
+
+    /// Says farewell, unless the node is cut off.
+    async fn leave(&self, member: &Member) {
+        let Member { master, session, .. } = *member;
         if *self.phase.borrow() == Phase::CutOff {
-            return Ok(());
+            return;
         }
         let leave = self.net.index(master, Request::Leave(Leave { session }));
         match tokio::time::timeout(LEAVE_TIMEOUT, leave).await {
@@ -177,7 +207,27 @@ impl Membership {
             Ok(Err(error)) => tracing::info!(%error, "the master could not be told that this node leaves"),
             Err(_) => tracing::info!("the master did not answer the farewell in time"),
         }
-        Ok(())
+    }
+
+    /// Tells the master everything that it does not know.
+    async fn tell(&self, member: &mut Member) -> Result<Told, String> {
+        while let Some(batch) = self.next_batch() {
+            if self.send(member, batch).await? == Told::Rejoin {
+                member.reports += 1;
+                if member.reports >= MAX_REPORTS {
+                    return Err("it counts otherwise what it granted, again and again".to_owned());
+                }
+                return Ok(Told::Rejoin);
+            }
+            if *self.phase.borrow() > Phase::Runs {
+                break;
+            }
+            // Between two changes both hold the same as well; very many of them take longer than a lease.
+            if member.renewal <= tokio::time::Instant::now() {
+                self.renew(member).await?;
+            }
+        }
+        Ok(Told::All)
     }
 
     async fn join(&self, master: PeerId) -> Result<Session, String> {
@@ -193,36 +243,57 @@ impl Membership {
             digest,
             entries: entries.len() as u64,
             newest,
+            run: Some(self.net.run()),
+            machine: self.machine,
         };
         let joined = match self.ask(master, Request::Join(join)).await? {
             Response::Joined(joined) => joined,
             _ => return Err("its answer does not fit the question".to_owned()),
         };
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
-        self.standings.change(|announcer| announcer.on_joined(joined.unchanged, share));
+        let now = Instant::now();
+        self.standings.change(|announcer| announcer.on_joined(joined.unchanged, share, now));
+        self.standings.set_lease(Duration::from_millis(joined.lease_ms));
         self.standings.save().await;
+        self.twins.on_joined();
         tracing::info!(%master, unchanged = joined.unchanged, "joined");
         Ok(joined.session)
     }
 
     fn next_batch(&self) -> Option<Batch> {
         let entries = self.shares.entries();
-        let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
+        let share = |after: Option<&Name>| {
+            let from = after.map_or(0, |after| entries.partition_point(|entry| entry.name <= *after));
+            entries.get(from..).unwrap_or_default().iter().map(|entry| (&entry.name, &entry.content, entry.size))
+        };
         self.standings.lock().next_batch(share, unix_ms())
     }
 
-    async fn send(&self, master: PeerId, session: Session, sequence: Sequence, batch: Batch) -> Result<(), String> {
+    async fn send(&self, member: &mut Member, batch: Batch) -> Result<Told, String> {
         const MISFIT: &str = "its answer does not fit the question";
+        member.sequence.0 += 1;
+        let Member { master, session, sequence, .. } = *member;
         let fits = match batch {
             Batch::Announce { offers, last } => {
-                let request = Request::Announce(Announce { session, sequence, offers: offers.clone(), last });
-                let Response::Announced(verdicts) = self.ask(master, request).await? else {
-                    return Err(MISFIT.to_owned());
+                let announce =
+                    Announce { session, sequence, offers: offers.clone(), last: last.is_some(), total: last };
+                let verdicts = match self.ask(master, Request::Announce(announce)).await {
+                    Ok(Response::Announced(verdicts)) => verdicts,
+                    Ok(_) => return Err(MISFIT.to_owned()),
+                    Err(Failed { code: Some(RefusalCode::Differs), reason }) => {
+                        tracing::warn!(reason, "the master did not get the whole report; it is sent again");
+                        return Ok(Told::Rejoin);
+                    }
+                    Err(failed) => return Err(failed.reason),
                 };
+                let now = Now { mono: Instant::now(), unix_ms: unix_ms() };
                 let fits =
-                    self.standings.change(|announcer| announcer.on_announced(&offers, last, verdicts, unix_ms()));
+                    self.standings.change(|announcer| announcer.on_announced(&offers, last.is_some(), verdicts, now));
                 self.standings.save().await;
                 self.log_lost(&offers);
+                if last.is_some() {
+                    member.reports = 0;
+                }
                 fits
             }
             Batch::Revoke(names) => {
@@ -235,7 +306,7 @@ impl Membership {
                 fits
             }
         };
-        if fits { Ok(()) } else { Err(MISFIT.to_owned()) }
+        if fits { Ok(Told::All) } else { Err(MISFIT.to_owned()) }
     }
 
     fn log_lost(&self, offers: &[Offer]) {
@@ -250,7 +321,7 @@ impl Membership {
     }
 
     /// Asks the master; what it is too busy for is asked again a few times.
-    async fn ask(&self, master: PeerId, request: Request) -> Result<Response, String> {
+    async fn ask(&self, master: PeerId, request: Request) -> Result<Response, Failed> {
         /// Attempts while the master is busy.
         const ATTEMPTS: usize = 5;
         let mut backoff = Backoff::new(Duration::from_secs(2), u64::from_le_bytes(first_bytes(&self.net.local())));
@@ -259,12 +330,62 @@ impl Membership {
                 Ok(Response::Refused(refusal)) if refusal.code == RefusalCode::Busy && attempt < ATTEMPTS => {
                     tokio::time::sleep(backoff.pause()).await;
                 }
-                Ok(Response::Refused(refusal)) => return Err(format!("it refused: {}", refusal.reason)),
+                Ok(Response::Refused(refusal)) => {
+                    if refusal.code == RefusalCode::Twin {
+                        self.twins.on_refused(&refusal.reason);
+                    }
+                    let reason = format!("it refused: {}", refusal.reason);
+                    return Err(Failed { code: Some(refusal.code), reason });
+                }
                 Ok(response) => return Ok(response),
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(Failed { code: None, reason: error.to_string() }),
             }
         }
-        Err("it is busy".to_owned())
+        Err(Failed { code: Some(RefusalCode::Busy), reason: "it is busy".to_owned() })
+    }
+}
+
+/// A session with a master.
+struct Member {
+    master: PeerId,
+    session: Session,
+    /// Number of the last change.
+    sequence: Sequence,
+    /// Reports in a row that the master counted otherwise.
+    reports: usize,
+    /// When the lease is renewed next.
+    renewal: tokio::time::Instant,
+    /// Names that were put right since both last agreed.
+    repaired: u64,
+}
+
+impl Member {
+    fn new(master: PeerId, session: Session) -> Self {
+        let renewal = tokio::time::Instant::now();
+        Self { master, session, sequence: Sequence(0), reports: 0, renewal, repaired: 0 }
+    }
+}
+
+/// What telling the master came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    /// It knows.
+    All,
+    /// It counts otherwise: everything is told anew, in a new session.
+    Rejoin,
+}
+
+/// A question without an answer.
+struct Failed {
+    /// The code of a refusal.
+    code: Option<RefusalCode>,
+    /// For people.
+    reason: String,
+}
+
+impl From<Failed> for String {
+    fn from(failed: Failed) -> Self {
+        failed.reason
     }
 }
 

@@ -18,8 +18,10 @@ use swarmdex_protocols::{
 use tokio::sync::{mpsc, watch};
 
 use super::Phase;
+use super::agree::Agreement;
 use super::membership::{split_peer, unix_ms};
 use super::standings::Standings;
+use super::twins::Twins;
 use super::types::{MasterState, MirrorInfo};
 use crate::net::{Copies, Mirror, Net, sleep_until};
 use crate::state::pages::part;
@@ -27,6 +29,7 @@ use crate::state::publish::{Publications, What};
 use crate::storage::dir::DataDir;
 use crate::storage::index::{IndexStore, ReadOp, ReadOutcome};
 use crate::storage::library::Library;
+use crate::tasks;
 
 /// Changes come in bursts: they are published once they have settled for so long.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -36,9 +39,10 @@ const BATCH: usize = 10_000;
 const CLAIMS: usize = 2000;
 /// Statements of the index that wait to be published; what finds no room is published by its owner.
 pub(super) const MADE_QUEUE: usize = 65_536;
-/// Tombstones of a master that are published again in one round, the next ones in the next; and how many are read at a
-/// time: each has to be signed, and other questions wait meanwhile.
-const TOMBSTONES: usize = 200_000;
+/// Tombstones of a master that are published again in one round, the latest first and the next ones in the next round: nodes
+/// keep each for as long as it is valid, and new nodes are told of these. And how many are read at a time: each has to be
+/// signed, and whoever looks a name up waits meanwhile.
+const TOMBSTONES: usize = 20_000;
 const TOMBSTONE_PAGE: u32 = 2000;
 /// How soon names that could not be claimed are tried again.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
@@ -78,6 +82,9 @@ pub(super) fn generations(library: &Library, standings: &Standings) -> [u64; 3] 
 pub(super) struct MirrorTask {
     pub(super) net: Net,
     pub(super) mirror: Mirror,
+    pub(super) twins: Twins,
+    /// The key under which this node itself is to be found.
+    pub(super) found_as: Option<RecordKey>,
     pub(super) network: Network,
     pub(super) keypair: Keypair,
     pub(super) library: Library,
@@ -95,7 +102,7 @@ pub(super) struct MirrorTask {
 
 impl MirrorTask {
     /// Runs until the node stops.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         let mut phase = self.phase.clone();
         tokio::select! {
             () = Phase::end(&mut phase) => {}
@@ -106,6 +113,7 @@ impl MirrorTask {
     async fn work(&mut self) {
         self.enter();
         let mut publications = Publications::new(self.republish);
+        let mut agreement = Agreement::new(self.mirror.clone(), self.republish, Instant::now());
         let mut held = self.library.holdings.generation();
         let (mut shares, mut said, mut master) =
             (self.library.shares.generation(), self.standings.watch(), self.master.clone());
@@ -127,8 +135,14 @@ impl MirrorTask {
                 () = sleep_until(due) => {}
                 () = sleep_until(again) => {}
                 () = sleep_until(Some(check)) => {}
+                ended = agreement.ready() => {
+                    agreement.advance(ended, &mut publications, *self.complete.borrow(), Instant::now());
+                    continue;
+                }
             }
             tokio::time::sleep(SETTLE.min(self.republish / 10)).await;
+            // What a twin publishes would take the place of what the member with this identity does.
+            self.twins.admitted().await;
             let of = [*shares.borrow_and_update(), *said.borrow_and_update(), *held.borrow_and_update()];
             let alone = matches!(*master.borrow_and_update(), MasterState::Unreachable { .. });
             self.give_up(alone).await;
@@ -163,12 +177,13 @@ impl MirrorTask {
             return 0;
         }
         let begin = Instant::now();
-        let copies = self.mirror.store(due.clone()).await;
+        let stores = self.mirror.store(due.clone()).await;
+        let copies = &stores.copies;
         let now = Instant::now();
         let mut reached = 0;
         for (key, what) in &due {
             // A node that knows something later needs no copy.
-            let stored = copies.get(key).map_or(0, |copies| copies.stored + copies.older);
+            let (stored, asked) = copies.get(key).map_or((0, 0), |copies| (copies.stored + copies.older, copies.asked));
             reached += usize::from(stored > 0);
             if let What::Statement(statement) = what
                 && matches!(**statement, Statement::Certificate(_))
@@ -176,7 +191,8 @@ impl MirrorTask {
             {
                 self.standings.change(|announcer| announcer.doubt(statement.name()));
             }
-            publications.on_published(key, what, stored, now);
+            publications.on_published(key, what, stored, asked, now);
+            publications.on_held(key, what, stores.holders(key));
         }
         tracing::debug!(records = due.len(), reached, elapsed = ?begin.elapsed(), "published");
         due.len() as u64
@@ -186,10 +202,11 @@ impl MirrorTask {
     async fn wanted(&self) -> BTreeMap<RecordKey, What> {
         let (standings, network) = (self.standings.clone(), self.network.clone());
         let held = self.library.holdings.contents();
+        let found_as = self.found_as;
         let collect = tokio::task::spawn_blocking(move || {
             let statements: Vec<_> = standings.lock().statements().collect();
             let held = held.iter().map(|content| (RecordKey::content(&network, content), What::Provide));
-            let mut wanted: BTreeMap<_, _> = held.collect();
+            let mut wanted: BTreeMap<_, _> = held.chain(found_as.map(|key| (key, What::Provide))).collect();
             for statement in statements {
                 let content = match &statement {
                     Statement::Certificate(certificate) => Some(certificate.entry.content),
@@ -264,7 +281,7 @@ impl MirrorTask {
         }
         let items =
             claims.iter().map(|(key, claim)| (*key, What::Statement(Arc::new(Statement::Claim(claim.clone())))));
-        let copies = self.mirror.store(items.collect()).await;
+        let copies = self.mirror.store(items.collect()).await.copies;
         for (key, claim) in claims {
             all &= self.settle(claim, copies.get(&key).cloned().unwrap_or_default());
         }
@@ -340,15 +357,18 @@ impl MirrorTask {
     fn enter(&self) {
         let known = self.dir.known_nodes(&self.network);
         let net = self.net.clone();
-        tokio::spawn(futures::stream::iter(known).for_each_concurrent(DIALS, move |address| {
-            let net = net.clone();
-            async move {
-                let (peer, address) = split_peer(address);
-                if let Err(error) = net.connect(peer, vec![address]).await {
-                    tracing::debug!(%error, "a node that was known before is gone");
+        tasks::spawn(
+            "entrance",
+            futures::stream::iter(known).for_each_concurrent(DIALS, move |address| {
+                let net = net.clone();
+                async move {
+                    let (peer, address) = split_peer(address);
+                    if let Err(error) = net.connect(peer, vec![address]).await {
+                        tracing::debug!(%error, "a node that was known before is gone");
+                    }
                 }
-            }
-        }));
+            }),
+        );
     }
 
     /// Writes down who is there, for a start without a master.

@@ -1,12 +1,15 @@
 //! One running node behind one small handle. Command line, HTTP and tests go through it alone.
 
+mod agree;
 mod dht;
 mod download;
 mod error;
 mod get;
+mod identity;
 mod in_place;
 mod keeper;
 mod lookup;
+mod masters;
 mod membership;
 mod mirror;
 mod operation;
@@ -14,6 +17,8 @@ mod share;
 mod small;
 mod standings;
 mod start;
+mod supervise;
+mod twins;
 mod types;
 
 use std::path::PathBuf;
@@ -23,6 +28,7 @@ use std::time::Instant;
 
 use download::Turns;
 pub use error::{Error, ErrorKind};
+pub use identity::{IdentityInfo, MachineState, NewIdentityInfo, new_identity, show_identity};
 use libp2p::multiaddr::Protocol;
 use lookup::Questions;
 pub use operation::Operation;
@@ -33,10 +39,12 @@ use tokio::task::JoinHandle;
 pub use types::*;
 
 use crate::config::Config;
+use crate::log;
 use crate::net::Net;
 use crate::storage::index::IndexStore;
 use crate::storage::library::Library;
 use crate::storage::shares::ShareTable;
+use crate::tasks::Failures;
 
 /// A running node. Clones are handles to the same node; it runs until [`Node::shutdown`].
 #[derive(Debug, Clone)]
@@ -54,6 +62,8 @@ struct Inner {
     standings: Standings,
     index: Option<IndexStore>,
     mirror: watch::Receiver<mirror::Published>,
+    twins: twins::Twins,
+    other_masters: masters::OtherMasters,
     downloads: Downloads,
     started: Instant,
     life: Life,
@@ -92,6 +102,7 @@ struct Life {
     /// `None` while it runs; then whether it stopped as asked.
     ended: watch::Sender<Option<bool>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    failures: Failures,
     network: tokio::task::AbortHandle,
     /// Holds the lock.
     dir: crate::storage::dir::DataDir,
@@ -164,6 +175,9 @@ impl Node {
             listen: self.listen(),
             http: None,
             master: inner.questions.master.borrow().clone(),
+            agreement: inner.standings.agreement_info(),
+            twin: inner.twins.text(),
+            other_masters: inner.other_masters.list(&inner.net),
             connected: snapshot.connected,
             dht,
             shared: self.shared_counts(),
@@ -171,7 +185,21 @@ impl Node {
             uploaded_bytes: snapshot.uploaded_bytes,
             downloaded_bytes: inner.net.downloaded_bytes(),
             index,
+            log_lines_lost: log::lost(),
+            failed_tasks: self.failed_tasks(),
         })
+    }
+
+    fn failed_tasks(&self) -> Vec<String> {
+        let mut names = self.inner.life.failures.names();
+        // The log is the process's and not the node's.
+        names.extend(log::has_failed().then(|| "log".to_owned()));
+        names
+    }
+
+    /// What failed in this node, for those above who do a part of its work.
+    pub(crate) fn failures(&self) -> Failures {
+        self.inner.life.failures.clone()
     }
 
     /// The members of the network, as the master sees them.
@@ -198,13 +226,13 @@ impl Node {
     /// master has answered, or after hashing if it cannot be reached.
     pub fn share(&self, paths: Vec<PathBuf>, name: Option<String>) -> Operation<ShareReport> {
         let node = self.clone();
-        Operation::start(move |reins| async move { node.share_paths(paths, name, reins).await })
+        Operation::start("share", move |reins| async move { node.share_paths(paths, name, reins).await })
     }
 
     /// Downloads a file, or every file below a prefix.
     pub fn get(&self, request: GetRequest) -> Operation<GetReport> {
         let node = self.clone();
-        Operation::start(move |reins| async move { node.get_files(request, reins).await })
+        Operation::start("get", move |reins| async move { node.get_files(request, reins).await })
     }
 
     /// Leaves the network and stops; the master is told, uploads under way get a few seconds to finish.
@@ -226,7 +254,7 @@ impl Node {
             whole &= tokio::task::spawn_blocking(move || index.close()).await.is_ok();
         }
         life.ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(true)).is_some());
-        if whole { Ok(()) } else { Err(Error::Bug) }
+        if whole && !life.failures.is_over() { Ok(()) } else { Err(Error::Bug) }
     }
 
     /// Goes offline at once, as a crash would: nobody is told, and transfers break off.
@@ -236,12 +264,16 @@ impl Node {
         self.inner.life.network.abort();
     }
 
-    /// Waits until the node has stopped; an error if it was not asked to.
+    /// Waits until the node has stopped; an error if it was not asked to, or if a part of it failed without which it cannot
+    /// go on: then [`Node::shutdown`] ends the rest.
     pub async fn stopped(&self) -> Result<(), Error> {
         let mut ended = self.inner.life.ended.subscribe();
-        match ended.wait_for(Option::is_some).await.map(|ended| *ended) {
-            Ok(Some(false)) => Err(Error::Bug),
-            Ok(_) | Err(_) => Ok(()),
+        tokio::select! {
+            ended = ended.wait_for(Option::is_some) => match ended.map(|ended| *ended) {
+                Ok(Some(false)) => Err(Error::Bug),
+                Ok(_) | Err(_) => Ok(()),
+            },
+            () = self.inner.life.failures.over() => Err(Error::Bug),
         }
     }
 }

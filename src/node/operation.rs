@@ -1,12 +1,15 @@
 //! Long operations: a task of their own, with progress and an outcome.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::FutureExt;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::{Error, Progress};
+use crate::tasks;
 
 /// What its user wants of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,8 +50,8 @@ pub struct Operation<T> {
 }
 
 impl<T: Send + 'static> Operation<T> {
-    /// Runs `work` on a task of its own.
-    pub(super) fn start<F>(work: impl FnOnce(Reins) -> F) -> Self
+    /// Runs `work` on a task of its own, named for the log. A panic is its outcome: [`Error::Bug`].
+    pub(super) fn start<F>(name: &'static str, work: impl FnOnce(Reins) -> F) -> Self
     where
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
@@ -56,9 +59,11 @@ impl<T: Send + 'static> Operation<T> {
         let (wish, wishes) = watch::channel(Wish::Run);
         let (answer, outcome) = oneshot::channel();
         let work = work(Reins { progress: sender, wish: wishes });
-        let task = tokio::spawn(async move {
+        let task = tasks::spawn(name, async move {
+            // What the work has is dropped with it: permits, files and counts are given back.
+            let outcome = AssertUnwindSafe(work).catch_unwind().await.unwrap_or(Err(Error::Bug));
             // Whoever started it may be gone.
-            let _ = answer.send(work.await);
+            let _ = answer.send(outcome);
         });
         Self { progress, wish, outcome, task: task.abort_handle() }
     }
@@ -106,5 +111,30 @@ impl<T> Operation<T> {
 impl<T> Drop for Operation<T> {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_operation_that_panics_says_so_and_gives_back_what_it_had() {
+        let slots = Arc::new(tokio::sync::Semaphore::new(1));
+        let of_work = slots.clone();
+        let mut operation = Operation::<()>::start("test", move |_| async move {
+            let _slot = of_work.acquire().await;
+            tokio::task::yield_now().await;
+            panic!("on purpose");
+        });
+        assert!(matches!(operation.outcome().await, Err(Error::Bug)));
+        assert_eq!(slots.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_with_the_runtime_is_no_bug() {
+        let mut operation = Operation::<()>::start("test", |_| std::future::pending());
+        operation.task.abort();
+        assert!(matches!(operation.outcome().await, Err(Error::ShuttingDown)));
     }
 }

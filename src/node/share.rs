@@ -130,12 +130,14 @@ impl Node {
             Some(announce::Standing::Certified(version) | announce::Standing::Claimed(version)) => *version,
             _ => Version::default(),
         };
+        let confirmed = self.inner.standings.is_confirmed(&entry.name);
         let SharedEntry { name, content, size, path, .. } = entry;
         SharedInfo {
             entry: EntryInfo { name, content, size, owner: self.inner.net.local(), version },
             standing: match standing {
                 None => Standing::Pending,
-                Some(announce::Standing::Certified(_)) => Standing::Certified,
+                Some(announce::Standing::Certified(_)) if confirmed => Standing::Certified,
+                Some(announce::Standing::Certified(_)) => Standing::Unconfirmed,
                 Some(announce::Standing::Claimed(_)) => Standing::Claimed,
                 Some(announce::Standing::Conflict(owner)) => Standing::Conflict { conflict_owner: owner },
                 Some(announce::Standing::Refused(reason)) => Standing::Refused { reason },
@@ -151,7 +153,10 @@ impl Node {
             counts.bytes = counts.bytes.saturating_add(entry.size);
             match self.inner.standings.of(&entry.name, &entry.content) {
                 None => counts.pending += 1,
-                Some(announce::Standing::Certified(_)) => counts.certified += 1,
+                Some(announce::Standing::Certified(_)) if self.inner.standings.is_confirmed(&entry.name) => {
+                    counts.certified += 1;
+                }
+                Some(announce::Standing::Certified(_)) => counts.unconfirmed += 1,
                 Some(announce::Standing::Claimed(_)) => counts.claimed += 1,
                 Some(announce::Standing::Conflict(_)) => counts.conflicts += 1,
                 Some(announce::Standing::Refused(_)) => counts.refused += 1,

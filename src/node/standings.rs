@@ -2,12 +2,15 @@
 //! mirror and the handle.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use swarmdex_protocols::index::{Cursor, Owned, Refusal, RefusalCode, Request, Response};
 use swarmdex_protocols::limits::MAX_PAGE_ENTRIES;
 use swarmdex_protocols::{Certificate, ContentId, Name, Pattern, PeerId};
 use tokio::sync::watch;
 
+use super::membership::unix_ms;
+use super::types::AgreementInfo;
 use crate::net::OwnedNames;
 use crate::state::announce::{Announcer, Standing};
 use crate::state::pages::Places;
@@ -26,8 +29,22 @@ pub(super) struct Standings {
     announcer: Arc<Mutex<Announcer>>,
     grants: Arc<Grants>,
     changed: Arc<watch::Sender<u64>>,
+    agreement: Arc<Mutex<Agreement>>,
     /// Of the listing that was asked about last.
     places: Arc<Mutex<Option<Ordered>>>,
+}
+
+/// How master and node agree about the node's names.
+#[derive(Debug, Clone, Copy, Default)]
+struct Agreement {
+    /// Length of a lease; zero before the first join.
+    lease: Duration,
+    /// Wall clock when both were last seen to hold the same, in milliseconds since 1970.
+    confirmed_ms: Option<u64>,
+    /// Names that differed and were put right since the node started.
+    repaired: u64,
+    /// Whether the master compares at all.
+    checked: bool,
 }
 
 impl Standings {
@@ -38,6 +55,7 @@ impl Standings {
             announcer: Arc::new(Mutex::new(announcer)),
             grants: Arc::new(grants),
             changed: Arc::new(watch::Sender::new(0)),
+            agreement: Arc::default(),
             places: Arc::default(),
         }
     }
@@ -53,6 +71,48 @@ impl Standings {
         result
     }
 
+    fn agreement(&self) -> MutexGuard<'_, Agreement> {
+        self.agreement.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The master grants leases of this length.
+    pub(super) fn set_lease(&self, lease: Duration) {
+        self.agreement().lease = lease;
+    }
+
+    /// Length of the master's leases.
+    pub(super) fn lease(&self) -> Duration {
+        self.agreement().lease
+    }
+
+    /// Master and node hold the same; `checked` unless the master does not say. What is told of the names stays as it is, so
+    /// nobody is woken.
+    pub(super) fn on_agreed(&self, now: Instant, checked: bool) {
+        self.lock().on_agreed(now);
+        let mut agreement = self.agreement();
+        (agreement.confirmed_ms, agreement.checked) = (Some(unix_ms()), checked);
+    }
+
+    /// So many names differed.
+    pub(super) fn on_repaired(&self, names: u64) {
+        let mut agreement = self.agreement();
+        agreement.repaired = agreement.repaired.saturating_add(names);
+    }
+
+    /// How master and node agree, for people.
+    pub(super) fn agreement_info(&self) -> Option<AgreementInfo> {
+        let Agreement { confirmed_ms, repaired, checked, .. } = *self.agreement();
+        let confirmed_ms = confirmed_ms?;
+        let names = self.lock().granted().map_or(0, |sum| sum.entries);
+        Some(AgreementInfo { confirmed_ms, names, repaired, checked })
+    }
+
+    /// Whether the master said within the last two leases that `name` is granted.
+    pub(super) fn is_confirmed(&self, name: &Name) -> bool {
+        let period = self.lease() * 2;
+        self.lock().is_confirmed(name, period, Instant::now())
+    }
+
     /// Writes certificates that changed to disk. They can be had anew: a failure is logged.
     pub(super) async fn save(&self) {
         let unsaved = self.lock().take_unsaved();
@@ -62,6 +122,22 @@ impl Standings {
         let grants = self.grants.clone();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || grants.save(&unsaved)).await {
             tracing::warn!(%error, "certificates were not written to disk");
+        }
+    }
+
+    /// Writes certificates again that somebody changed on disk.
+    pub(super) async fn restore(&self) {
+        let grants = self.grants.clone();
+        let found = match tokio::task::spawn_blocking(move || grants.changed()).await {
+            Ok(Ok(Some(found))) => found,
+            Ok(Ok(None)) => return,
+            Ok(Err(error)) => return tracing::warn!(%error, "certificates could not be read"),
+            Err(_) => return,
+        };
+        let differ = self.lock().resave(&found);
+        if differ > 0 {
+            tracing::warn!(names = differ, "another program changed certificates of this node; they are written again");
+            self.save().await;
         }
     }
 

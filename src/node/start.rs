@@ -5,15 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::{Authority, Statement};
+use futures::FutureExt;
+use swarmdex_protocols::index::Fingerprint;
+use swarmdex_protocols::{Authority, RecordKey, Statement};
 use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 
 use super::dht::Dht;
+use super::identity::take_identity;
 use super::keeper::keep_current;
 use super::lookup::Questions;
+use super::masters::{Census, OtherMasters};
 use super::membership::{Finder, Membership, unix_ms};
 use super::mirror::{MADE_QUEUE, MirrorTask, Published};
 use super::standings::Standings;
+use super::supervise::Supervisor;
+use super::twins::{Lookout, Twins};
 use super::types::MasterState;
 use super::{Downloads, Error, Inner, Life, Node, Phase, Turns};
 use crate::buffers::Buffers;
@@ -25,6 +31,7 @@ use crate::storage::holdings::Holdings;
 use crate::storage::index::{IndexOptions, IndexStore};
 use crate::storage::library::Library;
 use crate::storage::shares::{HashProgress, ShareOutcome, ShareTable};
+use crate::tasks::{self, Failures};
 
 /// How long a node may take to listen on its first address.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,20 +45,23 @@ const BUFFERS: usize = 12;
 struct Stored {
     dir: DataDir,
     keypair: libp2p::identity::Keypair,
+    machine: Option<Fingerprint>,
     shares: ShareTable,
     standings: Standings,
     master: Option<(IndexStore, Master, mpsc::Receiver<Statement>)>,
 }
 
-fn open(config: &Config) -> Result<Stored, Error> {
+fn open(config: &Config, failures: &Failures) -> Result<Stored, Error> {
     let dir = DataDir::open(&config.data_dir)?;
-    let keypair = dir.identity()?;
+    let (keypair, machine) = take_identity(&dir, config)?;
     let shares = ShareTable::open(dir.path(), config.fetch.threads)?;
     let master = match config.role {
         Role::Peer => None,
         Role::Master => {
             let (made, to_publish) = mpsc::channel(MADE_QUEUE);
-            let options = IndexOptions::new(config.network.clone(), keypair.clone(), &config.limits).with_mirror(made);
+            let options = IndexOptions::new(config.network.clone(), keypair.clone(), &config.limits)
+                .with_mirror(made)
+                .with_failures(failures.clone());
             let (store, known) = IndexStore::open(&dir.index_path(), options)?;
             let master = Master::new(store.clone(), config, known, Instant::now());
             Some((store, master, to_publish))
@@ -60,13 +70,14 @@ fn open(config: &Config) -> Result<Stored, Error> {
     let grants = Grants::open(&dir.grants_path())?;
     let certificates = grants.all()?;
     let standings = Standings::new(keypair.public().to_peer_id(), grants, certificates);
-    Ok(Stored { dir, keypair, shares, standings, master })
+    Ok(Stored { dir, keypair, machine, shares, standings, master })
 }
 
 pub(super) async fn start(config: Config) -> Result<Node, Error> {
-    let opening = config.clone();
-    let stored = tokio::task::spawn_blocking(move || open(&opening)).await.map_err(|_| Error::Bug)??;
-    let Stored { dir, keypair, shares, standings, master } = stored;
+    let failures = Failures::default();
+    let (opening, watched) = (config.clone(), failures.clone());
+    let stored = tokio::task::spawn_blocking(move || open(&opening, &watched)).await.map_err(|_| Error::Bug)??;
+    let Stored { dir, keypair, machine, shares, standings, master } = stored;
     let (index, master, made) = match master {
         Some((index, master, made)) => (Some(index), Some(master), Some(made)),
         None => (None, None, None),
@@ -91,6 +102,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let (complete, completed) = watch::channel(false);
     let (mirrored, mirror_info) = watch::channel(Published::default());
     let mirror = Mirror::new(net.clone(), config.network.clone(), !config.transient);
+    let (twins, other_masters) = (Twins::new(), OtherMasters::default());
     let dht = Dht { net: net.clone(), mirror: mirror.clone(), own: owned };
     let node = Node {
         inner: Arc::new(Inner {
@@ -106,6 +118,8 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
             standings: standings.clone(),
             index: index.clone(),
             mirror: mirror_info,
+            twins: twins.clone(),
+            other_masters: other_masters.clone(),
             downloads: Downloads {
                 permits: Arc::new(Semaphore::new(config.fetch.downloads.max(1))),
                 running: AtomicUsize::new(0),
@@ -116,6 +130,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
                 phase,
                 ended: ended.clone(),
                 tasks: Mutex::new(Vec::new()),
+                failures: failures.clone(),
                 network: loop_task.abort_handle(),
                 dir: dir.clone(),
             },
@@ -132,10 +147,25 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         state,
         phase: phases.clone(),
         max_backoff: config.lease.max_backoff,
+        lease: config.lease.lease,
+        machine,
+        twins: twins.clone(),
     };
+    let lookout = Lookout {
+        net: net.clone(),
+        mirror: mirror.clone(),
+        network: config.network.clone(),
+        twins: twins.clone(),
+        master: master_state.clone(),
+        republish: config.dht.republish,
+        phase: phases.clone(),
+    };
+    let census = Census::new(net.clone(), config.network.clone(), other_masters, phases.clone());
     let mirroring = MirrorTask {
         net: net.clone(),
         mirror,
+        twins,
+        found_as: (!config.transient).then(|| RecordKey::node(&config.network, &net.local())),
         network: config.network.clone(),
         keypair,
         library,
@@ -148,17 +178,33 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         republish: config.dht.republish,
         phase: phases.clone(),
     };
-    let network = tokio::spawn(async move {
+    let supervisor = Supervisor::new(failures.clone(), phases.clone());
+    let network = tasks::spawn("network watch", async move {
         let outcome = loop_task.await;
         if let Err(error) = &outcome {
             tracing::error!(%error, "the network task ended early");
+            if error.is_panic() {
+                failures.end("network");
+            }
         }
         ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(outcome.is_ok())).is_some());
     });
-    let member = tokio::spawn(begin(shares.clone(), config.share.clone(), phases.clone(), complete, membership));
-    let keeper = tokio::spawn(keep_current(shares, config.watch, phases));
-    let mirroring = tokio::spawn(mirroring.run());
-    *node.inner.life.tasks.lock().await = vec![member, network, keeper, mirroring];
+    let paths = config.share.clone();
+    let begin = begin(shares.clone(), paths, phases.clone(), complete, membership, supervisor.clone());
+    let member = tasks::spawn("membership", begin);
+    let kept = supervisor.clone().run("keeper", (shares, phases), move |(shares, phases)| {
+        keep_current(shares.clone(), config.watch, phases.clone()).boxed()
+    });
+    let keeper = tasks::spawn("keeper", kept);
+    let mirroring = tasks::spawn("mirror", supervisor.run("mirror", mirroring, |task| task.run().boxed()));
+    let mut all = vec![member, network, keeper, mirroring];
+    if !config.transient {
+        all.push(tasks::spawn("lookout", lookout.run()));
+    }
+    if config.role == Role::Master {
+        all.push(tasks::spawn("census", census.run()));
+    }
+    *node.inner.life.tasks.lock().await = all;
     Ok(node)
 }
 
@@ -185,11 +231,15 @@ async fn begin(
     mut phase: watch::Receiver<Phase>,
     complete: watch::Sender<bool>,
     membership: Membership,
+    supervisor: Supervisor,
 ) {
     let cancel = Arc::new(AtomicBool::new(false));
     let stopping = cancel.clone();
     let standings = membership.standings.clone();
+    let watch = supervisor.watch("share");
     let mut hashing = tokio::task::spawn_blocking(move || {
+        // Whatever was not taken up by then is not shared; the node is of use without it.
+        let _watch = watch;
         prepare(&shares, &paths, &cancel);
         // What was granted to an earlier run of this node holds until the master says otherwise.
         standings.change(|announcer| {
@@ -204,7 +254,7 @@ async fn begin(
         _ = &mut hashing => {}
         () = tokio::time::sleep(HASHING_PATIENCE) => {}
     }
-    membership.run().await;
+    supervisor.run("membership", membership, |membership| membership.run().boxed()).await;
     stopping.store(true, Ordering::Relaxed);
     if !hashing.is_finished() {
         // Stops at the next file or chunk.

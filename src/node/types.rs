@@ -126,6 +126,19 @@ pub enum MasterState {
     },
 }
 
+/// How a node and its master agree about the node's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgreementInfo {
+    /// When both were last seen to hold the same, in milliseconds since 1970.
+    pub confirmed_ms: u64,
+    /// How many names that are now.
+    pub names: u64,
+    /// Names about which both differed, and that were put right, since the node started.
+    pub repaired: u64,
+    /// Whether the master compares; one of an earlier build does not.
+    pub checked: bool,
+}
+
 /// What a node is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -148,6 +161,15 @@ pub struct Status {
     pub http: Option<String>,
     /// How it stands with its master.
     pub master: MasterState,
+    /// When node and master were last seen to hold the same names; `None` before the first join.
+    #[serde(default)]
+    pub agreement: Option<AgreementInfo>,
+    /// What is known of another node with this identity.
+    #[serde(default)]
+    pub twin: Option<String>,
+    /// Other masters of this network that were met, or that peers follow.
+    #[serde(default, with = "text_list")]
+    pub other_masters: Vec<PeerId>,
     /// Nodes that it is connected to.
     pub connected: usize,
     /// How it stands with the DHT.
@@ -164,6 +186,12 @@ pub struct Status {
     pub downloaded_bytes: u64,
     /// Counts of the index; a master's alone.
     pub index: Option<IndexCounts>,
+    /// Lines of the log of its process that could not be written.
+    #[serde(default)]
+    pub log_lines_lost: u64,
+    /// Parts of the node that panicked since it started, by name; those without which it cannot go on end it.
+    #[serde(default)]
+    pub failed_tasks: Vec<String>,
 }
 
 /// How a node stands with the DHT.
@@ -204,8 +232,11 @@ pub struct SharedCounts {
     pub entries: u64,
     /// Bytes in all.
     pub bytes: u64,
-    /// Granted by the master.
+    /// Granted by the master, and confirmed in the last two leases.
     pub certified: u64,
+    /// Granted by the master, and not confirmed lately.
+    #[serde(default)]
+    pub unconfirmed: u64,
     /// Claimed while no master can be reached.
     pub claimed: u64,
     /// Not yet answered.
@@ -233,8 +264,10 @@ pub struct IndexCounts {
 pub enum Standing {
     /// Not yet answered.
     Pending,
-    /// Granted.
+    /// Granted, and confirmed in the last two leases.
     Certified,
+    /// Granted, and not confirmed lately: the master cannot be asked, or is being told everything anew.
+    Unconfirmed,
     /// Claimed while no master can be reached: provisional.
     Claimed,
     /// Another peer holds the name.

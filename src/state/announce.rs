@@ -1,15 +1,22 @@
 //! What a peer has to tell its master: the difference between its share and what the master said; and what it
 //! says of its names by itself while no master answers.
 
+mod alone;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-use swarmdex_protocols::index::{Granted, Offer, Revocation, ShareDigest, Verdict, share_digest};
+use swarmdex_protocols::index::{Granted, Offer, Revocation, ShareDigest, ShareSum, Verdict, share_digest};
 use swarmdex_protocols::limits::MAX_BATCH_ENTRIES;
-use swarmdex_protocols::statement::{self, CERTIFICATE_LIFETIME_MS, CLAIM_LIFETIME_MS};
-use swarmdex_protocols::{Certificate, Claim, ContentId, Entry, Name, PeerId, Statement, Version};
+use swarmdex_protocols::statement::{self, CERTIFICATE_LIFETIME_MS};
+use swarmdex_protocols::{Certificate, Claim, ContentId, Entry, Name, PeerId, Version};
+
+use super::Now;
+use super::agreement::{Differences, Held};
+use told::{Answer, Told};
 
 /// How a name of this peer stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,13 +31,19 @@ pub enum Standing {
     Refused(String),
 }
 
+/// What this node believes of a name of which the master said nothing in this session: by its certificate, its claim,
+/// or what the network says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Told {
+struct Assumed {
     content: ContentId,
     size: u64,
     standing: Standing,
-    /// Wall clock when the certificate was signed, in milliseconds since 1970; 0 if there is none.
-    sealed_ms: u64,
+}
+
+impl Assumed {
+    fn is(&self, content: &ContentId, size: u64) -> bool {
+        self.content == *content && self.size == size
+    }
 }
 
 /// One change to send. At most one is under way at a time.
@@ -40,20 +53,31 @@ pub enum Batch {
     Announce {
         /// What is offered.
         offers: Vec<Offer>,
-        /// Whether the master may drop every name of the peer that was not announced since the join.
-        last: bool,
+        /// Ends the report: what the master granted since the join. It drops every other name of the peer, if it
+        /// counts the same.
+        last: Option<ShareSum>,
     },
     /// Give these names up.
     Revoke(Vec<String>),
 }
 
-/// Keeps track of what the master was told and what it answered.
+/// Keeps track of what the master was told and what it answered, and apart from that of what this peer believes.
 #[derive(Debug)]
 pub struct Announcer {
     local: PeerId,
-    told: BTreeMap<Name, Told>,
+    /// Most names in one change.
+    batch: usize,
+    told: Told,
+    /// What stands in for the master's answer where it has not answered in this session.
+    assumed: BTreeMap<Name, Assumed>,
     /// Whether the master still waits for the end of the first report.
     reporting: bool,
+    /// The name up to which the share was looked through for what is due: each batch goes on where the last one ended.
+    seen: Option<Name>,
+    /// Names that the master holds for this peer, and of which this peer knows nothing: to be given up unless shared.
+    surplus: BTreeSet<Name>,
+    /// When the master and this peer last agreed about everything that was granted.
+    agreed: Option<Instant>,
     /// Proofs of what was granted to this peer.
     certificates: BTreeMap<Name, Certificate>,
     claims: BTreeMap<Name, Claim>,
@@ -74,14 +98,26 @@ impl Announcer {
             .map(|certificate| (certificate.entry.name.clone(), certificate));
         Self {
             local,
-            told: BTreeMap::new(),
+            batch: MAX_BATCH_ENTRIES,
+            told: Told::default(),
+            assumed: BTreeMap::new(),
             reporting: false,
+            seen: None,
+            surplus: BTreeSet::new(),
+            agreed: None,
             certificates: certificates.collect(),
             claims: BTreeMap::new(),
             revocations: BTreeMap::new(),
             doubted: BTreeSet::new(),
             unsaved: BTreeSet::new(),
         }
+    }
+
+    /// With at most so many names in one change, so that tests meet every path of several batches with few names.
+    #[cfg(test)]
+    pub(super) fn with_batch(mut self, names: usize) -> Self {
+        self.batch = names;
+        self
     }
 
     /// The certificate of just this content.
@@ -91,33 +127,52 @@ impl Announcer {
     }
 
     /// A join: with an unchanged share the master knows `share` already, otherwise it is told everything.
-    pub fn on_joined<'a>(&mut self, unchanged: bool, share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>) {
+    pub fn on_joined<'a>(
+        &mut self,
+        unchanged: bool,
+        share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>,
+        now: Instant,
+    ) {
+        self.on_session_over();
         self.reporting = !unchanged;
-        self.told.clear();
+        self.surplus.clear();
         self.revocations.clear();
         self.claims.retain(|_, claim| !claim.withdrawn);
         if unchanged {
             for (name, content, size) in share {
-                self.recall(name, content, size, Version::default());
+                let certificate = self.certificate(name, content, size);
+                let version = certificate.map(|held| held.entry.version).unwrap_or_default();
+                let sealed_ms = certificate.map_or(0, |held| held.seal.issued_ms);
+                let standing = Standing::Certified(version);
+                self.told.insert(name.clone(), Answer { content: *content, size, standing, sealed_ms, at: now });
             }
-            self.forget_surplus();
+            self.agreed = Some(now);
+            self.on_whole();
         }
     }
 
-    /// Counts a name as granted, by its certificate if there is one.
-    fn recall(&mut self, name: &Name, content: &ContentId, size: u64, otherwise: Version) {
-        let certificate = self.certificate(name, content, size);
-        let version = certificate.map_or(otherwise, |certificate| certificate.entry.version);
-        let sealed_ms = certificate.map_or(0, |certificate| certificate.seal.issued_ms);
-        let told = Told { content: *content, size, standing: Standing::Certified(version), sealed_ms };
-        self.told.insert(name.clone(), told);
+    /// Nothing that the master said counts as told any more; what it granted is believed until it answers anew.
+    pub fn on_session_over(&mut self) {
+        self.reporting = false;
+        self.look_again();
+        for (name, answer) in self.told.take() {
+            if answer.granted().is_some() {
+                let Answer { content, size, standing, .. } = answer;
+                self.assumed.insert(name, Assumed { content, size, standing });
+            }
+        }
+    }
+
+    /// The master knows everything: what was believed without it is of no use any more.
+    fn on_whole(&mut self) {
+        self.reporting = false;
+        self.assumed.clear();
+        self.forget_surplus();
     }
 
     /// Drops the certificates of names that are not this peer's any more.
     fn forget_surplus(&mut self) {
-        let told = &self.told;
-        let holds = |name: &Name| told.get(name).is_some_and(|told| matches!(told.standing, Standing::Certified(_)));
-        let gone: Vec<_> = self.certificates.keys().filter(|name| !holds(name)).cloned().collect();
+        let gone: Vec<_> = self.certificates.keys().filter(|name| !self.holds(name)).cloned().collect();
         for name in gone {
             self.forget(&name);
         }
@@ -138,29 +193,27 @@ impl Announcer {
         share_digest(share.into_iter().map(versioned))
     }
 
-    /// The next change to send for a share, sorted by name; `None` if the master knows it all.
-    pub fn next_batch<'a>(
-        &self,
-        share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)> + Clone,
-        unix_ms: u64,
-    ) -> Option<Batch> {
-        let mut offers = Vec::new();
-        let mut complete = true;
-        for (name, content, size) in share.clone() {
-            if !self.is_due(name, content, size, unix_ms) {
-                continue;
-            }
-            if offers.len() == MAX_BATCH_ENTRIES {
-                complete = false;
-                break;
-            }
-            offers.push(self.offer(name, content, size));
-        }
+    /// The next change to send for a share, sorted by name, of which `share` gives what comes after some name; `None` if
+    /// the master knows it all.
+    pub fn next_batch<'a, I>(&self, share: impl Fn(Option<&Name>) -> I, unix_ms: u64) -> Option<Batch>
+    where
+        I: Iterator<Item = (&'a Name, &'a ContentId, u64)> + Clone,
+    {
+        let due = share(self.seen.as_ref()).filter(|(name, content, size)| self.is_due(name, content, *size, unix_ms));
+        let offers: Vec<_> =
+            due.take(self.batch).map(|(name, content, size)| self.offer(name, content, size)).collect();
         if self.reporting || !offers.is_empty() {
-            return Some(Batch::Announce { offers, last: self.reporting && complete });
+            // Only a batch of its own ends the report: then every answer that it counts is here.
+            let last = (self.reporting && offers.is_empty()).then(|| self.told.granted());
+            return Some(Batch::Announce { offers, last });
         }
-        let names = self.surplus(share);
+        let names = self.surplus(share(None));
         (!names.is_empty()).then_some(Batch::Revoke(names))
+    }
+
+    /// Looks through the whole share for the next batch: it changed, or time has passed.
+    pub fn look_again(&mut self) {
+        self.seen = None;
     }
 
     /// Whether the master is to be told of a name: it does not know it, or its certificate is half over.
@@ -184,34 +237,29 @@ impl Announcer {
         Offer { granted, claimed, ..Offer::new(name.as_str(), *content, size) }
     }
 
-    /// Names that the master was told of and that are no longer shared: both lists are sorted.
-    fn surplus<'a>(&self, share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>) -> Vec<String> {
-        let mut share = share.into_iter().map(|(name, ..)| name).peekable();
-        let mut names = Vec::new();
-        for (name, told) in &self.told {
-            while share.next_if(|other| *other < name).is_some() {}
-            if share.peek() != Some(&name) && matches!(told.standing, Standing::Certified(_)) {
-                names.push(name.as_str().to_owned());
-            }
-            if names.len() == MAX_BATCH_ENTRIES {
-                break;
-            }
-        }
-        names
+    /// Names that the master holds for this peer and that are no longer shared: all three lists are sorted.
+    fn surplus<'a>(&self, share: impl Iterator<Item = (&'a Name, &'a ContentId, u64)> + Clone) -> Vec<String> {
+        let granted = self.told.iter().filter(|(_, told)| told.granted().is_some()).map(|(name, _)| name);
+        let mut names: Vec<_> = without(granted, share.clone()).take(self.batch).collect();
+        names.extend(without(self.surplus.iter(), share).take(self.batch - names.len()));
+        names.into_iter().map(|name| name.as_str().to_owned()).collect()
     }
 
     /// The answer to an announce. False if it has not one verdict for each offer.
-    pub fn on_announced(&mut self, offers: &[Offer], last: bool, verdicts: Vec<Verdict>, unix_ms: u64) -> bool {
+    pub fn on_announced(&mut self, offers: &[Offer], last: bool, verdicts: Vec<Verdict>, now: Now) -> bool {
         if offers.len() != verdicts.len() {
             return false;
         }
+        self.seen = offers.last().and_then(|offer| Name::parse(&offer.name).ok()).or_else(|| self.seen.take());
         for (offer, verdict) in offers.iter().zip(verdicts) {
             let Ok(name) = Name::parse(&offer.name) else { continue };
             self.claims.remove(&name);
             self.doubted.remove(&name);
+            self.assumed.remove(&name);
+            self.surplus.remove(&name);
+            let (content, size, owner) = (offer.content, offer.size, self.local);
             let standing = match verdict {
                 Verdict::Accepted { version, seal } => {
-                    let (content, size, owner) = (offer.content, offer.size, self.local);
                     let entry = Entry { name: name.clone(), content, size, owner, version };
                     self.certificates.insert(name.clone(), Certificate { entry, seal });
                     self.unsaved.insert(name.clone());
@@ -223,12 +271,12 @@ impl Announcer {
                 }
                 Verdict::Refused(refusal) => Standing::Refused(refusal.reason),
             };
-            let told = Told { content: offer.content, size: offer.size, standing, sealed_ms: unix_ms };
-            self.told.insert(name, told);
+            self.told.insert(name, Answer { content, size, standing, sealed_ms: now.unix_ms, at: now.mono });
         }
         if last {
-            self.reporting = false;
-            self.forget_surplus();
+            // The master counted the same.
+            self.agreed = Some(now.mono);
+            self.on_whole();
         }
         true
     }
@@ -241,44 +289,111 @@ impl Announcer {
         for name in names {
             if let Ok(name) = Name::parse(name) {
                 self.told.remove(&name);
+                self.assumed.remove(&name);
+                self.surplus.remove(&name);
                 self.forget(&name);
             }
         }
         true
     }
 
+    /// A fault: forgets what the master said of a name, or believes that it granted it.
+    #[cfg(test)]
+    pub(super) fn spoil(&mut self, name: &Name, granted: Option<(ContentId, u64, Version)>, now: Instant) {
+        self.told.remove(name);
+        if let Some((content, size, version)) = granted {
+            let standing = Standing::Certified(version);
+            self.told.insert(name.clone(), Answer { content, size, standing, sealed_ms: 0, at: now });
+        }
+    }
+
+    /// What both have to hold alike: all that the master granted in this session. `None` while it is being told.
+    pub fn granted(&self) -> Option<ShareSum> {
+        (!self.reporting).then(|| self.told.granted())
+    }
+
+    /// Master and peer hold the same.
+    pub fn on_agreed(&mut self, now: Instant) {
+        self.agreed = Some(now);
+    }
+
+    /// When both were last seen to hold the same.
+    pub fn agreed(&self) -> Option<Instant> {
+        self.agreed
+    }
+
+    /// Takes up what a comparison found: names that the master does not hold as this peer does are told again, names of
+    /// which the peer knows nothing are given up, unless they are shared.
+    pub fn on_differences(&mut self, differences: &Differences) {
+        self.look_again();
+        for name in differences.missing.iter().chain(&differences.other) {
+            if let Some(answer) = self.told.remove(name) {
+                let Answer { content, size, standing, .. } = answer;
+                self.assumed.insert(name.clone(), Assumed { content, size, standing });
+            }
+        }
+        for name in &differences.surplus {
+            // One that the master refused before is asked for again.
+            self.told.remove(name);
+            self.surplus.insert(name.clone());
+        }
+    }
+
     /// Nodes know something later of a name than this peer's certificate: the master is to look into it. It may have
     /// lost its disk, and have certified the name anew below what it said before.
     pub fn doubt(&mut self, name: &Name) {
         if self.holds(name) {
+            self.look_again();
             self.doubted.insert(name.clone());
         }
     }
 
-    /// Asks again for names that another held: it may have given them up.
+    /// Asks again for names that were not granted: another may have given them up, or there may be room now.
     pub fn retry_lost(&mut self) {
-        self.told.retain(|_, told| !matches!(told.standing, Standing::Conflict(_)));
+        self.look_again();
+        self.told.forget_losses();
     }
 
     /// Asks again for one name that was not granted.
     pub fn retry(&mut self, name: &Name) {
-        if self
-            .told
-            .get(name)
-            .is_some_and(|told| !matches!(told.standing, Standing::Certified(_) | Standing::Claimed(_)))
-        {
+        self.look_again();
+        if self.told.get(name).is_some_and(|told| told.granted().is_none()) {
             self.told.remove(name);
+        }
+        if self.assumed.get(name).is_some_and(|assumed| matches!(assumed.standing, Standing::Conflict(_))) {
+            self.assumed.remove(name);
         }
     }
 
-    /// Whether the master granted `name` and was not told since that it is given up.
+    /// Whether `name` was granted and the master was not told since that it is given up.
     pub fn holds(&self, name: &Name) -> bool {
-        self.told.get(name).is_some_and(|told| matches!(told.standing, Standing::Certified(_)))
+        matches!(self.said_of(name), Some(Standing::Certified(_)))
+    }
+
+    /// The master's answer, or else what stands in for it.
+    fn said_of(&self, name: &Name) -> Option<&Standing> {
+        let told = self.told.get(name).map(|told| &told.standing);
+        told.or_else(|| self.assumed.get(name).map(|assumed| &assumed.standing))
+    }
+
+    fn standing_of(&self, name: &Name, content: &ContentId, size: u64) -> Option<&Standing> {
+        let told = self.told.get(name).filter(|told| told.content == *content && told.size == size);
+        let assumed = || self.assumed.get(name).filter(|assumed| assumed.is(content, size));
+        told.map(|told| &told.standing).or_else(|| assumed().map(|assumed| &assumed.standing))
     }
 
     /// How `name` stands with this content.
     pub fn standing(&self, name: &Name, content: &ContentId) -> Option<&Standing> {
-        self.told.get(name).filter(|told| told.content == *content).map(|told| &told.standing)
+        let told = self.told.get(name).filter(|told| told.content == *content).map(|told| &told.standing);
+        let assumed = || self.assumed.get(name).filter(|assumed| assumed.content == *content);
+        told.or_else(|| assumed().map(|assumed| &assumed.standing))
+    }
+
+    /// Whether the master said within the last `period` that `name` is granted, about this name or about all of them.
+    pub fn is_confirmed(&self, name: &Name, period: Duration, now: Instant) -> bool {
+        let recent = |at: Instant| now.saturating_duration_since(at) <= period;
+        let granted = self.told.get(name).filter(|told| told.granted().is_some());
+        granted.is_some_and(|told| recent(told.at) || self.agreed.is_some_and(recent))
     }
 
     /// Certificates to write to disk, or to delete there.
@@ -287,117 +402,40 @@ impl Announcer {
         names.into_iter().map(|name| (name.clone(), self.certificates.get(&name).cloned())).collect()
     }
 
+    /// Marks as unsaved what differs from what was found on disk; how many names that are.
+    pub fn resave(&mut self, found: &BTreeMap<String, Option<Certificate>>) -> usize {
+        let before = self.unsaved.len();
+        let unsaved = &mut self.unsaved;
+        let held = self.certificates.iter();
+        unsaved.extend(
+            held.filter(|(name, held)| found.get(name.as_str()) != Some(&Some((*held).clone())))
+                .map(|(name, _)| name.clone()),
+        );
+        let gone = found.keys().filter(|name| !self.certificates.contains_key(name.as_str()));
+        unsaved.extend(gone.filter_map(|name| Name::parse(name).ok()));
+        unsaved.len() - before
+    }
+
     /// The certificate of the highest version that this peer was granted.
     pub fn newest(&self) -> Option<&Certificate> {
         self.certificates.values().max_by_key(|certificate| certificate.entry.version)
     }
 }
 
-/// Without a master.
-impl Announcer {
-    /// Names that this peer has to claim: nobody has answered for them. What was granted before holds on.
-    pub fn to_claim<'a>(
-        &mut self,
-        share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>,
-        unix_ms: u64,
-    ) -> Vec<(Name, ContentId, u64)> {
-        let mut wanted = Vec::new();
-        for (name, content, size) in share {
-            if let Some(told) = self.told.get(name)
-                && told.content == *content
-                && told.size == size
-            {
-                let half_over = |claim: &Claim| unix_ms >= claim.seal.issued_ms.saturating_add(CLAIM_LIFETIME_MS / 2);
-                if matches!(told.standing, Standing::Claimed(_)) && self.claims.get(name).is_some_and(half_over) {
-                    wanted.push((name.clone(), *content, size));
-                }
-                continue;
-            }
-            if !self.recall_granted(name, content, size, unix_ms) {
-                wanted.push((name.clone(), *content, size));
-            }
-        }
-        wanted
+impl Held for Announcer {
+    fn range<'a>(&'a self, from: &str, to: Option<&str>) -> Box<dyn Iterator<Item = (&'a Name, ShareDigest)> + 'a> {
+        Box::new(self.told.range(from, to))
     }
+}
 
-    /// Counts a name that nobody answered for yet as granted, if there is a certificate that says so.
-    pub fn recall_granted(&mut self, name: &Name, content: &ContentId, size: u64, unix_ms: u64) -> bool {
-        let valid = |certificate: &Certificate| certificate.seal.expires_ms > unix_ms;
-        let granted = self.certificate(name, content, size).is_some_and(valid);
-        if granted && self.told.get(name).is_none_or(|told| told.content != *content || told.size != size) {
-            self.recall(name, content, size, Version::default());
-        }
-        granted
-    }
-
-    /// The network has a certificate of this peer's that the peer itself did not get, or lost.
-    pub fn on_certificate(&mut self, certificate: Certificate) {
-        let Entry { name, content, size, version, .. } = certificate.entry.clone();
-        self.certificates.insert(name.clone(), certificate);
-        self.unsaved.insert(name.clone());
-        self.recall(&name, &content, size, version);
-    }
-
-    /// Nodes that store the claim hold it for this peer's.
-    pub fn on_claimed(&mut self, claim: Claim) {
-        let Entry { name, content, size, version, .. } = claim.entry.clone();
-        let told = Told { content, size, standing: Standing::Claimed(version), sealed_ms: 0 };
-        self.told.insert(name.clone(), told);
-        self.claims.insert(name, claim);
-    }
-
-    /// The name is another's, by certificate or by an earlier claim.
-    pub fn on_claim_lost(&mut self, name: &Name, content: ContentId, size: u64, owner: PeerId) {
-        self.claims.remove(name);
-        let told = Told { content, size, standing: Standing::Conflict(owner), sealed_ms: 0 };
-        self.told.insert(name.clone(), told);
-    }
-
-    /// Certificates and claims of names that are no longer shared, and claims beside what is granted: to be revoked
-    /// and withdrawn by this peer.
-    pub fn to_give_up(&self, is_shared: impl Fn(&Name) -> bool) -> (Vec<Certificate>, Vec<Claim>) {
-        let given_up = |name: &Name| !is_shared(name);
-        let certificates = self.certificates.iter().filter(|(name, certificate)| {
-            let said = self.revocations.get(*name).map(|revocation| revocation.certificate.entry.version);
-            given_up(name) && said != Some(certificate.entry.version)
-        });
-        let claims =
-            self.claims.iter().filter(|(name, claim)| !claim.withdrawn && (given_up(name) || self.holds(name)));
-        (certificates.map(|(_, held)| held.clone()).collect(), claims.map(|(_, claim)| claim.clone()).collect())
-    }
-
-    /// What this peer gave up is known to the network.
-    pub fn on_given_up(&mut self, statement: Statement) {
-        let name = statement.name().clone();
-        if matches!(statement, Statement::Revocation(_)) || !self.holds(&name) {
-            self.told.remove(&name);
-        }
-        match statement {
-            Statement::Revocation(revocation) => {
-                self.revocations.insert(name, revocation);
-            }
-            Statement::Claim(withdrawal) => {
-                self.claims.insert(name, withdrawal);
-            }
-            Statement::Certificate(_) | Statement::Tombstone(_) => {}
-        }
-    }
-
-    /// Everything that this peer has to say of its names, for the mirror.
-    pub fn statements(&self) -> impl Iterator<Item = Statement> + '_ {
-        let certificates = self.certificates.iter().filter(|(name, _)| self.holds(name));
-        certificates
-            .map(|(_, certificate)| Statement::Certificate(certificate.clone()))
-            .chain(self.revocations.values().cloned().map(Statement::Revocation))
-            .chain(self.claims.values().cloned().map(Statement::Claim))
-    }
-
-    /// What this peer says of one of its names that stands.
-    pub fn statement(&self, name: &Name) -> Option<Statement> {
-        match self.told.get(name)?.standing {
-            Standing::Certified(_) => self.certificates.get(name).cloned().map(Statement::Certificate),
-            Standing::Claimed(_) => self.claims.get(name).cloned().map(Statement::Claim),
-            Standing::Conflict(_) | Standing::Refused(_) => None,
-        }
-    }
+/// Those of `names` that are not shared; both are sorted.
+fn without<'a, 'b>(
+    names: impl Iterator<Item = &'b Name>,
+    share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>,
+) -> impl Iterator<Item = &'b Name> {
+    let mut share = share.into_iter().map(|(name, ..)| name).peekable();
+    names.filter(move |name| {
+        while share.next_if(|other| *other < *name).is_some() {}
+        share.peek().is_none_or(|other| other != name)
+    })
 }

@@ -23,6 +23,8 @@ pub trait IndexView {
     fn last_version(&self) -> Result<Version, Self::Error>;
     /// The version at which a free name was last given up, as far as this index remembers.
     fn ended(&self, name: &Name) -> Result<Option<Version>, Self::Error>;
+    /// The member to whom a row belongs that is damaged: nobody else gets its name. `None` if there is no such row.
+    fn damaged(&self, name: &Name) -> Result<Option<PeerId>, Self::Error>;
     /// Whether a peer has told its whole share since it joined: what is not in the index it does not hold.
     fn reported(&self, peer: &PeerId) -> Result<bool, Self::Error>;
 }
@@ -122,6 +124,16 @@ pub fn announce<V: IndexView>(
         }
         Some(_) => {}
         None => {
+            // Its owner proves that it is its own, or gets it back when it announces it.
+            if let Some(by) = view.damaged(&name)?
+                && by != owner
+                && evidence.granted.is_none()
+            {
+                return refused(
+                    RefusalCode::Storage,
+                    format!("the master's record of this name is damaged; it belonged to {by}"),
+                );
+            }
             let (of_peer, all) = (view.names_of(&owner)?, view.names()?);
             if all >= limits.names {
                 return refused(RefusalCode::Quota, format!("the index holds {all} names, the most that it takes"));
@@ -246,6 +258,10 @@ mod tests {
 
         fn ended(&self, name: &Name) -> Result<Option<Version>, Infallible> {
             Ok(self.ended.get(name).copied())
+        }
+
+        fn damaged(&self, _: &Name) -> Result<Option<PeerId>, Infallible> {
+            Ok(None)
         }
 
         fn reported(&self, _: &PeerId) -> Result<bool, Infallible> {

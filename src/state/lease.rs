@@ -3,6 +3,8 @@
 //! The monotonic clock alone counts. Deadlines live in the records; an ordered index beside them finds
 //! the next one.
 
+mod agree;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
@@ -12,6 +14,8 @@ use swarmdex_protocols::limits::MAX_ADDRESSES;
 use swarmdex_protocols::{Multiaddr, PeerId};
 
 use crate::config::LeaseConfig;
+use agree::Agreement;
+pub use agree::{Holding, Renewal};
 
 /// How long a report is followed by no other probe of the same peer.
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
@@ -32,8 +36,7 @@ pub struct Member {
     pub state: LeaseState,
     /// Where it listens.
     pub addresses: Vec<Multiaddr>,
-    /// Names that it holds.
-    pub names: u64,
+    agreement: Agreement,
     session: Option<Session>,
     sequence: Sequence,
     /// When it was last heard.
@@ -84,14 +87,11 @@ impl Leases {
     }
 
     /// Members from before a restart: suspect, with a fresh lease.
-    pub fn restore(&mut self, peers: impl IntoIterator<Item = (PeerId, Session, Vec<Multiaddr>, u64)>, now: Instant) {
-        for (peer, session, addresses, names) in peers {
+    /// Their connections are gone: they have to join again before they may change anything.
+    pub fn restore(&mut self, peers: impl IntoIterator<Item = (PeerId, Vec<Multiaddr>, Holding)>, now: Instant) {
+        for (peer, addresses, holding) in peers {
             self.insert(peer, addresses, LeaseState::Suspect, now);
-            if let Some(member) = self.members.get_mut(&peer) {
-                // The connection of that session is gone: the peer has to join again before it may change anything.
-                (member.session, member.names) = (None, names);
-                let _ = session;
-            }
+            self.set_holding(&peer, holding);
         }
     }
 
@@ -100,7 +100,7 @@ impl Leases {
         let member = Member {
             state,
             addresses,
-            names: 0,
+            agreement: Agreement::default(),
             session: None,
             sequence: Sequence::default(),
             heard: now,
@@ -149,12 +149,10 @@ impl Leases {
             let reason = format!("the network has {} members, the most that this master admits", self.most);
             return Err(Refusal::new(RefusalCode::Quota, reason));
         }
-        let names = before.map_or(0, |member| member.names);
+        let holding = before.map(|member| member.agreement.holding).unwrap_or_default();
         let revived = before.is_some_and(|member| member.state == LeaseState::Suspect);
         self.insert(*peer, addresses, LeaseState::Alive, now);
-        if let Some(member) = self.members.get_mut(peer) {
-            member.names = names;
-        }
+        self.set_holding(peer, holding);
         if revived {
             self.actions.push_back(Action::BecameAlive(*peer));
         }
@@ -167,6 +165,7 @@ impl Leases {
             && member.session.is_none_or(|before| before < session)
         {
             (member.session, member.sequence) = (Some(session), Sequence::default());
+            member.agreement = member.agreement.afresh();
         }
     }
 
@@ -234,13 +233,6 @@ impl Leases {
         Ok(())
     }
 
-    /// How many names it holds.
-    pub fn set_names(&mut self, peer: &PeerId, names: u64) {
-        if let Some(member) = self.members.get_mut(peer) {
-            member.names = names;
-        }
-    }
-
     /// One member.
     pub fn get(&self, peer: &PeerId) -> Option<&Member> {
         self.members.get(peer)
@@ -291,6 +283,8 @@ impl Leases {
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
 mod tests {
+    use swarmdex_protocols::index::ShareSum;
+
     use super::*;
 
     const LEASE: Duration = Duration::from_secs(30);
@@ -394,12 +388,13 @@ mod tests {
     fn after_a_restart_every_known_peer_is_suspect_with_a_fresh_lease() {
         let (mut leases, now) = (leases(10), Instant::now());
         let peer = PeerId::random();
-        leases.restore([(peer, Session(5), Vec::new(), 3)], now);
+        let held = Holding { sum: ShareSum { entries: 3, ..ShareSum::default() }, at: 0 };
+        leases.restore([(peer, Vec::new(), held)], now);
         assert_eq!(leases.get(&peer).unwrap().state, LeaseState::Suspect);
         assert_eq!(leases.counts(), (1, 1));
         assert_eq!(leases.poll_timeout().unwrap().0, now + LEASE);
         join(&mut leases, &peer, 6, now);
-        assert_eq!(leases.get(&peer).unwrap().names, 3);
+        assert_eq!(leases.get(&peer).unwrap().names(), 3);
     }
 
     #[test]

@@ -5,19 +5,24 @@
 //! the record that it is about.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod agreement;
 pub mod announce;
 pub mod backoff;
 pub mod changes;
+pub mod check;
 pub mod fetch;
 pub mod index;
 pub mod lease;
 #[cfg(test)]
 mod lists;
 pub mod lookup;
+pub mod meetings;
 pub mod pages;
 pub mod publish;
 mod random;
 pub mod records;
+pub mod reports;
+pub mod runs;
 #[cfg(test)]
 mod sim;
 

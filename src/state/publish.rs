@@ -5,10 +5,15 @@
 //! through due keys in the order of the key space, asks once for each region, and assigns every key of the region
 //! from what it learned. (The idea of the "sweeping" provider of go-libp2p-kad-dht, 2025.)
 
+mod holders;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use holders::Holders;
 use swarmdex_protocols::{PeerId, RecordKey, Statement};
 
 /// Place in the key space of Kademlia: the SHA-256 of a key or of a peer id.
@@ -22,6 +27,10 @@ const MAX_KNOWN: usize = 2048;
 pub const MAX_PUBLICATIONS: usize = 1_000_000;
 /// First pause before a record that no node stored is published again.
 const RETRY: Duration = Duration::from_secs(2);
+/// Keys that are to be withdrawn, at most: what finds no room ends with its lifetime.
+pub const MAX_WITHDRAWALS: usize = 1 << 16;
+/// How often a withdrawal is tried that not every node took. The last time is half a minute after the first.
+pub const WITHDRAWAL_ATTEMPTS: u32 = 4;
 
 /// One pass over keys, region by region.
 #[derive(Debug)]
@@ -119,6 +128,8 @@ pub enum What {
     Statement(Arc<Statement>),
     /// That this node is found under the key.
     Provide,
+    /// That it no longer is.
+    Withdraw,
 }
 
 #[derive(Debug)]
@@ -129,8 +140,9 @@ struct Publication {
     failures: u32,
     /// Whether it is published once only: somebody else repeats it.
     once: bool,
-    /// Nodes that stored it the last time.
+    /// Nodes that stored it the last time, and those of them that are to be asked whether they still do.
     copies: usize,
+    holders: Box<[u16]>,
 }
 
 /// Everything that this node publishes, and when it is due again.
@@ -141,12 +153,26 @@ pub struct Publications {
     alone: bool,
     items: BTreeMap<RecordKey, Publication>,
     due: BTreeSet<(Instant, RecordKey)>,
+    /// How many of the items are withdrawals.
+    withdrawals: usize,
+    holders: Holders,
+    /// Rounds in which holders were asked.
+    rounds: u64,
 }
 
 impl Publications {
     /// Nothing yet; what lasts is published every `interval`.
     pub fn new(interval: Duration) -> Self {
-        Self { interval, most: MAX_PUBLICATIONS, alone: false, items: BTreeMap::new(), due: BTreeSet::new() }
+        Self {
+            interval,
+            most: MAX_PUBLICATIONS,
+            alone: false,
+            items: BTreeMap::new(),
+            due: BTreeSet::new(),
+            withdrawals: 0,
+            holders: Holders::default(),
+            rounds: 0,
+        }
     }
 
     /// Publishes a statement as soon as possible, and once: somebody else repeats it, or it is pushed again.
@@ -164,17 +190,34 @@ impl Publications {
             return;
         }
         self.remove(&key);
-        self.items.insert(key, Publication { what, due, failures: 0, once, copies: 0 });
+        self.withdrawals += usize::from(what == What::Withdraw);
+        self.items.insert(key, Publication { what, due, failures: 0, once, copies: 0, holders: Box::default() });
         self.due.insert((due, key));
     }
 
-    fn remove(&mut self, key: &RecordKey) {
-        if let Some(item) = self.items.remove(key) {
-            self.due.remove(&(item.due, *key));
+    fn remove(&mut self, key: &RecordKey) -> Option<Publication> {
+        let item = self.items.remove(key)?;
+        self.due.remove(&(item.due, *key));
+        self.withdrawals -= usize::from(item.what == What::Withdraw);
+        item.holders.iter().for_each(|number| self.holders.remove(*number));
+        Some(item)
+    }
+
+    /// What is no longer wanted: nodes that may have stored that this node is found so are told.
+    fn give_up(&mut self, key: RecordKey, now: Instant) {
+        let Some(dropped) = self.remove(&key) else { return };
+        let tried = dropped.copies > 0 || dropped.failures > 0;
+        if dropped.what == What::Provide && tried && self.withdrawals < self.withdrawals_limit() {
+            self.insert(key, What::Withdraw, true, now);
         }
     }
 
-    /// Makes `wanted` all that lasts: what is new or changed is due at once, what is no longer wanted is dropped.
+    fn withdrawals_limit(&self) -> usize {
+        self.most.min(MAX_WITHDRAWALS)
+    }
+
+    /// Makes `wanted` all that lasts: what is new or changed is due at once, what is no longer wanted is dropped, and
+    /// withdrawn where this node was to be found by it.
     pub fn replace(&mut self, wanted: BTreeMap<RecordKey, What>, now: Instant) {
         let dropped: Vec<_> = self
             .items
@@ -183,7 +226,7 @@ impl Publications {
             .map(|(key, _)| *key)
             .collect();
         for key in dropped {
-            self.remove(&key);
+            self.give_up(key, now);
         }
         for (key, what) in wanted {
             if self.items.get(&key).is_none_or(|held| held.what != what) {
@@ -224,16 +267,20 @@ impl Publications {
         due.filter_map(|(_, key)| self.items.get(key).map(|item| (*key, item.what.clone()))).collect()
     }
 
-    /// So many nodes stored what was due.
-    pub fn on_published(&mut self, key: &RecordKey, what: &What, copies: usize, now: Instant) {
+    /// Of `asked` nodes so many stored what was due. A withdrawal is done once every node took it: each that still
+    /// says it leads others astray.
+    pub fn on_published(&mut self, key: &RecordKey, what: &What, stored: usize, asked: usize, now: Instant) {
+        let copies = if *what == What::Withdraw && stored < asked { 0 } else { stored };
         let spread = self.spread(key);
         let Some(item) = self.items.get_mut(key) else { return };
         if item.what != *what {
             // Something newer came meanwhile, and is due.
             return;
         }
-        if copies > 0 && item.once {
-            return self.remove(key);
+        let over = item.what == What::Withdraw && item.failures + 1 >= WITHDRAWAL_ATTEMPTS;
+        if item.once && (copies > 0 || over) {
+            self.remove(key);
+            return;
         }
         self.due.remove(&(item.due, *key));
         item.copies = copies;
@@ -247,14 +294,47 @@ impl Publications {
         self.due.insert((item.due, *key));
     }
 
+    /// These nodes stored what was due: they are asked from now on whether they still do.
+    pub fn on_held<'a>(&mut self, key: &RecordKey, what: &What, nodes: impl Iterator<Item = &'a PeerId>) {
+        let Some(item) = self.items.get_mut(key).filter(|item| item.what == *what && !item.once) else { return };
+        let before = std::mem::take(&mut item.holders);
+        item.holders = nodes.take(REPLICATION).filter_map(|node| self.holders.add(node)).collect();
+        before.iter().for_each(|number| self.holders.remove(*number));
+    }
+
+    /// Begins a round: whom to ask whether they still hold what they stored, by number.
+    pub fn round(&mut self) -> BTreeMap<u16, PeerId> {
+        self.rounds += 1;
+        self.holders.round(self.rounds)
+    }
+
+    /// What the node with this number stored.
+    pub fn held_by(&self, number: u16) -> Vec<(RecordKey, What)> {
+        let held = self.items.iter().filter(|(_, item)| item.holders.contains(&number));
+        held.map(|(key, item)| (*key, item.what.clone())).collect()
+    }
+
+    /// A node says that this one is found under a key although it is not: from an earlier run, say. Nodes are told.
+    pub fn withdraw(&mut self, key: RecordKey, now: Instant) {
+        if !self.items.contains_key(&key) && self.withdrawals < self.withdrawals_limit() {
+            self.insert(key, What::Withdraw, true, now);
+        }
+    }
+
     /// When something is due.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         self.due.first().map(|(at, _)| (*at, "a record to publish"))
     }
 
-    /// Number of records, and of those that some node stored.
+    /// Number of records, withdrawals not counted, and of those that some node stored.
     pub fn counts(&self) -> (usize, usize) {
-        (self.items.len(), self.items.values().filter(|item| item.copies > 0).count())
+        let published = self.items.values().filter(|item| item.copies > 0).count();
+        (self.items.len() - self.withdrawals, published)
+    }
+
+    /// Keys that are being withdrawn.
+    pub fn withdrawals(&self) -> usize {
+        self.withdrawals
     }
 
     /// Drops statements that have expired.
@@ -274,130 +354,6 @@ impl Publications {
 fn rank(what: &What) -> Option<(swarmdex_protocols::statement::Rank, u64)> {
     match what {
         What::Statement(statement) => statement.rank().map(|rank| (rank, statement.expires_ms())),
-        What::Provide => None,
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn nodes(count: usize) -> Vec<(Position, PeerId)> {
-        let position = |number: usize| *blake3::hash(&number.to_le_bytes()).as_bytes();
-        (0..count).map(|number| (position(number), PeerId::random())).collect()
-    }
-
-    fn closest(nodes: &[(Position, PeerId)], target: &Position) -> Vec<(Position, PeerId)> {
-        let mut nodes = nodes.to_vec();
-        nodes.sort_by_key(|(position, _)| distance(position, target));
-        nodes.truncate(REPLICATION);
-        nodes
-    }
-
-    fn position(number: usize) -> Position {
-        *blake3::hash(&(number + 1_000_000).to_le_bytes()).as_bytes()
-    }
-
-    /// Sweeps `keys` keys over a network that answers truly; queries, and the share of right assignments.
-    fn sweep(nodes: &[(Position, PeerId)], keys: usize) -> (usize, f64) {
-        let mut sweep = Sweep::new((0..keys).map(|number| (position(number), number)));
-        let (mut right, mut all) = (0, 0);
-        let mut seen = BTreeSet::new();
-        while let Some((target, _)) = sweep.next_target() {
-            let answer = closest(nodes, &target);
-            for (number, assigned) in sweep.on_closest(&target, &answer) {
-                assert!(seen.insert(number), "assigned once");
-                let best: Vec<_> = closest(nodes, &position(number)).into_iter().map(|(_, peer)| peer).collect();
-                assert_eq!(assigned.len(), best.len().min(REPLICATION));
-                right += assigned.iter().filter(|peer| best.contains(peer)).count();
-                all += best.len();
-            }
-        }
-        assert_eq!(seen.len(), keys, "and every one");
-        (sweep.queries(), right as f64 / all.max(1) as f64)
-    }
-
-    #[test]
-    fn ten_thousand_names_in_a_network_of_fifty_take_few_queries() {
-        let (queries, right) = sweep(&nodes(50), 10_000);
-        assert!(queries * 20 <= 10_000 && queries < 30, "{queries} queries");
-        assert!(right > 0.9, "{right}");
-        let (queries, right) = sweep(&nodes(2000), 10_000);
-        assert!(queries * 20 <= 10_000, "{queries} queries");
-        assert!(right > 0.8, "{right}");
-    }
-
-    #[test]
-    fn networks_of_one_two_and_three_nodes_take_one_query() {
-        for count in 0..4 {
-            assert_eq!(sweep(&nodes(count), 1000), (1, if count == 0 { 0.0 } else { 1.0 }), "{count} nodes");
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
-        #[test]
-        fn most_copies_go_where_readers_look(count in 1..300usize, keys in 1..200usize) {
-            let (queries, right) = sweep(&nodes(count), keys);
-            prop_assert!(right > 0.7, "{} of {} nodes", right, count);
-            prop_assert!(queries <= keys);
-        }
-    }
-
-    fn key(number: u8) -> RecordKey {
-        RecordKey::from_slice(&[number; 32]).unwrap()
-    }
-
-    #[test]
-    fn what_is_wanted_comes_again_and_what_is_not_is_dropped() {
-        let (now, interval) = (Instant::now(), Duration::from_secs(1000));
-        let mut publications = Publications::new(interval);
-        let wanted: BTreeMap<_, _> = (0..4).map(|number| (key(number * 60), What::Provide)).collect();
-        publications.replace(wanted.clone(), now);
-        assert_eq!(publications.due(now, 10).len(), 4);
-        assert_eq!(publications.due(now, 3).len(), 3);
-        for number in 0..3 {
-            publications.on_published(&key(number * 60), &What::Provide, 5, now);
-        }
-        publications.on_published(&key(180), &What::Provide, 0, now);
-        assert_eq!(publications.due(now, 10).len(), 0);
-        assert_eq!(publications.due(now + RETRY * 2, 10).len(), 1, "nobody stored it");
-        assert_eq!(publications.due(now + interval, 10).len(), 4);
-        assert!(publications.due(now + interval * 7 / 10, 10).len() == 1, "not all are early");
-        publications.set_alone(true, now);
-        assert_eq!(publications.due(now, 10).len(), 4);
-        publications.replace(wanted.into_iter().take(1).collect(), now);
-        assert_eq!((publications.counts(), publications.due.len()), ((1, 1), 1));
-    }
-
-    #[test]
-    fn what_is_published_once_is_kept_until_a_node_has_stored_it() {
-        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(100));
-        let mut publications = Publications::new(Duration::from_secs(1000));
-        let master = swarmdex_protocols::Keypair::generate_ed25519();
-        let name = swarmdex_protocols::Name::parse("name").unwrap();
-        let network = swarmdex_protocols::Network::default();
-        let version = swarmdex_protocols::Version(1);
-        let tombstone =
-            swarmdex_protocols::Tombstone::sign(name, PeerId::random(), version, &network, &master, 1).unwrap();
-        publications.push(key(1), Statement::Tombstone(tombstone), now);
-        publications.replace(BTreeMap::new(), now);
-        let what = publications.due(now, 10).remove(0).1;
-        publications.on_published(&key(1), &what, 0, now);
-        publications.replace(BTreeMap::new(), now);
-        assert_eq!(publications.due(later, 10).len(), 1, "nobody stored it");
-        publications.on_published(&key(1), &what, 1, later);
-        assert_eq!((publications.counts(), publications.due.len()), ((0, 0), 0));
-    }
-
-    #[test]
-    fn the_list_is_bounded() {
-        let now = Instant::now();
-        let mut publications = Publications { most: 10, ..Publications::new(Duration::from_secs(1)) };
-        publications.replace((0..100).map(|number| (key(number), What::Provide)).collect(), now);
-        assert_eq!(publications.items.len(), 10);
+        What::Provide | What::Withdraw => None,
     }
 }

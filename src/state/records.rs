@@ -3,15 +3,25 @@
 //! Statements are verified before they come here. Records near this node's place in the key space are kept
 //! before those far away; this node's own are kept in any case.
 
+mod check;
+mod providers;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use swarmdex_protocols::ledger::decode_record;
 use swarmdex_protocols::limits::MAX_PROVIDERS;
 use swarmdex_protocols::mirror::Verdict;
 use swarmdex_protocols::{Ledger, Multiaddr, PeerId, RecordKey, Statement};
 
 use super::Now;
 use crate::config::DhtConfig;
+use check::Said;
+use providers::Providers;
 
 /// Bounds of what is stored for others.
 #[derive(Debug, Clone, Copy)]
@@ -47,29 +57,64 @@ impl From<&DhtConfig> for RecordLimits {
 /// Distance from this node in the key space.
 pub type Distance = [u8; 32];
 
+/// What is known of one name: some 550 bytes with all that keeps it, half of them the statement.
 #[derive(Debug)]
 struct Slot {
-    ledger: Ledger,
-    /// When what is settled is forgotten, and when the claim is.
-    settled: Instant,
-    claimed: Instant,
+    /// The ledger as it travels: a third of what it takes when it is taken apart.
+    bytes: Box<[u8]>,
+    /// When what is settled is forgotten, and when the claim is, if there is one.
+    settled: Option<Instant>,
+    claimed: Option<Instant>,
     /// Who sent the claim, if there is nothing else.
-    claimant: Option<PeerId>,
+    claimant: Option<Box<PeerId>>,
     /// Where it stands among those that may have to give way; `None` for this node's own.
     distance: Option<Distance>,
+    /// Who said what is settled, and the claim, each with its mark: for [`Records::compare`].
+    said: [Said; 2],
 }
 
-#[derive(Debug, Clone)]
-struct Provider {
-    peer: PeerId,
-    expires: Instant,
-}
+impl Slot {
+    /// Nothing, until it is [`Slot::put`].
+    fn new(ends: Instant) -> Self {
+        let (settled, claimed) = (Some(ends), Some(ends));
+        Self { bytes: Box::default(), settled, claimed, claimant: None, distance: None, said: Default::default() }
+    }
 
-/// A node that is found under keys.
-#[derive(Debug, Default)]
-struct Provided {
-    keys: usize,
-    addresses: Vec<Multiaddr>,
+    fn ledger(&self) -> Ledger {
+        let mut ledger = Ledger::default();
+        for statement in decode_record(&self.bytes).unwrap_or_default() {
+            // They stood beside each other before; what is over is left out by whoever takes something in or reads.
+            let _ = ledger.insert(statement, 0);
+        }
+        ledger
+    }
+
+    /// Writes a ledger down; false if it is longer than any can be.
+    fn put(&mut self, key: &RecordKey, ledger: &Ledger) -> bool {
+        let Ok(bytes) = ledger.encode() else { return false };
+        self.bytes = bytes.into();
+        self.said = check::said(key, ledger);
+        self.settled = self.settled.filter(|_| ledger.settled().is_some());
+        self.claimed = self.claimed.filter(|_| ledger.claim().is_some());
+        true
+    }
+
+    /// Forgets what is over; false if nothing is left.
+    fn expire(&mut self, key: &RecordKey, now: Instant) -> bool {
+        let over = |end: Option<Instant>| end.is_some_and(|end| end <= now);
+        let (settled, claimed) = (over(self.settled), over(self.claimed));
+        if settled || claimed {
+            let mut ledger = self.ledger();
+            if settled {
+                ledger.forget_settled();
+            }
+            if claimed {
+                ledger.forget_claim();
+            }
+            return !ledger.is_empty() && self.put(key, &ledger);
+        }
+        true
+    }
 }
 
 /// The records that this node stores.
@@ -80,9 +125,7 @@ pub struct Records {
     /// Records of others by their distance: the last one goes first.
     distances: BTreeMap<Distance, RecordKey>,
     claims: BTreeMap<PeerId, usize>,
-    providers: BTreeMap<RecordKey, Vec<Provider>>,
-    provided: BTreeMap<PeerId, Provided>,
-    pairs: usize,
+    providers: Providers,
     next_sweep: Option<Instant>,
 }
 
@@ -94,9 +137,7 @@ impl Records {
             slots: BTreeMap::new(),
             distances: BTreeMap::new(),
             claims: BTreeMap::new(),
-            providers: BTreeMap::new(),
-            provided: BTreeMap::new(),
-            pairs: 0,
+            providers: Providers::default(),
             next_sweep: None,
         }
     }
@@ -114,17 +155,21 @@ impl Records {
         let expires = now.mono + self.lifetime(&statement, now);
         let claim = matches!(statement, Statement::Claim(_));
         if let Some(slot) = self.slots.get_mut(&key) {
-            let before = slot.ledger.settled().and_then(Statement::rank);
-            if let Err(rejection) = slot.ledger.insert(statement, now.unix_ms) {
+            let mut ledger = slot.ledger();
+            let before = ledger.settled().and_then(Statement::rank);
+            if let Err(rejection) = ledger.insert(statement, now.unix_ms) {
                 return rejection.into();
             }
             if claim {
-                slot.claimed = expires;
-            } else if slot.ledger.settled().and_then(Statement::rank) != before {
+                slot.claimed = Some(expires);
+            } else if ledger.settled().and_then(Statement::rank) != before {
                 // What was said before has no part in how long this is kept.
-                slot.settled = expires;
+                slot.settled = Some(expires);
             } else {
-                slot.settled = slot.settled.max(expires);
+                slot.settled = slot.settled.max(Some(expires));
+            }
+            if !slot.put(&key, &ledger) {
+                return Verdict::Invalid;
             }
             if own && let Some(distance) = slot.distance.take() {
                 self.distances.remove(&distance);
@@ -144,13 +189,19 @@ impl Records {
         if let Err(rejection) = ledger.insert(statement, now.unix_ms) {
             return rejection.into();
         }
-        let claimant = (claim && !own).then_some(sender);
-        if let Some(claimant) = claimant {
-            *self.claims.entry(claimant).or_default() += 1;
+        let mut slot = Slot::new(expires);
+        if !slot.put(&key, &ledger) {
+            return Verdict::Invalid;
         }
-        let distance = (!own).then_some(distance);
-        self.distances.extend(distance.map(|distance| (distance, key)));
-        self.slots.insert(key, Slot { ledger, settled: expires, claimed: expires, claimant, distance });
+        if claim && !own {
+            slot.claimant = Some(Box::new(sender));
+            *self.claims.entry(sender).or_default() += 1;
+        }
+        if !own {
+            slot.distance = Some(distance);
+            self.distances.insert(distance, key);
+        }
+        self.slots.insert(key, slot);
         self.schedule(now);
         Verdict::Stored
     }
@@ -189,81 +240,38 @@ impl Records {
         }
     }
 
-    /// What is known under a key.
-    pub fn ledger(&self, key: &RecordKey) -> Option<&Ledger> {
-        self.slots.get(key).map(|slot| &slot.ledger)
+    /// What is known under a key; it may be over.
+    pub fn ledger(&self, key: &RecordKey) -> Option<Ledger> {
+        self.slots.get(key).map(Slot::ledger)
     }
 
     /// When the record of a key is forgotten.
     pub fn expires(&self, key: &RecordKey) -> Option<Instant> {
-        self.slots.get(key).map(|slot| {
-            let settled = slot.ledger.settled().map(|_| slot.settled);
-            settled.max(slot.ledger.claim().map(|_| slot.claimed)).unwrap_or(slot.settled)
-        })
+        self.slots.get(key).and_then(|slot| slot.settled.max(slot.claimed))
     }
 
     /// Lets a node be found under a key; false if there is no room.
     pub fn provide(&mut self, key: RecordKey, peer: PeerId, addresses: &[Multiaddr], now: Now) -> bool {
-        let expires = now.mono + self.limits.lifetime;
-        let of_key = self.providers.entry(key).or_default();
-        let known = of_key.iter_mut().find(|provider| provider.peer == peer);
-        if let Some(provider) = known {
-            provider.expires = expires;
-        } else {
-            let keys = self.provided.get(&peer).map_or(0, |provided| provided.keys);
-            let room = of_key.len() < self.limits.providers_per_key
-                && keys < self.limits.keys_per_provider
-                && self.pairs < self.limits.providers;
-            if !room {
-                if of_key.is_empty() {
-                    self.providers.remove(&key);
-                }
-                return false;
-            }
-            of_key.push(Provider { peer, expires });
-            self.provided.entry(peer).or_default().keys += 1;
-            self.pairs += 1;
+        let taken = self.providers.insert(key, peer, addresses, &self.limits, now.mono);
+        if taken == Some(true) {
             self.schedule(now);
         }
-        if let Some(provided) = self.provided.get_mut(&peer)
-            && provided.addresses != addresses
-        {
-            provided.addresses = addresses.to_vec();
-        }
-        true
+        taken.is_some()
     }
 
-    /// Ceases to let a node be found under a key.
-    pub fn unprovide(&mut self, key: &RecordKey, peer: &PeerId) {
-        let Some(of_key) = self.providers.get_mut(key) else { return };
-        let before = of_key.len();
-        of_key.retain(|provider| provider.peer != *peer);
-        if of_key.len() < before {
-            self.pairs -= 1;
-            if let Some(provided) = self.provided.get_mut(peer) {
-                provided.keys -= 1;
-                if provided.keys == 0 {
-                    self.provided.remove(peer);
-                }
-            }
-        }
-        if self.providers.get(key).is_some_and(Vec::is_empty) {
-            self.providers.remove(key);
-        }
+    /// Ceases to let a node be found under a key; whether it was.
+    pub fn unprovide(&mut self, key: &RecordKey, peer: &PeerId) -> bool {
+        self.providers.remove(key, peer)
     }
 
     /// The nodes that are found under a key, with their addresses and the time at which they are forgotten.
     pub fn providers(&self, key: &RecordKey) -> impl Iterator<Item = (PeerId, &[Multiaddr], Instant)> {
-        let of_key = self.providers.get(key).map(Vec::as_slice).unwrap_or_default();
-        of_key.iter().map(|provider| {
-            let addresses = self.provided.get(&provider.peer).map(|provided| provided.addresses.as_slice());
-            (provider.peer, addresses.unwrap_or_default(), provider.expires)
-        })
+        self.providers.under(key)
     }
 
     /// Number of names and of pairs of a key and a node.
     pub fn counts(&self) -> (usize, usize) {
-        (self.slots.len(), self.pairs)
+        (self.slots.len(), self.providers.len())
     }
 
     fn schedule(&mut self, now: Now) {
@@ -280,30 +288,13 @@ impl Records {
         if self.next_sweep.is_none_or(|at| at > now.mono) {
             return;
         }
-        for slot in self.slots.values_mut() {
-            slot.ledger.expire(now.unix_ms);
-            if slot.settled <= now.mono {
-                slot.ledger.forget_settled();
-            }
-            if slot.claimed <= now.mono {
-                slot.ledger.forget_claim();
-            }
-        }
-        let over: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.ledger.is_empty()).map(|(key, _)| *key).collect();
+        let over = |(key, slot): (&RecordKey, &mut Slot)| (!slot.expire(key, now.mono)).then_some(*key);
+        let over: Vec<_> = self.slots.iter_mut().filter_map(over).collect();
         for key in &over {
             self.remove(key);
         }
-        let pairs: Vec<_> = self
-            .providers
-            .iter()
-            .flat_map(|(key, of_key)| of_key.iter().map(|provider| (*key, provider)))
-            .filter(|(_, provider)| provider.expires <= now.mono)
-            .map(|(key, provider)| (key, provider.peer))
-            .collect();
-        for (key, peer) in pairs {
-            self.unprovide(&key, &peer);
-        }
-        let empty = self.slots.is_empty() && self.providers.is_empty();
+        self.providers.expire(now.mono);
+        let empty = self.slots.is_empty() && self.providers.len() == 0;
         self.next_sweep = (!empty).then_some(now.mono + self.limits.lifetime / 8);
     }
 }
@@ -314,130 +305,5 @@ fn decrease(counts: &mut BTreeMap<PeerId, usize>, peer: &PeerId) {
         if *count == 0 {
             counts.remove(peer);
         }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
-mod tests {
-    use swarmdex_protocols::statement::{CERTIFICATE_LIFETIME_MS, Seal};
-    use swarmdex_protocols::{Certificate, Claim, ContentId, Entry, Name, Tombstone, Version};
-
-    use super::*;
-
-    const LIFETIME: Duration = Duration::from_secs(3600);
-    const LIMITS: RecordLimits = RecordLimits {
-        records: 100,
-        claims_per_sender: 5,
-        providers: 200,
-        keys_per_provider: 50,
-        providers_per_key: 30,
-        lifetime: LIFETIME,
-    };
-
-    fn now() -> Now {
-        Now { mono: Instant::now(), unix_ms: 1_800_000_000_000 }
-    }
-
-    fn later(now: Now, by: Duration) -> Now {
-        Now { mono: now.mono + by, unix_ms: now.unix_ms + by.as_millis() as u64 }
-    }
-
-    /// Statements come here verified: the signature does not matter.
-    fn seal(now: Now) -> Seal {
-        let issued_ms = now.unix_ms;
-        Seal { issued_ms, expires_ms: issued_ms + CERTIFICATE_LIFETIME_MS, signature: Vec::new() }
-    }
-
-    fn entry(version: u64) -> Entry {
-        let name = Name::parse("a").unwrap();
-        Entry { name, content: ContentId::of(b""), size: 0, owner: PeerId::random(), version: Version(version) }
-    }
-
-    fn certificate(version: u64, now: Now) -> Statement {
-        Statement::Certificate(Certificate { entry: entry(version), seal: seal(now) })
-    }
-
-    fn claim(version: u64, now: Now) -> Statement {
-        Statement::Claim(Claim { entry: entry(version), base: Version(version - 1), withdrawn: false, seal: seal(now) })
-    }
-
-    fn key(number: usize) -> RecordKey {
-        RecordKey::from_slice(blake3::hash(&number.to_le_bytes()).as_bytes()).unwrap()
-    }
-
-    fn store(records: &mut Records, number: usize, statement: Statement, sender: PeerId, now: Now) -> Verdict {
-        records.store(key(number), *key(number).as_bytes(), statement, sender, false, now)
-    }
-
-    #[test]
-    fn a_store_full_of_junk_still_takes_what_is_near_and_its_own() {
-        let (mut records, now, stranger) = (Records::new(LIMITS), now(), PeerId::random());
-        let verdicts: Vec<_> =
-            (0..1024).map(|number| store(&mut records, number, certificate(1, now), stranger, now)).collect();
-        assert_eq!(records.counts().0, LIMITS.records);
-        assert!(verdicts.contains(&Verdict::Full));
-        let own = records.store(key(5000), [0xff; 32], certificate(1, now), PeerId::random(), true, now);
-        let near = records.store(key(5001), [0; 32], certificate(1, now), stranger, false, now);
-        let far = records.store(key(5002), [0xff; 32], certificate(1, now), stranger, false, now);
-        assert_eq!((own, near, far), (Verdict::Stored, Verdict::Stored, Verdict::Full));
-        assert_eq!(records.counts().0, LIMITS.records + 1);
-        // Those that are kept are the nearest of all.
-        let mut distances: Vec<_> = (0..1024).map(|number| *key(number).as_bytes()).collect();
-        distances.sort_unstable();
-        assert!(distances[..LIMITS.records - 1].iter().all(|distance| records.distances.contains_key(distance)));
-    }
-
-    #[test]
-    fn claims_of_one_sender_are_bounded_and_others_have_room() {
-        let (mut records, now, stranger) = (Records::new(LIMITS), now(), PeerId::random());
-        let stored =
-            (0..50).filter(|number| store(&mut records, *number, claim(1, now), stranger, now) == Verdict::Stored);
-        assert_eq!(stored.count(), LIMITS.claims_per_sender);
-        assert_eq!(store(&mut records, 60, claim(1, now), PeerId::random(), now), Verdict::Stored);
-        // A certificate takes the claim's place, and the sender has room again.
-        assert_eq!(store(&mut records, 0, certificate(9, now), stranger, now), Verdict::Stored);
-        assert_eq!(store(&mut records, 61, claim(1, now), stranger, now), Verdict::Stored);
-    }
-
-    #[test]
-    fn providers_are_bounded_by_key_by_node_and_in_all() {
-        let (mut records, now) = (Records::new(LIMITS), now());
-        let fakes = (0..100).filter(|_| records.provide(key(1), PeerId::random(), &[], now)).count();
-        assert_eq!(fakes, LIMITS.providers_per_key);
-        let stranger = PeerId::random();
-        let keys = (2..1000).filter(|number| records.provide(key(*number), stranger, &[], now)).count();
-        assert_eq!(keys, LIMITS.keys_per_provider);
-        let all = (0..1000).filter(|number| records.provide(key(2000 + number), PeerId::random(), &[], now)).count();
-        assert_eq!(fakes + keys + all, LIMITS.providers);
-        assert!(records.provide(key(2), stranger, &[], now), "known ones are renewed");
-        records.unprovide(&key(2), &stranger);
-        records.unprovide(&key(2), &stranger);
-        assert_eq!(records.counts().1, LIMITS.providers - 1);
-    }
-
-    #[test]
-    fn what_is_not_renewed_is_forgotten_and_what_ends_certificates_is_not() {
-        let (mut records, begin, sender) = (Records::new(LIMITS), now(), PeerId::random());
-        store(&mut records, 1, certificate(1, begin), sender, begin);
-        store(&mut records, 2, certificate(1, begin), sender, begin);
-        let entry = entry(2);
-        let tombstone = Tombstone { name: entry.name, owner: entry.owner, version: entry.version, seal: seal(begin) };
-        store(&mut records, 3, Statement::Tombstone(tombstone), sender, begin);
-        records.provide(key(4), sender, &[], begin);
-        let half = later(begin, LIFETIME / 2);
-        records.handle_timeout(half);
-        assert_eq!(records.counts(), (3, 1));
-        store(&mut records, 2, certificate(1, half), sender, half);
-        let over = later(begin, LIFETIME + LIFETIME / 4);
-        assert!(records.poll_timeout().unwrap().0 <= over.mono);
-        records.handle_timeout(over);
-        assert_eq!(records.counts(), (2, 0));
-        assert!(records.ledger(&key(2)).is_some() && records.ledger(&key(3)).is_some());
-        assert_eq!(store(&mut records, 3, certificate(1, over), sender, over), Verdict::Older, "nothing comes back");
-        let end = later(begin, Duration::from_millis(2 * CERTIFICATE_LIFETIME_MS));
-        records.handle_timeout(end);
-        assert_eq!((records.counts(), records.poll_timeout()), ((0, 0), None));
-        assert!(records.distances.is_empty() && records.provided.is_empty() && records.claims.is_empty());
     }
 }

@@ -12,7 +12,7 @@ use std::convert::Infallible;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::index::{Offer, Sequence, Session, ShareDigest, Verdict, share_digest};
+use swarmdex_protocols::index::{Compared, Offer, Range, Sequence, Session, ShareDigest, ShareSum, Verdict};
 use swarmdex_protocols::ledger::Standing as Stands;
 use swarmdex_protocols::statement::{CERTIFICATE_LIFETIME_MS, CLAIM_LIFETIME_MS, Revocation, Seal};
 use swarmdex_protocols::{
@@ -20,17 +20,23 @@ use swarmdex_protocols::{
 };
 
 use super::Now;
+use super::agreement::{Comparison, Division};
 use super::announce::{Announcer, Batch, Standing};
 use super::index::{Announced, Change, Evidence, IndexView, Moment, NameLimits, after, announce, evict, revoke};
-use super::lease::{Action, Leases};
+use super::lease::{Action, Holding, Leases};
 use super::random::Random;
 use super::records::{RecordLimits, Records};
+use super::reports::Reports;
 use crate::config::LeaseConfig;
 use master::{Disk, Master};
 use peer::Peer;
 
 const PEERS: usize = 5;
-const NAMES: usize = 4;
+const NAMES: usize = 30;
+/// Names in one change: shares of 0 to 10 batches are met.
+const BATCH: usize = 3;
+/// How often a peer renews its lease.
+const RENEWAL_MS: u64 = 1_500;
 /// Nodes that store each record; the others do not.
 const COPIES: usize = 4;
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -84,6 +90,26 @@ enum Message {
         session: Session,
         sequence: u64,
     },
+    Renew {
+        session: Session,
+        sequence: u64,
+        held: ShareSum,
+    },
+    Renewed {
+        session: Session,
+        sequence: u64,
+        agreed: bool,
+    },
+    Compare {
+        session: Session,
+        sequence: u64,
+        ranges: Vec<Range>,
+    },
+    Compared {
+        session: Session,
+        sequence: u64,
+        answers: Vec<Compared>,
+    },
     Refused,
     Store(Statement),
     /// The nodes have had time to take a claim: count them.
@@ -121,12 +147,15 @@ impl World {
             lifetime: LIFETIME,
         };
         let peer = |id: &PeerId| Peer {
-            announcer: Announcer::new(*id, []),
+            announcer: Announcer::new(*id, []).with_batch(BATCH),
             share: BTreeMap::new(),
+            joining: BTreeMap::new(),
             records: Records::new(limits),
             session: None,
             sequence: 0,
             waiting: None,
+            renewal: 0,
+            alone: false,
             heard: 0,
             up: true,
         };
@@ -143,7 +172,7 @@ impl World {
             loss: 5,
             side: [false; PEERS + 1],
             skew,
-            master: Master { disk: Disk::default(), leases: None },
+            master: Master { disk: Disk::default(), leases: None, reports: Reports::default() },
             peers: IDS.iter().map(peer).collect(),
             issued: BTreeMap::new(),
         };
@@ -193,8 +222,7 @@ impl World {
         let (mut tally, now) = (Tally::default(), self.time(reader));
         for node in self.closest(name) {
             let heard = node == reader || (self.connected(reader, node) && !self.random.chance(self.loss));
-            if heard && let Some(ledger) = self.peers[node].records.ledger(&key_of(name)) {
-                let mut ledger = ledger.clone();
+            if heard && let Some(mut ledger) = self.peers[node].records.ledger(&key_of(name)) {
                 ledger.expire(now.unix_ms);
                 tally.add(&ledger, now.unix_ms);
             }
@@ -204,16 +232,23 @@ impl World {
 
     /// Something that users and machines do.
     fn trouble(&mut self) {
-        let number = self.random.below(PEERS as u64) as usize;
-        match self.random.below(20) {
+        let peer = self.random.below(PEERS as u64) as usize;
+        match self.random.below(22) {
             0..8 => {
-                let (file, content) = (name(self.random.below(NAMES as u64) as usize), self.random.below(3) as u8);
-                self.peers[number].share.insert(file.clone(), (ContentId::of(&[content]), 1));
-                self.peers[number].announcer.retry(&file);
+                // One file, or a folder.
+                let (first, content) = (self.random.below(NAMES as u64) as usize, self.random.below(3) as u8);
+                let files = if self.random.chance(30) { 1 + self.random.below(NAMES as u64) as usize } else { 1 };
+                for number in first..(first + files).min(NAMES) {
+                    self.peers[peer].share.insert(name(number), (ContentId::of(&[content]), 1));
+                    self.peers[peer].announcer.retry(&name(number));
+                }
             }
             8..11 => {
-                let file = name(self.random.below(NAMES as u64) as usize);
-                self.peers[number].share.remove(&file);
+                let first = self.random.below(NAMES as u64) as usize;
+                let files = if self.random.chance(20) { 1 + self.random.below(NAMES as u64) as usize } else { 1 };
+                for number in first..(first + files).min(NAMES) {
+                    self.peers[peer].share.remove(&name(number));
+                }
             }
             11..13 => self.side[self.random.below(PEERS as u64 + 1) as usize] ^= true,
             13 => self.master.leases = None,
@@ -229,8 +264,10 @@ impl World {
                 self.start_master();
             }
             15..17 if self.master.leases.is_none() => self.start_master(),
-            17 => self.restart(number),
-            18 => self.skew[number] = self.random.below(1_200_000) as i64 - 600_000,
+            17 => self.restart(peer),
+            18 => self.skew[peer] = self.random.below(1_200_000) as i64 - 600_000,
+            19 => self.spoil_index(),
+            20 => self.spoil_peer(peer),
             _ => self.loss = self.random.below(30),
         }
     }
@@ -343,7 +380,7 @@ fn no_history_ever_shows_two_certified_owners_of_one_name_at_one_version() {
 }
 
 /// Seeds that are run each time.
-const HISTORIES: u64 = 2000;
+const HISTORIES: u64 = 1000;
 
 #[test]
 fn one_seed_is_one_history() {

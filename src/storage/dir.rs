@@ -1,5 +1,8 @@
 //! The data directory of a node: its lock, its identity, the master that it trusts.
 
+mod machine;
+mod renew;
+
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -7,10 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use libp2p::identity::Keypair;
+pub use machine::{Machine, compare as compare_machine, fingerprint};
+pub use renew::{RenewError, Renewed};
 use swarmdex_protocols::{Multiaddr, Network, PeerId};
 
 /// Version of what is in a data directory.
 const FORMAT: &str = "1";
+/// The node's key.
+const IDENTITY: &str = "identity.key";
 /// Longest file of this module, in bytes.
 const MAX_SMALL_FILE: u64 = 64 << 10;
 
@@ -135,26 +142,14 @@ impl DataDir {
 
     /// The node's key; made on first use.
     pub fn identity(&self) -> Result<Keypair, DataDirError> {
-        let path = self.path.join("identity.key");
-        let mut file = match OpenOptions::new().read(true).custom_flags(nofollow()).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.make_identity(),
-            Err(error) => return Err(failed("read", &path)(error)),
-        };
-        let mode = file.metadata().map_err(failed("read", &path))?.mode();
-        if mode & 0o077 != 0 {
-            return Err(DataDirError::Exposed { path });
-        }
-        let mut bytes = Vec::new();
-        (&mut file).take(MAX_SMALL_FILE).read_to_end(&mut bytes).map_err(failed("read", &path))?;
-        Keypair::from_protobuf_encoding(&bytes).map_err(|_| DataDirError::Identity { path })
+        read_identity(&self.path)?.map_or_else(|| self.make_identity(), Ok)
     }
 
     fn make_identity(&self) -> Result<Keypair, DataDirError> {
         let keypair = Keypair::generate_ed25519();
-        let path = self.path.join("identity.key");
+        let path = self.path.join(IDENTITY);
         let bytes = keypair.to_protobuf_encoding().map_err(|_| DataDirError::Identity { path })?;
-        write_small(&self.path, "identity.key", &bytes)?;
+        write_small(&self.path, IDENTITY, &bytes)?;
         Ok(keypair)
     }
 
@@ -175,6 +170,23 @@ impl DataDir {
         }
         write_small(&self.path, &pin_name(network), master.to_string().as_bytes())
     }
+}
+
+/// The key of the node in a folder that may be in use; `None` if there is none yet.
+pub fn read_identity(folder: &Path) -> Result<Option<Keypair>, DataDirError> {
+    let path = folder.join(IDENTITY);
+    let mut file = match OpenOptions::new().read(true).custom_flags(nofollow()).open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("read", &path)(error)),
+    };
+    let mode = file.metadata().map_err(failed("read", &path))?.mode();
+    if mode & 0o077 != 0 {
+        return Err(DataDirError::Exposed { path });
+    }
+    let mut bytes = Vec::new();
+    (&mut file).take(MAX_SMALL_FILE).read_to_end(&mut bytes).map_err(failed("read", &path))?;
+    Keypair::from_protobuf_encoding(&bytes).map(Some).map_err(|_| DataDirError::Identity { path })
 }
 
 /// Where the control socket of the node in a data directory is.

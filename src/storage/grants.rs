@@ -1,6 +1,7 @@
 //! Certificates of this node's own names, kept across restarts: proof of what was granted, also for a master that
 //! lost its disk, and the reason why nothing has to be announced again.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -32,6 +33,8 @@ pub struct GrantsError {
 pub struct Grants {
     path: PathBuf,
     connection: Mutex<Connection>,
+    /// The version of the database when it was last looked at: another one says that somebody else changed it.
+    version: Mutex<Option<i64>>,
 }
 
 impl Grants {
@@ -58,7 +61,7 @@ impl Grants {
                 })?
             }
         };
-        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
+        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection), version: Mutex::new(None) })
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -76,6 +79,26 @@ impl Grants {
         };
         let rows = read().map_err(|source| self.failed(source))?;
         Ok(rows.iter().filter_map(|bytes| codec::decode(bytes, MAX_CERTIFICATE).ok()).collect())
+    }
+
+    /// The names that are in the database, with what is a certificate, if somebody else changed it since this was last
+    /// asked.
+    pub fn changed(&self) -> Result<Option<BTreeMap<String, Option<Certificate>>>, GrantsError> {
+        let read = || {
+            let connection = self.connection();
+            let version = connection.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0))?;
+            let before = self.version.lock().unwrap_or_else(PoisonError::into_inner).replace(version);
+            if before.is_none_or(|before| before == version) {
+                return Ok(None);
+            }
+            let mut statement = connection.prepare("SELECT name, certificate FROM certificates")?;
+            let rows = statement.query_map([], |row| {
+                let certificate = codec::decode(row.get_ref(1)?.as_blob()?, MAX_CERTIFICATE).ok();
+                Ok((row.get::<_, String>(0)?, certificate))
+            })?;
+            rows.collect::<Result<BTreeMap<_, _>, _>>().map(Some)
+        };
+        read().map_err(|source| self.failed(source))
     }
 
     /// Writes certificates, and deletes those of names without one.
@@ -98,6 +121,11 @@ impl Grants {
             transaction.commit()
         };
         write().map_err(|source| self.failed(source))
+    }
+
+    /// Deletes every certificate.
+    pub fn clear(&self) -> Result<(), GrantsError> {
+        self.connection().execute("DELETE FROM certificates", []).map(drop).map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: rusqlite::Error) -> GrantsError {
@@ -134,6 +162,9 @@ mod tests {
         assert_eq!(grants.all().unwrap(), held);
         grants.save(&[(held[1].entry.name.clone(), None)]).unwrap();
         assert_eq!(grants.all().unwrap(), [held[0].clone(), held[2].clone()]);
+        grants.clear().unwrap();
+        drop(grants);
+        assert!(Grants::open(&path).unwrap().all().unwrap().is_empty());
     }
 
     #[test]

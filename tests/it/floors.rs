@@ -38,6 +38,9 @@ fn complaints(path: &str, text: &str) -> Vec<String> {
             if line.contains("unbounded") && !line.trim_start().starts_with("//") {
                 found.push(format!("{path}:{}: an unbounded channel", number + 1));
             }
+            if line.contains("tokio::spawn(") && module != "tasks" {
+                found.push(format!("{path}:{}: a task without a name: crate::tasks::spawn", number + 1));
+            }
             if module == "state" && (line.contains("tokio::") || line.contains("libp2p::")) {
                 found.push(format!("{path}:{}: a rule that knows the network", number + 1));
             }
@@ -100,6 +103,7 @@ fn the_checker_sees_what_it_is_for() {
         ("net/mod.rs", "use crate::node::Node;"),
         ("net/mod.rs", "use crate::Node;"),
         ("net/mod.rs", "let (a, b) = mpsc::unbounded_channel();"),
+        ("net/mod.rs", "tokio::spawn(driver.run())"),
         ("node/mod.rs", "use crate::cli::run;"),
         ("node/mod.rs", "use serde_cbor::Value;"),
         ("node/mod.rs", &"// line\n".repeat(501)),

@@ -11,6 +11,7 @@ use libp2p::request_response::{self, Message, ProtocolSupport};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{StreamProtocol, Swarm, identify, kad, ping, tcp, tls, yamux};
 use serde::Serialize;
+use swarmdex_protocols::check::{Compared, Held};
 use swarmdex_protocols::index::{Refusal, RefusalCode};
 use swarmdex_protocols::mirror::{Request, Response, Store, Stored, Verdict};
 use swarmdex_protocols::{Multiaddr, PeerId, RecordKey, Statement, codec};
@@ -39,6 +40,14 @@ type Forged = Arc<Mutex<BTreeMap<RecordKey, Vec<Statement>>>>;
 
 /// Hears of records to store, and says whether they are refused.
 type Refuser = Arc<Mutex<Box<dyn FnMut(PeerId, &Store) -> Option<RefusalCode> + Send>>>;
+/// What others asked of a forger.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Heard {
+    /// Questions what it holds.
+    pub checks: u64,
+    /// Records that it was to store, repetitions counted.
+    pub records: u64,
+}
 
 /// The handle; the node ends with it.
 pub struct Forger {
@@ -46,6 +55,7 @@ pub struct Forger {
     orders: mpsc::Sender<Order>,
     forged: Forged,
     refuser: Refuser,
+    heard: Arc<Mutex<Heard>>,
 }
 
 /// Statements as the value of a record.
@@ -91,13 +101,19 @@ impl Forger {
         let (orders, queue) = mpsc::channel(4096);
         let forged = Forged::default();
         let refuser: Refuser = Arc::new(Mutex::new(Box::new(|_, _| None)));
-        tokio::spawn(run(swarm, queue, forged.clone(), refuser.clone()));
-        Self { peer, orders, forged, refuser }
+        let heard = Arc::<Mutex<Heard>>::default();
+        tokio::spawn(run(swarm, queue, forged.clone(), refuser.clone(), heard.clone()));
+        Self { peer, orders, forged, refuser, heard }
     }
 
     /// From now on tells of everything that it is to store, and refuses what it is told to.
     pub fn refuse_stores(&self, refuse: impl FnMut(PeerId, &Store) -> Option<RefusalCode> + Send + 'static) {
         *self.refuser.lock().unwrap() = Box::new(refuse);
+    }
+
+    /// What it was asked so far.
+    pub fn heard(&self) -> Heard {
+        *self.heard.lock().unwrap()
     }
 
     async fn order(&self, order: Order) {
@@ -143,7 +159,13 @@ impl Forger {
     }
 }
 
-async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, forged: Forged, refuser: Refuser) {
+async fn run(
+    mut swarm: Swarm<Behaviour>,
+    mut orders: mpsc::Receiver<Order>,
+    forged: Forged,
+    refuser: Refuser,
+    heard: Arc<Mutex<Heard>>,
+) {
     let mut waiting = HashMap::new();
     loop {
         tokio::select! {
@@ -167,6 +189,13 @@ async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, for
                     let Reply::Bytes(bytes) = request else { unreachable!() };
                     let length = u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize;
                     let request = codec::decode(&bytes[4..4 + length], usize::MAX).unwrap();
+                    let mut heard = heard.lock().unwrap();
+                    match &request {
+                        Request::Check(_) => heard.checks += 1,
+                        Request::Store(store) => heard.records += (store.statements.len() + store.provide.len()) as u64,
+                        _ => {}
+                    }
+                    drop(heard);
                     let refused = match &request {
                         Request::Store(store) => (refuser.lock().unwrap())(peer, store),
                         _ => None,
@@ -218,6 +247,7 @@ fn lie(request: Request, forged: &Forged) -> Response {
             Response::Stored(Stored { statements, provided: store.provide.len() as u32 })
         }
         Request::Providers(_) => Response::Providers(Vec::new()),
+        Request::Check(ranges) => Response::Checked(vec![Compared::Differs(Held::default()); ranges.len()]),
         Request::Read(keys) => {
             let forged = forged.lock().unwrap();
             Response::Records(keys.iter().map(|key| forged.get(key).cloned().unwrap_or_default()).collect())

@@ -272,7 +272,9 @@ impl Process {
         let data = folder.join("data");
         std::fs::create_dir_all(&data).unwrap();
         let config = folder.join("test.toml");
-        std::fs::write(&config, TEST_CONFIG).unwrap();
+        // A test may add settings of its own.
+        let extra = std::fs::read_to_string(folder.join("extra.toml")).unwrap_or_default();
+        std::fs::write(&config, format!("{TEST_CONFIG}{extra}")).unwrap();
         let log = folder.join(format!("log-{}", std::fs::read_dir(folder).unwrap().count()));
         command.arg("--data-dir").arg(&data).arg("--config").arg(&config);
         command

@@ -186,7 +186,7 @@ async fn a_size_that_lies_is_a_clear_error() {
         Offer::new("16 TiB", ContentId::of(b"x"), 1 << 44),
         Offer::new("no bytes", ContentId::of(b"x"), 0),
     ];
-    let request = Announce { session, sequence: Sequence(1), offers, last: false };
+    let request = Announce { session, sequence: Sequence(1), offers, last: false, total: None };
     let Response::Announced(said) = stranger.ask(id, &Request::Announce(request)).await else {
         panic!("not announced")
     };

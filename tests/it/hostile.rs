@@ -21,7 +21,7 @@ fn offer(name: &str) -> Offer {
 
 fn announce(session: Session, sequence: u64, names: &[&str]) -> Request {
     let offers = names.iter().map(|name| offer(name)).collect();
-    Request::Announce(Announce { session, sequence: Sequence(sequence), offers, last: false })
+    Request::Announce(Announce { session, sequence: Sequence(sequence), offers, last: false, total: None })
 }
 
 fn revoke(session: Session, sequence: u64, name: &str) -> Request {
@@ -280,6 +280,8 @@ async fn names_and_members_are_bounded_and_honest_peers_still_served() {
             digest: ShareDigest::empty(),
             entries: 0,
             newest: None,
+            run: None,
+            machine: None,
         };
         match stranger.ask(id, &Request::Join(join)).await {
             Response::Joined(joined) => {
@@ -455,8 +457,15 @@ async fn addresses_of_a_member_that_lead_nowhere_are_bounded_and_harmless() {
     let mut addresses: Vec<Multiaddr> = (1..200).map(|port| address(&format!("/ip4/127.0.0.1/tcp/{port}"))).collect();
     addresses.insert(0, tcp_address(&anna));
     addresses.extend(["/memory/1", "/ip4/0.0.0.0/tcp/1", "/ip4/127.0.0.1/udp/53"].map(address));
-    let join =
-        Join { network: "swarmdex".to_owned(), addresses, digest: ShareDigest::empty(), entries: 0, newest: None };
+    let join = Join {
+        network: "swarmdex".to_owned(),
+        addresses,
+        digest: ShareDigest::empty(),
+        entries: 0,
+        newest: None,
+        run: None,
+        machine: None,
+    };
     let Response::Joined(joined) = stranger.ask(id, &Request::Join(join)).await else { panic!() };
     verdicts(&stranger, id, &announce(joined.session, 1, &["bait"])).await;
     let ben = TestNode::peer(&master).await;

@@ -11,14 +11,14 @@ use tempfile::TempDir;
 use crate::harness::{Process, code, noise, stderr};
 
 /// Hosts on one switch: namespaces `PREFIX0`, `PREFIX1`, … with addresses 10.77.0.1, 10.77.0.2, …
-struct Lan {
+pub struct Lan {
     prefix: String,
     hosts: usize,
 }
 
 impl Lan {
     /// `None`, loudly, where namespaces cannot be made.
-    fn new(name: &str, hosts: usize) -> Option<Self> {
+    pub fn new(name: &str, hosts: usize) -> Option<Self> {
         let lan = Self { prefix: format!("sdx-{}-{name}", std::process::id()), hosts };
         if let Err(reason) = lan.build() {
             println!("SKIPPED: no network namespaces on this machine: {reason}");
@@ -56,7 +56,7 @@ impl Lan {
         ip(&["-n", &self.host(99), "link", "set", &format!("port{number}"), state]).unwrap();
     }
 
-    fn start(&self, number: usize, role: &str, folder: &Path, arguments: &[&str]) -> Process {
+    pub fn start(&self, number: usize, role: &str, folder: &Path, arguments: &[&str]) -> Process {
         let folder = folder.join(format!("host{number}"));
         std::fs::create_dir_all(&folder).unwrap();
         Process::start_in(&self.host(number), role, &folder, arguments)

@@ -1,6 +1,9 @@
 //! Integration tests: real nodes over real sockets, real processes where a crash or the command line is the point.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod agreement;
+mod backup;
+mod copies;
 mod disks;
 mod early;
 mod floors;
@@ -8,8 +11,11 @@ mod forger;
 mod harness;
 mod holders;
 mod hostile;
+mod identity;
 mod lan;
 mod lies;
+mod logs;
+mod masters;
 mod mirror;
 mod mishaps;
 mod nodes;

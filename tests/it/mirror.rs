@@ -247,7 +247,7 @@ async fn a_peer_that_restarts_without_a_master_is_back_in_the_network() {
     let peer = TestNode::try_start(Role::Peer, dir, |config| config.master = vec![listen]).await.unwrap();
     alone(&peer).await;
     until("the neighbours are there", async || peer.lookup("theirs").await.ok()).await;
-    assert_eq!(standing(&peer, "mine").await, Some(Standing::Certified));
+    assert_eq!(standing(&peer, "mine").await, Some(Standing::Unconfirmed));
     assert_eq!(peers[1].lookup("mine").await.unwrap().entry.owner, peer.ready().peer_id);
     let got = peers[2].fetch("mine").await.unwrap();
     assert_eq!(std::fs::read(got.path).unwrap(), b"mine");

@@ -240,7 +240,7 @@ impl Stranger {
         let (stranger, id) = Self::at(master).await;
         let session = stranger.join(id).await.session;
         let offer = Offer::new(name, ContentId::of(content), content.len() as u64);
-        let announce = Announce { session, sequence: Sequence(1), offers: vec![offer], last: false };
+        let announce = Announce { session, sequence: Sequence(1), offers: vec![offer], last: false, total: None };
         match stranger.ask(id, &Request::Announce(announce)).await {
             Response::Announced(verdicts) if matches!(verdicts[0], Verdict::Accepted { .. }) => {}
             other => panic!("{other:?}"),
@@ -314,6 +314,8 @@ impl Stranger {
             digest: ShareDigest::empty(),
             entries: 0,
             newest: None,
+            run: None,
+            machine: None,
         };
         match self.ask(master, &Request::Join(join)).await {
             Response::Joined(joined) => joined,

@@ -349,7 +349,7 @@ async fn small_files_that_are_not_what_they_should_be_are_not_put_in_place() {
     let session = liar.join(id).await.session;
     let offers =
         (0..3).map(|number: u64| Offer::new(format!("tree/{number}"), ContentId::of(&noise(number, 1000)), 1000));
-    let announce = Announce { session, sequence: Sequence(1), offers: offers.collect(), last: false };
+    let announce = Announce { session, sequence: Sequence(1), offers: offers.collect(), last: false, total: None };
     liar.ask(id, &swarmdex_protocols::index::Request::Announce(announce)).await;
     liar.answer_all(|request| match request {
         Request::Files(contents) => {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use processes::Stage;
 
 use super::Failure;
+use super::output::line;
 
 /// Why a step failed, for people.
 type StepResult = Result<String, String>;
@@ -25,13 +26,13 @@ pub(super) async fn demo() -> Result<(), Failure> {
 async fn play() -> Result<(), Failure> {
     let begin = Instant::now();
     let mut stage = Stage::new()?;
-    println!("swarmdex demo: a master and three peers on this machine, in {}", stage.folder().display());
+    line(&format!("swarmdex demo: a master and three peers on this machine, in {}", stage.folder().display()))?;
     macro_rules! step {
         ($number:literal, $title:literal, $step:path $(, $argument:expr)?) => {
             let started = Instant::now();
-            println!("\n{}. {}", $number, $title);
+            line(&format!("\n{}. {}", $number, $title))?;
             match $step(&mut stage $(, $argument)?).await {
-                Ok(told) => println!("   {told}\n   ({:.2} s)", started.elapsed().as_secs_f64()),
+                Ok(told) => line(&format!("   {told}\n   ({:.2} s)", started.elapsed().as_secs_f64()))?,
                 Err(error) => {
                     return Err(Failure::Demo(format!(
                         "step {} of the demo failed: {error}\n{}",
@@ -56,6 +57,6 @@ async fn play() -> Result<(), Failure> {
     step!(11, "Without the master Cleo claims a new name, and Ben wants it too.", outage::claim);
     step!(12, "The master comes back.", outage::master_returns, &address);
     step!(13, "Everybody leaves.", steps::leave);
-    println!("\nEverything worked, in {:.1} s. The temporary folder is removed.", begin.elapsed().as_secs_f64());
+    line(&format!("\nEverything worked, in {:.1} s. The temporary folder is removed.", begin.elapsed().as_secs_f64()))?;
     Ok(())
 }

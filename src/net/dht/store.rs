@@ -6,7 +6,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use libp2p::kad::store::{self, RecordStore};
 use libp2p::kad::{KBucketKey, ProviderRecord, Record, RecordKey as KadKey};
 use libp2p::{Multiaddr, PeerId};
-use swarmdex_protocols::limits::{MAX_OTHER_ADDRESSES, MAX_PROVIDERS};
+use swarmdex_protocols::check::{Compared, Range};
+use swarmdex_protocols::limits::{MAX_MIRROR_HELD, MAX_OTHER_ADDRESSES, MAX_PROVIDERS};
 use swarmdex_protocols::mirror::{Provider, Verdict};
 use swarmdex_protocols::{RecordKey, Statement};
 
@@ -66,6 +67,16 @@ impl RecordTable {
         self.records.provide(key, peer, addresses, now())
     }
 
+    /// Ceases to let a node be found under a key.
+    pub(in crate::net) fn withdraw(&mut self, key: &RecordKey, peer: &PeerId) {
+        self.records.unprovide(key, peer);
+    }
+
+    /// What is held of what a node said, compared with what it has.
+    pub(in crate::net) fn compare(&self, sender: &PeerId, ranges: &[Range]) -> Vec<Compared> {
+        self.records.compare(sender, ranges, MAX_MIRROR_HELD)
+    }
+
     /// The statements under a key.
     pub(in crate::net) fn statements(&self, key: &RecordKey) -> Vec<Statement> {
         self.records.ledger(key).map(|ledger| ledger.statements().collect()).unwrap_or_default()
@@ -96,7 +107,7 @@ impl RecordStore for RecordTable {
 
     fn get(&self, key: &KadKey) -> Option<Cow<'_, Record>> {
         let key = RecordKey::from_slice(key.as_ref())?;
-        let mut ledger = self.records.ledger(&key)?.clone();
+        let mut ledger = self.records.ledger(&key)?;
         ledger.expire(now().unix_ms);
         if ledger.is_empty() {
             return None;

@@ -4,18 +4,18 @@ use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use libp2p::PeerId;
 use libp2p::request_response::{self, Message};
-use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::fetch::Header;
-use swarmdex_protocols::index::{Refusal, RefusalCode, Request, Response};
-use swarmdex_protocols::limits::MAX_FETCH_BODY;
+use swarmdex_protocols::index::{Followed, Refusal, RefusalCode, Request, Response};
+use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_FETCH_BODY};
 use swarmdex_protocols::{fetch as fetch_protocol, index as index_protocol, mirror};
 
 use super::{Driver, IndexChannel, Job};
 use crate::net::codec::Received;
 use crate::net::dht;
 use crate::net::fetch::Upload;
-use crate::net::index::{Step, refuse_bytes};
+use crate::net::index::{Origin, Step, refuse_bytes};
 use crate::net::pending::request_error;
 use crate::net::{IndexAnswer, MirrorAnswer, RequestError};
 use crate::storage::library::Library;
@@ -52,12 +52,13 @@ impl Driver {
     fn serve_index(
         &mut self,
         peer: PeerId,
-        remote: Option<&Multiaddr>,
+        origin: Option<Origin<'_>>,
         request: Received<index_protocol::Request>,
         reply: IndexReply,
     ) {
         let step = match (&mut self.services.index, request) {
-            (Some(master), request) => master.handle(peer, remote, request, Instant::now()),
+            (_, Ok(Request::Master)) => Step::Answer(Response::Master(self.followed())),
+            (Some(master), request) => master.handle(peer, origin, request, Instant::now()),
             (None, Ok(request @ (Request::Lookup(_) | Request::Search(_)))) => {
                 return self.serve_owned(request, reply);
             }
@@ -68,6 +69,18 @@ impl Driver {
             Step::Answer(response) => self.reply(reply, response),
             Step::Wait(future) => self.jobs.push(future.map(|done| Job::Index { reply, done: Box::new(done) }).boxed()),
         }
+    }
+
+    /// The master that this node follows, and where it was last: itself, if it is one.
+    fn followed(&self) -> Followed {
+        let Some(master) = self.dht.master() else { return Followed::default() };
+        let addresses = if self.services.index.is_some() {
+            self.outside.listen.borrow().clone()
+        } else {
+            let masters = self.outside.masters.borrow();
+            masters.iter().find(|node| node.peer == master).map(|node| node.addresses.clone()).unwrap_or_default()
+        };
+        Followed { master: Some(master), addresses: addresses.into_iter().take(MAX_ADDRESSES).collect() }
     }
 
     pub(super) fn reply(&mut self, reply: IndexReply, response: Response) {
@@ -173,7 +186,8 @@ impl Driver {
                 message: Message::Request { request, channel, .. },
             } => {
                 let remote = self.swarm.behaviour().admission.remote(&connection_id).cloned();
-                self.serve_index(peer, remote.as_ref(), request, IndexReply::Remote(channel));
+                let origin = Origin { link: connection_id, remote: remote.as_ref() };
+                self.serve_index(peer, Some(origin), request, IndexReply::Remote(channel));
             }
             request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
                 self.requests.index.answer(&request_id, response.map_err(RequestError::Malformed));

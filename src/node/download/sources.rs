@@ -8,11 +8,12 @@ use swarmdex_protocols::fetch::{Have, Header, Other, Refusal, Request, Response,
 use swarmdex_protocols::limits::{MAX_FETCH_OTHERS, MAX_OTHER_ADDRESSES};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId, RecordKey};
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use crate::net::{ConnectError, Net, RequestError};
 use crate::node::lookup::Questions;
 use crate::storage::holdings::Part;
+use crate::tasks;
 
 /// How often the master and the DHT are asked again.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -43,13 +44,14 @@ pub(super) struct Search {
     news: mpsc::Sender<News>,
     /// The number of the round that is wanted.
     round: watch::Sender<u64>,
-    task: Option<AbortHandle>,
+    task: Option<JoinHandle<()>>,
+    over: bool,
 }
 
 impl Search {
     /// Nothing is looked for yet; `news` will be told what is found.
     pub(super) fn new(questions: Questions, name: Name, content: ContentId, news: mpsc::Sender<News>) -> Self {
-        Self { questions, name, content, news, round: watch::Sender::new(0), task: None }
+        Self { questions, name, content, news, round: watch::Sender::new(0), task: None, over: false }
     }
 
     /// Looks in the DHT: what the index says is known. Again and again from then on.
@@ -74,8 +76,20 @@ impl Search {
 
     fn start(&mut self, in_index: bool) {
         let (questions, news, round) = (self.questions.clone(), self.news.clone(), self.round.subscribe());
-        let task = tokio::spawn(search(questions, self.name.clone(), self.content, news, round, in_index));
-        self.task = Some(task.abort_handle());
+        let search = search(questions, self.name.clone(), self.content, news, round, in_index);
+        self.task = Some(tasks::spawn("search for sources", search));
+    }
+
+    /// Waits until the search panics, for ever if it does not: nothing would be heard of it any more.
+    pub(super) async fn failed(&mut self) {
+        if let (Some(task), false) = (&mut self.task, self.over) {
+            let outcome = task.await;
+            self.over = true;
+            if outcome.is_err_and(|error| error.is_panic()) {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 }
 

@@ -61,13 +61,9 @@ impl Writer {
         self.jobs.try_send(Job { source, run, response }).is_ok()
     }
 
-    /// The next run that is dealt with; for ever if none comes.
-    pub(super) async fn next(&mut self) -> (PeerId, Run, Written) {
-        match self.results.recv().await {
-            Some(result) => result,
-            // The thread panicked.
-            None => std::future::pending().await,
-        }
+    /// The next run that is dealt with; for ever if none comes. Fails once the thread has panicked.
+    pub(super) async fn next(&mut self) -> Result<(PeerId, Run, Written), Error> {
+        self.results.recv().await.ok_or(Error::Bug)
     }
 
     /// Waits until the thread has let the file go.

@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use libp2p::multiaddr::Protocol;
-use swarmdex_protocols::{Multiaddr, Network, PeerId};
+use swarmdex_protocols::{Authority, Multiaddr, Network, PeerId};
 
+use super::vote::{self, Choice};
 use crate::config::{Config, Role};
 use crate::net::{ConnectError, Identified, Net};
 use crate::storage::dir::DataDir;
@@ -58,19 +59,40 @@ impl Finder {
         named.or_else(|| self.pinned().ok().flatten())
     }
 
-    /// The master among those that say so: the one that was pinned, or else the first that may be trusted.
-    fn choose(&mut self, masters: &[Identified], pinned: Option<PeerId>) -> Option<(PeerId, Vec<Multiaddr>)> {
-        for node in masters.iter().filter(|node| pinned.is_some_and(|pinned| pinned != node.peer)) {
+    /// The master that was pinned, among those that say that they are one; the others are said to be ignored.
+    fn pick(&mut self, masters: &[Identified], pinned: PeerId) -> Option<(PeerId, Vec<Multiaddr>)> {
+        for node in masters.iter().filter(|node| pinned != node.peer) {
             if !self.ignored.contains(&node.peer) && self.ignored.len() < MAX_IGNORED {
                 self.ignored.push(node.peer);
-                tracing::warn!(theirs = %node.peer, ours = ?pinned, "another master is on this network; ignored");
+                tracing::warn!(theirs = %node.peer, ours = %pinned, "another master is on this network; ignored");
             }
         }
-        let trusted = |node: &&Identified| match pinned {
-            Some(pinned) => node.peer == pinned,
-            None => node.lan || self.trusted.contains(&node.peer),
-        };
-        masters.iter().find(trusted).map(|node| (node.peer, node.addresses.clone()))
+        masters.iter().find(|node| node.peer == pinned).map(|node| (node.peer, node.addresses.clone()))
+    }
+
+    /// Masters that may be taken by a node that knows none.
+    fn candidates(&self, masters: &[Identified]) -> Vec<Identified> {
+        masters.iter().filter(|node| node.lan || self.trusted.contains(&node.peer)).cloned().collect()
+    }
+
+    /// Chooses among the masters that are there, if there are any, and sticks to it.
+    async fn choose(&mut self, net: &Net) -> Option<Result<PeerId, Failure>> {
+        if self.candidates(&net.masters().borrow()).is_empty() {
+            return None;
+        }
+        let choice = vote::choose(net, &self.trusted, |masters| self.candidates(masters)).await?;
+        choice.tell();
+        let Choice { master, addresses, met, .. } = choice;
+        match net.connect(Some(master), addresses).await {
+            Ok(master) => Some(self.pin(master, None)),
+            Err(error) if met => Some(Err(Failure { master: Some(master), reason: error.to_string() })),
+            // It is down, and the peers here wait for it: so does this node, and believes what it signed.
+            Err(error) => {
+                net.trust(Authority::new(self.network.clone(), &master));
+                let reason = format!("the peers here follow {master}, and it cannot be reached: {error}");
+                Some(self.pin(master, None).and(Err(Failure { master: Some(master), reason })))
+            }
+        }
     }
 
     /// Connects to the master, waiting for one to show up if none is configured.
@@ -87,8 +109,17 @@ impl Finder {
         let mut masters = net.masters();
         let (master, addresses) = loop {
             let seen = masters.borrow_and_update().clone();
-            if let Some(chosen) = self.choose(&seen, pinned) {
-                break chosen;
+            match pinned {
+                Some(pinned) => {
+                    if let Some(found) = self.pick(&seen, pinned) {
+                        break found;
+                    }
+                }
+                None => {
+                    if let Some(chosen) = self.choose(net).await {
+                        return chosen;
+                    }
+                }
             }
             // A master that is known and does not show up is down; an unknown one may be started any time.
             let patience = if pinned.is_some() { FIND_PATIENCE } else { Duration::MAX };

@@ -1,10 +1,19 @@
-use swarmdex_protocols::statement::Seal;
+use std::ops::Bound;
+
+use swarmdex_protocols::Statement;
+use swarmdex_protocols::statement::{CLAIM_LIFETIME_MS, Seal};
 
 use super::*;
 
 type Share = BTreeMap<Name, (ContentId, u64)>;
 
 const NOW: u64 = 1_800_000_000_000;
+const LEASE: Duration = Duration::from_secs(30);
+
+#[allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
+fn now() -> Now {
+    Now { mono: Instant::now(), unix_ms: NOW }
+}
 
 fn announcer() -> Announcer {
     Announcer::new(PeerId::random(), [])
@@ -14,8 +23,21 @@ fn share(names: &[&str]) -> Share {
     names.iter().map(|name| (Name::parse(name).unwrap(), (ContentId::of(name.as_bytes()), 1))).collect()
 }
 
+fn files(count: usize) -> Share {
+    let name = |number| Name::parse(&format!("file {number:05}")).unwrap();
+    (0..count).map(|number| (name(number), (ContentId::of(&number.to_le_bytes()), 1))).collect()
+}
+
 fn view(share: &Share) -> impl Iterator<Item = (&Name, &ContentId, u64)> + Clone {
     share.iter().map(|(name, (content, size))| (name, content, *size))
+}
+
+fn next(announcer: &Announcer, share: &Share, unix_ms: u64) -> Option<Batch> {
+    let after = |after: Option<&Name>| {
+        let begin = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        share.range((begin, Bound::Unbounded)).map(|(name, (content, size))| (name, content, *size))
+    };
+    announcer.next_batch(after, unix_ms)
 }
 
 fn accepted(version: u64) -> Verdict {
@@ -23,50 +45,172 @@ fn accepted(version: u64) -> Verdict {
     Verdict::Accepted { version: Version(version), seal }
 }
 
-fn announce(announcer: &mut Announcer, share: &Share, verdict: &Verdict) -> (usize, bool) {
-    let Some(Batch::Announce { offers, last }) = announcer.next_batch(view(share), NOW) else {
-        panic!("nothing to announce")
-    };
+/// Announces a batch; how many offers it had, and how many names its end says that were granted.
+fn announce(announcer: &mut Announcer, share: &Share, verdict: &Verdict) -> (usize, Option<u64>) {
+    let Some(Batch::Announce { offers, last }) = next(announcer, share, NOW) else { panic!("nothing to announce") };
     let verdicts = vec![verdict.clone(); offers.len()];
-    assert!(announcer.on_announced(&offers, last, verdicts, NOW));
-    (offers.len(), last)
+    assert!(announcer.on_announced(&offers, last.is_some(), verdicts, now()));
+    (offers.len(), last.map(|sum| sum.entries))
+}
+
+/// Announces until there is nothing left; how many names that were.
+fn announce_all(announcer: &mut Announcer, share: &Share, verdict: &Verdict) -> usize {
+    let mut names = 0;
+    while next(announcer, share, NOW).is_some() {
+        names += announce(announcer, share, verdict).0;
+    }
+    names
+}
+
+/// Another run of the same node, with what the first one wrote to disk.
+fn restart(announcer: &mut Announcer) -> Announcer {
+    let saved: Vec<_> = announcer.take_unsaved().into_iter().filter_map(|(_, certificate)| certificate).collect();
+    Announcer::new(announcer.local, saved)
 }
 
 #[test]
-fn a_changed_share_is_told_in_full_and_ends_with_the_last_batch() {
-    let names: Vec<_> = (0..2500).map(|number| format!("file {number}")).collect();
-    let share = share(&names.iter().map(String::as_str).collect::<Vec<_>>());
+fn a_changed_share_is_told_in_full_and_ends_with_a_batch_that_says_how_much_was_granted() {
+    let share = files(2500);
     let mut announcer = announcer();
-    announcer.on_joined(false, view(&share));
-    assert_eq!(announce(&mut announcer, &share, &accepted(1)), (1000, false));
-    assert_eq!(announce(&mut announcer, &share, &accepted(1)), (1000, false));
-    assert_eq!(announce(&mut announcer, &share, &accepted(1)), (500, true));
-    assert_eq!(announcer.next_batch(view(&share), NOW), None);
+    announcer.on_joined(false, view(&share), now().mono);
+    for batch in [(1000, None), (1000, None), (500, None), (0, Some(2500))] {
+        assert_eq!(announcer.granted(), None, "until all is told");
+        assert_eq!(announce(&mut announcer, &share, &accepted(1)), batch);
+    }
+    assert_eq!(next(&announcer, &share, NOW), None);
+    let digests = |(name, (content, size)): (&Name, &(ContentId, u64))| {
+        ShareDigest::of(name.as_str(), content, *size, Version(1))
+    };
+    let mut sum = ShareSum::default();
+    share.iter().map(digests).for_each(|digest| sum.add(&digest));
+    assert_eq!(announcer.granted(), Some(sum));
+}
+
+#[test]
+fn certificates_from_before_do_not_stand_in_for_what_the_master_is_told() {
+    // What the node does by itself while no master answers, between any two batches of a report.
+    for batches in 0..=10 {
+        for meddle in 0..=batches {
+            let share = files(3 * batches);
+            let mut before = announcer().with_batch(3);
+            before.on_joined(false, view(&share), now().mono);
+            announce_all(&mut before, &share, &accepted(1));
+            let mut announcer = restart(&mut before).with_batch(3);
+            announcer.on_joined(false, view(&share), now().mono);
+            let mut told = 0;
+            for batch in 0..=batches {
+                if batch == meddle {
+                    assert!(announcer.to_claim(view(&share), NOW).is_empty());
+                    for (name, content, size) in view(&share) {
+                        assert!(announcer.recall_granted(name, content, size, NOW));
+                    }
+                }
+                told += announce(&mut announcer, &share, &accepted(1)).0;
+            }
+            assert_eq!((told, next(&announcer, &share, NOW)), (share.len(), None), "{batches} batches, {meddle}");
+            assert_eq!(announcer.granted().unwrap().entries, share.len() as u64);
+        }
+    }
+}
+
+#[test]
+fn what_was_granted_is_believed_until_it_is_told_again_and_not_called_confirmed() {
+    let share = files(7);
+    let mut announcer = announcer().with_batch(3);
+    announcer.on_joined(false, view(&share), now().mono);
+    announce_all(&mut announcer, &share, &accepted(1));
+    let (name, (content, _)) = share.first_key_value().unwrap();
+    assert!(announcer.is_confirmed(name, LEASE, now().mono));
+    announcer.on_session_over();
+    announcer.on_joined(false, view(&share), now().mono);
+    assert_eq!(announcer.standing(name, content), Some(&Standing::Certified(Version(1))));
+    assert_eq!(announcer.statements().count(), 7, "the mirror goes on");
+    assert!(!announcer.is_confirmed(name, LEASE, now().mono));
+    announce(&mut announcer, &share, &accepted(1));
+    assert!(announcer.is_confirmed(name, LEASE, now().mono));
+    let later = now().mono + 2 * LEASE;
+    assert!(!announcer.is_confirmed(name, LEASE, later));
+    announcer.on_agreed(later);
+    assert!(announcer.is_confirmed(name, LEASE, later));
+}
+
+#[test]
+fn files_that_come_and_go_while_the_share_is_told_are_told_in_the_end() {
+    let mut share = files(10);
+    let mut announcer = announcer().with_batch(3);
+    announcer.on_joined(false, view(&share), now().mono);
+    announce(&mut announcer, &share, &accepted(1));
+    // One that was told is gone, one before the place that was reached is new.
+    let (first, _) = share.pop_first().unwrap();
+    share.insert(Name::parse("a new file").unwrap(), (ContentId::of(b"new"), 3));
+    let told = announce_all_of(&mut announcer, &share);
+    assert_eq!(told, 7, "what comes after the first batch");
+    announcer.look_again();
+    assert_eq!(announce(&mut announcer, &share, &accepted(1)), (1, None));
+    let Some(Batch::Revoke(names)) = next(&announcer, &share, NOW) else { panic!() };
+    assert_eq!(names, [first.as_str()]);
+    assert!(announcer.on_revoked(&names, &[Revocation::NotHeld]));
+    assert_eq!((next(&announcer, &share, NOW), announcer.granted().unwrap().entries), (None, 10));
+}
+
+/// Announces until only names that are gone are left.
+fn announce_all_of(announcer: &mut Announcer, share: &Share) -> usize {
+    let mut names = 0;
+    while let Some(Batch::Announce { .. }) = next(announcer, share, NOW) {
+        names += announce(announcer, share, &accepted(1)).0;
+    }
+    names
+}
+
+#[test]
+fn what_differs_is_told_again_or_given_up() {
+    let share = files(9);
+    let mut announcer = announcer().with_batch(2);
+    announcer.on_joined(false, view(&share), now().mono);
+    announce_all(&mut announcer, &share, &accepted(1));
+    let name = |number: usize| share.keys().nth(number).unwrap().clone();
+    let stranger = |text: &str| Name::parse(text).unwrap();
+    let differences = Differences {
+        missing: vec![name(0), name(1), name(2)],
+        surplus: ["x", "y", "z"].map(stranger).to_vec(),
+        other: vec![name(8)],
+    };
+    announcer.on_differences(&differences);
+    assert_eq!(announcer.granted().unwrap().entries, 5);
+    assert_eq!(announce(&mut announcer, &share, &accepted(2)), (2, None));
+    assert_eq!(announce(&mut announcer, &share, &accepted(2)), (2, None));
+    for expected in [vec!["x", "y"], vec!["z"]] {
+        let Some(Batch::Revoke(names)) = next(&announcer, &share, NOW) else { panic!() };
+        assert_eq!(names, expected);
+        assert!(announcer.on_revoked(&names, &vec![Revocation::NotHeld; names.len()]));
+    }
+    assert_eq!((next(&announcer, &share, NOW), announcer.granted().unwrap().entries), (None, 9));
 }
 
 #[test]
 fn an_empty_share_that_changed_is_told_as_well() {
     let mut announcer = announcer();
-    announcer.on_joined(false, []);
-    assert_eq!(announcer.next_batch([], NOW), Some(Batch::Announce { offers: Vec::new(), last: true }));
+    announcer.on_joined(false, [], now().mono);
+    let end = Batch::Announce { offers: Vec::new(), last: Some(ShareSum::default()) };
+    assert_eq!(next(&announcer, &Share::new(), NOW), Some(end));
 }
 
 #[test]
 fn an_unchanged_share_is_not_told_again() {
     let share = share(&["a", "b"]);
     let mut announcer = announcer();
-    announcer.on_joined(false, view(&share));
+    announcer.on_joined(false, view(&share), now().mono);
     announce(&mut announcer, &share, &accepted(4));
     // Another run of the same node, with what the first one wrote to disk.
     let saved: Vec<_> = announcer.take_unsaved().into_iter().filter_map(|(_, certificate)| certificate).collect();
     let mut announcer = Announcer::new(announcer.local, saved);
-    announcer.on_joined(true, view(&share));
-    assert_eq!(announcer.next_batch(view(&share), NOW), None);
+    announcer.on_joined(true, view(&share), now().mono);
+    assert_eq!(next(&announcer, &share, NOW), None);
     let (name, (content, _)) = share.first_key_value().unwrap();
     assert_eq!(announcer.standing(name, content), Some(&Standing::Certified(Version(4))));
     // Certificates that are half over are renewed.
     let later = NOW + CERTIFICATE_LIFETIME_MS / 2;
-    let Some(Batch::Announce { offers, last: false }) = announcer.next_batch(view(&share), later) else { panic!() };
+    let Some(Batch::Announce { offers, last: None }) = next(&announcer, &share, later) else { panic!() };
     assert!(offers.iter().all(|offer| offer.granted.as_ref().is_some_and(|granted| granted.version == Version(4))));
 }
 
@@ -74,13 +218,13 @@ fn an_unchanged_share_is_not_told_again() {
 fn what_is_no_longer_shared_is_revoked_once() {
     let mut announcer = announcer();
     let before = share(&["a", "b", "c"]);
-    announcer.on_joined(false, view(&before));
-    announce(&mut announcer, &before, &accepted(1));
+    announcer.on_joined(false, view(&before), now().mono);
+    announce_all(&mut announcer, &before, &accepted(1));
     let after = share(&["b"]);
-    let Some(Batch::Revoke(names)) = announcer.next_batch(view(&after), NOW) else { panic!() };
+    let Some(Batch::Revoke(names)) = next(&announcer, &after, NOW) else { panic!() };
     assert_eq!(names, ["a", "c"]);
     assert!(announcer.on_revoked(&names, &[Revocation::NotHeld, Revocation::NotHeld]));
-    assert_eq!(announcer.next_batch(view(&after), NOW), None);
+    assert_eq!(next(&announcer, &after, NOW), None);
 }
 
 #[test]
@@ -88,13 +232,13 @@ fn a_lost_name_is_not_asked_for_again_until_told_to() {
     let share = share(&["a"]);
     let owner = PeerId::random();
     let mut announcer = announcer();
-    announcer.on_joined(true, []);
+    announcer.on_joined(true, [], now().mono);
     announce(&mut announcer, &share, &Verdict::Conflict { owner });
-    assert_eq!(announcer.next_batch(view(&share), NOW), None);
+    assert_eq!(next(&announcer, &share, NOW), None);
     let (name, (content, _)) = share.first_key_value().unwrap();
     assert_eq!(announcer.standing(name, content), Some(&Standing::Conflict(owner)));
     announcer.retry(name);
-    assert_eq!(announce(&mut announcer, &share, &accepted(3)), (1, false));
+    assert_eq!(announce(&mut announcer, &share, &accepted(3)), (1, None));
     assert_eq!(announcer.standing(name, content), Some(&Standing::Certified(Version(3))));
 }
 
@@ -102,11 +246,11 @@ fn a_lost_name_is_not_asked_for_again_until_told_to() {
 fn answers_of_the_wrong_length_are_not_believed() {
     let share = share(&["a", "b"]);
     let mut announcer = announcer();
-    announcer.on_joined(false, []);
-    let Some(Batch::Announce { offers, last }) = announcer.next_batch(view(&share), NOW) else { panic!() };
-    assert!(!announcer.on_announced(&offers, last, vec![accepted(1)], NOW));
+    announcer.on_joined(false, [], now().mono);
+    let Some(Batch::Announce { offers, last }) = next(&announcer, &share, NOW) else { panic!() };
+    assert!(!announcer.on_announced(&offers, last.is_some(), vec![accepted(1)], now()));
     assert!(!announcer.on_revoked(&["a".to_owned()], &[]));
-    assert!(announcer.next_batch(view(&share), NOW).is_some());
+    assert!(next(&announcer, &share, NOW).is_some());
 }
 
 #[test]
@@ -116,8 +260,8 @@ fn without_a_master_what_was_granted_holds_on_and_new_names_are_claimed() {
     let local = key.public().to_peer_id();
     let before = share(&["a", "b"]);
     let mut announcer = Announcer::new(local, []);
-    announcer.on_joined(false, view(&before));
-    announce(&mut announcer, &before, &accepted(4));
+    announcer.on_joined(false, view(&before), now().mono);
+    announce_all(&mut announcer, &before, &accepted(4));
     let after = share(&["b", "c"]);
     let wanted = announcer.to_claim(view(&after), NOW);
     let (name, content, size) = wanted[0].clone();
@@ -133,12 +277,13 @@ fn without_a_master_what_was_granted_holds_on_and_new_names_are_claimed() {
     assert_eq!(announcer.to_claim(view(&after), NOW + CLAIM_LIFETIME_MS / 2).len(), 1, "and renewed in time");
     assert_eq!(announcer.statements().count(), 3);
     // The master is back, and told of the claim.
-    announcer.on_joined(false, view(&after));
-    let Some(Batch::Announce { offers, last: true }) = announcer.next_batch(view(&after), NOW) else { panic!() };
+    announcer.on_joined(false, view(&after), now().mono);
+    let Some(Batch::Announce { offers, last: None }) = next(&announcer, &after, NOW) else { panic!() };
     let said: Vec<_> = offers.iter().map(|offer| (offer.granted.is_some(), offer.claimed)).collect();
     assert_eq!(said, [(true, false), (false, true)]);
     let verdicts = vec![accepted(4), Verdict::Conflict { owner: PeerId::random() }];
-    assert!(announcer.on_announced(&offers, true, verdicts, NOW));
+    assert!(announcer.on_announced(&offers, false, verdicts, now()));
+    announce(&mut announcer, &after, &accepted(5));
     assert!(matches!(announcer.standing(&name, &content), Some(Standing::Conflict(_))));
     assert_eq!(announcer.statements().count(), 1);
 }
@@ -147,8 +292,8 @@ fn without_a_master_what_was_granted_holds_on_and_new_names_are_claimed() {
 fn certificates_outlast_a_restart_without_a_master() {
     let before = share(&["a"]);
     let mut announcer = announcer();
-    announcer.on_joined(false, view(&before));
-    announce(&mut announcer, &before, &accepted(4));
+    announcer.on_joined(false, view(&before), now().mono);
+    announce_all(&mut announcer, &before, &accepted(4));
     let saved: Vec<_> = announcer.take_unsaved().into_iter().filter_map(|(_, certificate)| certificate).collect();
     let mut announcer = Announcer::new(announcer.local, saved);
     assert!(announcer.to_claim(view(&before), NOW).is_empty());

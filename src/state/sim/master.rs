@@ -10,35 +10,53 @@ pub(super) struct Disk {
     pub(super) last: Version,
     /// Members and their sessions.
     pub(super) members: BTreeMap<PeerId, Session>,
-    /// Those that have told their whole share; forgotten by every restart.
-    pub(super) reported: BTreeSet<PeerId>,
 }
 
-impl IndexView for Disk {
+impl Disk {
+    /// What a peer holds, in order.
+    fn of<'a>(&'a self, owner: &'a PeerId) -> impl Iterator<Item = &'a (Entry, Session)> {
+        self.entries.values().filter(move |(entry, _)| entry.owner == *owner)
+    }
+
+    fn sum(&self, owner: &PeerId) -> ShareSum {
+        let mut sum = ShareSum::default();
+        self.of(owner).for_each(|(entry, _)| sum.add(&entry.digest()));
+        sum
+    }
+}
+
+/// The index, and what its members have reported, as a rule sees them.
+struct View<'a>(&'a Disk, &'a Reports);
+
+impl IndexView for View<'_> {
     type Error = Infallible;
 
     fn entry(&self, name: &Name) -> Result<Option<Entry>, Infallible> {
-        Ok(self.entries.get(name).map(|(entry, _)| entry.clone()))
+        Ok(self.0.entries.get(name).map(|(entry, _)| entry.clone()))
     }
 
     fn names_of(&self, owner: &PeerId) -> Result<u64, Infallible> {
-        Ok(self.entries.values().filter(|(entry, _)| entry.owner == *owner).count() as u64)
+        Ok(self.0.entries.values().filter(|(entry, _)| entry.owner == *owner).count() as u64)
     }
 
     fn names(&self) -> Result<u64, Infallible> {
-        Ok(self.entries.len() as u64)
+        Ok(self.0.entries.len() as u64)
     }
 
     fn last_version(&self) -> Result<Version, Infallible> {
-        Ok(self.last)
+        Ok(self.0.last)
     }
 
     fn ended(&self, name: &Name) -> Result<Option<Version>, Infallible> {
-        Ok(self.ended.get(name).copied())
+        Ok(self.0.ended.get(name).copied())
+    }
+
+    fn damaged(&self, _: &Name) -> Result<Option<PeerId>, Infallible> {
+        Ok(None)
     }
 
     fn reported(&self, peer: &PeerId) -> Result<bool, Infallible> {
-        Ok(self.reported.contains(peer))
+        Ok(self.1.is_whole(peer))
     }
 }
 
@@ -46,6 +64,8 @@ pub(super) struct Master {
     pub(super) disk: Disk,
     /// `None` while it is down.
     pub(super) leases: Option<Leases>,
+    /// What members have told since they joined; forgotten by every restart.
+    pub(super) reports: Reports,
 }
 
 impl World {
@@ -53,13 +73,11 @@ impl World {
         let config = LeaseConfig { lease: Duration::from_millis(LEASE_MS), ..LeaseConfig::default() };
         let mut leases = Leases::new(&config, 100);
         let known: Vec<_> =
-            self.master.disk.members.iter().map(|(peer, session)| (*peer, *session, Vec::new(), 0)).collect();
+            self.master.disk.members.keys().map(|peer| (*peer, Vec::new(), Holding::default())).collect();
         leases.restore(known, self.time(MASTER).mono);
-        self.master.disk.reported.clear();
+        self.master.reports = Reports::default();
         // Connections do not survive a process.
-        for peer in &mut self.peers {
-            (peer.session, peer.waiting) = (None, None);
-        }
+        self.peers.iter_mut().for_each(Peer::lose_session);
         self.master.leases = Some(leases);
     }
 
@@ -77,10 +95,19 @@ impl World {
         let Change::Free { name, owner, version, .. } = change else { return };
         assert!(version > self.master.disk.last, "versions rise");
         self.master.disk.last = version;
-        self.master.disk.entries.remove(&name);
+        if let Some((entry, session)) = self.master.disk.entries.remove(&name) {
+            self.count_out(&entry, session);
+        }
         self.master.disk.ended.insert(name.clone(), version);
         let seal = self.seal(MASTER, CERTIFICATE_LIFETIME_MS);
         self.publish(MASTER, &Statement::Tombstone(Tombstone { name, owner, version, seal }));
+    }
+
+    /// An entry goes: it does not count for its owner's report any more.
+    fn count_out(&mut self, entry: &Entry, session: Session) {
+        if self.master.disk.members.get(&entry.owner) == Some(&session) {
+            self.master.reports.on_lost(&entry.owner, &entry.digest());
+        }
     }
 
     pub(super) fn free_all(&mut self, owner: PeerId, before: Session) {
@@ -110,16 +137,26 @@ impl World {
                 let session = Session(disk.last.0);
                 disk.members.insert(peer, session);
                 leases.on_joined(&peer, session);
-                let held = disk.entries.values().filter(|(entry, _)| entry.owner == peer);
-                let held: Vec<_> =
-                    held.map(|(entry, _)| (entry.name.as_str(), &entry.content, entry.size, entry.version)).collect();
-                let unchanged = held.len() == entries && share_digest(held) == digest;
-                if unchanged {
-                    disk.reported.insert(peer);
-                } else {
-                    disk.reported.remove(&peer);
-                }
+                let unchanged = disk.sum(&peer) == ShareSum { entries: entries as u64, digest };
+                self.master.reports.on_joined(peer, unchanged, entries as u64);
                 self.send(MASTER, from, Message::Joined { session, unchanged });
+            }
+            Message::Renew { session, sequence, held } => {
+                self.sent += 1;
+                let holding = Holding { sum: self.master.disk.sum(&peer), at: self.sent };
+                leases.set_holding(&peer, holding);
+                let answer = match leases.on_renew(&peer, session, &held) {
+                    Ok(renewal) => Message::Renewed { session, sequence, agreed: renewal.agreed },
+                    Err(_) => Message::Refused,
+                };
+                self.send(MASTER, from, answer);
+            }
+            Message::Compare { session, sequence, ranges } => {
+                if leases.admit_comparison(&peer, session).is_err() {
+                    return self.send(MASTER, from, Message::Refused);
+                }
+                let answers = ranges.into_iter().map(|range| self.divide(&peer, &range)).collect();
+                self.send(MASTER, from, Message::Compared { session, sequence, answers });
             }
             Message::Change { session, sequence, batch } => {
                 if leases.admit_change(&peer, session, Sequence(sequence)).is_err() {
@@ -151,16 +188,21 @@ impl World {
         let (peer, unix_ms) = (IDS[from], self.time(MASTER).unix_ms);
         match batch {
             Batch::Announce { offers, last } => {
+                if self.master.reports.on_offers(&peer, offers.len()).is_err() {
+                    return self.send(MASTER, from, Message::Refused);
+                }
                 let verdicts = offers.iter().map(|offer| self.grant(peer, session, offer, mirror)).collect();
-                if last {
-                    self.master.disk.reported.insert(peer);
+                if let Some(total) = last {
+                    if self.master.reports.on_end(peer, Some(&total)).is_err() {
+                        return self.send(MASTER, from, Message::Refused);
+                    }
                     self.free_all(peer, session);
                 }
                 self.send(MASTER, from, Message::Announced { session, sequence, verdicts });
             }
             Batch::Revoke(names) => {
                 for name in &names {
-                    let Ok((_, change)) = revoke(&self.master.disk, peer, name, unix_ms);
+                    let Ok((_, change)) = revoke(&View(&self.master.disk, &self.master.reports), peer, name, unix_ms);
                     if let Some(change) = change {
                         self.free(change);
                     }
@@ -178,11 +220,15 @@ impl World {
             granted: offer.granted.as_ref().map(|granted| granted.version),
         };
         let moment = Moment { unix_ms, random: self.random.next() };
-        let Ok(announced) = announce(&self.master.disk, peer, offer, &evidence, &LIMITS, moment);
+        let Ok(announced) =
+            announce(&View(&self.master.disk, &self.master.reports), peer, offer, &evidence, &LIMITS, moment);
         match announced {
             Announced::Granted { entry, .. } => {
                 self.master.disk.last = self.master.disk.last.max(entry.version);
-                self.master.disk.entries.insert(name, ((*entry).clone(), session));
+                if let Some((before, of)) = self.master.disk.entries.insert(name, ((*entry).clone(), session)) {
+                    self.count_out(&before, of);
+                }
+                self.master.reports.on_granted(&peer, &entry.digest());
                 let version = entry.version;
                 Verdict::Accepted { version, seal: self.certify(*entry) }
             }
@@ -195,7 +241,7 @@ impl World {
                 if let Some(leases) = &mut self.master.leases
                     && leases.get(&owner).is_none()
                 {
-                    leases.restore([(owner, Session::default(), Vec::new(), 1)], now);
+                    leases.restore([(owner, Vec::new(), Holding::default())], now);
                 }
                 self.certify(*entry);
                 Verdict::Conflict { owner }
@@ -218,7 +264,52 @@ impl World {
         for peer in evicted {
             self.free_all(peer, Session(u64::MAX));
             self.master.disk.members.remove(&peer);
-            self.master.disk.reported.remove(&peer);
+            self.master.reports.put_back(peer, None);
+        }
+    }
+
+    /// What a peer holds in a range, as it is answered to a comparison.
+    fn divide(&self, peer: &PeerId, range: &Range) -> Compared {
+        let mut division = Division::new(range.from.clone());
+        for (entry, _) in self.master.disk.of(peer) {
+            let name = entry.name.as_str();
+            if range.from.as_str() <= name && range.to.as_deref().is_none_or(|to| name < to) {
+                division.push(name, &entry.digest());
+            }
+        }
+        division.finish(&range.held)
+    }
+
+    /// Somebody changes rows of the index by hand: deletes some, changes some, adds some.
+    pub(super) fn spoil_index(&mut self) {
+        let unix_ms = self.time(MASTER).unix_ms;
+        for _ in 0..1 + self.random.below(6) {
+            let name = name(self.random.below(NAMES as u64) as usize);
+            let disk = &mut self.master.disk;
+            match self.random.below(3) {
+                0 => drop(disk.entries.remove(&name)),
+                1 => {
+                    disk.last = disk.last.next(unix_ms);
+                    let (content, version) = (ContentId::of(b"by hand"), disk.last);
+                    if let Some((entry, _)) = disk.entries.get_mut(&name) {
+                        (entry.content, entry.version) = (content, version);
+                    }
+                }
+                _ => {
+                    let owner = IDS[self.random.below(PEERS as u64) as usize];
+                    disk.last = disk.last.next(unix_ms);
+                    let entry = Entry {
+                        name: name.clone(),
+                        content: ContentId::of(b"by hand"),
+                        size: 1,
+                        owner,
+                        version: disk.last,
+                    };
+                    if disk.members.contains_key(&owner) {
+                        disk.entries.entry(name).or_insert((entry, Session::default()));
+                    }
+                }
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A peer of a simulated network.
 
+use std::ops::Bound;
+
 use super::*;
 
 pub(super) struct Peer {
@@ -8,11 +10,46 @@ pub(super) struct Peer {
     pub(super) records: Records,
     pub(super) session: Option<Session>,
     pub(super) sequence: u64,
-    /// The change under way and when to give up on it.
-    pub(super) waiting: Option<(u64, Batch, u64)>,
+    /// The question under way and when to give up on it.
+    pub(super) waiting: Option<(u64, Pending, u64)>,
+    /// The share that the last join told of.
+    pub(super) joining: BTreeMap<Name, (ContentId, u64)>,
+    /// When the lease is renewed next.
+    pub(super) renewal: u64,
+    /// Whether no master answers, or one does and was not told everything yet: the node claims names by itself.
+    pub(super) alone: bool,
     /// When the master was last heard.
     pub(super) heard: u64,
     pub(super) up: bool,
+}
+
+/// What a peer waits for.
+#[derive(Debug)]
+pub(super) enum Pending {
+    Change(Batch),
+    Renewal,
+    Comparison(Comparison),
+}
+
+impl Peer {
+    /// What the answer to a question is about, unless it comes too late.
+    fn answered(&mut self, session: Session, sequence: u64) -> Option<Pending> {
+        let fits = self.session == Some(session) && self.waiting.as_ref().is_some_and(|(at, ..)| *at == sequence);
+        if fits { self.waiting.take().map(|(_, pending, _)| pending) } else { None }
+    }
+
+    pub(super) fn lose_session(&mut self) {
+        (self.session, self.waiting) = (None, None);
+        self.announcer.on_session_over();
+    }
+
+    fn next_batch(&self, unix_ms: u64) -> Option<Batch> {
+        let share = |after: Option<&Name>| {
+            let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
+            self.share.range::<Name, _>((begin, Bound::Unbounded)).map(|(name, (content, size))| (name, content, *size))
+        };
+        self.announcer.next_batch(share, unix_ms)
+    }
 }
 
 impl World {
@@ -27,27 +64,37 @@ impl World {
             Message::Joined { session, unchanged } if peer.session.is_none_or(|held| held < session) => {
                 peer.session = Some(session);
                 (peer.sequence, peer.waiting) = (0, None);
-                let share = peer.share.iter().map(|(name, (content, size))| (name, content, *size));
-                peer.announcer.on_joined(unchanged, share);
+                let share = peer.joining.iter().map(|(name, (content, size))| (name, content, *size));
+                peer.announcer.on_joined(unchanged, share, now.mono);
+                peer.announcer.look_again();
             }
-            Message::Announced { session, sequence, verdicts } => {
-                if let Some((waiting, Batch::Announce { offers, last }, _)) = peer.waiting.clone()
-                    && (waiting, peer.session) == (sequence, Some(session))
-                {
-                    assert!(peer.announcer.on_announced(&offers, last, verdicts, now.unix_ms));
-                    peer.waiting = None;
+            Message::Announced { session, sequence, verdicts } => match peer.answered(session, sequence) {
+                Some(Pending::Change(Batch::Announce { offers, last })) => {
+                    assert!(peer.announcer.on_announced(&offers, last.is_some(), verdicts, now));
                 }
-            }
-            Message::Revoked { session, sequence } => {
-                if let Some((waiting, Batch::Revoke(names), _)) = peer.waiting.clone()
-                    && (waiting, peer.session) == (sequence, Some(session))
-                {
+                other => assert!(other.is_none()),
+            },
+            Message::Revoked { session, sequence } => match peer.answered(session, sequence) {
+                Some(Pending::Change(Batch::Revoke(names))) => {
                     let outcomes = vec![swarmdex_protocols::index::Revocation::NotHeld; names.len()];
                     assert!(peer.announcer.on_revoked(&names, &outcomes));
-                    peer.waiting = None;
+                }
+                other => assert!(other.is_none()),
+            },
+            Message::Renewed { session, sequence, agreed } => match peer.answered(session, sequence) {
+                Some(_) if agreed => peer.announcer.on_agreed(now.mono),
+                Some(_) => self.compare(to, Comparison::default()),
+                None => {}
+            },
+            Message::Compared { session, sequence, answers } => {
+                if let Some(Pending::Comparison(mut comparison)) = peer.answered(session, sequence) {
+                    match comparison.on_compared(answers, &peer.announcer) {
+                        Ok(()) => self.compare(to, comparison),
+                        Err(_) => peer.lose_session(),
+                    }
                 }
             }
-            Message::Refused => (peer.session, peer.waiting) = (None, None),
+            Message::Refused => peer.lose_session(),
             Message::Store(statement) => {
                 let sender = IDS.get(from).copied().unwrap_or(IDS[0]);
                 peer.records.store(key_of(statement.name()), [0; 32], statement, sender, false, now);
@@ -66,7 +113,7 @@ impl World {
         self.peers[number].records.handle_timeout(now);
         let peer = &mut self.peers[number];
         if peer.waiting.as_ref().is_some_and(|(_, _, until)| *until < self.now) {
-            (peer.session, peer.waiting) = (None, None);
+            peer.lose_session();
         }
         // Pings: a master that is not heard for long is lost.
         if self.connected(number, MASTER) {
@@ -75,23 +122,28 @@ impl World {
                 leases.on_alive(&IDS[number], now);
             }
         } else {
-            self.peers[number].session = None;
+            self.peers[number].lose_session();
         }
         if self.peers[number].session.is_some() {
             if self.random.chance(2) {
                 self.peers[number].announcer.retry_lost();
             }
             self.tell(number);
+            if self.peers[number].alone {
+                self.outage(number);
+            }
         } else {
             let peer = &self.peers[number];
             let newest = peer.announcer.newest().map(|certificate| certificate.entry.version);
             let share = peer.share.iter().map(|(name, (content, size))| (name, content, *size));
             let digest = peer.announcer.digest(share);
             let join = Message::Join { newest, entries: peer.share.len(), digest };
+            self.peers[number].joining = self.peers[number].share.clone();
             if self.connected(number, MASTER) {
                 self.send(number, MASTER, join);
             }
             if self.now > self.peers[number].heard + 2_000 {
+                self.peers[number].alone = true;
                 self.give_up(number, true);
                 self.outage(number);
             }
@@ -119,12 +171,46 @@ impl World {
         let unix_ms = self.time(number).unix_ms;
         let peer = &mut self.peers[number];
         let (Some(session), None) = (peer.session, &peer.waiting) else { return };
-        let share: Vec<_> = peer.share.iter().map(|(name, (content, size))| (name, content, *size)).collect();
-        if let Some(batch) = peer.announcer.next_batch(share, unix_ms) {
-            peer.sequence += 1;
-            let sequence = peer.sequence;
-            peer.waiting = Some((sequence, batch.clone(), self.now + 1_500));
+        peer.sequence += 1;
+        let (sequence, until) = (peer.sequence, self.now + 1_500);
+        if self.random.chance(30) {
+            peer.announcer.look_again();
+        }
+        if let Some(batch) = peer.next_batch(unix_ms) {
+            peer.waiting = Some((sequence, Pending::Change(batch.clone()), until));
             self.send(number, MASTER, Message::Change { session, sequence, batch });
+            return;
+        }
+        peer.alone = false;
+        if let Some(held) = peer.announcer.granted().filter(|_| peer.renewal <= self.now) {
+            peer.renewal = self.now + RENEWAL_MS;
+            peer.waiting = Some((sequence, Pending::Renewal, until));
+            self.send(number, MASTER, Message::Renew { session, sequence, held });
+        }
+    }
+
+    /// Goes on with a comparison, or takes up what it found.
+    fn compare(&mut self, number: usize, mut comparison: Comparison) {
+        let peer = &mut self.peers[number];
+        let ranges = comparison.next_ranges(&peer.announcer);
+        if ranges.is_empty() {
+            peer.renewal = self.now;
+            return peer.announcer.on_differences(&comparison.finish());
+        }
+        peer.sequence += 1;
+        let Some(session) = peer.session else { return };
+        let sequence = peer.sequence;
+        peer.waiting = Some((sequence, Pending::Comparison(comparison), self.now + 1_500));
+        self.send(number, MASTER, Message::Compare { session, sequence, ranges });
+    }
+
+    /// A fault of a peer: it forgets what the master granted, or believes what it did not grant.
+    pub(super) fn spoil_peer(&mut self, number: usize) {
+        let now = self.time(number);
+        for _ in 0..1 + self.random.below(6) {
+            let name = name(self.random.below(NAMES as u64) as usize);
+            let granted = self.random.chance(50).then(|| (ContentId::of(&[self.random.below(3) as u8]), 1, Version(7)));
+            self.peers[number].announcer.spoil(&name, granted, now.mono);
         }
     }
 
@@ -193,7 +279,7 @@ impl World {
         let (mut stored, mut rival) = (0, None);
         for node in self.closest(&name) {
             let held = self.peers[node].records.ledger(&key_of(&name)).filter(|_| self.connected(number, node));
-            match held.map(|ledger| (ledger.claim(), ledger.settled())) {
+            match held.as_ref().map(|ledger| (ledger.claim(), ledger.settled())) {
                 Some((Some(held), _)) if held.entry == claim.entry => stored += 1,
                 Some((Some(held), _)) if !held.withdrawn => rival = Some(held.entry.owner),
                 Some((_, Some(Statement::Certificate(held)))) => rival = Some(held.entry.owner),
@@ -211,14 +297,14 @@ impl World {
     pub(super) fn restart(&mut self, number: usize) {
         let peer = &mut self.peers[number];
         peer.up = !peer.up;
-        (peer.session, peer.waiting) = (None, None);
+        peer.lose_session();
         if peer.up {
             let saved = peer.announcer.statements().filter_map(|statement| match statement {
                 Statement::Certificate(certificate) => Some(certificate),
                 _ => None,
             });
             let saved: Vec<_> = saved.collect();
-            peer.announcer = Announcer::new(IDS[number], saved);
+            peer.announcer = Announcer::new(IDS[number], saved).with_batch(BATCH);
         }
     }
 }

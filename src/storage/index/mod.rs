@@ -4,7 +4,9 @@
 //! `state::index` against the database as it is inside that transaction, and answers after the commit
 //! (`synchronous=FULL`): what was acknowledged survives a crash, and a commit is shared by many.
 
+mod compare;
 mod read;
+mod recount;
 mod schema;
 mod write;
 
@@ -12,17 +14,24 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use libp2p::identity::Keypair;
-use swarmdex_protocols::index::{Cursor, Offer, Page, Refusal, RefusalCode, Revocation, Session, ShareDigest, Verdict};
+use swarmdex_protocols::index::{
+    Cursor, Offer, Page, Refusal, RefusalCode, Revocation, Session, ShareDigest, ShareSum, Verdict,
+};
 use swarmdex_protocols::{Certificate, Multiaddr, Name, Network, Pattern, PeerId, Statement, Tally, Version};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::LimitsConfig;
+pub use compare::CompareStep;
+
 use crate::state::index::NameLimits;
+use crate::state::lease::Holding;
+use crate::tasks::Failures;
 
 /// Requests that wait for the writer.
 const WRITE_QUEUE: usize = 1024;
@@ -71,6 +80,7 @@ pub struct IndexOptions {
     limits: NameLimits,
     clock: fn() -> u64,
     mirror: Option<mpsc::Sender<Statement>>,
+    failures: Failures,
     /// Rows that one page of a search looks at.
     rows_per_page: usize,
 }
@@ -79,13 +89,20 @@ impl IndexOptions {
     /// For this network, with certificates signed by this key.
     pub fn new(network: Network, master: Keypair, limits: &LimitsConfig) -> Self {
         let limits = NameLimits { names_per_peer: limits.names_per_peer as u64, names: limits.names as u64 };
-        Self { network, master, limits, clock: unix_ms, mirror: None, rows_per_page: read::ROWS_PER_PAGE }
+        let (rows_per_page, failures) = (read::ROWS_PER_PAGE, Failures::default());
+        Self { network, master, limits, clock: unix_ms, mirror: None, failures, rows_per_page }
     }
 
     /// Hands every statement that the index makes to this queue, after it is on disk. What finds no room there
     /// is left out: owners publish their certificates by themselves, and tombstones are read again.
     pub fn with_mirror(mut self, mirror: mpsc::Sender<Statement>) -> Self {
         self.mirror = Some(mirror);
+        self
+    }
+
+    /// Says here if a thread of the index panics: without it nothing is written, or found, any more.
+    pub fn with_failures(mut self, failures: Failures) -> Self {
+        self.failures = failures;
         self
     }
 }
@@ -101,12 +118,10 @@ fn unix_ms() -> u64 {
 pub struct KnownPeer {
     /// Its id.
     pub peer: PeerId,
-    /// Its last session.
-    pub session: Session,
     /// Where it listened.
     pub addresses: Vec<Multiaddr>,
-    /// Names that it holds.
-    pub names: u64,
+    /// What it holds.
+    pub held: ShareSum,
 }
 
 /// A change of the index.
@@ -133,6 +148,8 @@ pub enum WriteOp {
         offers: Vec<Offer>,
         /// Whether its names that were not announced since its join are to be freed.
         last: bool,
+        /// With `last`: what it says was granted to it since then, unless it is of an earlier build.
+        total: Option<ShareSum>,
         /// What the mirror says of offered names, as far as it was asked.
         mirror: BTreeMap<Name, Tally>,
     },
@@ -143,11 +160,31 @@ pub enum WriteOp {
         /// The names.
         names: Vec<String>,
     },
+    /// A change that a member asked for in a session: refused if a later join has begun another since.
+    InSession {
+        /// The session.
+        session: Session,
+        /// The change.
+        change: Box<WriteOp>,
+    },
     /// A member is gone: all its names are freed.
     Evict {
         /// The peer.
         peer: PeerId,
     },
+}
+
+impl WriteOp {
+    /// The peer that it is about.
+    fn peer(&self) -> PeerId {
+        match self {
+            Self::Join { peer, .. }
+            | Self::Announce { peer, .. }
+            | Self::Revoke { peer, .. }
+            | Self::Evict { peer } => *peer,
+            Self::InSession { change, .. } => change.peer(),
+        }
+    }
 }
 
 /// What became of a change.
@@ -159,24 +196,24 @@ pub enum WriteOutcome {
         session: Session,
         /// Whether the index holds exactly the peer's share.
         unchanged: bool,
-        /// Names that the peer holds.
-        names: u64,
+        /// What the peer holds.
+        holding: Holding,
     },
     /// To an announce.
     Announced {
         /// A verdict for each offer.
         verdicts: Vec<Verdict>,
-        /// Names that the peer holds.
-        names: u64,
+        /// What the peer holds.
+        holding: Holding,
         /// Peers that hold names by what the mirror says, and may be no members.
-        adopted: BTreeMap<PeerId, u64>,
+        adopted: BTreeMap<PeerId, Holding>,
     },
     /// To a revoke.
     Revoked {
         /// An outcome for each name.
         outcomes: Vec<Revocation>,
-        /// Names that the peer holds.
-        names: u64,
+        /// What the peer holds.
+        holding: Holding,
     },
     /// To an eviction.
     Evicted {
@@ -205,6 +242,8 @@ pub enum ReadOp {
         /// The names.
         names: Vec<Name>,
     },
+    /// Goes on dividing what a member holds in a range of names.
+    Compare(Box<CompareStep>),
     /// A page of the entries that match.
     Search {
         /// The query.
@@ -234,6 +273,8 @@ pub enum ReadOutcome {
     Tombstones(TombstonePage),
     /// Names that the index does not have.
     Unknown(Vec<Name>),
+    /// How far a comparison is.
+    Compared(Box<CompareStep>),
 }
 
 /// A page of tombstones.
@@ -250,6 +291,8 @@ pub type Later<T> = oneshot::Receiver<Result<T, Refusal>>;
 
 enum Job<Op, Outcome> {
     Do(Op, oneshot::Sender<Result<Outcome, Refusal>>),
+    /// Everything was counted; the writer's alone.
+    Recounted(Result<Option<recount::Recount>, rusqlite::Error>),
     #[cfg(test)]
     Sql(String, SyncSender<()>),
     Stop,
@@ -273,6 +316,14 @@ struct Inner {
 struct Counts {
     names: AtomicU64,
     peers: AtomicU64,
+    /// Members of whom the index holds something else than was said before; at most one entry a member.
+    corrected: Mutex<BTreeMap<PeerId, Holding>>,
+}
+
+impl Counts {
+    fn correct(&self, corrected: Vec<(PeerId, Holding)>) {
+        self.corrected.lock().unwrap_or_else(PoisonError::into_inner).extend(corrected);
+    }
 }
 
 impl IndexStore {
@@ -283,13 +334,15 @@ impl IndexStore {
         let known = schema::known_peers(&writing).map_err(failed)?;
         let reading = schema::open_for_reading(path).map_err(failed)?;
         let counts = Arc::new(Counts::default());
-        let writer = write::Writer::new(writing, options.clone(), counts.clone()).map_err(failed)?;
-        let reader = read::Reader::new(reading, options);
         let (writes, write_queue) = sync_channel(WRITE_QUEUE);
+        let place = (path.to_owned(), writes.clone());
+        let writer = write::Writer::new(writing, place, options.clone(), counts.clone()).map_err(failed)?;
+        let failures = options.failures.clone();
+        let reader = read::Reader::new(reading, options);
         let (reads, read_queue) = sync_channel(READ_QUEUE);
         let threads = vec![
-            start("index-write", move || writer.run(&write_queue))?,
-            start("index-read", move || reader.run(&read_queue))?,
+            start("index-write", &failures, move || writer.run(&write_queue))?,
+            start("index-read", &failures, move || reader.run(&read_queue))?,
         ];
         let inner = Inner { writes, reads, counts, threads: Mutex::new(threads) };
         Ok((Self { inner: Arc::new(inner) }, known))
@@ -308,6 +361,11 @@ impl IndexStore {
     /// Number of names and of members.
     pub fn counts(&self) -> (u64, u64) {
         (self.inner.counts.names.load(Ordering::Relaxed), self.inner.counts.peers.load(Ordering::Relaxed))
+    }
+
+    /// Members of whom the index was found to hold something else than the last outcome said, since this was last asked.
+    pub fn take_corrected(&self) -> BTreeMap<PeerId, Holding> {
+        std::mem::take(&mut *self.inner.counts.corrected.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Finishes what waits, and closes the database. Blocks. Later requests are refused.
@@ -332,7 +390,16 @@ impl IndexStore {
     }
 }
 
-fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, IndexError> {
+fn start(
+    name: &'static str,
+    failures: &Failures,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, IndexError> {
+    let watch = failures.watch_vital(name);
+    let work = move || {
+        let _watch = watch;
+        work();
+    };
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(IndexError::Thread)
 }
 
@@ -345,11 +412,15 @@ fn send<Op, Outcome>(queue: &SyncSender<Job<Op, Outcome>>, op: Op) -> Result<Lat
     }
 }
 
-/// The jobs that wait, at most `most`; if none does, waits for one if `patient`. `None` when the store closes.
-fn take<T>(queue: &Receiver<T>, most: usize, patient: bool) -> Option<Vec<T>> {
+/// The jobs that wait, at most `most`; if none does, waits so long for one. `None` when the store closes.
+fn take<T>(queue: &Receiver<T>, most: usize, patience: Duration) -> Option<Vec<T>> {
     let mut jobs = Vec::new();
-    if patient {
-        jobs.push(queue.recv().ok()?);
+    if !patience.is_zero() {
+        match queue.recv_timeout(patience) {
+            Ok(job) => jobs.push(job),
+            Err(RecvTimeoutError::Timeout) => return Some(jobs),
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
     }
     while jobs.len() < most
         && let Ok(job) = queue.try_recv()
@@ -365,5 +436,9 @@ fn storage_refusal(error: &rusqlite::Error) -> Refusal {
     Refusal::new(RefusalCode::Storage, "the master's index cannot be used at the moment")
 }
 
+#[cfg(test)]
+mod foreign_tests;
+#[cfg(test)]
+mod session_tests;
 #[cfg(test)]
 mod tests;

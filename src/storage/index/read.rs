@@ -41,12 +41,14 @@ impl Reader {
                             self.tombstones(before, limit).map(|page| Ok(ReadOutcome::Tombstones(page)))
                         }
                         ReadOp::Unknown { names } => self.unknown(names).map(|all| Ok(ReadOutcome::Unknown(all))),
+                        ReadOp::Compare(step) => step.run(&self.connection).map(|step| Ok(ReadOutcome::Compared(step))),
                         ReadOp::Search { pattern, cursor, limit } => {
                             self.search(&pattern, cursor, limit).map(|page| Ok(ReadOutcome::Page(page)))
                         }
                     };
                     let _ = answer.send(result.unwrap_or_else(|error| Err(storage_refusal(&error))));
                 }
+                Job::Recounted(_) => {}
                 #[cfg(test)]
                 Job::Sql(..) => {}
                 Job::Stop => return,
@@ -71,12 +73,12 @@ impl Reader {
         })
     }
 
-    /// A page of tombstones, the latest first, as statements that are valid from now on.
+    /// A page of tombstones, the latest first, as they were signed: they are over when every certificate that they end is.
     fn tombstones(&self, before: Option<Version>, limit: u32) -> Sql<TombstonePage> {
         let unix_ms = (self.options.clock)();
         // A tombstone that is older than any certificate can be ends nothing.
         let since = unix_ms.saturating_sub(CERTIFICATE_LIFETIME_MS + 2 * CLOCK_TOLERANCE_MS).cast_signed();
-        let sql = "SELECT name, owner, version FROM tombstones
+        let sql = "SELECT name, owner, version, unix_ms FROM tombstones
             WHERE unix_ms >= ?1 AND version < ?2 ORDER BY version DESC LIMIT ?3";
         let mut statement = self.connection.prepare_cached(sql)?;
         let before = before.map_or(i64::MAX, |version| i64::try_from(version.0).unwrap_or(i64::MAX));
@@ -89,7 +91,9 @@ impl Reader {
             let Ok(name) = Name::parse(row.get_ref(0)?.as_str()?) else { continue };
             let Ok(owner) = schema::peer(row, 1) else { continue };
             let IndexOptions { network, master, .. } = &self.options;
-            if let Ok(tombstone) = Tombstone::sign(name, owner, version, network, master, unix_ms) {
+            // A clock that was set back since has signed nothing in its future.
+            let issued_ms = row.get::<_, i64>(3)?.cast_unsigned().min(unix_ms);
+            if let Ok(tombstone) = Tombstone::sign(name, owner, version, network, master, issued_ms) {
                 tombstones.push(Statement::Tombstone(tombstone));
             }
         }
@@ -97,10 +101,13 @@ impl Reader {
     }
 
     fn unknown(&self, mut names: Vec<Name>) -> Sql<Vec<Name>> {
-        let mut statement = self.connection.prepare_cached("SELECT 1 FROM names WHERE name = ?1")?;
+        let sql = format!("SELECT {} FROM names AS n WHERE n.name = ?1", schema::ENTRY);
+        let mut statement = self.connection.prepare_cached(&sql)?;
         let mut failed = None;
-        names.retain(|name| match statement.exists([name.as_str()]) {
-            Ok(known) => !known,
+        names.retain(|name| match statement.query_row([name.as_str()], schema::entry).optional() {
+            Ok(known) => known.is_none(),
+            // What a damaged row said, the mirror may know.
+            Err(error) if schema::is_damage(&error) => true,
             Err(error) => {
                 failed = Some(error);
                 false
@@ -125,9 +132,12 @@ impl Reader {
         let rows = statement.query_map(values, |row| schema::peer(row, 0))?;
         let mut holders = vec![*owner];
         for peer in rows {
-            let peer = peer?;
-            if peer != *owner {
-                holders.push(peer);
+            match peer {
+                Ok(peer) if peer != *owner => holders.push(peer),
+                Ok(_) => {}
+                // One damaged row costs its own holder, and not the name.
+                Err(error) if schema::is_damage(&error) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(holders)
@@ -155,15 +165,15 @@ impl Reader {
         };
         let (mut entries, mut seen, mut last) = (Vec::new(), 0, after);
         while let Some(row) = rows.next()? {
-            let id = row.get(0)?;
-            (seen, last) = (seen + 1, id);
+            (seen, last) = (seen + 1, row.get(0)?);
             let entry = match schema::entry(row) {
                 Ok((_, entry)) => entry,
-                // What is damaged is not served, and is no end of what comes after it.
-                Err(error) => {
-                    tracing::error!(id, %error, "a damaged entry of the index is left out of a search");
+                // One damaged row costs its own name, and not every search.
+                Err(error) if schema::is_damage(&error) => {
+                    tracing::error!(id = last, %error, "a row of the index is damaged; it is left out");
                     continue;
                 }
+                Err(error) => return Err(error),
             };
             if pattern.matches(&entry.name) {
                 entries.push(entry);

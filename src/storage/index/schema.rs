@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, Row, params};
-use swarmdex_protocols::index::Session;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use swarmdex_protocols::index::{Session, ShareDigest, ShareSum};
 use swarmdex_protocols::{ContentId, Entry, Multiaddr, Name, PeerId, Version};
 
 use super::{IndexError, KnownPeer};
@@ -15,6 +15,10 @@ const APPLICATION_ID: i32 = 0x7377_6469;
 const VERSION: i32 = 1;
 /// How long tombstones are kept, in milliseconds (30 days): longer than any certificate that they end.
 const TOMBSTONE_LIFETIME_MS: u64 = 30 * 24 * 3600 * 1000;
+/// Tombstones that are kept, about 200 bytes each on disk: the latest.
+pub(super) const MAX_TOMBSTONES: u32 = 1_000_000;
+/// Tombstones that are forgotten at a time.
+const PRUNE_SLICE: u32 = 20_000;
 
 /// Ids of names are never used again, so that a search cursor stays where it is. The words are in the
 /// index alone: their text is the name's.
@@ -38,7 +42,6 @@ const TABLES: &str = "
         session INTEGER NOT NULL,
         checksum BLOB NOT NULL
     ) STRICT;
-    CREATE INDEX names_by_owner ON names (owner);
     CREATE INDEX names_by_content ON names (content, owner);
     CREATE TABLE tombstones (
         name TEXT PRIMARY KEY,
@@ -51,6 +54,13 @@ const TABLES: &str = "
     CREATE VIRTUAL TABLE words USING fts5 (
         text, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 0', prefix = '2 3'
     );
+";
+
+/// The names of one owner in order, for comparisons with it; what earlier builds made in its place goes. They
+/// open a database with it all the same.
+const ORDER: &str = "
+    CREATE INDEX IF NOT EXISTS names_in_order ON names (owner, name);
+    DROP INDEX IF EXISTS names_by_owner;
 ";
 
 /// Columns of an entry, in the order of [`entry`].
@@ -73,7 +83,9 @@ fn refusal(path: &Path, error: OpenError) -> IndexError {
 /// Opens the database for writing.
 pub(super) fn open(path: &Path) -> Result<Connection, IndexError> {
     let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: TABLES, synchronous: "FULL" };
-    sqlite::open(path, &schema).map_err(|error| refusal(path, error))
+    let connection = sqlite::open(path, &schema).map_err(|error| refusal(path, error))?;
+    connection.execute_batch(ORDER).map_err(|error| explain(path, error))?;
+    Ok(connection)
 }
 
 /// Opens the database for reading beside the writer.
@@ -84,22 +96,30 @@ pub(super) fn open_for_reading(path: &Path) -> Result<Connection, rusqlite::Erro
     Ok(connection)
 }
 
-/// Forgets tombstones that end nothing any more.
-pub(super) fn prune(connection: &Connection, unix_ms: u64) -> Result<(), rusqlite::Error> {
-    let before = unix_ms.saturating_sub(TOMBSTONE_LIFETIME_MS).cast_signed();
-    connection.execute("DELETE FROM tombstones WHERE unix_ms < ?1", [before]).map(drop)
+/// Forgets tombstones that end nothing any more, and the oldest where there are more than `most`: at most
+/// [`PRUNE_SLICE`] of each kind at a time, so that nobody waits for long.
+pub(super) fn prune(connection: &Connection, unix_ms: u64, most: u32) -> Result<(), rusqlite::Error> {
+    let before = unix_ms.saturating_sub(TOMBSTONE_LIFETIME_MS);
+    // Versions rise with time, and have an index.
+    let sql = "DELETE FROM tombstones WHERE name IN
+        (SELECT name FROM tombstones WHERE version < ?1 AND unix_ms < ?2 ORDER BY version LIMIT ?3)";
+    let version = before.saturating_mul(1024).cast_signed();
+    connection.execute(sql, params![version, before.cast_signed(), PRUNE_SLICE])?;
+    let sql = "DELETE FROM tombstones WHERE name IN (SELECT name FROM tombstones WHERE version <=
+        (SELECT version FROM tombstones ORDER BY version DESC LIMIT 1 OFFSET ?1) ORDER BY version LIMIT ?2)";
+    connection.execute(sql, params![most, PRUNE_SLICE]).map(drop)
 }
 
 /// Members from before.
 pub(super) fn known_peers(connection: &Connection) -> Result<Vec<KnownPeer>, rusqlite::Error> {
-    let mut statement = connection.prepare("SELECT peer, session, addresses, names FROM peers ORDER BY peer")?;
+    let mut statement = connection.prepare("SELECT peer, digest, addresses, names FROM peers ORDER BY peer")?;
     let rows = statement.query_map([], |row| {
         let addresses: String = row.get(2)?;
+        let digest = ShareDigest::from_bytes(row.get(1)?);
         Ok(KnownPeer {
             peer: peer(row, 0)?,
-            session: Session(row.get::<_, i64>(1)?.cast_unsigned()),
             addresses: addresses.lines().filter_map(|line| line.parse().ok()).collect(),
-            names: row.get::<_, i64>(3)?.cast_unsigned(),
+            held: ShareSum { entries: row.get::<_, i64>(3)?.cast_unsigned(), digest },
         })
     })?;
     rows.collect()
@@ -129,6 +149,29 @@ pub(super) fn entry(row: &Row<'_>) -> Result<(i64, Entry), rusqlite::Error> {
         return Err(damaged(6, std::io::Error::other("the row does not fit its checksum")));
     }
     Ok((row.get(0)?, entry))
+}
+
+/// Whether an error is about the row alone: it was changed from outside, or a bit flipped.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error;
+    matches!(
+        error,
+        Error::FromSqlConversionFailure(..) | Error::InvalidColumnType(..) | Error::IntegralValueOutOfRange(..)
+    )
+}
+
+/// The owner of a row that is damaged, as far as it can be read.
+pub(super) fn owner_of_damaged(connection: &Connection, name: &Name) -> Result<Option<PeerId>, rusqlite::Error> {
+    let mut statement = connection.prepare_cached("SELECT owner FROM names WHERE name = ?1")?;
+    let owner = statement.query_row([name.as_str()], |row| Ok(peer(row, 0).ok())).optional()?;
+    Ok(owner.flatten())
+}
+
+/// Removes a row, whatever it holds.
+pub(super) fn remove_row(connection: &Connection, name: &Name) -> Result<(), rusqlite::Error> {
+    let sql = "DELETE FROM words WHERE rowid IN (SELECT id FROM names WHERE name = ?1)";
+    connection.prepare_cached(sql)?.execute([name.as_str()])?;
+    connection.prepare_cached("DELETE FROM names WHERE name = ?1")?.execute([name.as_str()]).map(drop)
 }
 
 fn damaged(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
@@ -172,4 +215,30 @@ pub(super) fn put(connection: &Connection, entry: &Entry, session: Session, new:
     let words = swarmdex_protocols::name::words(name.as_str()).collect::<Vec<_>>().join(" ");
     connection.prepare_cached("INSERT INTO words (rowid, text) VALUES (?1, ?2)")?.execute(params![id, words])?;
     connection.prepare_cached("DELETE FROM tombstones WHERE name = ?1")?.execute([name.as_str()]).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_tombstones_are_forgotten_and_the_latest_are_bounded() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(TABLES).unwrap();
+        let now = 100 * 24 * 3600 * 1000;
+        let insert = |number: u64, unix_ms: u64| {
+            let values = params![format!("name {number}"), [0u8; 4], (unix_ms * 1024 + number) as i64, unix_ms as i64];
+            connection.execute("INSERT INTO tombstones VALUES (?1, ?2, ?3, ?4, 0)", values).unwrap();
+        };
+        (0..20).for_each(|number| insert(number, now - TOMBSTONE_LIFETIME_MS - 1));
+        (20..60).for_each(|number| insert(number, now - 1000 + number));
+        let left = || {
+            let sql = "SELECT count(*), min(version) FROM tombstones";
+            connection.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).unwrap()
+        };
+        prune(&connection, now, 1000).unwrap();
+        assert_eq!(left().0, 40);
+        prune(&connection, now, 10).unwrap();
+        assert_eq!(left(), (10, ((now - 1000 + 50) * 1024 + 50) as i64), "the latest stay");
+    }
 }

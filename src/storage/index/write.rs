@@ -1,11 +1,14 @@
 //! The writer: one transaction for all that waits.
 
 mod apply;
+mod foreign;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use swarmdex_protocols::index::{Refusal, RefusalCode};
@@ -13,6 +16,8 @@ use swarmdex_protocols::{PeerId, Statement, Version};
 use tokio::sync::oneshot;
 
 use super::{Counts, IndexOptions, Job, WriteOp, WriteOutcome, schema, storage_refusal, take};
+use crate::state::reports::Reports;
+use foreign::Foreign;
 
 /// Most requests in one transaction: bounds how long the first of them waits for the last.
 const MAX_GROUP: usize = 256;
@@ -22,9 +27,13 @@ const MAX_GROUP_ENTRIES: usize = 20_000;
 /// How far ahead of the clock a new index begins to count versions, in milliseconds (10 minutes).
 const FRESH_LEAD_MS: u64 = 600_000;
 
+/// How often old tombstones are forgotten while the index changes, in milliseconds (1 minute).
+const PRUNE_PAUSE_MS: u64 = 60_000;
+
 /// Names of an evicted peer that one transaction frees: others do not wait for all of 200,000.
 const EVICTION_SLICE: u64 = 2000;
 
+type WriteJob = Job<WriteOp, WriteOutcome>;
 type Answer = oneshot::Sender<Result<WriteOutcome, Refusal>>;
 type Sql<T> = Result<T, rusqlite::Error>;
 
@@ -46,13 +55,21 @@ pub(super) struct Writer {
     counts: Arc<Counts>,
     /// As in the database, as of the transaction that is open.
     totals: Totals,
-    /// Members that have told their whole share since they joined, in this run of the master. If the transaction that
-    /// says so fails, they join anew.
-    reported: BTreeSet<PeerId>,
+    /// What members have told of their share since they joined, in this run of the master.
+    reports: Reports,
+    /// Number of the last change of what a member holds.
+    change: u64,
+    /// Changes that this program did not make.
+    foreign: Foreign,
+    /// The database, and the queue by which it is told what was counted in it.
+    path: PathBuf,
+    queue: SyncSender<WriteJob>,
     /// Statements that the open transaction made.
     made: Vec<Statement>,
     /// Peers whose names are being freed, a slice at a time, with the number freed so far.
     evicting: VecDeque<(PeerId, u64, Answer)>,
+    /// Wall clock when tombstones were last forgotten, in milliseconds since 1970.
+    pruned_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,11 +80,29 @@ struct Totals {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection, options: IndexOptions, counts: Arc<Counts>) -> Sql<Self> {
-        schema::prune(&connection, (options.clock)())?;
-        let (totals, reported, made) = (Totals::default(), BTreeSet::new(), Vec::new());
-        let evicting = VecDeque::new();
-        let mut writer = Self { connection, options, counts, totals, reported, made, evicting };
+    pub(super) fn new(
+        connection: Connection,
+        (path, queue): (PathBuf, SyncSender<WriteJob>),
+        options: IndexOptions,
+        counts: Arc<Counts>,
+    ) -> Sql<Self> {
+        let (totals, reports, foreign) = (Totals::default(), Reports::default(), Foreign::default());
+        let (made, evicting, change, pruned_ms) = (Vec::new(), VecDeque::new(), 0, 0);
+        let mut writer = Self {
+            connection,
+            options,
+            counts,
+            totals,
+            reports,
+            change,
+            foreign,
+            path,
+            queue,
+            made,
+            evicting,
+            pruned_ms,
+        };
+        writer.prune()?;
         writer.reload()?;
         if writer.totals.last == Version::default() {
             // A new index, or one in place of an index that was lost: above whatever that one gave, also if this
@@ -90,13 +125,26 @@ impl Writer {
         Ok(())
     }
 
+    /// Forgets old tombstones, when that is due.
+    fn prune(&mut self) -> Sql<()> {
+        let unix_ms = (self.options.clock)();
+        if unix_ms.abs_diff(self.pruned_ms) < PRUNE_PAUSE_MS {
+            return Ok(());
+        }
+        self.pruned_ms = unix_ms;
+        schema::prune(&self.connection, unix_ms, schema::MAX_TOMBSTONES)
+    }
+
     fn publish(&self) {
         self.counts.names.store(self.totals.names, Ordering::Relaxed);
         self.counts.peers.store(self.totals.peers, Ordering::Relaxed);
     }
 
-    pub(super) fn run(mut self, queue: &Receiver<Job<WriteOp, WriteOutcome>>) {
-        while let Some(jobs) = take(queue, MAX_GROUP, self.evicting.is_empty()) {
+    pub(super) fn run(mut self, queue: &Receiver<WriteJob>) {
+        loop {
+            self.look_for_foreign_changes();
+            let patience = if self.evicting.is_empty() { foreign::LOOK } else { Duration::ZERO };
+            let Some(jobs) = take(queue, MAX_GROUP, patience) else { break };
             let (mut group, mut entries, mut stop) = (Vec::new(), 0, false);
             for job in jobs {
                 match job {
@@ -108,16 +156,16 @@ impl Writer {
                         if let WriteOp::Join { peer, .. } = &op {
                             self.spare(peer);
                         }
-                        entries += match &op {
-                            WriteOp::Announce { offers, .. } => offers.len(),
-                            WriteOp::Revoke { names, .. } => names.len(),
-                            WriteOp::Join { .. } | WriteOp::Evict { .. } => 1,
-                        };
+                        entries += weight(&op);
                         group.push((op, answer));
                         if entries >= MAX_GROUP_ENTRIES {
                             self.commit(std::mem::take(&mut group));
                             entries = 0;
                         }
+                    }
+                    Job::Recounted(result) => {
+                        self.commit(std::mem::take(&mut group));
+                        self.on_recounted(result);
                     }
                     #[cfg(test)]
                     Job::Sql(text, done) => {
@@ -129,6 +177,9 @@ impl Writer {
             }
             self.commit(group);
             self.evict_slice();
+            if let Err(error) = self.prune() {
+                tracing::warn!(%error, "old tombstones could not be forgotten; tried again in a minute");
+            }
             if stop {
                 break;
             }
@@ -206,6 +257,16 @@ impl Writer {
     }
 
     fn transaction(&mut self, ops: &[WriteOp]) -> Sql<Vec<Result<WriteOutcome, Refusal>>> {
+        let reports: Vec<_> = ops.iter().map(|op| (op.peer(), self.reports.of(&op.peer()))).collect();
+        self.try_transaction(ops).inspect_err(|_| {
+            // In reverse: of several requests of one peer the state before the first counts.
+            for (peer, report) in reports.into_iter().rev() {
+                self.reports.put_back(peer, report);
+            }
+        })
+    }
+
+    fn try_transaction(&mut self, ops: &[WriteOp]) -> Sql<Vec<Result<WriteOutcome, Refusal>>> {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let before = self.totals.last;
         let mut results = Vec::with_capacity(ops.len());
@@ -226,7 +287,7 @@ impl Writer {
     /// Carries out one request, or undoes it alone.
     fn single(&mut self, op: &WriteOp) -> Sql<Result<WriteOutcome, Refusal>> {
         self.connection.execute_batch("SAVEPOINT one")?;
-        let (totals, made) = (self.totals, self.made.len());
+        let (totals, made, report) = (self.totals, self.made.len(), self.reports.of(&op.peer()));
         let failure = match self.apply(op) {
             Ok(outcome) => {
                 self.connection.execute_batch("RELEASE one")?;
@@ -244,9 +305,20 @@ impl Writer {
         self.connection.execute_batch("ROLLBACK TO one; RELEASE one")?;
         self.totals = totals;
         self.made.truncate(made);
+        self.reports.put_back(op.peer(), report);
         Ok(Err(match failure {
             Failure::Refused(refusal) => refusal,
             Failure::Database(error) => storage_refusal(&error),
         }))
+    }
+}
+
+/// Entries that a change is about.
+fn weight(op: &WriteOp) -> usize {
+    match op {
+        WriteOp::Announce { offers, .. } => offers.len(),
+        WriteOp::Revoke { names, .. } => names.len(),
+        WriteOp::InSession { change, .. } => weight(change),
+        WriteOp::Join { .. } | WriteOp::Evict { .. } => 1,
     }
 }

@@ -1,21 +1,29 @@
 //! What one request does inside the open transaction.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, Revocation, Session, ShareDigest, Verdict};
+use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, Revocation, Session, ShareDigest, ShareSum, Verdict};
 use swarmdex_protocols::{Certificate, Entry, Multiaddr, Name, PeerId, Statement, Tally, Tombstone, Version};
 
 use super::{EVICTION_SLICE, Failure, Sql, Totals, Writer};
 use crate::state::index::{Announced, Change, Evidence, IndexView, Moment, after, announce, evict, revoke};
+use crate::state::lease::Holding;
+use crate::state::reports::Reports;
 use crate::storage::index::{IndexOptions, WriteOp, WriteOutcome, schema};
 
 /// The row of the peer that a request is about, changed as the request is carried out.
-struct Peer {
-    id: PeerId,
+pub(super) struct Peer {
+    pub(super) id: PeerId,
     session: Session,
-    digest: ShareDigest,
-    names: u64,
+    pub(super) held: ShareSum,
+}
+
+/// A row of the index.
+struct Stored {
+    id: i64,
+    entry: Entry,
+    session: Session,
 }
 
 /// Which names of a peer are freed.
@@ -31,7 +39,7 @@ enum Free {
 struct View<'a> {
     connection: &'a Connection,
     totals: &'a Totals,
-    reported: &'a BTreeSet<PeerId>,
+    reports: &'a Reports,
     names_of_peer: u64,
 }
 
@@ -41,8 +49,17 @@ impl IndexView for View<'_> {
     fn entry(&self, name: &Name) -> Sql<Option<Entry>> {
         let sql = format!("SELECT {} FROM names AS n WHERE n.name = ?1", schema::ENTRY);
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let found = statement.query_row([name.as_str()], schema::entry).optional()?;
-        Ok(found.map(|(_, entry)| entry))
+        match statement.query_row([name.as_str()], schema::entry).optional() {
+            Ok(found) => Ok(found.map(|(_, entry)| entry)),
+            Err(error) if schema::is_damage(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn damaged(&self, name: &Name) -> Sql<Option<PeerId>> {
+        let Some(owner) = schema::owner_of_damaged(self.connection, name)? else { return Ok(None) };
+        let mut statement = self.connection.prepare_cached("SELECT 1 FROM peers WHERE peer = ?1")?;
+        Ok(statement.exists([owner.to_bytes()])?.then_some(owner))
     }
 
     fn names_of(&self, _: &PeerId) -> Sql<u64> {
@@ -64,7 +81,7 @@ impl IndexView for View<'_> {
     }
 
     fn reported(&self, peer: &PeerId) -> Sql<bool> {
-        Ok(self.reported.contains(peer))
+        Ok(self.reports.is_whole(peer))
     }
 }
 
@@ -75,13 +92,30 @@ impl Writer {
                 self.totals.last = after(self.totals.last, *seen, rand::random());
                 self.join(*peer, addresses, digest, *entries)
             }
-            WriteOp::Announce { peer, offers, last, mirror } => self.announce(*peer, offers, *last, mirror),
+            WriteOp::Announce { peer, offers, last, total, mirror } => {
+                let end = last.then_some(total.as_ref());
+                self.announce(*peer, offers, end, mirror)
+            }
             WriteOp::Revoke { peer, names } => self.revoke(*peer, names),
+            WriteOp::InSession { session, change } => {
+                self.check_session(change, *session)?;
+                self.apply(change)
+            }
             WriteOp::Evict { peer } => self.evict(*peer),
         }
     }
 
-    fn peer(&self, id: PeerId) -> Sql<Option<Peer>> {
+    /// Two runs of one peer may report at once: what the first still had under way when the second joined must not be
+    /// taken for a part of the second's report, nor end it.
+    fn check_session(&self, change: &WriteOp, session: Session) -> Result<(), Failure> {
+        let (WriteOp::Announce { peer, .. } | WriteOp::Revoke { peer, .. }) = change else { return Ok(()) };
+        if self.member(*peer)?.session == session {
+            return Ok(());
+        }
+        Err(Failure::Refused(Refusal::new(RefusalCode::NotJoined, "that session is over: join again")))
+    }
+
+    pub(super) fn peer(&self, id: PeerId) -> Sql<Option<Peer>> {
         let mut statement =
             self.connection.prepare_cached("SELECT session, digest, names FROM peers WHERE peer = ?1")?;
         statement
@@ -89,8 +123,10 @@ impl Writer {
                 Ok(Peer {
                     id,
                     session: Session(row.get::<_, i64>(0)?.cast_unsigned()),
-                    digest: ShareDigest::from_bytes(row.get(1)?),
-                    names: row.get::<_, i64>(2)?.cast_unsigned(),
+                    held: ShareSum {
+                        digest: ShareDigest::from_bytes(row.get(1)?),
+                        entries: row.get::<_, i64>(2)?.cast_unsigned(),
+                    },
                 })
             })
             .optional()
@@ -101,8 +137,15 @@ impl Writer {
         self.peer(id)?.ok_or_else(refusal)
     }
 
-    fn store(&self, peer: &Peer) -> Sql<()> {
-        let values = params![peer.id.to_bytes(), &peer.digest.as_bytes()[..], peer.names.cast_signed()];
+    /// What a peer holds, as of a change of its own.
+    pub(super) fn holding(&mut self, peer: &Peer) -> Holding {
+        self.change += 1;
+        Holding { sum: peer.held, at: self.change }
+    }
+
+    pub(super) fn store(&self, peer: &Peer) -> Sql<()> {
+        let ShareSum { entries, digest } = &peer.held;
+        let values = params![peer.id.to_bytes(), &digest.as_bytes()[..], entries.cast_signed()];
         self.connection.prepare_cached("UPDATE peers SET digest = ?2, names = ?3 WHERE peer = ?1")?.execute(values)?;
         Ok(())
     }
@@ -117,31 +160,37 @@ impl Writer {
         let before = self.peer(id)?;
         self.totals.last = self.totals.last.next((self.options.clock)());
         let session = Session(self.totals.last.0);
-        let (held, names) = before.as_ref().map_or((ShareDigest::empty(), 0), |peer| (peer.digest, peer.names));
+        let held = match &before {
+            Some(peer) => peer.held,
+            // None, unless somebody else changed the database.
+            None => self.rows_of(&id)?,
+        };
         let values = params![
             id.to_bytes(),
             session.0.cast_signed(),
             schema::join_addresses(addresses),
-            &held.as_bytes()[..],
-            names.cast_signed(),
+            &held.digest.as_bytes()[..],
+            held.entries.cast_signed(),
         ];
         let sql = "INSERT INTO peers (peer, session, addresses, digest, names) VALUES (?1, ?2, ?3, ?4, ?5)
             ON CONFLICT (peer) DO UPDATE SET session = ?2, addresses = ?3";
         self.connection.prepare_cached(sql)?.execute(values)?;
         self.totals.peers += u64::from(before.is_none());
-        let unchanged = held == *digest && names == entries;
-        self.set_reported(id, unchanged);
-        Ok(WriteOutcome::Joined { session, unchanged, names })
+        let unchanged = held == ShareSum { entries, digest: *digest };
+        self.reports.on_joined(id, unchanged, entries);
+        let holding = self.holding(&Peer { id, session, held });
+        Ok(WriteOutcome::Joined { session, unchanged, holding })
     }
 
     fn announce(
         &mut self,
         id: PeerId,
         offers: &[Offer],
-        last: bool,
+        end: Option<Option<&ShareSum>>,
         mirror: &BTreeMap<Name, Tally>,
     ) -> Result<WriteOutcome, Failure> {
         let mut peer = self.member(id)?;
+        self.reports.on_offers(&id, offers.len()).map_err(Failure::Refused)?;
         let unix_ms = (self.options.clock)();
         let moment = Moment { unix_ms, random: rand::random() };
         let mut verdicts = Vec::with_capacity(offers.len());
@@ -151,15 +200,15 @@ impl Writer {
             let view = View {
                 connection: &self.connection,
                 totals: &self.totals,
-                reported: &self.reported,
-                names_of_peer: peer.names,
+                reports: &self.reports,
+                names_of_peer: peer.held.entries,
             };
             let verdict = match announce(&view, id, offer, &evidence, &self.options.limits, moment)? {
                 Announced::Granted { entry, new } => {
                     if new {
                         self.change(&mut peer, Change::Put((*entry).clone()), unix_ms)?;
                     } else {
-                        self.confirm(&peer, &entry.name)?;
+                        self.confirm(&peer, &entry)?;
                     }
                     self.seal(*entry, unix_ms)
                 }
@@ -173,12 +222,12 @@ impl Writer {
             };
             verdicts.push(verdict);
         }
-        if last {
+        if let Some(total) = end {
+            self.reports.on_end(id, total).map_err(Failure::Refused)?;
             self.free(&mut peer, Free::Unconfirmed, unix_ms)?;
-            self.set_reported(id, true);
         }
         self.store(&peer)?;
-        Ok(WriteOutcome::Announced { verdicts, names: peer.names, adopted })
+        Ok(WriteOutcome::Announced { verdicts, holding: self.holding(&peer), adopted })
     }
 
     /// What is known of an offer beyond the index: what the mirror says, and its own certificate, checked.
@@ -194,28 +243,18 @@ impl Writer {
         Evidence { mirror, granted: granted.map(|granted| granted.version) }
     }
 
-    fn set_reported(&mut self, peer: PeerId, reported: bool) {
-        if reported {
-            self.reported.insert(peer);
-        } else {
-            self.reported.remove(&peer);
-        }
-    }
-
     /// Takes in a name of a peer that may be no member: it has a lease to come back in.
-    fn adopt(&mut self, entry: Entry, unix_ms: u64) -> Result<u64, Failure> {
+    fn adopt(&mut self, entry: Entry, unix_ms: u64) -> Result<Holding, Failure> {
         let owner = entry.owner;
         if self.peer(owner)?.is_none() {
-            let sql = "INSERT INTO peers (peer, session, addresses, digest, names) VALUES (?1, 0, '', ?2, 0)";
-            let digest = ShareDigest::empty();
-            self.connection.prepare_cached(sql)?.execute(params![owner.to_bytes(), &digest.as_bytes()[..]])?;
-            self.totals.peers += 1;
+            self.insert_stranger(owner)?;
         }
-        let mut peer = self.member(owner)?;
+        // It did not announce the name in its present session: unless it does, the end of its report frees it.
+        let mut peer = Peer { session: Session::default(), ..self.member(owner)? };
         self.change(&mut peer, Change::Put(entry.clone()), unix_ms)?;
         self.store(&peer)?;
         self.seal(entry, unix_ms);
-        Ok(peer.names)
+        Ok(self.holding(&peer))
     }
 
     /// Certifies an entry, and has the certificate published once it is on disk.
@@ -235,9 +274,13 @@ impl Writer {
     }
 
     /// A name that was announced again as it is belongs to the present session.
-    fn confirm(&self, peer: &Peer, name: &Name) -> Sql<()> {
-        let values = params![name.as_str(), peer.session.0.cast_signed()];
-        self.connection.prepare_cached("UPDATE names SET session = ?2 WHERE name = ?1")?.execute(values).map(drop)
+    fn confirm(&mut self, peer: &Peer, entry: &Entry) -> Sql<()> {
+        let sql = "UPDATE names SET session = ?2 WHERE name = ?1 AND session <> ?2";
+        let values = params![entry.name.as_str(), peer.session.0.cast_signed()];
+        if self.connection.prepare_cached(sql)?.execute(values)? > 0 {
+            self.reports.on_granted(&peer.id, &entry.digest());
+        }
+        Ok(())
     }
 
     fn revoke(&mut self, id: PeerId, names: &[String]) -> Result<WriteOutcome, Failure> {
@@ -248,8 +291,8 @@ impl Writer {
             let view = View {
                 connection: &self.connection,
                 totals: &self.totals,
-                reported: &self.reported,
-                names_of_peer: peer.names,
+                reports: &self.reports,
+                names_of_peer: peer.held.entries,
             };
             let (outcome, change) = revoke(&view, id, name, unix_ms)?;
             if let Some(change) = change {
@@ -258,7 +301,7 @@ impl Writer {
             outcomes.push(outcome);
         }
         self.store(&peer)?;
-        Ok(WriteOutcome::Revoked { outcomes, names: peer.names })
+        Ok(WriteOutcome::Revoked { outcomes, holding: self.holding(&peer) })
     }
 
     fn evict(&mut self, id: PeerId) -> Result<WriteOutcome, Failure> {
@@ -269,7 +312,7 @@ impl Writer {
         } else {
             self.connection.prepare_cached("DELETE FROM peers WHERE peer = ?1")?.execute([id.to_bytes()])?;
             self.totals.peers -= 1;
-            self.set_reported(id, false);
+            self.reports.put_back(id, None);
         }
         Ok(WriteOutcome::Evicted { names })
     }
@@ -305,23 +348,24 @@ impl Writer {
         match change {
             Change::Put(entry) => {
                 let before = self.stored(&entry.name)?;
-                if let Some((_, before)) = &before {
-                    peer.digest.toggle(before.name.as_str(), &before.content, before.size, before.version);
-                } else {
-                    peer.names += 1;
-                    self.totals.names += 1;
+                match &before {
+                    Some(before) => self.count_out(peer, before),
+                    None => self.totals.names += 1,
                 }
-                peer.digest.toggle(entry.name.as_str(), &entry.content, entry.size, entry.version);
+                let digest = entry.digest();
+                peer.held.add(&digest);
+                if peer.session != Session::default() {
+                    self.reports.on_granted(&peer.id, &digest);
+                }
                 schema::put(&self.connection, &entry, peer.session, before.is_none())?;
                 self.totals.last = entry.version;
             }
             Change::Free { name, owner, version, evicted } => {
-                let Some((id, entry)) = self.stored(&name)? else { return Ok(()) };
-                peer.digest.toggle(name.as_str(), &entry.content, entry.size, entry.version);
-                peer.names = peer.names.saturating_sub(1);
+                let Some(before) = self.stored(&name)? else { return Ok(()) };
+                self.count_out(peer, &before);
                 self.totals.names = self.totals.names.saturating_sub(1);
-                self.connection.prepare_cached("DELETE FROM names WHERE id = ?1")?.execute([id])?;
-                self.connection.prepare_cached("DELETE FROM words WHERE rowid = ?1")?.execute([id])?;
+                self.connection.prepare_cached("DELETE FROM names WHERE id = ?1")?.execute([before.id])?;
+                self.connection.prepare_cached("DELETE FROM words WHERE rowid = ?1")?.execute([before.id])?;
                 let sql = "INSERT OR REPLACE INTO tombstones (name, owner, version, unix_ms, evicted)
                     VALUES (?1, ?2, ?3, ?4, ?5)";
                 let [at, number] = [unix_ms, version.0].map(u64::cast_signed);
@@ -338,10 +382,32 @@ impl Writer {
         Ok(())
     }
 
-    fn stored(&self, name: &Name) -> Sql<Option<(i64, Entry)>> {
-        let sql = format!("SELECT {} FROM names AS n WHERE n.name = ?1", schema::ENTRY);
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        statement.query_row([name.as_str()], schema::entry).optional()
+    /// An entry of the peer is about to go.
+    fn count_out(&mut self, peer: &mut Peer, before: &Stored) {
+        let digest = before.entry.digest();
+        peer.held.remove(&digest);
+        if before.session == peer.session {
+            self.reports.on_lost(&peer.id, &digest);
+        }
+    }
+
+    /// The row of a name. One that is damaged is removed: it is about to be replaced or freed.
+    fn stored(&mut self, name: &Name) -> Sql<Option<Stored>> {
+        let sql = format!("SELECT {}, n.session FROM names AS n WHERE n.name = ?1", schema::ENTRY);
+        let stored = |row: &rusqlite::Row<'_>| {
+            let (id, entry) = schema::entry(row)?;
+            Ok(Stored { id, entry, session: Session(row.get::<_, i64>(7)?.cast_unsigned()) })
+        };
+        let found = self.connection.prepare_cached(&sql)?.query_row([name.as_str()], stored).optional();
+        match found {
+            Err(error) if schema::is_damage(&error) => {
+                tracing::warn!(%name, %error, "a damaged row of the index is removed");
+                schema::remove_row(&self.connection, name)?;
+                self.on_damage();
+                Ok(None)
+            }
+            found => found,
+        }
     }
 
     /// Statements go to the mirror only after the transaction is on disk.

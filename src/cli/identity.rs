@@ -1,0 +1,52 @@
+//! `swarmdex identity`: who the node of a data directory is, and a new identity for a copy. Needs no running node.
+
+use super::Failure;
+use super::output::{self, Table, plain};
+use super::settings::NodeArgs;
+use crate::node::{MachineState, new_identity, show_identity};
+
+/// What to do.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Action {
+    /// Show the peer id, and whether the data folder was last used on this machine
+    Show,
+    /// Make a new identity; shares and settings stay, and the old key is kept beside it
+    New {
+        /// Of a master's data folder, too: every peer has to be told the new master
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+pub(super) fn identity(action: &Action, args: &NodeArgs, json: bool) -> Result<(), Failure> {
+    let config = args.config()?;
+    match action {
+        Action::Show => {
+            let identity = show_identity(&config)?;
+            if json {
+                return output::json(&identity);
+            }
+            let machine = match identity.machine {
+                MachineState::Same => "the one that the data folder was last used on",
+                MachineState::Other => "another than the one that the data folder was last used on",
+                MachineState::Unknown => "not compared: it has no id, or no node ran here yet",
+            };
+            let mut table = Table::new(&[]);
+            table.row(&["peer id", &identity.peer_id.to_string()]);
+            table.row(&["data folder", &identity.data_dir.display().to_string()]);
+            table.row(&["this machine", machine]);
+            table.print()
+        }
+        Action::New { force } => {
+            let renewed = new_identity(&config, *force)?;
+            if json {
+                return output::json(&renewed);
+            }
+            output::line(&renewed.peer_id.to_string())?;
+            match &renewed.old_key {
+                Some(path) => output::line(&format!("the old key is kept in {}", plain(&path.display().to_string()))),
+                None => Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Joins and announces: what is looked up before the index is asked.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::*;
+
+impl Master {
+    pub(super) fn join(&mut self, peer: PeerId, origin: Option<Origin<'_>>, join: Join, now: Instant) -> Outcome<Step> {
+        if join.network != self.network.as_str() {
+            let reason = format!("this master keeps the network {}", self.network);
+            return Err(Refusal::new(RefusalCode::WrongNetwork, reason));
+        }
+        let remote = origin.and_then(|origin| origin.remote);
+        let addresses = useful_addresses(join.addresses, remote);
+        let link = origin.map(|origin| origin.link);
+        let arrival = Arrival { run: join.run, machine: join.machine, link, remote: remote.cloned() };
+        self.runs.admit(&peer, &arrival, now).map_err(|turned| {
+            if turned.tell {
+                tracing::warn!(%peer, from = ?arrival.remote, reason = turned.refusal.reason, "a peer's twin is refused");
+            }
+            turned.refusal
+        })?;
+        self.leases.on_join(&peer, addresses.clone(), now)?;
+        let replaced = self.runs.on_joined(peer, arrival, now);
+        if !replaced.is_empty() {
+            tracing::info!(%peer, "another run of a peer takes the place of one that is silent");
+        }
+        self.effects.extend(replaced.into_iter().map(Effect::Close));
+        self.effects.push_back(Effect::Keep(peer));
+        let seen = join.newest.map(|certificate| self.seen_version(&certificate)).unwrap_or_default();
+        self.write(peer, WriteOp::Join { peer, addresses, digest: join.digest, entries: join.entries, seen })
+    }
+
+    /// The version of a certificate that this master signed, whenever that was.
+    fn seen_version(&self, certificate: &Certificate) -> Version {
+        let authority = self.mirror.as_ref().and_then(Mirror::authority);
+        let signed = |authority: Authority| certificate.verify_signature(&authority.network, &authority.master).is_ok();
+        if authority.is_some_and(signed) { certificate.entry.version } else { Version::default() }
+    }
+
+    /// Announces, after a look at the DHT where that may know more than the index.
+    pub(super) fn announce(&self, peer: PeerId, announce: Announce, now: Instant) -> Outcome<Step> {
+        let Announce { session, offers, last, total, .. } = announce;
+        let doubtful = |offer: &&index::Offer| now < self.settled || offer.claimed || offer.granted.is_some();
+        let names: Vec<_> = offers.iter().filter(doubtful).filter_map(|offer| Name::parse(&offer.name).ok()).collect();
+        let (Some(mirror), false) = (self.mirror.clone(), names.is_empty()) else {
+            let change = WriteOp::Announce { peer, offers, last, total, mirror: BTreeMap::new() };
+            return self.write(peer, in_session(session, change));
+        };
+        // Of names that the index knows only those matter of which the peer says that there is more to know.
+        let claimed = offers.iter().filter(|offer| offer.claimed).filter_map(|offer| Name::parse(&offer.name).ok());
+        let claimed: Vec<_> = claimed.collect();
+        let store = self.store.clone();
+        let announcing = async move {
+            let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
+            let mut unknown = match store.try_read(ReadOp::Unknown { names })?.await.map_err(stopping)?? {
+                ReadOutcome::Unknown(names) => names,
+                _ => Vec::new(),
+            };
+            unknown.extend(claimed);
+            unknown.sort();
+            unknown.dedup();
+            let reading = async { if unknown.is_empty() { BTreeMap::new() } else { mirror.read(unknown).await } };
+            // A DHT that does not answer holds nobody up for ever.
+            let mirror = tokio::time::timeout(MIRROR_PATIENCE, reading).await.unwrap_or_default();
+            let change = WriteOp::Announce { peer, offers, last, total, mirror };
+            store.try_write(in_session(session, change))?.await.map_err(stopping)?
+        };
+        Ok(Step::Wait(announcing.map(move |outcome| Done { peer, outcome: outcome.map(DoneKind::Written) }).boxed()))
+    }
+}

@@ -1,0 +1,238 @@
+//! Other nodes with the identity of this one: copied disks, restored backups, containers with data baked in.
+//!
+//! The master refuses the second of two runs and tells both. Without it a node looks, from time to time, under which
+//! addresses it is itself found in the DHT, and knocks where it does not listen: whoever answers there with its own key
+//! is a twin, and has noticed it, too.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use swarmdex_protocols::index::check_address;
+use swarmdex_protocols::{Multiaddr, Network, RecordKey};
+use tokio::sync::watch;
+
+use super::Phase;
+use super::types::MasterState;
+use crate::net::{Mirror, Net, sleep_until};
+
+/// How often the log tells of a twin, at most.
+const WARNING_PAUSE: Duration = Duration::from_secs(60);
+/// For how long a twin is spoken of after it was met.
+const MEMORY: Duration = Duration::from_secs(900);
+/// How soon after the start the DHT is asked first; the pause doubles.
+const FIRST_CHECK: Duration = Duration::from_secs(1);
+/// Addresses that are knocked at in one check, and how long each check may take.
+const MAX_KNOCKS: usize = 4;
+const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
+/// Of two twins that find each other, the one that listens at the lesser address knocks in every check, the other in each
+/// of so many: two that knock at each other all the time cannot be told from one that reaches itself.
+const SELDOM: u32 = 4;
+/// Checks in the time in which records are published once: with a master, which notices by itself, and without.
+const CHECKS_WITH_MASTER: u32 = 4;
+const CHECKS_ALONE: u32 = 20;
+
+/// What is known of twins; shared by all who hear of them.
+#[derive(Debug, Clone)]
+pub(super) struct Twins {
+    state: Arc<watch::Sender<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Why the master refuses this run.
+    refused: Option<String>,
+    /// What the master says of another run that it refuses.
+    noticed: Option<String>,
+    met: Option<(Instant, String)>,
+    warned: Option<Instant>,
+}
+
+impl State {
+    fn text(&self, now: Instant) -> Option<&str> {
+        let met = self.met.as_ref().filter(|(at, _)| now.saturating_duration_since(*at) <= MEMORY);
+        let met = met.map(|(_, text)| text.as_str());
+        self.refused.as_deref().or(self.noticed.as_deref()).or(met)
+    }
+}
+
+impl Twins {
+    pub(super) fn new() -> Self {
+        Self { state: Arc::new(watch::Sender::new(State::default())) }
+    }
+
+    /// The master keeps another run: this one is no member.
+    pub(super) fn on_refused(&self, reason: &str) {
+        self.change(|state| state.refused = Some(reason.to_owned()));
+    }
+
+    /// The master took this run.
+    pub(super) fn on_joined(&self) {
+        self.state.send_if_modified(|state| state.refused.take().is_some());
+    }
+
+    /// What the master says of twins of this node, each time that it is asked; `None` if it knows of none.
+    pub(super) fn on_notice(&self, notice: Option<String>) {
+        if notice.is_some() {
+            self.change(|state| state.noticed = notice);
+        } else {
+            self.state.send_if_modified(|state| state.noticed.take().is_some());
+        }
+    }
+
+    /// Another node answered with this one's key.
+    fn on_met(&self, address: &Multiaddr) {
+        let text = format!(
+            "another node runs with this identity, at {address}; stop one of the two, or give one of them a new identity: swarmdex identity new"
+        );
+        self.change(|state| state.met = Some((Instant::now(), text)));
+    }
+
+    /// Changes what is known, and says so in the log if that was not done a moment ago.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let now = Instant::now();
+        self.state.send_modify(|state| {
+            change(state);
+            let recent = state.warned.is_some_and(|warned| now.duration_since(warned) < WARNING_PAUSE);
+            if let Some(text) = state.text(now).filter(|_| !recent) {
+                tracing::warn!("{text}");
+                state.warned = Some(now);
+            }
+        });
+    }
+
+    /// What to show to people.
+    pub(super) fn text(&self) -> Option<String> {
+        self.state.borrow().text(Instant::now()).map(ToOwned::to_owned)
+    }
+
+    /// Whether the master keeps another run. Then this one publishes nothing: it would take the place of the other's.
+    pub(super) fn is_refused(&self) -> bool {
+        self.state.borrow().refused.is_some()
+    }
+
+    /// Waits until the master does not refuse this run.
+    pub(super) async fn admitted(&self) {
+        // The sender is held by `self`.
+        let _ = self.state.subscribe().wait_for(|state| state.refused.is_none()).await;
+    }
+}
+
+/// Looks for twins until the node stops.
+pub(super) struct Lookout {
+    pub(super) net: Net,
+    pub(super) mirror: Mirror,
+    pub(super) network: Network,
+    pub(super) twins: Twins,
+    pub(super) master: watch::Receiver<MasterState>,
+    pub(super) republish: Duration,
+    pub(super) phase: watch::Receiver<Phase>,
+}
+
+impl Lookout {
+    pub(super) async fn run(mut self) {
+        let mut phase = self.phase.clone();
+        tokio::select! {
+            () = Phase::end(&mut phase) => {}
+            () = self.watch() => {}
+        }
+    }
+
+    async fn watch(&mut self) {
+        let mut met = self.net.twins();
+        let (mut pause, mut next) = (FIRST_CHECK, Instant::now() + FIRST_CHECK);
+        let mut number = 0_u32;
+        loop {
+            tokio::select! {
+                changed = met.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let address = met.borrow_and_update().clone();
+                    address.iter().for_each(|address| self.twins.on_met(address));
+                }
+                () = sleep_until(Some(next)) => {
+                    // The network may not answer at all.
+                    let _ = tokio::time::timeout(CHECK_TIMEOUT, self.check(number)).await;
+                    number = number.wrapping_add(1);
+                    let alone = matches!(*self.master.borrow(), MasterState::Unreachable { .. });
+                    let checks = if alone { CHECKS_ALONE } else { CHECKS_WITH_MASTER };
+                    pause = (pause * 2).min((self.republish / checks).max(FIRST_CHECK));
+                    next = Instant::now() + pause;
+                }
+            }
+        }
+    }
+
+    /// Knocks where this node is found and does not listen. What comes of it is told by the network's loop.
+    async fn check(&self, number: u32) {
+        let local = self.net.local();
+        let own = self.net.listen().borrow().clone();
+        let mut strange: Vec<Multiaddr> = Vec::new();
+        {
+            let key = RecordKey::node(&self.network, &local);
+            let mut found = std::pin::pin!(self.mirror.providers(key).await);
+            while let Some(provider) = found.next().await {
+                if provider.peer != local {
+                    continue;
+                }
+                let unknown = |address: &Multiaddr| check_address(address) && !own.contains(address);
+                for address in provider.addresses.into_iter().filter(unknown) {
+                    if strange.len() < MAX_KNOCKS && !strange.contains(&address) {
+                        strange.push(address);
+                    }
+                }
+            }
+        }
+        if !(number.is_multiple_of(SELDOM) || is_lesser(&own, &strange)) {
+            return;
+        }
+        for address in strange {
+            // Nobody there, or somebody else: the address is an old one of this node.
+            let outcome = self.net.connect(None, vec![address.clone()]).await;
+            tracing::debug!(%address, ?outcome, "knocked where this node is said to be");
+        }
+    }
+}
+
+/// Whether the least of this node's addresses comes before the least of the others.
+fn is_lesser(own: &[Multiaddr], strange: &[Multiaddr]) -> bool {
+    let least = |addresses: &[Multiaddr]| addresses.iter().map(Multiaddr::to_vec).min();
+    least(own) < least(strange)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_master_says_comes_first_and_goes_when_it_is_over() {
+        let twins = Twins::new();
+        assert_eq!((twins.text(), twins.is_refused()), (None, false));
+        twins.on_met(&"/ip4/10.0.0.9/tcp/1".parse().unwrap());
+        assert!(twins.text().unwrap().contains("10.0.0.9"));
+        twins.on_notice(Some("another tries to join".to_owned()));
+        assert_eq!(twins.text().as_deref(), Some("another tries to join"));
+        twins.on_refused("kept out");
+        assert_eq!((twins.text().as_deref(), twins.is_refused()), (Some("kept out"), true));
+        twins.on_joined();
+        twins.on_notice(None);
+        assert!(twins.text().unwrap().contains("10.0.0.9") && !twins.is_refused());
+    }
+
+    #[test]
+    fn of_two_twins_one_is_the_lesser() {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Multiaddr>>();
+        let one = parse(&["/ip4/10.0.0.1/udp/9/quic-v1", "/ip4/10.0.0.1/tcp/5", "/ip4/10.0.0.1/tcp/7"]);
+        let other = parse(&["/ip4/10.0.0.1/tcp/6", "/ip4/10.0.0.1/udp/1/quic-v1"]);
+        assert!(is_lesser(&one, &other) && !is_lesser(&other, &one));
+    }
+
+    #[test]
+    fn a_twin_that_was_not_met_for_long_is_forgotten() {
+        let now = Instant::now();
+        let state = State { met: Some((now, "met".to_owned())), ..State::default() };
+        assert_eq!(state.text(now + MEMORY), Some("met"));
+        assert_eq!(state.text(now + MEMORY + Duration::from_secs(1)), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! Without a master: what this peer believes by its certificates, claims and gives up by itself.
+
+use swarmdex_protocols::statement::CLAIM_LIFETIME_MS;
+use swarmdex_protocols::{Certificate, Claim, ContentId, Entry, Name, PeerId, Statement, Version};
+
+use super::{Announcer, Assumed, Standing};
+
+impl Announcer {
+    /// Counts a name as granted, by its certificate if there is one.
+    pub(super) fn assume_granted(&mut self, name: &Name, content: &ContentId, size: u64, otherwise: Version) {
+        let version = self.certificate(name, content, size).map_or(otherwise, |held| held.entry.version);
+        let assumed = Assumed { content: *content, size, standing: Standing::Certified(version) };
+        self.assumed.insert(name.clone(), assumed);
+    }
+
+    /// Names that this peer has to claim: nobody has answered for them. What was granted before holds on. None while
+    /// a master is being told: its answers are on their way.
+    pub fn to_claim<'a>(
+        &mut self,
+        share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>,
+        unix_ms: u64,
+    ) -> Vec<(Name, ContentId, u64)> {
+        let mut wanted = Vec::new();
+        if self.reporting {
+            return wanted;
+        }
+        for (name, content, size) in share {
+            let told = self.told.get(name).is_some_and(|told| told.content == *content && told.size == size);
+            if told {
+                continue;
+            }
+            if let Some(assumed) = self.assumed.get(name).filter(|assumed| assumed.is(content, size)) {
+                let half_over = |claim: &Claim| unix_ms >= claim.seal.issued_ms.saturating_add(CLAIM_LIFETIME_MS / 2);
+                if matches!(assumed.standing, Standing::Claimed(_)) && self.claims.get(name).is_some_and(half_over) {
+                    wanted.push((name.clone(), *content, size));
+                }
+                continue;
+            }
+            if !self.recall_granted(name, content, size, unix_ms) {
+                wanted.push((name.clone(), *content, size));
+            }
+        }
+        wanted
+    }
+
+    /// Counts a name that nobody answered for yet as granted, if there is a certificate that says so.
+    pub fn recall_granted(&mut self, name: &Name, content: &ContentId, size: u64, unix_ms: u64) -> bool {
+        let valid = |certificate: &Certificate| certificate.seal.expires_ms > unix_ms;
+        let granted = self.certificate(name, content, size).is_some_and(valid);
+        if granted && self.standing_of(name, content, size).is_none() {
+            self.assume_granted(name, content, size, Version::default());
+        }
+        granted
+    }
+
+    /// The network has a certificate of this peer's that the peer itself did not get, or lost.
+    pub fn on_certificate(&mut self, certificate: Certificate) {
+        let Entry { name, content, size, version, .. } = certificate.entry.clone();
+        self.certificates.insert(name.clone(), certificate);
+        self.unsaved.insert(name.clone());
+        self.look_again();
+        self.told.remove(&name);
+        self.assume_granted(&name, &content, size, version);
+    }
+
+    /// Nodes that store the claim hold it for this peer's.
+    pub fn on_claimed(&mut self, claim: Claim) {
+        let Entry { name, content, size, version, .. } = claim.entry.clone();
+        self.assume(&name, Assumed { content, size, standing: Standing::Claimed(version) });
+        self.claims.insert(name, claim);
+    }
+
+    /// The name is another's, by certificate or by an earlier claim.
+    pub fn on_claim_lost(&mut self, name: &Name, content: ContentId, size: u64, owner: PeerId) {
+        self.claims.remove(name);
+        self.assume(name, Assumed { content, size, standing: Standing::Conflict(owner) });
+    }
+
+    /// In place of what the master said of the name.
+    fn assume(&mut self, name: &Name, assumed: Assumed) {
+        self.look_again();
+        self.told.remove(name);
+        self.assumed.insert(name.clone(), assumed);
+    }
+
+    /// Certificates and claims of names that are no longer shared, and claims beside what is granted: to be revoked
+    /// and withdrawn by this peer.
+    pub fn to_give_up(&self, is_shared: impl Fn(&Name) -> bool) -> (Vec<Certificate>, Vec<Claim>) {
+        let given_up = |name: &Name| !is_shared(name);
+        let certificates = self.certificates.iter().filter(|(name, certificate)| {
+            let said = self.revocations.get(*name).map(|revocation| revocation.certificate.entry.version);
+            given_up(name) && said != Some(certificate.entry.version)
+        });
+        let claims =
+            self.claims.iter().filter(|(name, claim)| !claim.withdrawn && (given_up(name) || self.holds(name)));
+        (certificates.map(|(_, held)| held.clone()).collect(), claims.map(|(_, claim)| claim.clone()).collect())
+    }
+
+    /// What this peer gave up is known to the network.
+    pub fn on_given_up(&mut self, statement: Statement) {
+        let name = statement.name().clone();
+        if matches!(statement, Statement::Revocation(_)) || !self.holds(&name) {
+            self.look_again();
+            self.told.remove(&name);
+            self.assumed.remove(&name);
+        }
+        match statement {
+            Statement::Revocation(revocation) => {
+                self.revocations.insert(name, revocation);
+            }
+            Statement::Claim(withdrawal) => {
+                self.claims.insert(name, withdrawal);
+            }
+            Statement::Certificate(_) | Statement::Tombstone(_) => {}
+        }
+    }
+
+    /// Everything that this peer has to say of its names, for the mirror.
+    pub fn statements(&self) -> impl Iterator<Item = Statement> + '_ {
+        let certificates = self.certificates.iter().filter(|(name, _)| self.holds(name));
+        certificates
+            .map(|(_, certificate)| Statement::Certificate(certificate.clone()))
+            .chain(self.revocations.values().cloned().map(Statement::Revocation))
+            .chain(self.claims.values().cloned().map(Statement::Claim))
+    }
+
+    /// What this peer says of one of its names that stands.
+    pub fn statement(&self, name: &Name) -> Option<Statement> {
+        match self.said_of(name)? {
+            Standing::Certified(_) => self.certificates.get(name).cloned().map(Statement::Certificate),
+            Standing::Claimed(_) => self.claims.get(name).cloned().map(Statement::Claim),
+            Standing::Conflict(_) | Standing::Refused(_) => None,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Whether members and this master hold the same names, and how much work is done where they do not.
+
+use std::time::Duration;
+
+use swarmdex_protocols::PeerId;
+use swarmdex_protocols::index::{Refusal, RefusalCode, Session, ShareSum};
+
+use super::Leases;
+
+/// Renewals of all members in one second, so that ten thousand of them cost a part of a hundredth of a processor
+/// (`benches/agreement`). What is over comes less often, as heartbeats do in Nomad (`max_heartbeats_per_second`).
+const RENEWALS_PER_SECOND: u32 = 400;
+/// Renewals in a row that find a difference, repairs between them; then the member has to join and report anew.
+const MAX_DIFFERENCES: u32 = 4;
+/// Comparisons of one member between two renewals that agree.
+const MAX_COMPARISONS: u32 = 1024;
+/// Names that are looked at for one member between two renewals that agree: so many times what it holds, and some.
+const LOOKS: u64 = 6;
+const MORE_LOOKS: u64 = 100_000;
+
+/// What the index holds of a member, as of one change of the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Holding {
+    /// Its names.
+    pub sum: ShareSum,
+    /// The number of the change; later ones are higher.
+    pub at: u64,
+}
+
+/// How a member's account compares with the index.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Agreement {
+    pub(super) holding: Holding,
+    /// Renewals in a row that found a difference.
+    differences: u32,
+    comparisons: u32,
+    looks: u64,
+}
+
+impl Agreement {
+    /// As at the beginning of a session.
+    pub(super) fn afresh(self) -> Self {
+        Self { holding: self.holding, ..Self::default() }
+    }
+}
+
+/// The answer to a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewal {
+    /// Whether both hold the same.
+    pub agreed: bool,
+    /// What the index holds.
+    pub held: ShareSum,
+    /// When to come again.
+    pub wait: Duration,
+}
+
+impl Leases {
+    /// What the index holds of a member. What is older than what is known is left.
+    pub fn set_holding(&mut self, peer: &PeerId, holding: Holding) {
+        if let Some(member) = self.members.get_mut(peer)
+            && member.agreement.holding.at <= holding.at
+        {
+            member.agreement.holding = holding;
+        }
+    }
+
+    /// A member says what it holds.
+    ///
+    /// # Errors
+    ///
+    /// The session is over; or it is now, because the member differs each time.
+    pub fn on_renew(&mut self, peer: &PeerId, session: Session, held: &ShareSum) -> Result<Renewal, Refusal> {
+        let wait = self.renewal_wait();
+        let member = self.of_session(peer, session)?;
+        let agreement = &mut member.agreement;
+        let (agreed, held) = (agreement.holding.sum == *held, agreement.holding.sum);
+        if agreed {
+            (agreement.differences, agreement.comparisons, agreement.looks) = (0, 0, 0);
+        } else {
+            agreement.differences += 1;
+            if agreement.differences > MAX_DIFFERENCES {
+                return Err(member.end_session());
+            }
+        }
+        Ok(Renewal { agreed, held, wait })
+    }
+
+    /// A third of a lease, unless there are very many members; never over two thirds, so that what differs is found
+    /// and put right within one lease.
+    fn renewal_wait(&self) -> Duration {
+        let members = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        let fair = Duration::from_secs(1).saturating_mul(members) / RENEWALS_PER_SECOND;
+        fair.clamp(self.config.lease / 3, self.config.lease * 2 / 3)
+    }
+
+    /// Whether a member may compare; at most so many names are then looked at.
+    ///
+    /// # Errors
+    ///
+    /// The session is over; or it is now, because the member compares without end.
+    pub fn admit_comparison(&mut self, peer: &PeerId, session: Session) -> Result<u64, Refusal> {
+        let member = self.of_session(peer, session)?;
+        let agreement = &mut member.agreement;
+        agreement.comparisons += 1;
+        let most = agreement.holding.sum.entries.saturating_mul(LOOKS).saturating_add(MORE_LOOKS);
+        match most.checked_sub(agreement.looks) {
+            Some(left) if left > 0 && agreement.comparisons <= MAX_COMPARISONS => Ok(left),
+            _ => Err(member.end_session()),
+        }
+    }
+
+    /// So many names were looked at for a comparison.
+    pub fn on_compared(&mut self, peer: &PeerId, looks: u64) {
+        if let Some(member) = self.members.get_mut(peer) {
+            member.agreement.looks = member.agreement.looks.saturating_add(looks);
+        }
+    }
+}
+
+impl super::Member {
+    /// Names that it holds.
+    pub fn names(&self) -> u64 {
+        self.agreement.holding.sum.entries
+    }
+
+    fn end_session(&mut self) -> Refusal {
+        self.session = None;
+        self.agreement = self.agreement.afresh();
+        let reason = "what this peer says that it holds differs from the index again and again: join and report anew";
+        Refusal::new(RefusalCode::NotJoined, reason)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
+mod tests {
+    use std::time::Instant;
+
+    use swarmdex_protocols::index::ShareDigest;
+
+    use super::*;
+    use crate::config::LeaseConfig;
+
+    fn sum(entries: u64) -> ShareSum {
+        ShareSum { entries, digest: ShareDigest::from_bytes([entries as u8; 32]) }
+    }
+
+    fn leases(members: usize) -> (Leases, PeerId) {
+        let mut leases = Leases::new(&LeaseConfig::default(), members);
+        let mut last = PeerId::random();
+        for _ in 0..members {
+            last = PeerId::random();
+            leases.on_join(&last, Vec::new(), Instant::now()).unwrap();
+        }
+        leases.on_joined(&last, Session(1));
+        leases.set_holding(&last, Holding { sum: sum(10), at: 5 });
+        (leases, last)
+    }
+
+    #[test]
+    fn a_renewal_says_whether_both_hold_the_same() {
+        let (mut leases, peer) = leases(1);
+        assert!(leases.on_renew(&peer, Session(1), &sum(10)).unwrap().agreed);
+        assert!(!leases.on_renew(&peer, Session(1), &sum(11)).unwrap().agreed);
+        let lie = ShareSum { entries: 1_000_000, ..sum(10) };
+        assert_eq!(leases.on_renew(&peer, Session(1), &lie).unwrap().held, sum(10));
+        assert_eq!(leases.on_renew(&peer, Session(2), &sum(10)).unwrap_err().code, RefusalCode::NotJoined);
+        assert_eq!(leases.on_renew(&PeerId::random(), Session(1), &sum(0)).unwrap_err().code, RefusalCode::NotJoined);
+    }
+
+    #[test]
+    fn news_that_is_overtaken_is_left() {
+        let (mut leases, peer) = leases(1);
+        leases.set_holding(&peer, Holding { sum: sum(3), at: 4 });
+        assert!(leases.on_renew(&peer, Session(1), &sum(10)).unwrap().agreed);
+        leases.set_holding(&peer, Holding { sum: sum(3), at: 5 });
+        assert!(leases.on_renew(&peer, Session(1), &sum(3)).unwrap().agreed);
+    }
+
+    #[test]
+    fn a_member_that_always_differs_has_to_join_anew_and_the_others_do_not() {
+        let (mut leases, peer) = leases(2);
+        for _ in 0..MAX_DIFFERENCES {
+            assert!(!leases.on_renew(&peer, Session(1), &sum(1)).unwrap().agreed);
+        }
+        assert_eq!(leases.on_renew(&peer, Session(1), &sum(1)).unwrap_err().code, RefusalCode::NotJoined);
+        assert!(leases.on_renew(&peer, Session(1), &sum(10)).is_err(), "the session is over");
+        assert_eq!(leases.counts(), (2, 0), "its names stay");
+        leases.on_join(&peer, Vec::new(), Instant::now()).unwrap();
+        leases.on_joined(&peer, Session(2));
+        assert!(leases.on_renew(&peer, Session(2), &sum(10)).unwrap().agreed);
+    }
+
+    #[test]
+    fn comparisons_are_bounded_until_both_agree() {
+        let (mut leases, peer) = leases(1);
+        assert_eq!(leases.admit_comparison(&peer, Session(1)).unwrap(), LOOKS * 10 + MORE_LOOKS);
+        leases.on_compared(&peer, LOOKS * 10 + MORE_LOOKS - 1);
+        assert_eq!(leases.admit_comparison(&peer, Session(1)).unwrap(), 1);
+        leases.on_compared(&peer, 1);
+        assert!(leases.admit_comparison(&peer, Session(1)).is_err());
+        leases.on_joined(&peer, Session(2));
+        let admitted = (0..u32::MAX).take_while(|_| leases.admit_comparison(&peer, Session(2)).is_ok()).count();
+        assert_eq!(admitted, MAX_COMPARISONS as usize);
+        leases.on_joined(&peer, Session(3));
+        leases.on_renew(&peer, Session(3), &sum(10)).unwrap();
+        assert!(leases.admit_comparison(&peer, Session(3)).is_ok());
+    }
+
+    #[test]
+    fn ten_thousand_members_renew_less_often_and_within_their_lease() {
+        let lease = LeaseConfig::default().lease;
+        let (mut few, peer) = leases(3);
+        assert_eq!(few.on_renew(&peer, Session(1), &sum(10)).unwrap().wait, lease / 3);
+        let (mut many, peer) = leases(10_000);
+        assert_eq!(many.on_renew(&peer, Session(1), &sum(10)).unwrap().wait, lease * 2 / 3);
+    }
+}

@@ -1,0 +1,100 @@
+//! Which nodes stored what this node published.
+
+use std::collections::BTreeMap;
+
+use swarmdex_protocols::PeerId;
+
+/// Nodes of which it is remembered what they store: more are left to the repetitions.
+const MAX_HOLDERS: usize = 4096;
+/// Nodes asked in one round, those that were not for longest first: more are asked in the next.
+const NODES_A_ROUND: usize = 64;
+
+/// Nodes by number, so that each record remembers its holders in two bytes each.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    numbers: BTreeMap<PeerId, u16>,
+    nodes: Vec<Option<Holder>>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    peer: PeerId,
+    /// Records that it stores.
+    records: usize,
+    /// The round in which it was last asked.
+    asked: u64,
+}
+
+impl Holders {
+    /// One record more at a node: the node's number, unless there are too many nodes.
+    pub(super) fn add(&mut self, peer: &PeerId) -> Option<u16> {
+        let number = match self.numbers.get(peer) {
+            Some(number) => *number,
+            None if self.numbers.len() >= MAX_HOLDERS => return None,
+            None => {
+                let free = self.nodes.iter().position(Option::is_none);
+                let at = free.unwrap_or(self.nodes.len());
+                if free.is_none() {
+                    self.nodes.push(None);
+                }
+                let number = u16::try_from(at).ok()?;
+                *self.nodes.get_mut(at)? = Some(Holder { peer: *peer, records: 0, asked: 0 });
+                self.numbers.insert(*peer, number);
+                number
+            }
+        };
+        self.nodes.get_mut(usize::from(number))?.as_mut()?.records += 1;
+        Some(number)
+    }
+
+    /// One record less at a node.
+    pub(super) fn remove(&mut self, number: u16) {
+        let Some(place) = self.nodes.get_mut(usize::from(number)) else { return };
+        let Some(holder) = place else { return };
+        holder.records -= 1;
+        if holder.records == 0 {
+            self.numbers.remove(&holder.peer);
+            *place = None;
+        }
+    }
+
+    /// Whom to ask in this round.
+    pub(super) fn round(&mut self, round: u64) -> BTreeMap<u16, PeerId> {
+        let number = |peer: &Holder| self.numbers.get(&peer.peer).copied();
+        let holders = self.nodes.iter().flatten().filter_map(|holder| Some((holder.asked, number(holder)?)));
+        let mut order: Vec<_> = holders.collect();
+        order.sort_unstable();
+        order.truncate(NODES_A_ROUND);
+        let mut asked = BTreeMap::new();
+        for (_, number) in order {
+            if let Some(Some(holder)) = self.nodes.get_mut(usize::from(number)) {
+                holder.asked = round;
+                asked.insert(number, holder.peer);
+            }
+        }
+        asked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn holders_are_numbered_bounded_and_asked_in_turn() {
+        let mut holders = Holders::default();
+        let peers: Vec<_> = (0..MAX_HOLDERS + 1).map(|_| PeerId::random()).collect();
+        let numbers: Vec<_> = peers.iter().filter_map(|peer| holders.add(peer)).collect();
+        assert_eq!(numbers.len(), MAX_HOLDERS);
+        let mut asked = BTreeSet::new();
+        for round in 1..=(MAX_HOLDERS / NODES_A_ROUND) as u64 {
+            asked.extend(holders.round(round).into_keys());
+        }
+        assert_eq!(asked.len(), MAX_HOLDERS, "each once before any twice");
+        numbers.iter().for_each(|number| holders.remove(*number));
+        assert!(holders.numbers.is_empty() && holders.round(1000).is_empty());
+        assert_eq!(holders.add(&peers[0]), Some(0));
+    }
+}

@@ -1,0 +1,196 @@
+//! Sweeps over networks, and what is published when.
+#![allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn nodes(count: usize) -> Vec<(Position, PeerId)> {
+    let position = |number: usize| *blake3::hash(&number.to_le_bytes()).as_bytes();
+    (0..count).map(|number| (position(number), PeerId::random())).collect()
+}
+
+fn closest(nodes: &[(Position, PeerId)], target: &Position) -> Vec<(Position, PeerId)> {
+    let mut nodes = nodes.to_vec();
+    nodes.sort_by_key(|(position, _)| distance(position, target));
+    nodes.truncate(REPLICATION);
+    nodes
+}
+
+fn position(number: usize) -> Position {
+    *blake3::hash(&(number + 1_000_000).to_le_bytes()).as_bytes()
+}
+
+/// Sweeps `keys` keys over a network that answers truly; queries, and the share of right assignments.
+fn sweep(nodes: &[(Position, PeerId)], keys: usize) -> (usize, f64) {
+    let mut sweep = Sweep::new((0..keys).map(|number| (position(number), number)));
+    let (mut right, mut all) = (0, 0);
+    let mut seen = BTreeSet::new();
+    while let Some((target, _)) = sweep.next_target() {
+        let answer = closest(nodes, &target);
+        for (number, assigned) in sweep.on_closest(&target, &answer) {
+            assert!(seen.insert(number), "assigned once");
+            let best: Vec<_> = closest(nodes, &position(number)).into_iter().map(|(_, peer)| peer).collect();
+            assert_eq!(assigned.len(), best.len().min(REPLICATION));
+            right += assigned.iter().filter(|peer| best.contains(peer)).count();
+            all += best.len();
+        }
+    }
+    assert_eq!(seen.len(), keys, "and every one");
+    (sweep.queries(), right as f64 / all.max(1) as f64)
+}
+
+#[test]
+fn ten_thousand_names_in_a_network_of_fifty_take_few_queries() {
+    let (queries, right) = sweep(&nodes(50), 10_000);
+    assert!(queries * 20 <= 10_000 && queries < 30, "{queries} queries");
+    assert!(right > 0.9, "{right}");
+    let (queries, right) = sweep(&nodes(2000), 10_000);
+    assert!(queries * 20 <= 10_000, "{queries} queries");
+    assert!(right > 0.8, "{right}");
+}
+
+#[test]
+fn networks_of_one_two_and_three_nodes_take_one_query() {
+    for count in 0..4 {
+        assert_eq!(sweep(&nodes(count), 1000), (1, if count == 0 { 0.0 } else { 1.0 }), "{count} nodes");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn most_copies_go_where_readers_look(count in 1..300usize, keys in 1..200usize) {
+        let (queries, right) = sweep(&nodes(count), keys);
+        prop_assert!(right > 0.7, "{} of {} nodes", right, count);
+        prop_assert!(queries <= keys);
+    }
+}
+
+fn key(number: u8) -> RecordKey {
+    RecordKey::from_slice(&[number; 32]).unwrap()
+}
+
+#[test]
+fn what_is_wanted_comes_again_and_what_is_not_is_dropped() {
+    let (now, interval) = (Instant::now(), Duration::from_secs(1000));
+    let mut publications = Publications::new(interval);
+    let wanted: BTreeMap<_, _> = (0..4).map(|number| (key(number * 60), What::Provide)).collect();
+    publications.replace(wanted.clone(), now);
+    assert_eq!(publications.due(now, 10).len(), 4);
+    assert_eq!(publications.due(now, 3).len(), 3);
+    for number in 0..3 {
+        publications.on_published(&key(number * 60), &What::Provide, 5, 5, now);
+    }
+    publications.on_published(&key(180), &What::Provide, 0, 8, now);
+    assert_eq!(publications.due(now, 10).len(), 0);
+    assert_eq!(publications.due(now + RETRY * 2, 10).len(), 1, "nobody stored it");
+    assert_eq!(publications.due(now + interval, 10).len(), 4);
+    assert!(publications.due(now + interval * 7 / 10, 10).len() == 1, "not all are early");
+    publications.set_alone(true, now);
+    assert_eq!(publications.due(now, 10).len(), 4);
+    publications.replace(wanted.into_iter().take(1).collect(), now);
+    assert_eq!((publications.counts(), publications.withdrawals, publications.due.len()), ((1, 1), 3, 4));
+}
+
+#[test]
+fn what_is_no_longer_provided_is_withdrawn_until_every_node_took_it() {
+    let now = Instant::now();
+    let mut publications = Publications::new(Duration::from_secs(1000));
+    let provide = |numbers: &[u8]| numbers.iter().map(|number| (key(*number), What::Provide)).collect();
+    publications.replace(provide(&[1, 2, 3]), now);
+    for number in [1, 2] {
+        publications.on_published(&key(number), &What::Provide, 5, 5, now);
+    }
+    // Nobody was told of the third, and the second comes back before anybody was told that it went.
+    publications.replace(provide(&[]), now);
+    publications.replace(provide(&[2]), now);
+    assert_eq!(publications.due(now, 10), [(key(1), What::Withdraw), (key(2), What::Provide)]);
+    assert_eq!(publications.counts(), (1, 0));
+    publications.on_published(&key(2), &What::Withdraw, 1, 1, now);
+    publications.on_published(&key(2), &What::Provide, 1, 1, now);
+    // Some node did not take it, again and again: it is tried a few times, in ever longer pauses.
+    let mut at = now;
+    for attempt in 1..=WITHDRAWAL_ATTEMPTS {
+        assert_eq!(publications.due(at, 10), [(key(1), What::Withdraw)], "{attempt}");
+        publications.on_published(&key(1), &What::Withdraw, 0, 8, at);
+        assert!(publications.due(at, 10).is_empty());
+        at = publications.poll_timeout().unwrap().0;
+    }
+    assert_eq!((publications.items.len(), publications.withdrawals), (1, 0));
+    publications.replace(provide(&[]), now);
+    publications.on_published(&key(2), &What::Withdraw, 1, 1, now);
+    assert_eq!((publications.items.len(), publications.due.len(), publications.withdrawals), (0, 0, 0));
+}
+
+#[test]
+fn withdrawals_are_bounded() {
+    let now = Instant::now();
+    let mut publications = Publications::new(Duration::from_secs(1));
+    let count = MAX_WITHDRAWALS + 100;
+    let key = |number: usize| RecordKey::from_slice(&position(number)).unwrap();
+    publications.replace((0..count).map(|number| (key(number), What::Provide)).collect(), now);
+    (0..count).for_each(|number| publications.on_published(&key(number), &What::Provide, 1, 1, now));
+    publications.replace(BTreeMap::new(), now);
+    assert_eq!((publications.items.len(), publications.withdrawals), (MAX_WITHDRAWALS, MAX_WITHDRAWALS));
+    assert_eq!((publications.counts(), publications.due.len()), ((0, 0), MAX_WITHDRAWALS));
+}
+
+#[test]
+fn what_is_published_once_is_kept_until_a_node_has_stored_it() {
+    let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(100));
+    let mut publications = Publications::new(Duration::from_secs(1000));
+    let master = swarmdex_protocols::Keypair::generate_ed25519();
+    let name = swarmdex_protocols::Name::parse("name").unwrap();
+    let network = swarmdex_protocols::Network::default();
+    let version = swarmdex_protocols::Version(1);
+    let tombstone = swarmdex_protocols::Tombstone::sign(name, PeerId::random(), version, &network, &master, 1).unwrap();
+    publications.push(key(1), Statement::Tombstone(tombstone), now);
+    publications.replace(BTreeMap::new(), now);
+    let what = publications.due(now, 10).remove(0).1;
+    publications.on_published(&key(1), &what, 0, 8, now);
+    publications.replace(BTreeMap::new(), now);
+    assert_eq!(publications.due(later, 10).len(), 1, "nobody stored it");
+    publications.on_published(&key(1), &what, 1, 1, later);
+    assert_eq!((publications.counts(), publications.due.len()), ((0, 0), 0));
+}
+
+#[test]
+fn the_list_is_bounded() {
+    let now = Instant::now();
+    let mut publications = Publications { most: 10, ..Publications::new(Duration::from_secs(1)) };
+    publications.replace((0..100).map(|number| (key(number), What::Provide)).collect(), now);
+    assert_eq!(publications.items.len(), 10);
+}
+
+#[test]
+fn nodes_are_asked_about_what_they_stored_the_last_time() {
+    let now = Instant::now();
+    let mut publications = Publications::new(Duration::from_secs(1000));
+    let [anna, bert] = [PeerId::random(), PeerId::random()];
+    let wanted: BTreeMap<_, _> = (1..4).map(|number| (key(number), What::Provide)).collect();
+    publications.replace(wanted.clone(), now);
+    for number in 1..4 {
+        publications.on_published(&key(number), &What::Provide, 2, 2, now);
+        publications.on_held(&key(number), &What::Provide, [anna, bert].iter());
+    }
+    // The second time one node is no longer among the closest.
+    publications.on_held(&key(3), &What::Provide, [bert].iter());
+    let held = |publications: &mut Publications, node: PeerId| {
+        let number = publications.round().into_iter().find(|(_, peer)| *peer == node).map(|(number, _)| number);
+        number.map_or(0, |number| publications.held_by(number).len())
+    };
+    assert_eq!((held(&mut publications, anna), held(&mut publications, bert)), (2, 3));
+    publications.replace(wanted.into_iter().skip(2).collect(), now);
+    publications.on_held(&key(1), &What::Withdraw, [anna].iter());
+    assert_eq!(
+        (held(&mut publications, anna), held(&mut publications, bert)),
+        (0, 1),
+        "withdrawals are not asked about"
+    );
+    // A key of an earlier run is withdrawn, one of this run is not.
+    publications.withdraw(key(9), now);
+    publications.withdraw(key(3), now);
+    let due: Vec<_> = publications.due(now, 10).into_iter().filter(|(_, what)| *what == What::Withdraw).collect();
+    assert_eq!(due.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [key(1), key(2), key(9)]);
+}

@@ -1,0 +1,42 @@
+//! What this node holds of what another node said, for that node to compare.
+
+use swarmdex_protocols::check::{self, Compared, Held, Mark, Range};
+use swarmdex_protocols::{Ledger, PeerId, RecordKey, Statement};
+
+use super::Records;
+
+/// Who said something, and the mark of it; zeros for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Said {
+    by: u64,
+    mark: Mark,
+}
+
+/// What owners said of a name. A tombstone does not tell who its master is, and masters send theirs by themselves.
+pub(super) fn said(key: &RecordKey, ledger: &Ledger) -> [Said; 2] {
+    let said = |statement: &Statement| match statement {
+        Statement::Tombstone(_) => Said::default(),
+        _ => Said { by: check::tag(statement.owner()), mark: Mark::statement(key, statement) },
+    };
+    let claim = ledger.claim().cloned().map(Statement::Claim);
+    [ledger.settled().map(said).unwrap_or_default(), claim.as_ref().map(said).unwrap_or_default()]
+}
+
+impl Records {
+    /// Compares what `sender` said in ranges of keys, which are in order, with what is held of it. One look through
+    /// the keys of the ranges; the answer has a bounded number of items, `most`.
+    pub fn compare(&self, sender: &PeerId, ranges: &[Range], most: usize) -> Vec<Compared> {
+        let (by, mut room) = (check::tag(sender), most);
+        let compare = |range: &Range| {
+            if range.from > range.to {
+                return Compared::Same;
+            }
+            let slots = self.slots.range(range.from..=range.to);
+            let said = slots.flat_map(|(_, slot)| slot.said).filter(|said| said.by == by && *said != Said::default());
+            let statements = said.map(|said| said.mark).collect();
+            let provided = self.providers.of(sender, range.from, range.to).collect();
+            check::compare(range, Held { statements, provided }, &mut room)
+        };
+        ranges.iter().map(compare).collect()
+    }
+}

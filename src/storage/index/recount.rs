@@ -1,0 +1,82 @@
+//! Counts what the index holds anew, beside the work: what was changed from outside, or damaged, is found.
+//!
+//! The index keeps count and digest of each member's names as it changes them. A database is a file, though: another
+//! program can change its rows, a disk can flip bits. SQLite tells the writer when somebody else has committed
+//! (`PRAGMA data_version`); then, and at each start, all rows are counted from one snapshot. The difference between
+//! what a snapshot says of a member and what its rows come to stays the same whatever the writer changes
+//! meanwhile, since digests are sums: it is what has to be corrected.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use swarmdex_protocols::PeerId;
+use swarmdex_protocols::index::{ShareDigest, ShareSum};
+
+use super::schema;
+
+type Sql<T> = Result<T, rusqlite::Error>;
+
+/// What is wrong with the account of one member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Correction {
+    pub(super) peer: PeerId,
+    /// Names to add, or to take away if negative.
+    pub(super) names: i64,
+    /// To be added to the digest.
+    pub(super) digest: ShareDigest,
+    /// Whether the member has a row of its own; if not, only names of its are there.
+    pub(super) known: bool,
+}
+
+/// What a count came to.
+#[derive(Debug, Default)]
+pub(super) struct Recount {
+    pub(super) corrections: Vec<Correction>,
+    /// Rows that do not fit their checksums.
+    pub(super) damaged: u64,
+}
+
+/// Counts everything in the database at `path`; `None` if cancelled.
+pub(super) fn recount(path: &Path, cancel: &AtomicBool) -> Sql<Option<Recount>> {
+    let connection = schema::open_for_reading(path)?;
+    // One snapshot for members and names.
+    connection.execute_batch("BEGIN")?;
+    let mut stored = BTreeMap::new();
+    {
+        let mut statement = connection.prepare("SELECT peer, digest, names FROM peers")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let Ok(peer) = schema::peer(row, 0) else { continue };
+            let (digest, entries) = (ShareDigest::from_bytes(row.get(1)?), row.get::<_, i64>(2)?.cast_unsigned());
+            stored.insert(peer, ShareSum { entries, digest });
+        }
+    }
+    let (mut counted, mut damaged) = (BTreeMap::<PeerId, ShareSum>::new(), 0);
+    {
+        let sql = format!("SELECT {} FROM names AS n", schema::ENTRY);
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            if cancel.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            match schema::entry(row) {
+                Ok((_, entry)) => counted.entry(entry.owner).or_default().add(&entry.digest()),
+                Err(error) if schema::is_damage(&error) => damaged += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let peers = stored.keys().chain(counted.keys()).copied().collect::<std::collections::BTreeSet<_>>();
+    let corrections = peers.into_iter().filter_map(|peer| {
+        let (before, now) = (stored.get(&peer), counted.get(&peer).copied().unwrap_or_default());
+        let known = before.is_some();
+        let before = before.copied().unwrap_or_default();
+        let mut digest = before.digest;
+        digest.join(&now.digest);
+        let names = now.entries.cast_signed() - before.entries.cast_signed();
+        (before != now).then_some(Correction { peer, names, digest, known })
+    });
+    Ok(Some(Recount { corrections: corrections.collect(), damaged }))
+}

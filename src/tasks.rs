@@ -1,0 +1,147 @@
+//! Tasks by name, and which of them failed.
+//!
+//! A panic ends the task in which it happens and nothing else; the log names that task (`log.rs`). What a node cannot
+//! do without is watched here besides: its status lists what failed, and a node that cannot go on says so.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+tokio::task_local! {
+    static NAME: &'static str;
+}
+
+/// Runs a future on a task of its own, which bears this name in the log if it panics.
+pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    tokio::spawn(NAME.scope(name, future))
+}
+
+/// The name of the task that runs on this thread at the moment, if it was given one.
+pub fn name() -> Option<&'static str> {
+    NAME.try_with(|name| *name).ok()
+}
+
+/// What failed in one node. Clones are handles to the same list.
+#[derive(Debug, Clone, Default)]
+pub struct Failures {
+    state: Arc<watch::Sender<State>>,
+}
+
+/// At most as many names as the program has tasks.
+#[derive(Debug, Default)]
+struct State {
+    names: BTreeSet<&'static str>,
+    over: bool,
+}
+
+impl Failures {
+    /// A part of the node failed; the rest goes on.
+    pub fn note(&self, name: &'static str) {
+        self.state.send_modify(|state| {
+            state.names.insert(name);
+        });
+    }
+
+    /// A part failed without which the node cannot go on.
+    pub fn end(&self, name: &'static str) {
+        self.state.send_modify(|state| {
+            state.names.insert(name);
+            state.over = true;
+        });
+    }
+
+    /// Notes the failure of `name` if the value is dropped by a panic: held by whoever does the work.
+    pub fn watch(&self, name: &'static str) -> Watch {
+        Watch { failures: self.clone(), name, vital: false }
+    }
+
+    /// The same for a part without which the node cannot go on.
+    pub fn watch_vital(&self, name: &'static str) -> Watch {
+        Watch { failures: self.clone(), name, vital: true }
+    }
+
+    /// Everything that failed since the node started, each once, in the order of the names.
+    pub fn names(&self) -> Vec<String> {
+        self.state.borrow().names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// Whether something failed without which the node cannot go on.
+    pub fn is_over(&self) -> bool {
+        self.state.borrow().over
+    }
+
+    /// Waits until something fails without which the node cannot go on.
+    pub async fn over(&self) {
+        // The sender is this value's own, so it is not gone.
+        let _ = self.state.subscribe().wait_for(|state| state.over).await;
+    }
+}
+
+/// See [`Failures::watch`].
+#[derive(Debug)]
+pub struct Watch {
+    failures: Failures,
+    name: &'static str,
+    vital: bool,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        if self.vital {
+            self.failures.end(self.name);
+        } else {
+            self.failures.note(self.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_has_its_name_and_a_blocking_one_has_none() {
+        assert_eq!(spawn("a", async { name() }).await.unwrap(), Some("a"));
+        assert_eq!(tokio::spawn(async { name() }).await.unwrap(), None);
+        assert_eq!(name(), None);
+    }
+
+    #[tokio::test]
+    async fn what_panics_is_noted_once_and_what_ends_is_not() {
+        let failures = Failures::default();
+        for _ in 0..2 {
+            let watch = failures.watch("b");
+            let work = move || {
+                let _watch = watch;
+                panic!("on purpose");
+            };
+            assert!(tokio::task::spawn_blocking(work).await.is_err());
+        }
+        drop(failures.watch_vital("c"));
+        assert_eq!((failures.names(), failures.is_over()), (vec!["b".to_owned()], false));
+    }
+
+    #[tokio::test]
+    async fn the_failure_of_a_vital_part_is_heard_of() {
+        let failures = Failures::default();
+        let (watch, heard) = (failures.watch_vital("a"), failures.clone());
+        let waiting = tokio::spawn(async move { heard.over().await });
+        let thread = std::thread::spawn(move || {
+            let _watch = watch;
+            panic!("on purpose");
+        });
+        assert!(thread.join().is_err());
+        waiting.await.unwrap();
+        failures.note("0");
+        assert!(failures.is_over());
+        assert_eq!(failures.names(), ["0", "a"]);
+    }
+}
