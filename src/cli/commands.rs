@@ -6,7 +6,7 @@ use super::backend::Backend;
 use super::output::{self, Bar, Table, note, plain, size};
 use super::settings::NodeArgs;
 use super::{Command, Failure, OutputArgs};
-use crate::http::Client;
+use crate::http::{Client, MAX_RESULTS};
 use crate::node::{
     AgreementInfo, EntryInfo, ErrorKind, FailedFile, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState,
     RevokedInfo, ShareReport, SharedInfo, Source, Standing, Status,
@@ -20,7 +20,12 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
             let backend = Backend::find_or_start(args).await?;
             let found = backend.search(&words.join(" "), limit).await;
             backend.end().await;
-            print_entries(&found?, json)
+            let found = found?;
+            print_entries(&found, json)?;
+            if found.len() >= limit.min(MAX_RESULTS) {
+                eprintln!("swarmdex: there may be more; --limit lists up to {MAX_RESULTS}, more words find fewer");
+            }
+            Ok(())
         }
         Command::Lookup { name } => {
             let backend = Backend::find_or_start(args).await?;

@@ -31,6 +31,8 @@ pub struct Client {
 pub struct Call {
     body: Incoming,
     buffer: Vec<u8>,
+    /// Bytes of it among which there is no end of a line.
+    searched: usize,
     total: usize,
 }
 
@@ -96,7 +98,7 @@ impl Client {
 
     async fn call(&self, path: &str, body: &impl Serialize) -> Result<Call, Error> {
         let response = self.post(path, body).await?;
-        Ok(Call { body: response.into_body(), buffer: Vec::new(), total: 0 })
+        Ok(Call { body: response.into_body(), buffer: Vec::new(), searched: 0, total: 0 })
     }
 
     /// See [`crate::Node::status`].
@@ -145,14 +147,17 @@ impl Call {
     /// Waits for the end, telling progress meanwhile.
     pub async fn follow<T: DeserializeOwned>(&mut self, mut progress: impl FnMut(Progress)) -> Result<T, Error> {
         loop {
-            while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+            while let Some(end) = self.buffer.iter().skip(self.searched).position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=self.searched + end).collect();
+                self.searched = 0;
                 match serde_json::from_slice::<Line<T>>(&line).map_err(broken)? {
                     Line::Progress(now) => progress(now),
                     Line::Done(value) => return Ok(value),
                     Line::Error(ErrorBody { kind, message }) => return Err(Error::Remote { kind, message }),
                 }
             }
+            // The last line may have a hundred thousand entries: it is searched once.
+            self.searched = self.buffer.len();
             let Some(frame) = self.body.frame().await else {
                 let message = "the node stopped before it was done".to_owned();
                 return Err(Error::Remote { kind: ErrorKind::Other, message });

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use axum::Router;
 pub use client::{Call, Client};
+pub(crate) use routes::MAX_RESULTS;
 pub use types::*;
 
 use crate::node::Node;

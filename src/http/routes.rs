@@ -15,10 +15,10 @@ use serde::Serialize;
 use super::types::{ErrorBody, Line, LookupQuery, RevokeBody, SearchQuery, ShareBody};
 use crate::node::{Error, GetRequest, Node, Operation};
 
-/// Longest body of a request, in bytes: 1,000 names of the greatest length.
-const MAX_BODY: usize = 2 << 20;
+/// Longest body of a request, in bytes: the names of the longest command line (6 MiB on Linux), their quotes escaped.
+const MAX_BODY: usize = 16 << 20;
 /// Most entries in one answer to a search.
-const MAX_RESULTS: usize = 100_000;
+pub(crate) const MAX_RESULTS: usize = 100_000;
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 

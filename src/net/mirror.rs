@@ -332,6 +332,7 @@ impl Mirror {
             })?;
             for attempt in 1..ATTEMPTS {
                 match self.net.mirror(node, request.clone()).await? {
+                    // What it does not understand, it will not understand the next time.
                     Response::Refused(refusal) if refusal.code == RefusalCode::Busy => {
                         tokio::time::sleep(Duration::from_millis(50) * attempt * attempt).await
                     }

@@ -14,6 +14,8 @@ mod discovery;
 mod driver;
 mod fetch;
 mod index;
+#[cfg(test)]
+mod index_tests;
 mod listen;
 mod mirror;
 mod nodes;

@@ -1,10 +1,11 @@
 //! Questions to the DHT, and to owners found through it. Nothing is believed that is not signed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, Stream, StreamExt, stream};
-use swarmdex_protocols::index::{Lookup, Member, Request, Response, Search};
+use swarmdex_protocols::index::{Lookup, Member, Owned, RefusalCode, Request, Response, Search};
 use swarmdex_protocols::ledger::Standing;
 use swarmdex_protocols::limits::{MAX_HOLDERS, MAX_PAGE_ENTRIES, MAX_PROVIDERS};
 use swarmdex_protocols::{Authority, ContentId, Entry, Ledger, Name, Pattern, PeerId, RecordKey, Statement, Tally};
@@ -30,6 +31,13 @@ const OWNERS_AT_A_TIME: usize = 64;
 /// How long one owner may take for a page, connecting included, and how many pages it is asked for.
 const OWNER_PATIENCE: Duration = Duration::from_secs(3);
 const PAGES_OF_OWNER: usize = 1000;
+/// How many of them may have less than was asked for, and for how long after the first question: an owner looks at 20,000
+/// names for each, and one that has nothing to say must not keep a search going.
+const THIN_PAGES: usize = 32;
+const THIN_PATIENCE: Duration = Duration::from_secs(10);
+/// How often an owner is asked for a page if it is busy, or if it answered before, and the pause after the first time.
+const PAGE_ATTEMPTS: u32 = 3;
+const PAGE_PAUSE: Duration = Duration::from_millis(50);
 /// Owners asked for a name whose record was not found.
 const OWNERS_OF_NAME: usize = 8;
 
@@ -178,10 +186,16 @@ impl Dht {
         let mut owners = self.found_under(key, MAX_OWNERS, PROVIDER_PATIENCE).await;
         // From so many on there may be more than Kademlia's answers have.
         if owners.len() >= PROVIDERS_IN_ANSWER {
-            let more = self.mirror.providers(key).await.take(MAX_OWNERS);
-            let more = more.take_until(tokio::time::sleep(PROVIDER_PATIENCE));
-            owners.extend(more.map(|provider| provider.peer).collect::<Vec<_>>().await);
-            owners.remove(&self.net.local());
+            let more = self.mirror.providers(key).await;
+            let mut more = pin!(more.take_until(tokio::time::sleep(PROVIDER_PATIENCE)));
+            // Twenty nodes name much the same owners: each counts once.
+            while owners.len() < MAX_OWNERS
+                && let Some(provider) = more.next().await
+            {
+                if provider.peer != self.net.local() {
+                    owners.insert(provider.peer);
+                }
+            }
         }
         owners
     }
@@ -231,28 +245,69 @@ impl Dht {
         limit: usize,
         authority: &'a Authority,
     ) -> impl Stream<Item = Vec<(Name, Ledger)>> + 'a {
-        let begin = Some((None, 0, PAGES_OF_OWNER));
+        let begin = Some((None, PagesLeft::new(limit)));
         stream::unfold(begin, move |place| async move {
-            let (cursor, before, left) = place?;
+            let (cursor, mut left) = place?;
             // At most 500, see the limit.
-            let wanted = limit.saturating_sub(before).clamp(1, MAX_PAGE_ENTRIES);
+            let wanted = left.names.clamp(1, MAX_PAGE_ENTRIES);
             let request = Request::Search(Search { query: query.to_owned(), cursor, limit: wanted as u32 });
-            let answer = if owner == self.net.local() {
-                Some((self.own)(request))
-            } else {
-                self.ask_owner(owner, request).await.map(|(_, response)| response)
-            };
-            let Some(Response::Owned(page)) = answer else { return None };
-            let said = page.statements.len();
+            let page = self.owned_page(owner, request, cursor.is_some()).await?;
+            let said = page.statements.len().min(wanted);
             let statements = page.statements.into_iter().take(wanted);
             let proved: Vec<_> = statements.filter_map(|it| proved(it, &owner, pattern, authority)).collect();
-            let count = before + proved.len();
-            // Only a full page has another behind it, and only one of true statements is worth it; some may have expired.
-            let worth = said >= wanted && 2 * proved.len() >= wanted;
-            let more = worth && page.next.is_some() && page.next != cursor;
-            let place = (more && count < limit && left > 1).then_some((page.next, count, left - 1));
-            Some((proved, place))
+            let more = left.after(wanted, said, proved.len()) && page.next.is_some() && page.next != cursor;
+            Some((proved, more.then_some((page.next, left))))
         })
+    }
+
+    /// A page of what an owner says of its own names; `None` if there is no answer. One that is busy is asked again, and
+    /// so is one that answered for an earlier page.
+    async fn owned_page(&self, owner: PeerId, request: Request, answered: bool) -> Option<Owned> {
+        if owner == self.net.local() {
+            let Response::Owned(page) = (self.own)(request) else { return None };
+            return Some(page);
+        }
+        for attempt in 1..=PAGE_ATTEMPTS {
+            match self.ask_owner(owner, request.clone()).await {
+                Some((_, Response::Owned(page))) => return Some(page),
+                Some((_, Response::Refused(refusal))) if refusal.code == RefusalCode::Busy => {}
+                None if answered => {}
+                _ => return None,
+            }
+            tokio::time::sleep(PAGE_PAUSE * attempt * attempt).await;
+        }
+        None
+    }
+}
+
+/// How much more an owner is asked for.
+#[derive(Debug, Clone, Copy)]
+struct PagesLeft {
+    names: usize,
+    pages: usize,
+    thin: usize,
+    begun: Instant,
+}
+
+impl PagesLeft {
+    fn new(names: usize) -> Self {
+        Self { names, pages: PAGES_OF_OWNER, thin: THIN_PAGES, begun: Instant::now() }
+    }
+
+    /// Counts a page of which `wanted` names were asked for, `said` came, and `proved` of them were proved; whether
+    /// another is worth a question.
+    fn after(&mut self, wanted: usize, said: usize, proved: usize) -> bool {
+        self.names = self.names.saturating_sub(proved);
+        self.pages = self.pages.saturating_sub(1);
+        if said < wanted {
+            // Where few names match, or none, the rest is still to come.
+            self.thin = self.thin.saturating_sub(1);
+            if self.thin == 0 || self.begun.elapsed() > THIN_PATIENCE {
+                return false;
+            }
+        }
+        // Only true statements are worth more questions; some may have expired.
+        2 * proved >= said && self.names > 0 && self.pages > 0
     }
 }
 
@@ -280,4 +335,32 @@ fn believed(statement: Statement, owner: &PeerId, authority: &Authority) -> Opti
     let mut ledger = Ledger::default();
     ledger.insert(statement, unix_ms()).ok()?;
     Some(ledger)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pages that an owner is asked for which says and proves so many of 500 names each time.
+    fn asked(limit: usize, said: usize, proved: usize) -> usize {
+        let mut left = PagesLeft::new(limit);
+        1 + (0..).take_while(|_| left.after(500, said, proved)).count()
+    }
+
+    #[test]
+    fn an_owner_is_asked_for_all_of_its_pages_and_a_liar_for_few() {
+        assert_eq!(asked(500, 500, 500), 1);
+        assert_eq!(asked(501, 500, 500), 2);
+        assert_eq!(asked(1_000_000, 500, 500), PAGES_OF_OWNER);
+        assert_eq!(asked(1_000_000, 500, 250), PAGES_OF_OWNER);
+        assert_eq!(asked(1_000_000, 500, 249), 1);
+        // Few names match, or none on most pages.
+        assert_eq!(asked(1000, 3, 3), THIN_PAGES);
+        assert_eq!(asked(1000, 0, 0), THIN_PAGES);
+        assert_eq!(asked(1000, 3, 1), 1);
+        // Long after the first question, full pages alone are worth it.
+        let begun = Instant::now().checked_sub(THIN_PATIENCE * 2).unwrap();
+        let mut late = PagesLeft { begun, ..PagesLeft::new(10_000) };
+        assert!(late.after(500, 500, 500) && !late.after(500, 499, 499));
+    }
 }

@@ -142,6 +142,14 @@ pub enum Error {
         /// The prefix.
         prefix: String,
     },
+    /// More peers' names are below the prefix than one download takes.
+    #[error("more than {most} names begin with {prefix:?}; choose a longer beginning")]
+    TooManyBelow {
+        /// The prefix.
+        prefix: String,
+        /// Most names.
+        most: usize,
+    },
     /// This node does not share the name.
     #[error("this node does not share {name:?}; 'swarmdex ls' lists what it shares")]
     NotShared {
@@ -241,7 +249,7 @@ impl Error {
             | Self::Share(_)
             | Self::Partial(_)
             | Self::Output { .. } => ErrorKind::Storage,
-            Self::Name { .. } | Self::Query(_) => ErrorKind::Usage,
+            Self::Name { .. } | Self::Query(_) | Self::TooManyBelow { .. } => ErrorKind::Usage,
             Self::Net(NetError::Listen { .. }) => ErrorKind::Unreachable,
             Self::Net(_) => ErrorKind::Other,
             Self::NotFound { .. }

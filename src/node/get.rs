@@ -108,7 +108,12 @@ impl Node {
     ) -> Result<BTreeMap<Name, Entry>, Error> {
         let query = prefix.map_or_else(String::new, glob_below);
         let mut names = BTreeMap::new();
-        for entry in self.inner.questions.entries(&query, MAX_FILES).await? {
+        let entries = self.inner.questions.entries(&query, MAX_FILES + 1).await?;
+        if entries.len() > MAX_FILES {
+            let prefix = shorten(prefix.map(Name::as_str).unwrap_or_default());
+            return Err(Error::TooManyBelow { prefix, most: MAX_FILES });
+        }
+        for entry in entries {
             let wanted = prefix.is_none_or(|prefix| entry.name.is_below(prefix));
             let size = entry.size;
             if wanted && names.insert(entry.name.clone(), entry).is_none() {

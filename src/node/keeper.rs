@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::start::warn_skipped;
 use super::{Error, Phase};
@@ -40,8 +40,8 @@ struct Keeper {
     watcher: Option<Watcher>,
     watched: BTreeSet<PathBuf>,
     heard: mpsc::Receiver<Heard>,
-    /// Set when a change found no place among those heard.
-    missed: Arc<AtomicBool>,
+    /// Told when a change found no place among those heard.
+    missed: Arc<Notify>,
     changes: Changes,
     /// How often to look through everything, and when next.
     pace: Option<Duration>,
@@ -51,11 +51,11 @@ struct Keeper {
 impl Keeper {
     fn new(shares: ShareTable, watches: bool, cancel: Arc<AtomicBool>) -> Self {
         let (sender, heard) = mpsc::channel(HEARD);
-        let missed = Arc::new(AtomicBool::new(false));
+        let missed = Arc::<Notify>::default();
         let full = missed.clone();
         let tell = move |news| {
             if sender.try_send(news).is_err() {
-                full.store(true, Ordering::Relaxed);
+                full.notify_one();
             }
         };
         let watcher = match Watcher::new(shares.own_folder(), tell) {
@@ -79,6 +79,7 @@ impl Keeper {
             let due = [self.changes.poll_timeout(), self.sweep].into_iter().flatten().min();
             tokio::select! {
                 Some(heard) = self.heard.recv() => self.on_heard(heard),
+                () = self.missed.notified() => self.on_heard(Heard::Lost),
                 changed = generation.changed() => match changed {
                     Ok(()) => {
                         self.watch_new_roots().await;
@@ -97,9 +98,6 @@ impl Keeper {
         match heard {
             Heard::Changed(path) => self.changes.on_change(path, now),
             Heard::Lost => self.changes.on_lost(now),
-        }
-        if self.missed.swap(false, Ordering::Relaxed) {
-            self.changes.on_lost(now);
         }
     }
 
@@ -177,11 +175,23 @@ impl Keeper {
                 if news {
                     warn_skipped(&outcome);
                 }
+                if outcome.unfinished {
+                    self.hurry();
+                }
             }
             Ok(Err(_)) if self.cancel.load(Ordering::Relaxed) => {}
-            Ok(Err(error)) => warn(error),
+            Ok(Err(error)) => {
+                warn(error);
+                self.hurry();
+            }
             Err(_) => warn(Error::Bug),
         }
+    }
+
+    /// What could not be looked at is looked at with everything else, soon.
+    fn hurry(&mut self) {
+        let soon = Instant::now() + OFTEN;
+        self.sweep = self.sweep.map(|at| at.min(soon));
     }
 }
 

@@ -17,14 +17,16 @@ use super::types::{EntryInfo, HolderInfo, LookupInfo, MasterState, PeerInfo, Pee
 use super::{Error, ErrorKind, shorten};
 use crate::net::{Net, sleep_until};
 use crate::state::lookup::{self as hedge, Answer, Hedge, Side};
+use crate::state::pages::{self, MAX_PAGES, Next};
 
 /// How long a question waits for the first attempt to join.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 /// For how long after the loss of the master a name that is not found is looked up again, and after which pause.
 const OUTAGE_GRACE: Duration = Duration::from_secs(3);
 const OUTAGE_PAUSE: Duration = Duration::from_millis(200);
-/// Most pages read for one search: a master that never ends its pages cannot keep a search going.
-const MAX_PAGES: usize = 10_000;
+/// How often a page is asked for while the master is busy, and the pause after the first time.
+const PAGE_ATTEMPTS: u32 = 4;
+const PAGE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Asks the master, or the DHT.
 #[derive(Debug, Clone)]
@@ -178,43 +180,60 @@ impl Questions {
         Ok(entries)
     }
 
-    /// Entries that match, at most `limit`.
+    /// Entries that match, each name once, at most `limit`, sorted by name. If the master's pages break off or lead
+    /// nowhere, what they had is filled up from the DHT; a part alone is never the answer.
     pub(super) async fn entries(&self, query: &str, limit: usize) -> Result<Vec<Entry>, Error> {
         let pattern = Pattern::parse(query).map_err(Error::Query)?;
         let first = async { self.page(query, None, limit).await.map(Found::Page) };
         let all = async { self.dht.search(query, limit).await.map(Found::All) };
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut found = self.hedged(first, all).await?;
-        for _ in 0..MAX_PAGES {
-            let page = match found {
-                Found::All(all) => return Ok(all),
-                Found::Page(page) => page,
+        let mut page = match self.hedged(first, all).await? {
+            Found::All(all) => return Ok(all),
+            Found::Page(page) => page,
+        };
+        let mut found = pages::Found::new(limit, MAX_PAGES);
+        let failure = loop {
+            let cursor = match found.add_page(page, &pattern) {
+                Next::End => return Ok(found.into_entries()),
+                Next::Page(cursor) => cursor,
+                Next::Astray => break Error::Answer,
             };
-            let next = page.next;
-            let matching = page.entries.into_iter().take(MAX_PAGE_ENTRIES).filter(|entry| pattern.matches(&entry.name));
-            entries.extend(matching);
-            if next.is_none() || entries.len() >= limit {
-                break;
+            page = match self.page(query, Some(cursor), found.missing()).await {
+                Ok(page) => page,
+                Err(error) => break error,
+            };
+        };
+        tracing::info!(error = failure.describe(), "the master's answer to a search broke off; the DHT fills it up");
+        match self.dht.search(query, limit).await {
+            // What this node shares itself is not what the others do.
+            Ok(all) if self.net.dht_counts().await.nodes > 0 => all.into_iter().for_each(|entry| found.add(entry)),
+            Ok(_) => return Err(failure),
+            Err(error) => {
+                tracing::debug!(%error, "nor does the DHT answer");
+                return Err(failure);
             }
-            found = match self.page(query, next, limit - entries.len()).await {
-                // Only a page that goes on where the last one ended is worth another question.
-                Ok(page) if page.next == next => break,
-                Ok(page) => Found::Page(page),
-                // The master went away in the middle.
-                Err(_) => Found::All(self.dht.search(query, limit).await.map_err(|error| self.explain(error))?),
-            };
         }
-        entries.truncate(limit);
-        Ok(entries)
+        Ok(found.into_entries())
     }
 
+    /// A page of the master's. What it is too busy for is asked again a few times.
     async fn page(&self, query: &str, cursor: Option<Cursor>, limit: usize) -> Result<Page, Error> {
         // At most 500, see the limit.
         let limit = limit.clamp(1, MAX_PAGE_ENTRIES) as u32;
         let request = Request::Search(Search { query: query.to_owned(), cursor, limit });
-        match self.ask(request).await? {
-            (_, Response::Page(page)) => Ok(page),
-            _ => Err(Error::Answer),
+        let mut attempt = 1;
+        loop {
+            match self.ask(request.clone()).await {
+                Ok((_, Response::Page(page))) => return Ok(page),
+                Ok(_) => return Err(Error::Answer),
+                // Of the first page the DHT has an answer, too.
+                Err(Error::Refused(refusal))
+                    if refusal.code == RefusalCode::Busy && cursor.is_some() && attempt < PAGE_ATTEMPTS =>
+                {
+                    tokio::time::sleep(PAGE_PAUSE * attempt * attempt).await;
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -222,19 +241,24 @@ impl Questions {
     pub(super) async fn peers(&self) -> Result<Vec<PeerInfo>, Error> {
         let mut peers: Vec<PeerInfo> = Vec::new();
         let mut after = None;
-        loop {
-            let (_, Response::Members(members)) = self.ask(Request::Peers(Peers { after })).await? else {
+        for _ in 0..MAX_PAGES {
+            let (_, Response::Members(mut members)) = self.ask(Request::Peers(Peers { after })).await? else {
                 return Err(Error::Answer);
             };
-            let full = members.len() >= MAX_MEMBERS;
+            members.truncate(MAX_MEMBERS);
+            let full = members.len() == MAX_MEMBERS;
             let last = members.last().map(|member| member.peer);
-            peers.extend(members.into_iter().take(MAX_MEMBERS).map(PeerInfo::from));
-            // Only a page that goes on where the last one ended is worth another question.
-            if !full || last <= after || peers.len() > MAX_PAGES * MAX_MEMBERS {
+            peers.extend(members.into_iter().map(PeerInfo::from));
+            if !full {
                 return Ok(peers);
+            }
+            // Only a page that goes on where the last one ended is worth another question.
+            if last <= after {
+                break;
             }
             after = last;
         }
+        Err(Error::Answer)
     }
 
     /// Tells the master that a holder cannot be reached.

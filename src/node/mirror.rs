@@ -12,7 +12,9 @@ use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use swarmdex_protocols::ledger::Standing;
 use swarmdex_protocols::statement::Revocation;
-use swarmdex_protocols::{Claim, ContentId, Entry, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally};
+use swarmdex_protocols::{
+    Claim, ContentId, Entry, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally, Version,
+};
 use tokio::sync::{mpsc, watch};
 
 use super::Phase;
@@ -22,6 +24,7 @@ use super::standings::Standings;
 use super::twins::Twins;
 use super::types::{MasterState, MirrorInfo};
 use crate::net::{Copies, Mirror, Net, sleep_until};
+use crate::state::pages::part;
 use crate::state::publish::{Publications, What};
 use crate::storage::dir::DataDir;
 use crate::storage::index::{IndexStore, ReadOp, ReadOutcome};
@@ -36,9 +39,11 @@ const BATCH: usize = 10_000;
 const CLAIMS: usize = 2000;
 /// Statements of the index that wait to be published; what finds no room is published by its owner.
 pub(super) const MADE_QUEUE: usize = 65_536;
-/// Tombstones of a master that are published again and again, the latest: nodes keep each for as long as it is valid, and new
-/// nodes are told of these. Signing them takes half a second, and whoever looks a name up waits meanwhile.
-const TOMBSTONES: u32 = 20_000;
+/// Tombstones of a master that are published again in one round, the latest first and the next ones in the next round: nodes
+/// keep each for as long as it is valid, and new nodes are told of these. And how many are read at a time: each has to be
+/// signed, and whoever looks a name up waits meanwhile.
+const TOMBSTONES: usize = 20_000;
+const TOMBSTONE_PAGE: u32 = 2000;
 /// How soon names that could not be claimed are tried again.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
 /// How often the nodes that are known are written to disk, claims are renewed and lost ones tried again, in the end; and how
@@ -115,6 +120,8 @@ impl MirrorTask {
         let (mut made, mut sent) = (Vec::new(), 0);
         let (mut check, mut tombstones, mut again) = (Instant::now() + SETTLE, Instant::now(), None);
         let mut pause = FIRST_CHECK;
+        // How far tombstones were published again, and which claim was tried last.
+        let (mut older, mut tried) = (None, None);
         loop {
             let due = publications.poll_timeout().map(|(at, _)| at);
             tokio::select! {
@@ -139,7 +146,7 @@ impl MirrorTask {
             let of = [*shares.borrow_and_update(), *said.borrow_and_update(), *held.borrow_and_update()];
             let alone = matches!(*master.borrow_and_update(), MasterState::Unreachable { .. });
             self.give_up(alone).await;
-            let claimed = !alone || self.claim().await;
+            let claimed = !alone || self.claim(&mut tried).await;
             again = (!claimed).then(|| Instant::now() + CLAIM_AGAIN);
             let now = Instant::now();
             publications.set_alone(alone, now);
@@ -148,7 +155,7 @@ impl MirrorTask {
                 publications.push(self.mirror.key(statement.name()), statement, now);
             }
             if now >= tombstones {
-                self.push_tombstones(&mut publications, now).await;
+                self.push_tombstones(&mut publications, &mut older, now).await;
                 tombstones = now + self.republish;
             }
             sent += self.publish(&mut publications).await;
@@ -219,28 +226,35 @@ impl MirrorTask {
         collect.await.unwrap_or_default()
     }
 
-    /// Tombstones are published for as long as a certificate that they end may be about.
-    async fn push_tombstones(&self, publications: &mut Publications, now: Instant) {
+    /// Tombstones are published for as long as a certificate that they end may be about: from where the round before
+    /// ended, and again from the latest.
+    async fn push_tombstones(&self, publications: &mut Publications, older: &mut Option<Version>, now: Instant) {
         let Some((index, _)) = &self.index else { return };
-        let Ok(reading) = index.try_read(ReadOp::Tombstones { limit: TOMBSTONES }) else { return };
-        if let Ok(Ok(ReadOutcome::Tombstones(tombstones))) = reading.await {
-            for tombstone in tombstones {
+        for _ in 0..TOMBSTONES / TOMBSTONE_PAGE as usize {
+            let op = ReadOp::Tombstones { before: *older, limit: TOMBSTONE_PAGE };
+            let Ok(reading) = index.try_read(op) else { return };
+            let Ok(Ok(ReadOutcome::Tombstones(page))) = reading.await else { return };
+            for tombstone in page.tombstones {
                 publications.push(self.mirror.key(tombstone.name()), tombstone, now);
+            }
+            *older = page.next;
+            if older.is_none() {
+                return;
             }
         }
     }
 
     /// Claims names that no master can grant at the moment. False if some have to be tried again: nobody answered,
     /// or there are too many for one go.
-    async fn claim(&self) -> bool {
+    async fn claim(&self, tried: &mut Option<Name>) -> bool {
         let entries = self.library.shares.entries();
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
-        let mut wanted = self.standings.lock().to_claim(share, unix_ms());
+        let wanted = self.standings.lock().to_claim(share, unix_ms());
         if wanted.is_empty() {
             return true;
         }
         let mut all = wanted.len() <= CLAIMS;
-        wanted.truncate(CLAIMS);
+        let wanted = part(wanted, tried, CLAIMS, |(name, ..)| name);
         if self.net.authority().is_none() {
             return false;
         }

@@ -200,3 +200,56 @@ pub(super) fn by_owner(files: Vec<Small>) -> (BTreeMap<PeerId, Vec<Small>>, Vec<
     }
     (owners, left)
 }
+
+#[cfg(test)]
+mod tests {
+    use swarmdex_protocols::{Name, Version};
+
+    use super::*;
+
+    fn files(sizes: impl IntoIterator<Item = u64>) -> Vec<Small> {
+        let owner = PeerId::from_bytes(&[0, 1, 7]).unwrap();
+        let file = |(number, size): (usize, u64)| {
+            let (name, content) = (Name::parse(&format!("file {number}")).unwrap(), ContentId::of(b"x"));
+            Small { entry: Entry { name, content, size, owner, version: Version(1) }, rest: number.to_string() }
+        };
+        sizes.into_iter().enumerate().map(file).collect()
+    }
+
+    #[test]
+    fn every_file_is_in_one_request_and_every_request_fits() {
+        const BODY: u64 = MAX_FETCH_BODY as u64;
+        let most = MAX_FETCH_FILES;
+        for (sizes, requests) in [
+            (vec![], 0),
+            (vec![1; most - 1], 1),
+            (vec![1; most], 1),
+            (vec![1; most + 1], 2),
+            (vec![1; 3 * most], 3),
+            (vec![1; 3 * most + 1], 4),
+            (vec![BODY / 4; 12], 3),
+            (vec![BODY / 4; 13], 4),
+            (vec![BODY / 4 + 1; 12], 4),
+            // A large one among small ones.
+            ([vec![1; 100], vec![BODY], vec![1; 100]].concat(), 3),
+        ] {
+            let batches = batches(files(sizes.clone()));
+            assert_eq!(batches.len(), requests, "{} files of {:?} bytes", sizes.len(), sizes.first());
+            for batch in &batches {
+                assert!(!batch.is_empty() && batch.len() <= most);
+                assert!(batch.iter().map(|file| file.entry.size).sum::<u64>() <= BODY);
+            }
+            let rest: Vec<_> = batches.concat().into_iter().map(|file| file.rest).collect();
+            assert_eq!(rest, (0..sizes.len()).map(|number| number.to_string()).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn an_answer_that_ends_early_or_lacks_some_leaves_those_alone() {
+        let batch = files([2, 3, 4, 5, 6]);
+        let sizes = vec![Some(2), None, Some(4), Some(9)];
+        let response = Response { header: Header::Files { bytes: 15, sizes }, body: b"aaccccddddddddd".to_vec() };
+        let pieces: Vec<_> = split(batch, &response).into_iter().map(|(_, bytes)| bytes.map(<[u8]>::to_vec)).collect();
+        assert_eq!(pieces, [Some(b"aa".to_vec()), None, Some(b"cccc".to_vec()), None, None]);
+    }
+}

@@ -1,7 +1,7 @@
 //! What the master, and without it the network, said of this node's names; shared between the membership, the
 //! mirror and the handle.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::index::{Cursor, Owned, Refusal, RefusalCode, Request, Response};
@@ -13,11 +13,15 @@ use super::membership::unix_ms;
 use super::types::AgreementInfo;
 use crate::net::OwnedNames;
 use crate::state::announce::{Announcer, Standing};
+use crate::state::pages::Places;
 use crate::storage::grants::Grants;
-use crate::storage::shares::ShareTable;
+use crate::storage::shares::{ShareTable, SharedEntry};
 
 /// Names that one page of an answer looks at: bounds how long one question takes.
 const NAMES_PER_PAGE: usize = 20_000;
+
+/// The places of the names of one listing of the share, which is not kept alive for that.
+type Ordered = (Weak<Vec<SharedEntry>>, Arc<Places>);
 
 /// The announcer behind a lock, its certificates on disk.
 #[derive(Debug, Clone)]
@@ -26,6 +30,8 @@ pub(super) struct Standings {
     grants: Arc<Grants>,
     changed: Arc<watch::Sender<u64>>,
     agreement: Arc<Mutex<Agreement>>,
+    /// Of the listing that was asked about last.
+    places: Arc<Mutex<Option<Ordered>>>,
 }
 
 /// How master and node agree about the node's names.
@@ -50,6 +56,7 @@ impl Standings {
             grants: Arc::new(grants),
             changed: Arc::new(watch::Sender::new(0)),
             agreement: Arc::default(),
+            places: Arc::default(),
         }
     }
 
@@ -181,22 +188,32 @@ impl Standings {
         }
     }
 
-    /// A page of this node's names that match, in order. The cursor is the number of names looked at.
+    /// A page of this node's names that match, in the order of their places.
     fn page(&self, shares: &ShareTable, pattern: &Pattern, cursor: Option<Cursor>, limit: usize) -> Owned {
         let entries = shares.entries();
-        let first = cursor.map_or(0, |cursor| usize::try_from(cursor.0).unwrap_or(usize::MAX)).min(entries.len());
-        let end = first.saturating_add(NAMES_PER_PAGE).min(entries.len());
-        let (mut statements, mut seen) = (Vec::new(), first);
-        for entry in &entries[first..end] {
-            seen += 1;
-            if pattern.matches(&entry.name) {
-                statements.extend(self.lock().statement(&entry.name));
-                if statements.len() == limit {
-                    break;
-                }
+        let places = self.places(&entries);
+        let (mut statements, mut next) = (Vec::new(), None);
+        for (index, after) in places.page(cursor, NAMES_PER_PAGE) {
+            next = after;
+            let Some(entry) = entries.get(index).filter(|entry| pattern.matches(&entry.name)) else { continue };
+            statements.extend(self.lock().statement(&entry.name));
+            if statements.len() == limit {
+                break;
             }
         }
-        let next = (seen < entries.len()).then_some(Cursor(seen as u64));
         Owned { statements, next }
+    }
+
+    /// The places of all names of a listing. They are found once, and serve all its pages.
+    fn places(&self, entries: &Arc<Vec<SharedEntry>>) -> Arc<Places> {
+        let mut held = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((listing, places)) = &*held
+            && listing.as_ptr() == Arc::as_ptr(entries)
+        {
+            return places.clone();
+        }
+        let places = Arc::new(Places::of(entries.iter().map(|entry| &entry.name)));
+        *held = Some((Arc::downgrade(entries), places.clone()));
+        places
     }
 }

@@ -13,8 +13,11 @@ pub mod check;
 pub mod fetch;
 pub mod index;
 pub mod lease;
+#[cfg(test)]
+mod lists;
 pub mod lookup;
 pub mod meetings;
+pub mod pages;
 pub mod publish;
 mod random;
 pub mod records;

@@ -38,13 +38,15 @@ pub struct Sweep<T> {
     items: BTreeMap<(Position, usize), T>,
     known: BTreeMap<Position, PeerId>,
     queries: usize,
+    /// Whether the network ever named as many nodes as were asked for.
+    large: bool,
 }
 
 impl<T> Sweep<T> {
     /// Through these items.
     pub fn new(items: impl IntoIterator<Item = (Position, T)>) -> Self {
         let items = items.into_iter().enumerate().map(|(number, (position, item))| ((position, number), item));
-        Self { items: items.collect(), known: BTreeMap::new(), queries: 0 }
+        Self { items: items.collect(), known: BTreeMap::new(), queries: 0, large: false }
     }
 
     /// The item to whose closest nodes the network is to be asked for; `None` at the end.
@@ -67,9 +69,11 @@ impl<T> Sweep<T> {
     /// that it settles, each with the nodes that are to store it, the closest first.
     pub fn on_closest(&mut self, target: &Position, nodes: &[(Position, PeerId)]) -> Vec<(T, Vec<PeerId>)> {
         let farthest = nodes.iter().map(|(position, _)| distance(position, target)).max().unwrap_or_default();
-        // Fewer than asked for are all that there are. Otherwise every node that is nearer than the farthest is
-        // known, and so every node of the region whose keys share one bit more with the target.
-        let bits = if nodes.len() < REPLICATION { 0 } else { leading_zeros(&farthest) + 1 };
+        // Fewer than asked for are all that there are, unless there were more before: then the answer broke off.
+        // Otherwise every node that is nearer than the farthest is known, and so every node of the region whose keys
+        // share one bit more with the target.
+        self.large |= nodes.len() >= REPLICATION;
+        let bits = if self.large { leading_zeros(&farthest) + 1 } else { 0 };
         self.known.extend(nodes.iter().copied());
         while self.known.len() > MAX_KNOWN {
             // The farthest in the order of the sweep: what comes next is after the target.

@@ -12,7 +12,8 @@ use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{StreamProtocol, Swarm, identify, kad, ping, tcp, tls, yamux};
 use serde::Serialize;
 use swarmdex_protocols::check::{Compared, Held};
-use swarmdex_protocols::mirror::{Request, Response, Stored, Verdict};
+use swarmdex_protocols::index::{Refusal, RefusalCode};
+use swarmdex_protocols::mirror::{Request, Response, Store, Stored, Verdict};
 use swarmdex_protocols::{Multiaddr, PeerId, RecordKey, Statement, codec};
 use tokio::sync::{mpsc, oneshot};
 
@@ -37,6 +38,8 @@ enum Order {
 /// What the forger says of names when it is asked.
 type Forged = Arc<Mutex<BTreeMap<RecordKey, Vec<Statement>>>>;
 
+/// Hears of records to store, and says whether they are refused.
+type Refuser = Arc<Mutex<Box<dyn FnMut(PeerId, &Store) -> Option<RefusalCode> + Send>>>;
 /// What others asked of a forger.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Heard {
@@ -51,6 +54,7 @@ pub struct Forger {
     pub peer: PeerId,
     orders: mpsc::Sender<Order>,
     forged: Forged,
+    refuser: Refuser,
     heard: Arc<Mutex<Heard>>,
 }
 
@@ -96,9 +100,15 @@ impl Forger {
         while !matches!(swarm.select_next_some().await, SwarmEvent::NewListenAddr { .. }) {}
         let (orders, queue) = mpsc::channel(4096);
         let forged = Forged::default();
+        let refuser: Refuser = Arc::new(Mutex::new(Box::new(|_, _| None)));
         let heard = Arc::<Mutex<Heard>>::default();
-        tokio::spawn(run(swarm, queue, forged.clone(), heard.clone()));
-        Self { peer, orders, forged, heard }
+        tokio::spawn(run(swarm, queue, forged.clone(), refuser.clone(), heard.clone()));
+        Self { peer, orders, forged, refuser, heard }
+    }
+
+    /// From now on tells of everything that it is to store, and refuses what it is told to.
+    pub fn refuse_stores(&self, refuse: impl FnMut(PeerId, &Store) -> Option<RefusalCode> + Send + 'static) {
+        *self.refuser.lock().unwrap() = Box::new(refuse);
     }
 
     /// What it was asked so far.
@@ -149,7 +159,13 @@ impl Forger {
     }
 }
 
-async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, forged: Forged, heard: Arc<Mutex<Heard>>) {
+async fn run(
+    mut swarm: Swarm<Behaviour>,
+    mut orders: mpsc::Receiver<Order>,
+    forged: Forged,
+    refuser: Refuser,
+    heard: Arc<Mutex<Heard>>,
+) {
     let mut waiting = HashMap::new();
     loop {
         tokio::select! {
@@ -168,7 +184,7 @@ async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, for
                     }
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::Mirror(request_response::Event::Message {
-                    message: Message::Request { request, channel, .. }, ..
+                    peer, message: Message::Request { request, channel, .. }, ..
                 })) => {
                     let Reply::Bytes(bytes) = request else { unreachable!() };
                     let length = u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize;
@@ -180,7 +196,12 @@ async fn run(mut swarm: Swarm<Behaviour>, mut orders: mpsc::Receiver<Order>, for
                         _ => {}
                     }
                     drop(heard);
-                    let reply = lie(request, &forged);
+                    let refused = match &request {
+                        Request::Store(store) => (refuser.lock().unwrap())(peer, store),
+                        _ => None,
+                    };
+                    let refused = refused.map(|code| Response::Refused(Refusal::new(code, "not now")));
+                    let reply = refused.unwrap_or_else(|| lie(request, &forged));
                     let _ = swarm.behaviour_mut().mirror.send_response(channel, Reply::Bytes(framed(&reply)));
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::Mirror(request_response::Event::Message {

@@ -20,6 +20,7 @@ mod mirror;
 mod mishaps;
 mod nodes;
 mod outage;
+mod pages;
 mod processes;
 mod stranger;
 mod transfer;

@@ -81,13 +81,16 @@ pub struct IndexOptions {
     clock: fn() -> u64,
     mirror: Option<mpsc::Sender<Statement>>,
     failures: Failures,
+    /// Rows that one page of a search looks at.
+    rows_per_page: usize,
 }
 
 impl IndexOptions {
     /// For this network, with certificates signed by this key.
     pub fn new(network: Network, master: Keypair, limits: &LimitsConfig) -> Self {
         let limits = NameLimits { names_per_peer: limits.names_per_peer as u64, names: limits.names as u64 };
-        Self { network, master, limits, clock: unix_ms, mirror: None, failures: Failures::default() }
+        let (rows_per_page, failures) = (read::ROWS_PER_PAGE, Failures::default());
+        Self { network, master, limits, clock: unix_ms, mirror: None, failures, rows_per_page }
     }
 
     /// Hands every statement that the index makes to this queue, after it is on disk. What finds no room there
@@ -227,8 +230,10 @@ pub enum ReadOp {
         /// The name.
         name: Name,
     },
-    /// Tombstones of names that are free, signed anew; the latest, at most so many.
+    /// A page of the tombstones of names that are free, signed anew; the latest first.
     Tombstones {
+        /// Where the page before ended; `None` for the first.
+        before: Option<Version>,
         /// Most.
         limit: u32,
     },
@@ -264,12 +269,21 @@ pub enum ReadOutcome {
     NotFound,
     /// A page.
     Page(Page),
-    /// Tombstones.
-    Tombstones(Vec<Statement>),
+    /// A page of tombstones.
+    Tombstones(TombstonePage),
     /// Names that the index does not have.
     Unknown(Vec<Name>),
     /// How far a comparison is.
     Compared(Box<CompareStep>),
+}
+
+/// A page of tombstones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TombstonePage {
+    /// The tombstones, the latest first.
+    pub tombstones: Vec<Statement>,
+    /// Where to go on; `None` at the end. A page may be empty and not the last.
+    pub next: Option<Version>,
 }
 
 /// An answer that comes later.

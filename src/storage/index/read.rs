@@ -8,10 +8,13 @@ use swarmdex_protocols::limits::{MAX_HOLDERS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::statement::{CERTIFICATE_LIFETIME_MS, CLOCK_TOLERANCE_MS};
 use swarmdex_protocols::{Certificate, ContentId, Name, Pattern, PeerId, Statement, Tombstone, Version};
 
-use super::{IndexOptions, Job, ReadOp, ReadOutcome, schema, storage_refusal};
+use super::{IndexOptions, Job, ReadOp, ReadOutcome, TombstonePage, schema, storage_refusal};
 
 /// Rows that one page looks at: bounds how long one question keeps the others waiting.
-const ROWS_PER_PAGE: usize = 2000;
+pub(super) const ROWS_PER_PAGE: usize = 2000;
+/// Holders of a content that are looked at: more than an answer has, for those that do not answer come last in it.
+const HOLDERS_READ: usize = 256;
+const _: () = assert!(HOLDERS_READ >= MAX_HOLDERS);
 
 type Sql<T> = Result<T, rusqlite::Error>;
 
@@ -34,8 +37,8 @@ impl Reader {
                 Job::Do(op, answer) => {
                     let result = match op {
                         ReadOp::Lookup { name } => self.lookup(&name),
-                        ReadOp::Tombstones { limit } => {
-                            self.tombstones(limit).map(|all| Ok(ReadOutcome::Tombstones(all)))
+                        ReadOp::Tombstones { before, limit } => {
+                            self.tombstones(before, limit).map(|page| Ok(ReadOutcome::Tombstones(page)))
                         }
                         ReadOp::Unknown { names } => self.unknown(names).map(|all| Ok(ReadOutcome::Unknown(all))),
                         ReadOp::Compare(step) => step.run(&self.connection).map(|step| Ok(ReadOutcome::Compared(step))),
@@ -70,19 +73,23 @@ impl Reader {
         })
     }
 
-    /// The latest tombstones, as they were signed: they are over when every certificate that they end is.
-    fn tombstones(&self, limit: u32) -> Sql<Vec<Statement>> {
+    /// A page of tombstones, the latest first, as they were signed: they are over when every certificate that they end is.
+    fn tombstones(&self, before: Option<Version>, limit: u32) -> Sql<TombstonePage> {
         let unix_ms = (self.options.clock)();
         // A tombstone that is older than any certificate can be ends nothing.
         let since = unix_ms.saturating_sub(CERTIFICATE_LIFETIME_MS + 2 * CLOCK_TOLERANCE_MS).cast_signed();
-        let sql =
-            "SELECT name, owner, version, unix_ms FROM tombstones WHERE unix_ms >= ?1 ORDER BY version DESC LIMIT ?2";
+        let sql = "SELECT name, owner, version, unix_ms FROM tombstones
+            WHERE unix_ms >= ?1 AND version < ?2 ORDER BY version DESC LIMIT ?3";
         let mut statement = self.connection.prepare_cached(sql)?;
-        let mut rows = statement.query(params![since, limit])?;
-        let mut tombstones = Vec::new();
+        let before = before.map_or(i64::MAX, |version| i64::try_from(version.0).unwrap_or(i64::MAX));
+        let mut rows = statement.query(params![since, before, limit])?;
+        let (mut tombstones, mut seen, mut last) = (Vec::new(), 0, None);
         while let Some(row) = rows.next()? {
+            let version = Version(row.get::<_, i64>(2)?.cast_unsigned());
+            (seen, last) = (seen + 1, Some(version));
+            // A damaged row takes no other with it.
             let Ok(name) = Name::parse(row.get_ref(0)?.as_str()?) else { continue };
-            let (owner, version) = (schema::peer(row, 1)?, Version(row.get::<_, i64>(2)?.cast_unsigned()));
+            let Ok(owner) = schema::peer(row, 1) else { continue };
             let IndexOptions { network, master, .. } = &self.options;
             // A clock that was set back since has signed nothing in its future.
             let issued_ms = row.get::<_, i64>(3)?.cast_unsigned().min(unix_ms);
@@ -90,7 +97,7 @@ impl Reader {
                 tombstones.push(Statement::Tombstone(tombstone));
             }
         }
-        Ok(tombstones)
+        Ok(TombstonePage { tombstones, next: last.filter(|_| seen == limit) })
     }
 
     fn unknown(&self, mut names: Vec<Name>) -> Sql<Vec<Name>> {
@@ -109,7 +116,8 @@ impl Reader {
         failed.map_or(Ok(names), Err)
     }
 
-    /// Peers that hold names with the same content, the owner first. Goes from owner to owner through the index:
+    /// Peers that hold names with the same content, the owner first: whoever knows how they stand chooses among
+    /// them. Goes from owner to owner through the index:
     /// a peer with a hundred thousand names for one content costs no more than one with a single name.
     fn holders(&self, content: &ContentId, owner: &PeerId) -> Sql<Vec<PeerId>> {
         let sql = "WITH RECURSIVE holders (owner) AS (
@@ -120,16 +128,18 @@ impl Reader {
             )
             SELECT owner FROM holders WHERE owner IS NOT NULL LIMIT ?2";
         let mut statement = self.connection.prepare_cached(sql)?;
-        let values = params![&content.as_bytes()[..], MAX_HOLDERS as i64];
+        let values = params![&content.as_bytes()[..], HOLDERS_READ as i64];
         let rows = statement.query_map(values, |row| schema::peer(row, 0))?;
         let mut holders = vec![*owner];
         for peer in rows {
-            let peer = peer?;
-            if peer != *owner {
-                holders.push(peer);
+            match peer {
+                Ok(peer) if peer != *owner => holders.push(peer),
+                Ok(_) => {}
+                // One damaged row costs its own holder, and not the name.
+                Err(error) if schema::is_damage(&error) => {}
+                Err(error) => return Err(error),
             }
         }
-        holders.truncate(MAX_HOLDERS);
         Ok(holders)
     }
 
@@ -148,7 +158,7 @@ impl Reader {
             ),
         };
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let rows_wanted = ROWS_PER_PAGE as i64;
+        let rows_wanted = self.options.rows_per_page as i64;
         let mut rows = match &words {
             None => statement.query(params![after, rows_wanted])?,
             Some(words) => statement.query(params![after, rows_wanted, words])?,
@@ -172,7 +182,7 @@ impl Reader {
                 }
             }
         }
-        let more = entries.len() == limit || seen == ROWS_PER_PAGE;
+        let more = entries.len() == limit || seen == self.options.rows_per_page;
         Ok(Page { entries, next: more.then_some(Cursor(last.cast_unsigned())) })
     }
 }

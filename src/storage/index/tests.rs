@@ -1,3 +1,5 @@
+mod pages;
+
 use std::collections::BTreeMap;
 use std::fs;
 
@@ -408,8 +410,8 @@ fn names_come_back_after_the_disk_was_lost() {
     announce(&store, b, vec![offer("his", "2"), offer("gone", "3")], false);
     let [hers, his, gone] = ["hers", "his", "gone"].map(|name| lookup(&store, name).unwrap());
     write(&store, WriteOp::Revoke { peer: b, names: vec!["gone".to_owned()] }).unwrap();
-    let Ok(Ok(ReadOutcome::Tombstones(tombstones))) =
-        store.try_read(ReadOp::Tombstones { limit: 10 }).unwrap().blocking_recv()
+    let Ok(Ok(ReadOutcome::Tombstones(TombstonePage { tombstones, .. }))) =
+        store.try_read(ReadOp::Tombstones { before: None, limit: 10 }).unwrap().blocking_recv()
     else {
         panic!()
     };

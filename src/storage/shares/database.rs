@@ -31,6 +31,8 @@ const TABLES: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
+const REMOVE_ROOT: &str = "DELETE FROM roots WHERE path = ?1";
+
 #[derive(Debug)]
 pub(super) struct Database {
     connection: Connection,
@@ -84,7 +86,7 @@ impl Database {
     }
 
     pub(super) fn remove_root(&self, root: &Path) -> Result<(), ShareError> {
-        self.execute("DELETE FROM roots WHERE path = ?1", [bytes(root)])
+        self.execute(REMOVE_ROOT, [bytes(root)])
     }
 
     pub(super) fn excluded(&self) -> Result<BTreeSet<Name>, ShareError> {
@@ -97,16 +99,40 @@ impl Database {
         Ok(names.iter().filter_map(|name| Name::parse(name).ok()).collect())
     }
 
-    pub(super) fn exclude(&self, name: &Name) -> Result<(), ShareError> {
-        self.execute("INSERT OR IGNORE INTO excluded (name) VALUES (?1)", [name.as_str()])
+    /// Forgets roots, and remembers names that are not to be shared below others: all of it or nothing.
+    pub(super) fn give_up(&self, roots: &[&Path], names: &[&Name]) -> Result<(), ShareError> {
+        self.together(|connection| {
+            for root in roots {
+                connection.prepare_cached(REMOVE_ROOT)?.execute([bytes(root)])?;
+            }
+            for name in names {
+                let mut statement = connection.prepare_cached("INSERT OR IGNORE INTO excluded (name) VALUES (?1)")?;
+                statement.execute([name.as_str()])?;
+            }
+            Ok(())
+        })
     }
 
+    /// Takes names back in that were given up: all of them or none.
     pub(super) fn include(&self, names: &[&Name]) -> Result<(), ShareError> {
         let excluded = self.excluded()?;
-        for name in names.iter().filter(|name| excluded.contains(**name)) {
-            self.execute("DELETE FROM excluded WHERE name = ?1", [name.as_str()])?;
-        }
-        Ok(())
+        self.together(|connection| {
+            for name in names.iter().filter(|name| excluded.contains(**name)) {
+                connection.prepare_cached("DELETE FROM excluded WHERE name = ?1")?.execute([name.as_str()])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes in one transaction.
+    fn together(&self, write: impl FnOnce(&Connection) -> Result<(), rusqlite::Error>) -> Result<(), ShareError> {
+        let run = || {
+            // The connection is behind a lock: no other transaction is open.
+            let transaction = self.connection.unchecked_transaction()?;
+            write(&transaction)?;
+            transaction.commit()
+        };
+        run().map_err(|source| self.failed(source))
     }
 
     /// The content id of a file that has not changed since it was hashed.

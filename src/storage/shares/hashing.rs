@@ -15,14 +15,14 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const LARGE_FILE: u64 = 64 << 20;
 
 /// Hashes files, long ones with all threads together, the others side by side; tells progress meanwhile, and
-/// hands each hash to `keep` as soon as it is known.
+/// hands each hash to `keep` as soon as it is known. The results are in the order of the candidates.
 pub(super) fn hash_candidates(
     candidates: &[Candidate],
     threads: usize,
     progress: OnProgress<'_>,
     cancel: &AtomicBool,
     keep: &(dyn Fn(&Candidate, &Hashed) -> Result<(), ShareError> + Sync),
-) -> Result<Vec<HashResult>, ShareError> {
+) -> Vec<HashResult> {
     let total = HashProgress {
         total_bytes: candidates.iter().map(|candidate| candidate.stamp.len).fold(0, u64::saturating_add),
         total_files: candidates.len() as u64,
@@ -30,7 +30,6 @@ pub(super) fn hash_candidates(
     };
     let (bytes, files, next) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let results: Mutex<Vec<Option<HashResult>>> = Mutex::new(candidates.iter().map(|_| None).collect());
-    let failure: Mutex<Option<ShareError>> = Mutex::new(None);
     let hash = |index: usize, threads: usize| {
         let Some(candidate) = candidates.get(index) else { return };
         let result = if cancel.load(Ordering::Relaxed) {
@@ -39,11 +38,9 @@ pub(super) fn hash_candidates(
             hash::hash_file(&candidate.path, threads, &bytes, cancel)
         };
         files.fetch_add(1, Ordering::Relaxed);
-        let result = result.map(|hashed| {
-            if let Err(error) = keep(candidate, &hashed) {
-                *lock(&failure) = Some(error);
-            }
-            (hashed.content, hashed.stamp)
+        let result = result.map_err(ShareError::from).and_then(|hashed| {
+            keep(candidate, &hashed)?;
+            Ok((hashed.content, hashed.stamp))
         });
         if let Some(place) = lock(&results).get_mut(index) {
             *place = Some(result);
@@ -80,8 +77,5 @@ pub(super) fn hash_candidates(
     });
     progress(HashProgress { done_bytes: total.total_bytes, done_files: total.total_files, ..total });
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(results.into_iter().map(|result| result.unwrap_or(Err(HashError::Cancelled))).collect()),
-    }
+    results.into_iter().map(|result| result.unwrap_or(Err(HashError::Cancelled.into()))).collect()
 }

@@ -131,6 +131,8 @@ pub struct ShareOutcome {
     pub entries: Vec<SharedEntry>,
     /// The files that are not.
     pub skipped: Vec<Skipped>,
+    /// Whether this node was at fault for some of them, and should look again later: its disk is full, say.
+    pub unfinished: bool,
 }
 
 /// How far hashing is.
@@ -147,7 +149,7 @@ pub struct HashProgress {
 }
 
 /// A hashed file, as it was.
-type HashResult = Result<(ContentId, FileStamp), HashError>;
+type HashResult = Result<(ContentId, FileStamp), ShareError>;
 
 /// Told how far hashing is, a few times a second.
 pub type OnProgress<'a> = &'a (dyn Fn(HashProgress) + Sync);
@@ -266,7 +268,8 @@ impl ShareTable {
         progress: OnProgress<'_>,
         cancel: &AtomicBool,
     ) -> Result<ShareOutcome, ShareError> {
-        let found = scan::scan(root, prefix, &self.shared.folder)?;
+        let mut found = scan::scan(root, prefix, &self.shared.folder)?;
+        found.strict = true;
         {
             let names: Vec<_> = found.candidates.iter().map(|candidate| &candidate.name).collect();
             let database = lock(&self.shared.database);
@@ -291,20 +294,18 @@ impl ShareTable {
         }
     }
 
-    /// Gives names up; returns those that were shared. A file in a shared folder stays out when the
+    /// Gives names up, all of them or none; returns those that were shared. A file in a shared folder stays out when the
     /// folder is scanned again, until it is shared anew.
     pub fn remove(&self, names: &[Name]) -> Result<Vec<Name>, ShareError> {
         let database = lock(&self.shared.database);
-        let mut removed = Vec::new();
-        for name in names {
-            let Some(entry) = lock(&self.shared.table).entries.get(name).cloned() else { continue };
-            if entry.root == entry.path {
-                database.remove_root(&entry.root)?
-            } else {
-                database.exclude(name)?
-            }
-            removed.push(name.clone());
-        }
+        let entries: Vec<_> = {
+            let table = lock(&self.shared.table);
+            names.iter().filter_map(|name| table.entries.get(name).cloned()).collect()
+        };
+        let (roots, below): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.root == entry.path);
+        let roots: Vec<_> = roots.iter().map(|entry| entry.root.as_path()).collect();
+        database.give_up(&roots, &below.iter().map(|entry| &entry.name).collect::<Vec<_>>())?;
+        let removed: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
         self.change(|table| removed.iter().for_each(|name| drop(table.entries.remove(name))));
         Ok(removed)
     }

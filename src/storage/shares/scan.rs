@@ -28,6 +28,8 @@ pub(super) struct Found {
     pub(super) skipped: Vec<Skipped>,
     /// The root is a file itself.
     pub(super) direct: bool,
+    /// What was hashed has to be kept: somebody waits for it, and is told if it cannot be.
+    pub(super) strict: bool,
 }
 
 /// What is at and below a path of a root, which may be the root itself.
@@ -55,7 +57,7 @@ pub(super) fn scan(root: &Path, prefix: Option<&Name>, own: &Path) -> Result<Fou
                 .map_err(|source| ShareError::Name { path: root.to_owned(), source })?,
         };
         let candidate = Candidate { name, path: root.to_owned(), stamp: FileStamp::of(&metadata) };
-        return Ok(Found { candidates: vec![candidate], skipped: Vec::new(), direct: true });
+        return Ok(Found { candidates: vec![candidate], direct: true, ..Found::default() });
     }
     Ok(walk(root, prefix, root, own))
 }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use swarmdex_protocols::Name;
+
 use super::hashing::hash_candidates;
 use super::scan::{self, Candidate, Found};
 use super::{HashResult, OnProgress, ShareError, ShareOutcome, ShareTable, SharedEntry, Skipped, lock, with_cause};
@@ -28,24 +30,48 @@ impl ShareTable {
         for path in paths {
             for (root, prefix) in roots.iter().filter(|(root, _)| path.starts_with(root)) {
                 let _scan = self.shared.scans.begin(root, cancel)?;
-                let mut found = match scan::scan_below(root, prefix.as_ref(), path, &self.shared.folder) {
-                    Ok(found) => found,
-                    Err(error) => {
-                        // A disk that is not mounted now may be later: the root is kept, only not what was on it.
-                        if path == root {
-                            outcome.skipped.push(Skipped { path: root.clone(), reason: with_cause(&error) });
-                        }
-                        Found::default()
+                match self.update_one(root, prefix.as_ref(), path, progress, cancel) {
+                    Ok(looked) => {
+                        outcome.entries.extend(looked.entries);
+                        outcome.skipped.extend(looked.skipped);
+                        outcome.unfinished |= looked.unfinished;
                     }
-                };
-                let excluded = lock(&self.shared.database).excluded()?;
-                found.candidates.retain(|candidate| !excluded.contains(&candidate.name));
-                let added = self.take_in(root, path, found, progress, cancel)?;
-                outcome.entries.extend(added.entries);
-                outcome.skipped.extend(added.skipped);
+                    Err(ShareError::Hash(HashError::Cancelled)) => return Err(HashError::Cancelled.into()),
+                    // The others are looked at all the same.
+                    Err(error) => {
+                        outcome.skipped.push(Skipped { path: path.clone(), reason: with_cause(&error) });
+                        outcome.unfinished = true;
+                    }
+                }
             }
         }
         Ok(outcome)
+    }
+
+    /// Looks at one path of a root.
+    fn update_one(
+        &self,
+        root: &Path,
+        prefix: Option<&Name>,
+        path: &Path,
+        progress: OnProgress<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<ShareOutcome, ShareError> {
+        let mut missing = Vec::new();
+        let mut found = match scan::scan_below(root, prefix, path, &self.shared.folder) {
+            Ok(found) => found,
+            Err(error) => {
+                // A disk that is not mounted now may be later: the root is kept, only not what was on it.
+                if path == root {
+                    missing.push(Skipped { path: root.to_owned(), reason: with_cause(&error) });
+                }
+                Found::default()
+            }
+        };
+        let excluded = lock(&self.shared.database).excluded()?;
+        found.candidates.retain(|candidate| !excluded.contains(&candidate.name));
+        found.skipped.extend(missing);
+        self.take_in(root, path, found, progress, cancel)
     }
 
     /// Hashes what was found at and below a path of one root, and puts it into the table in place of what was there.
@@ -57,7 +83,7 @@ impl ShareTable {
         progress: OnProgress<'_>,
         cancel: &AtomicBool,
     ) -> Result<ShareOutcome, ShareError> {
-        let mut skipped = found.skipped;
+        let (strict, mut skipped, mut unfinished) = (found.strict, found.skipped, false);
         let mut wanted = Vec::new();
         {
             let table = lock(&self.shared.table);
@@ -80,14 +106,25 @@ impl ShareTable {
                     stamp,
                     root: root.to_owned(),
                 }),
-                Err(HashError::Cancelled) => return Err(HashError::Cancelled.into()),
-                // A file that is being written keeps its name until it is at rest; nobody gets it meanwhile.
-                Err(error @ HashError::Changing { .. }) => {
+                Err(error @ ShareError::Hash(HashError::Cancelled)) => return Err(error),
+                Err(error @ (ShareError::Outboard { .. } | ShareError::Database { .. })) if strict => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    // A file that is being written keeps its name until it is at rest, and one whose hash could not be
+                    // kept until it can; nobody gets it meanwhile.
+                    let kept = match &error {
+                        ShareError::Hash(HashError::Changing { .. }) => true,
+                        ShareError::Hash(_) => false,
+                        _ => {
+                            unfinished = true;
+                            true
+                        }
+                    };
                     let before = lock(&self.shared.table).entries.get(&candidate.name).cloned();
-                    entries.extend(before.filter(|entry| entry.path == candidate.path));
+                    entries.extend(before.filter(|entry| kept && entry.path == candidate.path));
                     skipped.push(Skipped { path: candidate.path, reason: with_cause(&error) });
                 }
-                Err(error) => skipped.push(Skipped { path: candidate.path, reason: with_cause(&error) }),
             }
         }
         // What was revoked while it was hashed stays so.
@@ -119,7 +156,7 @@ impl ShareTable {
             });
         }
         drop(database);
-        Ok(ShareOutcome { entries, skipped })
+        Ok(ShareOutcome { entries, skipped, unfinished })
     }
 
     /// Content ids of all candidates, from the cache where the file has not changed. Each hash is kept as
@@ -142,7 +179,7 @@ impl ShareTable {
             }
         }
         let keep = |candidate: &Candidate, hashed: &Hashed| self.keep(&candidate.path, hashed);
-        let hashed = hash_candidates(&unknown, self.shared.threads, progress, cancel, &keep)?;
+        let hashed = hash_candidates(&unknown, self.shared.threads, progress, cancel, &keep);
         known.extend(unknown.into_iter().zip(hashed));
         Ok(known)
     }
