@@ -21,6 +21,18 @@ where
     tokio::spawn(NAME.scope(name, future))
 }
 
+/// Waits until a task panics, for ever if it ends otherwise or there is none; one that ended is taken out. Cancel safe.
+pub async fn panics(task: &mut Option<JoinHandle<()>>) {
+    if let Some(running) = task {
+        let outcome = running.await;
+        *task = None;
+        if outcome.is_err_and(|error| error.is_panic()) {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
 /// The name of the task that runs on this thread at the moment, if it was given one.
 pub fn name() -> Option<&'static str> {
     NAME.try_with(|name| *name).ok()
@@ -112,6 +124,17 @@ mod tests {
         assert_eq!(spawn("a", async { name() }).await.unwrap(), Some("a"));
         assert_eq!(tokio::spawn(async { name() }).await.unwrap(), None);
         assert_eq!(name(), None);
+    }
+
+    #[tokio::test]
+    async fn only_a_panic_is_heard_of_by_who_waits_for_one() {
+        let mut task = Some(spawn("a", async { panic!("on purpose") }));
+        panics(&mut task).await;
+        assert!(task.is_none());
+        for mut task in [None, Some(spawn("b", async {}))] {
+            let waiting = panics(&mut task);
+            assert!(tokio::time::timeout(std::time::Duration::from_millis(50), waiting).await.is_err());
+        }
     }
 
     #[tokio::test]

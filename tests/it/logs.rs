@@ -152,7 +152,7 @@ fn a_reader_that_hangs_does_not_hold_up_the_node() {
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told: u64 = lines.iter().filter_map(|line| line["fields"]["lost"].as_u64()).sum();
     assert!(told >= lost, "{told} of {lost}");
-    assert_eq!(lines.last().unwrap()["fields"]["message"], "SIGTERM: leaving");
+    assert!(lines.iter().any(|line| line["fields"]["message"] == "SIGTERM: leaving"), "{text}");
 }
 
 #[test]

@@ -44,19 +44,20 @@ pub(super) struct Search {
     news: mpsc::Sender<News>,
     /// The number of the round that is wanted.
     round: watch::Sender<u64>,
+    begun: bool,
+    /// While it runs.
     task: Option<JoinHandle<()>>,
-    over: bool,
 }
 
 impl Search {
     /// Nothing is looked for yet; `news` will be told what is found.
     pub(super) fn new(questions: Questions, name: Name, content: ContentId, news: mpsc::Sender<News>) -> Self {
-        Self { questions, name, content, news, round: watch::Sender::new(0), task: None, over: false }
+        Self { questions, name, content, news, round: watch::Sender::new(0), begun: false, task: None }
     }
 
     /// Looks in the DHT: what the index says is known. Again and again from then on.
     pub(super) fn begin(&mut self) {
-        if self.task.is_none() {
+        if !self.begun {
             self.start(false);
         }
     }
@@ -64,7 +65,7 @@ impl Search {
     /// Looks at once, in the DHT and in the index.
     pub(super) fn again(&mut self) {
         self.round.send_modify(|round| *round += 1);
-        if self.task.is_none() {
+        if !self.begun {
             self.start(true);
         }
     }
@@ -77,19 +78,13 @@ impl Search {
     fn start(&mut self, in_index: bool) {
         let (questions, news, round) = (self.questions.clone(), self.news.clone(), self.round.subscribe());
         let search = search(questions, self.name.clone(), self.content, news, round, in_index);
+        self.begun = true;
         self.task = Some(tasks::spawn("search for sources", search));
     }
 
     /// Waits until the search panics, for ever if it does not: nothing would be heard of it any more.
     pub(super) async fn failed(&mut self) {
-        if let (Some(task), false) = (&mut self.task, self.over) {
-            let outcome = task.await;
-            self.over = true;
-            if outcome.is_err_and(|error| error.is_panic()) {
-                return;
-            }
-        }
-        std::future::pending().await
+        tasks::panics(&mut self.task).await;
     }
 }
 

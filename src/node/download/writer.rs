@@ -115,3 +115,21 @@ fn split<'a>(
     let length = usize::try_from(geometry.chunk_bytes()).ok()?;
     Some(indexes.zip(response.body.chunks(length)).zip(proofs).map(|((index, bytes), proof)| (index, bytes, proof)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_panics_fails_its_download() {
+        let (jobs, _queue) = mpsc::sync_channel::<Job>(1);
+        let (outcomes, results) = events::channel(1);
+        let thread = tokio::task::spawn_blocking(move || {
+            let _outcomes = outcomes;
+            panic!("on purpose");
+        });
+        let mut writer = Writer { jobs, results, thread };
+        assert!(matches!(writer.next().await, Err(Error::Bug)));
+        assert!(matches!(writer.end().await, Err(Error::Bug)));
+    }
+}
