@@ -10,8 +10,9 @@ use swarmdex_protocols::codec::{DecodeError, decode, encode};
 use swarmdex_protocols::content::Proof;
 use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::index::{
-    Announce, Cursor, Fingerprint, Followed, Found, Granted, Join, Joined, Leave, Lookup, Member, Offer, Owned, Page, Peers, Refusal,
-    RefusalCode, Report, Request, Response, Revocation, Revoke, Run, Search, Sequence, Session, ShareDigest, Verdict,
+    Announce, Cursor, Fingerprint, Followed, Found, Granted, Join, Joined, Leave, Lookup, Member, Offer, Owned, Page,
+    Peers, Refusal, RefusalCode, Report, Request, Response, Revocation, Revoke, Run, Search, Sequence, Session,
+    ShareDigest, Verdict,
 };
 use swarmdex_protocols::limits::*;
 use swarmdex_protocols::statement::{self, Seal};
@@ -430,7 +431,15 @@ fn any_request() -> impl Strategy<Value = Request> {
         }),
         (".{0,20}", any::<[u8; 32]>(), any::<u64>()).prop_map(|(network, digest, entries)| {
             let addresses = vec!["/ip6/::1/tcp/1".parse().unwrap()];
-            Request::Join(Join { network, addresses, digest: ShareDigest::from_bytes(digest), entries, newest: None, run: None, machine: None })
+            Request::Join(Join {
+                network,
+                addresses,
+                digest: ShareDigest::from_bytes(digest),
+                entries,
+                newest: None,
+                run: None,
+                machine: None,
+            })
         }),
     ]
 }

@@ -245,7 +245,10 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
         table.row(&["twin", twin]);
     }
     for other in &status.other_masters {
-        table.row(&["other master", &format!("{other}, of a network with the same name: --network NAME tells them apart")]);
+        table.row(&[
+            "other master",
+            &format!("{other}, of a network with the same name: --network NAME tells them apart"),
+        ]);
     }
     table.row(&["running for", &output::duration(status.uptime_seconds)]);
     for address in &status.listen {

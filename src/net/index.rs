@@ -11,7 +11,8 @@ use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
-    self, Announce, Found, Join, Joined, Member, Offer, Page, Refusal, RefusalCode, Request, Response, Revoke, Run, Session,
+    self, Announce, Found, Join, Joined, Member, Offer, Page, Refusal, RefusalCode, Request, Response, Revoke, Run,
+    Session,
 };
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version};
@@ -232,14 +233,7 @@ impl Master {
     }
 
     /// Announces, after a look at the DHT where that may know more than the index.
-    fn announce(
-        &self,
-        peer: PeerId,
-        session: Session,
-        offers: Vec<Offer>,
-        last: bool,
-        now: Instant,
-    ) -> Outcome<Step> {
+    fn announce(&self, peer: PeerId, session: Session, offers: Vec<Offer>, last: bool, now: Instant) -> Outcome<Step> {
         let doubtful = |offer: &&Offer| now < self.settled || offer.claimed || offer.granted.is_some();
         let names: Vec<_> = offers.iter().filter(doubtful).filter_map(|offer| Name::parse(&offer.name).ok()).collect();
         let (Some(mirror), false) = (self.mirror.clone(), names.is_empty()) else {

@@ -7,8 +7,8 @@ use libp2p::{Multiaddr, PeerId, identify, mdns};
 use swarmdex_protocols::index::check_address;
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 
-use super::{Identified, Neighbours};
 use super::dial::is_tcp;
+use super::{Identified, Neighbours};
 use crate::config::Role;
 
 /// Most nodes heard of by mDNS that are remembered; the behaviour below passes on no more.

@@ -274,7 +274,12 @@ mod tests {
 
     #[test]
     fn a_restart_is_let_in_within_its_lease_however_slow_the_pings_are() {
-        let config = LeaseConfig { lease: LEASE, ping_interval: Duration::from_secs(9), missed_pings: 2, ..LeaseConfig::default() };
+        let config = LeaseConfig {
+            lease: LEASE,
+            ping_interval: Duration::from_secs(9),
+            missed_pings: 2,
+            ..LeaseConfig::default()
+        };
         let (mut runs, peer, now) = (Runs::<u32>::new(&config), PeerId::random(), Instant::now());
         runs.on_linked(peer, 1);
         join(&mut runs, &peer, &arrival(1, 1, 7), now).unwrap();

@@ -457,8 +457,15 @@ async fn addresses_of_a_member_that_lead_nowhere_are_bounded_and_harmless() {
     let mut addresses: Vec<Multiaddr> = (1..200).map(|port| address(&format!("/ip4/127.0.0.1/tcp/{port}"))).collect();
     addresses.insert(0, tcp_address(&anna));
     addresses.extend(["/memory/1", "/ip4/0.0.0.0/tcp/1", "/ip4/127.0.0.1/udp/53"].map(address));
-    let join =
-        Join { network: "swarmdex".to_owned(), addresses, digest: ShareDigest::empty(), entries: 0, newest: None, run: None, machine: None };
+    let join = Join {
+        network: "swarmdex".to_owned(),
+        addresses,
+        digest: ShareDigest::empty(),
+        entries: 0,
+        newest: None,
+        run: None,
+        machine: None,
+    };
     let Response::Joined(joined) = stranger.ask(id, &Request::Join(join)).await else { panic!() };
     verdicts(&stranger, id, &announce(joined.session, 1, &["bait"])).await;
     let ben = TestNode::peer(&master).await;

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use libp2p::request_response::{self, Message};
 use libp2p::PeerId;
+use libp2p::request_response::{self, Message};
 use swarmdex_protocols::fetch::Header;
 use swarmdex_protocols::index::{Followed, Refusal, RefusalCode, Request, Response};
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_FETCH_BODY};
