@@ -346,7 +346,7 @@ pub struct Page {
 /// Statements of an owner about its own names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owned {
-    /// Certificates and claims, in order of their names; at most [`crate::limits::MAX_PAGE_ENTRIES`].
+    /// Certificates and claims; at most [`crate::limits::MAX_PAGE_ENTRIES`].
     #[serde(rename = "s")]
     pub statements: Vec<Statement>,
     /// Where to go on; `None` at the end. A page may be empty and still not be the last.

@@ -23,7 +23,7 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
             let found = found?;
             print_entries(&found, json)?;
             if found.len() >= limit.min(MAX_RESULTS) {
-                eprintln!("swarmdex: there may be more; --limit lists up to {MAX_RESULTS}, more words find fewer");
+                note(&format!("there may be more; --limit lists up to {MAX_RESULTS}, more words find fewer"));
             }
             Ok(())
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use libp2p::PeerId;
 use libp2p::identity::Keypair;
-use swarmdex_protocols::index::{Lookup, Member, Offer, Peers, Request, Response, Session, ShareDigest};
+use swarmdex_protocols::index::{Lookup, Member, Offer, Peers, Request, Response, ShareDigest, ShareSum};
 use swarmdex_protocols::limits::{MAX_HOLDERS, MAX_MEMBERS};
 use swarmdex_protocols::{ContentId, Network, Version};
 use tempfile::TempDir;
@@ -20,7 +20,7 @@ fn store(folder: &TempDir) -> IndexStore {
 }
 
 fn master(store: &IndexStore, folder: &TempDir, peers: &[PeerId], now: Instant) -> Master {
-    let known = |peer: &PeerId| KnownPeer { peer: *peer, session: Session(1), addresses: Vec::new(), names: 0 };
+    let known = |peer: &PeerId| KnownPeer { peer: *peer, addresses: Vec::new(), held: ShareSum::default() };
     let config = Config::new(Role::Master, folder.path().to_owned());
     Master::new(store.clone(), &config, peers.iter().map(known).collect(), now)
 }
@@ -75,12 +75,13 @@ fn the_holders_of_an_answer_are_those_that_are_alive() {
         let join = WriteOp::Join { peer, addresses: Vec::new(), digest: ShareDigest::empty(), entries: 1, seen };
         store.try_write(join).unwrap().blocking_recv().unwrap().unwrap();
         let offers = vec![Offer::new(format!("copy {number}"), content, 1)];
-        let announce = WriteOp::Announce { peer, offers, last: false, mirror: BTreeMap::new() };
+        let announce = WriteOp::Announce { peer, offers, last: false, total: None, mirror: BTreeMap::new() };
         store.try_write(announce).unwrap().blocking_recv().unwrap().unwrap();
     }
     let mut master = master(&store, &folder, &peers, now);
     let alive: BTreeSet<_> = peers[peers.len() - ALIVE..].iter().copied().collect();
-    alive.iter().for_each(|peer| master.on_alive(peer, now));
+    let connection = libp2p::swarm::ConnectionId::new_unchecked(1);
+    alive.iter().for_each(|peer| master.on_linked(*peer, connection, now));
     let response = ask(&mut master, Request::Lookup(Lookup { name: "copy 0".to_owned() }), now);
     let Response::Found(found) = response else { panic!("{response:?}") };
     assert_eq!(found.holders.len(), MAX_HOLDERS);
