@@ -13,7 +13,7 @@ use swarmdex_protocols::fetch::{Request, Run};
 use swarmdex_protocols::index::{self, Leave};
 
 use crate::disks::Disk;
-use crate::harness::{TestNode, downloaded, found, gone, noise, published, until, uploaded};
+use crate::harness::{TestNode, downloaded, found, gone, noise, until, uploaded};
 use crate::holders::{answer, chunks};
 use crate::stranger::{FETCH_UNREAD, Reply, Stranger, framed};
 
@@ -77,8 +77,12 @@ async fn a_file_edited_in_the_middle_of_its_transfer_comes_from_another_peer_as_
     OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"edited", 90 << 20).unwrap();
     let carl = TestNode::peer(&master).await;
     carl.share_file("copy", &bytes).await;
-    // Others can find what carl has.
-    published(&carl).await;
+    until("others can find what carl has", async || {
+        let mirror = carl.status().await.unwrap().dht.mirror;
+        // The certificate is published by the master first.
+        (!mirror.changing && mirror.records > 2 && mirror.published + 1 >= mirror.records).then_some(())
+    })
+    .await;
     operation.resume();
     let report = operation.outcome().await.unwrap();
     assert!(std::fs::read(&report.files[0].path).unwrap() == bytes);

@@ -91,6 +91,7 @@ impl Writer {
         }
         if std::mem::take(&mut self.foreign.changed) {
             self.counts.set_members(members);
+            self.read_totals();
         }
         if corrections.is_empty() {
             return;
@@ -114,6 +115,10 @@ impl Writer {
                 }
             }
         }
+        self.read_totals();
+    }
+
+    fn read_totals(&mut self) {
         if let Err(error) = self.reload() {
             tracing::error!(%error, "the index cannot be read");
         }
