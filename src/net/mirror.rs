@@ -164,7 +164,7 @@ impl Mirror {
         items: Vec<(RecordKey, What)>,
     ) -> Option<(Vec<(RecordKey, What)>, Vec<RecordKey>)> {
         let mut comparison = Comparison::new(items);
-        while let Some(ranges) = comparison.next() {
+        while let Some(ranges) = comparison.question() {
             match self.ask(node, addresses, Request::Check(ranges.clone())).await {
                 Ok(Response::Checked(answer)) => {
                     if !comparison.on_answer(&ranges, answer) {

@@ -51,7 +51,7 @@ impl Comparison {
     }
 
     /// What to ask next; `None` at the end.
-    pub fn next(&mut self) -> Option<Vec<Range>> {
+    pub fn question(&mut self) -> Option<Vec<Range>> {
         if self.ranges.is_empty() || self.messages >= MESSAGES || self.missing.len() >= MAX_REPAIRS {
             return None;
         }

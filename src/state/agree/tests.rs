@@ -53,7 +53,7 @@ fn empty() -> Records {
 /// Compares, and repairs what differs; how many items were sent, and how many messages it took.
 fn repair(records: &mut Records, owner: PeerId, items: &[(RecordKey, What)]) -> (usize, usize) {
     let mut comparison = Comparison::new(items.to_vec());
-    while let Some(ranges) = comparison.next() {
+    while let Some(ranges) = comparison.question() {
         assert!(Range::are_in_order(&ranges));
         let answer = records.compare(&owner, &ranges, MAX_MIRROR_HELD);
         assert!(comparison.on_answer(&ranges, answer));
@@ -122,7 +122,7 @@ fn answers_that_lie_cost_a_bounded_number_of_messages_and_records() {
     for (number, lie) in lies.iter().enumerate() {
         let mut comparison = Comparison::new(items.clone());
         let mut asked = 0;
-        while let Some(ranges) = comparison.next() {
+        while let Some(ranges) = comparison.question() {
             asked += 1;
             assert!(Range::are_in_order(&ranges) && ranges.len() <= MAX_MIRROR_RANGES);
             assert!(!comparison.on_answer(&ranges, Vec::new()) || ranges.is_empty());
@@ -184,5 +184,5 @@ fn reversed_and_overlapping_ranges_are_no_question() {
         assert!(!Range::are_in_order(&bad));
         assert_eq!(empty().compare(&PeerId::random(), &bad, 10).len(), bad.len(), "and harms nobody");
     }
-    assert!(!Range::are_in_order(&vec![range(1, 1); MAX_MIRROR_RANGES + 1]));
+    assert!(!Range::are_in_order(&[range(1, 1); MAX_MIRROR_RANGES + 1]));
 }

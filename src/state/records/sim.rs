@@ -197,7 +197,7 @@ fn surplus(withdraw: bool, time: Duration) -> (usize, usize) {
     let (mut pairs, mut names) = (0, 0);
     while world.passed < time {
         world.step();
-        if world.passed.as_secs() % 3600 == 0 {
+        if world.passed.as_secs().is_multiple_of(3600) {
             let living = world.living();
             for node in &world.nodes {
                 let stored = node.records.counts();
