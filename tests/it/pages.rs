@@ -12,7 +12,7 @@ use swarmdex::http::Client;
 use swarmdex::node::{ErrorKind, MasterState, Standing};
 use swarmdex::{Error, Node};
 use swarmdex_protocols::index::{
-    Cursor, Joined, Member, Owned, Page, Refusal, RefusalCode, Request, Response, Search, Session, Verdict,
+    Cursor, Joined, Member, Owned, Page, Refusal, RefusalCode, Renewed, Request, Response, Search, Session, Verdict,
 };
 use swarmdex_protocols::limits::{MAX_MEMBERS, MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::mirror::Store;
@@ -37,6 +37,10 @@ fn refused(code: RefusalCode) -> Response {
     Response::Refused(Refusal::new(code, "not this page"))
 }
 
+fn renewed() -> Response {
+    Response::Renewed(Renewed { agreed: true, wait_ms: 60_000, notice: None })
+}
+
 /// A master that answers what it is told to, and a peer of it.
 async fn confused_master(mut answer: impl FnMut(Request) -> Response + Send + 'static) -> (Stranger, TestNode) {
     let master = Stranger::start().await;
@@ -45,6 +49,7 @@ async fn confused_master(mut answer: impl FnMut(Request) -> Response + Send + 's
         let response = match request {
             Request::Join(_) => Response::Joined(joined),
             request @ (Request::Search(_) | Request::Peers(_)) => answer(request),
+            Request::Renew(_) => renewed(),
             _ => Response::Done,
         };
         Reply::Bytes(framed(&response))
@@ -156,6 +161,7 @@ async fn a_search_that_breaks_off_is_filled_up_from_the_dht() {
                 Response::Page(Page { entries: entries[..2].to_vec(), next: Some(Cursor(1)) })
             }
             Request::Search(_) => refused(RefusalCode::Storage),
+            Request::Renew(_) => renewed(),
             _ => Response::Done,
         };
         Reply::Bytes(framed(&response))

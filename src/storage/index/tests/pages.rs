@@ -187,7 +187,9 @@ fn requests_over_many_groups_are_answered_each_by_its_own() {
         .map(|number| {
             let peer = if number % 100 == 50 { stranger } else { peer };
             let offers = vec![offer(&format!("name {}", number % 700), &number.to_string())];
-            store.try_write(WriteOp::Announce { peer, offers, last: false, total: None, mirror: BTreeMap::new() }).unwrap()
+            store
+                .try_write(WriteOp::Announce { peer, offers, last: false, total: None, mirror: BTreeMap::new() })
+                .unwrap()
         })
         .collect();
     let mut last = Version::default();
