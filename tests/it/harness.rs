@@ -216,7 +216,9 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 /// The program under test.
 pub fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_swarmdex"));
+    // Benchmarks name the release build.
+    let binary = std::env::var_os("BENCH_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_swarmdex").into());
+    let mut command = Command::new(binary);
     for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("SWARMDEX_")) {
         command.env_remove(key);
     }
