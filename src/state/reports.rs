@@ -18,6 +18,8 @@ pub enum Report {
         granted: ShareSum,
         /// Offers left, each batch counted as one more.
         left: u64,
+        /// Entries of the share that the join told, and that were not offered so far.
+        missing: u64,
     },
     /// It has told everything: what is not in the index it does not hold.
     Whole,
@@ -33,7 +35,7 @@ impl Reports {
     /// A peer joined; if its share of so many entries is not what the index holds, it tells everything.
     pub fn on_joined(&mut self, peer: PeerId, unchanged: bool, entries: u64) {
         let left = entries.saturating_mul(2).saturating_add(MORE_OFFERS);
-        let open = Report::Open { granted: ShareSum::default(), left };
+        let open = Report::Open { granted: ShareSum::default(), left, missing: entries };
         self.members.insert(peer, if unchanged { Report::Whole } else { open });
     }
 
@@ -43,7 +45,8 @@ impl Reports {
     ///
     /// The report never ends.
     pub fn on_offers(&mut self, peer: &PeerId, offers: usize) -> Result<(), Refusal> {
-        if let Some(Report::Open { left, .. }) = self.members.get_mut(peer) {
+        if let Some(Report::Open { left, missing, .. }) = self.members.get_mut(peer) {
+            *missing = missing.saturating_sub(offers as u64);
             let cost = (offers as u64).saturating_add(1);
             let Some(rest) = left.checked_sub(cost) else {
                 let reason = "this report of a share never ends: join again";
@@ -68,16 +71,18 @@ impl Reports {
         }
     }
 
-    /// A peer says that it has told everything, and that `total` of it was granted; peers of earlier builds do not say how much.
+    /// A peer says that it has told everything, and that `total` of it was granted. Whether what it did not announce may be
+    /// freed: peers of earlier builds do not say how much was granted, and may end a report of many batches early; where such a
+    /// one has offered less than its join told, it keeps everything.
     ///
     /// # Errors
     ///
     /// The peer and this master count differently: nothing may be freed, and the peer has to report anew.
-    pub fn on_end(&mut self, peer: PeerId, total: Option<&ShareSum>) -> Result<(), Refusal> {
-        let granted = match self.members.get(&peer) {
-            Some(Report::Open { granted, .. }) => granted,
+    pub fn on_end(&mut self, peer: PeerId, total: Option<&ShareSum>) -> Result<bool, Refusal> {
+        let (granted, missing) = match self.members.get(&peer) {
+            Some(Report::Open { granted, missing, .. }) => (granted, *missing),
             // An end that is repeated, or one that nobody waits for.
-            Some(Report::Whole) => return Ok(()),
+            Some(Report::Whole) => return Ok(false),
             None => return Err(Refusal::new(RefusalCode::NotJoined, "this peer is no member: join first")),
         };
         if let Some(total) = total.filter(|total| *total != granted) {
@@ -89,7 +94,7 @@ impl Reports {
             return Err(Refusal::new(RefusalCode::Differs, format!("{reason}: join and report again")));
         }
         self.members.insert(peer, Report::Whole);
-        Ok(())
+        Ok(total.is_some() || missing == 0)
     }
 
     /// Whether a peer has told its whole share since it joined.
@@ -137,19 +142,22 @@ mod tests {
             assert!(!reports.is_whole(&peer));
         }
         reports.on_lost(&peer, &entry(2));
-        reports.on_end(peer, Some(&sum([1, 3]))).unwrap();
+        assert!(reports.on_end(peer, Some(&sum([1, 3]))).unwrap());
         assert!(reports.is_whole(&peer));
-        reports.on_end(peer, Some(&sum([1, 3]))).unwrap();
+        assert!(!reports.on_end(peer, Some(&sum([1, 3]))).unwrap(), "once");
     }
 
     #[test]
     fn a_peer_of_an_earlier_build_ends_its_report_without_a_count() {
         let (mut reports, peer) = (Reports::default(), PeerId::random());
         assert_eq!(reports.on_end(peer, None).unwrap_err().code, RefusalCode::NotJoined);
-        reports.on_joined(peer, false, 3);
-        reports.on_granted(&peer, &entry(1));
-        reports.on_end(peer, None).unwrap();
-        assert!(reports.is_whole(&peer));
+        for (offers, frees) in [(3, true), (4, true), (2, false), (0, false)] {
+            reports.on_joined(peer, false, 3);
+            reports.on_offers(&peer, offers).unwrap();
+            reports.on_granted(&peer, &entry(1));
+            assert_eq!(reports.on_end(peer, None).unwrap(), frees, "{offers} of 3");
+            assert!(reports.is_whole(&peer));
+        }
     }
 
     #[test]

@@ -193,10 +193,11 @@ impl World {
                 }
                 let verdicts = offers.iter().map(|offer| self.grant(peer, session, offer, mirror)).collect();
                 if let Some(total) = last {
-                    if self.master.reports.on_end(peer, Some(&total)).is_err() {
-                        return self.send(MASTER, from, Message::Refused);
+                    match self.master.reports.on_end(peer, Some(&total)) {
+                        Ok(true) => self.free_all(peer, session),
+                        Ok(false) => {}
+                        Err(_) => return self.send(MASTER, from, Message::Refused),
                     }
-                    self.free_all(peer, session);
                 }
                 self.send(MASTER, from, Message::Announced { session, sequence, verdicts });
             }

@@ -223,8 +223,11 @@ impl Writer {
             verdicts.push(verdict);
         }
         if let Some(total) = end {
-            self.reports.on_end(id, total).map_err(Failure::Refused)?;
-            self.free(&mut peer, Free::Unconfirmed, unix_ms)?;
+            if self.reports.on_end(id, total).map_err(Failure::Refused)? {
+                self.free(&mut peer, Free::Unconfirmed, unix_ms)?;
+            } else if total.is_none() {
+                tracing::warn!(peer = %id, "a peer of an earlier build told less than its whole share; what it did not tell is kept");
+            }
         }
         self.store(&peer)?;
         Ok(WriteOutcome::Announced { verdicts, holding: self.holding(&peer), adopted })
