@@ -14,7 +14,7 @@ use swarmdex_protocols::index::{
 };
 use swarmdex_protocols::{ContentId, PeerId};
 
-use crate::harness::{Process, TestNode, code, joined, tcp_address, until};
+use crate::harness::{Process, TestNode, code, joined, made, tcp_address, until};
 use crate::stranger::Stranger;
 
 /// Shares a folder of so many small files.
@@ -292,11 +292,7 @@ async fn a_report_that_ends_with_another_count_frees_nothing() {
 fn a_large_share_is_whole_whenever_the_master_is_killed() {
     const FILES: usize = 2600;
     let folder = tempfile::TempDir::new().unwrap();
-    let path = |name: &str| {
-        let path = folder.path().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        path
-    };
+    let path = |name: &str| made(folder.path(), name);
     let share = path("share");
     let file = |number: usize| std::fs::write(share.join(format!("n{number:05}")), number.to_string()).unwrap();
     (0..FILES).for_each(file);

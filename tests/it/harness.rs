@@ -214,6 +214,21 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
+/// A folder below another.
+pub fn made(folder: &Path, name: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// A file in a folder, with its folders; its path as an argument.
+pub fn file(folder: &Path, name: &str, bytes: &[u8]) -> String {
+    let path = folder.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
 /// The program under test.
 pub fn program() -> Command {
     // Benchmarks name the release build.

@@ -14,7 +14,9 @@ use swarmdex_protocols::index::{
 };
 use tempfile::TempDir;
 
-use crate::harness::{Process, TestNode, code, config, found, gone, joined, program, stderr, tcp_address, until};
+use crate::harness::{
+    Process, TestNode, code, config, file, found, gone, joined, made, program, stderr, tcp_address, until,
+};
 use crate::stranger::Stranger;
 
 /// A copy of a folder, as a disk image or a backup makes it.
@@ -30,19 +32,6 @@ pub fn copy(from: &Path, to: &Path) {
             _ => {}
         }
     }
-}
-
-fn made(folder: &Path, name: &str) -> PathBuf {
-    let path = folder.join(name);
-    std::fs::create_dir_all(&path).unwrap();
-    path
-}
-
-fn file(folder: &Path, name: &str, bytes: &[u8]) -> String {
-    let path = folder.join(name);
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, bytes).unwrap();
-    path.to_str().unwrap().to_owned()
 }
 
 fn is_joined(status: &Value) -> bool {

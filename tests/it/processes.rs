@@ -8,7 +8,7 @@ use serde_json::Value;
 use swarmdex_protocols::ContentId;
 use tempfile::TempDir;
 
-use crate::harness::{Process, code, noise, program, stderr};
+use crate::harness::{Process, code, file, made, noise, program, stderr};
 
 /// A master and a peer that has joined it.
 fn network(folder: &Path) -> (Process, Process) {
@@ -16,19 +16,6 @@ fn network(folder: &Path) -> (Process, Process) {
     let peer = Process::start("peer", &made(folder, "peer"), &["--master", &master.address()]);
     peer.until(&["status"], |status| status["master"]["state"] == "joined");
     (master, peer)
-}
-
-fn made(folder: &Path, name: &str) -> std::path::PathBuf {
-    let path = folder.join(name);
-    std::fs::create_dir_all(&path).unwrap();
-    path
-}
-
-fn file(folder: &Path, name: &str, bytes: &[u8]) -> String {
-    let path = folder.join(name);
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, bytes).unwrap();
-    path.to_str().unwrap().to_owned()
 }
 
 #[test]
