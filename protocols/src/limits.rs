@@ -32,6 +32,8 @@ pub const MAX_QUERY_TERMS: usize = 16;
 pub const MAX_REASON_BYTES: usize = 512;
 /// Longest message of the index protocol, in bytes, either way.
 pub const MAX_INDEX_MESSAGE: usize = 2 << 20;
+/// Longest message about a renewal, in bytes, either way: two texts for people, and some numbers.
+pub const MAX_RENEW_MESSAGE: usize = 2 << 10;
 /// Longest value of a record in the DHT, in bytes: a revocation and a claim of the longest name.
 pub const MAX_RECORD_BYTES: usize = 4 << 10;
 /// Most records in one message of the mirror protocol.
@@ -74,6 +76,7 @@ const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_NAME_BYTES + 256) <= MAX_INDEX_MES
 const _: () = assert!(MAX_MEMBERS * (MAX_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 128) <= MAX_INDEX_MESSAGE);
 // And the answer to a lookup with every holder at its most talkative.
 const _: () = assert!(MAX_HOLDERS * (MAX_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 128) + 4096 <= MAX_INDEX_MESSAGE);
+const _: () = assert!(2 * MAX_REASON_BYTES + 256 <= MAX_RENEW_MESSAGE);
 // Ranges that are compared, and the parts or names of each in the answer.
 const _: () = assert!(MAX_COMPARED_RANGES * (2 * MAX_NAME_BYTES + 96) + 1024 <= MAX_INDEX_MESSAGE);
 const _: () = assert!(MAX_COMPARED_RANGES * MAX_RANGE_PARTS * (MAX_NAME_BYTES + 96) <= MAX_INDEX_MESSAGE);

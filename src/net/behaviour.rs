@@ -8,8 +8,8 @@ use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    PeerId, StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, kad, memory_connection_limits, ping,
-    quic, yamux,
+    PeerId, StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, kad, memory_connection_limits, quic,
+    yamux,
 };
 
 use swarmdex_protocols::index::Run;
@@ -19,6 +19,8 @@ use super::admission::Admission;
 use super::codec::{FETCH_PROTOCOL, FetchCodec, INDEX_PROTOCOL, IndexCodec, MIRROR_PROTOCOL, MirrorCodec};
 use super::dht::RecordTable;
 use super::discovery::Discovery;
+use super::pings::Pings;
+use super::renewals::Renewals;
 use super::transport;
 use crate::config::{Config, Role};
 use crate::state::records::RecordLimits;
@@ -50,10 +52,11 @@ pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
     memory: memory_connection_limits::Behaviour,
     pub(super) identify: identify::Behaviour,
-    ping: ping::Behaviour,
+    pub(super) pings: Pings,
     discovery: Toggle<Discovery>,
     pub(super) kad: kad::Behaviour<RecordTable>,
     pub(super) index: request_response::Behaviour<IndexCodec>,
+    pub(super) renewals: Renewals,
     pub(super) mirror: request_response::Behaviour<MirrorCodec>,
     pub(super) fetch: request_response::Behaviour<FetchCodec>,
 }
@@ -92,8 +95,6 @@ impl Behaviour {
             .with_agent_version(agent_version(config.role, run))
             .with_push_listen_addr_updates(true)
             .with_cache_size(0);
-        let ping =
-            ping::Config::new().with_interval(config.lease.ping_interval).with_timeout(config.lease.ping_interval);
         let discovery = if config.mdns { Some(Discovery::new(local).map_err(NetError::Mdns)?) } else { None };
         let index = request_response::Config::default()
             .with_request_timeout(INDEX_TIMEOUT)
@@ -106,7 +107,7 @@ impl Behaviour {
             limits: connection_limits::Behaviour::new(connection_limits),
             memory: memory_connection_limits::Behaviour::with_max_bytes(limits.memory_mib << 20),
             identify: identify::Behaviour::new(identify),
-            ping: ping::Behaviour::new(ping),
+            pings: Pings::new(config.lease.ping_interval),
             discovery: discovery.into(),
             kad: kademlia(local, config)?,
             index: request_response::Behaviour::with_codec(
@@ -114,6 +115,7 @@ impl Behaviour {
                 [(INDEX_PROTOCOL, ProtocolSupport::Full)],
                 index.clone(),
             ),
+            renewals: Renewals::default(),
             mirror: request_response::Behaviour::with_codec(
                 MirrorCodec::default(),
                 [(MIRROR_PROTOCOL, ProtocolSupport::Full)],

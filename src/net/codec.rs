@@ -200,7 +200,7 @@ impl FetchCodec {
 }
 
 /// Reads a message behind its length of 4 bytes.
-async fn read_message<T, M>(io: &mut T, max: usize) -> io::Result<Received<M>>
+pub(super) async fn read_message<T, M>(io: &mut T, max: usize) -> io::Result<Received<M>>
 where
     T: AsyncRead + Unpin + Send,
     M: DeserializeOwned,
@@ -257,6 +257,17 @@ where
     // Below `max`, which is far below 4 GiB.
     io.write_all(&(bytes.len() as u32).to_be_bytes()).await?;
     io.write_all(&bytes).await
+}
+
+/// Writes a small message in one piece, and sees it off.
+pub(super) async fn send_message<T, M>(io: &mut T, message: &M, max: usize) -> io::Result<()>
+where
+    T: AsyncWrite + Unpin + Send,
+    M: Serialize + Sync,
+{
+    let bytes = codec::encode(message, max).map_err(io::Error::other)?;
+    io.write_all(&[&(bytes.len() as u32).to_be_bytes()[..], &bytes].concat()).await?;
+    io.flush().await
 }
 
 #[cfg(test)]

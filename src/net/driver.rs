@@ -37,6 +37,14 @@ const MAX_MASTERS: usize = 16;
 /// How soon to try again what the store had no room for.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// Waits until the index of a master was found to hold something else than was said.
+async fn found(index: Option<&Master>) {
+    match index {
+        Some(master) => master.found().await,
+        None => std::future::pending().await,
+    }
+}
+
 type IndexChannel = ResponseChannel<Received<Response>>;
 
 /// Work that ended outside the loop.
@@ -104,6 +112,7 @@ struct Requests {
     nodes: Nodes,
     meetings: Meetings,
     index: Pending<OutboundRequestId, Response>,
+    renewals: Pending<PeerId, Response>,
     mirror: Pending<OutboundRequestId, mirror::Response>,
     fetch: Pending<OutboundRequestId, fetch_protocol::Response>,
     /// Requests for what this node owns that are being answered.
@@ -130,6 +139,7 @@ impl Driver {
                 nodes: Nodes::default(),
                 meetings: Meetings::default(),
                 index: Pending::new(MAX_REQUESTS),
+                renewals: Pending::new(MAX_REQUESTS),
                 mirror: Pending::new(MAX_REQUESTS),
                 fetch: Pending::new(MAX_REQUESTS),
                 owned: 0,
@@ -153,6 +163,7 @@ impl Driver {
                 },
                 Some(job) = self.jobs.next() => self.on_job(job),
                 () = self.services.library.holdings.landed() => self.on_landed(),
+                () = found(self.services.index.as_ref()) => self.on_found(),
                 () = sleep_until(timeout) => {}
                 due = ticks.tick() => self.on_tick(due.elapsed()),
                 event = self.swarm.select_next_some() => self.on_event(event),
@@ -197,6 +208,13 @@ impl Driver {
     fn on_landed(&mut self) {
         let holdings = &self.services.library.holdings;
         self.uploads.on_landed(|content, index| holdings.is_coming(content, index));
+    }
+
+    /// The index holds something else than was said.
+    fn on_found(&mut self) {
+        if let Some(master) = &mut self.services.index {
+            master.take_corrected(Instant::now());
+        }
     }
 
     fn timeout(&self) -> Option<Instant> {
@@ -408,13 +426,14 @@ impl Driver {
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Index(event) => self.on_index(event),
+            BehaviourEvent::Renewals(event) => self.on_renewal(event),
             BehaviourEvent::Mirror(event) => self.on_mirror(event),
             BehaviourEvent::Kad(event) => {
                 let step = self.dht.on_event(&mut self.swarm.behaviour_mut().kad, event);
                 self.on_mirror_step(step);
             }
             BehaviourEvent::Fetch(event) => self.on_fetch(event),
-            BehaviourEvent::Ping(ping::Event { peer, connection, result }) => {
+            BehaviourEvent::Pings(ping::Event { peer, connection, result }) => {
                 if result.is_ok() {
                     self.on_pong(peer, connection, Instant::now());
                 }

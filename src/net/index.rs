@@ -332,11 +332,6 @@ impl Master {
         }
     }
 
-    /// What a member is to hear of a twin of it that was refused lately.
-    pub(super) fn twin_notice(&self, peer: &PeerId, now: Instant) -> Option<String> {
-        self.runs.twin_notice(peer, now)
-    }
-
     /// A probe found nobody.
     pub(super) fn on_unreachable(&mut self, peer: &PeerId) {
         self.leases.on_probe_failed(peer);

@@ -20,6 +20,8 @@ mod listen;
 mod mirror;
 mod nodes;
 mod pending;
+mod pings;
+mod renewals;
 mod transport;
 
 use std::io;

@@ -33,9 +33,14 @@ impl<Id: Eq + Hash, Answer> Pending<Id, Answer> {
         self.waiting.insert(id, answer);
     }
 
+    /// Who waits for the answer to `id`, if anybody; it is forgotten.
+    pub(super) fn take(&mut self, id: &Id) -> Option<oneshot::Sender<Result<Answer, RequestError>>> {
+        self.waiting.remove(id)
+    }
+
     /// Hands the answer on; whoever waited may be gone.
     pub(super) fn answer(&mut self, id: &Id, result: Result<Answer, RequestError>) {
-        if let Some(waiting) = self.waiting.remove(id) {
+        if let Some(waiting) = self.take(id) {
             let _ = waiting.send(result);
         }
     }

@@ -3,6 +3,7 @@
 //! The monotonic clock alone counts. Deadlines live in the records; an ordered index beside them finds
 //! the next one.
 
+mod account;
 mod agree;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,7 +15,8 @@ use swarmdex_protocols::limits::MAX_ADDRESSES;
 use swarmdex_protocols::{Multiaddr, PeerId};
 
 use crate::config::LeaseConfig;
-use agree::Agreement;
+pub use account::Standing;
+use account::{Account, Pace};
 pub use agree::{Holding, Renewal};
 
 /// How long a report is followed by no other probe of the same peer.
@@ -36,8 +38,7 @@ pub struct Member {
     pub state: LeaseState,
     /// Where it listens.
     pub addresses: Vec<Multiaddr>,
-    agreement: Agreement,
-    session: Option<Session>,
+    account: Account,
     sequence: Sequence,
     /// When it was last heard.
     heard: Instant,
@@ -66,6 +67,7 @@ pub struct Leases {
     deadlines: BTreeSet<(Instant, PeerId)>,
     suspects: usize,
     actions: VecDeque<Action>,
+    pace: Pace,
 }
 
 impl Leases {
@@ -78,6 +80,7 @@ impl Leases {
             deadlines: BTreeSet::new(),
             suspects: 0,
             actions: VecDeque::new(),
+            pace: Pace::default(),
         }
     }
 
@@ -100,14 +103,22 @@ impl Leases {
         let member = Member {
             state,
             addresses,
-            agreement: Agreement::default(),
-            session: None,
+            account: Account::default(),
             sequence: Sequence::default(),
             heard: now,
             probed: None,
         };
-        self.remove(&peer);
+        self.forget(&peer);
         self.put(peer, member);
+        self.pace.set(self.renewal_wait());
+    }
+
+    /// It is no member any more, or one anew.
+    fn forget(&mut self, peer: &PeerId) {
+        if let Some(member) = self.remove(peer) {
+            member.account.close();
+            self.pace.set(self.renewal_wait());
+        }
     }
 
     /// What comes next for a member if nothing is heard of it.
@@ -149,7 +160,7 @@ impl Leases {
             let reason = format!("the network has {} members, the most that this master admits", self.most);
             return Err(Refusal::new(RefusalCode::Quota, reason));
         }
-        let holding = before.map(|member| member.agreement.holding).unwrap_or_default();
+        let holding = before.map(|member| member.account.lock().agreement.holding).unwrap_or_default();
         let revived = before.is_some_and(|member| member.state == LeaseState::Suspect);
         self.insert(*peer, addresses, LeaseState::Alive, now);
         self.set_holding(peer, holding);
@@ -161,17 +172,17 @@ impl Leases {
 
     /// The session that a join was given.
     pub fn on_joined(&mut self, peer: &PeerId, session: Session) {
-        if let Some(member) = self.members.get_mut(peer)
-            && member.session.is_none_or(|before| before < session)
-        {
-            (member.session, member.sequence) = (Some(session), Sequence::default());
-            member.agreement = member.agreement.afresh();
+        let Some(member) = self.members.get_mut(peer) else { return };
+        let mut account = member.account.lock();
+        if account.session.is_none_or(|before| before < session) {
+            (account.session, account.agreement) = (Some(session), account.agreement.afresh());
+            member.sequence = Sequence::default();
         }
     }
 
     fn of_session(&mut self, peer: &PeerId, session: Session) -> Result<&mut Member, Refusal> {
         match self.members.get_mut(peer) {
-            Some(member) if member.session == Some(session) => Ok(member),
+            Some(member) if member.account.lock().session == Some(session) => Ok(member),
             Some(_) => Err(Refusal::new(RefusalCode::NotJoined, "that session is over: join again")),
             None => Err(Refusal::new(RefusalCode::NotJoined, "this peer is no member: join first")),
         }
@@ -229,13 +240,19 @@ impl Leases {
     /// It leaves in order. The caller frees its names.
     pub fn on_leave(&mut self, peer: &PeerId, session: Session) -> Result<(), Refusal> {
         self.of_session(peer, session)?;
-        self.remove(peer);
+        self.forget(peer);
         Ok(())
     }
 
     /// One member.
     pub fn get(&self, peer: &PeerId) -> Option<&Member> {
         self.members.get(peer)
+    }
+
+    /// What answers the plain renewals of a member, as long as it is one.
+    pub fn standing(&self, peer: &PeerId) -> Option<Standing> {
+        let account = self.members.get(peer)?.account.clone();
+        Some(Standing { account, pace: self.pace.clone() })
     }
 
     /// Members in order, from after one of them on.
@@ -273,7 +290,7 @@ impl Leases {
             if overslept {
                 self.update(&peer, |member| member.heard = now);
             } else if suspect {
-                self.remove(&peer);
+                self.forget(&peer);
                 self.actions.push_back(Action::Evict(peer));
             }
         }

@@ -73,7 +73,7 @@ fn everything_is_published_in_parts_also_if_the_first_part_fails_for_ever() {
                 *tried.entry(key).or_default() += 1;
                 let copies = usize::from(!bad.contains(&key));
                 stored.extend((copies > 0).then_some(key));
-                publications.on_published(&key, &what, copies, 1, now);
+                publications.on_published(&key, &what, copies, 2, now);
             }
             now = publications.poll_timeout().unwrap().0.max(now);
         }

@@ -136,7 +136,7 @@ pub enum What {
 struct Publication {
     what: What,
     due: Instant,
-    /// Attempts in a row that no node took.
+    /// Attempts in a row that no other node took.
     failures: u32,
     /// Whether it is published once only: somebody else repeats it.
     once: bool,
@@ -267,8 +267,9 @@ impl Publications {
         due.filter_map(|(_, key)| self.items.get(key).map(|item| (*key, item.what.clone()))).collect()
     }
 
-    /// Of `asked` nodes so many stored what was due. A withdrawal is done once every node took it: each that still
-    /// says it leads others astray.
+    /// Of `asked` nodes, this one included, so many stored what was due. A withdrawal is done once every node took it: each
+    /// that still says it leads others astray. What nobody else was asked to store, because this node knows nobody yet, is
+    /// here and tried again soon.
     pub fn on_published(&mut self, key: &RecordKey, what: &What, stored: usize, asked: usize, now: Instant) {
         let copies = if *what == What::Withdraw && stored < asked { 0 } else { stored };
         let spread = self.spread(key);
@@ -284,7 +285,7 @@ impl Publications {
         }
         self.due.remove(&(item.due, *key));
         item.copies = copies;
-        item.due = if copies > 0 {
+        item.due = if copies > 0 && asked > 1 {
             item.failures = 0;
             now + self.interval - spread
         } else {

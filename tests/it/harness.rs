@@ -317,6 +317,13 @@ impl Process {
         self.child.id()
     }
 
+    /// Seconds of processor time that it has taken, in hundredths, as Linux counts them.
+    pub fn processor(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    }
+
     /// Its first address over TCP, with its peer id.
     pub fn address(&self) -> String {
         let listen = self.ready["listen"].as_array().unwrap();

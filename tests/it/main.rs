@@ -22,6 +22,7 @@ mod nodes;
 mod outage;
 mod pages;
 mod processes;
+mod renewals;
 mod stranger;
 mod transfer;
 mod watching;

@@ -30,6 +30,8 @@ pub const KAD: &str = "/swarmdex/kad/1/swarmdex";
 pub const PUSH: &str = "/ipfs/id/push/1.0.0";
 /// The protocol by which many records are stored at once.
 pub const MIRROR: &str = "/swarmdex/mirror/1";
+/// The protocol by which members renew.
+pub const RENEW: &str = "/swarmdex/renew/1";
 /// A version that nobody speaks yet.
 pub const FUTURE: &str = "/swarmdex/index/99";
 
@@ -161,6 +163,7 @@ struct Behaviour {
     kad: request_response::Behaviour<Raw>,
     push: request_response::Behaviour<Raw>,
     mirror: request_response::Behaviour<Raw>,
+    streams: libp2p_stream::Behaviour,
 }
 
 enum Order {
@@ -176,6 +179,33 @@ pub struct Stranger {
     orders: mpsc::Sender<Order>,
     answerer: Answerer,
     index: IndexAnswerer,
+    streams: libp2p_stream::Control,
+}
+
+/// A stream that stays open for many messages.
+pub struct Conversation(libp2p::Stream);
+
+impl Conversation {
+    /// Says something, whatever it is.
+    pub async fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes).await?;
+        self.0.flush().await
+    }
+
+    /// The next message behind its length.
+    pub async fn hear<M: DeserializeOwned>(&mut self) -> io::Result<M> {
+        let mut length = [0; 4];
+        self.0.read_exact(&mut length).await?;
+        let mut bytes = vec![0; u32::from_be_bytes(length) as usize];
+        self.0.read_exact(&mut bytes).await?;
+        codec::decode(&bytes, MAX_INDEX_MESSAGE).map_err(io::Error::other)
+    }
+
+    /// Asks a well-formed question.
+    pub async fn ask(&mut self, request: &Request) -> io::Result<Response> {
+        self.say(&framed(request)).await?;
+        self.hear().await
+    }
 }
 
 impl Stranger {
@@ -184,6 +214,11 @@ impl Stranger {
     }
 
     pub async fn with_key(keypair: Keypair) -> Self {
+        Self::pinging(keypair, ping::Config::default()).await
+    }
+
+    /// One that pings as it is told.
+    pub async fn pinging(keypair: Keypair, pings: ping::Config) -> Self {
         let config = request_response::Config::default().with_request_timeout(Duration::from_secs(120));
         let (breaks, broken) = mpsc::unbounded_channel();
         let with = |protocol, support, reads| {
@@ -197,7 +232,7 @@ impl Stranger {
             .with_tcp(tcp::Config::default(), tls::Config::new, yamux::Config::default)
             .unwrap()
             .with_behaviour(|key| Behaviour {
-                ping: ping::Behaviour::default(),
+                ping: ping::Behaviour::new(pings.clone()),
                 identify: identify::Behaviour::new(identify::Config::new(
                     "/swarmdex/1/swarmdex".to_owned(),
                     key.public(),
@@ -209,6 +244,7 @@ impl Stranger {
                 kad: outbound(KAD),
                 mirror: outbound(MIRROR),
                 push: outbound(PUSH),
+                streams: libp2p_stream::Behaviour::new(),
             })
             .unwrap()
             .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(120)))
@@ -219,13 +255,14 @@ impl Stranger {
                 break vec![address];
             }
         };
+        let streams = swarm.behaviour().streams.new_control();
         let (orders, queue) = mpsc::channel(1024);
         let answerer: Answerer = Arc::new(Mutex::new(Box::new(|_| refuse())));
         let peer = keypair.public().to_peer_id();
         let refusal = framed(&Response::Refused(Refusal::new(RefusalCode::NotMaster, "a stranger")));
         let index: IndexAnswerer = Arc::new(Mutex::new(Box::new(move |_| Reply::Bytes(refusal.clone()))));
         tokio::spawn(run(swarm, queue, broken, answerer.clone(), index.clone()));
-        Self { peer, listen, orders, answerer, index }
+        Self { peer, listen, orders, answerer, index, streams }
     }
 
     /// A stranger that is connected to a node, and that node.
@@ -275,6 +312,11 @@ impl Stranger {
     /// Sends bytes on a new stream and returns all that comes back.
     pub async fn send(&self, protocol: &'static str, to: PeerId, bytes: Vec<u8>) -> Result<Vec<u8>, OutboundFailure> {
         self.order(protocol, to, Reply::Bytes(bytes)).await
+    }
+
+    /// Opens a stream that stays open.
+    pub async fn open(&self, protocol: &'static str, to: PeerId) -> Conversation {
+        Conversation(self.streams.clone().open_stream(to, StreamProtocol::new(protocol)).await.unwrap())
     }
 
     /// Sends bytes on a new stream, and ends the connection.

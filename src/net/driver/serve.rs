@@ -1,11 +1,12 @@
 //! Requests: those of others that this node answers, and the answers to its own.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::PeerId;
 use libp2p::request_response::{self, Message};
+use libp2p::swarm::ConnectionId;
 use swarmdex_protocols::fetch::Header;
 use swarmdex_protocols::index::{Followed, Refusal, RefusalCode, Request, Response};
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_FETCH_BODY};
@@ -17,6 +18,7 @@ use crate::net::dht;
 use crate::net::fetch::Upload;
 use crate::net::index::{Origin, Step, refuse_bytes};
 use crate::net::pending::request_error;
+use crate::net::renewals::{self, Asker, Unanswered};
 use crate::net::{IndexAnswer, MirrorAnswer, RequestError};
 use crate::storage::library::Library;
 
@@ -26,6 +28,7 @@ const MAX_OWNED: usize = 16;
 /// Where the answer to an index request goes.
 pub(super) enum IndexReply {
     Remote(IndexChannel),
+    Renewal(Asker),
     Local(IndexAnswer),
 }
 
@@ -38,6 +41,13 @@ impl Driver {
         if to == *self.swarm.local_peer_id() {
             return self.serve_index(to, None, Ok(request), IndexReply::Local(answer));
         }
+        if matches!(request, Request::Renew(_)) {
+            return self.ask_renewal(to, request, answer);
+        }
+        self.send_index(to, request, answer);
+    }
+
+    fn send_index(&mut self, to: PeerId, request: index_protocol::Request, answer: IndexAnswer) {
         let refusal = if !self.requests.index.has_room() {
             RequestError::Busy
         } else if !self.swarm.is_connected(&to) {
@@ -47,6 +57,60 @@ impl Driver {
             return self.requests.index.insert(id, answer);
         };
         let _ = answer.send(Err(refusal));
+    }
+
+    fn ask_renewal(&mut self, to: PeerId, request: index_protocol::Request, answer: IndexAnswer) {
+        let asked = if self.requests.renewals.has_room() {
+            self.swarm.behaviour_mut().renewals.ask(to, request)
+        } else {
+            Err(RequestError::Busy)
+        };
+        match asked {
+            Ok(()) => self.requests.renewals.insert(to, answer),
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+
+    pub(super) fn on_renewal(&mut self, event: renewals::Event) {
+        match event {
+            renewals::Event::Asked { asker, request } => {
+                let reply = IndexReply::Renewal(asker);
+                if matches!(request, Ok(Request::Renew(_)) | Err(_)) {
+                    self.serve_remote(asker.peer, asker.connection, request, reply);
+                } else {
+                    self.reply(reply, refused(RefusalCode::Unsupported, "only renewals are asked here"));
+                }
+            }
+            renewals::Event::Answered { peer, answer: Err(Unanswered::Unsupported(request)), .. } => {
+                // A build from before this protocol answers on a stream for each request.
+                if let Some(answer) = self.requests.renewals.take(&peer) {
+                    self.send_index(peer, request, answer);
+                }
+            }
+            renewals::Event::Answered { peer, answer: Err(Unanswered::Failed(error)), .. } => {
+                self.requests.renewals.answer(&peer, Err(error));
+            }
+            renewals::Event::Answered { peer, connection, answer: Ok(response) } => {
+                self.on_pong(peer, connection, Instant::now());
+                if let Response::Renewed(renewed) = &response {
+                    let next = Duration::from_millis(renewed.wait_ms);
+                    self.swarm.behaviour_mut().pings.on_heard(peer, connection, next);
+                }
+                self.requests.renewals.answer(&peer, Ok(response));
+            }
+        }
+    }
+
+    fn serve_remote(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        request: Received<index_protocol::Request>,
+        reply: IndexReply,
+    ) {
+        let remote = self.swarm.behaviour().admission.remote(&connection).cloned();
+        let origin = Origin { link: connection, remote: remote.as_ref() };
+        self.serve_index(peer, Some(origin), request, reply);
     }
 
     fn serve_index(
@@ -88,6 +152,11 @@ impl Driver {
             // A failure to send shows as an inbound failure; the peer asks again.
             IndexReply::Remote(channel) => {
                 let _ = self.swarm.behaviour_mut().index.send_response(channel, Ok(response));
+            }
+            IndexReply::Renewal(asker) => {
+                let master = self.services.index.as_ref();
+                let standing = master.and_then(|master| master.standing(&asker.peer));
+                self.swarm.behaviour_mut().renewals.answer(asker, response, standing);
             }
             IndexReply::Local(answer) => {
                 let _ = answer.send(Ok(response));
@@ -185,9 +254,7 @@ impl Driver {
                 connection_id,
                 message: Message::Request { request, channel, .. },
             } => {
-                let remote = self.swarm.behaviour().admission.remote(&connection_id).cloned();
-                let origin = Origin { link: connection_id, remote: remote.as_ref() };
-                self.serve_index(peer, Some(origin), request, IndexReply::Remote(channel));
+                self.serve_remote(peer, connection_id, request, IndexReply::Remote(channel));
             }
             request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
                 self.requests.index.answer(&request_id, response.map_err(RequestError::Malformed));

@@ -1,12 +1,14 @@
 //! Renewals and comparisons: does the index hold what a member says?
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use libp2p::PeerId;
-use swarmdex_protocols::index::{Compare, Compared, Range, Refusal, RefusalCode, Renew, Renewed, Response};
+use swarmdex_protocols::index::{Compare, Compared, Range, Refusal, RefusalCode, Renew, Renewed, Request, Response};
 use swarmdex_protocols::limits::MAX_COMPARED_RANGES;
 
+use super::super::renewals;
 use super::{Done, DoneKind, Master, Outcome, Step};
 use crate::state::lease::Holding;
 use crate::storage::index::{CompareStep, IndexStore, ReadOp, ReadOutcome};
@@ -17,7 +19,6 @@ const MAX_COMPARING: usize = 4;
 impl Master {
     /// Answers from memory: ten thousand members renew every few seconds.
     pub(super) fn renew(&mut self, peer: &PeerId, renew: &Renew, now: Instant) -> Outcome<Response> {
-        self.take_corrected(now);
         let renewal = self.leases.on_renew(peer, renew.session, &renew.held).inspect_err(|refusal| {
             tracing::warn!(%peer, reason = refusal.reason, "a renewal is refused");
         })?;
@@ -27,13 +28,29 @@ impl Master {
         } else if renew.repaired > 0 {
             tracing::warn!(%peer, differed = renew.repaired, names = ours, "this index and a peer hold the same names again");
         }
-        let wait_ms = u64::try_from(renewal.wait.as_millis()).unwrap_or(u64::MAX);
-        let notice = self.twin_notice(peer, now);
-        Ok(Response::Renewed(Renewed { agreed: renewal.agreed, wait_ms, notice }))
+        let notice = self.runs.twin_notice(peer, now);
+        self.leases.set_notice(peer, notice.is_some());
+        Ok(renewed(renewal.agreed, renewal.wait, notice))
+    }
+
+    /// Answers the renewals of a member that need no more than a look, until one does. The lease itself is renewed by the
+    /// pings on the same connection.
+    pub(in crate::net) fn standing(&self, peer: &PeerId) -> Option<renewals::Standing> {
+        let standing = self.leases.standing(peer)?;
+        Some(Arc::new(move |request| {
+            let Request::Renew(renew) = request else { return None };
+            let wait = standing.agrees(renew)?;
+            Some(renewed(true, wait, None))
+        }))
+    }
+
+    /// Waits until the index was found to hold something else than its last answers said.
+    pub(in crate::net) async fn found(&self) {
+        self.store.found().await;
     }
 
     /// What the index was found to hold, if that is not what its last answer said.
-    fn take_corrected(&mut self, now: Instant) {
+    pub(in crate::net) fn take_corrected(&mut self, now: Instant) {
         for (peer, holding) in self.store.take_corrected() {
             self.set_holding(&peer, holding, now);
         }
@@ -66,6 +83,11 @@ impl Master {
         };
         Ok(Step::Wait(comparing.boxed()))
     }
+}
+
+fn renewed(agreed: bool, wait: Duration, notice: Option<String>) -> Response {
+    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    Response::Renewed(Renewed { agreed, wait_ms, notice })
 }
 
 /// Compares one range after the other, each in steps between which the index answers others. Also how many names

@@ -16,6 +16,7 @@ impl Master {
         let link = origin.map(|origin| origin.link);
         let arrival = Arrival { run: join.run, machine: join.machine, link, remote: remote.cloned() };
         self.runs.admit(&peer, &arrival, now).map_err(|turned| {
+            self.leases.set_notice(&peer, true);
             if turned.tell {
                 tracing::warn!(%peer, from = ?arrival.remote, reason = turned.refusal.reason, "a peer's twin is refused");
             }

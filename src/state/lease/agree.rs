@@ -6,9 +6,11 @@ use swarmdex_protocols::PeerId;
 use swarmdex_protocols::index::{Refusal, RefusalCode, Session, ShareSum};
 
 use super::Leases;
+use super::account::State;
 
-/// Renewals of all members in one second, at about 90 microseconds of processor each (`benches/renewals`). What is over
-/// comes less often, as heartbeats do in Nomad (`max_heartbeats_per_second`), as far as a lease allows.
+/// Renewals of all members in one second. What is over comes less often, as heartbeats do in Nomad
+/// (`max_heartbeats_per_second`), as far as a lease allows: ten thousand members then cost less than the pings did that
+/// their renewals take the place of (`benches/renewals`).
 const RENEWALS_PER_SECOND: u32 = 400;
 /// Renewals in a row that find a difference, repairs between them; then the member has to join and report anew.
 const MAX_DIFFERENCES: u32 = 4;
@@ -42,6 +44,11 @@ impl Agreement {
     pub(super) fn afresh(self) -> Self {
         Self { holding: self.holding, ..Self::default() }
     }
+
+    /// Whether the member holds the same, and nothing is left of a time when it did not.
+    pub(super) fn is_at_rest(&self, held: &ShareSum) -> bool {
+        self.holding.sum == *held && (self.differences, self.comparisons, self.looks) == (0, 0, 0)
+    }
 }
 
 /// The answer to a renewal.
@@ -58,10 +65,17 @@ pub struct Renewal {
 impl Leases {
     /// What the index holds of a member. What is older than what is known is left.
     pub fn set_holding(&mut self, peer: &PeerId, holding: Holding) {
-        if let Some(member) = self.members.get_mut(peer)
-            && member.agreement.holding.at <= holding.at
-        {
-            member.agreement.holding = holding;
+        let Some(member) = self.members.get(peer) else { return };
+        let mut account = member.account.lock();
+        if account.agreement.holding.at <= holding.at {
+            account.agreement.holding = holding;
+        }
+    }
+
+    /// Whether a member is to be told something with its next renewal.
+    pub fn set_notice(&mut self, peer: &PeerId, notice: bool) {
+        if let Some(member) = self.members.get(peer) {
+            member.account.lock().notice = notice;
         }
     }
 
@@ -71,16 +85,16 @@ impl Leases {
     ///
     /// The session is over; or it is now, because the member differs each time.
     pub fn on_renew(&mut self, peer: &PeerId, session: Session, held: &ShareSum) -> Result<Renewal, Refusal> {
-        let wait = self.renewal_wait();
-        let member = self.of_session(peer, session)?;
-        let agreement = &mut member.agreement;
-        let (agreed, held) = (agreement.holding.sum == *held, agreement.holding.sum);
+        let wait = self.pace.get();
+        let mut account = self.of_session(peer, session)?.account.lock();
+        let (agreed, held) = (account.held() == *held, account.held());
+        let agreement = &mut account.agreement;
         if agreed {
             (agreement.differences, agreement.comparisons, agreement.looks) = (0, 0, 0);
         } else {
             agreement.differences += 1;
             if agreement.differences > MAX_DIFFERENCES {
-                return Err(member.end_session());
+                return Err(account.end_session());
             }
         }
         Ok(Renewal { agreed, held, wait })
@@ -88,7 +102,7 @@ impl Leases {
 
     /// A third of a lease, unless there are very many members; never over two thirds, so that what differs is found
     /// and put right within one lease.
-    fn renewal_wait(&self) -> Duration {
+    pub(super) fn renewal_wait(&self) -> Duration {
         let members = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
         let fair = Duration::from_secs(1).saturating_mul(members) / RENEWALS_PER_SECOND;
         fair.clamp(self.config.lease / 3, self.config.lease * 2 / 3)
@@ -100,27 +114,28 @@ impl Leases {
     ///
     /// The session is over; or it is now, because the member compares without end.
     pub fn admit_comparison(&mut self, peer: &PeerId, session: Session) -> Result<u64, Refusal> {
-        let member = self.of_session(peer, session)?;
-        let agreement = &mut member.agreement;
+        let mut account = self.of_session(peer, session)?.account.lock();
+        let agreement = &mut account.agreement;
         agreement.comparisons += 1;
         let most = agreement.holding.sum.entries.saturating_mul(LOOKS).saturating_add(MORE_LOOKS);
         match most.checked_sub(agreement.looks) {
             Some(left) if left > 0 && agreement.comparisons <= MAX_COMPARISONS => Ok(left),
-            _ => Err(member.end_session()),
+            _ => Err(account.end_session()),
         }
     }
 
     /// A member has to join again before it can do anything.
     pub fn end_session(&mut self, peer: &PeerId) {
-        if let Some(member) = self.members.get_mut(peer) {
-            member.end_session();
+        if let Some(member) = self.members.get(peer) {
+            member.account.lock().end_session();
         }
     }
 
     /// So many names were looked at for a comparison.
     pub fn on_compared(&mut self, peer: &PeerId, looks: u64) {
-        if let Some(member) = self.members.get_mut(peer) {
-            member.agreement.looks = member.agreement.looks.saturating_add(looks);
+        if let Some(member) = self.members.get(peer) {
+            let agreement = &mut member.account.lock().agreement;
+            agreement.looks = agreement.looks.saturating_add(looks);
         }
     }
 }
@@ -128,9 +143,11 @@ impl Leases {
 impl super::Member {
     /// Names that it holds.
     pub fn names(&self) -> u64 {
-        self.agreement.holding.sum.entries
+        self.account.lock().held().entries
     }
+}
 
+impl State {
     fn end_session(&mut self) -> Refusal {
         self.session = None;
         self.agreement = self.agreement.afresh();
@@ -144,7 +161,7 @@ impl super::Member {
 mod tests {
     use std::time::Instant;
 
-    use swarmdex_protocols::index::ShareDigest;
+    use swarmdex_protocols::index::{Renew, ShareDigest};
 
     use super::*;
     use crate::config::LeaseConfig;
@@ -216,11 +233,62 @@ mod tests {
     }
 
     #[test]
+    fn a_standing_answers_only_as_long_as_it_is_true() {
+        let (mut leases, peer) = leases(2);
+        let renew = |session, entries| Renew { session: Session(session), held: sum(entries), repaired: 0 };
+        let standing = leases.standing(&peer).unwrap();
+        assert_eq!(standing.agrees(&renew(1, 10)), Some(leases.renewal_wait()));
+        assert_eq!(standing.agrees(&renew(2, 10)), None, "another session");
+        assert_eq!(standing.agrees(&renew(1, 11)), None, "another sum");
+        assert_eq!(standing.agrees(&Renew { repaired: 1, ..renew(1, 10) }), None, "to be told of");
+
+        leases.set_holding(&peer, Holding { sum: sum(11), at: 6 });
+        assert_eq!(standing.agrees(&renew(1, 10)), None);
+        assert!(standing.agrees(&renew(1, 11)).is_some());
+        leases.set_notice(&peer, true);
+        assert_eq!(standing.agrees(&renew(1, 11)), None, "something is to be said");
+        leases.set_notice(&peer, false);
+        leases.on_renew(&peer, Session(1), &sum(1)).unwrap();
+        assert_eq!(standing.agrees(&renew(1, 11)), None, "a difference is being looked into");
+        leases.on_renew(&peer, Session(1), &sum(11)).unwrap();
+        leases.admit_comparison(&peer, Session(1)).unwrap();
+        assert_eq!(standing.agrees(&renew(1, 11)), None, "comparisons are counted until both agree");
+        leases.on_renew(&peer, Session(1), &sum(11)).unwrap();
+        assert!(standing.agrees(&renew(1, 11)).is_some());
+        leases.end_session(&peer);
+        assert_eq!(standing.agrees(&renew(1, 11)), None);
+    }
+
+    #[test]
+    fn the_standing_of_who_is_no_member_any_more_answers_nothing() {
+        let now = Instant::now();
+        type End = fn(&mut Leases, &PeerId, Instant);
+        let ends: [End; 3] = [
+            |leases, peer, _| leases.on_leave(peer, Session(1)).unwrap(),
+            |leases, peer, now| leases.on_join(peer, Vec::new(), now).unwrap(),
+            |leases, peer, now| {
+                leases.on_disconnected(peer);
+                leases.handle_timeout(now + leases.lease());
+            },
+        ];
+        for end in ends {
+            let (mut leases, peer) = leases(1);
+            let renew = Renew { session: Session(1), held: sum(10), repaired: 0 };
+            let standing = leases.standing(&peer).unwrap();
+            assert!(standing.agrees(&renew).is_some());
+            end(&mut leases, &peer, now + Duration::from_secs(1));
+            assert_eq!(standing.agrees(&renew), None);
+        }
+    }
+
+    #[test]
     fn ten_thousand_members_renew_less_often_and_within_their_lease() {
         let lease = LeaseConfig::default().lease;
         let (mut few, peer) = leases(3);
         assert_eq!(few.on_renew(&peer, Session(1), &sum(10)).unwrap().wait, lease / 3);
         let (mut many, peer) = leases(10_000);
         assert_eq!(many.on_renew(&peer, Session(1), &sum(10)).unwrap().wait, lease * 2 / 3);
+        let renew = Renew { session: Session(1), held: sum(10), repaired: 0 };
+        assert_eq!(many.standing(&peer).unwrap().agrees(&renew), Some(lease * 2 / 3));
     }
 }

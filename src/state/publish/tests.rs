@@ -72,6 +72,25 @@ fn key(number: u8) -> RecordKey {
 }
 
 #[test]
+fn what_nobody_else_was_asked_to_store_is_tried_again_soon() {
+    let (mut now, interval) = (Instant::now(), Duration::from_secs(1000));
+    let mut publications = Publications::new(interval);
+    publications.replace(BTreeMap::from([(key(9), What::Provide)]), now);
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        publications.on_published(&key(9), &What::Provide, 1, 1, now);
+        assert_eq!(publications.counts(), (1, 1), "it is here");
+        let (due, _) = publications.poll_timeout().unwrap();
+        pauses.push((due - now).as_secs());
+        now = due;
+    }
+    assert_eq!(pauses, [4, 8, 16, 32]);
+    publications.on_published(&key(9), &What::Provide, 2, 2, now);
+    let (due, _) = publications.poll_timeout().unwrap();
+    assert!(due >= now + interval * 4 / 5, "others have it");
+}
+
+#[test]
 fn what_is_wanted_comes_again_and_what_is_not_is_dropped() {
     let (now, interval) = (Instant::now(), Duration::from_secs(1000));
     let mut publications = Publications::new(interval);

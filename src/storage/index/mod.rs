@@ -24,7 +24,7 @@ use swarmdex_protocols::index::{
     Cursor, Offer, Page, Refusal, RefusalCode, Revocation, Session, ShareDigest, ShareSum, Verdict,
 };
 use swarmdex_protocols::{Certificate, Multiaddr, Name, Network, Pattern, PeerId, Statement, Tally, Version};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::config::LimitsConfig;
 pub use compare::CompareStep;
@@ -320,15 +320,19 @@ struct Counts {
     corrected: Mutex<BTreeMap<PeerId, Holding>>,
     /// The members that were found when everything was last counted; gone once it was asked for.
     members: Mutex<Option<BTreeSet<PeerId>>>,
+    /// Says that one of the two has news.
+    found: Notify,
 }
 
 impl Counts {
     fn set_members(&self, members: BTreeSet<PeerId>) {
         *self.members.lock().unwrap_or_else(PoisonError::into_inner) = Some(members);
+        self.found.notify_one();
     }
 
     fn correct(&self, corrected: Vec<(PeerId, Holding)>) {
         self.corrected.lock().unwrap_or_else(PoisonError::into_inner).extend(corrected);
+        self.found.notify_one();
     }
 }
 
@@ -367,6 +371,11 @@ impl IndexStore {
     /// Number of names and of members.
     pub fn counts(&self) -> (u64, u64) {
         (self.inner.counts.names.load(Ordering::Relaxed), self.inner.counts.peers.load(Ordering::Relaxed))
+    }
+
+    /// Waits until [`Self::take_corrected`] or [`Self::take_members`] has news. For one waiter.
+    pub async fn found(&self) {
+        self.inner.counts.found.notified().await;
     }
 
     /// Members of whom the index was found to hold something else than the last outcome said, since this was last asked.

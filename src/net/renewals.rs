@@ -1,0 +1,172 @@
+//! Renewals on a stream that stays open.
+//!
+//! Ten thousand members renew five hundred times a second. A stream of its own for each renewal costs its master three
+//! times what the renewal does (`benches/renewals`): so a peer opens one stream and asks on it again and again, one
+//! question at a time. What is said is what the index protocol says, framed like it. A renewal that agrees is answered
+//! on the task of its connection: to wake the loop of the node for it costs as much again.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
+use libp2p::swarm::{
+    ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
+    THandlerInEvent, THandlerOutEvent, ToSwarm,
+};
+use libp2p::{Multiaddr, PeerId, StreamProtocol};
+use swarmdex_protocols::index::{Request, Response};
+
+use super::RequestError;
+use super::codec::Received;
+
+mod handler;
+
+use handler::{Handler, Heard, Say};
+
+/// Protocol id of renewals.
+pub(super) const RENEW_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmdex/renew/1");
+/// How long a peer waits for the answer to a renewal.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What happens on these streams.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A peer renews; [`Renewals::answer`] is due.
+    Asked { asker: Asker, request: Received<Request> },
+    /// What the other side said to a renewal of this node.
+    Answered { peer: PeerId, connection: ConnectionId, answer: Result<Response, Unanswered> },
+}
+
+/// Who renews, where, and with which question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asker {
+    pub(super) peer: PeerId,
+    pub(super) connection: ConnectionId,
+    question: u64,
+}
+
+/// Answers questions on a connection's own task, without the loop of the node, as long as it can.
+pub(super) type Standing = Arc<dyn Fn(&Request) -> Option<Response> + Send + Sync>;
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    /// The other side is of a build that knows no such stream. The question comes back.
+    Unsupported(Request),
+    /// Anything else.
+    Failed(RequestError),
+}
+
+/// One stream with each node that this node renews at, and one with each that renews here.
+#[derive(Default)]
+pub(super) struct Renewals {
+    /// Connections in the order in which they were made; the first is spoken on.
+    connections: HashMap<PeerId, Vec<ConnectionId>>,
+    /// Whom this node waits for, and on which connection.
+    asked: HashMap<PeerId, ConnectionId>,
+    events: VecDeque<ToSwarm<Event, Say>>,
+    waker: Option<Waker>,
+}
+
+impl Renewals {
+    /// Asks a connected node. One question at a time: a second one before the answer is refused.
+    pub(super) fn ask(&mut self, peer: PeerId, request: Request) -> Result<(), RequestError> {
+        if self.asked.contains_key(&peer) {
+            return Err(RequestError::Busy);
+        }
+        let connection = *self.connections.get(&peer).and_then(|all| all.first()).ok_or(RequestError::Disconnected)?;
+        self.asked.insert(peer, connection);
+        self.say(peer, connection, Say::Ask(request));
+        Ok(())
+    }
+
+    /// Answers who asked; with a standing, it answers later questions there first.
+    pub(super) fn answer(&mut self, asker: Asker, response: Response, standing: Option<Standing>) {
+        self.say(asker.peer, asker.connection, Say::Answer(asker.question, response, standing));
+    }
+
+    fn say(&mut self, peer_id: PeerId, connection: ConnectionId, event: Say) {
+        self.events.push_back(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(connection), event });
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn on_closed(&mut self, peer: PeerId, connection: ConnectionId) {
+        if let Some(all) = self.connections.get_mut(&peer) {
+            all.retain(|other| *other != connection);
+            if all.is_empty() {
+                self.connections.remove(&peer);
+            }
+        }
+        if self.asked.get(&peer) == Some(&connection) {
+            self.on_answer(peer, connection, Err(Unanswered::Failed(RequestError::Disconnected)));
+        }
+    }
+
+    fn on_answer(&mut self, peer: PeerId, connection: ConnectionId, answer: Result<Response, Unanswered>) {
+        if self.asked.get(&peer) == Some(&connection) {
+            self.asked.remove(&peer);
+            self.events.push_back(ToSwarm::GenerateEvent(Event::Answered { peer, connection, answer }));
+        }
+    }
+}
+
+impl NetworkBehaviour for Renewals {
+    type ConnectionHandler = Handler;
+    type ToSwarm = Event;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Handler::new(TIMEOUT))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Handler::new(TIMEOUT))
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm) {
+        match event {
+            FromSwarm::ConnectionEstablished(made) => {
+                self.connections.entry(made.peer_id).or_default().push(made.connection_id);
+            }
+            FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
+                self.on_closed(peer_id, connection_id);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
+        match event {
+            Heard::Asked(question, request) => {
+                let asker = Asker { peer, connection, question };
+                self.events.push_back(ToSwarm::GenerateEvent(Event::Asked { asker, request }));
+            }
+            Heard::Answered(answer) => self.on_answer(peer, connection, answer),
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        if let Some(event) = self.events.pop_front() {
+            return Poll::Ready(event);
+        }
+        self.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}

@@ -1,0 +1,273 @@
+//! One connection's part: the stream on which this node asks, and the one on which it is asked.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+use std::{fmt, io};
+
+use futures::future::BoxFuture;
+use futures::{AsyncWriteExt, FutureExt};
+use libp2p::StreamProtocol;
+use libp2p::core::upgrade::ReadyUpgrade;
+use libp2p::swarm::handler::{
+    ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound, StreamUpgradeError,
+};
+use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, Stream, SubstreamProtocol};
+use swarmdex_protocols::codec::DecodeError;
+use swarmdex_protocols::index::{Request, Response};
+use swarmdex_protocols::limits::MAX_RENEW_MESSAGE;
+
+use super::{RENEW_PROTOCOL, Standing, Unanswered};
+use crate::net::RequestError;
+use crate::net::codec::{Received, read_message, send_message};
+
+/// What the behaviour says to a connection.
+pub(in crate::net) enum Say {
+    /// Ask this.
+    Ask(Request),
+    /// Answer the question of this number, and later ones by the standing.
+    Answer(u64, Response, Option<Standing>),
+}
+
+impl fmt::Debug for Say {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ask(request) => formatter.debug_tuple("Ask").field(request).finish(),
+            Self::Answer(question, response, _) => {
+                formatter.debug_tuple("Answer").field(question).field(response).finish()
+            }
+        }
+    }
+}
+
+/// What a connection tells the behaviour.
+#[derive(Debug)]
+pub(in crate::net) enum Heard {
+    /// A question, with its number.
+    Asked(u64, Received<Request>),
+    /// What came of a question of this node.
+    Answered(Result<Response, Unanswered>),
+}
+
+type Asking = BoxFuture<'static, Result<(Stream, Response), RequestError>>;
+
+/// The stream on which this node asks.
+enum Outbound {
+    /// None yet, or none any more.
+    None,
+    /// It is asked for, for this question.
+    Opening(Request),
+    Idle(Stream),
+    Asking(Asking),
+    /// The other side does not know the protocol.
+    Unsupported,
+}
+
+/// The stream on which this node is asked.
+enum Inbound {
+    None,
+    /// The next question is awaited.
+    Reading(BoxFuture<'static, io::Result<(Stream, Received<Request>)>>),
+    /// The behaviour has the question; whether another may follow.
+    Answering(Stream, bool),
+    /// An answer is on its way; after a question that was none, the stream is given up.
+    Writing(BoxFuture<'static, io::Result<Option<Stream>>>),
+}
+
+/// The streams of one connection: at most one each way.
+pub(in crate::net) struct Handler {
+    timeout: Duration,
+    outbound: Outbound,
+    inbound: Inbound,
+    /// What answers without the behaviour, if it can.
+    standing: Option<Standing>,
+    /// Questions that came in, so that an answer that is overtaken by a new stream is not taken for another's.
+    questions: u64,
+    /// A stream is to be asked for.
+    opens: bool,
+    /// A question that has no answer.
+    unanswered: Option<Unanswered>,
+}
+
+impl Handler {
+    /// `timeout` is for each question, the opening of the stream included.
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            outbound: Outbound::None,
+            inbound: Inbound::None,
+            standing: None,
+            questions: 0,
+            opens: false,
+            unanswered: None,
+        }
+    }
+
+    fn ask(&mut self, request: Request) {
+        self.outbound = match std::mem::replace(&mut self.outbound, Outbound::None) {
+            Outbound::Idle(stream) => Outbound::Asking(ask(stream, request, self.timeout).boxed()),
+            Outbound::None => {
+                self.opens = true;
+                Outbound::Opening(request)
+            }
+            Outbound::Unsupported => {
+                self.unanswered = Some(Unanswered::Unsupported(request));
+                Outbound::Unsupported
+            }
+            // The behaviour asks one question at a time.
+            busy @ (Outbound::Opening(_) | Outbound::Asking(_)) => busy,
+        };
+    }
+
+    fn on_no_stream(&mut self, error: StreamUpgradeError<std::convert::Infallible>) {
+        let Outbound::Opening(request) = std::mem::replace(&mut self.outbound, Outbound::None) else { return };
+        self.unanswered = Some(match error {
+            StreamUpgradeError::NegotiationFailed => {
+                self.outbound = Outbound::Unsupported;
+                Unanswered::Unsupported(request)
+            }
+            StreamUpgradeError::Timeout => Unanswered::Failed(RequestError::TimedOut),
+            StreamUpgradeError::Io(error) => Unanswered::Failed(RequestError::Stream(error.to_string())),
+            StreamUpgradeError::Apply(never) => match never {},
+        });
+    }
+
+    fn poll_outbound(&mut self, context: &mut Context<'_>) -> Option<Heard> {
+        if let Some(unanswered) = self.unanswered.take() {
+            return Some(Heard::Answered(Err(unanswered)));
+        }
+        let Outbound::Asking(asking) = &mut self.outbound else { return None };
+        let Poll::Ready(asked) = asking.poll_unpin(context) else { return None };
+        Some(Heard::Answered(match asked {
+            Ok((stream, response)) => {
+                self.outbound = Outbound::Idle(stream);
+                Ok(response)
+            }
+            Err(error) => {
+                // The next question gets a new stream.
+                self.outbound = Outbound::None;
+                Err(Unanswered::Failed(error))
+            }
+        }))
+    }
+
+    fn poll_inbound(&mut self, context: &mut Context<'_>) -> Option<Heard> {
+        loop {
+            match &mut self.inbound {
+                Inbound::None | Inbound::Answering(..) => return None,
+                Inbound::Writing(writing) => {
+                    let Poll::Ready(written) = writing.poll_unpin(context) else { return None };
+                    self.inbound = written.ok().flatten().map_or(Inbound::None, reading);
+                }
+                Inbound::Reading(read) => {
+                    let Poll::Ready(read) = read.poll_unpin(context) else { return None };
+                    // An end between two questions, or a connection that broke: nobody waits for an answer.
+                    let (stream, request) = match read {
+                        Ok((_, Err(DecodeError::Truncated))) | Err(_) => {
+                            self.inbound = Inbound::None;
+                            return None;
+                        }
+                        Ok(read) => read,
+                    };
+                    let standing = self.standing.as_ref().zip(request.as_ref().ok());
+                    if let Some(response) = standing.and_then(|(standing, request)| standing(request)) {
+                        self.inbound = Inbound::Writing(answer(stream, response, true).boxed());
+                        continue;
+                    }
+                    self.inbound = Inbound::Answering(stream, request.is_ok());
+                    self.questions += 1;
+                    return Some(Heard::Asked(self.questions, request));
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the next question.
+fn reading(mut stream: Stream) -> Inbound {
+    let read = async move {
+        let request = read_message(&mut stream, MAX_RENEW_MESSAGE).await?;
+        Ok((stream, request))
+    };
+    Inbound::Reading(read.boxed())
+}
+
+async fn ask(mut stream: Stream, request: Request, timeout: Duration) -> Result<(Stream, Response), RequestError> {
+    let failed = |error: io::Error| RequestError::Stream(error.to_string());
+    let asked = async {
+        send_message(&mut stream, &request, MAX_RENEW_MESSAGE).await.map_err(failed)?;
+        let response = read_message(&mut stream, MAX_RENEW_MESSAGE).await.map_err(failed)?;
+        Ok((stream, response.map_err(RequestError::Malformed)?))
+    };
+    tokio::time::timeout(timeout, asked).await.unwrap_or(Err(RequestError::TimedOut))
+}
+
+async fn answer(mut stream: Stream, response: Response, more: bool) -> io::Result<Option<Stream>> {
+    send_message(&mut stream, &response, MAX_RENEW_MESSAGE).await?;
+    if more {
+        return Ok(Some(stream));
+    }
+    // In order, or the answer would be thrown away with the stream.
+    stream.close().await?;
+    Ok(None)
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = Say;
+    type ToBehaviour = Heard;
+    type InboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = ();
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
+        SubstreamProtocol::new(ReadyUpgrade::new(RENEW_PROTOCOL), ())
+    }
+
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Self::ToBehaviour>> {
+        if std::mem::take(&mut self.opens) {
+            let protocol = SubstreamProtocol::new(ReadyUpgrade::new(RENEW_PROTOCOL), ()).with_timeout(self.timeout);
+            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
+        }
+        match self.poll_outbound(context).or_else(|| self.poll_inbound(context)) {
+            Some(heard) => Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(heard)),
+            None => Poll::Pending,
+        }
+    }
+
+    fn on_behaviour_event(&mut self, say: Say) {
+        match say {
+            Say::Ask(request) => self.ask(request),
+            Say::Answer(question, response, standing) if question == self.questions => {
+                self.standing = standing;
+                self.inbound = match std::mem::replace(&mut self.inbound, Inbound::None) {
+                    Inbound::Answering(stream, more) => Inbound::Writing(answer(stream, response, more).boxed()),
+                    other => other,
+                };
+            }
+            // Whoever asked has given up that stream.
+            Say::Answer(..) => {}
+        }
+    }
+
+    fn on_connection_event(&mut self, event: ConnectionEvent<Self::InboundProtocol, Self::OutboundProtocol>) {
+        match event {
+            // One that asks anew has given up the stream from before.
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: mut stream, .. }) => {
+                stream.ignore_for_keep_alive();
+                self.inbound = reading(stream);
+            }
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: mut stream, .. }) => {
+                stream.ignore_for_keep_alive();
+                self.outbound = match std::mem::replace(&mut self.outbound, Outbound::None) {
+                    Outbound::Opening(request) => Outbound::Asking(ask(stream, request, self.timeout).boxed()),
+                    other => other,
+                };
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => self.on_no_stream(error),
+            _ => {}
+        }
+    }
+}
