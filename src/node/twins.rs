@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use libp2p::multiaddr::Protocol;
 use swarmdex_protocols::index::check_address;
 use swarmdex_protocols::{Multiaddr, Network, RecordKey};
 use tokio::sync::watch;
@@ -22,7 +23,8 @@ const WARNING_PAUSE: Duration = Duration::from_secs(60);
 const MEMORY: Duration = Duration::from_secs(900);
 /// How soon after the start the DHT is asked first; the pause doubles.
 const FIRST_CHECK: Duration = Duration::from_secs(1);
-/// Addresses that are knocked at in one check, and how long each check may take.
+/// Addresses that are looked at and knocked at in one check, and how long each check may take.
+const MAX_STRANGE: usize = 32;
 const MAX_KNOCKS: usize = 4;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Of two twins that find each other, the one that listens at the lesser address knocks in every check, the other in each
@@ -178,7 +180,7 @@ impl Lookout {
                 }
                 let unknown = |address: &Multiaddr| check_address(address) && !own.contains(address);
                 for address in provider.addresses.into_iter().filter(unknown) {
-                    if strange.len() < MAX_KNOCKS && !strange.contains(&address) {
+                    if strange.len() < MAX_STRANGE && !strange.contains(&address) {
                         strange.push(address);
                     }
                 }
@@ -187,12 +189,28 @@ impl Lookout {
         if !(number.is_multiple_of(SELDOM) || is_lesser(&own, &strange)) {
             return;
         }
-        for address in strange {
-            // Nobody there, or somebody else: the address is an old one of this node.
-            let outcome = self.net.connect(None, vec![address.clone()]).await;
-            tracing::debug!(%address, ?outcome, "knocked where this node is said to be");
-        }
+        let knocks = to_knock_at(strange).into_iter().map(|address| {
+            let connecting = self.net.connect(None, vec![address.clone()]);
+            async move {
+                // Nobody there, or somebody else: the address is an old one of this node.
+                let outcome = connecting.await;
+                tracing::debug!(%address, ?outcome, "knocked where this node is said to be");
+            }
+        });
+        futures::future::join_all(knocks).await;
     }
+}
+
+/// Over TCP where that is possible: whoever is gone is then known to be at once, and not only after the time that a
+/// connection over QUIC may take.
+fn to_knock_at(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
+    let is_tcp = |address: &Multiaddr| address.iter().any(|part| matches!(part, Protocol::Tcp(_)));
+    let (mut over_tcp, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_tcp);
+    if over_tcp.is_empty() {
+        over_tcp = others;
+    }
+    over_tcp.truncate(MAX_KNOCKS);
+    over_tcp
 }
 
 /// Whether the least of this node's addresses comes before the least of the others.
@@ -226,6 +244,17 @@ mod tests {
         let one = parse(&["/ip4/10.0.0.1/udp/9/quic-v1", "/ip4/10.0.0.1/tcp/5", "/ip4/10.0.0.1/tcp/7"]);
         let other = parse(&["/ip4/10.0.0.1/tcp/6", "/ip4/10.0.0.1/udp/1/quic-v1"]);
         assert!(is_lesser(&one, &other) && !is_lesser(&other, &one));
+    }
+
+    #[test]
+    fn knocks_are_few_and_over_tcp_if_possible() {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Multiaddr>>();
+        let quic = parse(&["/ip4/10.0.0.1/udp/9/quic-v1", "/ip6/::1/udp/9/quic-v1"]);
+        let tcp = parse(&["/ip4/10.0.0.1/tcp/9", "/ip6/::1/tcp/9"]);
+        assert_eq!(to_knock_at([&quic[..], &tcp[..]].concat()), tcp);
+        assert_eq!(to_knock_at(quic.clone()), quic);
+        let many = (1..20).map(|port| format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap()).collect();
+        assert_eq!(to_knock_at(many).len(), MAX_KNOCKS);
     }
 
     #[test]

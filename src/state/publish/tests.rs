@@ -127,7 +127,7 @@ fn what_is_no_longer_provided_is_withdrawn_until_every_node_took_it() {
     assert_eq!(publications.due(now, 10), [(key(1), What::Withdraw), (key(2), What::Provide)]);
     assert_eq!(publications.counts(), (1, 0));
     publications.on_published(&key(2), &What::Withdraw, 1, 1, now);
-    publications.on_published(&key(2), &What::Provide, 1, 1, now);
+    publications.on_published(&key(2), &What::Provide, 2, 2, now);
     // Some node did not take it, again and again: it is tried a few times, in ever longer pauses.
     let mut at = now;
     for attempt in 1..=WITHDRAWAL_ATTEMPTS {
