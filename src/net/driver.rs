@@ -362,7 +362,7 @@ impl Driver {
             SwarmEvent::IncomingConnectionError { error: ListenError::LocalPeerId { address }, .. } => {
                 self.requests.meetings.on_answered(address, Instant::now());
             }
-            SwarmEvent::IncomingConnectionError { .. } => self.requests.meetings.on_failed(),
+            SwarmEvent::IncomingConnectionError { .. } => self.requests.meetings.on_failed(Instant::now()),
             other => tracing::trace!(?other, "swarm event"),
         }
     }

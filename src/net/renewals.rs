@@ -54,7 +54,7 @@ pub(super) type Standing = Arc<dyn Fn(&Request) -> Option<Response> + Send + Syn
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Unanswered {
-    /// The other side is of a build that knows no such stream. The question comes back.
+    /// The other side knows no such stream, or broke it off at the first question. That comes back.
     Unsupported(Request),
     /// Anything else.
     Failed(RequestError),

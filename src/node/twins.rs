@@ -160,7 +160,8 @@ impl Lookout {
                     let alone = matches!(*self.master.borrow(), MasterState::Unreachable { .. });
                     let checks = if alone { CHECKS_ALONE } else { CHECKS_WITH_MASTER };
                     pause = (pause * 2).min((self.republish / checks).max(FIRST_CHECK));
-                    next = Instant::now() + pause;
+                    // Two that knock in step might miss each other for ever.
+                    next = Instant::now() + pause.mul_f64(rand::random_range(1.0..1.5));
                 }
             }
         }

@@ -11,6 +11,9 @@ use swarmdex_protocols::Multiaddr;
 
 /// How far apart the two sides of one connection may tell of it.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How far apart they are if one side saw the connection fail before the other end had proved a key: both are events of this
+/// process. Such a failure says little, and a twin that knocks causes it as well: it must not outweigh a meeting for long.
+const AT_ONCE: Duration = Duration::from_millis(500);
 /// Meetings that wait for their counterpart; beyond that the oldest is forgotten.
 const MAX_WAITING: usize = 16;
 
@@ -21,12 +24,15 @@ pub struct Meetings {
     dialled: VecDeque<(Instant, Multiaddr)>,
     /// Somebody with this node's key dialled it, from these addresses.
     answered: VecDeque<(Instant, Multiaddr)>,
+    /// A connection from outside failed.
+    failed: Option<Instant>,
 }
 
 impl Meetings {
     /// Whoever answered at `address` has this node's key.
     pub fn on_dialled(&mut self, address: Multiaddr, now: Instant) {
-        if self.answered.pop_front().is_none() {
+        let failed = self.failed.take().is_some_and(|at| now.saturating_duration_since(at) <= AT_ONCE);
+        if self.answered.pop_front().is_none() && !failed {
             push(&mut self.dialled, address, now);
         }
     }
@@ -39,8 +45,11 @@ impl Meetings {
     }
 
     /// A connection from outside failed before anybody proved a key: it may have been this node's own.
-    pub fn on_failed(&mut self) {
-        self.dialled.pop_front();
+    pub fn on_failed(&mut self, now: Instant) {
+        match self.dialled.back() {
+            Some((at, _)) if now.saturating_duration_since(*at) <= AT_ONCE => drop(self.dialled.pop_back()),
+            _ => self.failed = Some(now),
+        }
     }
 
     /// The address of a twin: of a meeting that has no counterpart. Call again until there is none.
@@ -83,8 +92,20 @@ mod tests {
         assert_eq!(meetings.handle_timeout(later), None);
         // The connection broke off while its other end was not yet through.
         meetings.on_dialled(address(1), now);
-        meetings.on_failed();
+        meetings.on_failed(now);
         assert_eq!(meetings.handle_timeout(later), None);
+        meetings.on_failed(now);
+        meetings.on_dialled(address(1), now);
+        assert_eq!(meetings.handle_timeout(later), None);
+    }
+
+    #[test]
+    fn connections_that_fail_now_and_then_hide_no_twin() {
+        let (mut meetings, now) = (Meetings::default(), Instant::now());
+        meetings.on_failed(now);
+        meetings.on_dialled(address(1), now + Duration::from_secs(1));
+        meetings.on_failed(now + Duration::from_secs(2));
+        assert_eq!(meetings.handle_timeout(now + Duration::from_secs(1) + PATIENCE * 2), Some(address(1)));
     }
 
     #[test]

@@ -443,7 +443,8 @@ struct Heard {
 #[tokio::test(flavor = "multi_thread")]
 async fn records_and_keys_reach_a_node_in_many_messages_also_if_it_refuses_some() {
     const FILES: usize = 2000;
-    let change = |config: &mut Config| config.dht.republish = Duration::from_secs(3);
+    // Nothing is repeated meanwhile, nor looked after.
+    let change = |config: &mut Config| config.dht.republish = Duration::from_secs(600);
     let master = TestNode::start(Role::Master, change).await;
     let anna = TestNode::peer_with(&master, change).await;
     let forger = Forger::start(Keypair::generate_ed25519()).await;
@@ -455,7 +456,10 @@ async fn records_and_keys_reach_a_node_in_many_messages_also_if_it_refuses_some(
         anna.file(&format!("tree/w{number}w x{number}x y{number}y"), number.to_string().as_bytes());
     }
     anna.share(vec![anna.dir.path().join("files/tree")], None).outcome().await.unwrap();
-    published(&anna).await;
+    until("all are certified", async || {
+        (anna.status().await.unwrap().shared.certified as usize == FILES).then_some(())
+    })
+    .await;
     let heard = Arc::<Mutex<Heard>>::default();
     let (hears, owner) = (heard.clone(), anna.ready().peer_id);
     master.abandon();

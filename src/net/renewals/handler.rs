@@ -48,7 +48,7 @@ pub(in crate::net) enum Heard {
     Answered(Result<Response, Unanswered>),
 }
 
-type Asking = BoxFuture<'static, Result<(Stream, Response), RequestError>>;
+type Asking = BoxFuture<'static, Result<(Stream, Response), Unanswered>>;
 
 /// The stream on which this node asks.
 enum Outbound {
@@ -104,7 +104,7 @@ impl Handler {
 
     fn ask(&mut self, request: Request) {
         self.outbound = match std::mem::replace(&mut self.outbound, Outbound::None) {
-            Outbound::Idle(stream) => Outbound::Asking(ask(stream, request, self.timeout).boxed()),
+            Outbound::Idle(stream) => Outbound::Asking(ask(stream, false, request, self.timeout).boxed()),
             Outbound::None => {
                 self.opens = true;
                 Outbound::Opening(request)
@@ -142,10 +142,11 @@ impl Handler {
                 self.outbound = Outbound::Idle(stream);
                 Ok(response)
             }
-            Err(error) => {
+            Err(unanswered) => {
                 // The next question gets a new stream.
-                self.outbound = Outbound::None;
-                Err(Unanswered::Failed(error))
+                let unsupported = matches!(unanswered, Unanswered::Unsupported(_));
+                self.outbound = if unsupported { Outbound::Unsupported } else { Outbound::None };
+                Err(unanswered)
             }
         }))
     }
@@ -191,14 +192,25 @@ fn reading(mut stream: Stream) -> Inbound {
     Inbound::Reading(read.boxed())
 }
 
-async fn ask(mut stream: Stream, request: Request, timeout: Duration) -> Result<(Stream, Response), RequestError> {
-    let failed = |error: io::Error| RequestError::Stream(error.to_string());
+async fn ask(
+    mut stream: Stream,
+    first: bool,
+    request: Request,
+    timeout: Duration,
+) -> Result<(Stream, Response), Unanswered> {
     let asked = async {
-        send_message(&mut stream, &request, MAX_RENEW_MESSAGE).await.map_err(failed)?;
-        let response = read_message(&mut stream, MAX_RENEW_MESSAGE).await.map_err(failed)?;
-        Ok((stream, response.map_err(RequestError::Malformed)?))
+        send_message(&mut stream, &request, MAX_RENEW_MESSAGE).await?;
+        read_message(&mut stream, MAX_RENEW_MESSAGE).await
     };
-    tokio::time::timeout(timeout, asked).await.unwrap_or(Err(RequestError::TimedOut))
+    match tokio::time::timeout(timeout, asked).await {
+        Ok(Ok(Ok(response))) => Ok((stream, response)),
+        Ok(Ok(Err(error))) => Err(Unanswered::Failed(RequestError::Malformed(error))),
+        // The name of the protocol goes out with the first question: that it is unknown shows only now, and like any
+        // other error of the stream.
+        Ok(Err(_)) if first => Err(Unanswered::Unsupported(request)),
+        Ok(Err(error)) => Err(Unanswered::Failed(RequestError::Stream(error.to_string()))),
+        Err(_) => Err(Unanswered::Failed(RequestError::TimedOut)),
+    }
 }
 
 async fn answer(mut stream: Stream, response: Response, more: bool) -> io::Result<Option<Stream>> {
@@ -262,7 +274,7 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: mut stream, .. }) => {
                 stream.ignore_for_keep_alive();
                 self.outbound = match std::mem::replace(&mut self.outbound, Outbound::None) {
-                    Outbound::Opening(request) => Outbound::Asking(ask(stream, request, self.timeout).boxed()),
+                    Outbound::Opening(request) => Outbound::Asking(ask(stream, true, request, self.timeout).boxed()),
                     other => other,
                 };
             }
