@@ -155,6 +155,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         net: net.clone(),
         mirror: mirror.clone(),
         network: config.network.clone(),
+        is_found: !config.transient,
         twins: twins.clone(),
         master: master_state.clone(),
         republish: config.dht.republish,

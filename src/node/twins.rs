@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::Phase;
 use super::types::MasterState;
 use crate::net::{Mirror, Net, sleep_until};
+use crate::state::publish::What;
 
 /// How often the log tells of a twin, at most.
 const WARNING_PAUSE: Duration = Duration::from_secs(60);
@@ -125,6 +126,8 @@ pub(super) struct Lookout {
     pub(super) net: Net,
     pub(super) mirror: Mirror,
     pub(super) network: Network,
+    /// Whether this node itself is to be found in the DHT.
+    pub(super) is_found: bool,
     pub(super) twins: Twins,
     pub(super) master: watch::Receiver<MasterState>,
     pub(super) republish: Duration,
@@ -172,8 +175,8 @@ impl Lookout {
         let local = self.net.local();
         let own = self.net.listen().borrow().clone();
         let mut strange: Vec<Multiaddr> = Vec::new();
+        let key = RecordKey::node(&self.network, &local);
         {
-            let key = RecordKey::node(&self.network, &local);
             let mut found = std::pin::pin!(self.mirror.providers(key).await);
             while let Some(provider) = found.next().await {
                 if provider.peer != local {
@@ -186,6 +189,13 @@ impl Lookout {
                     }
                 }
             }
+        }
+        if strange.is_empty() {
+            return;
+        }
+        // Nodes know the addresses of who published last. Two that publish in step would leave one of them in the dark.
+        if self.is_found && !self.twins.is_refused() {
+            self.mirror.store(vec![(key, What::Provide)]).await;
         }
         if !(number.is_multiple_of(SELDOM) || is_lesser(&own, &strange)) {
             return;
