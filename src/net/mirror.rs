@@ -18,6 +18,8 @@ use crate::state::publish::{Position, REPLICATION, Sweep, What};
 const NODES_AT_A_TIME: usize = 8;
 /// Comparisons with one node in a row, each with what it was sent after the one before.
 const PORTIONS: usize = 16;
+/// Nodes whose addresses are kept during a sweep; of others this node's routing table may know.
+const MAX_LOCATED: usize = 2048;
 /// How long one node may take, connecting included: the others count without it.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -116,8 +118,10 @@ impl Mirror {
     pub async fn store(&self, items: Vec<(RecordKey, What)>) -> Stores {
         let mut stores = Stores::default();
         stores.copies.extend(items.iter().map(|(key, _)| (*key, Copies::default())));
-        let mut sweep = Sweep::new(items.into_iter().map(|(key, what)| (position_of_key(&key), (key, what))));
-        while let Some(errands) = self.next_region(&mut sweep, |(key, _)| *key).await {
+        let items = items.into_iter().map(|(key, what)| (position_of_key(&key), (key, what)));
+        let mut sweep = Sweep::new(items, self.net.dht_counts().await.nodes);
+        let mut located = BTreeMap::new();
+        while let Some(errands) = self.next_region(&mut sweep, &mut located, |(key, _)| *key).await {
             let addresses = self.net.listen().borrow().clone();
             for (key, _) in errands.iter().flat_map(|errand| &errand.items) {
                 stores.copies.entry(*key).or_default().asked += 1;
@@ -191,8 +195,10 @@ impl Mirror {
         let mut tallies = BTreeMap::<Name, Tally>::new();
         let Some(authority) = self.net.authority() else { return tallies };
         let keyed = names.into_iter().map(|name| (self.key(&name), name));
-        let mut sweep = Sweep::new(keyed.map(|(key, name)| (position_of_key(&key), (key, name))));
-        while let Some(errands) = self.next_region(&mut sweep, |(key, _)| *key).await {
+        let items = keyed.map(|(key, name)| (position_of_key(&key), (key, name)));
+        let mut sweep = Sweep::new(items, self.net.dht_counts().await.nodes);
+        let mut located = BTreeMap::new();
+        while let Some(errands) = self.next_region(&mut sweep, &mut located, |(key, _)| *key).await {
             let mut answers =
                 stream::iter(errands).map(|errand| self.read_at(errand, &authority)).buffer_unordered(NODES_AT_A_TIME);
             while let Some(ledgers) = answers.next().await {
@@ -220,11 +226,12 @@ impl Mirror {
         asking.buffer_unordered(REPLICATION + 1).flat_map(|found| stream::iter(found.into_iter().take(MAX_PROVIDERS)))
     }
 
-    /// Asks the network for the nodes of the next region, and divides its items among them. `None` at the end, or
-    /// when the network gives no answer.
+    /// Asks the network for the nodes closest to the next target, and divides what is settled among them. `None` at the
+    /// end. Where nodes listen is kept in `located`.
     async fn next_region<T: Clone>(
         &self,
         sweep: &mut Sweep<T>,
+        located: &mut BTreeMap<PeerId, Vec<Multiaddr>>,
         key: impl Fn(&T) -> RecordKey,
     ) -> Option<Vec<Errand<T>>> {
         let (target, item) = sweep.next_target()?;
@@ -236,8 +243,11 @@ impl Mirror {
                 Vec::new()
             }
         };
-        let located: BTreeMap<_, _> = nodes.iter().cloned().collect();
         let places: Vec<(Position, PeerId)> = nodes.iter().map(|(peer, _)| (position_of_peer(peer), *peer)).collect();
+        if located.len() >= MAX_LOCATED {
+            located.clear();
+        }
+        located.extend(nodes);
         if self.member {
             sweep.know(position_of_peer(&self.net.local()), self.net.local());
         }

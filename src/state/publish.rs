@@ -6,6 +6,7 @@
 //! from what it learned. (The idea of the "sweeping" provider of go-libp2p-kad-dht, 2025.)
 
 mod holders;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -15,14 +16,13 @@ use std::time::{Duration, Instant};
 
 use holders::Holders;
 use swarmdex_protocols::{PeerId, RecordKey, Statement};
+pub use sweep::Sweep;
 
 /// Place in the key space of Kademlia: the SHA-256 of a key or of a peer id.
 pub type Position = [u8; 32];
 
 /// Nodes that store each record: Kademlia's k.
 pub const REPLICATION: usize = 20;
-/// Nodes that one sweep keeps in mind.
-const MAX_KNOWN: usize = 2048;
 /// Records that wait for publication or its repetition.
 pub const MAX_PUBLICATIONS: usize = 1_000_000;
 /// First pause before a record that no node stored is published again.
@@ -31,76 +31,6 @@ const RETRY: Duration = Duration::from_secs(2);
 pub const MAX_WITHDRAWALS: usize = 1 << 16;
 /// How often a withdrawal is tried that not every node took. The last time is half a minute after the first.
 pub const WITHDRAWAL_ATTEMPTS: u32 = 4;
-
-/// One pass over keys, region by region.
-#[derive(Debug)]
-pub struct Sweep<T> {
-    items: BTreeMap<(Position, usize), T>,
-    known: BTreeMap<Position, PeerId>,
-    queries: usize,
-    /// Whether the network ever named as many nodes as were asked for.
-    large: bool,
-}
-
-impl<T> Sweep<T> {
-    /// Through these items.
-    pub fn new(items: impl IntoIterator<Item = (Position, T)>) -> Self {
-        let items = items.into_iter().enumerate().map(|(number, (position, item))| ((position, number), item));
-        Self { items: items.collect(), known: BTreeMap::new(), queries: 0, large: false }
-    }
-
-    /// The item to whose closest nodes the network is to be asked for; `None` at the end.
-    pub fn next_target(&mut self) -> Option<(Position, &T)> {
-        self.queries += usize::from(!self.items.is_empty());
-        self.items.first_key_value().map(|((position, _), item)| (*position, item))
-    }
-
-    /// A node that stores records and is not in the network's answers: the one that asks.
-    pub fn know(&mut self, position: Position, peer: PeerId) {
-        self.known.insert(position, peer);
-    }
-
-    /// Closest-nodes queries so far.
-    pub fn queries(&self) -> usize {
-        self.queries
-    }
-
-    /// The network's answer for `target`: its closest nodes, at most [`REPLICATION`]. Returns the items of the region
-    /// that it settles, each with the nodes that are to store it, the closest first.
-    pub fn on_closest(&mut self, target: &Position, nodes: &[(Position, PeerId)]) -> Vec<(T, Vec<PeerId>)> {
-        let farthest = nodes.iter().map(|(position, _)| distance(position, target)).max().unwrap_or_default();
-        // Fewer than asked for are all that there are, unless there were more before: then the answer broke off.
-        // Otherwise every node that is nearer than the farthest is known, and so every node of the region whose keys
-        // share one bit more with the target.
-        self.large |= nodes.len() >= REPLICATION;
-        let bits = if self.large { leading_zeros(&farthest) + 1 } else { 0 };
-        self.known.extend(nodes.iter().copied());
-        while self.known.len() > MAX_KNOWN {
-            // The farthest in the order of the sweep: what comes next is after the target.
-            let first = self.known.first_key_value().map(|(position, _)| *position);
-            first.and_then(|position| self.known.remove(&position));
-        }
-        let (low, high) = (with_tail(target, bits, 0), with_tail(target, bits, 0xff));
-        let keys: Vec<_> = self.items.range((low, 0)..=(high, usize::MAX)).map(|(key, _)| *key).collect();
-        let mut assigned = Vec::with_capacity(keys.len());
-        for key in keys {
-            if let Some(item) = self.items.remove(&key) {
-                assigned.push((item, self.closest(&key.0)));
-            }
-        }
-        assigned
-    }
-
-    fn closest(&self, position: &Position) -> Vec<PeerId> {
-        let mut nodes: Vec<_> = self.known.iter().map(|(node, peer)| (distance(node, position), *peer)).collect();
-        if nodes.len() > REPLICATION {
-            nodes.select_nth_unstable(REPLICATION);
-            nodes.truncate(REPLICATION);
-        }
-        nodes.sort_unstable();
-        nodes.into_iter().map(|(_, peer)| peer).collect()
-    }
-}
 
 /// Kademlia's distance.
 pub fn distance(a: &Position, b: &Position) -> Position {
