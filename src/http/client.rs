@@ -11,14 +11,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{ErrorBody, Line, RevokeBody, ShareBody};
+use super::types::{ErrorBody, Line, Parts, RevokeBody, ShareBody};
 use crate::node::{
     EntryInfo, Error, ErrorKind, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, SharedInfo, Status,
 };
 use crate::storage::dir::socket_path;
 
-/// Longest answer, in bytes: 100,000 entries with long names.
-const MAX_ANSWER: usize = 256 << 20;
+/// Longest answer that is read as a whole, in bytes: 1,000,000 entries with long names.
+const MAX_ANSWER: usize = 2 << 30;
+/// Longest line of the answer to a long operation, in bytes: 100,000 entries with long names, as builds before sent them
+/// in one.
+const MAX_LINE: usize = 256 << 20;
 
 /// Speaks to the node that runs in a data directory.
 #[derive(Debug, Clone)]
@@ -33,7 +36,6 @@ pub struct Call {
     buffer: Vec<u8>,
     /// Bytes of it among which there is no end of a line.
     searched: usize,
-    total: usize,
 }
 
 fn broken(error: impl std::fmt::Display) -> Error {
@@ -98,7 +100,7 @@ impl Client {
 
     async fn call(&self, path: &str, body: &impl Serialize) -> Result<Call, Error> {
         let response = self.post(path, body).await?;
-        Ok(Call { body: response.into_body(), buffer: Vec::new(), searched: 0, total: 0 })
+        Ok(Call { body: response.into_body(), buffer: Vec::new(), searched: 0 })
     }
 
     /// See [`crate::Node::status`].
@@ -145,14 +147,22 @@ impl Client {
 
 impl Call {
     /// Waits for the end, telling progress meanwhile.
-    pub async fn follow<T: DeserializeOwned>(&mut self, mut progress: impl FnMut(Progress)) -> Result<T, Error> {
+    pub async fn follow<T: Parts + DeserializeOwned>(
+        &mut self,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<T, Error> {
+        let mut whole = T::default();
         loop {
             while let Some(end) = self.buffer.iter().skip(self.searched).position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=self.searched + end).collect();
                 self.searched = 0;
                 match serde_json::from_slice::<Line<T>>(&line).map_err(broken)? {
                     Line::Progress(now) => progress(now),
-                    Line::Done(value) => return Ok(value),
+                    Line::Part(part) => whole.append(part),
+                    Line::Done(rest) => {
+                        whole.append(rest);
+                        return Ok(whole);
+                    }
                     Line::Error(ErrorBody { kind, message }) => return Err(Error::Remote { kind, message }),
                 }
             }
@@ -163,9 +173,8 @@ impl Call {
                 return Err(Error::Remote { kind: ErrorKind::Other, message });
             };
             if let Ok(bytes) = frame.map_err(broken)?.into_data() {
-                self.total += bytes.len();
-                if self.total > MAX_ANSWER {
-                    return Err(broken("its answer has no end"));
+                if self.buffer.len() + bytes.len() > MAX_LINE {
+                    return Err(broken("a line of its answer has no end"));
                 }
                 self.buffer.extend_from_slice(&bytes);
             }

@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use futures::stream;
 use serde::Serialize;
 
-use super::types::{ErrorBody, Line, LookupQuery, RevokeBody, SearchQuery, ShareBody};
+use super::types::{ErrorBody, Line, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody};
 use crate::node::{Error, GetRequest, Node, Operation};
 
 /// Longest body of a request, in bytes: the names of the longest command line (6 MiB on Linux), their quotes escaped.
@@ -88,23 +88,38 @@ async fn fetch(State(app): State<App>, Json(request): Json<GetRequest>) -> Respo
     follow(app.node.get(request))
 }
 
-/// Answers with a line of JSON for each step of progress, and one for the end. Whoever hangs up cancels
-/// the operation: it is dropped with the stream.
-fn follow<T: Serialize + Send + 'static>(operation: Operation<T>) -> Response {
-    let lines = stream::unfold(Some(operation), async |state| {
-        let mut operation = state?;
-        let progress = operation.progress();
-        let line = tokio::select! {
-            outcome = operation.outcome() => {
-                let line = match outcome {
-                    Ok(value) => Line::Done(value),
-                    Err(error) => Line::Error(error_body(&error)),
-                };
-                return Some((encode(&line), None));
+/// An operation on its way to who asked for it.
+enum Following<T> {
+    /// It goes on.
+    Working(Operation<T>),
+    /// It succeeded; what was not written yet.
+    Done(T),
+}
+
+/// Answers with a line of JSON for each step of progress, and one for the end, which is preceded by parts where it is
+/// long. Whoever hangs up cancels the operation: it is dropped with the stream.
+fn follow<T: Serialize + Parts + Send + 'static>(operation: Operation<T>) -> Response {
+    let lines = stream::unfold(Some(Following::Working(operation)), async |state| {
+        let mut value = match state? {
+            Following::Done(value) => value,
+            Following::Working(mut operation) => {
+                let progress = operation.progress();
+                tokio::select! {
+                    outcome = operation.outcome() => match outcome {
+                        Ok(value) => value,
+                        Err(error) => return Some((encode(&Line::<T>::Error(error_body(&error))), None)),
+                    },
+                    () = tokio::time::sleep(PROGRESS_INTERVAL) => {
+                        let line = encode(&Line::<T>::Progress(progress.borrow().clone()));
+                        return Some((line, Some(Following::Working(operation))));
+                    }
+                }
             }
-            () = tokio::time::sleep(PROGRESS_INTERVAL) => Line::<T>::Progress(progress.borrow().clone()),
         };
-        Some((encode(&line), Some(operation)))
+        Some(match value.take_part() {
+            Some(part) => (encode(&Line::Part(part)), Some(Following::Done(value))),
+            None => (encode(&Line::Done(value)), None),
+        })
     });
     let body = Body::from_stream(Box::pin(lines));
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()

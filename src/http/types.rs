@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::node::{ErrorKind, Progress};
+use crate::node::{ErrorKind, GetReport, Progress, ShareReport};
 
 /// Body of `POST /v1/share`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,12 +41,55 @@ pub struct SearchQuery {
     pub limit: usize,
 }
 
+/// Most entries of a list in one line.
+pub(super) const MAX_PART: usize = 10_000;
+
+/// An outcome with lists that may be too long for one line.
+pub trait Parts: Default {
+    /// Takes away what the first of its lines carries; `None` if what is left fits one.
+    fn take_part(&mut self) -> Option<Self>;
+
+    /// Puts the next part, or what was left, behind what came before.
+    fn append(&mut self, next: Self);
+}
+
+/// The first of a list, if it is too long for one line.
+fn first<T>(list: &mut Vec<T>) -> Vec<T> {
+    if list.len() <= MAX_PART { Vec::new() } else { list.drain(..MAX_PART).collect() }
+}
+
+impl Parts for ShareReport {
+    fn take_part(&mut self) -> Option<Self> {
+        let part = Self { entries: first(&mut self.entries), skipped: first(&mut self.skipped) };
+        (part != Self::default()).then_some(part)
+    }
+
+    fn append(&mut self, next: Self) {
+        self.entries.extend(next.entries);
+        self.skipped.extend(next.skipped);
+    }
+}
+
+impl Parts for GetReport {
+    fn take_part(&mut self) -> Option<Self> {
+        let part = Self { files: first(&mut self.files), failed: first(&mut self.failed) };
+        (!part.files.is_empty() || !part.failed.is_empty()).then_some(part)
+    }
+
+    fn append(&mut self, next: Self) {
+        self.files.extend(next.files);
+        self.failed.extend(next.failed);
+    }
+}
+
 /// One line of the stream that answers a long operation; the last one is `Done` or `Error`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line<T> {
     /// How far it is.
     Progress(Progress),
+    /// A part of an outcome that is too long for one line: the next ones and `Done` are appended to it.
+    Part(T),
     /// It succeeded.
     Done(T),
     /// It failed.
@@ -60,4 +103,29 @@ pub struct ErrorBody {
     pub kind: ErrorKind,
     /// One sentence.
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Skipped;
+
+    #[test]
+    fn an_outcome_of_any_length_goes_in_parts_of_bounded_lines() {
+        for (count, parts) in
+            [(0, 0), (1, 0), (MAX_PART, 0), (MAX_PART + 1, 1), (5 * MAX_PART, 4), (5 * MAX_PART + 1, 5)]
+        {
+            let skipped = |number: usize| Skipped { path: number.to_string().into(), reason: String::new() };
+            let report = ShareReport { skipped: (0..count).map(skipped).collect(), ..ShareReport::default() };
+            let (mut left, mut whole, mut taken) = (report.clone(), ShareReport::default(), 0);
+            while let Some(part) = left.take_part() {
+                assert!(part.skipped.len() == MAX_PART);
+                whole.append(part);
+                taken += 1;
+            }
+            assert!(left.skipped.len() <= MAX_PART && taken == parts, "{count}: {taken}");
+            whole.append(left);
+            assert!(whole == report, "{count} in order");
+        }
+    }
 }

@@ -353,7 +353,7 @@ pub struct GotFile {
 }
 
 /// What a download came to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct GetReport {
     /// The files that are in place.
     pub files: Vec<GotFile>,

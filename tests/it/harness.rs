@@ -60,9 +60,22 @@ impl std::ops::Deref for TestNode {
     }
 }
 
+/// The loopback address of this process's nodes. All of 127.0.0.0/8 is this host, and connections made by others come
+/// from 127.0.0.1: so the port of a node that is down stays free until it is started there again.
+pub fn host() -> String {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    format!("127.{}.{middle}.{low}", 1 + high)
+}
+
+/// Loopback addresses over TCP and QUIC, on free ports, as text.
+pub fn free_ports() -> [String; 2] {
+    let host = host();
+    [format!("/ip4/{host}/tcp/0"), format!("/ip4/{host}/udp/0/quic-v1")]
+}
+
 /// Loopback addresses over TCP and QUIC, on free ports.
 pub fn loopback() -> Vec<Multiaddr> {
-    ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"].map(address).to_vec()
+    free_ports().iter().map(|text| address(text)).collect()
 }
 
 pub fn address(text: &str) -> Multiaddr {
@@ -271,7 +284,7 @@ impl Process {
         let mut command = program();
         command.envs(environment.lines().filter_map(|line| line.split_once('=')).filter(|(name, _)| wanted(name)));
         command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        command.args(["run", "--role", role, "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+        command.args(["run", "--role", role, "--no-mdns", "--listen", &free_ports()[0]]);
         Self::spawn(command, folder, arguments).unwrap_or_else(|(status, log)| panic!("{status}: {log}"))
     }
 
@@ -280,7 +293,8 @@ impl Process {
         let mut command = program();
         command.args(["run", "--role", role, "--no-mdns"]);
         if !arguments.contains(&"--listen") {
-            command.args(["--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"]);
+            let [tcp, quic] = free_ports();
+            command.args(["--listen", &tcp, "--listen", &quic]);
         }
         Self::spawn(command, folder, arguments)
     }
