@@ -165,10 +165,10 @@ impl Default for DhtConfig {
         Self {
             lifetime: Duration::from_secs(3600),
             republish: Duration::from_secs(1200),
-            records: 100_000,
+            records: 250_000,
             claims_per_peer: 2000,
-            providers: 500_000,
-            keys_per_peer: 100_000,
+            providers: 1_500_000,
+            keys_per_peer: 1_000_000,
         }
     }
 }

@@ -76,6 +76,12 @@ pub struct Range {
 }
 
 impl Range {
+    /// All keys, with so many items.
+    pub fn whole(count: u32, digest: Mark) -> Option<Self> {
+        let (from, to) = (RecordKey::from_slice(&[0x00; 32])?, RecordKey::from_slice(&[0xff; 32])?);
+        Some(Self { from, to, count, digest })
+    }
+
     /// Whether a request may have these: not too many, in order, and none overlaps another, so that all of them
     /// together are one look through what is stored.
     pub fn are_in_order(ranges: &[Self]) -> bool {

@@ -25,8 +25,9 @@ use super::transport;
 use crate::config::{Config, Role};
 use crate::state::records::RecordLimits;
 
-/// How long an idle connection stays open: long enough for the next file of the same holder.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an idle connection stays open: long enough for the next file of the same holder. In a large network a node
+/// speaks to hundreds of others in turn.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for one exchange of the index protocol, a commit under load included.
 const INDEX_TIMEOUT: Duration = Duration::from_secs(15);
 /// Substreams of one protocol that are open at a time on one connection.
@@ -42,6 +43,9 @@ const MAX_KAD_PACKET: usize = 32 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 /// Nodes that one query asks at a time: more than Kademlia's three, so that dead ones hold it up less.
 const QUERY_PARALLELISM: usize = 6;
+/// How often a node looks around in all directions: whoever comes makes itself known, and every publication meets others.
+/// Kademlia's paper (Maymounkov and Mazières, 2002) says an hour; libp2p's five minutes keep a hundred connections open.
+const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(1800);
 /// Longest time for one query, dead nodes on its way included.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -135,6 +139,7 @@ fn kademlia(local: PeerId, config: &Config) -> Result<kad::Behaviour<RecordTable
         .set_query_timeout(QUERY_TIMEOUT)
         .set_max_packet_size(MAX_KAD_PACKET)
         .set_caching(kad::Caching::Disabled)
+        .set_periodic_bootstrap_interval(Some(BOOTSTRAP_INTERVAL))
         .set_record_ttl(Some(config.dht.lifetime))
         .set_provider_record_ttl(Some(config.dht.lifetime))
         .set_publication_interval(None)

@@ -26,15 +26,19 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::codec::Received;
 use super::nodes::routing_addresses;
 use super::{MirrorAnswer, RequestError};
+use crate::state::lost::{Lost, Reach};
 
 /// Queries of this node that run at a time.
 const MAX_QUERIES: usize = 512;
 /// Messages whose signatures are being checked: in all, and of one sender.
 const MAX_CHECKS: usize = 64;
 const MAX_CHECKS_OF_SENDER: usize = 4;
-/// Comparisons that others ask for: in all and of one sender, in each window. One takes some milliseconds of a full store.
-const MAX_COMPARISONS: usize = 128;
-const MAX_COMPARISONS_OF_SENDER: usize = 32;
+/// Comparisons that others ask for, in each window: entries looked through in all, and for one sender. A full store takes
+/// some milliseconds, and is compared about a hundred times; one that is being filled by many takes next to nothing.
+const MAX_COMPARED: usize = 64_000_000;
+const MAX_COMPARED_OF_SENDER: usize = MAX_COMPARED / 4;
+/// What a comparison takes besides, in entries.
+const COMPARISON_COST: usize = 10_000;
 const COMPARISONS_WINDOW: Duration = Duration::from_secs(10);
 /// How long to look for the nodes closest to a key: those who have answered by then do, and one that is gone without
 /// a word, which a connection would be tried with for long, holds nobody up.
@@ -51,8 +55,10 @@ pub(crate) enum Ask {
     Closest { key: Vec<u8>, answer: oneshot::Sender<Result<Vec<Located>, RequestError>> },
     /// What such a question has found so far is its answer.
     EndClosest { key: Vec<u8> },
-    /// Values under a key, each with the node that sent it; ends when the network was asked.
-    Record { key: RecordKey, found: mpsc::Sender<(PeerId, Vec<u8>)> },
+    /// Values under a key, each with the node that sent it, and at the end who answered.
+    Record { key: RecordKey, found: mpsc::Sender<FoundRecord> },
+    /// Who of the nodes closest to a key was lost.
+    Reach { key: RecordKey, answer: oneshot::Sender<Reach> },
     /// Nodes that are found under a key.
     Providers { key: RecordKey, found: mpsc::Sender<PeerId> },
     /// The addresses of a peer, as far as this node knows.
@@ -61,6 +67,15 @@ pub(crate) enum Ask {
     Nodes { answer: oneshot::Sender<Vec<Located>> },
     /// Counts of the moment.
     Counts { answer: oneshot::Sender<DhtCounts> },
+}
+
+/// What a reader of a record gets.
+#[derive(Debug)]
+pub enum FoundRecord {
+    /// The value that a node has.
+    Value(PeerId, Vec<u8>),
+    /// Everybody was asked. Without it the question broke off.
+    End(Reach),
 }
 
 /// Counts of the DHT.
@@ -74,12 +89,14 @@ pub struct DhtCounts {
     pub providers: usize,
     /// Closest-nodes queries since the start.
     pub closest_queries: u64,
+    /// Messages sent to look records up since the start.
+    pub lookup_requests: u64,
 }
 
 /// A query under way.
 enum Query {
     Closest { key: Vec<u8>, begun: Instant, answer: oneshot::Sender<Result<Vec<Located>, RequestError>> },
-    Record(mpsc::Sender<(PeerId, Vec<u8>)>),
+    Record { key: RecordKey, reader: mpsc::Sender<FoundRecord> },
     Providers(mpsc::Sender<PeerId>),
 }
 
@@ -123,6 +140,8 @@ pub(super) struct Dht {
     checks: HashMap<PeerId, usize>,
     comparisons: Comparisons,
     closest_queries: u64,
+    lookup_requests: u64,
+    lost: Lost,
 }
 
 /// How often others lately asked what is stored of them: each time is a look through what is stored.
@@ -134,26 +153,58 @@ struct Comparisons {
 }
 
 impl Comparisons {
-    fn admit(&mut self, sender: PeerId, now: Instant) -> bool {
+    /// Whether a store of so many entries may be compared once more.
+    fn admit(&mut self, sender: PeerId, entries: usize, now: Instant) -> bool {
         if self.window.is_none_or(|begin| now.saturating_duration_since(begin) >= COMPARISONS_WINDOW) {
             *self = Self { window: Some(now), ..Self::default() };
         }
-        if self.all >= MAX_COMPARISONS {
+        let cost = entries.saturating_add(COMPARISON_COST);
+        if self.all >= MAX_COMPARED {
             return false;
         }
         let of_sender = self.of_sender.entry(sender).or_default();
-        let admitted = *of_sender < MAX_COMPARISONS_OF_SENDER;
-        *of_sender += usize::from(admitted);
-        self.all += usize::from(admitted);
-        admitted
+        if *of_sender >= MAX_COMPARED_OF_SENDER {
+            return false;
+        }
+        *of_sender += cost;
+        self.all += cost;
+        true
     }
 }
 
 impl Dht {
-    pub(super) fn new(local: PeerId, network: Network, authority: watch::Receiver<Option<Authority>>) -> Self {
+    /// Records last for `lifetime`.
+    pub(super) fn new(
+        local: PeerId,
+        network: Network,
+        authority: watch::Receiver<Option<Authority>>,
+        lifetime: Duration,
+    ) -> Self {
         let (queries, checks) = (HashMap::new(), HashMap::new());
         let comparisons = Comparisons::default();
-        Self { local, network, authority, queries, checks, comparisons, closest_queries: 0 }
+        let lost = Lost::new(lifetime);
+        Self { local, network, authority, queries, checks, comparisons, closest_queries: 0, lookup_requests: 0, lost }
+    }
+
+    /// A node that stored records does not answer, and is out of the routing table.
+    pub(super) fn on_lost(&mut self, peer: PeerId) {
+        self.lost.on_lost(peer, position_of_peer(&peer), Instant::now());
+    }
+
+    /// A node is in the routing table.
+    pub(super) fn on_back(&mut self, peer: &PeerId) {
+        self.lost.on_back(peer);
+    }
+
+    /// Who of the nodes closest to a key was lost. The master is not missed: the others are there for what it knows.
+    fn reach(&self, kad: &mut Kad, key: &RecordKey) -> Reach {
+        let mut known: Vec<_> = Vec::new();
+        for bucket in kad.kbuckets() {
+            known.extend(bucket.iter().map(|entry| position_of_peer(entry.node.key.preimage())));
+        }
+        let known = known.into_iter().chain([position_of_peer(&self.local)]);
+        let (lost, closest) = self.lost.among_closest(&position_of_key(key), known, self.master(), Instant::now());
+        Reach { lost, closest, ..Reach::default() }
     }
 
     /// The master whose statements are believed.
@@ -181,7 +232,16 @@ impl Dht {
             Ask::Counts { answer } => {
                 let (records, providers) = kad.store_mut().counts();
                 let nodes = kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
-                let _ = answer.send(DhtCounts { nodes, records, providers, closest_queries: self.closest_queries });
+                let _ = answer.send(DhtCounts {
+                    nodes,
+                    records,
+                    providers,
+                    closest_queries: self.closest_queries,
+                    lookup_requests: self.lookup_requests,
+                });
+            }
+            Ask::Reach { key, answer } => {
+                let _ = answer.send(self.reach(kad, &key));
             }
             Ask::Closest { answer, .. } if busy => {
                 let _ = answer.send(Err(RequestError::Busy));
@@ -206,7 +266,8 @@ impl Dht {
                 }
             }
             Ask::Record { key, found } => {
-                self.queries.insert(kad.get_record(kad::RecordKey::new(key.as_bytes())), Query::Record(found));
+                let query = kad.get_record(kad::RecordKey::new(key.as_bytes()));
+                self.queries.insert(query, Query::Record { key, reader: found });
             }
             Ask::Providers { key, found } => {
                 self.queries.insert(kad.get_providers(kad::RecordKey::new(key.as_bytes())), Query::Providers(found));
@@ -217,10 +278,21 @@ impl Dht {
     /// Takes in what Kademlia says.
     pub(super) fn on_event(&mut self, kad: &mut Kad, event: kad::Event) -> Step {
         match event {
-            kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
+            kad::Event::OutboundQueryProgressed { id, result, step, stats } => {
+                let broken_off = matches!(result, QueryResult::GetRecord(Err(kad::GetRecordError::Timeout { .. })));
                 let wanted = self.on_progress(id, result);
+                if (step.last || !wanted) && matches!(self.queries.get(&id), Some(Query::Record { .. })) {
+                    self.lookup_requests += u64::from(stats.num_requests());
+                }
                 if step.last {
-                    self.queries.remove(&id);
+                    if let Some(Query::Record { key, reader }) = self.queries.remove(&id) {
+                        let answered = stats.num_successes() as usize;
+                        // Who had not answered when the others were enough is not silent.
+                        let silent = if broken_off { stats.num_requests() } else { stats.num_failures() } as usize;
+                        let silent = if broken_off { silent.saturating_sub(answered) } else { silent };
+                        // A reader that is behind has enough.
+                        let _ = reader.try_send(FoundRecord::End(Reach { answered, silent, ..self.reach(kad, &key) }));
+                    }
                 } else if !wanted {
                     self.queries.remove(&id);
                     if let Some(mut query) = kad.query_mut(&id) {
@@ -240,10 +312,11 @@ impl Dht {
     /// Hands an answer on; false if nobody waits for more.
     fn on_progress(&mut self, id: QueryId, result: QueryResult) -> bool {
         match (result, self.queries.get(&id)) {
-            (QueryResult::GetRecord(Ok(kad::GetRecordOk::FoundRecord(found))), Some(Query::Record(reader))) => {
+            (QueryResult::GetRecord(Ok(kad::GetRecordOk::FoundRecord(found))), Some(Query::Record { reader, .. })) => {
                 let peer = found.peer.unwrap_or(self.local);
                 // A reader that is behind has seen more answers than it needs.
-                !matches!(reader.try_send((peer, found.record.value)), Err(mpsc::error::TrySendError::Closed(_)))
+                let value = FoundRecord::Value(peer, found.record.value);
+                !matches!(reader.try_send(value), Err(mpsc::error::TrySendError::Closed(_)))
             }
             (
                 QueryResult::GetProviders(Ok(kad::GetProvidersOk::FoundProviders { providers, .. })),
@@ -266,7 +339,7 @@ impl Dht {
                 }
                 true
             }
-            (_, Some(Query::Record(reader))) => !reader.is_closed(),
+            (_, Some(Query::Record { reader, .. })) => !reader.is_closed(),
             (_, Some(Query::Providers(reader))) => !reader.is_closed(),
             (_, Some(Query::Closest { answer, .. })) => !answer.is_closed(),
             // Kademlia's own: it refreshes its table.
@@ -304,7 +377,9 @@ impl Dht {
             }
             Request::Providers(key) => Step::Answer(reply, Response::Providers(kad.store_mut().found_under(&key))),
             Request::Check(ranges) if Range::are_in_order(&ranges) => {
-                if sender != self.local && !self.comparisons.admit(sender, Instant::now()) {
+                let (records, providers) = kad.store_mut().counts();
+                let entries = records + providers;
+                if sender != self.local && !self.comparisons.admit(sender, entries, Instant::now()) {
                     let refusal = Refusal::new(RefusalCode::Busy, "too many questions what is stored; ask again");
                     return Step::Answer(reply, Response::Refused(refusal));
                 }
@@ -402,11 +477,15 @@ mod tests {
     #[test]
     fn comparisons_are_bounded_by_sender_and_in_all() {
         let (mut comparisons, now, peer) = (Comparisons::default(), Instant::now(), PeerId::random());
-        let admitted = (0..1000).filter(|_| comparisons.admit(peer, now)).count();
-        assert_eq!(admitted, MAX_COMPARISONS_OF_SENDER);
-        let others = (0..1000).filter(|_| comparisons.admit(PeerId::random(), now)).count();
-        assert_eq!(admitted + others, MAX_COMPARISONS);
-        assert!(comparisons.of_sender.len() <= MAX_COMPARISONS);
-        assert!(comparisons.admit(peer, now + COMPARISONS_WINDOW));
+        let full = 600_000;
+        let admitted = (0..1000).filter(|_| comparisons.admit(peer, full, now)).count();
+        assert!((20..40).contains(&admitted), "{admitted} of one sender");
+        let others = (0..1000).filter(|_| comparisons.admit(PeerId::random(), full, now)).count();
+        assert!((60..100).contains(&others), "{others} of all");
+        assert!(comparisons.admit(peer, full, now + COMPARISONS_WINDOW));
+        // Many fill a node that came, each with a few questions.
+        let mut comparisons = Comparisons::default();
+        let admitted = (0..100_000).filter(|_| comparisons.admit(PeerId::random(), 0, now)).count();
+        assert_eq!((admitted, comparisons.of_sender.len()), (MAX_COMPARED / COMPARISON_COST, admitted));
     }
 }

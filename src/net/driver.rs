@@ -72,6 +72,7 @@ pub(super) struct Driver {
 /// Those who watch.
 pub(super) struct Outside {
     lost: broadcast::Sender<PeerId>,
+    came: broadcast::Sender<PeerId>,
     listen: watch::Sender<Vec<Multiaddr>>,
     masters: watch::Sender<Vec<Identified>>,
     twins: watch::Sender<Option<Multiaddr>>,
@@ -84,6 +85,7 @@ pub(super) struct Outside {
 impl Outside {
     pub(super) fn new(
         lost: broadcast::Sender<PeerId>,
+        came: broadcast::Sender<PeerId>,
         listen: watch::Sender<Vec<Multiaddr>>,
         masters: watch::Sender<Vec<Identified>>,
         twins: watch::Sender<Option<Multiaddr>>,
@@ -91,7 +93,7 @@ impl Outside {
     ) -> Self {
         let lease = &config.lease;
         let silence = lease.ping_interval.saturating_mul(lease.missed_pings.saturating_add(2));
-        Self { lost, listen, masters, twins, network: protocol_version(config), silence, stopping: None }
+        Self { lost, came, listen, masters, twins, network: protocol_version(config), silence, stopping: None }
     }
 
     /// Remembers a node that says that it is the master.
@@ -387,7 +389,7 @@ impl Driver {
         // Kademlia forgets nobody by itself; a node that comes back says so. Addresses that are left are tried without
         // it: every query would wait for that.
         if !matches!(error, DialError::Denied { .. } | DialError::Aborted | DialError::DialPeerConditionFalse(_)) {
-            self.swarm.behaviour_mut().kad.remove_peer(&peer);
+            self.lose(&peer);
         }
         if given_up && let Some(master) = &mut self.services.index {
             master.on_unreachable(&peer);
@@ -413,8 +415,15 @@ impl Driver {
         }
         for peer in self.requests.nodes.silent(self.outside.silence, now) {
             tracing::debug!(%peer, "no answer to pings: disconnected");
-            self.swarm.behaviour_mut().kad.remove_peer(&peer);
+            self.lose(&peer);
             let _ = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+
+    /// A node does not answer.
+    fn lose(&mut self, peer: &PeerId) {
+        if self.swarm.behaviour_mut().kad.remove_peer(peer).is_some() {
+            self.dht.on_lost(*peer);
         }
     }
 
@@ -462,7 +471,12 @@ impl Driver {
         };
         let kad = &mut self.swarm.behaviour_mut().kad;
         if info.protocols.iter().any(|protocol| kad.protocol_names().contains(protocol)) {
-            self.enter_in_routing_table(peer, &identified.addresses);
+            let known = self.enter_in_routing_table(peer, &identified.addresses);
+            self.dht.on_back(&peer);
+            let another = self.requests.nodes.is_another_run(peer, Run::of_agent(&info.agent_version));
+            if another || !known {
+                let _ = self.outside.came.send(peer);
+            }
         } else {
             // A node of one command, or one that only asks: every query that it stood in for would come back empty.
             kad.remove_peer(&peer);
@@ -472,7 +486,8 @@ impl Driver {
         }
     }
 
-    fn enter_in_routing_table(&mut self, peer: PeerId, addresses: &[Multiaddr]) {
+    /// Whether it was there before.
+    fn enter_in_routing_table(&mut self, peer: PeerId, addresses: &[Multiaddr]) -> bool {
         let kad = &mut self.swarm.behaviour_mut().kad;
         let first = kad.kbuckets().all(|bucket| bucket.is_empty());
         // The routing table never forgets an address by itself: what a node said before is replaced. The node stays
@@ -489,5 +504,6 @@ impl Driver {
             // Through the first node all others are found; an empty list of addresses is no node.
             let _ = kad.bootstrap();
         }
+        !before.is_empty()
     }
 }

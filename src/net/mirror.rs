@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
+use swarmdex_protocols::check::{Compared, Range};
 use swarmdex_protocols::index::RefusalCode;
 use swarmdex_protocols::limits::{MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS, MAX_PROVIDERS};
 use swarmdex_protocols::mirror::{Provider, Request, Response, Store, Stored, Verdict};
@@ -11,7 +12,7 @@ use swarmdex_protocols::{Authority, Ledger, Multiaddr, Name, Network, PeerId, Re
 
 use super::dht::now;
 use super::{Net, RequestError, position_of_key, position_of_peer};
-use crate::state::check::Comparison;
+use crate::state::check::{Comparison, MAX_REPAIRS};
 use crate::state::publish::{Position, REPLICATION, Sweep, What};
 
 /// Nodes that are written to or read from at a time.
@@ -34,6 +35,8 @@ pub struct Copies {
     pub at: Vec<u16>,
     /// Nodes that know something later.
     pub older: usize,
+    /// Nodes that have no room.
+    pub full: usize,
     /// Nodes that hold the name for another: by certificate, or by an earlier claim.
     pub taken: BTreeMap<PeerId, usize>,
 }
@@ -47,9 +50,19 @@ pub struct Stores {
     pub nodes: Vec<PeerId>,
 }
 
+/// Why a node does not say what it holds.
+enum Unsaid {
+    /// It does not know the question.
+    Unknown,
+    /// It gave no answer, or none that fits.
+    Failed,
+}
+
 /// In what a node differs from what it said that it stores.
 #[derive(Debug, Default)]
 pub struct Differences {
+    /// Whether it holds everything by now.
+    pub whole: bool,
     /// Records sent again.
     pub repaired: usize,
     /// Keys under which it has this node found, and was not told so.
@@ -85,7 +98,8 @@ impl Stores {
                 }
                 Verdict::Older => copies.older += 1,
                 Verdict::Certified(owner) | Verdict::Claimed(owner) => *copies.taken.entry(owner).or_default() += 1,
-                Verdict::Invalid | Verdict::Full => {}
+                Verdict::Full => copies.full += 1,
+                Verdict::Invalid => {}
             }
         }
     }
@@ -101,6 +115,11 @@ impl Mirror {
     /// For this node; `member` if it stores records itself.
     pub fn new(net: Net, network: Network, member: bool) -> Self {
         Self { net, network, member }
+    }
+
+    /// Whether this node is one of those that store records.
+    pub fn is_member(&self) -> bool {
+        self.member
     }
 
     /// Whom this node believes.
@@ -139,25 +158,54 @@ impl Mirror {
         stores
     }
 
-    /// Asks a node whether it still holds what it said that it stores, and sends what it lacks or has otherwise again;
-    /// `None` if it does not answer, or does not know the question.
-    pub async fn agree(&self, node: PeerId, items: Vec<(RecordKey, What)>) -> Option<Differences> {
+    /// Asks a node whether it holds these items, and sends what it lacks or has otherwise; `None` if it does not answer. One
+    /// that does not know the question is sent them all if it is `fresh`: it just came.
+    pub async fn agree(&self, node: PeerId, items: Vec<(RecordKey, What)>, fresh: bool) -> Option<Differences> {
         let addresses = self.net.known_addresses(node).await;
         let (mut sent, mut all) = (BTreeSet::new(), Differences::default());
-        for _ in 0..PORTIONS {
-            let (missing, surplus) = self.compare(node, &addresses, items.clone()).await?;
+        // What has to be repaired is spread over rounds; a node that came is filled at once.
+        let portions = if fresh { items.len() / MAX_REPAIRS + PORTIONS } else { PORTIONS };
+        for _ in 0..portions {
+            let (missing, surplus) = match self.compare(node, &addresses, items.clone()).await {
+                Ok(differences) => differences,
+                Err(Unsaid::Unknown) if fresh => {
+                    all.repaired += items.len();
+                    all.whole = self.send(node, &addresses, items).await;
+                    break;
+                }
+                Err(_) => return None,
+            };
             // One that does not keep what it is sent is left to the repetitions.
             let keeps = missing.iter().all(|(key, _)| sent.insert(*key));
             all.surplus = surplus;
-            if missing.is_empty() || !keeps {
+            all.whole = missing.is_empty();
+            if all.whole || !keeps {
                 break;
             }
             all.repaired += missing.len();
-            let errand = Errand { node, addresses: addresses.clone(), items: missing };
-            let listen = self.net.listen().borrow().clone();
-            self.store_at(errand, listen).await;
+            self.send(node, &addresses, missing).await;
         }
         Some(all)
+    }
+
+    /// Stores items at one node; whether it said of all that it has them, or knows better.
+    async fn send(&self, node: PeerId, addresses: &[Multiaddr], items: Vec<(RecordKey, What)>) -> bool {
+        let count = items.len();
+        let errand = Errand { node, addresses: addresses.to_vec(), items };
+        let listen = self.net.listen().borrow().clone();
+        let outcomes = self.store_at(errand, listen).await;
+        let held = |verdict: &Verdict| matches!(verdict, Verdict::Stored | Verdict::Older);
+        outcomes.iter().filter(|(_, verdict)| held(verdict)).count() == count
+    }
+
+    /// Whether a node says that it holds just this, in one question; `None` if it does not answer.
+    pub async fn holds(&self, node: PeerId, range: Range) -> Option<bool> {
+        let addresses = self.net.known_addresses(node).await;
+        match self.ask(node, &addresses, Request::Check(vec![range])).await {
+            Ok(Response::Checked(answer)) => Some(answer == [Compared::Same]),
+            Ok(Response::Refused(_)) => Some(false),
+            _ => None,
+        }
     }
 
     /// What a node lacks of these items or has otherwise, and the keys that it has beyond them.
@@ -166,28 +214,29 @@ impl Mirror {
         node: PeerId,
         addresses: &[Multiaddr],
         items: Vec<(RecordKey, What)>,
-    ) -> Option<(Vec<(RecordKey, What)>, Vec<RecordKey>)> {
+    ) -> Result<(Vec<(RecordKey, What)>, Vec<RecordKey>), Unsaid> {
         let mut comparison = Comparison::new(items);
         while let Some(ranges) = comparison.next_ranges() {
             match self.ask(node, addresses, Request::Check(ranges.clone())).await {
                 Ok(Response::Checked(answer)) => {
                     if !comparison.on_answer(&ranges, answer) {
                         tracing::debug!(%node, "its answer does not fit the question");
-                        return None;
+                        return Err(Unsaid::Failed);
                     }
                 }
                 Ok(Response::Refused(refusal)) => {
                     tracing::debug!(%node, reason = refusal.reason, "does not say what it holds");
-                    return None;
+                    let busy = refusal.code == RefusalCode::Busy;
+                    return Err(if busy { Unsaid::Failed } else { Unsaid::Unknown });
                 }
-                Ok(_) => return None,
+                Ok(_) => return Err(Unsaid::Failed),
                 Err(error) => {
                     tracing::debug!(%node, %error, "could not be asked what it holds");
-                    return None;
+                    return Err(Unsaid::Failed);
                 }
             }
         }
-        Some(comparison.differences())
+        Ok(comparison.differences())
     }
 
     /// What the nodes closest to each name say of it, checked. Names that nobody answered for are left out.
@@ -293,7 +342,9 @@ impl Mirror {
             match self.ask(errand.node, &errand.addresses, Request::Store(store)).await {
                 Ok(Response::Stored(Stored { statements, provided })) if statements.len() == some.len() => {
                     outcomes.extend(some.iter().map(|(key, _)| *key).zip(statements));
-                    outcomes.extend(keys.iter().take(provided as usize).map(|key| (*key, Verdict::Stored)));
+                    let (taken, left) = keys.split_at((provided as usize).min(keys.len()));
+                    outcomes.extend(taken.iter().map(|key| (*key, Verdict::Stored)));
+                    outcomes.extend(left.iter().map(|key| (*key, Verdict::Full)));
                     // A node of before knows no withdrawals: there the entries end with their lifetime.
                     outcomes.extend(gone.iter().map(|key| (*key, Verdict::Stored)));
                 }

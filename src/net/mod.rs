@@ -31,7 +31,7 @@ use std::time::Instant;
 
 use codec::FetchCodec;
 pub use crowd::Word;
-pub use dht::{DhtCounts, Located};
+pub use dht::{DhtCounts, FoundRecord, Located};
 pub(crate) use dht::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub use index::Master;
 use libp2p::identity::Keypair;
@@ -45,6 +45,7 @@ use swarmdex_protocols::{
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::config::{Config, Role};
+use crate::state::lost::Reach;
 use crate::storage::library::Library;
 use crate::tasks;
 
@@ -214,6 +215,7 @@ pub struct Net {
     run: Run,
     commands: mpsc::Sender<Command>,
     lost: broadcast::Sender<PeerId>,
+    came: broadcast::Sender<PeerId>,
     listen: watch::Receiver<Vec<Multiaddr>>,
     masters: watch::Receiver<Vec<Identified>>,
     twins: watch::Receiver<Option<Multiaddr>>,
@@ -249,13 +251,14 @@ impl Net {
         let swarm = behaviour::swarm(keypair, run, config, codec)?;
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
         let (lost, _) = broadcast::channel(EVENT_QUEUE);
+        let (came, _) = broadcast::channel(EVENT_QUEUE);
         let (listening, listen) = watch::channel(Vec::new());
         let (seen, masters) = watch::channel(Vec::new());
         let (met, twins) = watch::channel(None);
         let authority = Arc::new(watch::Sender::new(None));
-        let dht = dht::Dht::new(local, config.network.clone(), authority.subscribe());
-        let outside = driver::Outside::new(lost.clone(), listening, seen, met, config);
-        let net = Self { local, run, commands, lost, listen, masters, twins, authority, received };
+        let dht = dht::Dht::new(local, config.network.clone(), authority.subscribe(), config.dht.lifetime);
+        let outside = driver::Outside::new(lost.clone(), came.clone(), listening, seen, met, config);
+        let net = Self { local, run, commands, lost, came, listen, masters, twins, authority, received };
         let mut services = services;
         if let Some(master) = &mut services.index {
             master.consult(Mirror::new(net.clone(), config.network.clone(), true));
@@ -284,6 +287,12 @@ impl Net {
     /// told so.
     pub fn lost(&self) -> broadcast::Receiver<PeerId> {
         self.lost.subscribe()
+    }
+
+    /// Nodes that store records and came, or came back as another run, from here on. A receiver that lags loses the oldest
+    /// and is told so.
+    pub fn came(&self) -> broadcast::Receiver<PeerId> {
+        self.came.subscribe()
     }
 
     /// Nodes of this network that say that they are its master, the latest last; bounded.
@@ -397,10 +406,17 @@ impl Net {
 
     /// Values under a key, each with the node that sent it, as they come; nothing about them was checked. Dropping
     /// the receiver ends the query.
-    pub async fn record(&self, key: RecordKey) -> mpsc::Receiver<(PeerId, Vec<u8>)> {
+    pub async fn record(&self, key: RecordKey) -> mpsc::Receiver<FoundRecord> {
         let (found, receiver) = mpsc::channel(dht::FOUND_QUEUE);
         self.dht(dht::Ask::Record { key, found }).await;
         receiver
+    }
+
+    /// Who of the nodes closest to a key was lost.
+    pub async fn reach(&self, key: RecordKey) -> Reach {
+        let (answer, answered) = oneshot::channel();
+        self.dht(dht::Ask::Reach { key, answer }).await;
+        answered.await.unwrap_or_default()
     }
 
     /// Nodes that are found under a key, as they come, some of them more than once. Dropping the receiver ends

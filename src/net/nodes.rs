@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId, identify, mdns};
-use swarmdex_protocols::index::check_address;
+use swarmdex_protocols::index::{Run, check_address};
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 
 use super::dial::is_tcp;
@@ -18,6 +18,8 @@ const DIAL_PAUSE: Duration = Duration::from_secs(60);
 /// Connections made because of mDNS, at most so many in each [`DIAL_PAUSE`]: whoever fakes announcements
 /// makes this node knock at few doors.
 const DIALS_PER_PAUSE: usize = 128;
+/// Nodes whose runs are remembered.
+const MAX_RUNS: usize = 4096;
 /// Addresses of one node in the routing table.
 const MAX_ROUTING_ADDRESSES: usize = 8;
 
@@ -30,6 +32,8 @@ pub(super) struct Nodes {
     /// Connected nodes of this network, with their roles as they say.
     ours: BTreeMap<PeerId, Role>,
     window: Option<(Instant, usize)>,
+    /// Runs of nodes that store records: one that was started again has forgotten what it stored.
+    runs: BTreeMap<PeerId, Run>,
 }
 
 #[derive(Debug)]
@@ -48,6 +52,16 @@ impl Nodes {
     pub(super) fn on_disconnected(&mut self, peer: &PeerId) {
         self.answered.remove(peer);
         self.ours.remove(peer);
+    }
+
+    /// Remembers the run of a node; whether it is another than before.
+    pub(super) fn is_another_run(&mut self, peer: PeerId, run: Option<Run>) -> bool {
+        let Some(run) = run else { return false };
+        if self.runs.len() >= MAX_RUNS && !self.runs.contains_key(&peer) {
+            // Whoever is left out was not seen to come again, and is filled in time.
+            self.runs.pop_first();
+        }
+        self.runs.insert(peer, run).is_some_and(|before| before != run)
     }
 
     /// Who is near, and who of them is connected and no master.
@@ -161,14 +175,21 @@ pub(super) fn without_peer(mut address: Multiaddr) -> Multiaddr {
 
 #[cfg(test)]
 mod tests {
-    use swarmdex_protocols::index::Run;
-
     use super::*;
     use crate::net::behaviour::agent_version;
 
     fn found(count: usize) -> mdns::Event {
         let address: Multiaddr = "/ip4/192.168.1.9/tcp/4747".parse().unwrap();
         mdns::Event::Discovered((0..count).map(|_| (PeerId::random(), address.clone())).collect())
+    }
+
+    #[test]
+    fn a_node_that_was_started_again_is_another_run() {
+        let (mut nodes, peer) = (Nodes::default(), PeerId::random());
+        let runs = [Some(Run(1)), Some(Run(1)), None, Some(Run(2)), Some(Run(2))];
+        assert_eq!(runs.map(|run| nodes.is_another_run(peer, run)), [false, false, false, true, false]);
+        (0..2 * MAX_RUNS).for_each(|_| assert!(!nodes.is_another_run(PeerId::random(), Some(Run(3)))));
+        assert_eq!(nodes.runs.len(), MAX_RUNS);
     }
 
     #[test]

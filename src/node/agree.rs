@@ -1,27 +1,69 @@
 //! Asks the nodes that stored what this node publishes whether they still do, one after the other, and has what they lack
-//! sent again: a node that came back with an empty memory is filled long before everything is published again.
+//! sent again. Nodes that came, or came back, are asked at once, and filled.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::PeerId;
+use swarmdex_protocols::{PeerId, RecordKey};
+use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
-use crate::net::{Differences, Mirror, sleep_until};
-use crate::state::publish::Publications;
+use crate::net::{Differences, Mirror, Net, position_of_key, position_of_peer, sleep_until};
+use crate::state::arrivals::Arrivals;
+use crate::state::publish::{Places, Position, Publications};
 
+/// Where Kademlia has keys and nodes.
+const PLACES: Places = Places { key: position_of_key, peer: position_of_peer };
+
+/// Nodes that came and are filled at a time.
+const FILLED_AT_A_TIME: usize = 4;
 /// In so many parts of the time between two publications everything is compared once.
 const ROUNDS: u32 = 4;
 
 /// Rounds of comparisons.
 pub(super) struct Agreement {
+    net: Net,
     mirror: Mirror,
     pause: Duration,
     due: Instant,
     /// Nodes still to ask in this round.
     nodes: VecDeque<(u16, PeerId)>,
-    running: JoinSet<(PeerId, Option<Differences>)>,
+    running: JoinSet<Ended>,
     found: Found,
+    came: broadcast::Receiver<PeerId>,
+    arrivals: Arrivals,
+    filling: JoinSet<Filled>,
+}
+
+/// What became of a question in a round.
+pub(super) enum Ended {
+    /// The node holds what it is to hold.
+    Same,
+    /// It holds something else.
+    Differs(u16, PeerId),
+    /// It was looked into.
+    Compared(PeerId, Differences),
+    /// No answer.
+    Silent,
+}
+
+/// What became of a node that came.
+pub(super) struct Filled {
+    node: PeerId,
+    keys: Vec<RecordKey>,
+    differences: Option<Differences>,
+}
+
+/// What there is to do.
+pub(super) enum Event {
+    /// A node came.
+    Came(PeerId),
+    /// A question in a round ended.
+    Ended(Ended),
+    /// A node that came was filled, or could not be.
+    Filled(Filled),
+    /// Something is due.
+    Due,
 }
 
 /// What a round found.
@@ -35,43 +77,70 @@ struct Found {
 
 impl Agreement {
     /// The first round is due a part of `republish` from now on.
-    pub(super) fn new(mirror: Mirror, republish: Duration, now: Instant) -> Self {
+    pub(super) fn new(net: Net, mirror: Mirror, republish: Duration, now: Instant) -> Self {
         let pause = republish / ROUNDS;
-        let (nodes, running) = (VecDeque::new(), JoinSet::new());
-        Self { mirror, pause, due: now + pause, nodes, running, found: Found::default() }
-    }
-
-    /// Waits until [`Agreement::advance`] has something to do; what a comparison found, if one ended.
-    pub(super) async fn ready(&mut self) -> Option<(PeerId, Differences)> {
-        if self.running.is_empty() {
-            sleep_until(Some(self.due)).await;
-            return None;
+        let came = net.came();
+        Self {
+            net,
+            mirror,
+            pause,
+            due: now + pause,
+            nodes: VecDeque::new(),
+            running: JoinSet::new(),
+            found: Found::default(),
+            came,
+            arrivals: Arrivals::default(),
+            filling: JoinSet::new(),
         }
-        let ended = self.running.join_next().await;
-        ended.and_then(Result::ok).and_then(|(node, differences)| Some((node, differences?)))
     }
 
-    /// Takes in what was found, and asks the next node. `complete` if everything that this node shares is known by now:
+    /// Waits until [`Agreement::advance`] has something to do.
+    pub(super) async fn ready(&mut self) -> Event {
+        let idle = self.running.is_empty().then_some(self.due);
+        let arrival = self.arrivals.poll_timeout().map(|(at, _)| at).filter(|_| self.filling.len() < FILLED_AT_A_TIME);
+        loop {
+            tokio::select! {
+                came = self.came.recv() => match came {
+                    Ok(node) => return Event::Came(node),
+                    // Those that were not seen to come are filled in time.
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                },
+                Some(ended) = self.running.join_next() => return Event::Ended(ended.unwrap_or(Ended::Silent)),
+                Some(Ok(filled)) = self.filling.join_next() => return Event::Filled(filled),
+                () = sleep_until(idle) => return Event::Due,
+                () = sleep_until(arrival) => return Event::Due,
+            }
+        }
+    }
+
+    /// Takes in what happened, and asks the next nodes. `complete` if everything that this node shares is known by now:
     /// before that nobody can say what is too much.
-    pub(super) fn advance(
+    pub(super) async fn advance(
         &mut self,
-        ended: Option<(PeerId, Differences)>,
+        event: Event,
         publications: &mut Publications,
         complete: bool,
         now: Instant,
     ) {
-        if let Some((node, Differences { repaired, surplus })) = ended {
-            let before = publications.withdrawals();
-            surplus.into_iter().filter(|_| complete).for_each(|key| publications.withdraw(key, now));
-            let withdrawn = publications.withdrawals() - before;
-            if repaired + withdrawn > 0 {
-                tracing::debug!(%node, repaired, withdrawn, "did not hold what it had stored");
+        match event {
+            Event::Came(node) => return self.arrivals.on_came(node, now),
+            Event::Ended(Ended::Same) => self.found.nodes += 1,
+            Event::Ended(Ended::Differs(number, node)) => {
+                let (mirror, items) = (self.mirror.clone(), publications.held_by(number));
+                self.running.spawn(async move {
+                    let differences = mirror.agree(node, items, false).await;
+                    differences.map_or(Ended::Silent, |differences| Ended::Compared(node, differences))
+                });
             }
-            self.found.nodes += 1;
-            self.found.differed += usize::from(repaired + withdrawn > 0);
-            self.found.repaired += repaired;
-            self.found.withdrawn += withdrawn;
+            Event::Ended(Ended::Compared(node, differences)) => {
+                self.on_compared(node, differences, publications, complete, now);
+            }
+            Event::Ended(Ended::Silent) => {}
+            Event::Filled(filled) => self.on_filled(filled, publications, now),
+            Event::Due => {}
         }
+        self.fill(publications, now).await;
         if !self.running.is_empty() {
             return;
         }
@@ -84,8 +153,74 @@ impl Agreement {
             self.nodes = publications.round().into_iter().collect();
         }
         if let Some((number, node)) = self.nodes.pop_front() {
-            let (mirror, items) = (self.mirror.clone(), publications.held_by(number));
-            self.running.spawn(async move { (node, mirror.agree(node, items).await) });
+            let (mirror, sum) = (self.mirror.clone(), publications.sum_of(number));
+            self.running.spawn(async move {
+                let Some(sum) = sum else { return Ended::Silent };
+                match mirror.holds(node, sum).await {
+                    Some(true) => Ended::Same,
+                    Some(false) => Ended::Differs(number, node),
+                    None => Ended::Silent,
+                }
+            });
+        }
+    }
+
+    fn on_compared(
+        &mut self,
+        node: PeerId,
+        differences: Differences,
+        publications: &mut Publications,
+        complete: bool,
+        now: Instant,
+    ) {
+        let Differences { repaired, surplus, .. } = differences;
+        let before = publications.withdrawals();
+        surplus.into_iter().filter(|_| complete).for_each(|key| publications.withdraw(key, now));
+        let withdrawn = publications.withdrawals() - before;
+        if repaired + withdrawn > 0 {
+            tracing::debug!(%node, repaired, withdrawn, "did not hold what it had stored");
+        }
+        self.found.nodes += 1;
+        self.found.differed += usize::from(repaired + withdrawn > 0);
+        self.found.repaired += repaired;
+        self.found.withdrawn += withdrawn;
+    }
+
+    /// Has the next nodes that came filled.
+    async fn fill(&mut self, publications: &Publications, now: Instant) {
+        let mut known: Option<Vec<Position>> = None;
+        while self.filling.len() < FILLED_AT_A_TIME
+            && let Some(node) = self.arrivals.next(now)
+        {
+            let known = match &mut known {
+                Some(known) => known,
+                none => {
+                    let nodes = self.net.nodes().await.into_iter().map(|(peer, _)| peer);
+                    let nodes = nodes.chain(self.mirror.is_member().then(|| self.net.local()));
+                    none.insert(nodes.map(|peer| position_of_peer(&peer)).collect())
+                }
+            };
+            let items = publications.belonging(&position_of_peer(&node), known, &PLACES);
+            if items.is_empty() {
+                continue;
+            }
+            let mirror = self.mirror.clone();
+            self.filling.spawn(async move {
+                let keys = items.iter().map(|(key, _)| *key).collect();
+                Filled { node, keys, differences: mirror.agree(node, items, true).await }
+            });
+        }
+    }
+
+    fn on_filled(&mut self, filled: Filled, publications: &mut Publications, now: Instant) {
+        let Filled { node, keys, differences } = filled;
+        let sent = differences.as_ref().map(|differences| differences.repaired);
+        if differences.is_some_and(|differences| differences.whole) {
+            tracing::debug!(%node, records = keys.len(), sent, "came, and holds what lies in its part");
+            publications.on_came(&node, keys, &PLACES);
+        } else {
+            tracing::debug!(%node, records = keys.len(), sent, "came, and does not hold all yet");
+            self.arrivals.on_failed(node, now);
         }
     }
 

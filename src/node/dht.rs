@@ -15,7 +15,8 @@ use super::lookup::Checked;
 use super::membership::unix_ms;
 use super::types::Source;
 use super::{Error, shorten};
-use crate::net::{Mirror, Net, OwnedNames, PROVIDERS_IN_ANSWER};
+use crate::net::{FoundRecord, Mirror, Net, OwnedNames, PROVIDERS_IN_ANSWER};
+use crate::state::lost::Reach;
 
 /// Nodes whose answers about a name are enough: with two liars among them the honest ones have the latest statement.
 const ENOUGH_ANSWERS: usize = 5;
@@ -65,7 +66,7 @@ impl Dht {
     pub(super) async fn lookup(&self, name: &Name) -> Result<Checked, Error> {
         let authority = self.authority()?;
         let request = Request::Lookup(Lookup { name: name.as_str().to_owned() });
-        let mut tally = self.record(name, &authority).await;
+        let (mut tally, reach) = self.record(name, &authority).await;
         if let Response::Owned(owned) = (self.own)(request) {
             let local = self.net.local();
             let own = owned.statements.into_iter().filter_map(|statement| believed(statement, &local, &authority));
@@ -79,17 +80,20 @@ impl Dht {
         let (entry, certified) = match tally.standing() {
             Standing::Certified(certificate) => (certificate.entry.clone(), true),
             Standing::Claimed(claim) => (claim.entry.clone(), false),
-            Standing::Free if tally.answers() > 0 || self.net.dht_counts().await.nodes > 0 => {
-                return Err(Error::NotFound { name: shorten(name.as_str()) });
-            }
-            Standing::Free => return Err(Error::NoNodes),
+            // Somebody knows that it is over.
+            Standing::Free if tally.answers() > 0 => return Err(Error::NotFound { name: shorten(name.as_str()) }),
+            Standing::Free if self.net.dht_counts().await.nodes == 0 => return Err(Error::NoNodes),
+            Standing::Free if reach.is_sure() => return Err(Error::NotFound { name: shorten(name.as_str()) }),
+            Standing::Free => return Err(unsure(name.as_str(), reach)),
         };
         let holders = self.holders(&entry).await;
         Ok(Checked { entry, certified, source: Source::Dht, holders })
     }
 
-    /// The ledgers that nodes hold of a name, enough of them to have the latest statement.
-    async fn record(&self, name: &Name, authority: &Authority) -> Tally {
+    /// The ledgers that nodes hold of a name, enough of them to have the latest statement; and who answered.
+    async fn record(&self, name: &Name, authority: &Authority) -> (Tally, Reach) {
+        // A question that breaks off is an answer of nobody.
+        const NOBODY: Reach = Reach { answered: 0, silent: 1, lost: 0, closest: 0 };
         let mut records = self.net.record(self.mirror.key(name)).await;
         let (mut tally, mut deadline, mut seen) = (Tally::default(), None, BTreeSet::new());
         loop {
@@ -97,7 +101,11 @@ impl Dht {
                 None => records.recv().await,
                 Some(deadline) => tokio::time::timeout_at(deadline, records.recv()).await.unwrap_or_default(),
             };
-            let Some((peer, value)) = next else { return tally };
+            let (peer, value) = match next {
+                Some(FoundRecord::Value(peer, value)) => (peer, value),
+                Some(FoundRecord::End(reach)) => return (tally, reach),
+                None => return (tally, NOBODY),
+            };
             let ledger = match Ledger::decode(&value, name, authority, unix_ms()) {
                 Ok(ledger) if !ledger.is_empty() => ledger,
                 Ok(_) => continue,
@@ -111,7 +119,7 @@ impl Dht {
                 tally.add(&ledger, unix_ms());
             }
             if tally.answers() >= ENOUGH_ANSWERS {
-                return tally;
+                return (tally, Reach::default());
             }
             deadline.get_or_insert_with(|| tokio::time::Instant::now() + ANSWER_GRACE);
         }
@@ -225,6 +233,10 @@ impl Dht {
         if nobody && tallies.is_empty() && self.net.dht_counts().await.nodes == 0 {
             return Err(Error::NoNodes);
         }
+        let reach = self.net.reach(key).await;
+        if tallies.is_empty() && !reach.is_sure() {
+            return Err(unsure(query, reach));
+        }
         // What owners say of their names may have been ended since, without their knowing or without their saying.
         for (name, known) in self.mirror.read(tallies.keys().cloned().collect()).await {
             if let Some(tally) = tallies.get_mut(&name) {
@@ -278,6 +290,11 @@ impl Dht {
         }
         None
     }
+}
+
+fn unsure(what: &str, reach: Reach) -> Error {
+    let (silent, of) = reach.missing();
+    Error::Unsure { what: shorten(what), silent, of }
 }
 
 /// How much more an owner is asked for.

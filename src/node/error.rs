@@ -170,6 +170,18 @@ pub enum Error {
     /// Neither a master nor another node can be asked.
     #[error("no other node of the network can be reached; name one by --bootstrap or --master")]
     NoNodes,
+    /// Without a master nobody can say whether there is such a file.
+    #[error(
+        "nobody can say whether there is {what:?}: of {of} nodes that would know {silent} do not answer, and neither does the master; try again later"
+    )]
+    Unsure {
+        /// What was asked for.
+        what: String,
+        /// Nodes that do not answer.
+        silent: usize,
+        /// Nodes that would know.
+        of: usize,
+    },
     /// The master cannot be reached.
     #[error("the master cannot be reached: {reason}")]
     MasterUnreachable {
@@ -260,6 +272,7 @@ impl Error {
             | Self::ContentGone { .. } => ErrorKind::NotFound,
             Self::NoMaster
             | Self::NoNodes
+            | Self::Unsure { .. }
             | Self::MasterUnreachable { .. }
             | Self::Request(_)
             | Self::Answer

@@ -131,7 +131,7 @@ impl Questions {
                 }
                 _ => false,
             };
-            if !young || !matches!(answer, Err(Error::NotFound { .. })) {
+            if !young || !matches!(answer, Err(Error::NotFound { .. } | Error::Unsure { .. })) {
                 return answer;
             }
             tokio::time::sleep(OUTAGE_PAUSE).await;

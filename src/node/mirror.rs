@@ -23,6 +23,7 @@ use super::membership::{split_peer, unix_ms};
 use super::standings::Standings;
 use super::twins::Twins;
 use super::types::{MasterState, MirrorInfo};
+use super::wanted::Follower;
 use crate::net::{Copies, Mirror, Net, sleep_until};
 use crate::state::pages::part;
 use crate::state::publish::{Publications, What};
@@ -61,14 +62,15 @@ pub(super) struct Published {
     of: [u64; 3],
     records: u64,
     published: u64,
+    no_room: u64,
     sent: u64,
 }
 
 impl Published {
     /// The counts, for a node whose generations are these now.
     pub(super) fn info(self, now: [u64; 3]) -> MirrorInfo {
-        let Self { of, records, published, sent } = self;
-        MirrorInfo { records, published, sent, changing: of != now }
+        let Self { of, records, published, no_room, sent } = self;
+        MirrorInfo { records, published, no_room, sent, changing: of != now }
     }
 }
 
@@ -113,8 +115,10 @@ impl MirrorTask {
     async fn work(&mut self) {
         self.enter();
         let mut publications = Publications::new(self.republish);
-        let mut agreement = Agreement::new(self.mirror.clone(), self.republish, Instant::now());
+        let mut agreement = Agreement::new(self.net.clone(), self.mirror.clone(), self.republish, Instant::now());
         let mut held = self.library.holdings.generation();
+        let mut follower =
+            Follower::new(self.standings.clone(), self.library.clone(), self.network.clone(), self.found_as);
         let (mut shares, mut said, mut master) =
             (self.library.shares.generation(), self.standings.watch(), self.master.clone());
         let (mut made, mut sent) = (Vec::new(), 0);
@@ -135,8 +139,9 @@ impl MirrorTask {
                 () = sleep_until(due) => {}
                 () = sleep_until(again) => {}
                 () = sleep_until(Some(check)) => {}
-                ended = agreement.ready() => {
-                    agreement.advance(ended, &mut publications, *self.complete.borrow(), Instant::now());
+                event = agreement.ready() => {
+                    let complete = *self.complete.borrow();
+                    agreement.advance(event, &mut publications, complete, Instant::now()).await;
                     continue;
                 }
             }
@@ -150,7 +155,9 @@ impl MirrorTask {
             again = (!claimed).then(|| Instant::now() + CLAIM_AGAIN);
             let now = Instant::now();
             publications.set_alone(alone, now);
-            publications.replace(self.wanted().await, now);
+            for (key, what) in follower.changes(publications.has_room_again()).await {
+                publications.want(key, what, now);
+            }
             for statement in made.drain(..) {
                 publications.push(self.mirror.key(statement.name()), statement, now);
             }
@@ -166,7 +173,14 @@ impl MirrorTask {
                 pause = CHECK.min(pause * 2);
             }
             let (records, published) = publications.counts();
-            self.state.send_replace(Published { of, records: records as u64, published: published as u64, sent });
+            let no_room = (publications.left_out() + publications.refused()) as u64;
+            self.state.send_replace(Published {
+                of,
+                records: records as u64,
+                published: published as u64,
+                no_room,
+                sent,
+            });
         }
     }
 
@@ -184,6 +198,7 @@ impl MirrorTask {
         for (key, what) in &due {
             // A node that knows something later needs no copy.
             let (stored, asked) = copies.get(key).map_or((0, 0), |copies| (copies.stored + copies.older, copies.asked));
+            let full = copies.get(key).is_some_and(|copies| copies.full > 0);
             reached += usize::from(stored > 0);
             if let What::Statement(statement) = what
                 && matches!(**statement, Statement::Certificate(_))
@@ -191,39 +206,15 @@ impl MirrorTask {
             {
                 self.standings.change(|announcer| announcer.doubt(statement.name()));
             }
-            publications.on_published(key, what, stored, asked, now);
+            if stored == 0 && full {
+                publications.on_no_room(key, what, now);
+            } else {
+                publications.on_published(key, what, stored, asked, now);
+            }
             publications.on_held(key, what, stores.holders(key));
         }
         tracing::debug!(records = due.len(), reached, elapsed = ?begin.elapsed(), "published");
         due.len() as u64
-    }
-
-    /// Everything that lasts: what this node says of its names, and where it is to be found.
-    async fn wanted(&self) -> BTreeMap<RecordKey, What> {
-        let (standings, network) = (self.standings.clone(), self.network.clone());
-        let held = self.library.holdings.contents();
-        let found_as = self.found_as;
-        let collect = tokio::task::spawn_blocking(move || {
-            let statements: Vec<_> = standings.lock().statements().collect();
-            let held = held.iter().map(|content| (RecordKey::content(&network, content), What::Provide));
-            let mut wanted: BTreeMap<_, _> = held.chain(found_as.map(|key| (key, What::Provide))).collect();
-            for statement in statements {
-                let content = match &statement {
-                    Statement::Certificate(certificate) => Some(certificate.entry.content),
-                    Statement::Claim(claim) if !claim.withdrawn => Some(claim.entry.content),
-                    _ => None,
-                };
-                let name = statement.name().clone();
-                if let Some(content) = content {
-                    let keys = RecordKey::of_words(&network, &name);
-                    wanted.extend(keys.into_iter().map(|key| (key, What::Provide)));
-                    wanted.insert(RecordKey::content(&network, &content), What::Provide);
-                }
-                wanted.insert(RecordKey::name(&network, &name), What::Statement(Arc::new(statement)));
-            }
-            wanted
-        });
-        collect.await.unwrap_or_default()
     }
 
     /// Tombstones are published for as long as a certificate that they end may be about: from where the round before
@@ -326,8 +317,9 @@ impl MirrorTask {
 
     /// Withdraws claims that are over and, without a master, revokes certificates of names that are no longer shared.
     async fn give_up(&self, alone: bool) {
-        // What is not yet found again after a start is not given up.
-        if !*self.complete.borrow() {
+        // What is not yet found again after a start is not given up. While there is a master, it is told what is no longer
+        // shared, and only claims are withdrawn here.
+        if !*self.complete.borrow() || !(alone || self.standings.lock().has_claims()) {
             return;
         }
         let entries = self.library.shares.entries();

@@ -20,6 +20,7 @@ mod start;
 mod supervise;
 mod twins;
 mod types;
+mod wanted;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -159,6 +160,7 @@ impl Node {
             records: counts.records as u64,
             providers: counts.providers as u64,
             closest_queries: counts.closest_queries,
+            lookup_requests: counts.lookup_requests,
             mirror: inner.mirror.borrow().info(mirror::generations(&inner.library, &inner.standings)),
         };
         let index = inner.index.as_ref().map(|store| {

@@ -205,6 +205,9 @@ pub struct DhtInfo {
     pub providers: u64,
     /// Closest-nodes queries since it started.
     pub closest_queries: u64,
+    /// Messages that it sent to look records up since it started.
+    #[serde(default)]
+    pub lookup_requests: u64,
     /// What it publishes itself.
     #[serde(flatten)]
     pub mirror: MirrorInfo,
@@ -218,6 +221,9 @@ pub struct MirrorInfo {
     pub records: u64,
     /// Of these, those that some node stores.
     pub published: u64,
+    /// Those that wait for room: at the nodes that are to store them, or in this node's own list.
+    #[serde(default)]
+    pub no_room: u64,
     /// Records sent since the start, repetitions counted.
     pub sent: u64,
     /// Whether something was shared, granted or lost that these counts do not know of yet.

@@ -2,6 +2,7 @@
 //! says of its names by itself while no master answers.
 
 mod alone;
+mod changed;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -16,6 +17,7 @@ use swarmdex_protocols::{Certificate, Claim, ContentId, Entry, Name, PeerId, Ver
 
 use super::Now;
 use super::agreement::{Differences, Held};
+pub use changed::Changed;
 use told::{Answer, Told};
 
 /// How a name of this peer stands.
@@ -87,6 +89,8 @@ pub struct Announcer {
     doubted: BTreeSet<Name>,
     /// Names whose certificates changed since they were last written to disk.
     unsaved: BTreeSet<Name>,
+    /// Names of which this peer may have something else to say than before.
+    changed: Changed,
 }
 
 impl Announcer {
@@ -110,6 +114,7 @@ impl Announcer {
             revocations: BTreeMap::new(),
             doubted: BTreeSet::new(),
             unsaved: BTreeSet::new(),
+            changed: Changed::All,
         }
     }
 
@@ -136,6 +141,7 @@ impl Announcer {
         self.on_session_over();
         self.reporting = !unchanged;
         self.surplus.clear();
+        self.changed = Changed::All;
         self.revocations.clear();
         self.claims.retain(|_, claim| !claim.withdrawn);
         if unchanged {
@@ -154,6 +160,7 @@ impl Announcer {
     /// Nothing that the master said counts as told any more; what it granted is believed until it answers anew.
     pub fn on_session_over(&mut self) {
         self.reporting = false;
+        self.changed = Changed::All;
         self.look_again();
         for (name, answer) in self.told.take() {
             if answer.granted().is_some() {
@@ -180,6 +187,7 @@ impl Announcer {
 
     fn forget(&mut self, name: &Name) {
         if self.certificates.remove(name).is_some() {
+            self.changed.mark(name);
             self.unsaved.insert(name.clone());
         }
     }
@@ -253,6 +261,7 @@ impl Announcer {
         self.seen = offers.last().and_then(|offer| Name::parse(&offer.name).ok()).or_else(|| self.seen.take());
         for (offer, verdict) in offers.iter().zip(verdicts) {
             let Ok(name) = Name::parse(&offer.name) else { continue };
+            self.changed.mark(&name);
             self.claims.remove(&name);
             self.doubted.remove(&name);
             self.assumed.remove(&name);
@@ -288,6 +297,7 @@ impl Announcer {
         }
         for name in names {
             if let Ok(name) = Name::parse(name) {
+                self.changed.mark(&name);
                 self.told.remove(&name);
                 self.assumed.remove(&name);
                 self.surplus.remove(&name);
@@ -300,6 +310,7 @@ impl Announcer {
     /// A fault: forgets what the master said of a name, or believes that it granted it.
     #[cfg(test)]
     pub(super) fn spoil(&mut self, name: &Name, granted: Option<(ContentId, u64, Version)>, now: Instant) {
+        self.changed.mark(name);
         self.told.remove(name);
         if let Some((content, size, version)) = granted {
             let standing = Standing::Certified(version);
@@ -327,6 +338,7 @@ impl Announcer {
     pub fn on_differences(&mut self, differences: &Differences) {
         self.look_again();
         for name in differences.missing.iter().chain(&differences.other) {
+            self.changed.mark(name);
             if let Some(answer) = self.told.remove(name) {
                 let Answer { content, size, standing, .. } = answer;
                 self.assumed.insert(name.clone(), Assumed { content, size, standing });
@@ -334,6 +346,7 @@ impl Announcer {
         }
         for name in &differences.surplus {
             // One that the master refused before is asked for again.
+            self.changed.mark(name);
             self.told.remove(name);
             self.surplus.insert(name.clone());
         }
@@ -357,6 +370,7 @@ impl Announcer {
     /// Asks again for one name that was not granted.
     pub fn retry(&mut self, name: &Name) {
         self.look_again();
+        self.changed.mark(name);
         if self.told.get(name).is_some_and(|told| told.granted().is_none()) {
             self.told.remove(name);
         }

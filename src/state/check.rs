@@ -9,7 +9,7 @@ use swarmdex_protocols::RecordKey;
 use swarmdex_protocols::check::{Compared, Mark, Range};
 use swarmdex_protocols::limits::{MAX_MIRROR_HELD, MAX_MIRROR_RANGES};
 
-use super::publish::What;
+use super::publish::{What, mark};
 
 /// Messages to one node in one round.
 const MESSAGES: usize = 64;
@@ -34,10 +34,7 @@ impl Comparison {
     /// Of these items: what the node said that it stores.
     pub fn new(items: impl IntoIterator<Item = (RecordKey, What)>) -> Self {
         let marked = |(key, what): (RecordKey, What)| {
-            let mark = match &what {
-                What::Statement(statement) => Mark::statement(&key, statement),
-                What::Provide | What::Withdraw => Mark::provided(&key),
-            };
+            let mark = mark(&key, &what);
             (key, (what, mark))
         };
         let whole = bound(0x00).zip(bound(0xff));

@@ -7,6 +7,7 @@
 
 pub mod agreement;
 pub mod announce;
+pub mod arrivals;
 pub mod backoff;
 pub mod changes;
 pub mod check;
@@ -16,6 +17,7 @@ pub mod lease;
 #[cfg(test)]
 mod lists;
 pub mod lookup;
+pub mod lost;
 pub mod meetings;
 pub mod pages;
 pub mod publish;

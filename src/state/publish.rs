@@ -9,14 +9,17 @@ mod holders;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holders::Holders;
+use swarmdex_protocols::check::{Mark, Range};
 use swarmdex_protocols::{PeerId, RecordKey, Statement};
 pub use sweep::Sweep;
+pub use wanted::{Change, Wanted};
 
 /// Place in the key space of Kademlia: the SHA-256 of a key or of a peer id.
 pub type Position = [u8; 32];
@@ -24,7 +27,9 @@ pub type Position = [u8; 32];
 /// Nodes that store each record: Kademlia's k.
 pub const REPLICATION: usize = 20;
 /// Records that wait for publication or its repetition.
-pub const MAX_PUBLICATIONS: usize = 1_000_000;
+pub const MAX_PUBLICATIONS: usize = 1_500_000;
+/// What was left out is tried again once this part of them is free.
+const ROOM: usize = 10;
 /// First pause before a record that no node stored is published again.
 const RETRY: Duration = Duration::from_secs(2);
 /// Keys that are to be withdrawn, at most: what finds no room ends with its lifetime.
@@ -51,6 +56,42 @@ fn with_tail(position: &Position, bits: usize, tail: u8) -> Position {
     })
 }
 
+/// Where keys and nodes are in the key space.
+#[derive(Debug, Clone, Copy)]
+pub struct Places {
+    /// Of a key.
+    pub key: fn(&RecordKey) -> Position,
+    /// Of a node.
+    pub peer: fn(&PeerId) -> Position,
+}
+
+/// The nodes that are known, as they lie around one of them.
+struct Crowd<'a> {
+    node: &'a Position,
+    known: &'a [Position],
+    /// How many of them share just so many leading bits with the node.
+    sharing: BTreeMap<usize, usize>,
+}
+
+impl<'a> Crowd<'a> {
+    fn around(node: &'a Position, known: &'a [Position]) -> Self {
+        let mut sharing = BTreeMap::new();
+        for other in known.iter().filter(|other| *other != node) {
+            *sharing.entry(leading_zeros(&distance(other, node))).or_default() += 1;
+        }
+        Self { node, known, sharing }
+    }
+
+    /// Whether the node is among the closest to a key.
+    fn belongs(&self, key: &Position) -> bool {
+        let own = distance(self.node, key);
+        // Those that share as much with the key as the node does not are all closer: mostly that is enough.
+        let closer = self.sharing.get(&leading_zeros(&own)).copied().unwrap_or(0);
+        closer < REPLICATION
+            && self.known.iter().filter(|other| distance(other, key) < own).take(REPLICATION).count() < REPLICATION
+    }
+}
+
 /// What is published under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
@@ -66,8 +107,9 @@ pub enum What {
 struct Publication {
     what: What,
     due: Instant,
-    /// Attempts in a row that no other node took.
+    /// Attempts in a row that no other node took, and whether none had room the last time.
     failures: u32,
+    refused: bool,
     /// Whether it is published once only: somebody else repeats it.
     once: bool,
     /// Nodes that stored it the last time, and those of them that are to be asked whether they still do.
@@ -83,8 +125,12 @@ pub struct Publications {
     alone: bool,
     items: BTreeMap<RecordKey, Publication>,
     due: BTreeSet<(Instant, RecordKey)>,
-    /// How many of the items are withdrawals.
+    /// How many of the items are withdrawals, and how many some node stored.
     withdrawals: usize,
+    published: usize,
+    /// How many found no room since everything was last wanted anew, and how many found none at other nodes.
+    left_out: usize,
+    refused: usize,
     holders: Holders,
     /// Rounds in which holders were asked.
     rounds: u64,
@@ -100,6 +146,9 @@ impl Publications {
             items: BTreeMap::new(),
             due: BTreeSet::new(),
             withdrawals: 0,
+            published: 0,
+            left_out: 0,
+            refused: 0,
             holders: Holders::default(),
             rounds: 0,
         }
@@ -107,7 +156,7 @@ impl Publications {
 
     /// Publishes a statement as soon as possible, and once: somebody else repeats it, or it is pushed again.
     pub fn push(&mut self, key: RecordKey, statement: Statement, now: Instant) {
-        let what = What::Statement(Arc::new(statement));
+        let what = statement_of(statement);
         match self.items.get(&key) {
             // A later statement about the name replaces the earlier.
             Some(held) if rank(&held.what) >= rank(&what) => {}
@@ -117,11 +166,15 @@ impl Publications {
 
     fn insert(&mut self, key: RecordKey, what: What, once: bool, due: Instant) {
         if self.items.len() >= self.most && !self.items.contains_key(&key) {
+            self.left_out += 1;
             return;
         }
         self.remove(&key);
         self.withdrawals += usize::from(what == What::Withdraw);
-        self.items.insert(key, Publication { what, due, failures: 0, once, copies: 0, holders: Box::default() });
+        self.items.insert(
+            key,
+            Publication { what, due, failures: 0, refused: false, once, copies: 0, holders: Box::default() },
+        );
         self.due.insert((due, key));
     }
 
@@ -129,7 +182,10 @@ impl Publications {
         let item = self.items.remove(key)?;
         self.due.remove(&(item.due, *key));
         self.withdrawals -= usize::from(item.what == What::Withdraw);
-        item.holders.iter().for_each(|number| self.holders.remove(*number));
+        self.published -= usize::from(item.copies > 0);
+        self.refused -= usize::from(item.refused);
+        let mark = mark(key, &item.what);
+        item.holders.iter().for_each(|number| self.holders.remove(*number, mark));
         Some(item)
     }
 
@@ -146,26 +202,27 @@ impl Publications {
         self.most.min(MAX_WITHDRAWALS)
     }
 
-    /// Makes `wanted` all that lasts: what is new or changed is due at once, what is no longer wanted is dropped, and
-    /// withdrawn where this node was to be found by it.
-    pub fn replace(&mut self, wanted: BTreeMap<RecordKey, What>, now: Instant) {
-        let dropped: Vec<_> = self
-            .items
-            .iter()
-            .filter(|(key, item)| !item.once && !wanted.contains_key(key))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in dropped {
-            self.give_up(key, now);
-        }
-        for (key, what) in wanted {
-            if self.items.get(&key).is_none_or(|held| held.what != what) {
-                // The master publishes what it grants; this is for the time after.
-                let granted =
-                    matches!(&what, What::Statement(statement) if matches!(**statement, Statement::Certificate(_)));
-                let due = if granted && !self.alone { now + self.interval / 2 - self.spread(&key) / 2 } else { now };
-                self.insert(key, what, false, due);
+    /// What is to be published under a key from now on, again and again: what is new or changed is due at once, what is no
+    /// longer wanted is dropped, and withdrawn where this node was to be found by it.
+    pub fn want(&mut self, key: RecordKey, what: Option<What>, now: Instant) {
+        let held = self.items.get_mut(&key);
+        let Some(what) = what else {
+            // What is published once is somebody else's to repeat.
+            if held.is_some_and(|held| !held.once) {
+                self.give_up(key, now);
             }
+            return;
+        };
+        if let Some(held) = held
+            && held.what == what
+        {
+            held.once = false;
+        } else {
+            // The master publishes what it grants; this is for the time after.
+            let granted =
+                matches!(&what, What::Statement(statement) if matches!(**statement, Statement::Certificate(_)));
+            let due = if granted && !self.alone { now + self.interval / 2 - self.spread(&key) / 2 } else { now };
+            self.insert(key, what, false, due);
         }
     }
 
@@ -214,6 +271,9 @@ impl Publications {
             return;
         }
         self.due.remove(&(item.due, *key));
+        self.published -= usize::from(item.copies > 0);
+        self.published += usize::from(copies > 0);
+        self.refused -= usize::from(std::mem::take(&mut item.refused));
         item.copies = copies;
         item.due = if copies > 0 && asked > 1 {
             item.failures = 0;
@@ -225,12 +285,30 @@ impl Publications {
         self.due.insert((item.due, *key));
     }
 
+    /// No node that was asked had room for what was due: that changes slowly, so it is tried again in a part of the interval.
+    pub fn on_no_room(&mut self, key: &RecordKey, what: &What, now: Instant) {
+        self.on_published(key, what, 0, 0, now);
+        let spread = self.spread(key);
+        let Some(item) = self.items.get_mut(key).filter(|item| item.what == *what && !item.once) else { return };
+        self.due.remove(&(item.due, *key));
+        item.due = now + self.interval / 4 + spread;
+        self.due.insert((item.due, *key));
+        item.refused = true;
+        self.refused += 1;
+    }
+
+    /// How many wait for room at other nodes.
+    pub fn refused(&self) -> usize {
+        self.refused
+    }
+
     /// These nodes stored what was due: they are asked from now on whether they still do.
     pub fn on_held<'a>(&mut self, key: &RecordKey, what: &What, nodes: impl Iterator<Item = &'a PeerId>) {
         let Some(item) = self.items.get_mut(key).filter(|item| item.what == *what && !item.once) else { return };
+        let mark = mark(key, what);
         let before = std::mem::take(&mut item.holders);
-        item.holders = nodes.take(REPLICATION).filter_map(|node| self.holders.add(node)).collect();
-        before.iter().for_each(|number| self.holders.remove(*number));
+        item.holders = nodes.take(REPLICATION).filter_map(|node| self.holders.add(node, mark)).collect();
+        before.iter().for_each(|number| self.holders.remove(*number, mark));
     }
 
     /// Begins a round: whom to ask whether they still hold what they stored, by number.
@@ -239,10 +317,61 @@ impl Publications {
         self.holders.round(self.rounds)
     }
 
+    /// What the node with this number stored, as one range: if it says the same, nothing else has to be looked at.
+    pub fn sum_of(&self, number: u16) -> Option<Range> {
+        let (count, digest) = self.holders.sum(number)?;
+        Range::whole(count, digest)
+    }
+
     /// What the node with this number stored.
     pub fn held_by(&self, number: u16) -> Vec<(RecordKey, What)> {
         let held = self.items.iter().filter(|(_, item)| item.holders.contains(&number));
         held.map(|(key, item)| (*key, item.what.clone())).collect()
+    }
+
+    /// What a node that came is to hold: it is closer to these keys than a node that stored them; or, of what others
+    /// published for this node, one of the closest of `known`, the positions of the nodes that this one knows of, itself
+    /// included.
+    pub fn belonging(&self, node: &Position, known: &[Position], places: &Places) -> Vec<(RecordKey, What)> {
+        let holders = self.holders.positions(places.peer);
+        let crowd = Crowd::around(node, known);
+        let belongs = |(key, item): &(&RecordKey, &Publication)| {
+            if item.once || item.what == What::Withdraw {
+                return false;
+            }
+            let key = (places.key)(key);
+            if item.holders.len() < REPLICATION {
+                return crowd.belongs(&key);
+            }
+            let own = distance(node, &key);
+            let farther = |number: &u16| holders.get(number).is_none_or(|holder| distance(holder, &key) > own);
+            item.holders.iter().any(farther)
+        };
+        let belonging = self.items.iter().filter(belongs);
+        belonging.map(|(key, item)| (*key, item.what.clone())).collect()
+    }
+
+    /// A node holds these now, in place of the one that is farthest from the key if there are enough.
+    pub fn on_came(&mut self, node: &PeerId, keys: impl IntoIterator<Item = RecordKey>, places: &Places) {
+        let mut positions = self.holders.positions(places.peer);
+        for key in keys {
+            let Some(item) = self.items.get_mut(&key).filter(|item| !item.once) else { continue };
+            let mark = mark(&key, &item.what);
+            let Some(number) = self.holders.add(node, mark) else { return };
+            positions.entry(number).or_insert_with(|| (places.peer)(node));
+            let mut held = std::mem::take(&mut item.holders).into_vec();
+            if held.contains(&number) {
+                self.holders.remove(number, mark);
+            } else {
+                held.push(number);
+            }
+            if held.len() > REPLICATION {
+                let key = (places.key)(&key);
+                held.sort_by_key(|number| positions.get(number).map(|position| distance(position, &key)));
+                held.drain(REPLICATION..).for_each(|number| self.holders.remove(number, mark));
+            }
+            item.holders = held.into();
+        }
     }
 
     /// A node says that this one is found under a key although it is not: from an earlier run, say. Nodes are told.
@@ -259,8 +388,21 @@ impl Publications {
 
     /// Number of records, withdrawals not counted, and of those that some node stored.
     pub fn counts(&self) -> (usize, usize) {
-        let published = self.items.values().filter(|item| item.copies > 0).count();
-        (self.items.len() - self.withdrawals, published)
+        (self.items.len() - self.withdrawals, self.published)
+    }
+
+    /// How many that are wanted found no room.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Whether there is room again for what was left out: then everything is to be wanted anew.
+    pub fn has_room_again(&mut self) -> bool {
+        let again = self.left_out > 0 && self.items.len() + self.most / ROOM <= self.most;
+        if again {
+            self.left_out = 0;
+        }
+        again
     }
 
     /// Keys that are being withdrawn.
@@ -279,6 +421,18 @@ impl Publications {
         for key in over {
             self.remove(&key);
         }
+    }
+}
+
+fn statement_of(statement: Statement) -> What {
+    What::Statement(Arc::new(statement))
+}
+
+/// What tells one item from another.
+pub(super) fn mark(key: &RecordKey, what: &What) -> Mark {
+    match what {
+        What::Statement(statement) => Mark::statement(key, statement),
+        What::Provide | What::Withdraw => Mark::provided(key),
     }
 }
 

@@ -21,7 +21,7 @@ use swarmdex_protocols::{
 
 use super::Now;
 use super::agreement::{Comparison, Division};
-use super::announce::{Announcer, Batch, Standing};
+use super::announce::{Announcer, Batch, Changed, Standing};
 use super::index::{Announced, Change, Evidence, IndexView, Moment, NameLimits, after, announce, evict, revoke};
 use super::lease::{Action, Holding, Leases};
 use super::random::Random;
@@ -148,6 +148,7 @@ impl World {
         };
         let peer = |id: &PeerId| Peer {
             announcer: Announcer::new(*id, []).with_batch(BATCH),
+            said: BTreeMap::new(),
             share: BTreeMap::new(),
             joining: BTreeMap::new(),
             records: Records::new(limits),

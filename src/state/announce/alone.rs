@@ -3,13 +3,14 @@
 use swarmdex_protocols::statement::CLAIM_LIFETIME_MS;
 use swarmdex_protocols::{Certificate, Claim, ContentId, Entry, Name, PeerId, Statement, Version};
 
-use super::{Announcer, Assumed, Standing};
+use super::{Announcer, Assumed, Changed, Standing};
 
 impl Announcer {
     /// Counts a name as granted, by its certificate if there is one.
     pub(super) fn assume_granted(&mut self, name: &Name, content: &ContentId, size: u64, otherwise: Version) {
         let version = self.certificate(name, content, size).map_or(otherwise, |held| held.entry.version);
         let assumed = Assumed { content: *content, size, standing: Standing::Certified(version) };
+        self.changed.mark(name);
         self.assumed.insert(name.clone(), assumed);
     }
 
@@ -79,8 +80,14 @@ impl Announcer {
     /// In place of what the master said of the name.
     fn assume(&mut self, name: &Name, assumed: Assumed) {
         self.look_again();
+        self.changed.mark(name);
         self.told.remove(name);
         self.assumed.insert(name.clone(), assumed);
+    }
+
+    /// Whether this peer claimed anything.
+    pub fn has_claims(&self) -> bool {
+        !self.claims.is_empty()
     }
 
     /// Certificates and claims of names that are no longer shared, and claims beside what is granted: to be revoked
@@ -99,6 +106,7 @@ impl Announcer {
     /// What this peer gave up is known to the network.
     pub fn on_given_up(&mut self, statement: Statement) {
         let name = statement.name().clone();
+        self.changed.mark(&name);
         if matches!(statement, Statement::Revocation(_)) || !self.holds(&name) {
             self.look_again();
             self.told.remove(&name);
@@ -115,13 +123,31 @@ impl Announcer {
         }
     }
 
-    /// Everything that this peer has to say of its names, for the mirror.
+    /// Everything that this peer has to say of its names, for the mirror; the last about a name counts.
     pub fn statements(&self) -> impl Iterator<Item = Statement> + '_ {
         let certificates = self.certificates.iter().filter(|(name, _)| self.holds(name));
         certificates
             .map(|(_, certificate)| Statement::Certificate(certificate.clone()))
             .chain(self.revocations.values().cloned().map(Statement::Revocation))
             .chain(self.claims.values().cloned().map(Statement::Claim))
+    }
+
+    /// Which names this peer may have something else to say of than when this was last asked.
+    pub fn take_changed(&mut self) -> Changed {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The names of which this peer may have something to say.
+    pub fn said_names(&self) -> impl Iterator<Item = &Name> {
+        self.certificates.keys().chain(self.revocations.keys()).chain(self.claims.keys())
+    }
+
+    /// What this peer has to say of one name, for the mirror: what [`Announcer::statements`] has of it.
+    pub fn said(&self, name: &Name) -> Option<Statement> {
+        let claim = || self.claims.get(name).cloned().map(Statement::Claim);
+        let revocation = || self.revocations.get(name).cloned().map(Statement::Revocation);
+        let certificate = || self.certificates.get(name).filter(|_| self.holds(name)).cloned();
+        claim().or_else(revocation).or_else(|| certificate().map(Statement::Certificate))
     }
 
     /// What this peer says of one of its names that stands.

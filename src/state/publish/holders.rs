@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use swarmdex_protocols::PeerId;
+use swarmdex_protocols::check::Mark;
+
+use super::Position;
 
 /// Nodes of which it is remembered what they store: more are left to the repetitions.
 const MAX_HOLDERS: usize = 4096;
@@ -19,15 +22,16 @@ pub(super) struct Holders {
 #[derive(Debug)]
 struct Holder {
     peer: PeerId,
-    /// Records that it stores.
-    records: usize,
+    /// Records that it stores, by number and digest.
+    records: u32,
+    digest: Mark,
     /// The round in which it was last asked.
     asked: u64,
 }
 
 impl Holders {
     /// One record more at a node: the node's number, unless there are too many nodes.
-    pub(super) fn add(&mut self, peer: &PeerId) -> Option<u16> {
+    pub(super) fn add(&mut self, peer: &PeerId, mark: Mark) -> Option<u16> {
         let number = match self.numbers.get(peer) {
             Some(number) => *number,
             None if self.numbers.len() >= MAX_HOLDERS => return None,
@@ -38,24 +42,44 @@ impl Holders {
                     self.nodes.push(None);
                 }
                 let number = u16::try_from(at).ok()?;
-                *self.nodes.get_mut(at)? = Some(Holder { peer: *peer, records: 0, asked: 0 });
+                *self.nodes.get_mut(at)? = Some(Holder { peer: *peer, records: 0, digest: Mark::default(), asked: 0 });
                 self.numbers.insert(*peer, number);
                 number
             }
         };
-        self.nodes.get_mut(usize::from(number))?.as_mut()?.records += 1;
+        let holder = self.nodes.get_mut(usize::from(number))?.as_mut()?;
+        holder.records = holder.records.saturating_add(1);
+        holder.digest.toggle(mark);
         Some(number)
     }
 
     /// One record less at a node.
-    pub(super) fn remove(&mut self, number: u16) {
+    pub(super) fn remove(&mut self, number: u16, mark: Mark) {
         let Some(place) = self.nodes.get_mut(usize::from(number)) else { return };
         let Some(holder) = place else { return };
-        holder.records -= 1;
+        holder.records = holder.records.saturating_sub(1);
+        holder.digest.toggle(mark);
         if holder.records == 0 {
             self.numbers.remove(&holder.peer);
             *place = None;
         }
+    }
+
+    /// The number of a node.
+    #[cfg(test)]
+    pub(super) fn number(&self, peer: &PeerId) -> Option<u16> {
+        self.numbers.get(peer).copied()
+    }
+
+    /// Where the nodes are, by number.
+    pub(super) fn positions(&self, of: fn(&PeerId) -> Position) -> BTreeMap<u16, Position> {
+        self.numbers.iter().map(|(peer, number)| (*number, of(peer))).collect()
+    }
+
+    /// How many records a node stores, and their digest.
+    pub(super) fn sum(&self, number: u16) -> Option<(u32, Mark)> {
+        let holder = self.nodes.get(usize::from(number))?.as_ref()?;
+        Some((holder.records, holder.digest))
     }
 
     /// Whom to ask in this round.
@@ -86,15 +110,15 @@ mod tests {
     fn holders_are_numbered_bounded_and_asked_in_turn() {
         let mut holders = Holders::default();
         let peers: Vec<_> = (0..MAX_HOLDERS + 1).map(|_| PeerId::random()).collect();
-        let numbers: Vec<_> = peers.iter().filter_map(|peer| holders.add(peer)).collect();
+        let numbers: Vec<_> = peers.iter().filter_map(|peer| holders.add(peer, Mark(1))).collect();
         assert_eq!(numbers.len(), MAX_HOLDERS);
         let mut asked = BTreeSet::new();
         for round in 1..=(MAX_HOLDERS / NODES_A_ROUND) as u64 {
             asked.extend(holders.round(round).into_keys());
         }
         assert_eq!(asked.len(), MAX_HOLDERS, "each once before any twice");
-        numbers.iter().for_each(|number| holders.remove(*number));
+        numbers.iter().for_each(|number| holders.remove(*number, Mark(1)));
         assert!(holders.numbers.is_empty() && holders.round(1000).is_empty());
-        assert_eq!(holders.add(&peers[0]), Some(0));
+        assert_eq!(holders.add(&peers[0], Mark(1)), Some(0));
     }
 }

@@ -129,6 +129,17 @@ fn a_network_that_never_answers_ends_a_sweep() {
     assert!(queries <= 10, "{queries}");
 }
 
+impl Publications {
+    /// Wants just these, and nothing else.
+    pub(in crate::state) fn replace(&mut self, wanted: BTreeMap<RecordKey, What>, now: Instant) {
+        let gone = self.items.iter().filter(|(key, item)| !item.once && !wanted.contains_key(*key));
+        let gone: Vec<_> = gone.map(|(key, _)| (*key, None)).collect();
+        for (key, what) in gone.into_iter().chain(wanted.into_iter().map(|(key, what)| (key, Some(what)))) {
+            self.want(key, what, now);
+        }
+    }
+}
+
 fn key(number: u8) -> RecordKey {
     RecordKey::from_slice(&[number; 32]).unwrap()
 }
@@ -241,7 +252,63 @@ fn the_list_is_bounded() {
     let now = Instant::now();
     let mut publications = Publications { most: 10, ..Publications::new(Duration::from_secs(1)) };
     publications.replace((0..100).map(|number| (key(number), What::Provide)).collect(), now);
-    assert_eq!(publications.items.len(), 10);
+    assert_eq!((publications.items.len(), publications.left_out(), publications.has_room_again()), (10, 90, false));
+    // What is left out is not forgotten: there is room as soon as something else goes.
+    (0..5).for_each(|number| publications.want(key(number), None, now));
+    assert!(publications.has_room_again() && !publications.has_room_again());
+}
+
+#[test]
+fn what_finds_no_room_waits_for_it_and_is_told() {
+    let (now, interval) = (Instant::now(), Duration::from_secs(1000));
+    let mut publications = Publications::new(interval);
+    publications.want(key(1), Some(What::Provide), now);
+    publications.on_no_room(&key(1), &What::Provide, now);
+    assert_eq!((publications.refused(), publications.counts()), (1, (1, 0)));
+    let (due, _) = publications.poll_timeout().unwrap();
+    assert!(due >= now + interval / 4 && due < now + interval / 2, "not tried again and again");
+    publications.on_no_room(&key(1), &What::Provide, due);
+    assert_eq!(publications.refused(), 1);
+    publications.on_published(&key(1), &What::Provide, 3, 3, due);
+    assert_eq!((publications.refused(), publications.counts()), (0, (1, 1)));
+    publications.on_no_room(&key(1), &What::Provide, due);
+    publications.want(key(1), None, due);
+    assert_eq!(publications.refused(), 0);
+}
+
+#[test]
+fn what_is_published_once_lasts_as_soon_as_it_is_wanted() {
+    let now = Instant::now();
+    let mut publications = Publications::new(Duration::from_secs(1000));
+    let master = swarmdex_protocols::Keypair::generate_ed25519();
+    let name = swarmdex_protocols::Name::parse("name").unwrap();
+    let entry = swarmdex_protocols::Entry {
+        name,
+        content: swarmdex_protocols::ContentId::of(b"x"),
+        size: 1,
+        owner: PeerId::random(),
+        version: swarmdex_protocols::Version(1),
+    };
+    let network = swarmdex_protocols::Network::default();
+    let granted = swarmdex_protocols::Certificate::sign(entry, &network, &master, 1).unwrap();
+    publications.push(key(1), Statement::Certificate(granted.clone()), now);
+    let what = statement_of(Statement::Certificate(granted));
+    publications.want(key(1), Some(what.clone()), now);
+    assert_eq!(publications.due(now, 10), [(key(1), what.clone())], "not put off");
+    publications.on_published(&key(1), &what, 5, 5, now);
+    assert_eq!(publications.counts(), (1, 1), "it comes again");
+}
+
+/// One node's whole share has room in the mirror, however its files are named: under each name's own key, its content and
+/// two words that no other name has, which have a beginning each.
+#[test]
+fn the_bounds_of_the_mirror_fit_the_largest_share() {
+    const KEYS_OF_A_NAME: usize = 5;
+    let names = crate::config::LimitsConfig::default().names_per_peer;
+    let dht = crate::config::DhtConfig::default();
+    assert!(dht.records >= names && dht.keys_per_peer >= KEYS_OF_A_NAME * names);
+    assert!(dht.providers > dht.keys_per_peer, "others have room beside it");
+    assert!(MAX_PUBLICATIONS >= (1 + KEYS_OF_A_NAME) * names);
 }
 
 #[test]
@@ -274,4 +341,61 @@ fn nodes_are_asked_about_what_they_stored_the_last_time() {
     publications.withdraw(key(3), now);
     let due: Vec<_> = publications.due(now, 10).into_iter().filter(|(_, what)| *what == What::Withdraw).collect();
     assert_eq!(due.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [key(1), key(2), key(9)]);
+}
+
+/// A hash of the key, as Kademlia has it; that of a node here is that of its bytes.
+const PLACES: Places = Places {
+    key: |key| *blake3::hash(key.as_bytes()).as_bytes(),
+    peer: |peer| *blake3::hash(&peer.to_bytes()).as_bytes(),
+};
+
+#[test]
+fn a_node_that_came_belongs_where_it_is_among_the_closest() {
+    let now = Instant::now();
+    for count in [1, 5, 19, 20, 21, 60, 300] {
+        let mut publications = Publications::new(Duration::from_secs(1000));
+        let nodes: Vec<_> = (0..count).map(|_| PeerId::random()).collect();
+        let positions: Vec<_> = nodes.iter().map(PLACES.peer).collect();
+        let keys: Vec<_> = (0..200).map(|number| RecordKey::from_slice(&position(number)).unwrap()).collect();
+        let closest = |key: &RecordKey, of: &[PeerId]| {
+            let place = (PLACES.key)(key);
+            let mut closest = of.to_vec();
+            closest.sort_by_key(|node| distance(&(PLACES.peer)(node), &place));
+            closest.truncate(REPLICATION);
+            closest
+        };
+        for (number, key) in keys.iter().enumerate() {
+            publications.want(*key, Some(What::Provide), now);
+            // The others were published by somebody else: what is known of nodes says where they are.
+            if number % 2 == 0 {
+                publications.on_published(key, &What::Provide, 20, 20, now);
+                publications.on_held(key, &What::Provide, closest(key, &nodes).iter());
+            }
+        }
+        let node = PeerId::random();
+        let with: Vec<_> = nodes.iter().copied().chain([node]).collect();
+        let belonging = publications.belonging(&(PLACES.peer)(&node), &positions, &PLACES);
+        let belonging: Vec<_> = belonging.into_iter().map(|(key, _)| key).collect();
+        let mut expected: Vec<_> = keys.iter().filter(|key| closest(key, &with).contains(&node)).copied().collect();
+        expected.sort();
+        assert_eq!(belonging, expected, "{count}");
+        publications.on_came(&node, belonging.clone(), &PLACES);
+        let number = publications.holders.number(&node);
+        let held = number.map_or_else(Vec::new, |number| publications.held_by(number));
+        assert_eq!(held.len(), belonging.len());
+        let sum = number.and_then(|number| publications.sum_of(number)).map_or(0, |sum| sum.count);
+        assert_eq!(sum as usize, belonging.len());
+        for (key, item) in &publications.items {
+            assert!(item.holders.len() <= REPLICATION, "the farthest gives way");
+            if count >= REPLICATION && belonging.contains(key) && item.holders.len() == REPLICATION {
+                let holders: BTreeSet<_> = item.holders.iter().copied().collect();
+                let farthest = closest(key, &nodes).pop().unwrap();
+                assert!(!publications.holders.number(&farthest).is_some_and(|number| holders.contains(&number)));
+            }
+        }
+        // It is there already: nothing changes.
+        publications.on_came(&node, belonging, &PLACES);
+        keys.iter().for_each(|key| publications.want(*key, None, now));
+        assert!(publications.holders.positions(PLACES.peer).is_empty(), "every one is counted down");
+    }
 }

@@ -6,6 +6,8 @@ use super::*;
 
 pub(super) struct Peer {
     pub(super) announcer: Announcer,
+    /// What it said of its names when it last published, followed change by change.
+    pub(super) said: BTreeMap<Name, Statement>,
     pub(super) share: BTreeMap<Name, (ContentId, u64)>,
     pub(super) records: Records,
     pub(super) session: Option<Session>,
@@ -32,6 +34,22 @@ pub(super) enum Pending {
 }
 
 impl Peer {
+    /// Takes up what changed in what it has to say: that must be what it says now.
+    fn follow(&mut self) {
+        let names = match self.announcer.take_changed() {
+            Changed::Names(names) => names,
+            Changed::All => self.announcer.said_names().chain(self.said.keys()).cloned().collect(),
+        };
+        for name in names {
+            match self.announcer.said(&name) {
+                Some(statement) => self.said.insert(name, statement),
+                None => self.said.remove(&name),
+            };
+        }
+        let whole = self.announcer.statements().map(|statement| (statement.name().clone(), statement));
+        assert_eq!(self.said, whole.collect());
+    }
+
     /// What the answer to a question is about, unless it comes too late.
     fn answered(&mut self, session: Session, sequence: u64) -> Option<Pending> {
         let fits = self.session == Some(session) && self.waiting.as_ref().is_some_and(|(at, ..)| *at == sequence);
@@ -150,6 +168,7 @@ impl World {
         }
         self.give_up(number, false);
         if self.random.chance(10) {
+            self.peers[number].follow();
             let statements: Vec<_> = self.peers[number].announcer.statements().collect();
             for statement in statements {
                 self.publish(number, &statement);
