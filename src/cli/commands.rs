@@ -283,11 +283,13 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
     }
     let dht = &status.dht;
     let mirror = format!(
-        "{} nodes known, {} names stored; {} of {} own records published{}",
+        "{} nodes known, {} names stored; {} of {} own records published, {:.1} copies of each read back{}{}",
         dht.nodes,
         dht.records,
         dht.mirror.published,
         dht.mirror.records,
+        dht.mirror.copies,
+        if dht.mirror.no_room > 0 { format!(", {} wait for room", dht.mirror.no_room) } else { String::new() },
         if dht.mirror.changing { ", more to come" } else { "" }
     );
     table.row(&["dht", &mirror]);

@@ -48,6 +48,16 @@ pub struct Stores {
     pub copies: BTreeMap<RecordKey, Copies>,
     /// Nodes that answered.
     pub nodes: Vec<PeerId>,
+    /// Nodes that were too busy for some of it.
+    pub busy: Vec<PeerId>,
+}
+
+/// What one node made of what it was sent.
+#[derive(Debug, Default)]
+struct Answers {
+    outcomes: Vec<(RecordKey, Verdict)>,
+    /// Whether it was too busy for some.
+    busy: bool,
 }
 
 /// Why a node does not say what it holds.
@@ -151,7 +161,8 @@ impl Mirror {
                     async move { (node, storing.await) }
                 })
                 .buffer_unordered(NODES_AT_A_TIME);
-            while let Some((node, outcomes)) = answers.next().await {
+            while let Some((node, Answers { outcomes, busy })) = answers.next().await {
+                stores.busy.extend(busy.then_some(node));
                 stores.count(node, node == self.net.local(), outcomes);
             }
         }
@@ -193,7 +204,7 @@ impl Mirror {
         let count = items.len();
         let errand = Errand { node, addresses: addresses.to_vec(), items };
         let listen = self.net.listen().borrow().clone();
-        let outcomes = self.store_at(errand, listen).await;
+        let outcomes = self.store_at(errand, listen).await.outcomes;
         let held = |verdict: &Verdict| matches!(verdict, Verdict::Stored | Verdict::Older);
         outcomes.iter().filter(|(_, verdict)| held(verdict)).count() == count
     }
@@ -310,11 +321,7 @@ impl Mirror {
         Some(errands.into_iter().map(|(node, items)| Errand { addresses: addresses(&node), node, items }).collect())
     }
 
-    async fn store_at(
-        &self,
-        errand: Errand<(RecordKey, What)>,
-        addresses: Vec<Multiaddr>,
-    ) -> Vec<(RecordKey, Verdict)> {
+    async fn store_at(&self, errand: Errand<(RecordKey, What)>, addresses: Vec<Multiaddr>) -> Answers {
         let (mut statements, mut provide, mut withdraw) = (Vec::new(), Vec::new(), Vec::new());
         for (key, what) in errand.items {
             match what {
@@ -323,7 +330,7 @@ impl Mirror {
                 What::Withdraw => withdraw.push(key),
             }
         }
-        let mut outcomes = Vec::new();
+        let Answers { mut outcomes, mut busy } = Answers::default();
         let mut statements = statements.chunks(MAX_MIRROR_RECORDS);
         let mut provide = provide.chunks(MAX_MIRROR_KEYS);
         let mut withdraw = withdraw.chunks(MAX_MIRROR_KEYS);
@@ -331,7 +338,7 @@ impl Mirror {
             let (some, keys) = (statements.next().unwrap_or_default(), provide.next().unwrap_or_default());
             let gone = withdraw.next().unwrap_or_default();
             if some.is_empty() && keys.is_empty() && gone.is_empty() {
-                return outcomes;
+                return Answers { outcomes, busy };
             }
             let store = Store {
                 statements: some.iter().map(|(_, statement)| Statement::clone(statement)).collect(),
@@ -349,12 +356,13 @@ impl Mirror {
                     outcomes.extend(gone.iter().map(|key| (*key, Verdict::Stored)));
                 }
                 Ok(Response::Refused(refusal)) => {
-                    tracing::debug!(node = %errand.node, reason = refusal.reason, "refused")
+                    busy |= refusal.code == RefusalCode::Busy;
+                    tracing::debug!(node = %errand.node, reason = refusal.reason, "refused");
                 }
                 Ok(_) => tracing::debug!(node = %errand.node, "its answer does not fit the question"),
                 Err(error) => {
                     tracing::debug!(node = %errand.node, %error, "records could not be stored there");
-                    return outcomes;
+                    return Answers { outcomes, busy };
                 }
             }
         }

@@ -17,6 +17,8 @@ const PLACES: Places = Places { key: position_of_key, peer: position_of_peer };
 
 /// Nodes that came and are filled at a time.
 const FILLED_AT_A_TIME: usize = 4;
+/// How soon nodes that were sent something new are asked whether they hold it.
+const READ_BACK: Duration = Duration::from_secs(5);
 /// In so many parts of the time between two publications everything is compared once.
 const ROUNDS: u32 = 4;
 
@@ -37,12 +39,12 @@ pub(super) struct Agreement {
 
 /// What became of a question in a round.
 pub(super) enum Ended {
-    /// The node holds what it is to hold.
-    Same,
+    /// The node with this number holds what it is to hold.
+    Same(u16),
     /// It holds something else.
     Differs(u16, PeerId),
     /// It was looked into.
-    Compared(PeerId, Differences),
+    Compared(u16, PeerId, Differences),
     /// No answer.
     Silent,
 }
@@ -114,7 +116,7 @@ impl Agreement {
         }
     }
 
-    /// Takes in what happened, and asks the next nodes. `complete` if everything that this node shares is known by now:
+    /// Takes in what happened, and asks the next nodes; whether a round ended. `complete` if everything that this node shares is known by now:
     /// before that nobody can say what is too much.
     pub(super) async fn advance(
         &mut self,
@@ -122,18 +124,25 @@ impl Agreement {
         publications: &mut Publications,
         complete: bool,
         now: Instant,
-    ) {
+    ) -> bool {
         match event {
-            Event::Came(node) => return self.arrivals.on_came(node, now),
-            Event::Ended(Ended::Same) => self.found.nodes += 1,
+            Event::Came(node) => {
+                self.arrivals.on_came(node, now);
+                return false;
+            }
+            Event::Ended(Ended::Same(number)) => {
+                self.found.nodes += 1;
+                publications.on_asked(number, true);
+            }
             Event::Ended(Ended::Differs(number, node)) => {
                 let (mirror, items) = (self.mirror.clone(), publications.held_by(number));
                 self.running.spawn(async move {
                     let differences = mirror.agree(node, items, false).await;
-                    differences.map_or(Ended::Silent, |differences| Ended::Compared(node, differences))
+                    differences.map_or(Ended::Silent, |differences| Ended::Compared(number, node, differences))
                 });
             }
-            Event::Ended(Ended::Compared(node, differences)) => {
+            Event::Ended(Ended::Compared(number, node, differences)) => {
+                publications.on_asked(number, differences.whole);
                 self.on_compared(node, differences, publications, complete, now);
             }
             Event::Ended(Ended::Silent) => {}
@@ -142,12 +151,14 @@ impl Agreement {
         }
         self.fill(publications, now).await;
         if !self.running.is_empty() {
-            return;
+            return false;
         }
+        let mut ended = false;
         if self.nodes.is_empty() {
-            self.end_round();
+            ended = self.end_round();
+            self.hurry(publications, now);
             if now < self.due {
-                return;
+                return ended;
             }
             self.due = now + self.pause;
             self.nodes = publications.round().into_iter().collect();
@@ -157,11 +168,25 @@ impl Agreement {
             self.running.spawn(async move {
                 let Some(sum) = sum else { return Ended::Silent };
                 match mirror.holds(node, sum).await {
-                    Some(true) => Ended::Same,
+                    Some(true) => Ended::Same(number),
                     Some(false) => Ended::Differs(number, node),
                     None => Ended::Silent,
                 }
             });
+        }
+        ended
+    }
+
+    /// Something was sent; these nodes had no time for all of it, and are asked soon what they lack.
+    pub(super) fn on_sent(&mut self, busy: &[PeerId], publications: &Publications, now: Instant) {
+        busy.iter().for_each(|node| self.arrivals.on_came(*node, now));
+        self.hurry(publications, now);
+    }
+
+    /// What was sent is read back soon.
+    fn hurry(&mut self, publications: &Publications, now: Instant) {
+        if publications.has_unasked() {
+            self.due = self.due.min(now + READ_BACK);
         }
     }
 
@@ -224,11 +249,12 @@ impl Agreement {
         }
     }
 
-    /// One line, if there is anything to say.
-    fn end_round(&mut self) {
+    /// One line, if there is anything to say; whether anybody was asked.
+    fn end_round(&mut self) -> bool {
         let Found { nodes, differed, repaired, withdrawn } = std::mem::take(&mut self.found);
         if differed > 0 {
             tracing::info!(nodes, differed, repaired, withdrawn, "nodes did not hold what they had stored: sent again");
         }
+        nodes > 0
     }
 }

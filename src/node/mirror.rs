@@ -64,13 +64,15 @@ pub(super) struct Published {
     published: u64,
     no_room: u64,
     sent: u64,
+    copies: f64,
+    fewest_copies: u64,
 }
 
 impl Published {
     /// The counts, for a node whose generations are these now.
     pub(super) fn info(self, now: [u64; 3]) -> MirrorInfo {
-        let Self { of, records, published, no_room, sent } = self;
-        MirrorInfo { records, published, no_room, sent, changing: of != now }
+        let Self { of, records, published, no_room, sent, copies, fewest_copies } = self;
+        MirrorInfo { records, published, no_room, sent, changing: of != now, copies, fewest_copies }
     }
 }
 
@@ -141,7 +143,10 @@ impl MirrorTask {
                 () = sleep_until(Some(check)) => {}
                 event = agreement.ready() => {
                     let complete = *self.complete.borrow();
-                    agreement.advance(event, &mut publications, complete, Instant::now()).await;
+                    if agreement.advance(event, &mut publications, complete, Instant::now()).await {
+                        let (copies, fewest) = publications.confirmed_copies();
+                        self.state.send_modify(|state| (state.copies, state.fewest_copies) = (copies, fewest as u64));
+                    }
                     continue;
                 }
             }
@@ -165,7 +170,7 @@ impl MirrorTask {
                 self.push_tombstones(&mut publications, &mut older, now).await;
                 tombstones = now + self.republish;
             }
-            sent += self.publish(&mut publications).await;
+            sent += self.publish(&mut publications, &mut agreement).await;
             if Instant::now() >= check {
                 publications.expire(unix_ms());
                 self.remember().await;
@@ -173,19 +178,16 @@ impl MirrorTask {
                 pause = CHECK.min(pause * 2);
             }
             let (records, published) = publications.counts();
-            let no_room = (publications.left_out() + publications.refused()) as u64;
-            self.state.send_replace(Published {
-                of,
-                records: records as u64,
-                published: published as u64,
-                no_room,
-                sent,
+            let no_room = publications.left_out() + publications.refused();
+            self.state.send_modify(|state| {
+                let [records, published, no_room] = [records, published, no_room].map(|count| count as u64);
+                *state = Published { of, records, published, no_room, sent, ..*state };
             });
         }
     }
 
     /// Publishes what is due; how many records that was.
-    async fn publish(&self, publications: &mut Publications) -> u64 {
+    async fn publish(&self, publications: &mut Publications, agreement: &mut Agreement) -> u64 {
         let due = publications.due(Instant::now(), BATCH);
         if due.is_empty() {
             return 0;
@@ -213,6 +215,7 @@ impl MirrorTask {
             }
             publications.on_held(key, what, stores.holders(key));
         }
+        agreement.on_sent(&stores.busy, publications, now);
         tracing::debug!(records = due.len(), reached, elapsed = ?begin.elapsed(), "published");
         due.len() as u64
     }

@@ -1,6 +1,7 @@
 //! One running node behind one small handle. Command line, HTTP and tests go through it alone.
 
 mod agree;
+mod counts;
 mod dht;
 mod download;
 mod error;
@@ -61,6 +62,7 @@ struct Inner {
     library: Library,
     questions: Questions,
     standings: Standings,
+    counts: counts::Counts,
     index: Option<IndexStore>,
     mirror: watch::Receiver<mirror::Published>,
     twins: twins::Twins,
@@ -167,6 +169,7 @@ impl Node {
             let members = snapshot.members.unwrap_or_default();
             IndexCounts { names: store.counts().0, peers: members.members as u64, suspects: members.suspects as u64 }
         });
+        let shared = self.shared_counts().await;
         Ok(Status {
             role: inner.config.role,
             peer_id: inner.net.local(),
@@ -182,7 +185,7 @@ impl Node {
             other_masters: inner.other_masters.list(&inner.net),
             connected: snapshot.connected,
             dht,
-            shared: self.shared_counts(),
+            shared,
             downloads: inner.downloads.running.load(Ordering::Relaxed),
             uploaded_bytes: snapshot.uploaded_bytes,
             downloaded_bytes: inner.net.downloaded_bytes(),

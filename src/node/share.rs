@@ -1,5 +1,6 @@
 //! Sharing and revoking, and what the master says of it.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -68,11 +69,9 @@ impl Node {
         };
         let names: Vec<_> = outcome.entries.iter().map(|entry| entry.name.clone()).collect();
         self.inner.standings.retry(&names);
-        self.settled(|node| {
-            let standings = &node.inner.standings;
-            outcome.entries.iter().filter(|entry| standings.of(&entry.name, &entry.content).is_none()).count()
-        })
-        .await;
+        let mut open: Vec<_> = outcome.entries.iter().map(|entry| (entry.name.clone(), entry.content)).collect();
+        open.sort_unstable();
+        self.settled(open, |(name, content)| self.inner.standings.of(name, content).is_none()).await;
         Ok(ShareReport {
             entries: outcome.entries.into_iter().map(|entry| self.shared_info(entry)).collect(),
             skipped: outcome.skipped.into_iter().map(Skipped::from).collect(),
@@ -80,8 +79,9 @@ impl Node {
     }
 
     /// Waits until every name has an answer, the master's or, while it cannot be reached, the network's, or no more
-    /// answers come; `open` counts the names without.
-    async fn settled(&self, open: impl Fn(&Self) -> usize) {
+    /// answers come; `is_open` says which have none. Answers come in the order of the names mostly, so the first that is
+    /// open is looked at, and all of them only when nothing moves.
+    async fn settled<T>(&self, names: Vec<T>, is_open: impl Fn(&T) -> bool) {
         let mut changes = self.inner.standings.watch();
         let mut master = self.inner.questions.master.clone();
         let patience = match *master.borrow() {
@@ -91,21 +91,32 @@ impl Node {
             MasterState::Unreachable { .. } => CLAIM_PATIENCE,
             _ => VERDICT_PATIENCE,
         };
-        let (mut fewest, mut deadline) = (usize::MAX, Instant::now());
+        let (mut open, mut deadline) = (VecDeque::from(names), Instant::now() + patience);
         loop {
             changes.borrow_and_update();
             master.borrow_and_update();
-            let left = open(self);
-            if left < fewest {
-                (fewest, deadline) = (left, Instant::now() + patience);
+            let before = open.len();
+            while open.front().is_some_and(|name| !is_open(name)) {
+                open.pop_front();
             }
-            if left == 0 {
+            if open.is_empty() {
                 return;
+            }
+            if open.len() < before {
+                deadline = Instant::now() + patience;
             }
             let changed = tokio::select! {
                 changed = changes.changed() => changed,
                 changed = master.changed() => changed,
-                () = tokio::time::sleep_until(deadline) => return,
+                () = tokio::time::sleep_until(deadline) => {
+                    let before = open.len();
+                    open.retain(&is_open);
+                    if open.len() == before {
+                        return;
+                    }
+                    deadline = Instant::now() + patience;
+                    continue;
+                }
             };
             if changed.is_err() {
                 return;
@@ -146,23 +157,11 @@ impl Node {
         }
     }
 
-    pub(super) fn shared_counts(&self) -> SharedCounts {
-        let mut counts = SharedCounts::default();
-        for entry in self.inner.shares.entries().iter() {
-            counts.entries += 1;
-            counts.bytes = counts.bytes.saturating_add(entry.size);
-            match self.inner.standings.of(&entry.name, &entry.content) {
-                None => counts.pending += 1,
-                Some(announce::Standing::Certified(_)) if self.inner.standings.is_confirmed(&entry.name) => {
-                    counts.certified += 1;
-                }
-                Some(announce::Standing::Certified(_)) => counts.unconfirmed += 1,
-                Some(announce::Standing::Claimed(_)) => counts.claimed += 1,
-                Some(announce::Standing::Conflict(_)) => counts.conflicts += 1,
-                Some(announce::Standing::Refused(_)) => counts.refused += 1,
-            }
-        }
-        counts
+    pub(super) async fn shared_counts(&self) -> SharedCounts {
+        let node = self.clone();
+        let counting =
+            tokio::task::spawn_blocking(move || node.inner.counts.count(&node.inner.shares, &node.inner.standings));
+        counting.await.unwrap_or_default()
     }
 
     /// Gives names up: all of them, or none if one is not shared by this node.
@@ -179,7 +178,7 @@ impl Node {
             shares.remove(&removing).map_err(Error::from)
         });
         removed.await.map_err(|_| Error::Bug)??;
-        self.settled(|node| names.iter().filter(|name| node.inner.standings.knows(name)).count()).await;
+        self.settled(names.clone(), |name| self.inner.standings.knows(name)).await;
         let told = |name: &Name| !self.inner.standings.knows(name);
         Ok(names.iter().map(|name| RevokedInfo { name: name.to_string(), acknowledged: told(name) }).collect())
     }

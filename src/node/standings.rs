@@ -141,6 +141,24 @@ impl Standings {
         }
     }
 
+    /// Whether master and node agreed about all names within the last two leases.
+    pub(super) fn all_confirmed(&self) -> bool {
+        let period = self.lease() * 2;
+        self.lock().agreed().is_some_and(|agreed| agreed.elapsed() <= period)
+    }
+
+    /// How these names stand with their contents, and whether that was confirmed.
+    pub(super) fn of_all<'a>(
+        &self,
+        names: impl Iterator<Item = (&'a Name, &'a ContentId)>,
+    ) -> Vec<(Option<Standing>, bool)> {
+        let (period, now) = (self.lease() * 2, Instant::now());
+        let announcer = self.lock();
+        let said =
+            |(name, content)| (announcer.standing(name, content).cloned(), announcer.is_confirmed(name, period, now));
+        names.map(said).collect()
+    }
+
     /// How `name` stands with this content.
     pub(super) fn of(&self, name: &Name, content: &ContentId) -> Option<Standing> {
         self.lock().standing(name, content).cloned()

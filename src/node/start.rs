@@ -116,6 +116,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
             shares: shares.clone(),
             library: library.clone(),
             standings: standings.clone(),
+            counts: super::counts::Counts::default(),
             index: index.clone(),
             mirror: mirror_info,
             twins: twins.clone(),

@@ -140,7 +140,7 @@ pub struct AgreementInfo {
 }
 
 /// What a node is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Its role.
     pub role: Role,
@@ -195,7 +195,7 @@ pub struct Status {
 }
 
 /// How a node stands with the DHT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct DhtInfo {
     /// Nodes that it knows.
     pub nodes: u64,
@@ -214,7 +214,7 @@ pub struct DhtInfo {
 }
 
 /// What a node publishes to the mirror.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct MirrorInfo {
     /// Records: statements about names, and keys under which it is found.
     #[serde(rename = "publications")]
@@ -226,6 +226,12 @@ pub struct MirrorInfo {
     pub no_room: u64,
     /// Records sent since the start, repetitions counted.
     pub sent: u64,
+    /// Copies of a record at other nodes that were read back since they were stored, in the mean; and the fewest of any.
+    #[serde(default)]
+    pub copies: f64,
+    /// See `copies`.
+    #[serde(default)]
+    pub fewest_copies: u64,
     /// Whether something was shared, granted or lost that these counts do not know of yet.
     #[serde(default)]
     pub changing: bool,

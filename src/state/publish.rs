@@ -115,6 +115,8 @@ struct Publication {
     /// Nodes that stored it the last time, and those of them that are to be asked whether they still do.
     copies: usize,
     holders: Box<[u16]>,
+    /// The round in which one of these became its holder, or all of them of something new.
+    since: u64,
 }
 
 /// Everything that this node publishes, and when it is due again.
@@ -150,7 +152,7 @@ impl Publications {
             left_out: 0,
             refused: 0,
             holders: Holders::default(),
-            rounds: 0,
+            rounds: 1,
         }
     }
 
@@ -173,7 +175,7 @@ impl Publications {
         self.withdrawals += usize::from(what == What::Withdraw);
         self.items.insert(
             key,
-            Publication { what, due, failures: 0, refused: false, once, copies: 0, holders: Box::default() },
+            Publication { what, due, failures: 0, refused: false, once, copies: 0, holders: Box::default(), since: 0 },
         );
         self.due.insert((due, key));
     }
@@ -308,7 +310,35 @@ impl Publications {
         let mark = mark(key, what);
         let before = std::mem::take(&mut item.holders);
         item.holders = nodes.take(REPLICATION).filter_map(|node| self.holders.add(node, mark)).collect();
+        for number in item.holders.iter().filter(|number| !before.contains(number)) {
+            self.holders.on_new(*number, self.rounds);
+            item.since = self.rounds;
+        }
         before.iter().for_each(|number| self.holders.remove(*number, mark));
+    }
+
+    /// Whether some node is to be asked soon whether it holds what it was just sent.
+    pub fn has_unasked(&self) -> bool {
+        self.holders.has_unasked()
+    }
+
+    /// What the node with this number said in this round: that it holds all that it stored, or that it does not.
+    pub fn on_asked(&mut self, number: u16, holds: bool) {
+        self.holders.on_asked(number, holds);
+    }
+
+    /// Copies of records at other nodes that said afterwards that they hold them: the mean, and the fewest of any record
+    /// that this node published itself.
+    pub fn confirmed_copies(&self) -> (f64, usize) {
+        let (mut records, mut sum, mut fewest) = (0usize, 0usize, usize::MAX);
+        // What the master published for this node is not counted: nobody said where it is.
+        let own = |item: &&Publication| !item.once && (item.copies > 0 || item.failures > 0);
+        for item in self.items.values().filter(own) {
+            let confirmed = |number: &&u16| self.holders.is_confirmed(**number, item.since);
+            let copies = item.holders.iter().filter(confirmed).count();
+            (records, sum, fewest) = (records + 1, sum + copies, fewest.min(copies));
+        }
+        if records == 0 { (0.0, 0) } else { (sum as f64 / records as f64, fewest) }
     }
 
     /// Begins a round: whom to ask whether they still hold what they stored, by number.

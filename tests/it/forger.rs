@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::StreamExt;
@@ -38,6 +39,13 @@ enum Order {
 /// What the forger says of names when it is asked.
 type Forged = Arc<Mutex<BTreeMap<RecordKey, Vec<Statement>>>>;
 
+/// How it answers what others ask by the mirror protocol.
+struct Answers {
+    forged: Forged,
+    refuser: Refuser,
+    agrees: Arc<AtomicBool>,
+}
+
 /// Hears of records to store, and says whether they are refused.
 type Refuser = Arc<Mutex<Box<dyn FnMut(PeerId, &Store) -> Option<RefusalCode> + Send>>>;
 /// What others asked of a forger.
@@ -55,6 +63,7 @@ pub struct Forger {
     orders: mpsc::Sender<Order>,
     forged: Forged,
     refuser: Refuser,
+    agrees: Arc<AtomicBool>,
     heard: Arc<Mutex<Heard>>,
 }
 
@@ -102,13 +111,20 @@ impl Forger {
         let forged = Forged::default();
         let refuser: Refuser = Arc::new(Mutex::new(Box::new(|_, _| None)));
         let heard = Arc::<Mutex<Heard>>::default();
-        tokio::spawn(run(swarm, queue, forged.clone(), refuser.clone(), heard.clone()));
-        Self { peer, orders, forged, refuser, heard }
+        let agrees = Arc::<AtomicBool>::default();
+        let answers = Answers { forged: forged.clone(), refuser: refuser.clone(), agrees: agrees.clone() };
+        tokio::spawn(run(swarm, queue, answers, heard.clone()));
+        Self { peer, orders, forged, refuser, agrees, heard }
     }
 
     /// From now on tells of everything that it is to store, and refuses what it is told to.
     pub fn refuse_stores(&self, refuse: impl FnMut(PeerId, &Store) -> Option<RefusalCode> + Send + 'static) {
         *self.refuser.lock().unwrap() = Box::new(refuse);
+    }
+
+    /// From now on says that it holds whatever others say that they stored; before, that it holds nothing.
+    pub fn agree(&self) {
+        self.agrees.store(true, Ordering::Relaxed);
     }
 
     /// What it was asked so far.
@@ -162,8 +178,7 @@ impl Forger {
 async fn run(
     mut swarm: Swarm<Behaviour>,
     mut orders: mpsc::Receiver<Order>,
-    forged: Forged,
-    refuser: Refuser,
+    answers: Answers,
     heard: Arc<Mutex<Heard>>,
 ) {
     let mut waiting = HashMap::new();
@@ -197,11 +212,11 @@ async fn run(
                     }
                     drop(heard);
                     let refused = match &request {
-                        Request::Store(store) => (refuser.lock().unwrap())(peer, store),
+                        Request::Store(store) => (answers.refuser.lock().unwrap())(peer, store),
                         _ => None,
                     };
                     let refused = refused.map(|code| Response::Refused(Refusal::new(code, "not now")));
-                    let reply = refused.unwrap_or_else(|| lie(request, &forged));
+                    let reply = refused.unwrap_or_else(|| lie(request, &answers));
                     let _ = swarm.behaviour_mut().mirror.send_response(channel, Reply::Bytes(framed(&reply)));
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::Mirror(request_response::Event::Message {
@@ -240,16 +255,19 @@ fn carry_out(swarm: &mut Swarm<Behaviour>, order: Order) {
 }
 
 /// Everything is said to be stored, and nothing is.
-fn lie(request: Request, forged: &Forged) -> Response {
+fn lie(request: Request, answers: &Answers) -> Response {
     match request {
         Request::Store(store) => {
             let statements = vec![Verdict::Stored; store.statements.len()];
             Response::Stored(Stored { statements, provided: store.provide.len() as u32 })
         }
         Request::Providers(_) => Response::Providers(Vec::new()),
+        Request::Check(ranges) if answers.agrees.load(Ordering::Relaxed) => {
+            Response::Checked(vec![Compared::Same; ranges.len()])
+        }
         Request::Check(ranges) => Response::Checked(vec![Compared::Differs(Held::default()); ranges.len()]),
         Request::Read(keys) => {
-            let forged = forged.lock().unwrap();
+            let forged = answers.forged.lock().unwrap();
             Response::Records(keys.iter().map(|key| forged.get(key).cloned().unwrap_or_default()).collect())
         }
     }

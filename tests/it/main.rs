@@ -24,7 +24,6 @@ mod outage;
 mod pages;
 mod processes;
 mod renewals;
-mod scale;
 mod stranger;
 mod transfer;
 mod watching;

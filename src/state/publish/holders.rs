@@ -25,8 +25,11 @@ struct Holder {
     /// Records that it stores, by number and digest.
     records: u32,
     digest: Mark,
-    /// The round in which it was last asked.
+    /// The round in which it was last asked, in which it last got something new, and in which it last said that it holds
+    /// all that it is to hold; 0 if it did not since.
     asked: u64,
+    fresh: u64,
+    confirmed: u64,
 }
 
 impl Holders {
@@ -42,7 +45,8 @@ impl Holders {
                     self.nodes.push(None);
                 }
                 let number = u16::try_from(at).ok()?;
-                *self.nodes.get_mut(at)? = Some(Holder { peer: *peer, records: 0, digest: Mark::default(), asked: 0 });
+                *self.nodes.get_mut(at)? =
+                    Some(Holder { peer: *peer, records: 0, digest: Mark::default(), asked: 0, fresh: 0, confirmed: 0 });
                 self.numbers.insert(*peer, number);
                 number
             }
@@ -71,6 +75,30 @@ impl Holders {
         self.numbers.get(peer).copied()
     }
 
+    /// A node got something in this round that it did not hold before.
+    pub(super) fn on_new(&mut self, number: u16, round: u64) {
+        if let Some(Some(holder)) = self.nodes.get_mut(usize::from(number)) {
+            holder.fresh = round;
+        }
+    }
+
+    /// A node that was asked in the present round holds what it is to hold, or does not.
+    pub(super) fn on_asked(&mut self, number: u16, holds: bool) {
+        if let Some(Some(holder)) = self.nodes.get_mut(usize::from(number)) {
+            holder.confirmed = if holds { holder.asked } else { 0 };
+        }
+    }
+
+    /// Whether a node was asked after this round, and held all.
+    pub(super) fn is_confirmed(&self, number: u16, since: u64) -> bool {
+        self.nodes.get(usize::from(number)).and_then(Option::as_ref).is_some_and(|holder| holder.confirmed > since)
+    }
+
+    /// Whether some node was not asked since it got something new.
+    pub(super) fn has_unasked(&self) -> bool {
+        self.nodes.iter().flatten().any(|holder| holder.fresh >= holder.asked)
+    }
+
     /// Where the nodes are, by number.
     pub(super) fn positions(&self, of: fn(&PeerId) -> Position) -> BTreeMap<u16, Position> {
         self.numbers.iter().map(|(peer, number)| (*number, of(peer))).collect()
@@ -85,7 +113,9 @@ impl Holders {
     /// Whom to ask in this round.
     pub(super) fn round(&mut self, round: u64) -> BTreeMap<u16, PeerId> {
         let number = |peer: &Holder| self.numbers.get(&peer.peer).copied();
-        let holders = self.nodes.iter().flatten().filter_map(|holder| Some((holder.asked, number(holder)?)));
+        // Those that got something new come first.
+        let turn = |holder: &Holder| (holder.fresh < holder.asked, holder.asked);
+        let holders = self.nodes.iter().flatten().filter_map(|holder| Some((turn(holder), number(holder)?)));
         let mut order: Vec<_> = holders.collect();
         order.sort_unstable();
         order.truncate(NODES_A_ROUND);
@@ -117,6 +147,14 @@ mod tests {
             asked.extend(holders.round(round).into_keys());
         }
         assert_eq!(asked.len(), MAX_HOLDERS, "each once before any twice");
+        let (round, first) = (1 + MAX_HOLDERS as u64, numbers[0]);
+        assert!(!holders.has_unasked() && !holders.is_confirmed(first, 0));
+        holders.on_new(first, round);
+        assert!(holders.has_unasked() && holders.round(round + 1).contains_key(&first) && !holders.has_unasked());
+        holders.on_asked(first, true);
+        assert!(holders.is_confirmed(first, round) && !holders.is_confirmed(first, round + 1));
+        holders.on_asked(first, false);
+        assert!(!holders.is_confirmed(first, 0));
         numbers.iter().for_each(|number| holders.remove(*number, Mark(1)));
         assert!(holders.numbers.is_empty() && holders.round(1000).is_empty());
         assert_eq!(holders.add(&peers[0], Mark(1)), Some(0));

@@ -277,6 +277,39 @@ fn what_finds_no_room_waits_for_it_and_is_told() {
 }
 
 #[test]
+fn a_copy_counts_once_it_was_read_back() {
+    let now = Instant::now();
+    let mut publications = Publications::new(Duration::from_secs(1000));
+    let nodes: Vec<_> = (0..3).map(|_| PeerId::random()).collect();
+    for number in [1, 2] {
+        publications.want(key(number), Some(What::Provide), now);
+        publications.on_published(&key(number), &What::Provide, 3, 3, now);
+        publications.on_held(&key(number), &What::Provide, nodes.iter());
+    }
+    assert_eq!((publications.confirmed_copies(), publications.has_unasked()), ((0.0, 0), true));
+    let answer = |publications: &mut Publications, holds: [bool; 3]| {
+        let asked = publications.round();
+        for (number, peer) in asked {
+            let at = nodes.iter().position(|node| *node == peer).unwrap();
+            publications.on_asked(number, holds[at]);
+        }
+    };
+    answer(&mut publications, [true, true, false]);
+    assert_eq!((publications.confirmed_copies(), publications.has_unasked()), ((2.0, 2), false));
+    // What is stored again where it was is there; what is new is not yet.
+    publications.on_held(&key(1), &What::Provide, nodes.iter());
+    assert_eq!((publications.confirmed_copies(), publications.has_unasked()), ((2.0, 2), false));
+    publications.want(key(3), Some(What::Provide), now);
+    publications.on_published(&key(3), &What::Provide, 3, 3, now);
+    publications.on_held(&key(3), &What::Provide, nodes.iter());
+    assert_eq!((publications.confirmed_copies(), publications.has_unasked()), ((4.0 / 3.0, 0), true));
+    answer(&mut publications, [true; 3]);
+    assert_eq!(publications.confirmed_copies(), (3.0, 3));
+    answer(&mut publications, [true, false, true]);
+    assert_eq!(publications.confirmed_copies(), (2.0, 2), "a node lost what it had");
+}
+
+#[test]
 fn what_is_published_once_lasts_as_soon_as_it_is_wanted() {
     let now = Instant::now();
     let mut publications = Publications::new(Duration::from_secs(1000));

@@ -1,0 +1,57 @@
+//! How the shared names stand, counted.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::standings::Standings;
+use super::types::SharedCounts;
+use crate::state::announce::Standing;
+use crate::storage::shares::ShareTable;
+
+/// Names that are counted while nobody else can change what is said of them.
+const AT_A_TIME: usize = 256;
+
+/// The counts of the last time: whoever watches a large share asks every second, and mostly nothing has changed.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    kept: Mutex<Option<([u64; 2], SharedCounts)>>,
+}
+
+impl Counts {
+    /// Counts what is shared. Walks the whole share if anything changed.
+    pub(super) fn count(&self, shares: &ShareTable, standings: &Standings) -> SharedCounts {
+        // Before anything is looked at: what changes meanwhile is counted the next time.
+        let of = [*shares.generation().borrow(), *standings.watch().borrow()];
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // While all is confirmed at once, the time changes nothing.
+        let lasts = standings.all_confirmed();
+        match &*kept {
+            Some((then, counts)) if lasts && *then == of => *counts,
+            _ => {
+                let counts = walk(shares, standings);
+                *kept = lasts.then_some((of, counts));
+                counts
+            }
+        }
+    }
+}
+
+fn walk(shares: &ShareTable, standings: &Standings) -> SharedCounts {
+    let mut counts = SharedCounts::default();
+    for entries in shares.entries().chunks(AT_A_TIME) {
+        let said = standings.of_all(entries.iter().map(|entry| (&entry.name, &entry.content)));
+        for (entry, (standing, confirmed)) in entries.iter().zip(said) {
+            counts.entries += 1;
+            counts.bytes = counts.bytes.saturating_add(entry.size);
+            let count = match standing {
+                None => &mut counts.pending,
+                Some(Standing::Certified(_)) if confirmed => &mut counts.certified,
+                Some(Standing::Certified(_)) => &mut counts.unconfirmed,
+                Some(Standing::Claimed(_)) => &mut counts.claimed,
+                Some(Standing::Conflict(_)) => &mut counts.conflicts,
+                Some(Standing::Refused(_)) => &mut counts.refused,
+            };
+            *count += 1;
+        }
+    }
+    counts
+}
