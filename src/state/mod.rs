@@ -18,6 +18,7 @@ mod lists;
 pub mod lookup;
 pub mod meetings;
 pub mod pages;
+pub mod precedents;
 pub mod publish;
 mod random;
 pub mod records;
