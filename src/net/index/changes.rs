@@ -43,8 +43,12 @@ impl Master {
     /// Announces, after a look at the DHT where that may know more than the index.
     pub(super) fn announce(&self, peer: PeerId, announce: Announce, now: Instant) -> Outcome<Step> {
         let Announce { session, offers, last, total, .. } = announce;
-        let doubtful = |offer: &&index::Offer| now < self.settled || offer.claimed || offer.granted.is_some();
-        let names: Vec<_> = offers.iter().filter(doubtful).filter_map(|offer| Name::parse(&offer.name).ok()).collect();
+        let young = now < self.settled;
+        let doubtful = |offer: &&index::Offer| young || offer.claimed || offer.granted.is_some();
+        // Of what this index ended itself after it was granted others know no more, once everybody is back.
+        let granted = |offer: &index::Offer| offer.granted.as_ref().filter(|_| !young).map(|granted| granted.version);
+        let named = |offer: &index::Offer| Name::parse(&offer.name).ok().map(|name| (name, granted(offer)));
+        let names: Vec<_> = offers.iter().filter(doubtful).filter_map(named).collect();
         let (Some(precedents), false) = (self.precedents.clone(), names.is_empty()) else {
             let change = WriteOp::Announce { peer, offers, last, total, mirror: BTreeMap::new() };
             return self.write(peer, in_session(session, change));
