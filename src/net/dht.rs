@@ -54,7 +54,7 @@ pub(crate) enum Ask {
     /// The nodes closest to a key, or to a peer's id.
     Closest { key: Vec<u8>, answer: oneshot::Sender<Result<Vec<Located>, RequestError>> },
     /// What such a question has found so far is its answer.
-    EndClosest { key: Vec<u8> },
+    EndClosest { key: Vec<u8>, patience: Duration },
     /// Values under a key, each with the node that sent it, and at the end who answered.
     Record { key: RecordKey, found: mpsc::Sender<FoundRecord> },
     /// Who of the nodes closest to a key was lost.
@@ -253,10 +253,10 @@ impl Dht {
                 let query = kad.get_closest_peers(key.clone());
                 self.queries.insert(query, Query::Closest { key, begun: Instant::now(), answer });
             }
-            Ask::EndClosest { key } => {
+            Ask::EndClosest { key, patience } => {
                 // One that another reader began a moment ago is left alone.
                 let late = |query: &Query| match query {
-                    Query::Closest { key: of, begun, .. } => *of == key && begun.elapsed() > CLOSEST_PATIENCE / 2,
+                    Query::Closest { key: of, begun, .. } => *of == key && begun.elapsed() > patience / 2,
                     _ => false,
                 };
                 for (id, _) in self.queries.iter().filter(|(_, query)| late(query)) {

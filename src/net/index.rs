@@ -6,7 +6,7 @@ mod changes;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -25,13 +25,11 @@ use super::MemberCounts;
 use super::admission::ip_of;
 use super::codec::Received;
 use super::mirror::Mirror;
+use super::precedents::Precedents;
 use crate::config::{Config, LimitsConfig};
 use crate::state::lease::{Action, Holding, LeaseState, Leases};
 use crate::state::runs::{Arrival, Runs};
 use crate::storage::index::{IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp, WriteOutcome};
-
-/// How long an announce waits for what the DHT says.
-const MIRROR_PATIENCE: Duration = Duration::from_secs(5);
 
 type Outcome<T> = Result<T, Refusal>;
 
@@ -91,7 +89,7 @@ pub struct Master {
     evictions: VecDeque<PeerId>,
     effects: VecDeque<Effect>,
     /// What the DHT says of names that the index does not know.
-    mirror: Option<Mirror>,
+    precedents: Option<Precedents>,
     /// Until then every such name is looked up there: names were granted before a disk was lost, or claimed
     /// while this master was away.
     settled: Instant,
@@ -116,7 +114,7 @@ impl Master {
             comparing: 0,
             evictions: VecDeque::new(),
             effects: VecDeque::new(),
-            mirror: None,
+            precedents: None,
             // Whoever lost this master tries again at least so often.
             settled: now + config.lease.lease.max(config.lease.max_backoff * 2),
         }
@@ -124,7 +122,7 @@ impl Master {
 
     /// Consults the DHT from now on.
     pub(super) fn consult(&mut self, mirror: Mirror) {
-        self.mirror = Some(mirror);
+        self.precedents = Some(Precedents::new(mirror));
     }
 
     /// Takes a request in. `origin` is where it came from, `None` for this node itself.

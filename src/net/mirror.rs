@@ -1,5 +1,7 @@
 //! Many records at once: stored at, and read from, the nodes closest to their keys, region by region.
 
+mod quick;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -10,10 +12,11 @@ use swarmdex_protocols::limits::{MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS, MAX_PROVID
 use swarmdex_protocols::mirror::{Provider, Request, Response, Store, Stored, Verdict};
 use swarmdex_protocols::{Authority, Ledger, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally};
 
-use super::dht::now;
+use super::dht::{CLOSEST_PATIENCE, now};
 use super::{Net, RequestError, position_of_key, position_of_peer};
 use crate::state::check::{Comparison, MAX_REPAIRS};
 use crate::state::publish::{Position, REPLICATION, Sweep, What};
+pub(super) use quick::Around;
 
 /// Nodes that are written to or read from at a time.
 const NODES_AT_A_TIME: usize = 8;
@@ -86,6 +89,8 @@ pub struct Mirror {
     network: Network,
     /// Whether this node is one of those that store records.
     member: bool,
+    /// How long to look for the nodes closest to a key.
+    patience: Duration,
 }
 
 /// Work for one node.
@@ -124,7 +129,7 @@ impl Stores {
 impl Mirror {
     /// For this node; `member` if it stores records itself.
     pub fn new(net: Net, network: Network, member: bool) -> Self {
-        Self { net, network, member }
+        Self { net, network, member, patience: CLOSEST_PATIENCE }
     }
 
     /// Whether this node is one of those that store records.
@@ -295,7 +300,7 @@ impl Mirror {
         key: impl Fn(&T) -> RecordKey,
     ) -> Option<Vec<Errand<T>>> {
         let (target, item) = sweep.next_target()?;
-        let nodes = match self.net.closest(&key(item)).await {
+        let nodes = match self.net.closest_within(&key(item), self.patience).await {
             Ok(nodes) => nodes,
             // Alone in the world, or too busy: this node is all there is.
             Err(error) => {

@@ -21,13 +21,14 @@ mod mirror;
 mod nodes;
 mod pending;
 mod pings;
+mod precedents;
 mod renewals;
 mod transport;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use codec::FetchCodec;
 pub use crowd::Word;
@@ -371,7 +372,12 @@ impl Net {
 
     /// The nodes closest to a key, this one not among them; at most 20, the closest first.
     pub async fn closest(&self, key: &RecordKey) -> Result<Vec<Located>, RequestError> {
-        self.closest_to(key.as_bytes().to_vec()).await
+        self.closest_within(key, dht::CLOSEST_PATIENCE).await
+    }
+
+    /// The same, or those of them who answered in time.
+    async fn closest_within(&self, key: &RecordKey, patience: Duration) -> Result<Vec<Located>, RequestError> {
+        self.closest_to(key.as_bytes().to_vec(), patience).await
     }
 
     /// Where a peer listens, as far as this node knows.
@@ -387,17 +393,17 @@ impl Net {
         if !known.is_empty() {
             return known;
         }
-        let nodes = self.closest_to(peer.to_bytes()).await.unwrap_or_default();
+        let nodes = self.closest_to(peer.to_bytes(), dht::CLOSEST_PATIENCE).await.unwrap_or_default();
         nodes.into_iter().find(|(other, _)| *other == peer).map(|(_, addresses)| addresses).unwrap_or_default()
     }
 
-    async fn closest_to(&self, key: Vec<u8>) -> Result<Vec<Located>, RequestError> {
+    async fn closest_to(&self, key: Vec<u8>, patience: Duration) -> Result<Vec<Located>, RequestError> {
         let (answer, mut answered) = oneshot::channel();
         self.dht(dht::Ask::Closest { key: key.clone(), answer }).await;
-        let answer = match tokio::time::timeout(dht::CLOSEST_PATIENCE, &mut answered).await {
+        let answer = match tokio::time::timeout(patience, &mut answered).await {
             Ok(answer) => answer,
             Err(_) => {
-                self.dht(dht::Ask::EndClosest { key }).await;
+                self.dht(dht::Ask::EndClosest { key, patience }).await;
                 answered.await
             }
         };

@@ -125,6 +125,8 @@ async fn fetch_batch(
             };
             let placed = place(&output, &file.rest, bytes, &mut folders);
             let result = placed.map(|(path, stamp)| {
+                // What is shared is served from there.
+                let keeps = keeps && !library.shares.has(&file.entry.content);
                 if let (true, Some(stamp), Ok(geometry)) = (keeps, stamp, Geometry::new(file.entry.size)) {
                     let outboard = Arc::new(Outboard::empty(geometry));
                     let whole = Whole { path: path.clone(), stamp, outboard };

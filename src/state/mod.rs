@@ -20,6 +20,7 @@ pub mod lookup;
 pub mod lost;
 pub mod meetings;
 pub mod pages;
+pub mod precedents;
 pub mod publish;
 mod random;
 pub mod records;

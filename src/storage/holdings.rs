@@ -1,6 +1,6 @@
 //! What this node has downloaded, wholly or in part, and passes on while it runs.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,31 +80,37 @@ pub struct Whole {
 pub(super) enum Held {
     /// A download under way.
     Part(Arc<Part>),
-    /// A file.
-    Whole(Whole, Geometry),
+    /// A file, and its place in the order of those that came whole.
+    Whole(Whole, Geometry, u64),
 }
 
 impl Held {
     pub(super) fn geometry(&self) -> Geometry {
         match self {
             Self::Part(part) => *part.tree().geometry(),
-            Self::Whole(_, geometry) => *geometry,
+            Self::Whole(_, geometry, _) => *geometry,
         }
     }
 
     pub(super) fn proof(&self, index: u64) -> Option<Proof> {
         match self {
             Self::Part(part) => part.tree().proof(index),
-            Self::Whole(whole, _) => whole.outboard.proof(index),
+            Self::Whole(whole, ..) => whole.outboard.proof(index),
         }
+    }
+
+    /// Whether others may look for it in the DHT: what is one chunk costs less than the search.
+    fn is_large(&self) -> bool {
+        self.geometry().chunks() > 1
     }
 }
 
 #[derive(Debug, Default)]
 struct Table {
     held: HashMap<ContentId, Held>,
-    /// Whole files, the oldest first.
-    order: VecDeque<ContentId>,
+    /// Whole files, the oldest first. Each knows its place, so that none is searched for.
+    order: BTreeMap<u64, ContentId>,
+    last: u64,
     nodes: usize,
 }
 
@@ -140,24 +146,25 @@ impl Holdings {
     /// A download came to its end.
     pub fn complete(&self, content: ContentId, geometry: Geometry, whole: Whole) {
         let mut table = lock(&self.table);
-        table.remove(&content);
+        let mut told = table.remove(&content);
         table.nodes += whole.outboard.as_bytes().len() / 32;
-        table.held.insert(content, Held::Whole(whole, geometry));
-        table.order.push_back(content);
+        table.last += 1;
+        let (place, held) = (table.last, Held::Whole(whole, geometry, table.last));
+        told |= held.is_large();
+        table.held.insert(content, held);
+        table.order.insert(place, content);
         while table.order.len() > MAX_HELD || table.nodes > MAX_NODES {
-            let Some(oldest) = table.order.front().copied() else { break };
-            table.remove(&oldest);
+            let Some((_, oldest)) = table.order.pop_first() else { break };
+            told |= table.remove(&oldest);
         }
         drop(table);
-        self.landed.notify_one();
-        self.changed();
+        self.ended(told);
     }
 
     /// A content is held no more.
     pub fn forget(&self, content: &ContentId) {
-        lock(&self.table).remove(content);
-        self.landed.notify_one();
-        self.changed();
+        let told = lock(&self.table).remove(content);
+        self.ended(told);
     }
 
     pub(super) fn get(&self, content: &ContentId) -> Option<Held> {
@@ -204,7 +211,7 @@ impl Holdings {
             Held::Part(part) => part.offered.load(Ordering::Relaxed),
             Held::Whole(..) => true,
         };
-        let large = table.held.iter().filter(|(_, held)| held.geometry().chunks() > 1 && offered(held));
+        let large = table.held.iter().filter(|(_, held)| held.is_large() && offered(held));
         large.map(|(content, _)| *content).collect()
     }
 
@@ -213,17 +220,29 @@ impl Holdings {
         self.generation.subscribe()
     }
 
+    /// A download is over. Whoever publishes goes through all that this node shares, and so hears of nothing else than
+    /// what others may look for: thousands of small files come in a second.
+    fn ended(&self, told: bool) {
+        self.landed.notify_one();
+        if told {
+            self.changed();
+        }
+    }
+
     fn changed(&self) {
         self.generation.send_modify(|generation| *generation += 1);
     }
 }
 
 impl Table {
-    fn remove(&mut self, content: &ContentId) {
-        if let Some(Held::Whole(whole, _)) = self.held.remove(content) {
+    /// Whether something went that others could look for.
+    fn remove(&mut self, content: &ContentId) -> bool {
+        let held = self.held.remove(content);
+        if let Some(Held::Whole(whole, _, place)) = &held {
             self.nodes -= whole.outboard.as_bytes().len() / 32;
-            self.order.retain(|other| other != content);
+            self.order.remove(place);
         }
+        held.is_some_and(|held| held.is_large())
     }
 }
 
@@ -238,19 +257,55 @@ mod tests {
 
     use super::*;
 
+    fn complete(holdings: &Holdings, number: u64, size: u64) {
+        let geometry = Geometry::new(size).unwrap();
+        let metadata = std::fs::metadata("/").unwrap();
+        assert!(metadata.ino() > 0);
+        let whole = Whole {
+            path: "/nowhere".into(),
+            stamp: FileStamp::of(&metadata),
+            outboard: Arc::new(Outboard::empty(geometry)),
+        };
+        holdings.complete(ContentId::of(&number.to_be_bytes()), geometry, whole);
+    }
+
+    #[test]
+    fn those_who_publish_hear_of_nothing_that_they_do_not_publish() {
+        let holdings = Holdings::default();
+        let mut generation = holdings.generation();
+        for number in 0..10 {
+            complete(&holdings, number, 1);
+        }
+        holdings.forget(&ContentId::of(&0u64.to_be_bytes()));
+        assert!(!generation.has_changed().unwrap());
+        assert!(holdings.contents().is_empty());
+        complete(&holdings, 10, 1 << 20);
+        assert!(generation.has_changed().unwrap());
+        assert_eq!(holdings.contents().len(), 1);
+        generation.mark_unchanged();
+        holdings.forget(&ContentId::of(&10u64.to_be_bytes()));
+        assert!(generation.has_changed().unwrap());
+    }
+
+    #[test]
+    fn what_comes_again_takes_the_place_of_the_latest() {
+        let holdings = Holdings::default();
+        for number in 0..3 {
+            complete(&holdings, number, 1);
+        }
+        complete(&holdings, 0, 1);
+        holdings.forget(&ContentId::of(&2u64.to_be_bytes()));
+        let table = lock(&holdings.table);
+        let order: Vec<_> = table.order.values().copied().collect();
+        assert_eq!(order, [1, 0].map(|number: u64| ContentId::of(&number.to_be_bytes())));
+        assert_eq!(table.held.len(), 2);
+    }
+
     #[test]
     fn what_is_held_is_bounded() {
         let holdings = Holdings::default();
-        let geometry = Geometry::new(1).unwrap();
-        let metadata = std::fs::metadata("/").unwrap();
-        assert!(metadata.ino() > 0);
         for number in 0..MAX_HELD as u64 + 10 {
-            let whole = Whole {
-                path: "/nowhere".into(),
-                stamp: FileStamp::of(&metadata),
-                outboard: Arc::new(Outboard::empty(geometry)),
-            };
-            holdings.complete(ContentId::of(&number.to_be_bytes()), geometry, whole);
+            complete(&holdings, number, 1);
         }
         let table = lock(&holdings.table);
         assert_eq!((table.held.len(), table.order.len()), (MAX_HELD, MAX_HELD));

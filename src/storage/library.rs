@@ -80,7 +80,7 @@ impl Library {
         let mut body = self.buffers.take(length);
         let read = match held {
             Held::Part(part) => part.file.read_chunk(range.start, &mut body).map_err(|_| Refusal::Storage),
-            Held::Whole(whole, _) => read_whole(whole, range.start, &mut body),
+            Held::Whole(whole, ..) => read_whole(whole, range.start, &mut body),
         };
         if read == Err(Refusal::Changed) {
             // It is its user's file: what became of it is nobody else's business.

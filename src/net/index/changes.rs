@@ -35,7 +35,7 @@ impl Master {
 
     /// The version of a certificate that this master signed, whenever that was.
     fn seen_version(&self, certificate: &Certificate) -> Version {
-        let authority = self.mirror.as_ref().and_then(Mirror::authority);
+        let authority = self.precedents.as_ref().and_then(Precedents::authority);
         let signed = |authority: Authority| certificate.verify_signature(&authority.network, &authority.master).is_ok();
         if authority.is_some_and(signed) { certificate.entry.version } else { Version::default() }
     }
@@ -43,9 +43,13 @@ impl Master {
     /// Announces, after a look at the DHT where that may know more than the index.
     pub(super) fn announce(&self, peer: PeerId, announce: Announce, now: Instant) -> Outcome<Step> {
         let Announce { session, offers, last, total, .. } = announce;
-        let doubtful = |offer: &&index::Offer| now < self.settled || offer.claimed || offer.granted.is_some();
-        let names: Vec<_> = offers.iter().filter(doubtful).filter_map(|offer| Name::parse(&offer.name).ok()).collect();
-        let (Some(mirror), false) = (self.mirror.clone(), names.is_empty()) else {
+        let young = now < self.settled;
+        let doubtful = |offer: &&index::Offer| young || offer.claimed || offer.granted.is_some();
+        // Of what this index ended itself after it was granted others know no more, once everybody is back.
+        let granted = |offer: &index::Offer| offer.granted.as_ref().filter(|_| !young).map(|granted| granted.version);
+        let named = |offer: &index::Offer| Name::parse(&offer.name).ok().map(|name| (name, granted(offer)));
+        let names: Vec<_> = offers.iter().filter(doubtful).filter_map(named).collect();
+        let (Some(precedents), false) = (self.precedents.clone(), names.is_empty()) else {
             let change = WriteOp::Announce { peer, offers, last, total, mirror: BTreeMap::new() };
             return self.write(peer, in_session(session, change));
         };
@@ -62,9 +66,7 @@ impl Master {
             unknown.extend(claimed);
             unknown.sort();
             unknown.dedup();
-            let reading = async { if unknown.is_empty() { BTreeMap::new() } else { mirror.read(unknown).await } };
-            // A DHT that does not answer holds nobody up for ever.
-            let mirror = tokio::time::timeout(MIRROR_PATIENCE, reading).await.unwrap_or_default();
+            let mirror = precedents.of(unknown).await;
             let change = WriteOp::Announce { peer, offers, last, total, mirror };
             store.try_write(in_session(session, change))?.await.map_err(stopping)?
         };

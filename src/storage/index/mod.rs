@@ -237,10 +237,11 @@ pub enum ReadOp {
         /// Most.
         limit: u32,
     },
-    /// Names of these that the index does not have.
+    /// Names of these of which others may know more than the index: it does not have them, and did not end them after the
+    /// version at which they were granted last, as far as that is said.
     Unknown {
-        /// The names.
-        names: Vec<Name>,
+        /// The names, each with that version.
+        names: Vec<(Name, Option<Version>)>,
     },
     /// Goes on dividing what a member holds in a range of names.
     Compare(Box<CompareStep>),
@@ -458,6 +459,8 @@ fn storage_refusal(error: &rusqlite::Error) -> Refusal {
 
 #[cfg(test)]
 mod foreign_tests;
+#[cfg(test)]
+mod left_tests;
 #[cfg(test)]
 mod session_tests;
 #[cfg(test)]

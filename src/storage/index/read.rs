@@ -100,20 +100,23 @@ impl Reader {
         Ok(TombstonePage { tombstones, next: last.filter(|_| seen == limit) })
     }
 
-    fn unknown(&self, mut names: Vec<Name>) -> Sql<Vec<Name>> {
+    fn unknown(&self, names: Vec<(Name, Option<Version>)>) -> Sql<Vec<Name>> {
         let sql = format!("SELECT {} FROM names AS n WHERE n.name = ?1", schema::ENTRY);
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let mut failed = None;
-        names.retain(|name| match statement.query_row([name.as_str()], schema::entry).optional() {
-            Ok(known) => known.is_none(),
-            // What a damaged row said, the mirror may know.
-            Err(error) if schema::is_damage(&error) => true,
-            Err(error) => {
-                failed = Some(error);
-                false
+        let mut unknown = Vec::new();
+        for (name, granted) in names {
+            let known = match statement.query_row([name.as_str()], schema::entry).optional() {
+                Ok(known) => known.is_some(),
+                // What a damaged row said, the mirror may know.
+                Err(error) if schema::is_damage(&error) => false,
+                Err(error) => return Err(error),
+            };
+            let over = || granted.map_or(Ok(false), |granted| schema::is_over(&self.connection, &name, granted));
+            if !known && !over()? {
+                unknown.push(name);
             }
-        });
-        failed.map_or(Ok(names), Err)
+        }
+        Ok(unknown)
     }
 
     /// Peers that hold names with the same content, the owner first: whoever knows how they stand chooses among

@@ -167,6 +167,12 @@ pub(super) fn owner_of_damaged(connection: &Connection, name: &Name) -> Result<O
     Ok(owner.flatten())
 }
 
+/// Whether this index ended a name at a version, or later: it remembers more than a certificate of that version says.
+pub(super) fn is_over(connection: &Connection, name: &Name, version: Version) -> Result<bool, rusqlite::Error> {
+    let mut statement = connection.prepare_cached("SELECT 1 FROM tombstones WHERE name = ?1 AND version >= ?2")?;
+    statement.exists(params![name.as_str(), version.0.cast_signed()])
+}
+
 /// Removes a row, whatever it holds.
 pub(super) fn remove_row(connection: &Connection, name: &Name) -> Result<(), rusqlite::Error> {
     let sql = "DELETE FROM words WHERE rowid IN (SELECT id FROM names WHERE name = ?1)";

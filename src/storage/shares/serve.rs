@@ -6,9 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use swarmdex_protocols::ContentId;
 use swarmdex_protocols::content::{Geometry, Outboard, Proof};
 use swarmdex_protocols::fetch::{Header, Refusal, Response, Run};
+use swarmdex_protocols::{ContentId, Name};
 
 use super::{ShareError, ShareTable, SharedEntry, lock};
 use crate::buffers::Buffers;
@@ -80,7 +80,9 @@ impl ShareTable {
     /// Chunks of a shared file with their proofs. Blocks on the disk.
     pub(in crate::storage) fn read(&self, run: &Run, buffers: &Buffers) -> Result<Response, Refusal> {
         let mut refusal = Refusal::NotFound;
-        for entry in self.with_content(&run.content) {
+        // One after the other: thousands of names may have the same content, and the first is mostly the one that is read.
+        let mut before = None;
+        while let Some(entry) = self.with_content(&run.content, before.as_ref()) {
             match self.read_from(&entry, run, buffers) {
                 Ok(response) => return Ok(response),
                 Err(other) => {
@@ -90,20 +92,22 @@ impl ShareTable {
                     refusal = other;
                 }
             }
+            before = Some(entry.name);
         }
         Err(refusal)
     }
 
     /// Whether a file with this content is shared.
-    pub(in crate::storage) fn has(&self, content: &ContentId) -> bool {
+    pub fn has(&self, content: &ContentId) -> bool {
         lock(&self.shared.table).by_content.contains_key(content)
     }
 
-    /// Files with a content.
-    fn with_content(&self, content: &ContentId) -> Vec<SharedEntry> {
+    /// The first file with a content whose name comes after another.
+    fn with_content(&self, content: &ContentId, after: Option<&Name>) -> Option<SharedEntry> {
         let table = lock(&self.shared.table);
-        let names = table.by_content.get(content).map(Vec::as_slice).unwrap_or_default();
-        names.iter().filter_map(|name| table.entries.get(name).cloned()).collect()
+        let names = table.by_content.get(content)?;
+        let begin = after.map_or(0, |after| names.partition_point(|name| name <= after));
+        names[begin..].iter().find_map(|name| table.entries.get(name).cloned())
     }
 
     fn mark_stale(&self, entry: &SharedEntry) {

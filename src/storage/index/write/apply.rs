@@ -196,7 +196,7 @@ impl Writer {
         let mut verdicts = Vec::with_capacity(offers.len());
         let mut adopted = BTreeMap::new();
         for offer in offers {
-            let evidence = self.evidence(id, offer, mirror);
+            let evidence = self.evidence(id, offer, mirror)?;
             let view = View {
                 connection: &self.connection,
                 totals: &self.totals,
@@ -233,17 +233,23 @@ impl Writer {
         Ok(WriteOutcome::Announced { verdicts, holding: self.holding(&peer), adopted })
     }
 
-    /// What is known of an offer beyond the index: what the mirror says, and its own certificate, checked.
-    fn evidence(&self, id: PeerId, offer: &Offer, mirror: &BTreeMap<Name, Tally>) -> Evidence {
-        let Ok(name) = Name::parse(&offer.name) else { return Evidence::default() };
+    /// What is known of an offer beyond the index: what the mirror says, and its own certificate, checked. One that this
+    /// index ended proves nothing, and is not worth the check: a peer that left in order comes with thousands of these.
+    fn evidence(&self, id: PeerId, offer: &Offer, mirror: &BTreeMap<Name, Tally>) -> Sql<Evidence> {
+        let Ok(name) = Name::parse(&offer.name) else { return Ok(Evidence::default()) };
         let mirror = mirror.get(&name).cloned().unwrap_or_default();
+        if let Some(granted) = &offer.granted
+            && schema::is_over(&self.connection, &name, granted.version)?
+        {
+            return Ok(Evidence { mirror, granted: None });
+        }
         let granted = offer.granted.as_ref().filter(|granted| {
             let Offer { content, size, .. } = *offer;
             let entry = Entry { name, content, size, owner: id, version: granted.version };
             let certificate = Certificate { entry, seal: granted.seal.clone() };
             certificate.verify_signature(&self.options.network, &self.options.master.public()).is_ok()
         });
-        Evidence { mirror, granted: granted.map(|granted| granted.version) }
+        Ok(Evidence { mirror, granted: granted.map(|granted| granted.version) })
     }
 
     /// Takes in a name of a peer that may be no member: it has a lease to come back in.
