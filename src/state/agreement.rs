@@ -9,12 +9,12 @@ use swarmdex_protocols::Name;
 use swarmdex_protocols::index::{Compared, Mark, Part, Range, ShareDigest, ShareSum};
 use swarmdex_protocols::limits::{MAX_COMPARED_RANGES, MAX_RANGE_NAMES, MAX_RANGE_PARTS};
 
-/// Questions of one comparison: a thousand names that lie apart among a million take about 200.
-const MAX_ROUNDS: usize = 512;
+/// Questions of one comparison: ten thousand names that lie apart among a million take about 900.
+const MAX_ROUNDS: usize = 1024;
 /// Ranges that wait to be asked for.
 const MAX_WAITING: usize = 16 * 1024;
 /// Names that one comparison finds; with more, everything is told anew.
-const MAX_FOUND: usize = 4096;
+const MAX_FOUND: usize = 16 * 1024;
 
 /// Names that are granted to a peer, as one side sees them.
 pub trait Held {

@@ -15,7 +15,7 @@ const RENEWALS_PER_SECOND: u32 = 400;
 /// Renewals in a row that find a difference, repairs between them; then the member has to join and report anew.
 const MAX_DIFFERENCES: u32 = 4;
 /// Comparisons of one member between two renewals that agree.
-const MAX_COMPARISONS: u32 = 1024;
+const MAX_COMPARISONS: u32 = 2048;
 /// Names that are looked at for one member between two renewals that agree: so many times what it holds, and some.
 const LOOKS: u64 = 6;
 const MORE_LOOKS: u64 = 100_000;

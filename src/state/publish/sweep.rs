@@ -4,7 +4,7 @@
 //! are dead or have just come. So how far an answer reaches is read from how close its nodes are, and not from how many
 //! they are; a short one is checked by further questions in the same region, until one of them names nobody new.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use swarmdex_protocols::PeerId;
 
@@ -14,8 +14,19 @@ use super::{Position, REPLICATION, distance, leading_zeros, with_tail};
 const MAX_KNOWN: usize = 2048;
 /// Questions in one region, at most.
 const MOST_QUESTIONS: usize = 6;
-/// Answers in a row that name nobody new, before a network is taken for smaller than [`REPLICATION`].
-const STALE_ANSWERS: usize = 2;
+/// So many nodes named again, and nobody new among them, are all that there are.
+const STALE: usize = REPLICATION / 2;
+/// And so are those that so many answers in a row name, in a network smaller than [`REPLICATION`].
+const ALL: usize = 2;
+/// An answer of so many nodes is whole enough: of the others nearly all are named by the answers beside it.
+const WHOLE: usize = REPLICATION - 2;
+/// Further questions in a region, each for a key around which nodes are known only farther than around others; keys of a
+/// region that are looked at for that; and radii that are kept to compare with.
+const MORE_QUESTIONS: usize = 4;
+const SAMPLES: usize = 24;
+const MAX_RADII: usize = 48;
+/// How much farther, as a difference of logarithms: twice as far. Less finds no more and asks about whole networks twice.
+const THIN: f64 = 1.0;
 
 type Key = (Position, usize);
 
@@ -27,22 +38,33 @@ pub struct Sweep<T> {
     queries: usize,
     /// Nodes in the asker's routing table.
     table: usize,
-    /// Answers of so many nodes are whole: of those that the asker knows, until one names more.
-    expected: usize,
     region: Option<Region>,
     /// Items of the region before. Nodes at the edge of their region are known with the next.
     waiting: Vec<(Key, T)>,
+    /// How far the nodes that are to store it are from a key, of keys lately, as a logarithm.
+    radii: VecDeque<f64>,
+    /// The key of the region around which too few nodes are known.
+    thin: Option<Key>,
 }
 
 /// The part of the key space that is being asked about: what shares the first bits with the first target there.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Region {
     target: Position,
     /// None before an answer names anybody.
     bits: Option<usize>,
+    here: Answers,
+    /// While the network may be a small one.
+    elsewhere: Answers,
+}
+
+/// What answers about one part of the key space came to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Answers {
     questions: usize,
-    /// Answers in a row that named nobody new.
+    /// Nodes named again in a row, and nobody new; and answers in a row that named all that are known.
     stale: usize,
+    all: usize,
 }
 
 impl Region {
@@ -61,21 +83,31 @@ impl<T> Sweep<T> {
             known: BTreeMap::new(),
             queries: 0,
             table: known,
-            expected: known.min(REPLICATION),
             region: None,
             waiting: Vec::new(),
+            radii: VecDeque::new(),
+            thin: None,
         }
     }
 
     /// The item to whose closest nodes the network is to be asked for; `None` at the end.
     pub fn next_target(&mut self) -> Option<(Position, &T)> {
         let again = self.region.and_then(|region| {
-            // Elsewhere: another question finds others. In a network that may be small that is anywhere.
-            let bits = if self.known.len() < REPLICATION { 0 } else { region.bits.unwrap_or(0) };
-            let inside: Vec<_> = self.items.range(region.bounds(bits)).map(|(key, _)| *key).collect();
-            inside.get(inside.len() * (region.questions % MOST_QUESTIONS) / MOST_QUESTIONS).copied()
+            let bounds = region.bounds(region.bits.unwrap_or(0));
+            let here = |key: &Key| bounds.contains(key);
+            // Another question finds others. In a network that may be small that is one elsewhere.
+            let small = self.known.len() < REPLICATION && self.table < REPLICATION;
+            let keys = || self.items.keys().copied();
+            let outside: Vec<_> = if small { keys().filter(|key| !here(key)).collect() } else { Vec::new() };
+            let among = if outside.is_empty() {
+                self.items.range(bounds.clone()).map(|(key, _)| *key).collect()
+            } else {
+                outside
+            };
+            let number = (region.here.questions + region.elsewhere.questions) % MOST_QUESTIONS;
+            among.get(among.len() * number / MOST_QUESTIONS).copied()
         });
-        let key = again.or_else(|| self.items.first_key_value().map(|(key, _)| *key))?;
+        let key = self.thin.take().or(again).or_else(|| self.items.first_key_value().map(|(key, _)| *key))?;
         self.queries += 1;
         self.items.get(&key).map(|item| (key.0, item))
     }
@@ -94,26 +126,35 @@ impl<T> Sweep<T> {
     /// whose nodes enough was asked, each with the nodes that are to store it, the closest first.
     pub fn on_closest(&mut self, target: &Position, nodes: &[(Position, PeerId)]) -> Vec<(T, Vec<PeerId>)> {
         let fresh = nodes.iter().filter(|(position, peer)| self.known.insert(*position, *peer).is_none()).count();
-        // As many as were known of. If there are more, nobody knows how many; and a node that knows one has just come.
-        let whole = nodes.len() >= REPLICATION || nodes.len() == self.expected && self.expected > 1;
-        if nodes.len() > self.expected {
-            self.expected = REPLICATION;
-        }
-        let region = self.region.get_or_insert(Region { target: *target, bits: None, questions: 0, stale: 0 });
-        region.questions += 1;
-        region.stale = if fresh == 0 { region.stale + 1 } else { 0 };
+        let small = nodes.len() < REPLICATION && self.known.len() <= REPLICATION && self.table < REPLICATION;
+        let whole = nodes.len() >= if small { REPLICATION } else { WHOLE };
+        let region = self.region.get_or_insert(Region { target: *target, ..Region::default() });
+        let inside = region.bits.is_none_or(|bits| region.bounds(bits).contains(&(*target, 0)));
+        // Questions elsewhere say how large the network is, and nothing of this region.
+        let part = if inside { &mut region.here } else { &mut region.elsewhere };
+        part.questions += 1;
+        part.stale = if fresh == 0 { part.stale + nodes.len() } else { 0 };
+        // The asker is known, and in no answer. As many as are in its routing table are more likely all.
+        part.all = if fresh == 0 && nodes.len() + 1 >= self.known.len() { part.all + 1 } else { 0 };
         if region.bits.is_none() && !nodes.is_empty() {
             (region.target, region.bits) = (*target, Some(bits(target, nodes)));
         }
-        let small = nodes.len() < REPLICATION && self.known.len() <= REPLICATION && self.table < REPLICATION;
-        let stale = region.stale >= if small { STALE_ANSWERS } else { 1 } && region.bits.is_some();
-        if !(whole || stale || region.questions >= MOST_QUESTIONS) {
+        let all = region.elsewhere.all >= if nodes.len() == self.table { ALL - 1 } else { ALL };
+        let everybody = small && (all || region.elsewhere.stale >= 4 * STALE);
+        let stale = region.here.stale >= STALE && region.bits.is_some();
+        let asked = region.here.questions >= MOST_QUESTIONS || small && region.elsewhere.questions >= MOST_QUESTIONS;
+        if !(asked || everybody || inside && (whole || stale && self.known.len() >= REPLICATION)) {
             return Vec::new();
         }
         let region = *region;
+        let thin = if small { None } else { self.thinnest(&region) };
+        if region.here.questions < MOST_QUESTIONS + MORE_QUESTIONS && thin.is_some() {
+            self.thin = thin;
+            return Vec::new();
+        }
         self.region = None;
         // All that there are, as far as anybody says: every key goes to all of them.
-        let bits = if small && (whole || stale) { 0 } else { region.bits.unwrap_or(0) };
+        let bits = if everybody { 0 } else { region.bits.unwrap_or(0) };
         let keys: Vec<_> = self.items.range(region.bounds(bits)).map(|(key, _)| *key).collect();
         let settled: Vec<_> = keys.iter().filter_map(|key| self.items.remove(key).map(|item| (*key, item))).collect();
         let mut ready = std::mem::replace(&mut self.waiting, settled);
@@ -122,10 +163,43 @@ impl<T> Sweep<T> {
         }
         let assigned = ready.into_iter().map(|(key, item)| (item, self.closest(&key.0))).collect();
         while self.known.len() > MAX_KNOWN {
-            // The farthest in the order of the sweep: what comes next is after it.
-            self.known.pop_first();
+            // Those that are farthest from here in the order of the sweep. Who is named far ahead is named again there.
+            let before = self.known.range(..=*target).count();
+            if before > MAX_KNOWN / 2 {
+                self.known.pop_first()
+            } else {
+                self.known.pop_last()
+            };
         }
         assigned
+    }
+
+    /// A key of the region around which nodes are known only farther than around other keys, if there is one.
+    fn thinnest(&mut self, region: &Region) -> Option<Key> {
+        let inside: Vec<_> = self.items.range(region.bounds(region.bits.unwrap_or(0))).map(|(key, _)| *key).collect();
+        let step = inside.len().div_ceil(SAMPLES).max(1);
+        let radii: Vec<_> = inside.into_iter().step_by(step).map(|key| (self.radius(&key.0), key)).collect();
+        let mut usual: Vec<_> = self.radii.iter().copied().chain(radii.iter().map(|(radius, _)| *radius)).collect();
+        usual.sort_by(f64::total_cmp);
+        let usual = usual.get(usual.len() / 2).copied()?;
+        let thinnest = radii.iter().max_by(|a, b| a.0.total_cmp(&b.0)).copied();
+        if let Some((_, key)) = thinnest.filter(|(radius, _)| *radius > usual + THIN) {
+            return Some(key);
+        }
+        self.radii.extend(radii.iter().map(|(radius, _)| *radius).filter(|radius| *radius < f64::MAX));
+        let most = self.radii.len().saturating_sub(MAX_RADII);
+        self.radii.drain(..most);
+        None
+    }
+
+    /// How far the nodes that are to store it are from a key, as a logarithm.
+    fn radius(&self, position: &Position) -> f64 {
+        let mut distances: Vec<_> = self.known.keys().map(|node| distance(node, position)).collect();
+        if distances.len() < REPLICATION {
+            return f64::MAX;
+        }
+        let (_, far, _) = distances.select_nth_unstable(REPLICATION - 1);
+        far.first_chunk().map_or(f64::MAX, |bytes| (u128::from_be_bytes(*bytes) as f64).log2())
     }
 
     fn closest(&self, position: &Position) -> Vec<PeerId> {

@@ -7,11 +7,21 @@ use super::*;
 
 fn nodes(count: usize) -> Vec<(Position, PeerId)> {
     let position = |number: usize| *blake3::hash(&number.to_le_bytes()).as_bytes();
-    (0..count).map(|number| (position(number), PeerId::random())).collect()
+    let mut nodes: Vec<_> = (0..count).map(|number| (position(number), PeerId::random())).collect();
+    nodes.sort_unstable();
+    nodes
 }
 
+/// Of nodes in the order of their positions.
 fn closest(nodes: &[(Position, PeerId)], target: &Position) -> Vec<(Position, PeerId)> {
-    let mut nodes = nodes.to_vec();
+    // Those that share the most bits with the target, as many as are enough.
+    let sharing = |bits: usize| {
+        let (low, high) = (with_tail(target, bits, 0), with_tail(target, bits, 0xff));
+        let (from, to) = (nodes.partition_point(|node| node.0 < low), nodes.partition_point(|node| node.0 <= high));
+        &nodes[from..to]
+    };
+    let bits = (0..40).rev().find(|bits| sharing(*bits).len() >= REPLICATION).unwrap_or(0);
+    let mut nodes = sharing(bits).to_vec();
     nodes.sort_by_key(|(position, _)| distance(position, target));
     nodes.truncate(REPLICATION);
     nodes
@@ -65,8 +75,11 @@ fn records_go_where_readers_look_in_networks_of_any_size_and_take_few_queries() 
     }
     for size in 0..REPLICATION {
         let Swept { queries, mean, .. } = sweep(&nodes(size), 1000, size, |_, _| {});
-        let most = if size > 1 { 1 } else { 6 };
-        assert!(queries <= most && (size == 0 || mean == 20.0), "{size} nodes: {queries} queries, {mean}");
+        // The second answer names nobody new.
+        assert!(
+            queries <= if size > 1 { 2 } else { 6 } && (size == 0 || mean == 20.0),
+            "{size} nodes: {queries} queries, {mean}"
+        );
     }
 }
 
@@ -100,26 +113,60 @@ fn a_short_answer_is_not_taken_for_all_that_there_is() {
         }),
     ];
     for (what, change) in changes {
-        for size in [50, 200, 400] {
+        for (size, keys) in [(50, 2000), (400, 2000), (1000, 20), (1000, 300), (10_000, 300), (100_000, 300)] {
+            let nodes = nodes(size);
+            let Swept { queries: ideal, .. } = sweep(&nodes, keys, 100, |_, _| {});
             for known in [1, 100] {
-                let Swept { mean, least, queries } = sweep(&nodes(size), 2000, known, change);
-                // Each of these answers has 17 of the 20, and copies go to those who do not exist as well: the more, the
-                // smaller the network is.
+                let Swept { mean, least, queries } = sweep(&nodes, keys, known, change);
+                // Of three that are far away each answer has 17 of the 20, and copies go to those who do not exist as well.
                 let (wanted, floor) = if what == "three far away" { (15.0, 8) } else { (18.0, 10) };
                 assert!(mean >= wanted && least >= floor, "{what}, {size} nodes, {known} known: {mean}, {least}");
-                assert!(queries <= size, "{what}, {size} nodes: {queries} queries");
+                // Whole answers are asked about once, short ones until they say nothing new.
+                let most = if what == "any length" { 6 } else { 3 };
+                assert!(queries <= most * ideal + 12, "{what}, {size} nodes: {queries} queries, ideally {ideal}");
             }
         }
     }
 }
 
+/// Whoever names many that are far away takes no room from those that are near.
+#[test]
+fn what_is_near_is_not_forgotten_for_what_is_far() {
+    let nodes = nodes(100_000);
+    let far = |question: usize, answer: &mut Vec<(Position, PeerId)>| {
+        (0..3).for_each(|far| {
+            answer.pop();
+            answer.insert(0, (position(question * 3 + far + 1_000_000), PeerId::random()));
+        });
+    };
+    let Swept { mean, .. } = sweep(&nodes, 10_000, 100, far);
+    // Once it was 9: the places of those that are near went to those that are far ahead.
+    assert!(mean > 17.0, "{mean}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
-    fn most_copies_go_where_readers_look(count in 1..300usize, keys in 1..200usize, known in 1..100usize) {
-        let Swept { queries, mean, .. } = sweep(&nodes(count), keys, known, |_, _| {});
-        prop_assert!(mean > 18.0, "{} of {} nodes", mean, count);
-        prop_assert!(queries <= keys + 6);
+    fn most_copies_go_where_readers_look(
+        count in prop_oneof![1..60usize, 60..2000usize],
+        keys in 1..200usize,
+        known in 1..100usize,
+        shortest in 1..=REPLICATION,
+        dead in 0..90usize,
+    ) {
+        // Some nodes are dead: they are named by nobody.
+        let living = nodes(count).into_iter().enumerate().filter(|(at, _)| number(*at) % 100 >= dead);
+        let living: Vec<_> = living.map(|(_, node)| node).collect();
+        let Swept { queries, mean, least } = sweep(&living, keys, known, |question, answer| {
+            let length = shortest + number(question) % (REPLICATION + 1 - shortest);
+            while answer.len() > length {
+                answer.remove(number(question + answer.len() * 1000) % answer.len());
+            }
+        });
+        // In 12,000 random networks the worst were 14.0 and 7.
+        prop_assert!(mean > 12.0 || living.is_empty(), "{} of {} nodes", mean, living.len());
+        prop_assert!(least >= 5 || living.is_empty(), "{} of {} nodes", least, living.len());
+        prop_assert!(queries <= 12 * keys + 12);
     }
 }
 
