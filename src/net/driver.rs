@@ -1,5 +1,6 @@
 //! The event loop.
 
+mod routing;
 mod serve;
 
 use std::time::{Duration, Instant};
@@ -420,13 +421,6 @@ impl Driver {
         }
     }
 
-    /// A node does not answer.
-    fn lose(&mut self, peer: &PeerId) {
-        if self.swarm.behaviour_mut().kad.remove_peer(peer).is_some() {
-            self.dht.on_lost(*peer);
-        }
-    }
-
     fn publish_listen(&mut self) {
         let addresses: Vec<_> = self.swarm.listeners().cloned().map(without_peer).collect();
         self.outside.listen.send_replace(addresses);
@@ -462,48 +456,5 @@ impl Driver {
             BehaviourEvent::Admission(never) => void::unreachable(never),
             BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) => match never {},
         }
-    }
-
-    fn on_identify(&mut self, peer: PeerId, info: &identify::Info) {
-        let Some(identified) = self.requests.nodes.on_identify(peer, info, &self.outside.network) else {
-            tracing::debug!(%peer, theirs = %info.protocol_version.escape_debug(), "a node of another network");
-            return;
-        };
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        if info.protocols.iter().any(|protocol| kad.protocol_names().contains(protocol)) {
-            let known = self.enter_in_routing_table(peer, &identified.addresses);
-            self.dht.on_back(&peer);
-            let another = self.requests.nodes.is_another_run(peer, Run::of_agent(&info.agent_version));
-            if another || !known {
-                let _ = self.outside.came.send(peer);
-            }
-        } else {
-            // A node of one command, or one that only asks: every query that it stood in for would come back empty.
-            kad.remove_peer(&peer);
-        }
-        if identified.role == Role::Master {
-            self.outside.on_master(identified);
-        }
-    }
-
-    /// Whether it was there before.
-    fn enter_in_routing_table(&mut self, peer: PeerId, addresses: &[Multiaddr]) -> bool {
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        let first = kad.kbuckets().all(|bucket| bucket.is_empty());
-        // The routing table never forgets an address by itself: what a node said before is replaced. The node stays
-        // in the table meanwhile: each that is new there makes Kademlia look around in all directions.
-        let before = dht::addresses_of(kad, &peer);
-        let addresses = routing_addresses(addresses);
-        for address in &addresses {
-            kad.add_address(&peer, address.clone());
-        }
-        for address in before.iter().filter(|address| !addresses.contains(&without_peer((*address).clone()))) {
-            kad.remove_address(&peer, address);
-        }
-        if first {
-            // Through the first node all others are found; an empty list of addresses is no node.
-            let _ = kad.bootstrap();
-        }
-        !before.is_empty()
     }
 }

@@ -1,0 +1,70 @@
+//! Who is in the routing table, as nodes say who they are and cease to answer.
+
+use super::*;
+
+/// Whether a node is in the routing table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// There is no room: it is far away, and enough others there are known.
+    None,
+    /// It just entered.
+    New,
+    /// It was there before.
+    Known,
+}
+
+impl Driver {
+    pub(super) fn on_identify(&mut self, peer: PeerId, info: &identify::Info) {
+        let Some(identified) = self.requests.nodes.on_identify(peer, info, &self.outside.network) else {
+            tracing::debug!(%peer, theirs = %info.protocol_version.escape_debug(), "a node of another network");
+            return;
+        };
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        if info.protocols.iter().any(|protocol| kad.protocol_names().contains(protocol)) {
+            let place = self.enter_in_routing_table(peer, &identified.addresses);
+            self.dht.on_back(&peer);
+            let another = self.requests.nodes.is_another_run(peer, Run::of_agent(&info.agent_version));
+            if place == Place::New || another && place == Place::Known {
+                // Nobody watching is no failure.
+                let _ = self.outside.came.send(peer);
+            }
+        } else {
+            // A node of one command, or one that only asks: every query that it stood in for would come back empty.
+            kad.remove_peer(&peer);
+        }
+        if identified.role == Role::Master {
+            self.outside.on_master(identified);
+        }
+    }
+
+    fn enter_in_routing_table(&mut self, peer: PeerId, addresses: &[Multiaddr]) -> Place {
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        let first = kad.kbuckets().all(|bucket| bucket.is_empty());
+        // The routing table never forgets an address by itself: what a node said before is replaced. The node stays
+        // in the table meanwhile: each that is new there makes Kademlia look around in all directions.
+        let before = dht::addresses_of(kad, &peer);
+        let addresses = routing_addresses(addresses);
+        for address in &addresses {
+            kad.add_address(&peer, address.clone());
+        }
+        for address in before.iter().filter(|address| !addresses.contains(&without_peer((*address).clone()))) {
+            kad.remove_address(&peer, address);
+        }
+        if first {
+            // Through the first node all others are found; an empty list of addresses is no node.
+            let _ = kad.bootstrap();
+        }
+        match (before.is_empty(), dht::addresses_of(kad, &peer).is_empty()) {
+            (_, true) => Place::None,
+            (true, false) => Place::New,
+            (false, false) => Place::Known,
+        }
+    }
+
+    /// A node does not answer.
+    pub(super) fn lose(&mut self, peer: &PeerId) {
+        if self.swarm.behaviour_mut().kad.remove_peer(peer).is_some() {
+            self.dht.on_lost(*peer);
+        }
+    }
+}
