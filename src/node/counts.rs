@@ -1,6 +1,7 @@
 //! How the shared names stand, counted.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use super::standings::Standings;
 use super::types::SharedCounts;
@@ -10,28 +11,42 @@ use crate::storage::shares::ShareTable;
 /// Names that are counted while nobody else can change what is said of them.
 const AT_A_TIME: usize = 256;
 
+/// Shares of more names are counted for at most a part of the time while they change: one in so many.
+const MANY: u64 = 20_000;
+const PART_OF_TIME: u32 = 10;
+
 /// The counts of the last time: whoever watches a large share asks every second, and mostly nothing has changed.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    kept: Mutex<Option<([u64; 2], SharedCounts)>>,
+    kept: Mutex<Option<Kept>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    counts: SharedCounts,
+    /// The generations of what was counted, if the counts last for as long as these do.
+    of: Option<[u64; 2]>,
+    /// Before this time, those of a large share are not counted again.
+    until: Instant,
 }
 
 impl Counts {
-    /// Counts what is shared. Walks the whole share if anything changed.
+    /// Counts what is shared. Walks the whole share if anything changed; a large one not all the time.
     pub(super) fn count(&self, shares: &ShareTable, standings: &Standings) -> SharedCounts {
         // Before anything is looked at: what changes meanwhile is counted the next time.
         let of = [*shares.generation().borrow(), *standings.watch().borrow()];
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         // While all is confirmed at once, the time changes nothing.
         let lasts = standings.all_confirmed();
-        match &*kept {
-            Some((then, counts)) if lasts && *then == of => *counts,
-            _ => {
-                let counts = walk(shares, standings);
-                *kept = lasts.then_some((of, counts));
-                counts
-            }
+        let now = Instant::now();
+        if let Some(Kept { counts, of: then, until }) = &*kept
+            && (lasts && *then == Some(of) || counts.entries >= MANY && now < *until)
+        {
+            return *counts;
         }
+        let counts = walk(shares, standings);
+        *kept = Some(Kept { counts, of: lasts.then_some(of), until: now + now.elapsed() * PART_OF_TIME });
+        counts
     }
 }
 

@@ -159,7 +159,7 @@ impl Membership {
                 shares.borrow_and_update();
                 self.standings.lock().look_again();
                 if self.tell(&mut member).await? == Told::Rejoin {
-                    member = Member { reports: member.reports, ..Member::new(master, self.join(master).await?) };
+                    member = self.rejoin(&member).await?;
                     continue;
                 }
                 asked.borrow_and_update();
@@ -170,7 +170,11 @@ impl Membership {
             self.publish(MasterState::Joined { peer_id: master });
             tokio::select! {
                 () = Phase::end(&mut self.phase) => break,
-                () = tokio::time::sleep_until(member.renewal) => news = self.renew(&mut member).await?,
+                () = tokio::time::sleep_until(member.renewal) => match self.renew(&mut member).await? {
+                    Renewed::Agreed => news = false,
+                    Renewed::News => {}
+                    Renewed::Hopeless => member = self.rejoin(&member).await?,
+                },
                 // Certificates that are half over are renewed, and names that another held asked for again.
                 _ = retry.tick() => self.standings.change(|announcer| announcer.retry_lost()),
                 changed = shares.changed() => changed.map_err(|_| "the share table is closed")?,
@@ -213,21 +217,26 @@ impl Membership {
     async fn tell(&self, member: &mut Member) -> Result<Told, String> {
         while let Some(batch) = self.next_batch() {
             if self.send(member, batch).await? == Told::Rejoin {
-                member.reports += 1;
-                if member.reports >= MAX_REPORTS {
-                    return Err("it counts otherwise what it granted, again and again".to_owned());
-                }
                 return Ok(Told::Rejoin);
             }
             if *self.phase.borrow() > Phase::Runs {
                 break;
             }
             // Between two changes both hold the same as well; very many of them take longer than a lease.
-            if member.renewal <= tokio::time::Instant::now() {
-                self.renew(member).await?;
+            if member.renewal <= tokio::time::Instant::now() && self.renew(member).await? == Renewed::Hopeless {
+                return Ok(Told::Rejoin);
             }
         }
         Ok(Told::All)
+    }
+
+    /// Joins once more, to tell everything anew: master and node do not hold the same.
+    async fn rejoin(&self, member: &Member) -> Result<Member, String> {
+        let (master, reports) = (member.master, member.reports + 1);
+        if reports >= MAX_REPORTS {
+            return Err("it counts otherwise what it granted, again and again".to_owned());
+        }
+        Ok(Member { reports, ..Member::new(master, self.join(master).await?) })
     }
 
     async fn join(&self, master: PeerId) -> Result<Session, String> {
@@ -364,6 +373,17 @@ impl Member {
         let renewal = tokio::time::Instant::now();
         Self { master, session, sequence: Sequence(0), reports: 0, renewal, repaired: 0 }
     }
+}
+
+/// What a renewal came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Renewed {
+    /// Both hold the same, as far as the master says.
+    Agreed,
+    /// The master has to be told something.
+    News,
+    /// Too much differs: everything has to be told anew, in a new session.
+    Hopeless,
 }
 
 /// What telling the master came to.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use swarmdex_protocols::index::{Compare, RefusalCode, Renew, Request, Response};
 use swarmdex_protocols::limits::MAX_REASON_BYTES;
 
-use super::{Failed, Member, Membership};
+use super::{Failed, Member, Membership, Renewed};
 use crate::state::agreement::{Comparison, Differences};
 
 /// Shortest pause between two renewals, whatever the master says.
@@ -23,12 +23,11 @@ fn shortened(mut notice: String) -> String {
 }
 
 impl Membership {
-    /// Renews the lease; whether the master has to be told something. An error ends the session: with the next join
-    /// everything is told anew.
-    pub(super) async fn renew(&self, member: &mut Member) -> Result<bool, String> {
+    /// Renews the lease, and compares where the master holds something else. An error ends the session.
+    pub(super) async fn renew(&self, member: &mut Member) -> Result<Renewed, String> {
         let lease = self.standings.lease();
         member.renewal = tokio::time::Instant::now() + (lease / PART_OF_LEASE).max(SHORTEST);
-        let Some(held) = self.standings.lock().granted() else { return Ok(true) };
+        let Some(held) = self.standings.lock().granted() else { return Ok(Renewed::News) };
         let renew = Renew { session: member.session, held, repaired: member.repaired };
         let renewed = match self.ask(member.master, Request::Renew(renew)).await {
             Ok(Response::Renewed(renewed)) => renewed,
@@ -36,7 +35,7 @@ impl Membership {
             // A master of an earlier build: what it granted is what it said last.
             Err(Failed { code: Some(RefusalCode::Unsupported | RefusalCode::Malformed), .. }) => {
                 self.standings.on_agreed(Instant::now(), false);
-                return Ok(false);
+                return Ok(Renewed::Agreed);
             }
             Err(failed) => return Err(failed.reason),
         };
@@ -54,24 +53,25 @@ impl Membership {
             member.renewal = tokio::time::Instant::now() + wait;
             self.standings.on_agreed(Instant::now(), true);
             self.standings.restore().await;
-            return Ok(false);
+            return Ok(Renewed::Agreed);
         }
-        let differences = self.compare(member).await?;
+        let Some(differences) = self.compare(member).await? else { return Ok(Renewed::Hopeless) };
         self.log_differences(&differences);
         member.repaired = member.repaired.saturating_add(differences.count() as u64);
         // What is wrong is told first; then both are to agree.
         member.renewal = tokio::time::Instant::now();
         self.standings.on_repaired(differences.count() as u64);
         self.standings.change(|announcer| announcer.on_differences(&differences));
-        Ok(true)
+        Ok(Renewed::News)
     }
 
-    async fn compare(&self, member: &Member) -> Result<Differences, String> {
+    /// What differs; `None` if everything is to be told anew.
+    async fn compare(&self, member: &Member) -> Result<Option<Differences>, String> {
         let mut comparison = Comparison::default();
         loop {
             let ranges = comparison.next_ranges(&*self.standings.lock());
             if ranges.is_empty() {
-                return Ok(comparison.finish());
+                return Ok(Some(comparison.finish()));
             }
             let compare = Compare { session: member.session, ranges };
             let Response::Compared(answers) = self.ask(member.master, Request::Compare(compare)).await? else {
@@ -80,7 +80,7 @@ impl Membership {
             let outcome = comparison.on_compared(answers, &*self.standings.lock());
             if let Err(hopeless) = outcome {
                 tracing::warn!(reason = %hopeless, "the master and this node do not hold the same names; everything is told anew");
-                return Err(format!("it does not hold what it granted: {hopeless}"));
+                return Ok(None);
             }
         }
     }
