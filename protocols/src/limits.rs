@@ -46,6 +46,10 @@ pub const MAX_MIRROR_RANGES: usize = 64;
 pub const MAX_MIRROR_HELD: usize = 4096;
 /// Most nodes that are found under one key. Every owner is found under the empty word: as many may be searched.
 pub const MAX_PROVIDERS: usize = 512;
+/// Most statements in one page of what a node stores in a part of the key space.
+pub const MAX_STOCK_STATEMENTS: usize = 128;
+/// Closer nodes in the answer to one find: as many as store a record.
+pub const MAX_CLOSER: usize = 20;
 /// Longest message of the mirror protocol, in bytes, either way.
 pub const MAX_MIRROR_MESSAGE: usize = 2 << 20;
 /// Longest request of the fetch protocol, in bytes: the content ids of many small files.
@@ -90,6 +94,13 @@ const _: () =
 const _: () = assert!(MAX_MIRROR_RANGES * 128 + MAX_MIRROR_HELD * 40 + MAX_MIRROR_RANGES * 32 <= MAX_MIRROR_MESSAGE);
 // And all providers of a key.
 const _: () = assert!(MAX_PROVIDERS * (MAX_OTHER_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 64) <= MAX_MIRROR_MESSAGE);
+const _: () = assert!(
+    MAX_STOCK_STATEMENTS * (MAX_RECORD_BYTES + 8)
+        + MAX_PROVIDERS * (MAX_OTHER_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 64)
+        + MAX_MIRROR_KEYS * 48
+        + 64
+        <= MAX_MIRROR_MESSAGE
+);
 // So must a page of an owner's statements.
 const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_RECORD_BYTES / 2) <= MAX_INDEX_MESSAGE);
 // The ids of small files must fit their request, other holders with all their addresses the header.

@@ -144,6 +144,12 @@ pub enum Request {
     /// most [`crate::limits::MAX_MIRROR_RANGES`].
     #[serde(rename = "check")]
     Check(Vec<Range>),
+    /// What the node has under one key, and which nodes it knows that are closer to it.
+    #[serde(rename = "find")]
+    Find(RecordKey),
+    /// What the node stores in a part of the key space.
+    #[serde(rename = "part")]
+    Part(Part),
 }
 
 /// Records to store.
@@ -179,12 +185,61 @@ pub enum Response {
     /// To a check: what is held of each range, in order.
     #[serde(rename = "checked")]
     Checked(Vec<Compared>),
+    /// To a find.
+    #[serde(rename = "found")]
+    Found(Found),
+    /// To a question for a part.
+    #[serde(rename = "part")]
+    Part(Stock),
     /// To anything that cannot be granted.
     #[serde(rename = "refused")]
     Refused(Refusal),
 }
 
-/// A node that is found under a key.
+/// What a node knows of one key.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Found {
+    /// The statements that it has; none if it has none.
+    #[serde(rename = "s", default)]
+    pub statements: Vec<Statement>,
+    /// The nodes closest to the key that it knows, the closest first; at most [`crate::limits::MAX_CLOSER`].
+    #[serde(rename = "c", default)]
+    pub closer: Vec<Provider>,
+}
+
+/// A part of the key space, asked for by a node that came there; it gets what is stored in pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// A place in it: the SHA-256 of a key or of a peer's id, as Kademlia has it.
+    #[serde(rename = "p", with = "serde_bytes")]
+    pub place: [u8; 32],
+    /// So many first bits of the places in it are those of that place.
+    #[serde(rename = "b")]
+    pub bits: u8,
+    /// The last page ended there.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<RecordKey>,
+}
+
+/// A page of what a node stores in a part of the key space, by key. Each thing comes with the seconds for which it is still
+/// stored.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stock {
+    /// Statements, at most [`crate::limits::MAX_STOCK_STATEMENTS`].
+    #[serde(rename = "s", default)]
+    pub statements: Vec<(Statement, u32)>,
+    /// Nodes that are found under keys, at most [`crate::limits::MAX_PROVIDERS`].
+    #[serde(rename = "n", default)]
+    pub nodes: Vec<Provider>,
+    /// Under which keys: each with the number of its node in this page; at most [`crate::limits::MAX_MIRROR_KEYS`].
+    #[serde(rename = "p", default)]
+    pub pairs: Vec<(RecordKey, u16, u32)>,
+    /// Where to go on; `None` at the end.
+    #[serde(rename = "next", default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<RecordKey>,
+}
+
+/// A node, under a key or close to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provider {
     /// Who.

@@ -184,6 +184,9 @@ fn mirror_requests() -> Vec<mirror::Request> {
             count: 2,
             digest: check::Mark::provided(&key),
         }]),
+        mirror::Request::Find(key),
+        mirror::Request::Part(mirror::Part { place: [7; 32], bits: 3, after: None }),
+        mirror::Request::Part(mirror::Part { place: [7; 32], bits: 255, after: Some(key) }),
     ]
 }
 
@@ -206,7 +209,19 @@ fn mirror_responses() -> Vec<mirror::Response> {
             }),
             check::Compared::Many(5000),
         ]),
+        mirror::Response::Found(mirror::Found { statements: statements(), closer: vec![provider()] }),
+        mirror::Response::Part(mirror::Stock {
+            statements: statements().into_iter().map(|statement| (statement, 3600)).collect(),
+            nodes: vec![provider()],
+            pairs: vec![(key, 0, 3599)],
+            next: Some(key),
+        }),
+        mirror::Response::Part(mirror::Stock::default()),
     ]
+}
+
+fn provider() -> mirror::Provider {
+    mirror::Provider { peer: peer(), addresses: member().addresses }
 }
 
 fn fetches() -> Vec<fetch::Request> {
@@ -437,7 +452,7 @@ fn messages_at_their_limits_fit() {
     let records = mirror::Response::Records(vec![record.clone(); MAX_MIRROR_RECORDS]);
     encode(&records, MAX_MIRROR_MESSAGE).unwrap();
     let provider = mirror::Provider { peer: peer(), addresses: vec![name.parse().unwrap(); MAX_OTHER_ADDRESSES] };
-    encode(&mirror::Response::Providers(vec![provider; MAX_PROVIDERS]), MAX_MIRROR_MESSAGE).unwrap();
+    encode(&mirror::Response::Providers(vec![provider.clone(); MAX_PROVIDERS]), MAX_MIRROR_MESSAGE).unwrap();
     let key = RecordKey::word(&Network::default(), "");
     let provide = vec![key; MAX_MIRROR_KEYS];
     let statements = vec![record[0].clone(); MAX_MIRROR_RECORDS];
@@ -450,6 +465,15 @@ fn messages_at_their_limits_fit() {
     let mut compared = vec![check::Compared::Many(u32::MAX); MAX_MIRROR_RANGES];
     compared.push(check::Compared::Differs(held));
     encode(&mirror::Response::Checked(compared), MAX_MIRROR_MESSAGE).unwrap();
+    let found = mirror::Found { statements: record.clone(), closer: vec![provider.clone(); MAX_CLOSER] };
+    encode(&mirror::Response::Found(found), MAX_MIRROR_MESSAGE).unwrap();
+    let stock = mirror::Stock {
+        statements: vec![(record[0].clone(), u32::MAX); MAX_STOCK_STATEMENTS],
+        nodes: vec![provider; MAX_PROVIDERS],
+        pairs: vec![(key, u16::MAX, u32::MAX); MAX_MIRROR_KEYS],
+        next: Some(key),
+    };
+    encode(&mirror::Response::Part(stock), MAX_MIRROR_MESSAGE).unwrap();
     // Four small chunks, or one of the largest file, with all their proofs.
     let proofs = vec![Proof::new(vec![[0; 32]; 24]); 4];
     let have = vec![0xff; MAX_HAVE_ALONG];

@@ -17,7 +17,7 @@ use libp2p::swarm::{
     ConnectionClosed, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
     NetworkBehaviour, NotifyHandler, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
-use libp2p::{Multiaddr, PeerId};
+use libp2p::{Multiaddr, PeerId, memory_connection_limits};
 use void::Void;
 
 /// An address has as many connections as one address may have.
@@ -29,8 +29,9 @@ pub(super) struct TooManyFromAddress {
 }
 
 /// Counts inbound connections by IP address and keeps chosen ones open.
-#[derive(Debug)]
 pub(super) struct Admission {
+    /// Asked about inbound connections alone: a node that is short of memory still reaches its master.
+    memory: memory_connection_limits::Behaviour,
     per_address: usize,
     counts: HashMap<IpAddr, usize>,
     inbound: HashMap<ConnectionId, IpAddr>,
@@ -41,9 +42,11 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// Admits at most `per_address` inbound connections from one IP address.
-    pub(super) fn new(per_address: usize) -> Self {
+    /// Admits at most `per_address` inbound connections from one IP address, and none while this process has more than
+    /// `memory` bytes.
+    pub(super) fn new(per_address: usize, memory: usize) -> Self {
         Self {
+            memory: memory_connection_limits::Behaviour::with_max_bytes(memory),
             per_address,
             counts: HashMap::new(),
             inbound: HashMap::new(),
@@ -99,9 +102,10 @@ impl NetworkBehaviour for Admission {
     fn handle_pending_inbound_connection(
         &mut self,
         connection: ConnectionId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
+        self.memory.handle_pending_inbound_connection(connection, local, remote)?;
         let Some(address) = ip_of(remote) else { return Ok(()) };
         let count = self.counts.entry(address).or_default();
         if *count >= self.per_address {
@@ -209,7 +213,7 @@ mod tests {
 
     #[test]
     fn half_open_and_idle_connections_from_one_ip_are_bounded() {
-        let mut admission = Admission::new(3);
+        let mut admission = Admission::new(3, usize::MAX);
         for number in 0..3 {
             arrive(&mut admission, number, &format!("/ip4/10.0.0.1/tcp/{}", 1000 + number)).unwrap();
         }
@@ -224,15 +228,24 @@ mod tests {
     }
 
     #[test]
+    fn a_process_with_too_much_memory_admits_nobody_and_still_reaches_others() {
+        let mut admission = Admission::new(3, 1);
+        assert!(arrive(&mut admission, 0, "/ip4/10.0.0.1/tcp/1").is_err());
+        assert!(admission.counts.is_empty());
+        let (id, peer) = (ConnectionId::new_unchecked(1), Some(PeerId::random()));
+        assert!(admission.handle_pending_outbound_connection(id, peer, &[], Endpoint::Dialer).is_ok());
+    }
+
+    #[test]
     fn an_ipv4_address_counts_as_itself_when_mapped_to_ipv6() {
-        let mut admission = Admission::new(1);
+        let mut admission = Admission::new(1, usize::MAX);
         arrive(&mut admission, 0, "/ip4/10.0.0.1/tcp/1").unwrap();
         assert!(arrive(&mut admission, 1, "/ip6/::ffff:10.0.0.1/tcp/1").is_err());
     }
 
     #[test]
     fn nothing_remains_of_connections_that_ended() {
-        let mut admission = Admission::new(2);
+        let mut admission = Admission::new(2, usize::MAX);
         for number in 0..1000 {
             arrive(&mut admission, number, &format!("/ip4/10.0.{}.{}/tcp/1", number / 250, number % 250)).unwrap();
             admission.release(ConnectionId::new_unchecked(number));

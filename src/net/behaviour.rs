@@ -7,10 +7,7 @@ use libp2p::identity::Keypair;
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{
-    PeerId, StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, kad, memory_connection_limits, quic,
-    yamux,
-};
+use libp2p::{PeerId, StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, kad, quic, yamux};
 
 use swarmdex_protocols::index::Run;
 
@@ -54,7 +51,6 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Behaviour {
     pub(super) admission: Admission,
     limits: connection_limits::Behaviour,
-    memory: memory_connection_limits::Behaviour,
     pub(super) identify: identify::Behaviour,
     pub(super) pings: Pings,
     discovery: Toggle<Discovery>,
@@ -107,9 +103,8 @@ impl Behaviour {
             .with_request_timeout(config.fetch.timeout)
             .with_max_concurrent_streams(MAX_STREAMS);
         Ok(Self {
-            admission: Admission::new(limits.connections_per_ip),
+            admission: Admission::new(limits.connections_per_ip, limits.memory_mib << 20),
             limits: connection_limits::Behaviour::new(connection_limits),
-            memory: memory_connection_limits::Behaviour::with_max_bytes(limits.memory_mib << 20),
             identify: identify::Behaviour::new(identify),
             pings: Pings::new(config.lease.ping_interval),
             discovery: discovery.into(),

@@ -18,15 +18,18 @@ pub(super) use store::{RecordTable, now};
 use swarmdex_protocols::check::Range;
 use swarmdex_protocols::index::{Refusal, RefusalCode, check_address};
 use swarmdex_protocols::ledger::decode_record;
-use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS};
-use swarmdex_protocols::mirror::{Request, Response, Store, Stored, Verdict};
+use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_CLOSER, MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS, MAX_OTHER_ADDRESSES};
+use swarmdex_protocols::mirror::{Found, Provider, Request, Response, Store, Stored, Verdict};
 use swarmdex_protocols::{Authority, Network, RecordKey, Statement};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::codec::Received;
 use super::nodes::routing_addresses;
 use super::{MirrorAnswer, RequestError};
+use crate::state::hearsay::Pair;
 use crate::state::lost::{Lost, Reach};
+use crate::state::publish::REPLICATION;
+use crate::state::records::LOOKED_AT;
 
 /// Queries of this node that run at a time.
 const MAX_QUERIES: usize = 512;
@@ -53,10 +56,14 @@ pub type Located = (PeerId, Vec<Multiaddr>);
 pub(crate) enum Ask {
     /// The nodes closest to a key, or to a peer's id.
     Closest { key: Vec<u8>, answer: oneshot::Sender<Result<Vec<Located>, RequestError>> },
+    /// The nodes closest to a key that this node knows.
+    Known { key: RecordKey, answer: oneshot::Sender<Vec<Located>> },
     /// What such a question has found so far is its answer.
     EndClosest { key: Vec<u8>, patience: Duration },
     /// Values under a key, each with the node that sent it, and at the end who answered.
     Record { key: RecordKey, found: mpsc::Sender<FoundRecord> },
+    /// Stores what neighbours told.
+    Adopt(Adopt),
     /// Who of the nodes closest to a key was lost.
     Reach { key: RecordKey, answer: oneshot::Sender<Reach> },
     /// Nodes that are found under a key.
@@ -67,6 +74,16 @@ pub(crate) enum Ask {
     Nodes { answer: oneshot::Sender<Vec<Located>> },
     /// Counts of the moment.
     Counts { answer: oneshot::Sender<DhtCounts> },
+}
+
+/// What neighbours told of this node's part of the key space.
+pub(crate) struct Adopt {
+    /// Who told it.
+    pub(crate) sender: PeerId,
+    /// Statements that were verified, each with its key and for how long it is still stored there.
+    pub(crate) statements: Vec<(RecordKey, Statement, Duration)>,
+    /// Who is found under which key, by several.
+    pub(crate) pairs: Vec<Pair>,
 }
 
 /// What a reader of a record gets.
@@ -240,6 +257,10 @@ impl Dht {
                     lookup_requests: self.lookup_requests,
                 });
             }
+            Ask::Known { key, answer } => {
+                let _ = answer.send(known_closest(kad, &key));
+            }
+            Ask::Adopt(adopt) => kad.store_mut().adopt(adopt),
             Ask::Reach { key, answer } => {
                 let _ = answer.send(self.reach(kad, &key));
             }
@@ -368,12 +389,34 @@ impl Dht {
         }
     }
 
+    /// A message was sent to look a record up.
+    pub(super) fn on_lookup_sent(&mut self) {
+        self.lookup_requests += 1;
+    }
+
     /// Takes in a request of the mirror protocol.
     pub(super) fn serve(&mut self, kad: &mut Kad, sender: PeerId, request: Request, reply: Reply) -> Step {
         match request {
             Request::Read(keys) if keys.len() <= MAX_MIRROR_RECORDS => {
                 let records = keys.iter().map(|key| kad.store_mut().statements(key)).collect();
                 Step::Answer(reply, Response::Records(records))
+            }
+            Request::Find(key) => {
+                let provider = |(peer, mut addresses): Located| {
+                    addresses.truncate(MAX_OTHER_ADDRESSES);
+                    Provider { peer, addresses }
+                };
+                let closer = known_closest(kad, &key).into_iter().filter(|(peer, _)| *peer != sender);
+                let closer = closer.take(MAX_CLOSER).map(provider).collect();
+                Step::Answer(reply, Response::Found(Found { statements: kad.store_mut().statements(&key), closer }))
+            }
+            Request::Part(part) => {
+                let cost = LOOKED_AT;
+                if sender != self.local && !self.comparisons.admit(sender, cost, Instant::now()) {
+                    let refusal = Refusal::new(RefusalCode::Busy, "too many questions what is stored; ask again");
+                    return Step::Answer(reply, Response::Refused(refusal));
+                }
+                Step::Answer(reply, Response::Part(kad.store_mut().stock(&part)))
             }
             Request::Providers(key) => Step::Answer(reply, Response::Providers(kad.store_mut().found_under(&key))),
             Request::Check(ranges) if Range::are_in_order(&ranges) => {
@@ -461,6 +504,17 @@ impl Dht {
 fn bounded(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
     let addresses = addresses.into_iter().map(super::nodes::without_peer);
     addresses.filter(check_address).take(MAX_ADDRESSES).collect()
+}
+
+/// The nodes closest to a key in the routing table, the closest first, as many as store a record.
+fn known_closest(kad: &mut Kad, key: &RecordKey) -> Vec<Located> {
+    let target = kad::KBucketKey::new(key.as_bytes().to_vec());
+    let closest: Vec<_> = kad.get_closest_local_peers(&target).take(REPLICATION).collect();
+    let located = |node: kad::KBucketKey<PeerId>| {
+        let peer = node.into_preimage();
+        (peer, bounded(addresses_of(kad, &peer)))
+    };
+    closest.into_iter().map(located).collect()
 }
 
 /// The addresses of a node in the routing table, as they stand there.

@@ -24,6 +24,7 @@ use super::index::{Done, Effect, Master};
 use super::listen::listen_everywhere;
 use super::nodes::{Nodes, routing_addresses, without_peer};
 use super::pending::Pending;
+use super::trips::Trips;
 use super::{Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
 use crate::config::{Config, Role};
 use crate::state::meetings::Meetings;
@@ -74,6 +75,8 @@ pub(super) struct Driver {
 pub(super) struct Outside {
     lost: broadcast::Sender<PeerId>,
     came: broadcast::Sender<PeerId>,
+    /// How far away connected nodes are.
+    pub(super) trips: Trips,
     listen: watch::Sender<Vec<Multiaddr>>,
     masters: watch::Sender<Vec<Identified>>,
     twins: watch::Sender<Option<Multiaddr>>,
@@ -94,7 +97,8 @@ impl Outside {
     ) -> Self {
         let lease = &config.lease;
         let silence = lease.ping_interval.saturating_mul(lease.missed_pings.saturating_add(2));
-        Self { lost, came, listen, masters, twins, network: protocol_version(config), silence, stopping: None }
+        let trips = Trips::default();
+        Self { trips, lost, came, listen, masters, twins, network: protocol_version(config), silence, stopping: None }
     }
 
     /// Remembers a node that says that it is the master.
@@ -132,6 +136,7 @@ impl Driver {
         services: Services,
     ) -> Result<Self, NetError> {
         listen_everywhere(&mut swarm, config)?;
+        let uploads = Uploads::new(&config.fetch, outside.trips.clone());
         Ok(Self {
             swarm,
             commands,
@@ -147,7 +152,7 @@ impl Driver {
                 fetch: Pending::new(MAX_REQUESTS),
                 owned: 0,
             },
-            uploads: Uploads::new(&config.fetch),
+            uploads,
             crowd: Crowd::default(),
             services,
             dht,
@@ -372,6 +377,7 @@ impl Driver {
 
     fn on_disconnected(&mut self, peer: PeerId) {
         self.requests.nodes.on_disconnected(&peer);
+        self.outside.trips.on_disconnected(&peer);
         // Nobody watching is no failure.
         let _ = self.outside.lost.send(peer);
     }
@@ -437,7 +443,8 @@ impl Driver {
             }
             BehaviourEvent::Fetch(event) => self.on_fetch(event),
             BehaviourEvent::Pings(ping::Event { peer, connection, result }) => {
-                if result.is_ok() {
+                if let Ok(took) = result {
+                    self.outside.trips.on_pong(peer, took, Instant::now());
                     self.on_pong(peer, connection, Instant::now());
                 }
             }
@@ -454,7 +461,7 @@ impl Driver {
             }
             BehaviourEvent::Identify(event) => tracing::trace!(?event, "identify"),
             BehaviourEvent::Admission(never) => void::unreachable(never),
-            BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) => match never {},
+            BehaviourEvent::Limits(never) => match never {},
         }
     }
 }

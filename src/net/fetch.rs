@@ -6,7 +6,8 @@
 //! requests for seconds.)
 //!
 //! **How many at a time.** Few enough that each is done soon, since half-sent chunks are of use to nobody: three at first,
-//! eight after as many have left, more while answers leave at once, fewer when they take longer than half a second. Within
+//! eight after as many have left, more while answers leave at once, fewer when they take longer than half a second; how long the
+//! way to the peer is does not count. Within
 //! a crowd that passes on what it has, the chunks for one peer leave one after the other, or at least apart: sent side by
 //! side they would all arrive at the end, and the peer could neither pass one on nor ask for the next meanwhile.
 //!
@@ -26,6 +27,7 @@ use swarmdex_protocols::fetch::{Refusal, Request, Response, Run};
 use swarmdex_protocols::limits::MAX_FETCH_BODY;
 
 use super::codec::Received;
+use super::trips::Trips;
 use crate::config::FetchConfig;
 
 /// Requests of one peer that wait.
@@ -44,6 +46,15 @@ const LEAST_SLOTS: usize = 2;
 const QUICK: Duration = Duration::from_millis(20);
 const SLOW: Duration = Duration::from_millis(500);
 const STUCK: Duration = Duration::from_secs(1);
+/// How much longer an upload may take where the way is long: so many round trips, at most so much. The receiver of a stream lets
+/// less be sent at first than is in a chunk, and TCP takes some round trips to find out what the way carries.
+const TRIPS: u32 = 6;
+const LONGEST_WAY: Duration = Duration::from_secs(4);
+/// From which length of the way on an upload is one to a distant node. Many of them are under way at a time, since each is
+/// mostly waited for; they are counted apart.
+const FAR: Duration = Duration::from_millis(100);
+/// Uploads that are left for others than distant nodes.
+const NEAR_SLOTS: usize = 4;
 /// How far apart the chunks for one peer of a crowd begin, if the one before is not sent yet.
 const APART: Duration = Duration::from_millis(50);
 /// Laggards that are remembered.
@@ -79,9 +90,28 @@ fn chunk_of(request: &Request) -> Option<Chunk> {
     }
 }
 
-/// Whether an upload that began then takes so long that its receiver does not read.
-fn is_stuck(since: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(since) >= STUCK
+/// An upload under way.
+struct Begun {
+    peer: PeerId,
+    since: Instant,
+    /// How long the way to its receiver is.
+    way: Duration,
+}
+
+impl Begun {
+    /// How long it has taken, but for the way.
+    fn took(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since).saturating_sub(self.way)
+    }
+
+    /// Whether it takes so long that its receiver does not read.
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.took(now) >= STUCK
+    }
+
+    fn is_far(&self) -> bool {
+        self.way >= FAR
+    }
 }
 
 /// Uploads to one peer whose bytes are in memory.
@@ -97,12 +127,15 @@ pub(super) struct Uploads {
     most: usize,
     most_per_peer: usize,
     slots: usize,
+    /// The same for distant nodes.
+    far_slots: usize,
     /// Requests by peer: each peer's in order, the peers in turn, so that one that asks for much delays
     /// nobody else.
     waiting: HashMap<PeerId, VecDeque<Upload>>,
     turns: VecDeque<PeerId>,
     waiting_count: usize,
-    active: HashMap<InboundRequestId, (PeerId, Instant)>,
+    active: HashMap<InboundRequestId, Begun>,
+    trips: Trips,
     active_per_peer: HashMap<PeerId, Active>,
     laggards: HashSet<PeerId>,
     /// When laggards were last looked for.
@@ -115,17 +148,19 @@ pub(super) struct Uploads {
 }
 
 impl Uploads {
-    pub(super) fn new(config: &FetchConfig) -> Self {
+    pub(super) fn new(config: &FetchConfig, trips: Trips) -> Self {
         let most = ((config.upload_mib << 20) / MAX_FETCH_BODY).max(1);
         Self {
             most,
             // A client that does not read its answers holds its slots until they time out: never all of them.
             most_per_peer: most.div_ceil(2),
             slots: FIRST_SLOTS.min(most),
+            far_slots: USUAL_SLOTS.min(most),
             waiting: HashMap::new(),
             turns: VecDeque::new(),
             waiting_count: 0,
             active: HashMap::new(),
+            trips,
             active_per_peer: HashMap::new(),
             laggards: HashSet::new(),
             looked: None,
@@ -204,7 +239,8 @@ impl Uploads {
             }
             *self.sent.entry(chunk).or_default() += 1;
         }
-        self.active.insert(upload.id, (peer, now));
+        let way = if upload.crowd { Duration::ZERO } else { self.way(&peer) };
+        self.active.insert(upload.id, Begun { peer, since: now, way });
         let active = self.active_per_peer.entry(peer).or_insert(Active { count: 0, since: now });
         active.count += 1;
         active.since = now;
@@ -213,36 +249,46 @@ impl Uploads {
 
     fn find_laggards(&mut self, now: Instant) {
         self.looked = Some(now);
-        for (peer, since) in self.active.values() {
-            if is_stuck(*since, now) {
-                if self.laggards.len() >= MAX_LAGGARDS {
-                    self.laggards.clear();
-                }
-                self.laggards.insert(*peer);
+        for begun in self.active.values().filter(|begun| begun.is_stuck(now)) {
+            if self.laggards.len() >= MAX_LAGGARDS {
+                self.laggards.clear();
             }
+            self.laggards.insert(begun.peer);
         }
+    }
+
+    /// How long the way to a peer is.
+    fn way(&self, peer: &PeerId) -> Duration {
+        (self.trips.of(peer) * TRIPS).min(LONGEST_WAY)
+    }
+
+    /// Whether a peer is served as a distant one.
+    fn is_far(&self, peer: &PeerId) -> bool {
+        self.way(peer) >= FAR && self.first(peer).is_some_and(|upload| !upload.crowd)
     }
 
     /// Which of the peers in `turns` may have the next upload, if any.
     fn turn(&self, now: Instant) -> Option<usize> {
         let is_laggard = |peer: &PeerId| self.laggards.contains(peer);
-        let (mut moving, mut lagging, mut lagging_moving) = (0, 0, 0);
-        for (peer, since) in self.active.values() {
-            let (moves, lags) = (usize::from(!is_stuck(*since, now)), usize::from(is_laggard(peer)));
-            moving += moves;
+        let (mut moving, mut far, mut lagging, mut lagging_moving) = (0, 0, 0, 0);
+        for begun in self.active.values() {
+            let (moves, lags) = (usize::from(!begun.is_stuck(now)), usize::from(is_laggard(&begun.peer)));
+            *(if begun.is_far() { &mut far } else { &mut moving }) += moves;
             lagging += lags;
             lagging_moving += lags * moves;
         }
-        if self.active.len() >= self.most || moving >= self.slots {
+        let has_slot = |peer: &PeerId| if self.is_far(peer) { far < self.far_slots } else { moving < self.slots };
+        if self.active.len() >= self.most || moving >= self.slots && far >= self.far_slots {
             return None;
         }
         let for_laggards = lagging_moving == 0 && lagging < self.most_per_peer;
         self.turns.iter().position(|peer| {
-            if self.first(peer).is_none() {
+            if self.first(peer).is_none() || !has_slot(peer) {
                 return false;
             }
             let Some(active) = self.active_per_peer.get(peer) else { return !is_laggard(peer) || for_laggards };
-            !is_laggard(peer) && active.count < self.most_per_peer && self.apart(peer).is_none_or(|at| at <= now)
+            let most = if self.is_far(peer) { self.far_slots } else { self.most_per_peer };
+            !is_laggard(peer) && active.count < most && self.apart(peer).is_none_or(|at| at <= now)
         })
     }
 
@@ -277,15 +323,21 @@ impl Uploads {
 
     /// The answer to `id` was sent, or never will be: its memory is free.
     pub(super) fn finish(&mut self, id: &InboundRequestId, now: Instant) {
-        let Some((peer, since)) = self.active.remove(id) else { return };
-        let took = now.saturating_duration_since(since);
+        let Some(begun) = self.active.remove(id) else { return };
+        let (peer, took) = (begun.peer, begun.took(now));
         if took < STUCK {
             self.laggards.remove(&peer);
         }
-        if took < QUICK || took < SLOW && self.slots < USUAL_SLOTS {
-            self.slots = (self.slots + 1).min(self.most);
+        let (slots, usual, most) = if begun.is_far() {
+            let most = self.most.saturating_sub(NEAR_SLOTS).max(self.most_per_peer);
+            (&mut self.far_slots, most, most)
+        } else {
+            (&mut self.slots, USUAL_SLOTS, self.most)
+        };
+        if took < QUICK || took < SLOW && *slots < usual {
+            *slots = (*slots + 1).min(most);
         } else if took > SLOW && took < STUCK {
-            self.slots = (self.slots - 1).max(LEAST_SLOTS.min(self.most));
+            *slots = (*slots - 1).max(LEAST_SLOTS.min(self.most));
         }
         if let Some(active) = self.active_per_peer.get_mut(&peer) {
             active.count -= 1;
@@ -301,10 +353,8 @@ impl Uploads {
             return None;
         }
         let mut stuck = HashMap::<PeerId, usize>::new();
-        for (peer, since) in self.active.values() {
-            if is_stuck(*since, now) {
-                *stuck.entry(*peer).or_default() += 1;
-            }
+        for begun in self.active.values().filter(|begun| begun.is_stuck(now)) {
+            *stuck.entry(begun.peer).or_default() += 1;
         }
         let (peer, count) = stuck.into_iter().max_by_key(|(_, count)| *count)?;
         (count > 1).then_some(peer)
@@ -313,7 +363,7 @@ impl Uploads {
     /// When to call [`Uploads::next`] again although nothing happened: stuck uploads give their slots up, and chunks
     /// need not wait any longer for the ones before.
     pub(super) fn timeout(&self) -> Option<Instant> {
-        let stuck = self.active.values().map(|(_, since)| *since + STUCK);
+        let stuck = self.active.values().map(|begun| begun.since + begun.way + STUCK);
         let apart = self.active_per_peer.keys().filter_map(|peer| self.apart(peer));
         stuck.chain(apart).filter(|at| self.looked.is_none_or(|looked| *at > looked) && self.waiting_count > 0).min()
     }

@@ -1,5 +1,7 @@
 //! Many records at once: stored at, and read from, the nodes closest to their keys, region by region.
 
+mod find;
+mod part;
 mod quick;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +15,7 @@ use swarmdex_protocols::mirror::{Provider, Request, Response, Store, Stored, Ver
 use swarmdex_protocols::{Authority, Ledger, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally};
 
 use super::dht::{CLOSEST_PATIENCE, now};
+use super::nodes::routing_addresses;
 use super::{Net, RequestError, position_of_key, position_of_peer};
 use crate::state::check::{Comparison, MAX_REPAIRS};
 use crate::state::publish::{Position, REPLICATION, Sweep, What};

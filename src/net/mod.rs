@@ -22,8 +22,10 @@ mod nodes;
 mod pending;
 mod pings;
 mod precedents;
+mod queries;
 mod renewals;
 mod transport;
+mod trips;
 
 use std::io;
 use std::sync::Arc;
@@ -40,13 +42,13 @@ pub use mirror::{Copies, Differences, Mirror, Stores};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::Run;
 use swarmdex_protocols::{
-    Authority, ContentId, Multiaddr, PeerId, RecordKey, fetch as fetch_protocol, index as index_protocol,
+    Authority, ContentId, Multiaddr, PeerId, fetch as fetch_protocol, index as index_protocol,
     mirror as mirror_protocol,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use trips::Trips;
 
 use crate::config::{Config, Role};
-use crate::state::lost::Reach;
 use crate::storage::library::Library;
 use crate::tasks;
 
@@ -222,6 +224,7 @@ pub struct Net {
     twins: watch::Receiver<Option<Multiaddr>>,
     authority: Arc<watch::Sender<Option<Authority>>>,
     received: Arc<AtomicU64>,
+    trips: Trips,
 }
 
 /// Answers lookups and searches for names that this node owns, from memory.
@@ -259,7 +262,8 @@ impl Net {
         let authority = Arc::new(watch::Sender::new(None));
         let dht = dht::Dht::new(local, config.network.clone(), authority.subscribe(), config.dht.lifetime);
         let outside = driver::Outside::new(lost.clone(), came.clone(), listening, seen, met, config);
-        let net = Self { local, run, commands, lost, came, listen, masters, twins, authority, received };
+        let trips = outside.trips.clone();
+        let net = Self { local, run, commands, lost, came, listen, masters, twins, authority, received, trips };
         let mut services = services;
         if let Some(master) = &mut services.index {
             master.consult(Mirror::new(net.clone(), config.network.clone(), true));
@@ -312,6 +316,11 @@ impl Net {
         // A loop that is gone knows nobody.
         let _ = self.commands.send(Command::Neighbours { answer }).await;
         answered.await.unwrap_or_default()
+    }
+
+    /// How long a message to a connected node and its answer take at least; zero if that is not known.
+    pub fn round_trip(&self, peer: &PeerId) -> Duration {
+        self.trips.of(peer)
     }
 
     /// Bytes of files that came from others since the node started, what was of no use included.
@@ -370,69 +379,6 @@ impl Net {
         answered.await.unwrap_or(Err(RequestError::ShuttingDown))
     }
 
-    /// The nodes closest to a key, this one not among them; at most 20, the closest first.
-    pub async fn closest(&self, key: &RecordKey) -> Result<Vec<Located>, RequestError> {
-        self.closest_within(key, dht::CLOSEST_PATIENCE).await
-    }
-
-    /// The same, or those of them who answered in time.
-    async fn closest_within(&self, key: &RecordKey, patience: Duration) -> Result<Vec<Located>, RequestError> {
-        self.closest_to(key.as_bytes().to_vec(), patience).await
-    }
-
-    /// Where a peer listens, as far as this node knows.
-    pub async fn known_addresses(&self, peer: PeerId) -> Vec<Multiaddr> {
-        let (answer, answered) = oneshot::channel();
-        self.dht(dht::Ask::Addresses { peer, answer }).await;
-        answered.await.unwrap_or_default()
-    }
-
-    /// Where a peer listens: as this node knows, or as the network says.
-    pub async fn locate(&self, peer: PeerId) -> Vec<Multiaddr> {
-        let known = self.known_addresses(peer).await;
-        if !known.is_empty() {
-            return known;
-        }
-        let nodes = self.closest_to(peer.to_bytes(), dht::CLOSEST_PATIENCE).await.unwrap_or_default();
-        nodes.into_iter().find(|(other, _)| *other == peer).map(|(_, addresses)| addresses).unwrap_or_default()
-    }
-
-    async fn closest_to(&self, key: Vec<u8>, patience: Duration) -> Result<Vec<Located>, RequestError> {
-        let (answer, mut answered) = oneshot::channel();
-        self.dht(dht::Ask::Closest { key: key.clone(), answer }).await;
-        let answer = match tokio::time::timeout(patience, &mut answered).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                self.dht(dht::Ask::EndClosest { key, patience }).await;
-                answered.await
-            }
-        };
-        answer.unwrap_or(Err(RequestError::ShuttingDown))
-    }
-
-    /// Values under a key, each with the node that sent it, as they come; nothing about them was checked. Dropping
-    /// the receiver ends the query.
-    pub async fn record(&self, key: RecordKey) -> mpsc::Receiver<FoundRecord> {
-        let (found, receiver) = mpsc::channel(dht::FOUND_QUEUE);
-        self.dht(dht::Ask::Record { key, found }).await;
-        receiver
-    }
-
-    /// Who of the nodes closest to a key was lost.
-    pub async fn reach(&self, key: RecordKey) -> Reach {
-        let (answer, answered) = oneshot::channel();
-        self.dht(dht::Ask::Reach { key, answer }).await;
-        answered.await.unwrap_or_default()
-    }
-
-    /// Nodes that are found under a key, as they come, some of them more than once. Dropping the receiver ends
-    /// the query.
-    pub async fn providers(&self, key: RecordKey) -> mpsc::Receiver<PeerId> {
-        let (found, receiver) = mpsc::channel(dht::FOUND_QUEUE);
-        self.dht(dht::Ask::Providers { key, found }).await;
-        receiver
-    }
-
     /// Whose statements are believed, and stored for others, from now on.
     pub fn trust(&self, authority: Option<Authority>) {
         self.authority.send_replace(authority);
@@ -441,25 +387,6 @@ impl Net {
     /// Whose statements are believed.
     pub fn authority(&self) -> Option<Authority> {
         self.authority.borrow().clone()
-    }
-
-    /// Nodes in the routing table, with their addresses.
-    pub async fn nodes(&self) -> Vec<Located> {
-        let (answer, answered) = oneshot::channel();
-        self.dht(dht::Ask::Nodes { answer }).await;
-        answered.await.unwrap_or_default()
-    }
-
-    /// Counts of the DHT.
-    pub async fn dht_counts(&self) -> DhtCounts {
-        let (answer, answered) = oneshot::channel();
-        self.dht(dht::Ask::Counts { answer }).await;
-        answered.await.unwrap_or_default()
-    }
-
-    async fn dht(&self, ask: dht::Ask) {
-        // A loop that is gone drops the question, and whoever waits is told so.
-        let _ = self.commands.send(Command::Dht(ask)).await;
     }
 
     /// What others say along with their requests that they have of a content. Dropping the receiver ends it; who calls

@@ -54,14 +54,14 @@ impl Nodes {
         self.ours.remove(peer);
     }
 
-    /// Remembers the run of a node; whether it is another than before.
-    pub(super) fn is_another_run(&mut self, peer: PeerId, run: Option<Run>) -> bool {
+    /// Remembers the run of a node; whether it was not known to be there.
+    pub(super) fn is_new_run(&mut self, peer: PeerId, run: Option<Run>) -> bool {
         let Some(run) = run else { return false };
         if self.runs.len() >= MAX_RUNS && !self.runs.contains_key(&peer) {
             // Whoever is left out was not seen to come again, and is filled in time.
             self.runs.pop_first();
         }
-        self.runs.insert(peer, run).is_some_and(|before| before != run)
+        self.runs.insert(peer, run) != Some(run)
     }
 
     /// Who is near, and who of them is connected and no master.
@@ -184,11 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_was_started_again_is_another_run() {
+    fn a_node_that_was_started_again_is_new_run() {
         let (mut nodes, peer) = (Nodes::default(), PeerId::random());
         let runs = [Some(Run(1)), Some(Run(1)), None, Some(Run(2)), Some(Run(2))];
-        assert_eq!(runs.map(|run| nodes.is_another_run(peer, run)), [false, false, false, true, false]);
-        (0..2 * MAX_RUNS).for_each(|_| assert!(!nodes.is_another_run(PeerId::random(), Some(Run(3)))));
+        assert_eq!(runs.map(|run| nodes.is_new_run(peer, run)), [true, false, false, true, false]);
+        (0..2 * MAX_RUNS).for_each(|_| assert!(nodes.is_new_run(PeerId::random(), Some(Run(3)))));
         assert_eq!(nodes.runs.len(), MAX_RUNS);
     }
 

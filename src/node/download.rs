@@ -373,6 +373,7 @@ impl Task<'_> {
         let now = Instant::now();
         match event {
             Event::Arrived(source, run, mut response) => {
+                machine.set_round_trip(source, self.inner.net.round_trip(&source));
                 let (wanted, run) = match &mut response.header {
                     Header::Instead { first, .. } => {
                         let first = *first;

@@ -13,6 +13,7 @@ mod lookup;
 mod masters;
 mod membership;
 mod mirror;
+mod newcomer;
 mod operation;
 mod share;
 mod small;

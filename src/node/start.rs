@@ -17,6 +17,7 @@ use super::lookup::Questions;
 use super::masters::{Census, OtherMasters};
 use super::membership::{Finder, Membership, unix_ms};
 use super::mirror::{MADE_QUEUE, MirrorTask, Published};
+use super::newcomer::Newcomer;
 use super::standings::Standings;
 use super::supervise::Supervisor;
 use super::twins::{Lookout, Twins};
@@ -162,6 +163,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         republish: config.dht.republish,
         phase: phases.clone(),
     };
+    let newcomer = Newcomer { net: net.clone(), mirror: mirror.clone(), phase: phases.clone() };
     let census = Census::new(net.clone(), config.network.clone(), other_masters, phases.clone());
     let mirroring = MirrorTask {
         net: net.clone(),
@@ -202,6 +204,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let mut all = vec![member, network, keeper, mirroring];
     if !config.transient {
         all.push(tasks::spawn("lookout", lookout.run()));
+        all.push(tasks::spawn("newcomer", newcomer.run()));
     }
     if config.role == Role::Master {
         all.push(tasks::spawn("census", census.run()));

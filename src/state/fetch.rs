@@ -7,7 +7,8 @@
 //! As soon as some have only parts, the rarest first (BitTorrent's rule: B. Cohen, Incentives Build Robustness in
 //! BitTorrent, 2003), ties broken at random, so that downloaders get different chunks and can pass them on.
 //!
-//! **How much.** As many bytes as keep a source busy for half a second at its measured rate, within the policy.
+//! **How much.** As many bytes as keep a source busy, at its measured rate, for half a second and for four round trips, within
+//! the policy. So what is under way doubles again and again while that makes the rate rise.
 //!
 //! **Who is late.** A source with nothing left to do takes over the request that will take longest elsewhere, if it is
 //! clearly faster; the first answer counts, and the other request is cancelled. That is the end game, and the way
@@ -50,6 +51,9 @@ const SWARM_CHUNKS: u64 = 16;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// For how long a download goes on although no source has a chunk that is missing.
 const STALL: Duration = Duration::from_secs(30);
+
+/// Longest round trip that counts: what is longer is a queue, or a lie.
+const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(2);
 
 /// What a download may use.
 #[derive(Debug, Clone, Copy)]
@@ -235,6 +239,13 @@ impl<S: Copy + Ord> Download<S> {
         self.forget_holdings(out);
         self.sources.remove(&out);
         true
+    }
+
+    /// How long a round trip to a source takes; zero if that is not known.
+    pub fn set_round_trip(&mut self, source: S, round_trip: Duration) {
+        if let Some(state) = self.sources.get_mut(&source) {
+            state.round_trip = round_trip.min(LONGEST_ROUND_TRIP);
+        }
     }
 
     /// Whether more sources may be found: while they may, a download without any waits.

@@ -12,8 +12,11 @@ pub mod backoff;
 pub mod changes;
 pub mod check;
 pub mod fetch;
+pub mod find;
+pub mod hearsay;
 pub mod index;
 pub mod lease;
+pub mod least;
 #[cfg(test)]
 mod lists;
 pub mod lookup;
@@ -26,6 +29,7 @@ mod random;
 pub mod records;
 pub mod reports;
 pub mod runs;
+pub mod settling;
 #[cfg(test)]
 mod sim;
 

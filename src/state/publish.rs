@@ -6,6 +6,7 @@
 //! from what it learned. (The idea of the "sweeping" provider of go-libp2p-kad-dht, 2025.)
 
 mod holders;
+mod neighbourhood;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holders::Holders;
+pub use neighbourhood::Neighbourhood;
 use swarmdex_protocols::check::{Mark, Range};
 use swarmdex_protocols::{PeerId, RecordKey, Statement};
 pub use sweep::Sweep;
@@ -42,7 +44,8 @@ pub fn distance(a: &Position, b: &Position) -> Position {
     std::array::from_fn(|index| a[index] ^ b[index])
 }
 
-fn leading_zeros(distance: &Position) -> usize {
+/// Leading bits of a distance that are zero: as many leading bits two places share.
+pub fn leading_zeros(distance: &Position) -> usize {
     let bytes = distance.iter().take_while(|byte| **byte == 0).count();
     bytes * 8 + distance.get(bytes).map_or(0, |byte| byte.leading_zeros() as usize)
 }
@@ -63,33 +66,6 @@ pub struct Places {
     pub key: fn(&RecordKey) -> Position,
     /// Of a node.
     pub peer: fn(&PeerId) -> Position,
-}
-
-/// The nodes that are known, as they lie around one of them.
-struct Crowd<'a> {
-    node: &'a Position,
-    known: &'a [Position],
-    /// How many of them share just so many leading bits with the node.
-    sharing: BTreeMap<usize, usize>,
-}
-
-impl<'a> Crowd<'a> {
-    fn around(node: &'a Position, known: &'a [Position]) -> Self {
-        let mut sharing = BTreeMap::new();
-        for other in known.iter().filter(|other| *other != node) {
-            *sharing.entry(leading_zeros(&distance(other, node))).or_default() += 1;
-        }
-        Self { node, known, sharing }
-    }
-
-    /// Whether the node is among the closest to a key.
-    fn belongs(&self, key: &Position) -> bool {
-        let own = distance(self.node, key);
-        // Those that share as much with the key as the node does not are all closer: mostly that is enough.
-        let closer = self.sharing.get(&leading_zeros(&own)).copied().unwrap_or(0);
-        closer < REPLICATION
-            && self.known.iter().filter(|other| distance(other, key) < own).take(REPLICATION).count() < REPLICATION
-    }
 }
 
 /// What is published under a key.
@@ -364,14 +340,14 @@ impl Publications {
     /// included.
     pub fn belonging(&self, node: &Position, known: &[Position], places: &Places) -> Vec<(RecordKey, What)> {
         let holders = self.holders.positions(places.peer);
-        let crowd = Crowd::around(node, known);
+        let around = Neighbourhood::around(node, known);
         let belongs = |(key, item): &(&RecordKey, &Publication)| {
             if item.once || item.what == What::Withdraw {
                 return false;
             }
             let key = (places.key)(key);
             if item.holders.len() < REPLICATION {
-                return crowd.belongs(&key);
+                return around.belongs(&key);
             }
             let own = distance(node, &key);
             let farther = |number: &u16| holders.get(number).is_none_or(|holder| distance(holder, &key) > own);

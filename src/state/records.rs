@@ -7,6 +7,7 @@ mod check;
 mod providers;
 #[cfg(test)]
 mod sim;
+mod stock;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use super::Now;
 use crate::config::DhtConfig;
 use check::Said;
 use providers::Providers;
+pub use stock::LOOKED_AT;
 
 /// Bounds of what is stored for others.
 #[derive(Debug, Clone, Copy)]
@@ -117,6 +119,17 @@ impl Slot {
     }
 }
 
+/// A statement that is to be stored.
+struct Incoming {
+    key: RecordKey,
+    distance: Distance,
+    statement: Statement,
+    sender: PeerId,
+    own: bool,
+    /// When it is forgotten unless it comes again.
+    ends: Instant,
+}
+
 /// The records that this node stores.
 #[derive(Debug)]
 pub struct Records {
@@ -152,7 +165,12 @@ impl Records {
         own: bool,
         now: Now,
     ) -> Verdict {
-        let expires = now.mono + self.lifetime(&statement, now);
+        let ends = now.mono + self.lifetime(&statement, now);
+        self.take_in(Incoming { key, distance, statement, sender, own, ends }, now)
+    }
+
+    fn take_in(&mut self, incoming: Incoming, now: Now) -> Verdict {
+        let Incoming { key, distance, statement, sender, own, ends: expires } = incoming;
         let claim = matches!(statement, Statement::Claim(_));
         if let Some(slot) = self.slots.get_mut(&key) {
             let mut ledger = slot.ledger();

@@ -14,7 +14,7 @@ use libp2p::{StreamProtocol, Swarm, identify, kad, ping, tcp, tls, yamux};
 use serde::Serialize;
 use swarmdex_protocols::check::{Compared, Held};
 use swarmdex_protocols::index::{Refusal, RefusalCode};
-use swarmdex_protocols::mirror::{Request, Response, Store, Stored, Verdict};
+use swarmdex_protocols::mirror::{Found, Request, Response, Stock, Store, Stored, Verdict};
 use swarmdex_protocols::{Multiaddr, PeerId, RecordKey, Statement, codec};
 use tokio::sync::{mpsc, oneshot};
 
@@ -262,6 +262,11 @@ fn lie(request: Request, answers: &Answers) -> Response {
             Response::Stored(Stored { statements, provided: store.provide.len() as u32 })
         }
         Request::Providers(_) => Response::Providers(Vec::new()),
+        Request::Find(key) => {
+            let forged = answers.forged.lock().unwrap();
+            Response::Found(Found { statements: forged.get(&key).cloned().unwrap_or_default(), closer: Vec::new() })
+        }
+        Request::Part(_) => Response::Part(Stock::default()),
         Request::Check(ranges) if answers.agrees.load(Ordering::Relaxed) => {
             Response::Checked(vec![Compared::Same; ranges.len()])
         }

@@ -103,6 +103,56 @@ fn a_node_that_was_cut_off_learns_what_it_missed() {
     other.until(&status, |status| status["dht"]["records"] == 1);
 }
 
+/// In a large network those who published what lies in a newcomer's part may not know it, or be gone: its neighbours tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_takes_over_what_its_neighbours_hold_although_the_owner_and_the_master_are_gone() {
+    const PEERS: usize = 27;
+    let master = TestNode::start(Role::Master, once).await;
+    let mut peers = Vec::new();
+    for _ in 0..PEERS {
+        peers.push(TestNode::peer_with(&master, once).await);
+    }
+    for node in &peers {
+        until("the nodes know each other", async || {
+            (node.status().await.unwrap().dht.nodes as usize >= PEERS - 3).then_some(())
+        })
+        .await;
+    }
+    let owner = peers.remove(0);
+    (0..FILES).for_each(|number| drop(owner.file(&format!("tree/file {number}"), &[number])));
+    owner.share(vec![owner.dir.path().join("files/tree")], None).outcome().await.unwrap();
+    // Twenty of them store each name.
+    until("all is stored", async || {
+        let mut stored = 0;
+        for node in &peers {
+            stored += held(node).await.0;
+        }
+        (stored >= 18 * u64::from(FILES)).then_some(())
+    })
+    .await;
+    let (listen, bootstrap) = (master.ready().listen, peers[0].ready().listen);
+    master.abandon();
+    owner.abandon();
+    let newcomer = TestNode::start(Role::Peer, |config| {
+        once(config);
+        config.master = listen;
+        config.bootstrap = bootstrap;
+    })
+    .await;
+    // Of 26 nodes that live it is among the twenty closest to most keys; some that died still count.
+    until("it took over its part", async || {
+        let (records, providers) = held(&newcomer).await;
+        (records >= u64::from(FILES) / 2 && providers >= u64::from(FILES) / 2).then_some(())
+    })
+    .await;
+    let before = newcomer.status().await.unwrap().dht.lookup_requests;
+    for number in 0..FILES {
+        assert!(newcomer.lookup(&format!("file {number}")).await.unwrap().certified);
+    }
+    let asked = newcomer.status().await.unwrap().dht.lookup_requests - before;
+    assert!(asked <= 6 * u64::from(FILES), "{asked} questions for {FILES} names");
+}
+
 /// Of seven nodes three are cut off, the master among them: what they know nobody else can deny.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_knows_is_not_denied_while_many_nodes_are_silent() {

@@ -30,6 +30,15 @@ async fn a_file_is_shared_found_and_fetched() {
     assert_eq!(ben.leftovers(), ["climate data 2024.bin"]);
 }
 
+/// A large share takes more memory than the limit, and its owner is to find its master again all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_too_much_memory_joins() {
+    let master = TestNode::master().await;
+    let full = TestNode::peer_with(&master, |config| config.limits.memory_mib = 1).await;
+    full.share_file("a", b"a").await;
+    assert!(found(&master, "a").await.certified);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn quic_alone_and_ipv6_alone_work() {
     for listen in ["/ip4/127.0.0.1/udp/0/quic-v1", "/ip6/::1/tcp/0", "/ip6/::1/udp/0/quic-v1"] {

@@ -8,9 +8,11 @@ use libp2p::kad::{KBucketKey, ProviderRecord, Record, RecordKey as KadKey};
 use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::check::{Compared, Range};
 use swarmdex_protocols::limits::{MAX_MIRROR_HELD, MAX_OTHER_ADDRESSES, MAX_PROVIDERS};
-use swarmdex_protocols::mirror::{Provider, Verdict};
+use swarmdex_protocols::mirror::{Part, Provider, Stock, Verdict};
 use swarmdex_protocols::{RecordKey, Statement};
 
+use super::{Adopt, bounded};
+use crate::net::nodes::routing_addresses;
 use crate::state::Now;
 use crate::state::publish::{Position, distance};
 use crate::state::records::{RecordLimits, Records};
@@ -89,6 +91,30 @@ impl RecordTable {
             addresses: addresses.iter().take(MAX_OTHER_ADDRESSES).cloned().collect(),
         };
         self.records.providers(key).take(MAX_PROVIDERS).map(provider).collect()
+    }
+
+    /// The next page of what lies in a part of the key space.
+    pub(in crate::net) fn stock(&self, part: &Part) -> Stock {
+        self.records.stock(part, position_of_key, now())
+    }
+
+    /// Stores what neighbours told.
+    pub(in crate::net) fn adopt(&mut self, adopt: Adopt) {
+        let Adopt { sender, statements, pairs } = adopt;
+        let now = now();
+        for (key, statement, left) in statements {
+            let distance = distance(&position_of_key(&key), &self.position);
+            self.records.adopt(key, distance, statement, sender, left, now);
+        }
+        for pair in pairs.into_iter().filter(|pair| pair.peer != self.local) {
+            self.records.adopt_provider(
+                pair.key,
+                pair.peer,
+                &routing_addresses(&bounded(pair.addresses)),
+                pair.left,
+                now,
+            );
+        }
     }
 
     pub(in crate::net) fn counts(&self) -> (usize, usize) {

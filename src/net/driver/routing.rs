@@ -23,8 +23,9 @@ impl Driver {
         if info.protocols.iter().any(|protocol| kad.protocol_names().contains(protocol)) {
             let place = self.enter_in_routing_table(peer, &identified.addresses);
             self.dht.on_back(&peer);
-            let another = self.requests.nodes.is_another_run(peer, Run::of_agent(&info.agent_version));
-            if place == Place::New || another && place == Place::Known {
+            // Kademlia takes in by itself whom it asks, before they say who they are.
+            let new = self.requests.nodes.is_new_run(peer, Run::of_agent(&info.agent_version));
+            if place == Place::New || new && place == Place::Known {
                 // Nobody watching is no failure.
                 let _ = self.outside.came.send(peer);
             }

@@ -191,6 +191,9 @@ impl Driver {
         } else if !swarm.is_connected(&to) {
             RequestError::Disconnected
         } else {
+            if matches!(request, mirror::Request::Find(_)) {
+                self.dht.on_lookup_sent();
+            }
             let id = swarm.behaviour_mut().mirror.send_request(&to, Ok(request));
             return self.requests.mirror.insert(id, answer);
         };

@@ -12,6 +12,7 @@ use super::vote::{self, Choice};
 use crate::config::{Config, Role};
 use crate::net::{ConnectError, Identified, Net};
 use crate::storage::dir::DataDir;
+use crate::tasks;
 
 /// Masters that are said to be ignored, each once.
 const MAX_IGNORED: usize = 16;
@@ -102,7 +103,12 @@ impl Finder {
         }
         let pinned = self.pinned().map_err(|reason| Failure { master: None, reason })?;
         if !self.masters.is_empty() {
-            return self.connect_configured(net, pinned).await;
+            let connected = self.connect_configured(net, pinned).await;
+            if connected.is_err() {
+                // The network may be there without its master; nobody waits for that.
+                self.enter_beside(net);
+            }
+            return connected;
         }
         self.enter(net).await;
         let failed = |reason: &str| Failure { master: pinned, reason: reason.to_owned() };
@@ -132,6 +138,18 @@ impl Finder {
         match net.connect(Some(master), addresses).await {
             Ok(master) => self.pin(master, pinned),
             Err(error) => Err(Failure { master: Some(master), reason: error.to_string() }),
+        }
+    }
+
+    /// Begins to connect to nodes through which to enter the network.
+    fn enter_beside(&self, net: &Net) {
+        for (peer, address) in self.bootstrap.iter().cloned().map(split_peer) {
+            let net = net.clone();
+            tasks::spawn("entrance", async move {
+                if let Err(error) = net.connect(peer, vec![address.clone()]).await {
+                    tracing::warn!(%address, %error, "a bootstrap node cannot be reached");
+                }
+            });
         }
     }
 

@@ -25,15 +25,20 @@ impl<S: Copy + Ord> Download<S> {
         let run = chunk * self.geometry.chunks_per_response().max(1);
         // What late sources owe may come yet, but holds the others up only if it is very much.
         let (mut held, mut owed, mut any_late, mut parts) = (0, 0, false, 0);
+        // Whether there is anybody else than those who are late.
+        let (mut any_prompt, mut total) = (false, self.policy.total_bytes);
+        let alone = self.holders.is_empty();
         for state in self.sources.values() {
             let late = state.is_late(now);
             any_late |= late;
+            any_prompt |= !late && state.lost.is_none() && !matches!(state.holds, Holds::Unknown);
+            total = total.max(state.most(&self.policy));
             parts += usize::from(!late && !state.asked.is_empty() && state.has_part());
             held += state.unwritten;
             *(if late { &mut owed } else { &mut held }) += state.in_flight;
         }
-        held += owed.saturating_sub(self.policy.total_bytes);
-        if held + chunk > self.policy.total_bytes && held > 0 {
+        held += owed.saturating_sub(total);
+        if held + chunk > total && held > 0 {
             return None;
         }
         for (source, state) in &self.sources {
@@ -43,7 +48,7 @@ impl<S: Copy + Ord> Download<S> {
             let usable = state.lost.is_none() && !state.is_paused(now) && !matches!(state.holds, Holds::Unknown);
             // A fast one is asked when there is room for a whole run: many small requests cost more.
             let wanted = if state.is_fast_for(run) { run } else { chunk };
-            if usable && state.has_room(wanted, &self.policy) && !(any_late && state.is_late(now)) {
+            if usable && state.has_room(wanted, &self.policy, alone) && !(any_prompt && state.is_late(now)) {
                 ready.push((*source, state.rate().unwrap_or(f64::MAX)));
             }
         }
@@ -78,7 +83,7 @@ impl<S: Copy + Ord> Download<S> {
         let fits = |count: u64| {
             let bytes = count * self.geometry.chunk_bytes();
             alone
-                && state.has_room(bytes, &self.policy)
+                && state.has_room(bytes, &self.policy, alone)
                 && (state.is_fast_for(bytes) || !swarm && state.rate().is_none())
         };
         let as_rare = |index: u64| state.holds.contains(index) && (alone || self.rarity(index) <= self.rarity(first));
@@ -180,7 +185,7 @@ impl<S: Copy + Ord> Download<S> {
     /// Asks for what another source is late with.
     fn take_over(&mut self, source: S, now: Instant) -> Option<Action<S>> {
         let state = self.sources.get(&source)?;
-        let crowd = self.is_busy_crowd();
+        let (alone, crowd) = (self.holders.is_empty(), self.is_busy_crowd());
         // When all is asked for, many of a crowd have little left to send: what was slow while all were busy is not.
         let end_of_crowd = !self.holders.is_empty() && !crowd;
         let late = self.flights.iter().filter_map(|(first, flight)| {
@@ -197,7 +202,7 @@ impl<S: Copy + Ord> Download<S> {
             let bytes = run.map(|index| self.geometry.len(index)).sum();
             let wait = if end_of_crowd { state.wait_at_best(bytes) } else { state.wait(bytes) };
             let gain = remaining - CLEARLY * (wait + ROUND_TRIP);
-            (gain > 0.0 && state.has_room(bytes, &self.policy)).then_some((gain, *first, flight.count, bytes))
+            (gain > 0.0 && state.has_room(bytes, &self.policy, alone)).then_some((gain, *first, flight.count, bytes))
         });
         let (_, first, count, bytes) = late.max_by(|a, b| a.0.total_cmp(&b.0))?;
         self.flights.get_mut(&first)?.askers.push(source);

@@ -9,9 +9,21 @@ use super::{Exhausted, FetchPolicy};
 
 /// Bytes that a source is trusted with before its rate is known.
 const FIRST_WINDOW: u64 = 1 << 20;
-/// For how long a source is kept busy by what it was asked for: long enough to bridge a round trip and a late timer,
-/// short enough that little is stuck at a source that slows down.
+/// For how long a source is kept busy by what it was asked for: long enough to bridge a late timer, short enough that little is
+/// stuck at a source that slows down.
 const AHEAD: Duration = Duration::from_millis(500);
+/// And for so many round trips to it: with less than is under way on a long path, what is asked for stays below one chunk, and the
+/// rate, which comes from it, with it. A chunk may take two of them (see `net::fetch`), and twice what is under way is what BBR has
+/// while it looks for a path's rate (N. Cardwell et al., BBR: Congestion-Based Congestion Control, 2016).
+const AHEAD_TRIPS: u32 = 4;
+/// How many times the policy's window a source on a long path may be asked for.
+const LONG_WINDOW: u64 = 4;
+/// A source that answers within this time, and some round trips, is asked for more and more at first, as long as that makes it
+/// faster: until the rate rose by less than a quarter in three round trips (the end of BBR's start).
+const PROMPT: Duration = Duration::from_millis(1500);
+const PROMPT_TRIPS: u32 = 8;
+const STILL_RISES: f64 = 1.25;
+const FULL_ROUNDS: u32 = 3;
 /// Seconds after which a source that has never answered is late.
 const FIRST_ANSWER: f64 = 1.0;
 /// How much of the quickest answer's rate counts at the next.
@@ -48,6 +60,44 @@ pub(super) struct Asked {
     pub(super) at: Instant,
 }
 
+/// What a source is asked for while nobody knows yet how much its path carries.
+#[derive(Debug)]
+struct Start {
+    window: u64,
+    /// A round ends with the answer to what was asked after it began.
+    round: Option<Instant>,
+    /// The highest rate of a round so far, and how many rounds did not rise above it.
+    rate: f64,
+    full: u32,
+    /// What came in this round, from its first answer on.
+    bytes: u64,
+    first: Option<Instant>,
+}
+
+impl Start {
+    /// An answer came; whether the start is over.
+    fn on_answer(&mut self, bytes: u64, asked: Asked, prompt: Duration, now: Instant) -> bool {
+        if now.saturating_duration_since(asked.at) > prompt {
+            return true;
+        }
+        self.window = self.window.saturating_add(bytes);
+        let first = *self.first.get_or_insert(now);
+        if self.round.is_none_or(|began| asked.at < began) {
+            self.round.get_or_insert(now);
+            self.bytes += bytes;
+            return false;
+        }
+        let rate = self.bytes as f64 / now.saturating_duration_since(first).as_secs_f64().max(0.001);
+        if rate >= self.rate * STILL_RISES {
+            (self.rate, self.full) = (rate, 0);
+        } else {
+            self.full += 1;
+        }
+        (self.round, self.bytes, self.first) = (Some(now), bytes, Some(now));
+        self.full >= FULL_ROUNDS
+    }
+}
+
 /// A source.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -60,6 +110,9 @@ pub(super) struct Source {
     rate: Rate,
     /// Bytes a second of its quickest answer lately.
     quickest: f64,
+    /// How long a round trip to it takes.
+    pub(super) round_trip: Duration,
+    start: Option<Start>,
     pub(super) failures: u32,
     pub(super) busy: u32,
     /// Refusals of chunks that it said it had.
@@ -84,6 +137,8 @@ impl Source {
             unwritten: 0,
             rate: Rate::default(),
             quickest: 0.0,
+            round_trip: Duration::ZERO,
+            start: Some(Start { window: FIRST_WINDOW, round: None, rate: 0.0, full: 0, bytes: 0, first: None }),
             failures: 0,
             busy: 0,
             broken_words: 0,
@@ -104,16 +159,27 @@ impl Source {
         self.not_before.is_some_and(|until| until > now)
     }
 
-    /// Whether it may be asked for `bytes` more.
-    pub(super) fn has_room(&self, bytes: u64, policy: &FetchPolicy) -> bool {
+    /// Whether it may be asked for `bytes` more. `alone` while all who are asked have everything: within a crowd chunks
+    /// that wait at one are of no use to anybody.
+    pub(super) fn has_room(&self, bytes: u64, policy: &FetchPolicy, alone: bool) -> bool {
         let window = match self.rate.per_second {
             // Half after a failure, a quarter after two.
             None if self.has_part() => bytes,
             None => FIRST_WINDOW >> self.failures.min(8),
-            Some(rate) => (rate * AHEAD.as_secs_f64()) as u64 >> self.failures.min(8),
+            Some(rate) => {
+                let trips = if alone { self.round_trip * AHEAD_TRIPS } else { Duration::ZERO };
+                let start = self.start.as_ref().filter(|_| alone && !self.has_part()).map_or(0, |start| start.window);
+                ((rate * (AHEAD + trips).as_secs_f64()) as u64).max(start) >> self.failures.min(8)
+            }
         };
-        let window = window.min(policy.window_bytes);
+        let window = window.min(self.most(policy));
         self.asked.is_empty() && self.unwritten == 0 || self.in_flight + self.unwritten + bytes <= window
+    }
+
+    /// The most bytes that it may be asked for: on a long path more is under way.
+    pub(super) fn most(&self, policy: &FetchPolicy) -> u64 {
+        let under_way = self.rate.per_second.unwrap_or_default() * (self.round_trip * AHEAD_TRIPS).as_secs_f64();
+        (under_way as u64).clamp(policy.window_bytes, policy.window_bytes.saturating_mul(LONG_WINDOW))
     }
 
     /// Whether `bytes` are little for it: a tenth of a second.
@@ -143,6 +209,10 @@ impl Source {
         if let Some(asked) = asked {
             let took = now.saturating_duration_since(asked.at).as_secs_f64().max(0.001);
             self.quickest = (self.quickest * FORGET).max(bytes as f64 / took);
+            let prompt = PROMPT + self.round_trip * PROMPT_TRIPS;
+            if self.start.as_mut().is_some_and(|start| start.on_answer(bytes, asked, prompt, now)) {
+                self.start = None;
+            }
         }
         (self.failures, self.busy, self.broken_words, self.not_before) = (0, 0, 0, None);
         self.unwritten += bytes;
@@ -177,7 +247,7 @@ impl Source {
             return if age > FIRST_ANSWER { f64::INFINITY } else { age.max(0.2) };
         };
         let before: u64 = self.asked.values().filter(|other| other.at <= asked.at).map(|other| other.bytes).sum();
-        let expected = before as f64 / rate.max(1.0);
+        let expected = 2.0 * self.round_trip.as_secs_f64() + before as f64 / rate.max(1.0);
         // What is late by some time takes as long again, or nobody would take it over until it is overdue.
         if age > 2.0 * expected + 0.5 { f64::INFINITY } else { (expected - age).abs() }
     }

@@ -4,6 +4,7 @@
 //! and end - and 60 to 85 with the tree that it is in.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::{Multiaddr, PeerId, RecordKey};
@@ -76,6 +77,37 @@ impl Providers {
         }
         self.set_addresses(&peer, addresses);
         Some(new)
+    }
+
+    /// The same, by the word of others: what the node said itself, and where it listens, stays as it is.
+    pub(super) fn adopt(
+        &mut self,
+        key: RecordKey,
+        peer: PeerId,
+        addresses: &[Multiaddr],
+        limits: &RecordLimits,
+        now: Instant,
+    ) -> Option<bool> {
+        let Some(number) = self.numbers.get(&peer).copied() else {
+            return self.insert(key, peer, addresses, limits, now);
+        };
+        if self.pairs.contains_key(&(key, number)) {
+            return Some(false);
+        }
+        let known = self.nodes.get(number as usize)?.addresses.clone();
+        self.insert(key, peer, &known, limits, now)
+    }
+
+    /// The pairs of all keys after one, in order.
+    pub(super) fn after(
+        &self,
+        key: Option<RecordKey>,
+    ) -> impl Iterator<Item = (RecordKey, PeerId, &[Multiaddr], Instant)> {
+        let from = key.map_or(Bound::Unbounded, |key| Bound::Excluded((key, Number::MAX)));
+        self.pairs.range((from, Bound::Unbounded)).filter_map(|((key, number), ends)| {
+            let node = self.nodes.get(*number as usize)?;
+            Some((*key, node.peer, &*node.addresses, self.begin? + TICK * *ends))
+        })
     }
 
     /// A number for a node that has none; `None` if there are too many.

@@ -1,0 +1,52 @@
+//! Takes over what lies in this node's part of the key space when it comes into a large network, or back to it.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::{broadcast, watch};
+
+use super::Phase;
+use crate::net::{Mirror, Net, sleep_until};
+use crate::state::settling::Settling;
+
+/// How often this node looks whether it slept.
+const TICK: Duration = Duration::from_secs(5);
+
+/// The task.
+pub(super) struct Newcomer {
+    pub(super) net: Net,
+    pub(super) mirror: Mirror,
+    pub(super) phase: watch::Receiver<Phase>,
+}
+
+impl Newcomer {
+    /// Runs until the node stops.
+    pub(super) async fn run(mut self) {
+        let mut phase = self.phase.clone();
+        tokio::select! {
+            () = Phase::end(&mut phase) => {}
+            () = self.work() => {}
+        }
+    }
+
+    async fn work(&mut self) {
+        let mut came = self.net.came();
+        let mut settling = Settling::new(TICK, Instant::now());
+        loop {
+            tokio::select! {
+                node = came.recv() => match node {
+                    Ok(_) => settling.on_came(1, Instant::now()),
+                    Err(broadcast::error::RecvError::Lagged(many)) => settling.on_came(many, Instant::now()),
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+                () = sleep_until(Some(settling.poll_timeout().0)) => {}
+            }
+            let nodes = self.net.dht_counts().await.nodes;
+            if settling.is_due(nodes as u64, Instant::now()) {
+                let begin = Instant::now();
+                if let Some(taken) = self.mirror.take_over().await {
+                    tracing::debug!(?taken, elapsed = ?begin.elapsed(), "took over what lies in this node's part");
+                }
+            }
+        }
+    }
+}
