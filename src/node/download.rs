@@ -184,7 +184,8 @@ impl Task<'_> {
     }
 
     async fn run(mut self, found: Checked, have: &ChunkSet) -> Result<Vec<PeerId>, Error> {
-        let policy = FetchPolicy::new(&self.inner.config.fetch, self.shares(), rand::random());
+        let lease = self.inner.standings.lease().max(self.inner.config.lease.lease);
+        let policy = FetchPolicy::new(&self.inner.config.fetch, self.shares(), lease, rand::random());
         let mut machine = Download::new(self.geometry, policy, Some(have));
         let (now, local) = (Instant::now(), self.inner.net.local());
         if self.inner.library.has_whole(&self.content, &self.geometry) {
@@ -256,7 +257,13 @@ impl Task<'_> {
                 () = work.search.failed() => return Err(Error::Bug),
                 Some(event) = work.asks.next() => self.on_event(machine, work, event)?,
                 Some(news) = work.news.recv() => match news {
-                    News::Found(found) => self.add(machine, found),
+                    News::Found(found) => {
+                        // The index and the DHT know where it is now.
+                        if !found.addresses.is_empty() && self.addresses.contains_key(&found.peer) {
+                            self.addresses.insert(found.peer, found.addresses.clone());
+                        }
+                        self.add(machine, found);
+                    }
                     News::Searched(round) if work.search.is_over(round) => machine.set_searching(false),
                     News::Searched(_) => {}
                 },

@@ -15,6 +15,7 @@
 //! around sources that slow down, at any time of a download.
 
 mod holders;
+mod patience;
 mod pick;
 #[cfg(test)]
 mod sim;
@@ -47,10 +48,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 pub const MAX_SOURCES: usize = 48;
 /// Contents of fewer chunks are not worth the talk of who has what.
 const SWARM_CHUNKS: u64 = 16;
-/// How soon a source without work looks again for a request to take over.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// For how long a download goes on although no source has a chunk that is missing.
-const STALL: Duration = Duration::from_secs(30);
 
 /// Longest round trip that counts: what is longer is a queue, or a lie.
 const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(2);
@@ -66,16 +63,18 @@ pub struct FetchPolicy {
     pub swarm: bool,
     /// Whether others are told what has come.
     pub tells: bool,
+    /// For how long a download that has come by something waits for its sources to be back: as long as their owner's lease.
+    pub patience: Duration,
     /// Where randomness begins.
     pub seed: u64,
 }
 
 impl FetchPolicy {
     /// The policy of a configuration.
-    pub fn new(config: &FetchConfig, tells: bool, seed: u64) -> Self {
+    pub fn new(config: &FetchConfig, tells: bool, patience: Duration, seed: u64) -> Self {
         let window_bytes = (config.window_mib.max(1) as u64) << 20;
         // Memory for three sources at full speed is enough for any number of slower ones.
-        Self { window_bytes, total_bytes: 3 * window_bytes, swarm: config.reshare, tells, seed }
+        Self { window_bytes, total_bytes: 3 * window_bytes, swarm: config.reshare, tells, patience, seed }
     }
 }
 
@@ -156,8 +155,10 @@ pub struct Download<S> {
     progress: Option<Instant>,
     /// Whether more sources may yet be found.
     searching: bool,
-    /// Whether more sources were looked for because none was left, and nothing came of it since.
-    looked_again: bool,
+    /// When more sources were last looked for because none was left, if nothing came of it since.
+    looked_again: Option<Instant>,
+    /// When a chunk last came.
+    came: Option<Instant>,
     ended: bool,
 }
 
@@ -195,7 +196,8 @@ impl<S: Copy + Ord> Download<S> {
             actions: VecDeque::new(),
             progress: None,
             searching: false,
-            looked_again: false,
+            looked_again: None,
+            came: None,
             ended: false,
         }
     }
@@ -205,9 +207,13 @@ impl<S: Copy + Ord> Download<S> {
         self.policy.swarm && self.geometry.chunks() >= SWARM_CHUNKS
     }
 
-    /// Another source; `whole` if it is known to have everything. False if there are enough, or it is known.
+    /// Another source; `whole` if it is known to have everything. False if there are enough, or it is known and was not given up
+    /// because it could not be reached.
     pub fn add_source(&mut self, source: S, whole: bool, now: Instant) -> bool {
-        if self.sources.contains_key(&source) || !self.make_room() {
+        if let Some(known) = self.sources.get_mut(&source) {
+            return known.come_back();
+        }
+        if !self.make_room() {
             return false;
         }
         let mut state = Source::new(if whole { Holds::All } else { Holds::Unknown });
@@ -266,7 +272,7 @@ impl<S: Copy + Ord> Download<S> {
         let Some(state) = self.sources.get_mut(&source) else { return false };
         let asked = state.end(first);
         state.on_answer(bytes, asked, now);
-        self.progress = Some(now);
+        (self.progress, self.came) = (Some(now), Some(now));
         let askers = match self.flights.remove(&first) {
             Some(flight) => flight.askers,
             None => {
@@ -305,7 +311,7 @@ impl<S: Copy + Ord> Download<S> {
                 self.tell_of(first);
             }
             self.written += u64::from(count);
-            self.looked_again = false;
+            self.looked_again = None;
         }
     }
 
@@ -395,48 +401,7 @@ impl<S: Copy + Ord> Download<S> {
             self.actions.push_back(action);
             return self.actions.pop_front();
         }
-        if self.is_hopeless(now) {
-            if !std::mem::replace(&mut self.looked_again, true) {
-                self.searching = true;
-                return Some(Action::Search);
-            }
-            self.ended = true;
-            return Some(Action::Exhausted(self.reason()));
-        }
-        None
-    }
-
-    /// Whether nothing is under way, and nobody is left or nobody has had what is missing for long.
-    fn is_hopeless(&self, now: Instant) -> bool {
-        if !self.arrived.is_empty() || !self.flights.is_empty() || self.searching {
-            return false;
-        }
-        let mut live = self.sources.values().filter(|state| state.lost.is_none()).peekable();
-        if live.peek().is_none() {
-            return true;
-        }
-        let waits = live.any(|state| state.not_before.is_some());
-        !waits && self.progress.is_some_and(|progress| now >= progress + STALL)
-    }
-
-    /// When to call [`Download::poll_action`] again although nothing happened, and why.
-    pub fn poll_timeout(&self, now: Instant) -> Option<(Instant, &'static str)> {
-        let live = || self.sources.values().filter(|state| state.lost.is_none());
-        let pauses = live().filter_map(|state| state.not_before).map(|at| (at, "pause of a source"));
-        let haves = live().filter_map(|state| state.have_due).map(|at| (at, "question which chunks a source has"));
-        let idle = live().any(|state| state.asked.is_empty() && !state.is_paused(now));
-        let look = (idle && !self.flights.is_empty()).then(|| (now + LOOK_AGAIN, "request to take over"));
-        let stall = self.progress.map(|at| (at + STALL, "end of patience")).filter(|(at, _)| *at > now);
-        pauses.chain(haves).chain(look).chain(stall).min()
-    }
-
-    /// Pauses end by themselves: nothing to do but to poll for actions.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        for source in self.sources.values_mut() {
-            if source.not_before.is_some_and(|until| until <= now) {
-                source.not_before = None;
-            }
-        }
+        self.lose_patience(now)
     }
 
     /// Chunks that are written.

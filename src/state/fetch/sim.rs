@@ -98,6 +98,7 @@ impl Swarm {
                 total_bytes: 24 << 20,
                 swarm: true,
                 tells: true,
+                patience: Duration::from_secs(30),
                 seed: random.next(),
             };
             let mut download = Download::new(geometry, policy, None);

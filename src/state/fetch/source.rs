@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use swarmdex_protocols::ChunkSet;
 
-use super::{Exhausted, FetchPolicy};
+use super::{Exhausted, FetchPolicy, MAX_FAILURES};
 
 /// Bytes that a source is trusted with before its rate is known.
 const FIRST_WINDOW: u64 = 1 << 20;
@@ -148,6 +148,16 @@ impl Source {
             answers: 0,
             lost: None,
         }
+    }
+
+    /// It was heard of again. True if it was given up for want of an answer, and gets another chance: one failure ends it.
+    pub(super) fn come_back(&mut self) -> bool {
+        if self.lost != Some(Exhausted::Unreachable) {
+            return false;
+        }
+        self.lost = None;
+        (self.failures, self.busy, self.not_before) = (MAX_FAILURES - 1, 0, None);
+        true
     }
 
     /// Whether it is one of a crowd, that has a part.

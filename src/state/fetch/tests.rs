@@ -9,8 +9,14 @@ use proptest::prelude::*;
 use super::*;
 
 const CHUNK: u64 = 256 << 10;
-const POLICY: FetchPolicy =
-    FetchPolicy { window_bytes: 8 << 20, total_bytes: 24 << 20, swarm: true, tells: true, seed: 7 };
+const POLICY: FetchPolicy = FetchPolicy {
+    window_bytes: 8 << 20,
+    total_bytes: 24 << 20,
+    swarm: true,
+    tells: true,
+    patience: Duration::from_secs(30),
+    seed: 7,
+};
 
 fn geometry(chunks: u64) -> Geometry {
     Geometry::new(chunks * CHUNK).unwrap()
@@ -420,4 +426,61 @@ fn millions_of_chunks_cost_little() {
     let geometry = Geometry::new(swarmdex_protocols::limits::MAX_FILE_BYTES).unwrap();
     let download = Download::<u8>::new(geometry, POLICY, None);
     assert_eq!(download.todo.len(), 1);
+}
+
+/// An owner that is restarted is waited for, looked for again and again, and used when it is back.
+#[test]
+fn a_download_that_has_come_by_something_waits_for_its_owner_and_no_longer_than_a_lease() {
+    let begin = Instant::now();
+    let after = |ms: u64| begin + Duration::from_millis(ms);
+    let lost = |came: bool| {
+        let mut download = Download::new(geometry(8), FetchPolicy { swarm: false, ..POLICY }, None);
+        download.add_source(0, true, begin);
+        let mut asked = Vec::new();
+        while let Some(Action::Request { first, count, .. }) = download.poll_action(begin) {
+            asked.push((first, count));
+        }
+        if came {
+            let (first, count) = asked.remove(0);
+            assert!(download.on_chunks(0, first, count, begin));
+            download.on_written(0, first, count);
+        }
+        for failure in 0..MAX_FAILURES {
+            let now = after(3000 * u64::from(failure));
+            download.handle_timeout(now);
+            while let Some(action) = download.poll_action(now) {
+                match action {
+                    Action::Request { first, count, .. } => asked.push((first, count)),
+                    action => assert_eq!(action, Action::Report(0)),
+                }
+            }
+            asked.drain(..).for_each(|(first, _)| download.on_failed(0, first, now));
+        }
+        download
+    };
+    // Nobody who never sent anything is waited for.
+    let mut download = lost(false);
+    assert_eq!(download.poll_action(after(7000)), Some(Action::Search));
+    download.set_searching(false);
+    assert_eq!(download.poll_action(after(7000)), Some(Action::Exhausted(Exhausted::Unreachable)));
+
+    for is_back in [false, true] {
+        let mut download = lost(true);
+        let mut searches = 0;
+        for second in 7..29 {
+            match download.poll_action(after(1000 * second)) {
+                Some(Action::Search) => searches += 1,
+                action => assert_eq!(action, None),
+            }
+            download.set_searching(false);
+            assert!(download.poll_timeout(after(1000 * second)).unwrap().0 <= after(1000 * second + 2000));
+        }
+        assert!((10..=12).contains(&searches), "{searches}");
+        if is_back {
+            assert!(download.add_source(0, true, after(29_000)) && !download.add_source(0, true, after(29_000)));
+            assert!(matches!(download.poll_action(after(29_000)), Some(Action::Request { source: 0, .. })));
+        } else {
+            assert_eq!(download.poll_action(after(30_000)), Some(Action::Exhausted(Exhausted::Unreachable)));
+        }
+    }
 }
