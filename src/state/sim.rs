@@ -351,6 +351,10 @@ impl World {
 
     /// Peers leave in order and come back, while others take some of their names; once in a while the master crashes meanwhile.
     fn leave_and_return(&mut self) {
+        // Who shares a name of another's reports each time.
+        for peer in &mut self.peers {
+            peer.share.retain(|name, _| peer.announcer.holds(name));
+        }
         self.loss = self.random.below(4);
         for round in 0..3 {
             for number in 0..PEERS {

@@ -164,9 +164,8 @@ impl World {
                 self.send(MASTER, from, Message::Joined { session, unchanged, again });
             }
             Message::Leave(session) => {
-                if leases.on_leave(&peer, session).is_ok() {
-                    self.master.evicting.push_back(peer);
-                }
+                let left = leases.on_leave(&peer, session).is_ok();
+                self.master.evicting.extend(left.then_some(peer));
             }
             Message::Again { session, sequence } => {
                 let admitted = leases.admit_change(&peer, session, Sequence(sequence)).is_ok();

@@ -88,7 +88,7 @@ fn who_returns_with_what_it_left_with_gets_all_that_nobody_took() {
     // What it announces and ends now is as after an unchanged join.
     assert!(matches!(announce(&store, anna, vec![offer("d", "d")], false)[0], Verdict::Accepted { .. }));
     let all = [now, vec![lookup(&store, "d").unwrap()]].concat();
-    assert_eq!(join(&store, anna, sum(&all).digest, 3).1, true);
+    assert!(join(&store, anna, sum(&all).digest, 3).1);
     assert_eq!(again(&store, anna, session).unwrap_err().code, RefusalCode::NotJoined, "that session is over");
 }
 
