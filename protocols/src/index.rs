@@ -7,10 +7,12 @@ use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 use serde::{Deserialize, Serialize};
 
+pub use crate::again::{Again, Returned, Sealed, Seals};
 pub use crate::agreement::{Compare, Compared, Mark, Part, Range, Renew, Renewed};
 use crate::content::ContentId;
 pub use crate::digest::{ShareDigest, ShareSum, share_digest};
-use crate::limits::{MAX_ADDRESS_BYTES, MAX_REASON_BYTES};
+use crate::limits::MAX_ADDRESS_BYTES;
+pub use crate::refusal::{Refusal, RefusalCode};
 pub use crate::run::{Fingerprint, Followed, Run};
 use crate::statement::{Certificate, Entry, Seal, Statement, Version};
 
@@ -59,6 +61,12 @@ pub enum Request {
     /// Find the names that both do not hold alike.
     #[serde(rename = "compare")]
     Compare(Compare),
+    /// Have the names granted again that the peer left with.
+    #[serde(rename = "again")]
+    Again(Again),
+    /// Ask for the seals of what was granted so.
+    #[serde(rename = "seals")]
+    Seals(Seals),
     /// Ask any node which master it follows.
     #[serde(rename = "master")]
     Master,
@@ -89,6 +97,9 @@ pub struct Join {
     /// Fingerprint of the peer's machine; none where the system gives the machine no id.
     #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<Fingerprint>,
+    /// Whether the peer would have the names that it left with granted again at once, by [`Request::Again`].
+    #[serde(rename = "b", default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// Claim names, at most [`crate::limits::MAX_BATCH_ENTRIES`] at a time.
@@ -252,6 +263,12 @@ pub enum Response {
     /// To a comparison: an outcome for each range, in order.
     #[serde(rename = "compared")]
     Compared(Vec<Compared>),
+    /// To a peer that has granted again what it left with.
+    #[serde(rename = "returned")]
+    Returned(Returned),
+    /// To a question for seals: those of the names that the master holds for the peer, in order.
+    #[serde(rename = "sealed")]
+    Sealed(Vec<Sealed>),
     /// To anything that cannot be granted.
     #[serde(rename = "refused")]
     Refused(Refusal),
@@ -269,6 +286,9 @@ pub struct Joined {
     /// Whether the master still holds exactly the peer's share, so that nothing need be announced.
     #[serde(rename = "u")]
     pub unchanged: bool,
+    /// Whether the peer left with exactly this share, and is to ask by [`Request::Again`] for what is still free of it.
+    #[serde(rename = "g", default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// What became of one offer.
@@ -369,106 +389,6 @@ pub struct Member {
     /// Number of names that it holds.
     #[serde(rename = "k")]
     pub entries: u64,
-}
-
-/// Why a request was refused. Programs go by the code; the reason is for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    /// What kind of refusal this is.
-    #[serde(rename = "c")]
-    pub code: RefusalCode,
-    /// One sentence, at most [`MAX_REASON_BYTES`] bytes.
-    #[serde(rename = "r")]
-    pub reason: String,
-}
-
-impl Refusal {
-    /// A refusal; a longer reason is cut.
-    pub fn new(code: RefusalCode, reason: impl Into<String>) -> Self {
-        let mut reason = reason.into();
-        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
-        Self { code, reason }
-    }
-}
-
-/// The kinds of refusal, as numbers that never change their meaning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(from = "u16", into = "u16")]
-pub enum RefusalCode {
-    /// 1: the bytes are no message, or over a limit.
-    Malformed,
-    /// 2: a request of a kind that this node does not know.
-    Unsupported,
-    /// 3: the node is not the master.
-    NotMaster,
-    /// 4: the peer means another network.
-    WrongNetwork,
-    /// 5: the peer is not a member, or its session is over: join again.
-    NotJoined,
-    /// 6: the change is older than one that was already made.
-    Stale,
-    /// 7: the name breaks a rule.
-    InvalidName,
-    /// 8: no such name or peer.
-    NotFound,
-    /// 9: a quota is used up; the reason says which.
-    Quota,
-    /// 10: too much to do at the moment: ask again later.
-    Busy,
-    /// 11: the index could not be written.
-    Storage,
-    /// 12: the query is no query.
-    InvalidQuery,
-    /// 14: what the peer says that it holds is not what the master granted to it: report again.
-    Differs,
-    /// 13: another run of this identity is a member, and answers.
-    Twin,
-    /// Any other number, from a newer node.
-    Other(u16),
-}
-
-impl From<u16> for RefusalCode {
-    fn from(number: u16) -> Self {
-        match number {
-            1 => Self::Malformed,
-            2 => Self::Unsupported,
-            3 => Self::NotMaster,
-            4 => Self::WrongNetwork,
-            5 => Self::NotJoined,
-            6 => Self::Stale,
-            7 => Self::InvalidName,
-            8 => Self::NotFound,
-            9 => Self::Quota,
-            10 => Self::Busy,
-            11 => Self::Storage,
-            12 => Self::InvalidQuery,
-            14 => Self::Differs,
-            13 => Self::Twin,
-            other => Self::Other(other),
-        }
-    }
-}
-
-impl From<RefusalCode> for u16 {
-    fn from(code: RefusalCode) -> Self {
-        match code {
-            RefusalCode::Malformed => 1,
-            RefusalCode::Unsupported => 2,
-            RefusalCode::NotMaster => 3,
-            RefusalCode::WrongNetwork => 4,
-            RefusalCode::NotJoined => 5,
-            RefusalCode::Stale => 6,
-            RefusalCode::InvalidName => 7,
-            RefusalCode::NotFound => 8,
-            RefusalCode::Quota => 9,
-            RefusalCode::Busy => 10,
-            RefusalCode::Storage => 11,
-            RefusalCode::InvalidQuery => 12,
-            RefusalCode::Differs => 14,
-            RefusalCode::Twin => 13,
-            RefusalCode::Other(other) => other,
-        }
-    }
 }
 
 /// Whether an address is one that a node can be reached at: an IP address or DNS name with TCP, or UDP and

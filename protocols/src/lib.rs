@@ -14,6 +14,7 @@
 //! checked here. **Non-goals.** No network, no disk, no clock: bytes and times are arguments.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod again;
 mod agreement;
 pub mod check;
 pub mod chunks;
@@ -27,6 +28,7 @@ pub mod limits;
 pub mod mirror;
 pub mod name;
 pub mod pattern;
+mod refusal;
 pub mod run;
 pub mod statement;
 pub mod tree;

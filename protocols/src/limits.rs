@@ -74,6 +74,8 @@ pub const MAX_FILE_BYTES: u64 = 1 << 44;
 
 // A full batch of the longest names must fit its message: text, content id, size, an earlier grant and map keys.
 const _: () = assert!(MAX_BATCH_ENTRIES * (MAX_NAME_BYTES + 288) <= MAX_INDEX_MESSAGE);
+// So must the names that are not granted again, and as many names with their seals.
+const _: () = assert!(MAX_BATCH_ENTRIES * (MAX_NAME_BYTES + 160) + 64 <= MAX_INDEX_MESSAGE);
 // So must a full page, whose entries carry owner and version as well.
 const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_NAME_BYTES + 256) <= MAX_INDEX_MESSAGE);
 // A page of members with every address that each may have.

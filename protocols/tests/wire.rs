@@ -11,9 +11,10 @@ use swarmdex_protocols::codec::{DecodeError, decode, encode};
 use swarmdex_protocols::content::Proof;
 use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::index::{
-    Announce, Compare, Compared, Cursor, Fingerprint, Followed, Found, Granted, Join, Joined, Leave, Lookup, Mark,
-    Member, Offer, Owned, Page, Part, Peers, Range, Refusal, RefusalCode, Renew, Renewed, Report, Request, Response,
-    Revocation, Revoke, Run, Search, Sequence, Session, ShareDigest, ShareSum, Verdict,
+    Again, Announce, Compare, Compared, Cursor, Fingerprint, Followed, Found, Granted, Join, Joined, Leave, Lookup,
+    Mark, Member, Offer, Owned, Page, Part, Peers, Range, Refusal, RefusalCode, Renew, Renewed, Report, Request,
+    Response, Returned, Revocation, Revoke, Run, Sealed, Seals, Search, Sequence, Session, ShareDigest, ShareSum,
+    Verdict,
 };
 use swarmdex_protocols::limits::*;
 use swarmdex_protocols::statement::{self, Seal};
@@ -62,6 +63,7 @@ fn requests() -> Vec<Request> {
             newest: None,
             run: None,
             machine: None,
+            again: false,
         }),
         Request::Join(Join {
             network: "lab".to_owned(),
@@ -71,6 +73,7 @@ fn requests() -> Vec<Request> {
             newest: Some(Box::new(Certificate { entry: entry("n"), seal: seal() })),
             run: None,
             machine: None,
+            again: false,
         }),
         Request::Announce(Announce {
             session: Session(1 << 40),
@@ -119,7 +122,7 @@ fn sum() -> ShareSum {
 fn responses() -> Vec<Response> {
     let refusal = Refusal::new(RefusalCode::Quota, "too many");
     vec![
-        Response::Joined(Joined { session: Session(8), lease_ms: 30_000, unchanged: false }),
+        Response::Joined(Joined { session: Session(8), lease_ms: 30_000, unchanged: false, again: false }),
         Response::Announced(vec![
             Verdict::Accepted { version: Version(9), seal: seal() },
             Verdict::Conflict { owner: peer() },
@@ -265,6 +268,7 @@ fn joins_and_masters() -> (Vec<Request>, Vec<Response>) {
         newest: None,
         run: Some(Run(1 << 60)),
         machine: Some(Fingerprint::of("0123456789abcdef0123456789abcdef", &peer())),
+        again: false,
     };
     let only_run = Join { machine: None, ..join.clone() };
     let followed = Followed { master: Some(peer()), addresses: member().addresses };
@@ -274,6 +278,29 @@ fn joins_and_masters() -> (Vec<Request>, Vec<Response>) {
             Response::Master(followed),
             Response::Master(Followed::default()),
             Response::Refused(Refusal::new(RefusalCode::Twin, "another run")),
+        ],
+    )
+}
+
+/// What a peer that left comes back with.
+fn returns() -> (Vec<Request>, Vec<Response>) {
+    let Some(Request::Join(join)) = requests().into_iter().next() else { unreachable!() };
+    let again = Again { session: Session(1), sequence: Sequence(2) };
+    let returned = |through: Option<&str>, except: &[&str]| {
+        let except = except.iter().map(ToString::to_string).collect();
+        Response::Returned(Returned { version: Version(9), through: through.map(str::to_owned), except })
+    };
+    (
+        vec![
+            Request::Join(Join { again: true, ..join }),
+            Request::Again(again),
+            Request::Seals(Seals { session: Session(1), from: "a/b".to_owned() }),
+        ],
+        vec![
+            Response::Joined(Joined { session: Session(8), lease_ms: 30_000, unchanged: false, again: true }),
+            returned(Some("a/b"), &["a"]),
+            returned(None, &[]),
+            Response::Sealed(vec![Sealed { name: "a/b".to_owned(), version: Version(9), seal: seal() }]),
         ],
     )
 }
@@ -317,6 +344,9 @@ fn every_message_has_its_bytes() {
     all += &lines("request", &requests);
     all += &lines("response", &responses);
     all += &lines("key", &[RecordKey::node(&network, &peer())]);
+    let (requests, responses) = returns();
+    all += &lines("request", &requests);
+    all += &lines("response", &responses);
     assert_eq!(all, GOLDEN, "the bytes of a message changed: that takes a new protocol id");
 }
 
@@ -340,6 +370,8 @@ fn cross_check<T: Serialize + DeserializeOwned + PartialEq + Debug>(messages: &[
 fn another_library_writes_and_reads_the_same_bytes() {
     cross_check(&requests());
     cross_check(&responses());
+    cross_check(&returns().0);
+    cross_check(&returns().1);
     cross_check(&fetches());
     cross_check(&headers());
     cross_check(&mirror_requests());
@@ -526,6 +558,7 @@ fn any_request() -> impl Strategy<Value = Request> {
                 newest: None,
                 run: None,
                 machine: None,
+                again: false,
             })
         }),
     ]

@@ -190,6 +190,14 @@ impl Master {
             }
             Request::Renew(renew) => self.renew(&peer, &renew, now).map(Step::Answer),
             Request::Compare(compare) => self.compare(peer, compare),
+            Request::Again(index::Again { session, sequence }) => {
+                self.leases.admit_change(&peer, session, sequence)?;
+                self.write(peer, in_session(session, WriteOp::Again { peer }))
+            }
+            Request::Seals(index::Seals { session, from }) => {
+                self.leases.admit_question(&peer, session)?;
+                self.read(peer, ReadOp::Seals { peer, from })
+            }
             // Answered by every node, and so before it comes here.
             Request::Master => Err(Refusal::new(RefusalCode::Unsupported, "not asked of an index")),
         }
@@ -235,6 +243,7 @@ impl Master {
             Ok(DoneKind::Read(ReadOutcome::NotFound)) => {
                 Response::Refused(Refusal::new(RefusalCode::NotFound, "nobody holds that name"))
             }
+            Ok(DoneKind::Read(ReadOutcome::Sealed(sealed))) => Response::Sealed(sealed),
             // Not asked for by any request.
             Ok(DoneKind::Read(ReadOutcome::Tombstones(_) | ReadOutcome::Unknown(_) | ReadOutcome::Compared(_))) => {
                 Response::Done
@@ -250,11 +259,15 @@ impl Master {
 
     fn written(&mut self, peer: PeerId, written: WriteOutcome) -> Response {
         match written {
-            WriteOutcome::Joined { session, unchanged, holding } => {
+            WriteOutcome::Joined { session, unchanged, again, holding } => {
                 self.leases.on_joined(&peer, session);
                 self.leases.set_holding(&peer, holding);
                 let lease_ms = u64::try_from(self.leases.lease().as_millis()).unwrap_or(u64::MAX);
-                Response::Joined(Joined { session, lease_ms, unchanged })
+                Response::Joined(Joined { session, lease_ms, unchanged, again })
+            }
+            WriteOutcome::Returned { returned, holding } => {
+                self.leases.set_holding(&peer, holding);
+                Response::Returned(returned)
             }
             WriteOutcome::Announced { verdicts, holding, adopted } => {
                 self.leases.set_holding(&peer, holding);

@@ -72,7 +72,8 @@ fn the_holders_of_an_answer_are_those_that_are_alive() {
     let content = ContentId::of(b"x");
     for (number, peer) in peers.iter().enumerate() {
         let (peer, seen) = (*peer, Version::default());
-        let join = WriteOp::Join { peer, addresses: Vec::new(), digest: ShareDigest::empty(), entries: 1, seen };
+        let join =
+            WriteOp::Join { peer, addresses: Vec::new(), digest: ShareDigest::empty(), entries: 1, seen, again: false };
         store.try_write(join).unwrap().blocking_recv().unwrap().unwrap();
         let offers = vec![Offer::new(format!("copy {number}"), content, 1)];
         let announce = WriteOp::Announce { peer, offers, last: false, total: None, mirror: BTreeMap::new() };

@@ -2,10 +2,12 @@
 //!
 //! One task, plain sequential code; the rules it follows are in `state::announce` and `state::backoff`.
 
+mod again;
 mod agree;
 mod find;
 mod vote;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub(super) use find::{Finder, split_peer};
@@ -23,7 +25,7 @@ use crate::net::Net;
 use crate::state::Now;
 use crate::state::announce::{Batch, Standing};
 use crate::state::backoff::Backoff;
-use crate::storage::shares::ShareTable;
+use crate::storage::shares::{ShareTable, SharedEntry};
 
 /// How long the master may take to hear that this node leaves.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -149,7 +151,7 @@ impl Membership {
         listen.mark_unchanged();
         let mut shares = self.shares.generation();
         let mut asked = self.standings.watch();
-        let mut member = Member::new(master, self.join(master).await?);
+        let mut member = self.join(master).await?;
         backoff.reset();
         let mut retry = tokio::time::interval(RENEWAL_CHECK);
         retry.reset();
@@ -170,6 +172,9 @@ impl Membership {
             self.publish(MasterState::Joined { peer_id: master });
             tokio::select! {
                 () = Phase::end(&mut self.phase) => break,
+                () = std::future::ready(()), if self.standings.lock().first_unsealed().is_some() => {
+                    news = self.fetch_seals(&member, &mut asked).await?;
+                }
                 () = tokio::time::sleep_until(member.renewal) => match self.renew(&mut member).await? {
                     Renewed::Agreed => news = false,
                     Renewed::News => {}
@@ -183,7 +188,7 @@ impl Membership {
                     changed.map_err(|_| "the node is stopping")?;
                     tokio::time::sleep(ADDRESS_PAUSE).await;
                     listen.borrow_and_update();
-                    member = Member::new(master, self.join(master).await?);
+                    member = self.join(master).await?;
                 }
                 peer = lost.recv() => match peer {
                     Ok(peer) if peer != master => {}
@@ -215,6 +220,11 @@ impl Membership {
 
     /// Tells the master everything that it does not know.
     async fn tell(&self, member: &mut Member) -> Result<Told, String> {
+        if let Some(share) = member.returning.take()
+            && self.take_back(member, &share).await? == Told::Rejoin
+        {
+            return Ok(Told::Rejoin);
+        }
         while let Some(batch) = self.next_batch() {
             if self.send(member, batch).await? == Told::Rejoin {
                 return Ok(Told::Rejoin);
@@ -236,15 +246,15 @@ impl Membership {
         if reports >= MAX_REPORTS {
             return Err("it counts otherwise what it granted, again and again".to_owned());
         }
-        Ok(Member { reports, ..Member::new(master, self.join(master).await?) })
+        Ok(Member { reports, ..self.join(master).await? })
     }
 
-    async fn join(&self, master: PeerId) -> Result<Session, String> {
+    async fn join(&self, master: PeerId) -> Result<Member, String> {
         let entries = self.shares.entries();
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
-        let (digest, newest) = {
+        let (digest, newest, again) = {
             let announcer = self.standings.lock();
-            (announcer.digest(share), announcer.newest().cloned().map(Box::new))
+            (announcer.digest(share), announcer.newest().cloned().map(Box::new), announcer.may_return())
         };
         let join = Join {
             network: self.network.to_string(),
@@ -254,6 +264,7 @@ impl Membership {
             newest,
             run: Some(self.net.run()),
             machine: self.machine,
+            again,
         };
         let joined = match self.ask(master, Request::Join(join)).await? {
             Response::Joined(joined) => joined,
@@ -265,8 +276,9 @@ impl Membership {
         self.standings.set_lease(Duration::from_millis(joined.lease_ms));
         self.standings.save().await;
         self.twins.on_joined();
-        tracing::info!(%master, unchanged = joined.unchanged, "joined");
-        Ok(joined.session)
+        tracing::info!(%master, unchanged = joined.unchanged, again = joined.again, "joined");
+        let returning = (joined.again && !joined.unchanged).then_some(entries);
+        Ok(Member { returning, ..Member::new(master, joined.session) })
     }
 
     fn next_batch(&self) -> Option<Batch> {
@@ -360,6 +372,8 @@ struct Member {
     session: Session,
     /// Number of the last change.
     sequence: Sequence,
+    /// The share that this node left with and joined with, until it is granted again.
+    returning: Option<Arc<Vec<SharedEntry>>>,
     /// Reports in a row that the master counted otherwise.
     reports: usize,
     /// When the lease is renewed next.
@@ -371,7 +385,7 @@ struct Member {
 impl Member {
     fn new(master: PeerId, session: Session) -> Self {
         let renewal = tokio::time::Instant::now();
-        Self { master, session, sequence: Sequence(0), reports: 0, renewal, repaired: 0 }
+        Self { master, session, sequence: Sequence(0), returning: None, reports: 0, renewal, repaired: 0 }
     }
 }
 

@@ -66,9 +66,18 @@ impl Standings {
     }
 
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Announcer) -> T) -> T {
+        self.change_at(change).0
+    }
+
+    /// Also the number of the change.
+    pub(super) fn change_at<T>(&self, change: impl FnOnce(&mut Announcer) -> T) -> (T, u64) {
         let result = change(&mut self.lock());
-        self.changed.send_modify(|generation| *generation += 1);
-        result
+        let mut number = 0;
+        self.changed.send_modify(|generation| {
+            *generation += 1;
+            number = *generation;
+        });
+        (result, number)
     }
 
     fn agreement(&self) -> MutexGuard<'_, Agreement> {

@@ -1,6 +1,7 @@
 //! What a peer has to tell its master: the difference between its share and what the master said; and what it
 //! says of its names by itself while no master answers.
 
+mod again;
 mod alone;
 mod changed;
 #[cfg(test)]
@@ -83,6 +84,11 @@ pub struct Announcer {
     /// Proofs of what was granted to this peer.
     certificates: BTreeMap<Name, Certificate>,
     claims: BTreeMap<Name, Claim>,
+    /// Names that were granted again, at these versions, and of which the peer has no seal yet. A certificate of such a name
+    /// is of before, and over.
+    unsealed: BTreeMap<Name, Version>,
+    /// How far what this peer left with is granted again.
+    returned: String,
     /// Certificates that this peer gave up while no master could be told.
     revocations: BTreeMap<Name, statement::Revocation>,
     /// Names of which the network knows something later than this peer's certificate.
@@ -111,6 +117,8 @@ impl Announcer {
             agreed: None,
             certificates: certificates.collect(),
             claims: BTreeMap::new(),
+            unsealed: BTreeMap::new(),
+            returned: String::new(),
             revocations: BTreeMap::new(),
             doubted: BTreeSet::new(),
             unsaved: BTreeSet::new(),
@@ -128,7 +136,13 @@ impl Announcer {
     /// The certificate of just this content.
     fn certificate(&self, name: &Name, content: &ContentId, size: u64) -> Option<&Certificate> {
         let fits = |certificate: &&Certificate| certificate.entry.content == *content && certificate.entry.size == size;
-        self.certificates.get(name).filter(fits)
+        self.certificates.get(name).filter(fits).filter(|_| !self.unsealed.contains_key(name))
+    }
+
+    /// The version at which just this content was granted; 0 if it was not.
+    fn version(&self, name: &Name, content: &ContentId, size: u64) -> Version {
+        let certified = || self.certificate(name, content, size).map(|held| held.entry.version).unwrap_or_default();
+        self.unsealed.get(name).copied().unwrap_or_else(certified)
     }
 
     /// A join: with an unchanged share the master knows `share` already, otherwise it is told everything.
@@ -141,15 +155,18 @@ impl Announcer {
         self.on_session_over();
         self.reporting = !unchanged;
         self.surplus.clear();
+        self.returned.clear();
         self.changed = Changed::All;
         self.revocations.clear();
         self.claims.retain(|_, claim| !claim.withdrawn);
         if unchanged {
             for (name, content, size) in share {
-                let certificate = self.certificate(name, content, size);
-                let version = certificate.map(|held| held.entry.version).unwrap_or_default();
-                let sealed_ms = certificate.map_or(0, |held| held.seal.issued_ms);
-                let standing = Standing::Certified(version);
+                let sealed_ms = match self.certificates.get(name) {
+                    // Its seal is on its way.
+                    _ if self.unsealed.contains_key(name) => u64::MAX,
+                    _ => self.certificate(name, content, size).map_or(0, |held| held.seal.issued_ms),
+                };
+                let standing = Standing::Certified(self.version(name, content, size));
                 self.told.insert(name.clone(), Answer { content: *content, size, standing, sealed_ms, at: now });
             }
             self.agreed = Some(now);
@@ -163,7 +180,8 @@ impl Announcer {
         self.changed = Changed::All;
         self.look_again();
         for (name, answer) in self.told.take() {
-            if answer.granted().is_some() {
+            // Without a seal nobody else would believe it.
+            if answer.granted().is_some() && !self.unsealed.contains_key(&name) {
                 let Answer { content, size, standing, .. } = answer;
                 self.assumed.insert(name, Assumed { content, size, standing });
             }
@@ -179,13 +197,15 @@ impl Announcer {
 
     /// Drops the certificates of names that are not this peer's any more.
     fn forget_surplus(&mut self) {
-        let gone: Vec<_> = self.certificates.keys().filter(|name| !self.holds(name)).cloned().collect();
+        let known = self.certificates.keys().chain(self.unsealed.keys());
+        let gone: Vec<_> = known.filter(|name| !self.holds(name)).cloned().collect();
         for name in gone {
             self.forget(&name);
         }
     }
 
     fn forget(&mut self, name: &Name) {
+        self.unsealed.remove(name);
         if self.certificates.remove(name).is_some() {
             self.changed.mark(name);
             self.unsaved.insert(name.clone());
@@ -195,8 +215,7 @@ impl Announcer {
     /// The digest of a share with the versions at which it was granted.
     pub fn digest<'a>(&self, share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>) -> ShareDigest {
         let versioned = |(name, content, size): (&'a Name, &'a ContentId, u64)| {
-            let version = self.certificate(name, content, size).map(|held| held.entry.version).unwrap_or_default();
-            (name.as_str(), content, size, version)
+            (name.as_str(), content, size, self.version(name, content, size))
         };
         share_digest(share.into_iter().map(versioned))
     }
@@ -266,6 +285,7 @@ impl Announcer {
             self.doubted.remove(&name);
             self.assumed.remove(&name);
             self.surplus.remove(&name);
+            self.unsealed.remove(&name);
             let (content, size, owner) = (offer.content, offer.size, self.local);
             let standing = match verdict {
                 Verdict::Accepted { version, seal } => {
@@ -307,6 +327,12 @@ impl Announcer {
         true
     }
 
+    /// Every certificate that is on disk.
+    #[cfg(test)]
+    pub(super) fn saved(&self) -> Vec<Certificate> {
+        self.certificates.values().cloned().collect()
+    }
+
     /// A fault: forgets what the master said of a name, or believes that it granted it.
     #[cfg(test)]
     pub(super) fn spoil(&mut self, name: &Name, granted: Option<(ContentId, u64, Version)>, now: Instant) {
@@ -339,7 +365,7 @@ impl Announcer {
         self.look_again();
         for name in differences.missing.iter().chain(&differences.other) {
             self.changed.mark(name);
-            if let Some(answer) = self.told.remove(name) {
+            if let Some(answer) = self.told.remove(name).filter(|_| !self.unsealed.contains_key(name)) {
                 let Answer { content, size, standing, .. } = answer;
                 self.assumed.insert(name.clone(), Assumed { content, size, standing });
             }

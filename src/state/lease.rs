@@ -199,6 +199,15 @@ impl Leases {
         Ok(())
     }
 
+    /// Whether a peer may ask for what only a member is told, in this session.
+    ///
+    /// # Errors
+    ///
+    /// The session is over.
+    pub fn admit_question(&mut self, peer: &PeerId, session: Session) -> Result<(), Refusal> {
+        self.of_session(peer, session).map(drop)
+    }
+
     /// A sign of life; of strangers it means nothing.
     pub fn on_alive(&mut self, peer: &PeerId, now: Instant) {
         if self.members.get(peer).is_some_and(|member| member.state == LeaseState::Suspect) {

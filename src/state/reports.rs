@@ -39,6 +39,11 @@ impl Reports {
         self.members.insert(peer, if unchanged { Report::Whole } else { open });
     }
 
+    /// A peer has back what it left with: it has told everything.
+    pub fn on_returned(&mut self, peer: PeerId) {
+        self.members.insert(peer, Report::Whole);
+    }
+
     /// A batch of so many offers came.
     ///
     /// # Errors

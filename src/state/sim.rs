@@ -7,12 +7,14 @@
 mod master;
 mod peer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::index::{Compared, Offer, Range, Sequence, Session, ShareDigest, ShareSum, Verdict};
+use swarmdex_protocols::index::{
+    Compared, Offer, Range, Returned, Sealed, Sequence, Session, ShareDigest, ShareSum, Verdict,
+};
 use swarmdex_protocols::ledger::Standing as Stands;
 use swarmdex_protocols::statement::{CERTIFICATE_LIFETIME_MS, CLAIM_LIFETIME_MS, Revocation, Seal};
 use swarmdex_protocols::{
@@ -20,6 +22,7 @@ use swarmdex_protocols::{
 };
 
 use super::Now;
+use super::again::{Departure, Left, grant_again};
 use super::agreement::{Comparison, Division};
 use super::announce::{Announcer, Batch, Changed, Standing};
 use super::index::{Announced, Change, Evidence, IndexView, Moment, NameLimits, after, announce, evict, revoke};
@@ -41,6 +44,8 @@ const RENEWAL_MS: u64 = 1_500;
 const COPIES: usize = 4;
 const LIFETIME: Duration = Duration::from_secs(60);
 const LEASE_MS: u64 = 5_000;
+/// How long a master that has started looks every name up.
+const SETTLED_MS: u64 = 6_000;
 const LIMITS: NameLimits = NameLimits { names_per_peer: 100, names: 1000 };
 /// Wall clock at the beginning.
 const EPOCH_MS: u64 = 1_800_000_000_000;
@@ -65,11 +70,36 @@ enum Message {
         newest: Option<Version>,
         entries: usize,
         digest: ShareDigest,
+        again: bool,
     },
     Joined {
         session: Session,
         unchanged: bool,
+        again: bool,
     },
+    Leave(Session),
+    /// Have the next part of what the peer left with granted again.
+    Again {
+        session: Session,
+        sequence: u64,
+    },
+    Returned {
+        session: Session,
+        sequence: u64,
+        returned: Returned,
+    },
+    Seals {
+        session: Session,
+        sequence: u64,
+        from: Name,
+    },
+    Sealed {
+        session: Session,
+        sequence: u64,
+        sealed: Vec<Sealed>,
+    },
+    /// A peer that was stopped starts.
+    Start,
     Change {
         session: Session,
         sequence: u64,
@@ -133,6 +163,8 @@ struct World {
     peers: Vec<Peer>,
     /// Every certificate that was ever signed: the invariant.
     issued: BTreeMap<(Name, Version), (PeerId, ContentId)>,
+    /// Names that were granted again to peers that came back with what they left with, and peers that got all of it.
+    again: [usize; 2],
 }
 
 impl World {
@@ -155,6 +187,7 @@ impl World {
             session: None,
             sequence: 0,
             waiting: None,
+            returning: false,
             renewal: 0,
             alone: false,
             heard: 0,
@@ -173,9 +206,16 @@ impl World {
             loss: 5,
             side: [false; PEERS + 1],
             skew,
-            master: Master { disk: Disk::default(), leases: None, reports: Reports::default() },
+            master: Master {
+                disk: Disk::default(),
+                leases: None,
+                reports: Reports::default(),
+                evicting: VecDeque::new(),
+                settled: 0,
+            },
             peers: IDS.iter().map(peer).collect(),
             issued: BTreeMap::new(),
+            again: [0, 0],
         };
         world.start_master();
         world
@@ -234,7 +274,7 @@ impl World {
     /// Something that users and machines do.
     fn trouble(&mut self) {
         let peer = self.random.below(PEERS as u64) as usize;
-        match self.random.below(22) {
+        match self.random.below(25) {
             0..8 => {
                 // One file, or a folder.
                 let (first, content) = (self.random.below(NAMES as u64) as usize, self.random.below(3) as u8);
@@ -269,6 +309,7 @@ impl World {
             18 => self.skew[peer] = self.random.below(1_200_000) as i64 - 600_000,
             19 => self.spoil_index(),
             20 => self.spoil_peer(peer),
+            21..24 => self.stop(peer),
             _ => self.loss = self.random.below(30),
         }
     }
@@ -280,6 +321,12 @@ impl World {
                 && entry.key().0 <= self.now
             {
                 let (from, to, message) = entry.remove();
+                if matches!(message, Message::Start) {
+                    if !self.peers[to].up {
+                        self.restart(to);
+                    }
+                    continue;
+                }
                 let local = from == to || matches!(message, Message::Apply { .. });
                 if !local && !self.connected(from, to) {
                     continue;
@@ -300,6 +347,39 @@ impl World {
                 self.trouble();
             }
         }
+    }
+
+    /// Peers leave in order and come back, while others take some of their names; once in a while the master crashes meanwhile.
+    fn leave_and_return(&mut self) {
+        // Who shares a name of another's reports each time.
+        for peer in &mut self.peers {
+            peer.share.retain(|name, _| peer.announcer.holds(name));
+        }
+        self.loss = self.random.below(4);
+        for round in 0..3 {
+            for number in 0..PEERS {
+                if self.random.chance(50) {
+                    self.stop(number);
+                }
+            }
+            let until = self.now + self.random.below(2_000);
+            self.run(until, false);
+            for number in 0..PEERS {
+                if self.peers[number].up && self.random.chance(50) {
+                    let name = name(self.random.below(NAMES as u64) as usize);
+                    self.peers[number].share.insert(name, (ContentId::of(&[round]), 1));
+                }
+            }
+            let crash = self.random.chance(15);
+            let at = self.now + if crash { 1_000 + self.random.below(6_000) } else { 0 };
+            self.run(at, false);
+            if crash {
+                self.start_master();
+            }
+            self.run(self.now + 15_000, false);
+        }
+        self.loss = 0;
+        self.run(self.now + 2 * LIFETIME.as_millis() as u64, false);
     }
 
     /// When all is quiet again, everybody agrees.
@@ -352,7 +432,7 @@ impl World {
 }
 
 /// One history: a minute of trouble, then quiet until everything that nobody stands for is forgotten.
-fn history(seed: u64) {
+fn history(seed: u64) -> [usize; 2] {
     let mut world = World::new(seed);
     world.run(60_000, true);
     world.side = [false; PEERS + 1];
@@ -369,19 +449,30 @@ fn history(seed: u64) {
     let end = world.now + 3 * LIFETIME.as_millis() as u64;
     world.run(end, false);
     world.check();
+    if seed.is_multiple_of(RETURNS) {
+        world.leave_and_return();
+        world.check();
+    }
+    world.again
 }
 
 #[test]
 fn no_history_ever_shows_two_certified_owners_of_one_name_at_one_version() {
     // So many that a rare order of events has its turn; a failing seed is named by its panic.
+    let mut again = [0, 0];
     for seed in 0..HISTORIES {
         let result = std::panic::catch_unwind(|| history(seed));
         assert!(result.is_ok(), "seed {seed}");
+        let of_seed = result.unwrap_or_default();
+        again = [again[0] + of_seed[0], again[1] + of_seed[1]];
     }
+    assert!(again[1] as u64 >= HISTORIES / RETURNS, "too few came back with what they left with: {again:?}");
 }
 
 /// Seeds that are run each time.
 const HISTORIES: u64 = 1000;
+/// One of so many histories goes on with peers that leave in peace and come back.
+const RETURNS: u64 = 4;
 
 #[test]
 fn one_seed_is_one_history() {

@@ -282,6 +282,7 @@ async fn names_and_members_are_bounded_and_honest_peers_still_served() {
             newest: None,
             run: None,
             machine: None,
+            again: false,
         };
         match stranger.ask(id, &Request::Join(join)).await {
             Response::Joined(joined) => {
@@ -465,6 +466,7 @@ async fn addresses_of_a_member_that_lead_nowhere_are_bounded_and_harmless() {
         newest: None,
         run: None,
         machine: None,
+        again: false,
     };
     let Response::Joined(joined) = stranger.ask(id, &Request::Join(join)).await else { panic!() };
     verdicts(&stranger, id, &announce(joined.session, 1, &["bait"])).await;

@@ -140,6 +140,7 @@ fn join_of(run: Option<u64>, machine: u8) -> Request {
         newest: None,
         run: run.map(Run),
         machine: run.map(|_| Fingerprint::from_bytes([machine; 32])),
+        again: false,
     })
 }
 

@@ -24,6 +24,7 @@ mod outage;
 mod pages;
 mod processes;
 mod renewals;
+mod returning;
 mod stranger;
 mod transfer;
 mod watching;

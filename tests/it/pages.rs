@@ -45,7 +45,7 @@ fn renewed() -> Response {
 async fn confused_master(mut answer: impl FnMut(Request) -> Response + Send + 'static) -> (Stranger, TestNode) {
     let master = Stranger::start().await;
     master.answer_index(move |request| {
-        let joined = Joined { session: Session(1), lease_ms: 60_000, unchanged: true };
+        let joined = Joined { session: Session(1), lease_ms: 60_000, unchanged: true, again: false };
         let response = match request {
             Request::Join(_) => Response::Joined(joined),
             request @ (Request::Search(_) | Request::Peers(_)) => answer(request),
@@ -140,7 +140,7 @@ async fn a_search_that_breaks_off_is_filled_up_from_the_dht() {
     let state = granted.clone();
     master.answer_index(move |request| {
         let (owner, entries) = &mut *state.lock().unwrap();
-        let joined = Joined { session: Session(1), lease_ms: 60_000, unchanged: true };
+        let joined = Joined { session: Session(1), lease_ms: 60_000, unchanged: true, again: false };
         let response = match request {
             Request::Join(_) => Response::Joined(joined),
             Request::Announce(announce) => Response::Announced(

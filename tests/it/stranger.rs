@@ -358,6 +358,7 @@ impl Stranger {
             newest: None,
             run: None,
             machine: None,
+            again: false,
         };
         match self.ask(master, &Request::Join(join)).await {
             Response::Joined(joined) => joined,

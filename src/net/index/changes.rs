@@ -29,8 +29,11 @@ impl Master {
         }
         self.effects.extend(replaced.into_iter().map(Effect::Close));
         self.effects.push_back(Effect::Keep(peer));
-        let seen = join.newest.map(|certificate| self.seen_version(&certificate)).unwrap_or_default();
-        self.write(peer, WriteOp::Join { peer, addresses, digest: join.digest, entries: join.entries, seen })
+        let seen = join.newest.as_ref().map(|certificate| self.seen_version(certificate)).unwrap_or_default();
+        // While names may have been claimed that this index does not know of yet, each is looked up: by an offer of its own.
+        let again = join.again && now >= self.settled;
+        let Join { digest, entries, .. } = join;
+        self.write(peer, WriteOp::Join { peer, addresses, digest, entries, seen, again })
     }
 
     /// The version of a certificate that this master signed, whenever that was.

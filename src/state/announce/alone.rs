@@ -58,6 +58,7 @@ impl Announcer {
     pub fn on_certificate(&mut self, certificate: Certificate) {
         let Entry { name, content, size, version, .. } = certificate.entry.clone();
         self.certificates.insert(name.clone(), certificate);
+        self.unsealed.remove(&name);
         self.unsaved.insert(name.clone());
         self.look_again();
         self.told.remove(&name);
@@ -125,8 +126,9 @@ impl Announcer {
 
     /// Everything that this peer has to say of its names, for the mirror; the last about a name counts.
     pub fn statements(&self) -> impl Iterator<Item = Statement> + '_ {
-        let certificates = self.certificates.iter().filter(|(name, _)| self.holds(name));
+        let certificates = self.certificates.iter();
         certificates
+            .filter(|(name, _)| self.holds(name) && !self.unsealed.contains_key(*name))
             .map(|(_, certificate)| Statement::Certificate(certificate.clone()))
             .chain(self.revocations.values().cloned().map(Statement::Revocation))
             .chain(self.claims.values().cloned().map(Statement::Claim))
@@ -146,13 +148,15 @@ impl Announcer {
     pub fn said(&self, name: &Name) -> Option<Statement> {
         let claim = || self.claims.get(name).cloned().map(Statement::Claim);
         let revocation = || self.revocations.get(name).cloned().map(Statement::Revocation);
-        let certificate = || self.certificates.get(name).filter(|_| self.holds(name)).cloned();
+        let sealed = self.holds(name) && !self.unsealed.contains_key(name);
+        let certificate = || self.certificates.get(name).filter(|_| sealed).cloned();
         claim().or_else(revocation).or_else(|| certificate().map(Statement::Certificate))
     }
 
     /// What this peer says of one of its names that stands.
     pub fn statement(&self, name: &Name) -> Option<Statement> {
         match self.said_of(name)? {
+            Standing::Certified(_) if self.unsealed.contains_key(name) => None,
             Standing::Certified(_) => self.certificates.get(name).cloned().map(Statement::Certificate),
             Standing::Claimed(_) => self.claims.get(name).cloned().map(Statement::Claim),
             Standing::Conflict(_) | Standing::Refused(_) => None,

@@ -1,6 +1,7 @@
 use std::ops::Bound;
 
 use swarmdex_protocols::Statement;
+use swarmdex_protocols::index::{Returned, Sealed};
 use swarmdex_protocols::statement::{CLAIM_LIFETIME_MS, Seal};
 
 use super::*;
@@ -302,4 +303,82 @@ fn certificates_outlast_a_restart_without_a_master() {
     let saved: Vec<_> = announcer.certificates.values().cloned().collect();
     let mut announcer = Announcer::new(announcer.local, saved);
     assert_eq!(announcer.to_claim(view(&before), NOW + CERTIFICATE_LIFETIME_MS).len(), 1);
+}
+
+/// A peer with certificates of its share at version 5 that is back after it left; what it joins with.
+fn back(share: &Share) -> Announcer {
+    let mut before = announcer();
+    before.on_joined(false, view(share), now().mono);
+    announce_all(&mut before, share, &accepted(5));
+    let mut announcer = restart(&mut before);
+    assert!(announcer.may_return());
+    announcer.on_joined(false, view(share), now().mono);
+    announcer
+}
+
+fn returned(through: Option<&str>, except: &[&str]) -> Returned {
+    let except = except.iter().map(ToString::to_string).collect();
+    Returned { version: Version(9), through: through.map(str::to_owned), except }
+}
+
+fn sealed(name: &str, version: u64) -> Sealed {
+    let Verdict::Accepted { version, seal } = accepted(version) else { panic!() };
+    Sealed { name: name.to_owned(), version, seal }
+}
+
+#[test]
+fn what_is_granted_again_counts_at_once_and_is_said_once_it_has_its_seal() {
+    let share = share(&["a", "b", "c", "d"]);
+    let mut announcer = back(&share);
+    assert!(announcer.on_returned(view(&share), &returned(Some("b"), &[]), now()));
+    assert_eq!(announcer.granted(), None, "there is more");
+    assert!(!announcer.on_returned(view(&share), &returned(Some("b"), &[]), now()), "it leads nowhere");
+    assert!(announcer.on_returned(view(&share), &returned(None, &["c"]), now()));
+    assert!(!announcer.on_returned(view(&share), &returned(None, &[]), now()), "all is told");
+
+    // Three names are granted; the fourth is offered by itself.
+    assert_eq!(announcer.granted().unwrap().entries, 3);
+    assert!(announcer.is_confirmed(&Name::parse("a").unwrap(), LEASE, now().mono));
+    let Some(Batch::Announce { offers, last: None }) = next(&announcer, &share, NOW) else { panic!() };
+    assert_eq!(offers.iter().map(|offer| offer.name.as_str()).collect::<Vec<_>>(), ["c"]);
+    assert_eq!(announcer.statements().count(), 0, "certificates from before are over");
+    assert_eq!(announcer.statement(&Name::parse("a").unwrap()), None);
+    let other = Verdict::Conflict { owner: PeerId::random() };
+    announce(&mut announcer, &share, &other);
+    assert_eq!(next(&announcer, &share, NOW), None);
+
+    // A join meanwhile tells the versions that the master has.
+    let held: Share =
+        share.iter().filter(|(name, _)| name.as_str() != "c").map(|(name, it)| (name.clone(), *it)).collect();
+    let digest = announcer.granted().unwrap().digest;
+    assert_eq!(announcer.digest(view(&held)), digest);
+    announcer.on_joined(true, view(&held), now().mono);
+    assert_eq!(announcer.granted().unwrap().digest, digest);
+
+    // The master does not hold "b", nor "a" at the version that it said: both are offered again.
+    assert_eq!(announcer.first_unsealed().unwrap().as_str(), "a");
+    assert!(announcer.on_sealed(vec![sealed("a", 10), sealed("d", 9)]));
+    assert_eq!(announcer.first_unsealed(), None);
+    let versions: Vec<_> =
+        announcer.statements().map(|said| (said.name().as_str().to_owned(), said.version().0)).collect();
+    assert_eq!(versions, [("d".to_owned(), 9)]);
+    let Some(Batch::Announce { offers, .. }) = next(&announcer, &held, NOW) else { panic!() };
+    assert_eq!(offers.iter().map(|offer| offer.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert!(offers.iter().all(|offer| offer.granted.is_none()));
+}
+
+#[test]
+fn what_has_no_seal_yet_is_claimed_when_the_master_is_lost() {
+    let share = share(&["a", "b"]);
+    let mut announcer = back(&share);
+    assert!(announcer.on_returned(view(&share), &returned(None, &[]), now()));
+    assert!(announcer.on_sealed(vec![sealed("a", 9)]));
+    announcer.on_session_over();
+    let wanted: Vec<_> = announcer.to_claim(view(&share), NOW).into_iter().map(|(name, ..)| name).collect();
+    assert_eq!(wanted, [Name::parse("b").unwrap()]);
+    // An answer that leads nowhere is none.
+    announcer.on_joined(true, view(&share), now().mono);
+    assert!(!announcer.on_sealed(vec![sealed("a", 9)]));
+    assert!(announcer.on_sealed(Vec::new()));
+    assert_eq!(announcer.granted().unwrap().entries, 1);
 }

@@ -10,6 +10,16 @@ pub(super) struct Disk {
     pub(super) last: Version,
     /// Members and their sessions.
     pub(super) members: BTreeMap<PeerId, Session>,
+    /// What peers left with, and the names of each.
+    departures: BTreeMap<PeerId, Noted>,
+}
+
+/// What is noted of a peer that left.
+#[derive(Debug, Clone)]
+struct Noted {
+    session: Session,
+    departure: Departure,
+    names: BTreeMap<Name, Left>,
 }
 
 impl Disk {
@@ -66,6 +76,10 @@ pub(super) struct Master {
     pub(super) leases: Option<Leases>,
     /// What members have told since they joined; forgotten by every restart.
     pub(super) reports: Reports,
+    /// Peers whose names are being freed, some at a time.
+    pub(super) evicting: VecDeque<PeerId>,
+    /// Until then every name is looked up.
+    pub(super) settled: u64,
 }
 
 impl World {
@@ -76,6 +90,8 @@ impl World {
             self.master.disk.members.keys().map(|peer| (*peer, Vec::new(), Holding::default())).collect();
         leases.restore(known, self.time(MASTER).mono);
         self.master.reports = Reports::default();
+        self.master.evicting.clear();
+        self.master.settled = self.now + SETTLED_MS;
         // Connections do not survive a process.
         self.peers.iter_mut().for_each(Peer::lose_session);
         self.master.leases = Some(leases);
@@ -127,7 +143,7 @@ impl World {
         let Some(leases) = &mut self.master.leases else { return };
         leases.on_alive(&peer, now.mono);
         match message {
-            Message::Join { newest, entries, digest } => {
+            Message::Join { newest, entries, digest, again } => {
                 if leases.on_join(&peer, Vec::new(), now.mono).is_err() {
                     return;
                 }
@@ -137,9 +153,43 @@ impl World {
                 let session = Session(disk.last.0);
                 disk.members.insert(peer, session);
                 leases.on_joined(&peer, session);
-                let unchanged = disk.sum(&peer) == ShareSum { entries: entries as u64, digest };
+                let share = ShareSum { entries: entries as u64, digest };
+                let unchanged = disk.sum(&peer) == share;
+                let again = again && !unchanged && self.now >= self.master.settled && self.returns(&peer, &share);
+                if !again {
+                    self.master.disk.departures.remove(&peer);
+                }
+                self.master.evicting.retain(|other| *other != peer);
                 self.master.reports.on_joined(peer, unchanged, entries as u64);
-                self.send(MASTER, from, Message::Joined { session, unchanged });
+                self.send(MASTER, from, Message::Joined { session, unchanged, again });
+            }
+            Message::Leave(session) => {
+                let left = leases.on_leave(&peer, session).is_ok();
+                self.master.evicting.extend(left.then_some(peer));
+            }
+            Message::Again { session, sequence } => {
+                let admitted = leases.admit_change(&peer, session, Sequence(sequence)).is_ok();
+                if !admitted || self.master.disk.members.get(&peer) != Some(&session) {
+                    return self.send(MASTER, from, Message::Refused);
+                }
+                let answer = match self.grant_again(&peer, session) {
+                    Some(returned) => Message::Returned { session, sequence, returned },
+                    None => Message::Refused,
+                };
+                self.send(MASTER, from, answer);
+            }
+            Message::Seals { session, sequence, from: first } => {
+                if leases.admit_question(&peer, session).is_err() {
+                    return self.send(MASTER, from, Message::Refused);
+                }
+                let held = self.master.disk.of(&peer).map(|(entry, _)| entry);
+                let held: Vec<_> = held.filter(|entry| entry.name >= first).take(BATCH).cloned().collect();
+                let sealed = held.into_iter().map(|entry| {
+                    let (name, version) = (entry.name.as_str().to_owned(), entry.version);
+                    Sealed { name, version, seal: self.certify(entry) }
+                });
+                let sealed = sealed.collect();
+                self.send(MASTER, from, Message::Sealed { session, sequence, sealed });
             }
             Message::Renew { session, sequence, held } => {
                 self.sent += 1;
@@ -262,11 +312,99 @@ impl World {
                 evicted.push(peer);
             }
         }
-        for peer in evicted {
-            self.free_all(peer, Session(u64::MAX));
-            self.master.disk.members.remove(&peer);
-            self.master.reports.put_back(peer, None);
+        self.master.evicting.extend(evicted);
+        // Some names at a time.
+        let Some(peer) = self.master.evicting.pop_front() else { return };
+        if self.free_some(peer) {
+            self.master.evicting.push_back(peer);
         }
+    }
+
+    /// Frees some names of a peer that is gone, and remembers what they were. Whether there are more.
+    fn free_some(&mut self, peer: PeerId) -> bool {
+        let unix_ms = self.time(MASTER).unix_ms;
+        let disk = &mut self.master.disk;
+        let Some(session) = disk.members.get(&peer).copied() else { return false };
+        let sum = disk.sum(&peer);
+        if session != Session::default()
+            && sum.entries > 0
+            && disk.departures.get(&peer).is_none_or(|noted| noted.session != session)
+        {
+            let departure = Departure { sum, version: None };
+            disk.departures.insert(peer, Noted { session, departure, names: BTreeMap::new() });
+        }
+        let entries: Vec<_> = disk.of(&peer).map(|(entry, _)| entry.clone()).take(2 * BATCH).collect();
+        for entry in &entries {
+            self.free(evict(entry.name.clone(), peer, self.master.disk.last, unix_ms));
+            let disk = &mut self.master.disk;
+            if session != Session::default()
+                && let Some(noted) = disk.departures.get_mut(&peer)
+            {
+                noted.names.insert(entry.name.clone(), Left { entry: entry.clone(), ended: disk.last });
+            }
+        }
+        if entries.len() == 2 * BATCH {
+            return true;
+        }
+        self.master.disk.members.remove(&peer);
+        self.master.reports.put_back(peer, None);
+        false
+    }
+
+    /// Whether a peer joins with what it left with.
+    fn returns(&mut self, peer: &PeerId, share: &ShareSum) -> bool {
+        let unix_ms = self.time(MASTER).unix_ms;
+        let disk = &mut self.master.disk;
+        let version = disk.last.next(unix_ms);
+        let Some(noted) = disk.departures.get_mut(peer) else { return false };
+        let Some(departure) = noted.departure.on_joined(share, version) else { return false };
+        (noted.departure, disk.last) = (departure, version);
+        true
+    }
+
+    /// Grants the next names that a peer left with.
+    fn grant_again(&mut self, peer: &PeerId, session: Session) -> Option<Returned> {
+        let disk = &self.master.disk;
+        let mut noted = disk.departures.get(peer).cloned()?;
+        let version = noted.departure.version?;
+        let held = disk.of(peer).filter(|(_, of)| *of < session).map(|(entry, _)| entry.clone());
+        let mut items: BTreeMap<_, _> = held.map(|entry| (entry.name.clone(), (entry, None))).collect();
+        items.extend(
+            noted.names.values().map(|left| (left.entry.name.clone(), (left.entry.clone(), Some(left.clone())))),
+        );
+        let all = items.len() <= BATCH;
+        let (mut except, mut through) = (Vec::new(), None);
+        for (name, (entry, left)) in items.into_iter().take(BATCH) {
+            through = Some(name.as_str().to_owned());
+            noted.departure.take(&entry);
+            noted.names.remove(&name);
+            let again = match left {
+                Some(left) => {
+                    let view = View(&self.master.disk, &self.master.reports);
+                    let Ok(again) = grant_again(&view, &left, version, &LIMITS);
+                    again
+                }
+                None => Some(Entry { version, ..entry }),
+            };
+            let Some(entry) = again else {
+                except.push(name.as_str().to_owned());
+                continue;
+            };
+            self.again[0] += 1;
+            self.master.reports.on_granted(peer, &entry.digest());
+            self.master.disk.entries.insert(name, (entry, session));
+        }
+        if all && !noted.departure.is_whole() {
+            return None;
+        }
+        if all {
+            self.again[1] += 1;
+            self.master.disk.departures.remove(peer);
+            self.master.reports.on_returned(*peer);
+        } else {
+            self.master.disk.departures.insert(*peer, noted);
+        }
+        Some(Returned { version, through: through.filter(|_| !all), except })
     }
 
     /// What a peer holds in a range, as it is answered to a comparison.

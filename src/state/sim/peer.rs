@@ -14,6 +14,8 @@ pub(super) struct Peer {
     pub(super) sequence: u64,
     /// The question under way and when to give up on it.
     pub(super) waiting: Option<(u64, Pending, u64)>,
+    /// Whether what it left with is being granted again.
+    pub(super) returning: bool,
     /// The share that the last join told of.
     pub(super) joining: BTreeMap<Name, (ContentId, u64)>,
     /// When the lease is renewed next.
@@ -29,6 +31,8 @@ pub(super) struct Peer {
 #[derive(Debug)]
 pub(super) enum Pending {
     Change(Batch),
+    Again,
+    Seals,
     Renewal,
     Comparison(Comparison),
 }
@@ -79,9 +83,10 @@ impl World {
         }
         match message {
             // An answer to an earlier join is overtaken.
-            Message::Joined { session, unchanged } if peer.session.is_none_or(|held| held < session) => {
+            Message::Joined { session, unchanged, again } if peer.session.is_none_or(|held| held < session) => {
                 peer.session = Some(session);
                 (peer.sequence, peer.waiting) = (0, None);
+                peer.returning = again && !unchanged;
                 let share = peer.joining.iter().map(|(name, (content, size))| (name, content, *size));
                 peer.announcer.on_joined(unchanged, share, now.mono);
                 peer.announcer.look_again();
@@ -97,6 +102,18 @@ impl World {
                     let outcomes = vec![swarmdex_protocols::index::Revocation::NotHeld; names.len()];
                     assert!(peer.announcer.on_revoked(&names, &outcomes));
                 }
+                other => assert!(other.is_none()),
+            },
+            Message::Returned { session, sequence, returned } => match peer.answered(session, sequence) {
+                Some(Pending::Again) => {
+                    let share = peer.joining.iter().map(|(name, (content, size))| (name, content, *size));
+                    assert!(peer.announcer.on_returned(share, &returned, now));
+                    peer.returning = returned.through.is_some();
+                }
+                other => assert!(other.is_none()),
+            },
+            Message::Sealed { session, sequence, sealed } => match peer.answered(session, sequence) {
+                Some(Pending::Seals) => assert!(peer.announcer.on_sealed(sealed)),
                 other => assert!(other.is_none()),
             },
             Message::Renewed { session, sequence, agreed } => match peer.answered(session, sequence) {
@@ -155,7 +172,8 @@ impl World {
             let newest = peer.announcer.newest().map(|certificate| certificate.entry.version);
             let share = peer.share.iter().map(|(name, (content, size))| (name, content, *size));
             let digest = peer.announcer.digest(share);
-            let join = Message::Join { newest, entries: peer.share.len(), digest };
+            let again = peer.announcer.may_return();
+            let join = Message::Join { newest, entries: peer.share.len(), digest, again };
             self.peers[number].joining = self.peers[number].share.clone();
             if self.connected(number, MASTER) {
                 self.send(number, MASTER, join);
@@ -195,12 +213,20 @@ impl World {
         if self.random.chance(30) {
             peer.announcer.look_again();
         }
+        if peer.returning {
+            peer.waiting = Some((sequence, Pending::Again, until));
+            return self.send(number, MASTER, Message::Again { session, sequence });
+        }
         if let Some(batch) = peer.next_batch(unix_ms) {
             peer.waiting = Some((sequence, Pending::Change(batch.clone()), until));
             self.send(number, MASTER, Message::Change { session, sequence, batch });
             return;
         }
         peer.alone = false;
+        if let Some(from) = peer.announcer.first_unsealed().cloned().filter(|_| self.random.chance(50)) {
+            peer.waiting = Some((sequence, Pending::Seals, until));
+            return self.send(number, MASTER, Message::Seals { session, sequence, from });
+        }
         if let Some(held) = peer.announcer.granted().filter(|_| peer.renewal <= self.now) {
             peer.renewal = self.now + RENEWAL_MS;
             peer.waiting = Some((sequence, Pending::Renewal, until));
@@ -318,12 +344,24 @@ impl World {
         peer.up = !peer.up;
         peer.lose_session();
         if peer.up {
-            let saved = peer.announcer.statements().filter_map(|statement| match statement {
-                Statement::Certificate(certificate) => Some(certificate),
-                _ => None,
-            });
-            let saved: Vec<_> = saved.collect();
-            peer.announcer = Announcer::new(IDS[number], saved).with_batch(BATCH);
+            peer.announcer = Announcer::new(IDS[number], peer.announcer.saved()).with_batch(BATCH);
         }
+    }
+
+    /// A peer is stopped in order, and started again some time later.
+    pub(super) fn stop(&mut self, number: usize) {
+        if !self.peers[number].up {
+            return;
+        }
+        if let Some(session) = self.peers[number].session
+            && self.connected(number, MASTER)
+            && !self.random.chance(self.loss)
+        {
+            self.at_master(number, Message::Leave(session));
+        }
+        self.restart(number);
+        self.sent += 1;
+        let at = self.now + 100 + self.random.below(6_000);
+        self.queue.insert((at, self.sent), (number, number, Message::Start));
     }
 }

@@ -28,7 +28,7 @@ fn write(store: &IndexStore, op: WriteOp) -> Result<WriteOutcome, Refusal> {
 
 fn join(store: &IndexStore, peer: PeerId) -> (Holding, bool) {
     let (addresses, digest, seen) = (Vec::new(), ShareDigest::empty(), Version::default());
-    match write(store, WriteOp::Join { peer, addresses, digest, entries: 0, seen }).unwrap() {
+    match write(store, WriteOp::Join { peer, addresses, digest, entries: 0, seen, again: false }).unwrap() {
         WriteOutcome::Joined { holding, unchanged, .. } => (holding, unchanged),
         other => panic!("{other:?}"),
     }

@@ -4,6 +4,7 @@
 //! `state::index` against the database as it is inside that transaction, and answers after the commit
 //! (`synchronous=FULL`): what was acknowledged survives a crash, and a commit is shared by many.
 
+mod away;
 mod compare;
 mod read;
 mod recount;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use libp2p::identity::Keypair;
 use swarmdex_protocols::index::{
-    Cursor, Offer, Page, Refusal, RefusalCode, Revocation, Session, ShareDigest, ShareSum, Verdict,
+    Cursor, Offer, Page, Refusal, RefusalCode, Returned, Revocation, Sealed, Session, ShareDigest, ShareSum, Verdict,
 };
 use swarmdex_protocols::{Certificate, Multiaddr, Name, Network, Pattern, PeerId, Statement, Tally, Version};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -139,6 +140,13 @@ pub enum WriteOp {
         entries: u64,
         /// A version that was certified before, checked: no later one may be lower.
         seen: Version,
+        /// Whether it may have back at once what it left with.
+        again: bool,
+    },
+    /// A member that may has the next part of what it left with granted again.
+    Again {
+        /// The peer.
+        peer: PeerId,
     },
     /// A member announces.
     Announce {
@@ -179,6 +187,7 @@ impl WriteOp {
     fn peer(&self) -> PeerId {
         match self {
             Self::Join { peer, .. }
+            | Self::Again { peer }
             | Self::Announce { peer, .. }
             | Self::Revoke { peer, .. }
             | Self::Evict { peer } => *peer,
@@ -196,6 +205,15 @@ pub enum WriteOutcome {
         session: Session,
         /// Whether the index holds exactly the peer's share.
         unchanged: bool,
+        /// Whether the peer left with exactly this share, and is to ask for it.
+        again: bool,
+        /// What the peer holds.
+        holding: Holding,
+    },
+    /// To a part of what a peer left with.
+    Returned {
+        /// What became of it.
+        returned: Returned,
         /// What the peer holds.
         holding: Holding,
     },
@@ -245,6 +263,13 @@ pub enum ReadOp {
     },
     /// Goes on dividing what a member holds in a range of names.
     Compare(Box<CompareStep>),
+    /// The names that a member holds, from one on, with their seals.
+    Seals {
+        /// The member.
+        peer: PeerId,
+        /// The first name, or any text before it.
+        from: String,
+    },
     /// A page of the entries that match.
     Search {
         /// The query.
@@ -276,6 +301,8 @@ pub enum ReadOutcome {
     Unknown(Vec<Name>),
     /// How far a comparison is.
     Compared(Box<CompareStep>),
+    /// Names with their seals, in order.
+    Sealed(Vec<Sealed>),
 }
 
 /// A page of tombstones.
@@ -457,6 +484,8 @@ fn storage_refusal(error: &rusqlite::Error) -> Refusal {
     Refusal::new(RefusalCode::Storage, "the master's index cannot be used at the moment")
 }
 
+#[cfg(test)]
+mod again_tests;
 #[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::sync::mpsc::Receiver;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use swarmdex_protocols::index::{Cursor, Page, Refusal, RefusalCode};
-use swarmdex_protocols::limits::{MAX_HOLDERS, MAX_PAGE_ENTRIES};
+use swarmdex_protocols::index::{Cursor, Page, Refusal, RefusalCode, Sealed};
+use swarmdex_protocols::limits::{MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::statement::{CERTIFICATE_LIFETIME_MS, CLOCK_TOLERANCE_MS};
 use swarmdex_protocols::{Certificate, ContentId, Name, Pattern, PeerId, Statement, Tombstone, Version};
 
@@ -41,6 +41,9 @@ impl Reader {
                             self.tombstones(before, limit).map(|page| Ok(ReadOutcome::Tombstones(page)))
                         }
                         ReadOp::Unknown { names } => self.unknown(names).map(|all| Ok(ReadOutcome::Unknown(all))),
+                        ReadOp::Seals { peer, from } => {
+                            self.seals(&peer, &from).map(|sealed| Ok(ReadOutcome::Sealed(sealed)))
+                        }
                         ReadOp::Compare(step) => step.run(&self.connection).map(|step| Ok(ReadOutcome::Compared(step))),
                         ReadOp::Search { pattern, cursor, limit } => {
                             self.search(&pattern, cursor, limit).map(|page| Ok(ReadOutcome::Page(page)))
@@ -71,6 +74,34 @@ impl Reader {
                 Err(Refusal::new(RefusalCode::Storage, "the master could not sign the entry"))
             }
         })
+    }
+
+    /// Certifies what a member holds, from a name on, for the member and for the mirror: it was granted without.
+    fn seals(&self, peer: &PeerId, from: &str) -> Sql<Vec<Sealed>> {
+        let sql = format!(
+            "SELECT {} FROM names AS n WHERE n.owner = ?1 AND n.name >= ?2 ORDER BY n.name LIMIT ?3",
+            schema::ENTRY
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(params![peer.to_bytes(), from, MAX_BATCH_ENTRIES as i64])?;
+        let (mut sealed, unix_ms) = (Vec::new(), (self.options.clock)());
+        while let Some(row) = rows.next()? {
+            let entry = match schema::entry(row) {
+                Ok((_, entry)) => entry,
+                // Its owner announces it by itself.
+                Err(error) if schema::is_damage(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            let (name, version) = (entry.name.as_str().to_owned(), entry.version);
+            let IndexOptions { network, master, mirror, .. } = &self.options;
+            let Ok(certificate) = Certificate::sign(entry, network, master, unix_ms) else { continue };
+            sealed.push(Sealed { name, version, seal: certificate.seal.clone() });
+            if let Some(mirror) = mirror {
+                // What finds no room, its owner publishes by itself.
+                let _ = mirror.try_send(Statement::Certificate(certificate));
+            }
+        }
+        Ok(sealed)
     }
 
     /// A page of tombstones, the latest first, as they were signed: they are over when every certificate that they end is.

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use swarmdex_protocols::index::{Session, ShareDigest, ShareSum};
 use swarmdex_protocols::{ContentId, Entry, Multiaddr, Name, PeerId, Version};
 
-use super::{IndexError, KnownPeer};
+use super::{IndexError, KnownPeer, away};
 use crate::storage::sqlite::{self, OpenError, Schema};
 
 /// Marks the database as ours: "swdi".
@@ -85,6 +85,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, IndexError> {
     let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: TABLES, synchronous: "FULL" };
     let connection = sqlite::open(path, &schema).map_err(|error| refusal(path, error))?;
     connection.execute_batch(ORDER).map_err(|error| explain(path, error))?;
+    connection.execute_batch(away::TABLES).map_err(|error| explain(path, error))?;
     Ok(connection)
 }
 
@@ -180,12 +181,12 @@ pub(super) fn remove_row(connection: &Connection, name: &Name) -> Result<(), rus
     connection.prepare_cached("DELETE FROM names WHERE name = ?1")?.execute([name.as_str()]).map(drop)
 }
 
-fn damaged(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+pub(super) fn damaged(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, Box::new(error))
 }
 
 /// The first bytes of the hash of all columns that are served.
-fn checksum(entry: &Entry) -> [u8; 8] {
+pub(super) fn checksum(entry: &Entry) -> [u8; 8] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(entry.content.as_bytes());
     hasher.update(&entry.size.to_be_bytes());

@@ -25,8 +25,11 @@ pub(super) fn write(store: &IndexStore, op: WriteOp) -> Result<WriteOutcome, Ref
 }
 
 pub(super) fn join(store: &IndexStore, peer: PeerId, digest: ShareDigest, entries: u64) -> (Session, bool) {
-    match write(store, WriteOp::Join { peer, addresses: Vec::new(), digest, entries, seen: Version::default() })
-        .unwrap()
+    match write(
+        store,
+        WriteOp::Join { peer, addresses: Vec::new(), digest, entries, seen: Version::default(), again: false },
+    )
+    .unwrap()
     {
         WriteOutcome::Joined { session, unchanged, .. } => (session, unchanged),
         other => panic!("{other:?}"),
@@ -427,6 +430,7 @@ fn names_come_back_after_the_disk_was_lost() {
         digest: ShareDigest::empty(),
         entries: 1,
         seen: hers.entry.version,
+        again: false,
     };
     write(&store, join).unwrap();
     let proven = |certificate: &Certificate, text: &str| Offer {

@@ -1,5 +1,6 @@
 //! The writer: one transaction for all that waits.
 
+mod again;
 mod apply;
 mod foreign;
 
@@ -15,7 +16,7 @@ use swarmdex_protocols::index::{Refusal, RefusalCode};
 use swarmdex_protocols::{PeerId, Statement, Version};
 use tokio::sync::oneshot;
 
-use super::{Counts, IndexOptions, Job, WriteOp, WriteOutcome, schema, storage_refusal, take};
+use super::{Counts, IndexOptions, Job, WriteOp, WriteOutcome, away, schema, storage_refusal, take};
 use crate::state::reports::Reports;
 use foreign::Foreign;
 
@@ -70,6 +71,8 @@ pub(super) struct Writer {
     evicting: VecDeque<(PeerId, u64, Answer)>,
     /// Wall clock when tombstones were last forgotten, in milliseconds since 1970.
     pruned_ms: u64,
+    /// Whether names may be remembered of peers that cannot have them back any more.
+    litter: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -101,6 +104,7 @@ impl Writer {
             made,
             evicting,
             pruned_ms,
+            litter: true,
         };
         writer.prune()?;
         writer.reload()?;
@@ -132,7 +136,12 @@ impl Writer {
             return Ok(());
         }
         self.pruned_ms = unix_ms;
-        schema::prune(&self.connection, unix_ms, schema::MAX_TOMBSTONES)
+        schema::prune(&self.connection, unix_ms, schema::MAX_TOMBSTONES)?;
+        self.litter |= away::forget_departures(&self.connection, unix_ms, schema::MAX_TOMBSTONES)?;
+        if self.litter {
+            self.litter = away::clear(&self.connection)?;
+        }
+        Ok(())
     }
 
     fn publish(&self) {
@@ -319,6 +328,7 @@ fn weight(op: &WriteOp) -> usize {
         WriteOp::Announce { offers, .. } => offers.len(),
         WriteOp::Revoke { names, .. } => names.len(),
         WriteOp::InSession { change, .. } => weight(change),
+        WriteOp::Again { .. } => again::SLICE,
         WriteOp::Join { .. } | WriteOp::Evict { .. } => 1,
     }
 }

@@ -7,15 +7,16 @@ use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, Revocation, Session
 use swarmdex_protocols::{Certificate, Entry, Multiaddr, Name, PeerId, Statement, Tally, Tombstone, Version};
 
 use super::{EVICTION_SLICE, Failure, Sql, Totals, Writer};
+use crate::state::again::Left;
 use crate::state::index::{Announced, Change, Evidence, IndexView, Moment, after, announce, evict, revoke};
 use crate::state::lease::Holding;
 use crate::state::reports::Reports;
-use crate::storage::index::{IndexOptions, WriteOp, WriteOutcome, schema};
+use crate::storage::index::{IndexOptions, WriteOp, WriteOutcome, away, schema};
 
 /// The row of the peer that a request is about, changed as the request is carried out.
 pub(super) struct Peer {
     pub(super) id: PeerId,
-    session: Session,
+    pub(super) session: Session,
     pub(super) held: ShareSum,
 }
 
@@ -36,11 +37,11 @@ enum Free {
 }
 
 /// The index inside the open transaction.
-struct View<'a> {
-    connection: &'a Connection,
-    totals: &'a Totals,
-    reports: &'a Reports,
-    names_of_peer: u64,
+pub(super) struct View<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) totals: &'a Totals,
+    pub(super) reports: &'a Reports,
+    pub(super) names_of_peer: u64,
 }
 
 impl IndexView for View<'_> {
@@ -88,10 +89,11 @@ impl IndexView for View<'_> {
 impl Writer {
     pub(super) fn apply(&mut self, op: &WriteOp) -> Result<WriteOutcome, Failure> {
         match op {
-            WriteOp::Join { peer, addresses, digest, entries, seen } => {
+            WriteOp::Join { peer, addresses, digest, entries, seen, again } => {
                 self.totals.last = after(self.totals.last, *seen, rand::random());
-                self.join(*peer, addresses, digest, *entries)
+                self.join(*peer, addresses, &ShareSum { entries: *entries, digest: *digest }, *again)
             }
+            WriteOp::Again { peer } => self.again(*peer),
             WriteOp::Announce { peer, offers, last, total, mirror } => {
                 let end = last.then_some(total.as_ref());
                 self.announce(*peer, offers, end, mirror)
@@ -108,7 +110,9 @@ impl Writer {
     /// Two runs of one peer may report at once: what the first still had under way when the second joined must not be
     /// taken for a part of the second's report, nor end it.
     fn check_session(&self, change: &WriteOp, session: Session) -> Result<(), Failure> {
-        let (WriteOp::Announce { peer, .. } | WriteOp::Revoke { peer, .. }) = change else { return Ok(()) };
+        let (WriteOp::Announce { peer, .. } | WriteOp::Revoke { peer, .. } | WriteOp::Again { peer }) = change else {
+            return Ok(());
+        };
         if self.member(*peer)?.session == session {
             return Ok(());
         }
@@ -132,7 +136,7 @@ impl Writer {
             .optional()
     }
 
-    fn member(&self, id: PeerId) -> Result<Peer, Failure> {
+    pub(super) fn member(&self, id: PeerId) -> Result<Peer, Failure> {
         let refusal = || Failure::Refused(Refusal::new(RefusalCode::NotJoined, "this peer is no member: join first"));
         self.peer(id)?.ok_or_else(refusal)
     }
@@ -154,8 +158,8 @@ impl Writer {
         &mut self,
         id: PeerId,
         addresses: &[Multiaddr],
-        digest: &ShareDigest,
-        entries: u64,
+        share: &ShareSum,
+        again: bool,
     ) -> Result<WriteOutcome, Failure> {
         let before = self.peer(id)?;
         self.totals.last = self.totals.last.next((self.options.clock)());
@@ -176,10 +180,11 @@ impl Writer {
             ON CONFLICT (peer) DO UPDATE SET session = ?2, addresses = ?3";
         self.connection.prepare_cached(sql)?.execute(values)?;
         self.totals.peers += u64::from(before.is_none());
-        let unchanged = held == ShareSum { entries, digest: *digest };
-        self.reports.on_joined(id, unchanged, entries);
+        let unchanged = held == *share;
+        let again = self.returns(&id, share, again && !unchanged)?;
+        self.reports.on_joined(id, unchanged, share.entries);
         let holding = self.holding(&Peer { id, session, held });
-        Ok(WriteOutcome::Joined { session, unchanged, holding })
+        Ok(WriteOutcome::Joined { session, unchanged, again, holding })
     }
 
     fn announce(
@@ -315,7 +320,12 @@ impl Writer {
 
     fn evict(&mut self, id: PeerId) -> Result<WriteOutcome, Failure> {
         let Some(mut peer) = self.peer(id)? else { return Ok(WriteOutcome::Evicted { names: 0 }) };
-        let names = self.free(&mut peer, Free::Evicted, (self.options.clock)())?;
+        let unix_ms = (self.options.clock)();
+        if peer.session != Session::default() && peer.held.entries > 0 {
+            // Names of an earlier departure are of no use any more.
+            self.litter |= away::depart(&self.connection, &id, peer.session, &peer.held, unix_ms)?;
+        }
+        let names = self.free(&mut peer, Free::Evicted, unix_ms)?;
         if names == EVICTION_SLICE {
             self.store(&peer)?;
         } else {
@@ -353,7 +363,7 @@ impl Writer {
     }
 
     /// Carries out what a rule decided.
-    fn change(&mut self, peer: &mut Peer, change: Change, unix_ms: u64) -> Sql<()> {
+    pub(super) fn change(&mut self, peer: &mut Peer, change: Change, unix_ms: u64) -> Sql<()> {
         match change {
             Change::Put(entry) => {
                 let before = self.stored(&entry.name)?;
@@ -367,7 +377,7 @@ impl Writer {
                     self.reports.on_granted(&peer.id, &digest);
                 }
                 schema::put(&self.connection, &entry, peer.session, before.is_none())?;
-                self.totals.last = entry.version;
+                self.totals.last = self.totals.last.max(entry.version);
             }
             Change::Free { name, owner, version, evicted } => {
                 let Some(before) = self.stored(&name)? else { return Ok(()) };
@@ -380,6 +390,10 @@ impl Writer {
                 let [at, number] = [unix_ms, version.0].map(u64::cast_signed);
                 let values = params![name.as_str(), owner.to_bytes(), number, at, evicted];
                 self.connection.prepare_cached(sql)?.execute(values)?;
+                if evicted && peer.session != Session::default() {
+                    let left = Left { entry: before.entry, ended: version };
+                    away::remember(&self.connection, peer.session, &left)?;
+                }
                 self.totals.last = version;
                 let IndexOptions { network, master, .. } = &self.options;
                 match Tombstone::sign(name, owner, version, network, master, unix_ms) {
