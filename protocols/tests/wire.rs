@@ -187,9 +187,6 @@ fn mirror_requests() -> Vec<mirror::Request> {
             count: 2,
             digest: check::Mark::provided(&key),
         }]),
-        mirror::Request::Find(key),
-        mirror::Request::Part(mirror::Part { place: [7; 32], bits: 3, after: None }),
-        mirror::Request::Part(mirror::Part { place: [7; 32], bits: 255, after: Some(key) }),
     ]
 }
 
@@ -212,6 +209,19 @@ fn mirror_responses() -> Vec<mirror::Response> {
             }),
             check::Compared::Many(5000),
         ]),
+    ]
+}
+
+/// How one name is looked up, and what a newcomer's neighbours tell it.
+fn finds() -> (Vec<mirror::Request>, Vec<mirror::Response>) {
+    let key = RecordKey::name(&Network::parse("lab").unwrap(), &entry("a/b").name);
+    let provider = || mirror::Provider { peer: peer(), addresses: member().addresses };
+    let requests = vec![
+        mirror::Request::Find(key),
+        mirror::Request::Part(mirror::Part { place: [7; 32], bits: 3, after: None }),
+        mirror::Request::Part(mirror::Part { place: [7; 32], bits: 255, after: Some(key) }),
+    ];
+    let responses = vec![
         mirror::Response::Found(mirror::Found { statements: statements(), closer: vec![provider()] }),
         mirror::Response::Part(mirror::Stock {
             statements: statements().into_iter().map(|statement| (statement, 3600)).collect(),
@@ -220,11 +230,8 @@ fn mirror_responses() -> Vec<mirror::Response> {
             next: Some(key),
         }),
         mirror::Response::Part(mirror::Stock::default()),
-    ]
-}
-
-fn provider() -> mirror::Provider {
-    mirror::Provider { peer: peer(), addresses: member().addresses }
+    ];
+    (requests, responses)
 }
 
 fn fetches() -> Vec<fetch::Request> {
@@ -347,6 +354,9 @@ fn every_message_has_its_bytes() {
     let (requests, responses) = returns();
     all += &lines("request", &requests);
     all += &lines("response", &responses);
+    let (requests, responses) = finds();
+    all += &lines("mirror", &requests);
+    all += &lines("mirrored", &responses);
     assert_eq!(all, GOLDEN, "the bytes of a message changed: that takes a new protocol id");
 }
 
@@ -376,6 +386,8 @@ fn another_library_writes_and_reads_the_same_bytes() {
     cross_check(&headers());
     cross_check(&mirror_requests());
     cross_check(&mirror_responses());
+    cross_check(&finds().0);
+    cross_check(&finds().1);
     let (requests, responses) = joins_and_masters();
     cross_check(&requests);
     cross_check(&responses);

@@ -53,6 +53,7 @@ const LONGEST_WAY: Duration = Duration::from_secs(4);
 /// From which length of the way on an upload is one to a distant node. Many of them are under way at a time, since each is
 /// mostly waited for; they are counted apart.
 const FAR: Duration = Duration::from_millis(100);
+const FIRST_FAR_SLOTS: usize = 16;
 /// Uploads that are left for others than distant nodes.
 const NEAR_SLOTS: usize = 4;
 /// How far apart the chunks for one peer of a crowd begin, if the one before is not sent yet.
@@ -155,7 +156,7 @@ impl Uploads {
             // A client that does not read its answers holds its slots until they time out: never all of them.
             most_per_peer: most.div_ceil(2),
             slots: FIRST_SLOTS.min(most),
-            far_slots: USUAL_SLOTS.min(most),
+            far_slots: FIRST_FAR_SLOTS.min(most),
             waiting: HashMap::new(),
             turns: VecDeque::new(),
             waiting_count: 0,

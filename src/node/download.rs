@@ -42,6 +42,8 @@ pub(super) struct Got {
     pub(super) sources: Vec<PeerId>,
 }
 
+/// How often it is looked how far away sources are that have not answered yet.
+const GETS_NEAR: Duration = Duration::from_millis(50);
 /// A download that takes longer lets others find in the DHT what it has, and a large one looks for holders there.
 const LONG: Duration = Duration::from_secs(3);
 
@@ -248,6 +250,7 @@ impl Task<'_> {
                 }
             }
             let timeout = machine.poll_timeout(Instant::now()).map(|(at, _)| at).filter(|_| wish == Wish::Run);
+            let unheard = machine.unheard().next().map(|_| Instant::now() + GETS_NEAR);
             stirs = true;
             tokio::select! {
                 next = work.writer.next() => {
@@ -280,6 +283,12 @@ impl Task<'_> {
                     self.inner.library.holdings.offer(&self.content);
                 }
                 () = sleep_until(timeout) => machine.handle_timeout(Instant::now()),
+                // How far away a source is gets known as soon as it is connected.
+                () = sleep_until(unheard) => {
+                    for source in machine.unheard().collect::<Vec<_>>() {
+                        machine.set_round_trip(source, self.inner.net.round_trip(&source));
+                    }
+                }
                 // An operation that nobody holds any more is dropped as a whole.
                 Ok(()) = wishes.changed() => {}
             }

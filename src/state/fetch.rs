@@ -247,6 +247,14 @@ impl<S: Copy + Ord> Download<S> {
         true
     }
 
+    /// Sources that have not answered yet.
+    pub fn unheard(&self) -> impl Iterator<Item = S> + '_ {
+        self.sources
+            .iter()
+            .filter(|(_, state)| state.lost.is_none() && state.rate().is_none())
+            .map(|(source, _)| *source)
+    }
+
     /// How long a round trip to a source takes; zero if that is not known.
     pub fn set_round_trip(&mut self, source: S, round_trip: Duration) {
         if let Some(state) = self.sources.get_mut(&source) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Action, Download, Exhausted};
 
 /// For how long a download goes on although no source has a chunk that is missing.
-const STALL: Duration = Duration::from_secs(30);
+pub(super) const STALL: Duration = Duration::from_secs(30);
 /// How soon a source without work looks again for a request to take over.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often a download without sources looks for one that is back.

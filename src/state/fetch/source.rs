@@ -7,8 +7,11 @@ use swarmdex_protocols::ChunkSet;
 
 use super::{Exhausted, FetchPolicy, MAX_FAILURES};
 
-/// Bytes that a source is trusted with before its rate is known.
+/// Bytes that a source is trusted with before its rate is known: so many, and on long paths so many more for each millisecond of a
+/// round trip, up to some, lest the path be empty when the first of them have come.
 const FIRST_WINDOW: u64 = 1 << 20;
+const FIRST_WINDOW_MORE: u64 = 20 << 10;
+const LONG_FIRST_WINDOW: u64 = 5 << 20;
 /// For how long a source is kept busy by what it was asked for: long enough to bridge a late timer, short enough that little is
 /// stuck at a source that slows down.
 const AHEAD: Duration = Duration::from_millis(500);
@@ -63,7 +66,8 @@ pub(super) struct Asked {
 /// What a source is asked for while nobody knows yet how much its path carries.
 #[derive(Debug)]
 struct Start {
-    window: u64,
+    /// What it is asked for beyond the first bytes.
+    more: u64,
     /// A round ends with the answer to what was asked after it began.
     round: Option<Instant>,
     /// The highest rate of a round so far, and how many rounds did not rise above it.
@@ -80,7 +84,7 @@ impl Start {
         if now.saturating_duration_since(asked.at) > prompt {
             return true;
         }
-        self.window = self.window.saturating_add(bytes);
+        self.more = self.more.saturating_add(bytes);
         let first = *self.first.get_or_insert(now);
         if self.round.is_none_or(|began| asked.at < began) {
             self.round.get_or_insert(now);
@@ -138,7 +142,7 @@ impl Source {
             rate: Rate::default(),
             quickest: 0.0,
             round_trip: Duration::ZERO,
-            start: Some(Start { window: FIRST_WINDOW, round: None, rate: 0.0, full: 0, bytes: 0, first: None }),
+            start: Some(Start { more: 0, round: None, rate: 0.0, full: 0, bytes: 0, first: None }),
             failures: 0,
             busy: 0,
             broken_words: 0,
@@ -175,15 +179,24 @@ impl Source {
         let window = match self.rate.per_second {
             // Half after a failure, a quarter after two.
             None if self.has_part() => bytes,
-            None => FIRST_WINDOW >> self.failures.min(8),
+            None => self.first_window() >> self.failures.min(8),
             Some(rate) => {
                 let trips = if alone { self.round_trip * AHEAD_TRIPS } else { Duration::ZERO };
-                let start = self.start.as_ref().filter(|_| alone && !self.has_part()).map_or(0, |start| start.window);
+                let start = self
+                    .start
+                    .as_ref()
+                    .filter(|_| alone && !self.has_part())
+                    .map_or(0, |start| start.more.saturating_add(self.first_window()));
                 ((rate * (AHEAD + trips).as_secs_f64()) as u64).max(start) >> self.failures.min(8)
             }
         };
         let window = window.min(self.most(policy));
         self.asked.is_empty() && self.unwritten == 0 || self.in_flight + self.unwritten + bytes <= window
+    }
+
+    fn first_window(&self) -> u64 {
+        let trip = u64::try_from(self.round_trip.as_millis()).unwrap_or(u64::MAX);
+        FIRST_WINDOW.saturating_add(trip.saturating_mul(FIRST_WINDOW_MORE)).min(LONG_FIRST_WINDOW)
     }
 
     /// The most bytes that it may be asked for: on a long path more is under way.

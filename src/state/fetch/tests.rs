@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::patience::STALL;
 use super::*;
 
 const CHUNK: u64 = 256 << 10;
