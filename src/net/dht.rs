@@ -3,11 +3,13 @@
 //! Nothing is stored unless its signatures were checked, on a thread for blocking work, against the master that
 //! this node trusts.
 
+mod comparisons;
 mod store;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use comparisons::Comparisons;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::kad::{self, InboundRequest, QueryId, QueryResult};
@@ -36,13 +38,6 @@ const MAX_QUERIES: usize = 512;
 /// Messages whose signatures are being checked: in all, and of one sender.
 const MAX_CHECKS: usize = 64;
 const MAX_CHECKS_OF_SENDER: usize = 4;
-/// Comparisons that others ask for, in each window: entries looked through in all, and for one sender. A full store takes
-/// some milliseconds, and is compared about a hundred times; one that is being filled by many takes next to nothing.
-const MAX_COMPARED: usize = 64_000_000;
-const MAX_COMPARED_OF_SENDER: usize = MAX_COMPARED / 4;
-/// What a comparison takes besides, in entries.
-const COMPARISON_COST: usize = 10_000;
-const COMPARISONS_WINDOW: Duration = Duration::from_secs(10);
 /// How long to look for the nodes closest to a key: those who have answered by then do, and one that is gone without
 /// a word, which a connection would be tried with for long, holds nobody up.
 pub(super) const CLOSEST_PATIENCE: Duration = Duration::from_secs(3);
@@ -159,34 +154,6 @@ pub(super) struct Dht {
     closest_queries: u64,
     lookup_requests: u64,
     lost: Lost,
-}
-
-/// How often others lately asked what is stored of them: each time is a look through what is stored.
-#[derive(Default)]
-struct Comparisons {
-    window: Option<Instant>,
-    of_sender: HashMap<PeerId, usize>,
-    all: usize,
-}
-
-impl Comparisons {
-    /// Whether a store of so many entries may be compared once more.
-    fn admit(&mut self, sender: PeerId, entries: usize, now: Instant) -> bool {
-        if self.window.is_none_or(|begin| now.saturating_duration_since(begin) >= COMPARISONS_WINDOW) {
-            *self = Self { window: Some(now), ..Self::default() };
-        }
-        let cost = entries.saturating_add(COMPARISON_COST);
-        if self.all >= MAX_COMPARED {
-            return false;
-        }
-        let of_sender = self.of_sender.entry(sender).or_default();
-        if *of_sender >= MAX_COMPARED_OF_SENDER {
-            return false;
-        }
-        *of_sender += cost;
-        self.all += cost;
-        true
-    }
 }
 
 impl Dht {
@@ -522,24 +489,4 @@ pub(super) fn addresses_of(kad: &mut Kad, peer: &PeerId) -> Vec<Multiaddr> {
     let Some(bucket) = kad.kbucket(*peer) else { return Vec::new() };
     let entry = bucket.iter().find(|entry| entry.node.key.preimage() == peer);
     entry.map(|entry| entry.node.value.iter().cloned().collect()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn comparisons_are_bounded_by_sender_and_in_all() {
-        let (mut comparisons, now, peer) = (Comparisons::default(), Instant::now(), PeerId::random());
-        let full = 600_000;
-        let admitted = (0..1000).filter(|_| comparisons.admit(peer, full, now)).count();
-        assert!((20..40).contains(&admitted), "{admitted} of one sender");
-        let others = (0..1000).filter(|_| comparisons.admit(PeerId::random(), full, now)).count();
-        assert!((60..100).contains(&others), "{others} of all");
-        assert!(comparisons.admit(peer, full, now + COMPARISONS_WINDOW));
-        // Many fill a node that came, each with a few questions.
-        let mut comparisons = Comparisons::default();
-        let admitted = (0..100_000).filter(|_| comparisons.admit(PeerId::random(), 0, now)).count();
-        assert_eq!((admitted, comparisons.of_sender.len()), (MAX_COMPARED / COMPARISON_COST, admitted));
-    }
 }

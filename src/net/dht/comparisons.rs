@@ -1,0 +1,62 @@
+//! How often others may ask what is stored here.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use libp2p::PeerId;
+
+/// Comparisons that others ask for, in each window: entries looked through in all, and for one sender. A full store takes
+/// some milliseconds, and is compared about a hundred times; one that is being filled by many takes next to nothing.
+const MAX_COMPARED: usize = 64_000_000;
+const MAX_COMPARED_OF_SENDER: usize = MAX_COMPARED / 4;
+/// What a comparison takes besides, in entries.
+const COMPARISON_COST: usize = 10_000;
+const COMPARISONS_WINDOW: Duration = Duration::from_secs(10);
+
+/// How often others lately asked what is stored of them: each time is a look through what is stored.
+#[derive(Default)]
+pub(super) struct Comparisons {
+    window: Option<Instant>,
+    of_sender: HashMap<PeerId, usize>,
+    all: usize,
+}
+
+impl Comparisons {
+    /// Whether a store of so many entries may be compared once more.
+    pub(super) fn admit(&mut self, sender: PeerId, entries: usize, now: Instant) -> bool {
+        if self.window.is_none_or(|begin| now.saturating_duration_since(begin) >= COMPARISONS_WINDOW) {
+            *self = Self { window: Some(now), ..Self::default() };
+        }
+        let cost = entries.saturating_add(COMPARISON_COST);
+        if self.all >= MAX_COMPARED {
+            return false;
+        }
+        let of_sender = self.of_sender.entry(sender).or_default();
+        if *of_sender >= MAX_COMPARED_OF_SENDER {
+            return false;
+        }
+        *of_sender += cost;
+        self.all += cost;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comparisons_are_bounded_by_sender_and_in_all() {
+        let (mut comparisons, now, peer) = (Comparisons::default(), Instant::now(), PeerId::random());
+        let full = 600_000;
+        let admitted = (0..1000).filter(|_| comparisons.admit(peer, full, now)).count();
+        assert!((20..40).contains(&admitted), "{admitted} of one sender");
+        let others = (0..1000).filter(|_| comparisons.admit(PeerId::random(), full, now)).count();
+        assert!((60..100).contains(&others), "{others} of all");
+        assert!(comparisons.admit(peer, full, now + COMPARISONS_WINDOW));
+        // Many fill a node that came, each with a few questions.
+        let mut comparisons = Comparisons::default();
+        let admitted = (0..100_000).filter(|_| comparisons.admit(PeerId::random(), 0, now)).count();
+        assert_eq!((admitted, comparisons.of_sender.len()), (MAX_COMPARED / COMPARISON_COST, admitted));
+    }
+}
