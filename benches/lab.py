@@ -1,12 +1,18 @@
 """Hosts on one bridge, each a network namespace behind a link of its own; as root, on Linux with iproute2."""
-import collections, fcntl, json, os, select, struct, subprocess, threading, time
+import collections, fcntl, json, os, random, select, shutil, struct, subprocess, tempfile, threading, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SWARMDEX = os.path.join(ROOT, "target/release/swarmdex")
+SWARMDEX = os.environ.get("SWARMDEX", os.path.join(ROOT, "target/release/swarmdex"))
 
 
-def run(*command):
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def build():
+    """Builds the program, unless SWARMDEX names one."""
+    if "SWARMDEX" not in os.environ:
+        run("cargo", "build", "--release", "--locked", "--quiet", cwd=ROOT)
+
+
+def run(*command, **options):
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **options)
 
 
 class Hosts:
@@ -22,13 +28,14 @@ class Hosts:
         self.processes.append(process)
         return process
 
-    def node(self, number, folder, role, *arguments):
-        """A swarmdex node, when it is ready: its process and its address."""
+    def node(self, number, folder, role, *arguments, listen=("tcp/4747",)):
+        """A swarmdex node, when it is ready: its process and the first of its addresses."""
+        addresses = [f"/ip4/{self.address(number)}/{port}" for port in listen]
+        arguments = [*arguments, *(word for address in addresses for word in ("--listen", address))]
         process = self.start(number, SWARMDEX, "run", "--role", role, "--no-mdns", "--data-dir", f"{folder}/node{number}",
-                             "--listen", f"/ip4/{self.address(number)}/tcp/4747", *arguments, stdout=subprocess.PIPE,
-                             stderr=open(f"{folder}/log{number}", "w"))
+                             *arguments, stdout=subprocess.PIPE, stderr=open(f"{folder}/log{number}", "w"))
         peer = json.loads(process.stdout.readline())["peer_id"]
-        return process, f"/ip4/{self.address(number)}/tcp/4747/p2p/{peer}"
+        return process, f"{addresses[0]}/p2p/{peer}"
 
     def stop(self):
         for process in self.processes:
@@ -64,11 +71,27 @@ class Lab(Hosts):
 
 
 class Distant(Hosts):
-    """Hosts between which every packet takes so many seconds, each way: this process carries them from tun to tun."""
-    def __init__(self, count, seconds):
+    """Hosts between which every packet takes so many seconds each way; `loss` is the share of packets that get lost.
+
+    With `mbit` each host sends at that rate, through a queue of two ways, or of 100 ms if that is more. `congestion` names the
+    congestion control of the routes. Packets are carried from tun to tun by a program in C, or by this process where there is
+    no compiler.
+    """
+    def __init__(self, count, seconds, loss=0.0, mbit=None, congestion=None, seed=1):
         super().__init__(count)
-        self.delay, self.tuns = seconds, []
-        for number in range(count):
+        self.delay, self.loss, self.rate, self.queue = seconds, loss, (mbit or 0) * 1e6, max(0.1, 2 * seconds)
+        self.random, self.tuns, self.carrier = random.Random(seed), [], None
+        try:
+            self.make(congestion)
+            if not self.carry_in_c(seed):
+                self.counted = [0, 0, 0, 0.0, 0.0]
+                threading.Thread(target=self.carry, daemon=True).start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def make(self, congestion):
+        for number in range(self.count):
             name, device = f"{self.prefix}{number}", f"sdx{os.getpid()}x{number}"
             tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
             # TUNSETIFF; IFF_TUN and IFF_NO_PI.
@@ -77,22 +100,79 @@ class Distant(Hosts):
             run("ip", "link", "set", device, "netns", name, "name", "eth0")
             run("ip", "-n", name, "link", "set", "lo", "up")
             run("ip", "-n", name, "addr", "add", self.address(number) + "/24", "dev", "eth0")
-            run("ip", "-n", name, "link", "set", "eth0", "up")
+            # Packets are dropped by the rules above, and not by the device.
+            run("ip", "-n", name, "link", "set", "eth0", "up", "mtu", "1500", "txqueuelen", "20000")
+            if congestion:
+                link = ["dev", "eth0", "proto", "kernel", "scope", "link", "src", self.address(number)]
+                run("ip", "-n", name, "route", "replace", "10.78.0.0/24", *link, "congctl", congestion)
+            # What a connection learnt of the path is not for the next one.
+            run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv4.tcp_no_metrics_save=1")
             self.tuns.append(tun)
-        threading.Thread(target=self.carry, daemon=True).start()
+
+    def carry_in_c(self, seed):
+        """Whether the program could be built."""
+        if not shutil.which("cc"):
+            return False
+        with tempfile.TemporaryDirectory(prefix="swarmdex-carry.") as folder:
+            run("cc", "-O2", "-o", f"{folder}/carry", os.path.join(ROOT, "benches/carry.c"))
+            words = [self.delay, self.loss, self.rate, self.queue, seed, *self.tuns]
+            self.carrier = subprocess.Popen([f"{folder}/carry", *map(str, words)], pass_fds=self.tuns, stdin=subprocess.PIPE,
+                                            stdout=subprocess.PIPE, text=True)
+            # It is the wire, and waits for nobody.
+            os.setpriority(os.PRIO_PROCESS, self.carrier.pid, -20)
+            self.counts()
+        return True
+
+    def counts(self):
+        """Since the last call: packets sent, lost, and not taken by a full queue; by how many microseconds the others came late,
+        in the mean and at most."""
+        if not self.carrier:
+            sent, lost, full, late, latest = self.counted
+            self.counted = [0, 0, 0, 0.0, 0.0]
+            return sent, lost, full, late / max(sent - lost - full, 1) * 1e6, latest * 1e6
+        self.carrier.stdin.write("\n")
+        self.carrier.stdin.flush()
+        return tuple(map(float, self.carrier.stdout.readline().split()))
 
     def carry(self):
-        under_way = collections.deque()
+        """What carry.c does, until the hosts are gone."""
+        try:
+            self.carry_on()
+        except OSError:
+            pass
+
+    def carry_on(self):
+        under_way, leaves = [collections.deque() for _ in self.tuns], [0.0] * self.count
         while True:
-            wait = max(0, under_way[0][0] - time.monotonic()) if under_way else 1
-            for tun in select.select(self.tuns, [], [], wait)[0]:
-                packet = os.read(tun, 65536)
+            now = time.monotonic()
+            wait = min((queue[0][0] for queue in under_way if queue), default=now + 1) - now
+            for tun in select.select(self.tuns, [], [], max(0, wait))[0]:
+                packet, host, now = os.read(tun, 65536), self.tuns.index(tun), time.monotonic()
                 # IPv4, to one of the hosts: the last byte of the destination tells which.
-                if packet[0] >> 4 == 4 and 0 < packet[19] <= self.count:
-                    under_way.append((time.monotonic() + self.delay, packet))
-            while under_way and under_way[0][0] <= time.monotonic():
-                packet = under_way.popleft()[1]
-                os.write(self.tuns[packet[19] - 1], packet)
+                if packet[0] >> 4 != 4 or not 0 < packet[19] <= self.count:
+                    continue
+                begin = max(leaves[host], now)
+                full = self.rate and begin - now > self.queue
+                if not full:
+                    leaves[host] = begin + len(packet) * 8 / self.rate if self.rate else now
+                lost = not full and self.random.random() < self.loss
+                if not full and not lost:
+                    under_way[host].append((leaves[host] + self.delay, packet))
+                self.counted[:3] = [self.counted[0] + 1, self.counted[1] + lost, self.counted[2] + bool(full)]
+            for queue in under_way:
+                while queue and queue[0][0] <= time.monotonic():
+                    due, packet = queue.popleft()
+                    os.write(self.tuns[packet[19] - 1], packet)
+                    late = time.monotonic() - due
+                    self.counted[3:] = [self.counted[3] + late, max(self.counted[4], late)]
+
+    def stop(self):
+        super().stop()
+        if self.carrier:
+            self.carrier.kill()
+            self.carrier.wait()
+            for tun in self.tuns:
+                os.close(tun)
 
 
 def command(folder, number, *arguments):

@@ -6,7 +6,7 @@ import http.server, json, os, shutil, socket, statistics, subprocess, sys, threa
 from urllib.parse import parse_qs, quote, urlparse
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SWARMDEX = os.path.join(ROOT, "target/release/swarmdex")
+SWARMDEX = os.environ.get("SWARMDEX", os.path.join(ROOT, "target/release/swarmdex"))
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -157,22 +157,25 @@ class Swarmdex(Tool):
         return seconds, own + cpu(sides) - before, peak(sides[:1]), peak(sides[1:])
 
 
+def https(folder, address, root):
+    """The command of an nginx that serves what is below a folder, at an address and over TLS."""
+    if not (shutil.which("nginx") and shutil.which("curl") and shutil.which("openssl")):
+        raise ImportError("apt-get install nginx-light curl openssl")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "key",
+                    "-out", "cert", "-subj", "/CN=localhost", "-days", "2"], cwd=folder, check=True, stderr=subprocess.DEVNULL)
+    with open(f"{folder}/conf", "w") as conf:
+        conf.write(f"daemon off; pid {folder}/pid; error_log {folder}/error; worker_processes 1; user root;\n"
+                   f"events {{}}\nhttp {{ access_log off; sendfile on; server {{ listen {address} ssl; ssl_protocols TLSv1.3;\n"
+                   f"ssl_certificate {folder}/cert; ssl_certificate_key {folder}/key;\nroot {root}; }} }}\n")
+    return ["nginx", "-p", folder, "-c", f"{folder}/conf"]
+
+
 class Curl(Tool):
     name = "curl, nginx (HTTPS)"
 
     def start(self):
-        if not (shutil.which("nginx") and shutil.which("curl") and shutil.which("openssl")):
-            raise ImportError("apt-get install nginx-light curl openssl")
         self.port = port()
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                        "-keyout", "key", "-out", "cert", "-subj", "/CN=localhost", "-days", "2"], cwd=self.folder,
-                       check=True, stderr=subprocess.DEVNULL)
-        with open(f"{self.folder}/conf", "w") as conf:
-            conf.write(f"daemon off; pid {self.folder}/pid; error_log {self.folder}/error; worker_processes 1; user root;\n"
-                       f"events {{}}\nhttp {{ access_log off; sendfile on; server {{ listen 127.0.0.1:{self.port} ssl;\n"
-                       f"ssl_certificate {self.folder}/cert; ssl_certificate_key {self.folder}/key;\n"
-                       f"root {os.path.dirname(self.path)}; }} }}\n")
-        self.server = self.spawn("nginx", "-p", self.folder, "-c", f"{self.folder}/conf")
+        self.server = self.spawn(*https(self.folder, f"127.0.0.1:{self.port}", os.path.dirname(self.path)))
         time.sleep(0.5)
 
     def get(self, out):
@@ -218,8 +221,8 @@ def torrent(file, path, announce=None):
 
 LIBTORRENT = """
 import libtorrent as lt, sys, time
-torrent, folder, port, seed = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == 'seed'
-session = lt.session({'listen_interfaces': '127.0.0.1:' + port, 'enable_dht': False, 'enable_lsd': False, 'enable_upnp': False,
+torrent, folder, own, seed = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == 'seed'
+session = lt.session({'listen_interfaces': own, 'enable_dht': False, 'enable_lsd': False, 'enable_upnp': False,
                       'enable_natpmp': False, 'enable_outgoing_utp': False, 'enable_incoming_utp': False,
                       'alert_mask': lt.alert.category_t.storage_notification,
                       'allow_multiple_connections_per_ip': True})
@@ -231,7 +234,8 @@ handle = session.add_torrent(params)
 print('ready', flush=True)
 if not seed:
     sys.stdin.readline()
-    handle.connect_peer(('127.0.0.1', int(sys.argv[5])))
+    address, port = sys.argv[5].split(':')
+    handle.connect_peer((address, int(port)))
     while not handle.status().is_seeding:
         time.sleep(0.002)
     # What was verified is not all written yet; the others end when it is.
@@ -249,13 +253,13 @@ class Libtorrent(Tool):
     def start(self):
         import libtorrent  # noqa: F401, or it is not installed
         torrent(self.path, f"{self.folder}/torrent")
-        self.port = str(port())
-        self.server = self.spawn(sys.executable, "-c", LIBTORRENT, "torrent", os.path.dirname(self.path), self.port, "seed",
-                                 stdout=subprocess.PIPE, text=True)
+        self.address = f"127.0.0.1:{port()}"
+        command = [sys.executable, "-c", LIBTORRENT, "torrent", os.path.dirname(self.path), self.address, "seed"]
+        self.server = self.spawn(*command, stdout=subprocess.PIPE, text=True)
         self.server.stdout.readline()
 
     def get(self, out):
-        getter = self.spawn(sys.executable, "-c", LIBTORRENT, "torrent", out, str(port()), "get", self.port,
+        getter = self.spawn(sys.executable, "-c", LIBTORRENT, "torrent", out, f"127.0.0.1:{port()}", "get", self.address,
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         getter.stdout.readline()
         sides = [self.server.pid, getter.pid]
