@@ -468,7 +468,7 @@ impl Dht {
 }
 
 /// Well-formed addresses, not too many.
-fn bounded(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
+pub(super) fn bounded(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
     let addresses = addresses.into_iter().map(super::nodes::without_peer);
     addresses.filter(check_address).take(MAX_ADDRESSES).collect()
 }

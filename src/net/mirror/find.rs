@@ -4,6 +4,7 @@ use futures::stream::FuturesUnordered;
 use swarmdex_protocols::mirror::Found;
 
 use super::*;
+use crate::net::dht::bounded;
 use crate::state::find::Find;
 
 /// How long all of it may take: Kademlia's own question is the sure one.
@@ -49,7 +50,7 @@ impl Mirror {
             let closer: Vec<_> = closer.into_iter().filter(|other| other.peer != local).take(REPLICATION).collect();
             find.on_answer(node, has, closer.iter().map(|other| (position_of_peer(&other.peer), other.peer)));
             for Provider { peer, addresses } in closer {
-                located.entry(peer).or_insert_with(|| routing_addresses(&addresses));
+                located.entry(peer).or_insert_with(|| routing_addresses(&bounded(addresses)));
             }
         }
         Some(tally)
