@@ -1,5 +1,6 @@
 //! Many records at once: stored at, and read from, the nodes closest to their keys, region by region.
 
+mod closest;
 mod find;
 mod part;
 mod quick;
@@ -103,6 +104,15 @@ struct Errand<T> {
     items: Vec<T>,
 }
 
+/// Nodes that a sweep met on its way.
+#[derive(Debug, Default)]
+struct Met {
+    /// Where they listen.
+    located: BTreeMap<PeerId, Vec<Multiaddr>>,
+    /// They did not answer when something was to be stored there: others may still name them.
+    gone: BTreeSet<PeerId>,
+}
+
 impl Stores {
     fn count(&mut self, node: PeerId, own: bool, outcomes: Vec<(RecordKey, Verdict)>) {
         let number = u16::try_from(self.nodes.len()).ok().filter(|_| !own && !outcomes.is_empty());
@@ -157,8 +167,8 @@ impl Mirror {
         stores.copies.extend(items.iter().map(|(key, _)| (*key, Copies::default())));
         let items = items.into_iter().map(|(key, what)| (position_of_key(&key), (key, what)));
         let mut sweep = Sweep::new(items, self.net.dht_counts().await.nodes);
-        let mut located = BTreeMap::new();
-        while let Some(errands) = self.next_region(&mut sweep, &mut located, |(key, _)| *key).await {
+        let mut met = Met::default();
+        while let Some(errands) = self.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
             let addresses = self.net.listen().borrow().clone();
             for (key, _) in errands.iter().flat_map(|errand| &errand.items) {
                 stores.copies.entry(*key).or_default().asked += 1;
@@ -171,6 +181,10 @@ impl Mirror {
                 .buffer_unordered(NODES_AT_A_TIME);
             while let Some((node, Answers { outcomes, busy })) = answers.next().await {
                 stores.busy.extend(busy.then_some(node));
+                if outcomes.is_empty() && !busy && met.gone.len() < MAX_LOCATED {
+                    met.gone.insert(node);
+                    sweep.forget(&position_of_peer(&node));
+                }
                 stores.count(node, node == self.net.local(), outcomes);
             }
         }
@@ -265,8 +279,8 @@ impl Mirror {
         let keyed = names.into_iter().map(|name| (self.key(&name), name));
         let items = keyed.map(|(key, name)| (position_of_key(&key), (key, name)));
         let mut sweep = Sweep::new(items, self.net.dht_counts().await.nodes);
-        let mut located = BTreeMap::new();
-        while let Some(errands) = self.next_region(&mut sweep, &mut located, |(key, _)| *key).await {
+        let mut met = Met::default();
+        while let Some(errands) = self.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
             let mut answers =
                 stream::iter(errands).map(|errand| self.read_at(errand, &authority)).buffer_unordered(NODES_AT_A_TIME);
             while let Some(ledgers) = answers.next().await {
@@ -281,7 +295,7 @@ impl Mirror {
     /// All nodes that are found under a key, with what addresses they gave: what Kademlia's answers, of twenty
     /// nodes each, may leave out. They come as the nodes closest to the key answer.
     pub async fn providers(&self, key: RecordKey) -> impl Stream<Item = Provider> + '_ {
-        let mut nodes = self.net.closest(&key).await.unwrap_or_default();
+        let mut nodes = self.closest(&key).await;
         if self.member {
             nodes.push((self.net.local(), Vec::new()));
         }
@@ -295,27 +309,21 @@ impl Mirror {
     }
 
     /// Asks the network for the nodes closest to the next target, and divides what is settled among them. `None` at the
-    /// end. Where nodes listen is kept in `located`.
+    /// end.
     async fn next_region<T: Clone>(
         &self,
         sweep: &mut Sweep<T>,
-        located: &mut BTreeMap<PeerId, Vec<Multiaddr>>,
+        met: &mut Met,
         key: impl Fn(&T) -> RecordKey,
     ) -> Option<Vec<Errand<T>>> {
         let (target, item) = sweep.next_target()?;
-        let nodes = match self.net.closest_within(&key(item), self.patience).await {
-            Ok(nodes) => nodes,
-            // Alone in the world, or too busy: this node is all there is.
-            Err(error) => {
-                tracing::debug!(%error, "the closest nodes could not be found");
-                Vec::new()
-            }
-        };
+        let mut nodes = self.closest(&key(item)).await;
+        nodes.retain(|(node, _)| !met.gone.contains(node));
         let places: Vec<(Position, PeerId)> = nodes.iter().map(|(peer, _)| (position_of_peer(peer), *peer)).collect();
-        if located.len() >= MAX_LOCATED {
-            located.clear();
+        if met.located.len() >= MAX_LOCATED {
+            met.located.clear();
         }
-        located.extend(nodes);
+        met.located.extend(nodes);
         if self.member {
             sweep.know(position_of_peer(&self.net.local()), self.net.local());
         }
@@ -325,7 +333,7 @@ impl Mirror {
                 errands.entry(node).or_default().push(item.clone());
             }
         }
-        let addresses = |node: &PeerId| located.get(node).cloned().unwrap_or_default();
+        let addresses = |node: &PeerId| met.located.get(node).cloned().unwrap_or_default();
         Some(errands.into_iter().map(|(node, items)| Errand { addresses: addresses(&node), node, items }).collect())
     }
 
@@ -405,6 +413,7 @@ impl Mirror {
         let asking = async {
             self.net.connect(Some(node), addresses.to_vec()).await.or_else(|error| match error {
                 super::ConnectError::Own => Ok(node),
+                super::ConnectError::Busy => Err(RequestError::Busy),
                 _ => Err(RequestError::Disconnected),
             })?;
             for attempt in 1..ATTEMPTS {

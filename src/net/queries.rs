@@ -10,12 +10,8 @@ use super::{Command, Net, RequestError};
 use crate::state::lost::Reach;
 
 impl Net {
-    /// The nodes closest to a key, this one not among them; at most 20, the closest first.
-    pub async fn closest(&self, key: &RecordKey) -> Result<Vec<Located>, RequestError> {
-        self.closest_within(key, dht::CLOSEST_PATIENCE).await
-    }
-
-    /// The same, or those of them who answered in time.
+    /// The nodes closest to a key, this one not among them; at most 20, the closest first, or those of them who answered in
+    /// time. By Kademlia's own query.
     pub(super) async fn closest_within(
         &self,
         key: &RecordKey,
@@ -94,6 +90,11 @@ impl Net {
         let (answer, answered) = oneshot::channel();
         self.dht(dht::Ask::Nodes { answer }).await;
         answered.await.unwrap_or_default()
+    }
+
+    /// Counts something.
+    pub(super) async fn count(&self, what: dht::Counted) {
+        self.dht(dht::Ask::Count(what)).await;
     }
 
     /// Counts of the DHT.

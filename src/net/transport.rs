@@ -73,6 +73,7 @@ pub(super) type Connection = Muxer<Negotiated<TlsStream<Negotiated<Ahead<tcp::to
 struct Tls {
     server: Arc<rustls::ServerConfig>,
     client: Arc<rustls::ClientConfig>,
+    verifier: Arc<Verifier>,
 }
 
 impl Tls {
@@ -80,9 +81,10 @@ impl Tls {
     fn new(keypair: &Keypair) -> Result<Self, TlsError> {
         let versions = &[&rustls::version::TLS13];
         let (server_side, client_side) = (tls::make_server_config(keypair)?, tls::make_client_config(keypair, None)?);
+        let verifier = Arc::new(Verifier::new());
         let mut server = rustls::ServerConfig::builder_with_provider(Arc::new(provider()))
             .with_protocol_versions(versions)?
-            .with_client_cert_verifier(Arc::new(Verifier))
+            .with_client_cert_verifier(verifier.clone())
             .with_cert_resolver(server_side.cert_resolver);
         server.alpn_protocols = vec![ALPN.to_vec()];
         // Every connection proves its key anew.
@@ -90,12 +92,12 @@ impl Tls {
         let mut client = rustls::ClientConfig::builder_with_provider(Arc::new(provider()))
             .with_protocol_versions(versions)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier))
+            .with_custom_certificate_verifier(verifier.clone())
             .with_client_cert_resolver(client_side.client_auth_cert_resolver);
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.resumption = rustls::client::Resumption::disabled();
         client.enable_sni = false;
-        Ok(Self { server: Arc::new(server), client: Arc::new(client) })
+        Ok(Self { server: Arc::new(server), client: Arc::new(client), verifier })
     }
 }
 
@@ -151,7 +153,7 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> InboundConnectionUpgrad
     fn upgrade_inbound(self, socket: C, _: Self::Info) -> Self::Future {
         async move {
             let accepted = TlsAcceptor::from(self.server).accept(socket).await;
-            finish(accepted.map_err(TlsError::Handshake)?.into())
+            finish(accepted.map_err(TlsError::Handshake)?.into(), &self.verifier)
         }
         .boxed()
     }
@@ -167,18 +169,18 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
             // A node is known by its key, not by a name; an address as name is not sent.
             let nobody = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
             let connected = TlsConnector::from(self.client).connect(nobody, socket).await;
-            finish(connected.map_err(TlsError::Handshake)?.into())
+            finish(connected.map_err(TlsError::Handshake)?.into(), &self.verifier)
         }
         .boxed()
     }
 }
 
-fn finish<C>(mut stream: TlsStream<C>) -> Result<(PeerId, TlsStream<C>), TlsError> {
+fn finish<C>(mut stream: TlsStream<C>, verifier: &Verifier) -> Result<(PeerId, TlsStream<C>), TlsError> {
     match &mut stream {
         TlsStream::Client(stream) => stream.get_mut().1.set_buffer_limit(Some(MAX_UNSENT)),
         TlsStream::Server(stream) => stream.get_mut().1.set_buffer_limit(Some(MAX_UNSENT)),
     }
     let Some([certificate]) = stream.get_ref().1.peer_certificates() else { return Err(TlsError::Peer) };
-    let peer = tls::certificate::parse(certificate).map_err(|_| TlsError::Peer)?.peer_id();
+    let peer = verifier.peer_of(certificate).map_err(|_| TlsError::Peer)?;
     Ok((peer, stream))
 }

@@ -21,7 +21,7 @@ use super::Phase;
 use super::standings::Standings;
 use super::twins::Twins;
 use super::types::MasterState;
-use crate::net::Net;
+use crate::net::{Net, RequestError};
 use crate::state::Now;
 use crate::state::announce::{Batch, Standing};
 use crate::state::backoff::Backoff;
@@ -341,7 +341,9 @@ impl Membership {
         }
     }
 
-    /// Asks the master; what it is too busy for is asked again a few times.
+    /// Asks the master; what it is too busy for is asked again a few times. One that answers pings and has not answered this in
+    /// time is busy as well: to leave it would have all its members connect again, and claim what it is about to grant. Whatever
+    /// changes something has a number, so that it is done once. Whoever does not answer pings is disconnected.
     async fn ask(&self, master: PeerId, request: Request) -> Result<Response, Failed> {
         /// Attempts while the master is busy.
         const ATTEMPTS: usize = 5;
@@ -359,6 +361,9 @@ impl Membership {
                     return Err(Failed { code: Some(refusal.code), reason });
                 }
                 Ok(response) => return Ok(response),
+                Err(error @ RequestError::TimedOut) if attempt < ATTEMPTS => {
+                    tracing::info!(%master, %error, "the master is slow; it is asked again");
+                }
                 Err(error) => return Err(Failed { code: None, reason: error.to_string() }),
             }
         }

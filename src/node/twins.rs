@@ -24,6 +24,8 @@ const WARNING_PAUSE: Duration = Duration::from_secs(60);
 const MEMORY: Duration = Duration::from_secs(900);
 /// How soon after the start the DHT is asked first; the pause doubles.
 const FIRST_CHECK: Duration = Duration::from_secs(1);
+/// A member's first: its master notices by itself, and many that start at once have other things to ask.
+const FIRST_OF_MEMBER: Duration = Duration::from_secs(30);
 /// Addresses that are looked at and knocked at in one check, and how long each check may take.
 const MAX_STRANGE: usize = 32;
 const MAX_KNOCKS: usize = 4;
@@ -145,7 +147,8 @@ impl Lookout {
 
     async fn watch(&mut self) {
         let mut met = self.net.twins();
-        let (mut pause, mut next) = (FIRST_CHECK, Instant::now() + FIRST_CHECK);
+        let begin = Instant::now();
+        let (mut pause, mut next) = (FIRST_CHECK, begin + FIRST_CHECK);
         let mut number = 0_u32;
         loop {
             tokio::select! {
@@ -157,9 +160,12 @@ impl Lookout {
                     address.iter().for_each(|address| self.twins.on_met(address));
                 }
                 () = sleep_until(Some(next)) => {
-                    // The network may not answer at all.
-                    let _ = tokio::time::timeout(CHECK_TIMEOUT, self.check(number)).await;
-                    number = number.wrapping_add(1);
+                    let early = begin.elapsed() < FIRST_OF_MEMBER.min(self.republish / CHECKS_WITH_MASTER);
+                    if !(early && matches!(*self.master.borrow(), MasterState::Joined { .. })) {
+                        // The network may not answer at all.
+                        let _ = tokio::time::timeout(CHECK_TIMEOUT, self.check(number)).await;
+                        number = number.wrapping_add(1);
+                    }
                     let alone = matches!(*self.master.borrow(), MasterState::Unreachable { .. });
                     let checks = if alone { CHECKS_ALONE } else { CHECKS_WITH_MASTER };
                     pause = (pause * 2).min((self.republish / checks).max(FIRST_CHECK));

@@ -12,6 +12,7 @@ pub mod arrivals;
 pub mod backoff;
 pub mod changes;
 pub mod check;
+pub mod closest;
 pub mod fetch;
 pub mod find;
 pub mod hearsay;
@@ -23,6 +24,8 @@ mod lists;
 pub mod lookup;
 pub mod lost;
 pub mod meetings;
+#[cfg(test)]
+mod network;
 pub mod pages;
 pub mod precedents;
 pub mod publish;

@@ -1,6 +1,7 @@
 //! How often others may ask what is stored here.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
@@ -9,6 +10,8 @@ use libp2p::PeerId;
 /// some milliseconds, and is compared about a hundred times; one that is being filled by many takes next to nothing.
 const MAX_COMPARED: usize = 64_000_000;
 const MAX_COMPARED_OF_SENDER: usize = MAX_COMPARED / 4;
+/// And for all at one address: who asks may be a new peer each time, and honest ones share the address of their router.
+const MAX_COMPARED_OF_ADDRESS: usize = MAX_COMPARED / 2;
 /// What a comparison takes besides, in entries.
 const COMPARISON_COST: usize = 10_000;
 const COMPARISONS_WINDOW: Duration = Duration::from_secs(10);
@@ -18,12 +21,13 @@ const COMPARISONS_WINDOW: Duration = Duration::from_secs(10);
 pub(super) struct Comparisons {
     window: Option<Instant>,
     of_sender: HashMap<PeerId, usize>,
+    of_address: HashMap<IpAddr, usize>,
     all: usize,
 }
 
 impl Comparisons {
-    /// Whether a store of so many entries may be compared once more.
-    pub(super) fn admit(&mut self, sender: PeerId, entries: usize, now: Instant) -> bool {
+    /// Whether a store of so many entries may be compared once more, for a sender at an address.
+    pub(super) fn admit(&mut self, sender: PeerId, address: Option<IpAddr>, entries: usize, now: Instant) -> bool {
         if self.window.is_none_or(|begin| now.saturating_duration_since(begin) >= COMPARISONS_WINDOW) {
             *self = Self { window: Some(now), ..Self::default() };
         }
@@ -34,6 +38,13 @@ impl Comparisons {
         let of_sender = self.of_sender.entry(sender).or_default();
         if *of_sender >= MAX_COMPARED_OF_SENDER {
             return false;
+        }
+        if let Some(address) = address {
+            let of_address = self.of_address.entry(address).or_default();
+            if *of_address >= MAX_COMPARED_OF_ADDRESS {
+                return false;
+            }
+            *of_address += cost;
         }
         *of_sender += cost;
         self.all += cost;
@@ -49,14 +60,25 @@ mod tests {
     fn comparisons_are_bounded_by_sender_and_in_all() {
         let (mut comparisons, now, peer) = (Comparisons::default(), Instant::now(), PeerId::random());
         let full = 600_000;
-        let admitted = (0..1000).filter(|_| comparisons.admit(peer, full, now)).count();
+        let admitted = (0..1000).filter(|_| comparisons.admit(peer, None, full, now)).count();
         assert!((20..40).contains(&admitted), "{admitted} of one sender");
-        let others = (0..1000).filter(|_| comparisons.admit(PeerId::random(), full, now)).count();
+        let others = (0..1000).filter(|_| comparisons.admit(PeerId::random(), None, full, now)).count();
         assert!((60..100).contains(&others), "{others} of all");
-        assert!(comparisons.admit(peer, full, now + COMPARISONS_WINDOW));
+        assert!(comparisons.admit(peer, None, full, now + COMPARISONS_WINDOW));
         // Many fill a node that came, each with a few questions.
         let mut comparisons = Comparisons::default();
-        let admitted = (0..100_000).filter(|_| comparisons.admit(PeerId::random(), 0, now)).count();
+        let admitted = (0..100_000).filter(|_| comparisons.admit(PeerId::random(), None, 0, now)).count();
         assert_eq!((admitted, comparisons.of_sender.len()), (MAX_COMPARED / COMPARISON_COST, admitted));
+    }
+
+    #[test]
+    fn an_address_with_ever_new_peers_leaves_half_of_it_to_others() {
+        let (mut comparisons, now) = (Comparisons::default(), Instant::now());
+        let (one, other) = (Some([10, 0, 0, 1].into()), Some([10, 0, 0, 2].into()));
+        let admitted = (0..100_000).filter(|_| comparisons.admit(PeerId::random(), one, 0, now)).count();
+        assert_eq!(admitted, MAX_COMPARED_OF_ADDRESS / COMPARISON_COST);
+        let admitted = (0..100_000).filter(|_| comparisons.admit(PeerId::random(), other, 0, now)).count();
+        assert_eq!(admitted, MAX_COMPARED_OF_ADDRESS / COMPARISON_COST);
+        assert_eq!(comparisons.of_address.len(), 2);
     }
 }

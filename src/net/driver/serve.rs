@@ -13,6 +13,7 @@ use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_FETCH_BODY};
 use swarmdex_protocols::{fetch as fetch_protocol, index as index_protocol, mirror};
 
 use super::{Driver, IndexChannel, Job};
+use crate::net::admission::ip_of;
 use crate::net::codec::Received;
 use crate::net::dht;
 use crate::net::fetch::Upload;
@@ -183,7 +184,7 @@ impl Driver {
     pub(super) fn ask_mirror(&mut self, to: PeerId, request: mirror::Request, answer: MirrorAnswer) {
         let swarm = &mut self.swarm;
         if to == *swarm.local_peer_id() {
-            let step = self.dht.serve(&mut swarm.behaviour_mut().kad, to, request, dht::Reply::Local(answer));
+            let step = self.dht.serve(&mut swarm.behaviour_mut().kad, to, None, request, dht::Reply::Local(answer));
             return self.on_mirror_step(step);
         }
         let refusal = if !self.requests.mirror.has_room() {
@@ -191,9 +192,6 @@ impl Driver {
         } else if !swarm.is_connected(&to) {
             RequestError::Disconnected
         } else {
-            if matches!(request, mirror::Request::Find(_)) {
-                self.dht.on_lookup_sent();
-            }
             let id = swarm.behaviour_mut().mirror.send_request(&to, Ok(request));
             return self.requests.mirror.insert(id, answer);
         };
@@ -226,10 +224,16 @@ impl Driver {
         event: request_response::Event<Received<mirror::Request>, Received<mirror::Response>>,
     ) {
         match event {
-            request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
+            request_response::Event::Message {
+                peer,
+                connection_id,
+                message: Message::Request { request, channel, .. },
+            } => {
+                let behaviour = self.swarm.behaviour_mut();
+                let at = behaviour.admission.remote(&connection_id).and_then(ip_of);
                 let reply = dht::Reply::Remote(channel);
                 let step = match request {
-                    Ok(request) => self.dht.serve(&mut self.swarm.behaviour_mut().kad, peer, request, reply),
+                    Ok(request) => self.dht.serve(&mut behaviour.kad, peer, at, request, reply),
                     Err(error) => dht::Step::Answer(reply, mirror::Response::Refused(refuse_bytes(&error))),
                 };
                 self.on_mirror_step(step);

@@ -4,7 +4,7 @@ use futures::stream::FuturesUnordered;
 use swarmdex_protocols::mirror::Found;
 
 use super::*;
-use crate::net::dht::bounded;
+use crate::net::dht::{Counted, bounded};
 use crate::state::find::Find;
 
 /// How long all of it may take: Kademlia's own question is the sure one.
@@ -25,7 +25,10 @@ impl Mirror {
         while !find.has_enough() {
             while let Some(node) = find.next_node() {
                 let addresses = located.get(&node).cloned().unwrap_or_default();
-                asking.push(async move { (node, self.ask(node, &addresses, Request::Find(key)).await) });
+                asking.push(async move {
+                    self.net.count(Counted::Lookup(1)).await;
+                    (node, self.ask(node, &addresses, Request::Find(key)).await)
+                });
             }
             if asking.is_empty() {
                 return None;

@@ -49,11 +49,11 @@ impl Mirror {
         let quick = Self { patience: CLOSEST, ..self.clone() };
         let items = keyed.into_iter().map(|(key, name)| (position_of_key(&key), (key, name)));
         let mut sweep = Sweep::new(items, self.nodes().await);
-        let mut located = BTreeMap::new();
-        while let Some(errands) = quick.next_region(&mut sweep, &mut located, |(key, _)| *key).await {
+        let mut met = Met::default();
+        while let Some(errands) = quick.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
             self.read_region(errands, around, &authority, &mut heard).await;
         }
-        around.lock().on_swept(&located, Instant::now());
+        around.lock().on_swept(&met.located, Instant::now());
     }
 
     /// In a small network every node has everything, and who is there is known from a moment ago. `None` where nodes have to

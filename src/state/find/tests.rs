@@ -1,75 +1,25 @@
-use std::collections::BTreeSet;
-
 use super::*;
+use crate::state::network::{Network, position};
 use crate::state::random::Random;
 
-/// A network: the places of its nodes in order, a number in the first 8 bytes of each.
-struct Network {
-    places: Vec<u64>,
-    dead: BTreeSet<usize>,
+/// Lookups in a network.
+struct Lookups {
+    network: Network,
     /// Nodes that should store a record and do not, in percent.
     lacking: u64,
 }
 
-fn position(place: u64) -> Position {
-    let mut position = [0; 32];
-    position[..8].copy_from_slice(&place.to_be_bytes());
-    position
-}
-
-impl Network {
+impl Lookups {
     fn new(nodes: usize, random: &mut Random) -> Self {
-        let mut places: Vec<_> = (0..nodes).map(|_| random.next()).collect();
-        places.sort_unstable();
-        places.dedup();
-        Self { places, dead: BTreeSet::new(), lacking: 0 }
-    }
-
-    /// The nodes whose places begin with the first bits of this one.
-    fn under(&self, place: u64, bits: u32) -> std::ops::Range<usize> {
-        let mask = if bits == 0 { 0 } else { u64::MAX << (64 - bits) };
-        let (low, high) = (place & mask, place & mask | !mask);
-        self.places.partition_point(|other| *other < low)..self.places.partition_point(|other| *other <= high)
-    }
-
-    /// The 20 closest to a target of those that a node knows: up to 20 of each distance, always the same for it. A node knows
-    /// all of its own neighbourhood.
-    fn known_to(&self, node: usize, target: u64) -> Vec<usize> {
-        let place = self.places[node];
-        let mut random = Random(place);
-        let mut known = BTreeSet::new();
-        for bits in 0..64 {
-            let bucket = self.under(place ^ (1 << (63 - bits)), bits + 1);
-            if bucket.len() <= REPLICATION {
-                known.extend(bucket);
-            } else {
-                known.extend((0..REPLICATION).map(|_| bucket.start + random.below(bucket.len() as u64) as usize));
-            }
-            if self.under(place, bits + 1).len() <= 1 {
-                break;
-            }
-        }
-        let mut known: Vec<_> = known.into_iter().collect();
-        known.sort_by_key(|other| self.places[*other] ^ target);
-        known.truncate(REPLICATION);
-        known
-    }
-
-    /// The nodes that store a record.
-    fn holders(&self, target: u64) -> BTreeSet<usize> {
-        // A part of the key space that has enough nodes has the closest.
-        let bits = (0..=64).rev().find(|bits| self.under(target, *bits).len() >= REPLICATION).unwrap_or(0);
-        let mut nodes: Vec<_> = self.under(target, bits).collect();
-        nodes.sort_by_key(|other| self.places[*other] ^ target);
-        nodes.into_iter().take(REPLICATION).collect()
+        Self { network: Network::new(nodes, random), lacking: 0 }
     }
 
     /// Whether a lookup from one node finds enough, and how many questions it takes; those to dead nodes count.
     fn find(&self, from: usize, target: u64, random: &mut Random) -> (bool, usize) {
-        let mut holders = self.holders(target);
+        let mut holders: std::collections::BTreeSet<_> = self.network.closest(target).into_iter().collect();
         holders.retain(|_| !random.chance(self.lacking));
-        let named = |nodes: Vec<usize>| nodes.into_iter().map(|node| (position(self.places[node]), node));
-        let mut find = Find::new(position(target), named(self.known_to(from, target)));
+        let named = |nodes: Vec<usize>| nodes.into_iter().map(|node| (position(self.network.places[node]), node));
+        let mut find = Find::new(position(target), named(self.network.known_to(from, target)));
         let (mut under_way, mut asked) = (Vec::new(), 0);
         loop {
             while let Some(node) = find.next_node() {
@@ -80,10 +30,10 @@ impl Network {
                 return (find.has_enough(), asked);
             }
             let node = under_way.swap_remove(random.below(under_way.len() as u64) as usize);
-            if self.dead.contains(&node) {
+            if self.network.dead.contains(&node) {
                 find.on_failed(node);
             } else {
-                find.on_answer(node, holders.contains(&node), named(self.known_to(node, target)));
+                find.on_answer(node, holders.contains(&node), named(self.network.known_to(node, target)));
             }
         }
     }
@@ -93,7 +43,7 @@ impl Network {
         let mut asked = Vec::new();
         let mut found = 0;
         for _ in 0..500 {
-            let from = random.below(self.places.len() as u64) as usize;
+            let from = random.below(self.network.places.len() as u64) as usize;
             let (enough, questions) = self.find(from, random.next(), random);
             found += usize::from(enough);
             asked.push(questions);
@@ -107,7 +57,7 @@ impl Network {
 fn a_lookup_takes_no_more_questions_than_the_logarithm_of_the_nodes() {
     for nodes in [50, 200, 400, 1000, 10_000, 100_000] {
         let mut random = Random(nodes as u64);
-        let network = Network::new(nodes, &mut random);
+        let network = Lookups::new(nodes, &mut random);
         let (found, median, most) = network.finds(&mut random);
         println!("{nodes} nodes: {found} found, {median} questions in the median, {most} at most");
         assert!(found > 0.999, "{nodes}: {found}");
@@ -120,13 +70,13 @@ fn a_lookup_takes_no_more_questions_than_the_logarithm_of_the_nodes() {
 fn holders_that_lack_a_record_and_nodes_that_died_are_passed_by() {
     for nodes in [50, 400, 10_000] {
         let mut random = Random(nodes as u64);
-        let mut network = Network::new(nodes, &mut random);
+        let mut network = Lookups::new(nodes, &mut random);
         network.lacking = 30;
         let (found, median, _) = network.finds(&mut random);
         println!("{nodes} nodes, a third lacking: {found} found, {median} questions in the median");
         assert!(found > 0.99, "{nodes}: {found}");
         network.lacking = 0;
-        network.dead = (0..network.places.len()).filter(|_| random.chance(50)).collect();
+        network.network.dead = (0..network.network.places.len()).filter(|_| random.chance(50)).collect();
         let (found, median, _) = network.finds(&mut random);
         println!("{nodes} nodes, half of them dead: {found} found, {median} questions in the median");
         assert!(found > 0.9, "{nodes}: {found}");

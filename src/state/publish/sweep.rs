@@ -117,6 +117,11 @@ impl<T> Sweep<T> {
         self.known.insert(position, peer);
     }
 
+    /// A node that cannot be reached, and stores nothing.
+    pub fn forget(&mut self, position: &Position) {
+        self.known.remove(position);
+    }
+
     /// Closest-nodes queries so far.
     pub fn queries(&self) -> usize {
         self.queries
