@@ -34,6 +34,8 @@ pub const MAX_PUBLICATIONS: usize = 1_500_000;
 const ROOM: usize = 10;
 /// First pause before a record that no node stored is published again.
 const RETRY: Duration = Duration::from_secs(2);
+/// How often what somebody else repeats is tried again for having too few copies.
+const ATTEMPTS_OF_OTHERS: u32 = 3;
 /// Keys that are to be withdrawn, at most: what finds no room ends with its lifetime.
 pub const MAX_WITHDRAWALS: usize = 1 << 16;
 /// How often a withdrawal is tried that not every node took. The last time is half a minute after the first.
@@ -234,7 +236,7 @@ impl Publications {
 
     /// Of `asked` nodes, this one included, so many stored what was due. A withdrawal is done once every node took it: each
     /// that still says it leads others astray. What nobody else was asked to store, because this node knows nobody yet, is
-    /// here and tried again soon.
+    /// here and tried again soon, and so is what fewer than half of those asked took: they were too busy, or are gone.
     pub fn on_published(&mut self, key: &RecordKey, what: &What, stored: usize, asked: usize, now: Instant) {
         let copies = if *what == What::Withdraw && stored < asked { 0 } else { stored };
         let spread = self.spread(key);
@@ -244,7 +246,9 @@ impl Publications {
             return;
         }
         let over = item.what == What::Withdraw && item.failures + 1 >= WITHDRAWAL_ATTEMPTS;
-        if item.once && (copies > 0 || over) {
+        let few = item.what != What::Withdraw && copies * 2 < asked;
+        // What somebody else repeats is not tried for long.
+        if item.once && (copies > 0 && (!few || item.failures >= ATTEMPTS_OF_OTHERS) || over) {
             self.remove(key);
             return;
         }
@@ -253,7 +257,7 @@ impl Publications {
         self.published += usize::from(copies > 0);
         self.refused -= usize::from(std::mem::take(&mut item.refused));
         item.copies = copies;
-        item.due = if copies > 0 && asked > 1 {
+        item.due = if copies > 0 && asked > 1 && !few {
             item.failures = 0;
             now + self.interval - spread
         } else {

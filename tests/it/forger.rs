@@ -14,7 +14,7 @@ use libp2p::{StreamProtocol, Swarm, identify, kad, ping, tcp, tls, yamux};
 use serde::Serialize;
 use swarmdex_protocols::check::{Compared, Held};
 use swarmdex_protocols::index::{Refusal, RefusalCode};
-use swarmdex_protocols::mirror::{Found, Request, Response, Stock, Store, Stored, Verdict};
+use swarmdex_protocols::mirror::{Found, Provider, Request, Response, Stock, Store, Stored, Verdict};
 use swarmdex_protocols::{Multiaddr, PeerId, RecordKey, Statement, codec};
 use tokio::sync::{mpsc, oneshot};
 
@@ -39,9 +39,21 @@ enum Order {
 /// What the forger says of names when it is asked.
 type Forged = Arc<Mutex<BTreeMap<RecordKey, Vec<Statement>>>>;
 
+/// Whom it names when it is asked who is close to a key.
+#[derive(Debug, Clone)]
+pub enum Named {
+    /// Itself, so often.
+    Itself(usize),
+    /// Whoever asks.
+    Asker,
+    /// These.
+    Nodes(Vec<Provider>),
+}
+
 /// How it answers what others ask by the mirror protocol.
 struct Answers {
     forged: Forged,
+    named: Arc<Mutex<Named>>,
     refuser: Refuser,
     agrees: Arc<AtomicBool>,
 }
@@ -62,6 +74,7 @@ pub struct Forger {
     pub peer: PeerId,
     orders: mpsc::Sender<Order>,
     forged: Forged,
+    named: Arc<Mutex<Named>>,
     refuser: Refuser,
     agrees: Arc<AtomicBool>,
     heard: Arc<Mutex<Heard>>,
@@ -112,14 +125,20 @@ impl Forger {
         let refuser: Refuser = Arc::new(Mutex::new(Box::new(|_, _| None)));
         let heard = Arc::<Mutex<Heard>>::default();
         let agrees = Arc::<AtomicBool>::default();
-        let answers = Answers { forged: forged.clone(), refuser: refuser.clone(), agrees: agrees.clone() };
+        let named = Arc::new(Mutex::new(Named::Nodes(Vec::new())));
+        let answers = Answers { forged: forged.clone(), named: named.clone(), refuser: refuser.clone(), agrees: agrees.clone() };
         tokio::spawn(run(swarm, queue, answers, heard.clone()));
-        Self { peer, orders, forged, refuser, agrees, heard }
+        Self { peer, orders, forged, named, refuser, agrees, heard }
     }
 
     /// From now on tells of everything that it is to store, and refuses what it is told to.
     pub fn refuse_stores(&self, refuse: impl FnMut(PeerId, &Store) -> Option<RefusalCode> + Send + 'static) {
         *self.refuser.lock().unwrap() = Box::new(refuse);
+    }
+
+    /// From now on names these to whoever asks who is close to a key; before, nobody.
+    pub fn name(&self, named: Named) {
+        *self.named.lock().unwrap() = named;
     }
 
     /// From now on says that it holds whatever others say that they stored; before, that it holds nothing.
@@ -216,7 +235,7 @@ async fn run(
                         _ => None,
                     };
                     let refused = refused.map(|code| Response::Refused(Refusal::new(code, "not now")));
-                    let reply = refused.unwrap_or_else(|| lie(request, &answers));
+                    let reply = refused.unwrap_or_else(|| lie(request, peer, &answers, *swarm.local_peer_id()));
                     let _ = swarm.behaviour_mut().mirror.send_response(channel, Reply::Bytes(framed(&reply)));
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::Mirror(request_response::Event::Message {
@@ -255,7 +274,7 @@ fn carry_out(swarm: &mut Swarm<Behaviour>, order: Order) {
 }
 
 /// Everything is said to be stored, and nothing is.
-fn lie(request: Request, answers: &Answers) -> Response {
+fn lie(request: Request, asker: PeerId, answers: &Answers, own: PeerId) -> Response {
     match request {
         Request::Store(store) => {
             let statements = vec![Verdict::Stored; store.statements.len()];
@@ -264,7 +283,13 @@ fn lie(request: Request, answers: &Answers) -> Response {
         Request::Providers(_) => Response::Providers(Vec::new()),
         Request::Find(key) => {
             let forged = answers.forged.lock().unwrap();
-            Response::Found(Found { statements: forged.get(&key).cloned().unwrap_or_default(), closer: Vec::new() })
+            let node = |peer| Provider { peer, addresses: vec!["/ip4/127.0.0.1/tcp/9".parse().unwrap()] };
+            let closer = match &*answers.named.lock().unwrap() {
+                Named::Itself(times) => vec![node(own); *times],
+                Named::Asker => vec![node(asker)],
+                Named::Nodes(nodes) => nodes.clone(),
+            };
+            Response::Found(Found { statements: forged.get(&key).cloned().unwrap_or_default(), closer })
         }
         Request::Part(_) => Response::Part(Stock::default()),
         Request::Check(ranges) if answers.agrees.load(Ordering::Relaxed) => {

@@ -3,6 +3,7 @@
 
 mod agreement;
 mod backup;
+mod closest;
 mod copies;
 mod disks;
 mod early;

@@ -479,3 +479,22 @@ fn a_node_that_came_belongs_where_it_is_among_the_closest() {
         assert!(publications.holders.positions(PLACES.peer).is_empty(), "every one is counted down");
     }
 }
+
+#[test]
+fn what_few_took_is_tried_again_soon() {
+    let (now, interval) = (Instant::now(), Duration::from_secs(1200));
+    let key = RecordKey::word(&"home".parse().unwrap(), "word");
+    let mut publications = Publications::new(interval);
+    publications.want(key, Some(What::Provide), now);
+    // Nine of twenty took it: four seconds later, then eight.
+    for after in [4, 8, 16] {
+        let at = publications.poll_timeout().unwrap().0;
+        publications.on_published(&key, &What::Provide, 9, 20, at);
+        assert_eq!(publications.poll_timeout().unwrap().0, at + Duration::from_secs(after));
+    }
+    assert_eq!(publications.counts(), (1, 1));
+    // Ten are enough until the next time.
+    let at = publications.poll_timeout().unwrap().0;
+    publications.on_published(&key, &What::Provide, 10, 20, at);
+    assert!(publications.poll_timeout().unwrap().0 > at + interval / 2);
+}
