@@ -4,6 +4,7 @@
 mod agreement;
 mod backup;
 mod copies;
+mod dialing;
 mod disks;
 mod early;
 mod floors;
