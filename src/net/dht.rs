@@ -469,7 +469,7 @@ impl Dht {
 
 /// Well-formed addresses, not too many.
 pub(super) fn bounded(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
-    let addresses = addresses.into_iter().map(super::nodes::without_peer);
+    let addresses = addresses.into_iter().map(swarmdex_protocols::address::without_peer);
     addresses.filter(check_address).take(MAX_ADDRESSES).collect()
 }
 

@@ -12,6 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
+use swarmdex_protocols::address::ip_of;
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
     self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Request, Response, Revoke, Run,
@@ -22,7 +23,6 @@ use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version
 use tokio::sync::oneshot;
 
 use super::MemberCounts;
-use super::admission::ip_of;
 use super::codec::Received;
 use super::mirror::Mirror;
 use super::precedents::Precedents;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId, identify, mdns};
+use swarmdex_protocols::address::{is_tcp, without_peer};
 use swarmdex_protocols::index::{Run, check_address};
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 
-use super::dial::is_tcp;
 use super::{Identified, Neighbours};
 use crate::config::Role;
 
@@ -163,14 +163,6 @@ pub(super) fn routing_addresses(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
     let mut addresses = if tcp.is_empty() { rest } else { tcp };
     addresses.truncate(MAX_ROUTING_ADDRESSES);
     addresses
-}
-
-/// The address without a peer id at its end.
-pub(super) fn without_peer(mut address: Multiaddr) -> Multiaddr {
-    if let Some(libp2p::multiaddr::Protocol::P2p(_)) = address.iter().last() {
-        address.pop();
-    }
-    address
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub mod meetings;
 pub mod pages;
 pub mod precedents;
 pub mod publish;
+pub mod race;
 mod random;
 pub mod records;
 pub mod reports;
@@ -33,6 +34,7 @@ pub mod runs;
 pub mod settling;
 #[cfg(test)]
 mod sim;
+pub mod unanswered;
 
 use std::time::Instant;
 
