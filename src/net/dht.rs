@@ -114,7 +114,11 @@ enum Query {
 
 /// Where the answer to a mirror request goes.
 pub(super) enum Reply {
-    Remote(ResponseChannel<Received<Response>>),
+    /// To a node that is on this host, or not.
+    Remote {
+        channel: ResponseChannel<Received<Response>>,
+        here: bool,
+    },
     Local(MirrorAnswer),
     /// The sender was told already.
     None,

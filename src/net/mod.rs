@@ -13,6 +13,7 @@ mod dial;
 mod discovery;
 mod driver;
 mod fetch;
+mod hosts;
 mod index;
 #[cfg(test)]
 mod index_tests;

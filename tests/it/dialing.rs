@@ -122,3 +122,30 @@ fn a_holder_that_is_gone_is_named_at_once() {
     }
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
+
+/// A peer on the master's own host, known there by its loopback addresses: others are not told of these.
+#[test]
+fn loopback_addresses_are_told_on_their_host_alone() {
+    let Some(lan) = Lan::new("here", 2) else { return };
+    let folder = TempDir::new().unwrap();
+    let master = lan.start(0, "master", folder.path(), &["--no-mdns"]);
+    let shared = file(folder.path(), "name", &noise(1, 300_000));
+    let here = ["--no-mdns", "--master", "/ip4/127.0.0.1/tcp/4747"];
+    let anna = lan.start(0, "peer", &folder.path().join("anna"), &[&["--share", &shared][..], &here].concat());
+    let carl = lan.start(0, "peer", &folder.path().join("carl"), &here);
+    let ben = lan.start(1, "peer", folder.path(), &MASTER);
+    [&anna, &carl, &ben].into_iter().for_each(joined);
+    let addresses = |node: &Process| {
+        let found = node.until(&["lookup", "name"], |found| found["certified"] == true);
+        assert_eq!(found["owner"], anna.peer_id());
+        found["holders"][0]["addresses"].to_string()
+    };
+    let (near, far) = (addresses(&carl), addresses(&ben));
+    assert!(near.contains("127.0.0.1") && near.contains("10.77.0.1"), "{near}");
+    assert!(!far.contains("127.0.0.1") && !far.contains("::1") && far.contains("10.77.0.1"), "{far}");
+    let members = ben.json(&["peers"]).to_string();
+    assert!(!members.contains("127.0.0.1") && !members.contains("fe80"), "{members}");
+    assert_eq!(code(&get(&ben, "name", folder.path()).0), 0);
+    assert_eq!(code(&get(&carl, "name", folder.path()).0), 0);
+    drop(master);
+}
