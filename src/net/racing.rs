@@ -277,14 +277,8 @@ where
     }
 }
 
-/// Whether the host itself said that nobody is there.
-fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+/// Whether the host itself said that nobody is there. The transports wrap what the system says in types that hide it from
+/// `source`, and show it in their text alone.
+fn is_refused(error: &dyn std::error::Error) -> bool {
+    error.to_string().contains(&io::Error::from_raw_os_error(libc::ECONNREFUSED).to_string())
 }
