@@ -3,6 +3,8 @@
 //! Names, queries and addresses in requests travel as plain text and bytes: the receiver parses each
 //! one by itself, so that one bad name costs its own verdict and not the whole batch.
 
+use core::net::Ipv4Addr;
+
 use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 use serde::{Deserialize, Serialize};
@@ -392,15 +394,18 @@ pub struct Member {
 }
 
 /// Whether an address is one that a node can be reached at: an IP address or DNS name with TCP, or UDP and
-/// QUIC, and at most a peer id behind it.
+/// QUIC, and at most a peer id behind it. Link-local ones of IPv6 mean nothing without the interface.
 pub fn check_address(address: &Multiaddr) -> bool {
     if address.len() > MAX_ADDRESS_BYTES {
         return false;
     }
     let mut parts = address.iter();
     let host = match parts.next() {
-        Some(Protocol::Ip4(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
-        Some(Protocol::Ip6(ip)) => !ip.is_unspecified() && !ip.is_multicast(),
+        Some(Protocol::Ip4(ip)) => is_host(ip),
+        Some(Protocol::Ip6(ip)) => match ip.to_ipv4_mapped() {
+            Some(ip) => is_host(ip),
+            None => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local(),
+        },
         Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) => !name.is_empty(),
         _ => false,
     };
@@ -410,6 +415,10 @@ pub fn check_address(address: &Multiaddr) -> bool {
         _ => false,
     };
     host && transport && ends_there(parts.next(), parts.next())
+}
+
+fn is_host(ip: Ipv4Addr) -> bool {
+    !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast()
 }
 
 fn ends_there(next: Option<Protocol<'_>>, after: Option<Protocol<'_>>) -> bool {

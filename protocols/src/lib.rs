@@ -14,6 +14,7 @@
 //! checked here. **Non-goals.** No network, no disk, no clock: bytes and times are arguments.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod address;
 mod again;
 mod agreement;
 pub mod check;

@@ -11,14 +11,16 @@ use std::task::{Context, Poll, Waker};
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::core::upgrade::DeniedUpgrade;
-use libp2p::multiaddr::Protocol;
 use libp2p::swarm::handler::ConnectionEvent;
 use libp2p::swarm::{
     ConnectionClosed, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
     NetworkBehaviour, NotifyHandler, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId, memory_connection_limits};
+use swarmdex_protocols::address::{ip_of, is_loopback};
 use void::Void;
+
+use super::racing::Races;
 
 /// An address has as many connections as one address may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -37,14 +39,17 @@ pub(super) struct Admission {
     inbound: HashMap<ConnectionId, IpAddr>,
     kept: HashSet<PeerId>,
     connections: HashMap<ConnectionId, (PeerId, Multiaddr)>,
+    /// Peers with connections over loopback, and how many: they are on this host.
+    here: HashMap<PeerId, usize>,
     notices: VecDeque<(PeerId, ConnectionId, bool)>,
     waker: Option<Waker>,
+    races: Races,
 }
 
 impl Admission {
     /// Admits at most `per_address` inbound connections from one IP address, and none while this process has more than
     /// `memory` bytes.
-    pub(super) fn new(per_address: usize, memory: usize) -> Self {
+    pub(super) fn new(per_address: usize, memory: usize, races: Races) -> Self {
         Self {
             memory: memory_connection_limits::Behaviour::with_max_bytes(memory),
             per_address,
@@ -52,8 +57,10 @@ impl Admission {
             inbound: HashMap::new(),
             kept: HashSet::new(),
             connections: HashMap::new(),
+            here: HashMap::new(),
             notices: VecDeque::new(),
             waker: None,
+            races,
         }
     }
 
@@ -70,6 +77,16 @@ impl Admission {
         }
     }
 
+    /// What is known of attempts to connect.
+    pub(super) fn races(&self) -> &Races {
+        &self.races
+    }
+
+    /// Whether a peer is connected, and on this host.
+    pub(super) fn is_here(&self, peer: &PeerId) -> bool {
+        self.here.contains_key(peer)
+    }
+
     /// Where the other end of a connection is.
     pub(super) fn remote(&self, connection: &ConnectionId) -> Option<&Multiaddr> {
         self.connections.get(connection).map(|(_, remote)| remote)
@@ -83,15 +100,6 @@ impl Admission {
                 self.counts.remove(&address);
             }
         }
-    }
-}
-
-/// The IP address that an address begins with.
-pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
-    match address.iter().next()? {
-        Protocol::Ip4(ip) => Some(ip.into()),
-        Protocol::Ip6(ip) => Some(ip.to_ipv4_mapped().map_or(ip.into(), IpAddr::from)),
-        _ => None,
     }
 }
 
@@ -114,6 +122,18 @@ impl NetworkBehaviour for Admission {
         *count += 1;
         self.inbound.insert(connection, address);
         Ok(())
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: Option<PeerId>,
+        addresses: &[Multiaddr],
+        _: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        // The swarm asks right before it hands the addresses to the transport.
+        self.races.begin(addresses);
+        Ok(Vec::new())
     }
 
     fn handle_established_inbound_connection(
@@ -141,10 +161,22 @@ impl NetworkBehaviour for Admission {
         match event {
             FromSwarm::ConnectionEstablished(established) => {
                 let remote = established.endpoint.get_remote_address().clone();
+                if is_loopback(&remote) {
+                    *self.here.entry(established.peer_id).or_default() += 1;
+                    self.races.on_here();
+                }
                 self.connections.insert(established.connection_id, (established.peer_id, remote));
             }
             FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. }) => {
-                self.connections.remove(&connection_id);
+                if let Some((peer, remote)) = self.connections.remove(&connection_id)
+                    && is_loopback(&remote)
+                    && let Some(count) = self.here.get_mut(&peer)
+                {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.here.remove(&peer);
+                    }
+                }
                 self.release(connection_id);
             }
             FromSwarm::ListenFailure(failure) => self.release(failure.connection_id),
@@ -213,7 +245,7 @@ mod tests {
 
     #[test]
     fn half_open_and_idle_connections_from_one_ip_are_bounded() {
-        let mut admission = Admission::new(3, usize::MAX);
+        let mut admission = Admission::new(3, usize::MAX, Races::default());
         for number in 0..3 {
             arrive(&mut admission, number, &format!("/ip4/10.0.0.1/tcp/{}", 1000 + number)).unwrap();
         }
@@ -229,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_process_with_too_much_memory_admits_nobody_and_still_reaches_others() {
-        let mut admission = Admission::new(3, 1);
+        let mut admission = Admission::new(3, 1, Races::default());
         assert!(arrive(&mut admission, 0, "/ip4/10.0.0.1/tcp/1").is_err());
         assert!(admission.counts.is_empty());
         let (id, peer) = (ConnectionId::new_unchecked(1), Some(PeerId::random()));
@@ -238,14 +270,14 @@ mod tests {
 
     #[test]
     fn an_ipv4_address_counts_as_itself_when_mapped_to_ipv6() {
-        let mut admission = Admission::new(1, usize::MAX);
+        let mut admission = Admission::new(1, usize::MAX, Races::default());
         arrive(&mut admission, 0, "/ip4/10.0.0.1/tcp/1").unwrap();
         assert!(arrive(&mut admission, 1, "/ip6/::ffff:10.0.0.1/tcp/1").is_err());
     }
 
     #[test]
     fn nothing_remains_of_connections_that_ended() {
-        let mut admission = Admission::new(2, usize::MAX);
+        let mut admission = Admission::new(2, usize::MAX, Races::default());
         for number in 0..1000 {
             arrive(&mut admission, number, &format!("/ip4/10.0.{}.{}/tcp/1", number / 250, number % 250)).unwrap();
             admission.release(ConnectionId::new_unchecked(number));

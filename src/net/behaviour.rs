@@ -1,13 +1,16 @@
 //! The one behaviour of a node, and the transports below it.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
+use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::identity::Keypair;
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{PeerId, StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, kad, quic, yamux};
+use libp2p::{
+    PeerId, StreamProtocol, Swarm, SwarmBuilder, Transport, connection_limits, dns, identify, kad, quic, yamux,
+};
 
 use swarmdex_protocols::index::Run;
 
@@ -17,6 +20,7 @@ use super::codec::{FETCH_PROTOCOL, FetchCodec, INDEX_PROTOCOL, IndexCodec, MIRRO
 use super::dht::RecordTable;
 use super::discovery::Discovery;
 use super::pings::Pings;
+use super::racing::{Races, Racing};
 use super::renewals::Renewals;
 use super::transport;
 use crate::config::{Config, Role};
@@ -36,8 +40,8 @@ const MAX_PENDING_CONNECTIONS: u32 = 256;
 /// Kademlia messages, in bytes: room for the largest record and 20 peers with their addresses.
 const MAX_KAD_PACKET: usize = 32 << 10;
 
-/// Time for connecting, encryption included; a host that is switched off answers nothing at all.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
+/// Time for the handshake of a connection from outside. This node's own attempts are over sooner, see `state::race`.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(6);
 /// Nodes that one query asks at a time: more than Kademlia's three, so that dead ones hold it up less.
 const QUERY_PARALLELISM: usize = 6;
 /// How often a node looks around in all directions: whoever comes makes itself known, and every publication meets others.
@@ -81,7 +85,7 @@ pub(super) fn agent_version(role: Role, run: Run) -> String {
 }
 
 impl Behaviour {
-    fn new(keypair: &Keypair, run: Run, config: &Config, codec: FetchCodec) -> Result<Self, NetError> {
+    fn new(keypair: &Keypair, run: Run, config: &Config, codec: FetchCodec, races: Races) -> Result<Self, NetError> {
         let local = keypair.public().to_peer_id();
         let limits = &config.limits;
         let connections = u32::try_from(limits.connections).unwrap_or(u32::MAX);
@@ -103,7 +107,7 @@ impl Behaviour {
             .with_request_timeout(config.fetch.timeout)
             .with_max_concurrent_streams(MAX_STREAMS);
         Ok(Self {
-            admission: Admission::new(limits.connections_per_ip, limits.memory_mib << 20),
+            admission: Admission::new(limits.connections_per_ip, limits.memory_mib << 20, races),
             limits: connection_limits::Behaviour::new(connection_limits),
             identify: identify::Behaviour::new(identify),
             pings: Pings::new(config.lease.ping_interval),
@@ -158,28 +162,34 @@ pub(super) fn swarm(
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(2 * MAX_STREAMS);
     let tcp = transport::tcp(&keypair, yamux).map_err(|_| NetError::Encryption)?;
+    let quic = quic::tokio::Transport::new(quic::Config::new(&keypair));
+    // Those of the first are told first when a node says where it listens.
+    let both = tcp
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .or_transport(quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))))
+        .map(|either, _| either.into_inner());
+    let named = dns::tokio::Transport::system(both).map_err(NetError::Dns)?;
+    let races = Races::default();
+    let racing = Racing::new(named, races.clone(), keypair.public().to_peer_id());
     let notify = NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN);
-    let behaviour = Behaviour::new(&keypair, run, config, codec)?;
+    let behaviour = Behaviour::new(&keypair, run, config, codec, races)?;
     Ok(SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
-        // Those of the first are told first when a node says where it listens.
-        .with_other_transport(|_| tcp)
+        .with_other_transport(|_| racing)
         .unwrap_or_else(|never| match never {})
-        .with_other_transport(|keypair| quic::tokio::Transport::new(quic::Config::new(keypair)))
-        .unwrap_or_else(|never| match never {})
-        .with_dns()
-        .map_err(NetError::Dns)?
         .with_behaviour(|_| behaviour)
         .unwrap_or_else(|never| match never {})
         .with_swarm_config(|swarm| {
             swarm
                 .with_idle_connection_timeout(IDLE_TIMEOUT)
+                // All addresses of an attempt are polled from the beginning: which of them begins when is decided below.
+                .with_dial_concurrency_factor(NonZeroU8::MAX)
                 // A request goes out with the name of its protocol, and not a round trip later.
                 .with_substream_upgrade_protocol_override(libp2p::core::upgrade::Version::V1Lazy)
                 .with_max_negotiating_inbound_streams(MAX_NEGOTIATING)
                 .with_notify_handler_buffer_size(notify)
                 .with_per_connection_event_buffer_size(64)
         })
-        .with_connection_timeout(CONNECT_TIMEOUT)
+        .with_connection_timeout(HANDSHAKE_TIMEOUT)
         .build())
 }

@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::ContentId;
+use swarmdex_protocols::address::without_peer;
 use swarmdex_protocols::fetch::Other;
 use swarmdex_protocols::limits::{MAX_ADDRESS_BYTES, MAX_FETCH_OTHERS, MAX_OTHER_ADDRESSES};
 use tokio::sync::mpsc;
-
-use super::nodes::without_peer;
 
 /// Contents that are remembered, and peers of each.
 const MAX_CONTENTS: usize = 1024;

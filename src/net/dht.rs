@@ -105,7 +105,11 @@ enum Query {
 
 /// Where the answer to a mirror request goes.
 pub(super) enum Reply {
-    Remote(ResponseChannel<Received<Response>>),
+    /// To a node that is on this host, or not.
+    Remote {
+        channel: ResponseChannel<Received<Response>>,
+        here: bool,
+    },
     Local(MirrorAnswer),
     /// The sender was told already.
     None,
@@ -464,7 +468,7 @@ impl Dht {
 
 /// Well-formed addresses, not too many.
 pub(super) fn bounded(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
-    let addresses = addresses.into_iter().map(super::nodes::without_peer);
+    let addresses = addresses.into_iter().map(swarmdex_protocols::address::without_peer);
     addresses.filter(check_address).take(MAX_ADDRESSES).collect()
 }
 

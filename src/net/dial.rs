@@ -1,11 +1,12 @@
 //! Connections that this node is making, and who waits for each.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
-use libp2p::core::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, Swarm};
 use libp2p::{Multiaddr, PeerId, TransportError};
+use swarmdex_protocols::address::{is_tcp, without_peer};
 use tokio::sync::oneshot;
 
 use super::ConnectError;
@@ -13,6 +14,8 @@ use super::behaviour::Behaviour;
 
 /// Attempts under way at a time.
 const MAX_ATTEMPTS: usize = 256;
+/// Addresses that an error names.
+const MAX_NAMED: usize = 4;
 /// Callers that wait for one attempt.
 const MAX_WAITING: usize = 256;
 
@@ -20,7 +23,9 @@ type Answer = oneshot::Sender<Result<PeerId, ConnectError>>;
 
 struct Attempt {
     peer: Option<PeerId>,
-    /// Addresses to try if those under way fail: QUIC after TCP, which is faster on every network measured.
+    /// What is tried, all at once: see `net::racing`.
+    addresses: Vec<Multiaddr>,
+    /// Addresses to try after that: of an unknown node one at a time, over TCP before QUIC.
     rest: Vec<Multiaddr>,
     answers: Vec<Answer>,
 }
@@ -62,9 +67,13 @@ impl Dials {
             let _ = answer.send(Err(ConnectError::Busy));
             return;
         }
-        let (tcp, rest): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_tcp);
-        let attempt = Attempt { peer, rest, answers: vec![answer] };
-        self.dial(swarm, tcp, attempt);
+        if addresses.is_empty() {
+            let _ = answer.send(Err(ConnectError::NoAddress));
+            return;
+        }
+        let (addresses, mut rest) = if peer.is_some() { (addresses, Vec::new()) } else { (Vec::new(), addresses) };
+        rest.sort_by_key(is_tcp);
+        self.dial(swarm, Attempt { peer, addresses, rest, answers: vec![answer] });
     }
 
     /// Dials without anybody waiting: nodes found by mDNS, members that are probed.
@@ -73,30 +82,26 @@ impl Dials {
         self.connect(swarm, Some(peer), addresses, answer);
     }
 
-    fn dial(&mut self, swarm: &mut Swarm<Behaviour>, mut addresses: Vec<Multiaddr>, mut attempt: Attempt) {
-        loop {
-            if addresses.is_empty() {
-                addresses = std::mem::take(&mut attempt.rest);
-            }
-            if addresses.is_empty() {
-                return finish(attempt, &Err(ConnectError::NoAddress));
-            }
-            let options = match attempt.peer {
-                Some(peer) => DialOpts::peer_id(peer)
-                    .condition(PeerCondition::Disconnected)
-                    .addresses(std::mem::take(&mut addresses))
-                    .build(),
-                // One address for each attempt at an unknown peer: `swap_remove` cannot panic on a list that is not empty.
-                None => DialOpts::unknown_peer_id().address(addresses.swap_remove(0)).build(),
-            };
-            let connection = options.connection_id();
-            match swarm.dial(options) {
-                Ok(()) => {
-                    self.attempts.insert(connection, attempt);
-                    return;
+    fn dial(&mut self, swarm: &mut Swarm<Behaviour>, mut attempt: Attempt) {
+        let options = match attempt.peer {
+            Some(peer) => DialOpts::peer_id(peer)
+                .condition(PeerCondition::Disconnected)
+                .addresses(attempt.addresses.clone())
+                .build(),
+            None => match attempt.rest.pop() {
+                Some(address) => {
+                    attempt.addresses = vec![address.clone()];
+                    DialOpts::unknown_peer_id().address(address).build()
                 }
-                Err(_) if !attempt.rest.is_empty() => addresses.clear(),
-                Err(error) => return finish(attempt, &Err(connect_error(&error))),
+                None => return finish(attempt, &Err(ConnectError::NoAddress)),
+            },
+        };
+        let connection = options.connection_id();
+        match swarm.dial(options) {
+            Ok(()) => drop(self.attempts.insert(connection, attempt)),
+            Err(error) => {
+                let error = connect_error(&error, None);
+                finish(attempt, &Err(error));
             }
         }
     }
@@ -128,10 +133,11 @@ impl Dials {
             return false;
         }
         if attempt.rest.is_empty() || matches!(error, DialError::WrongPeerId { .. }) {
-            finish(attempt, &Err(connect_error(error)));
+            let since = swarm.behaviour().admission.races().silent_since(attempt.addresses.iter());
+            finish(attempt, &Err(connect_error(error, since)));
             return true;
         }
-        self.dial(swarm, Vec::new(), attempt);
+        self.dial(swarm, attempt);
         false
     }
 }
@@ -142,39 +148,36 @@ fn finish(attempt: Attempt, result: &Result<PeerId, ConnectError>) {
     }
 }
 
-/// Whether an address is one over TCP.
-pub(super) fn is_tcp(address: &Multiaddr) -> bool {
-    address.iter().any(|part| matches!(part, Protocol::Tcp(_)))
-}
-
-fn connect_error(error: &DialError) -> ConnectError {
+fn connect_error(error: &DialError, since: Option<Instant>) -> ConnectError {
     match error {
         DialError::WrongPeerId { obtained, address } => {
             ConnectError::WrongPeer { address: address.clone(), obtained: *obtained }
         }
         DialError::LocalPeerId { .. } => ConnectError::Own,
         DialError::NoAddresses => ConnectError::NoAddress,
-        DialError::Denied { cause } => ConnectError::Unreachable { reason: innermost(cause) },
-        DialError::Transport(attempts) => ConnectError::Unreachable { reason: describe(attempts) },
+        DialError::Denied { cause } => ConnectError::Unreachable { reason: innermost(cause), since: None },
+        DialError::Transport(attempts) => ConnectError::Unreachable { reason: describe(attempts), since },
         DialError::Aborted | DialError::DialPeerConditionFalse(_) => {
-            ConnectError::Unreachable { reason: "the attempt was given up".to_owned() }
+            ConnectError::Unreachable { reason: "the attempt was given up".to_owned(), since: None }
         }
     }
 }
 
-/// What each address came to, the innermost cause of each; at most three of them.
+/// What each address came to, the innermost cause of each; at most [`MAX_NAMED`] of them, and some over each transport.
 fn describe(attempts: &[(Multiaddr, TransportError<std::io::Error>)]) -> String {
-    let mut text = attempts
-        .iter()
-        .take(3)
-        .map(|(address, error)| match error {
+    let (tcp, others): (Vec<_>, Vec<_>) = attempts.iter().partition(|(address, _)| is_tcp(address));
+    let of_tcp = tcp.len().min(MAX_NAMED - others.len().min(MAX_NAMED / 2));
+    let named = tcp.iter().take(of_tcp).chain(others.iter().take(MAX_NAMED - of_tcp));
+    let name = |(address, error): &&(Multiaddr, TransportError<std::io::Error>)| {
+        let address = without_peer(address.clone());
+        match error {
             TransportError::MultiaddrNotSupported(_) => format!("{address}: this kind of address is not supported"),
             TransportError::Other(error) => format!("{address}: {}", innermost(error)),
-        })
-        .collect::<Vec<_>>()
-        .join("; ");
-    if attempts.len() > 3 {
-        text.push_str("; …");
+        }
+    };
+    let mut text = named.map(name).collect::<Vec<_>>().join("; ");
+    if attempts.len() > MAX_NAMED {
+        text.push_str(&format!("; and {} more", attempts.len() - MAX_NAMED));
     }
     text
 }

@@ -10,6 +10,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture};
 use libp2p::request_response::{InboundRequestId, OutboundRequestId, ResponseChannel};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, ping};
+use swarmdex_protocols::address::without_peer;
 use swarmdex_protocols::index::{Response, Run};
 use swarmdex_protocols::{fetch as fetch_protocol, mirror};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -20,9 +21,10 @@ use super::crowd::Crowd;
 use super::dht::{self, Checked, Dht};
 use super::dial::Dials;
 use super::fetch::{Channel, Uploads};
+use super::hosts::Addressed;
 use super::index::{Done, Effect, Master};
 use super::listen::listen_everywhere;
-use super::nodes::{Nodes, routing_addresses, without_peer};
+use super::nodes::{Nodes, routing_addresses};
 use super::pending::Pending;
 use super::trips::Trips;
 use super::{Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
@@ -281,6 +283,7 @@ impl Driver {
                 } else if !self.swarm.is_connected(&from) {
                     RequestError::Disconnected
                 } else {
+                    let request = request.only_working(self.is_here(&from));
                     let id = self.swarm.behaviour_mut().fetch.send_request(&from, Ok(request));
                     return self.requests.fetch.insert(id, answer);
                 };
@@ -437,10 +440,7 @@ impl Driver {
             BehaviourEvent::Index(event) => self.on_index(event),
             BehaviourEvent::Renewals(event) => self.on_renewal(event),
             BehaviourEvent::Mirror(event) => self.on_mirror(event),
-            BehaviourEvent::Kad(event) => {
-                let step = self.dht.on_event(&mut self.swarm.behaviour_mut().kad, event);
-                self.on_mirror_step(step);
-            }
+            BehaviourEvent::Kad(event) => self.on_kad(event),
             BehaviourEvent::Fetch(event) => self.on_fetch(event),
             BehaviourEvent::Pings(ping::Event { peer, connection, result }) => {
                 if let Ok(took) = result {

@@ -5,13 +5,13 @@ mod agree;
 mod changes;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
+use swarmdex_protocols::address::{is_loopback, works};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
     self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Request, Response, Revoke, Run,
@@ -22,7 +22,6 @@ use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version
 use tokio::sync::oneshot;
 
 use super::MemberCounts;
-use super::admission::ip_of;
 use super::codec::Received;
 use super::mirror::Mirror;
 use super::precedents::Precedents;
@@ -440,13 +439,8 @@ pub(super) fn refuse_bytes(error: &DecodeError) -> Refusal {
 
 /// Addresses worth passing on: well-formed, bounded, and no loopback address of another machine.
 fn useful_addresses(addresses: Vec<Multiaddr>, remote: Option<&Multiaddr>) -> Vec<Multiaddr> {
-    let local = remote.and_then(ip_of).is_none_or(|ip| ip.is_loopback());
-    addresses
-        .into_iter()
-        .filter(index::check_address)
-        .filter(|address| local || !ip_of(address).is_some_and(|ip: IpAddr| ip.is_loopback()))
-        .take(MAX_ADDRESSES)
-        .collect()
+    let here = remote.is_none_or(is_loopback);
+    addresses.into_iter().filter(|address| works(address, here)).take(MAX_ADDRESSES).collect()
 }
 
 #[cfg(test)]

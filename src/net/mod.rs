@@ -13,6 +13,7 @@ mod dial;
 mod discovery;
 mod driver;
 mod fetch;
+mod hosts;
 mod index;
 #[cfg(test)]
 mod index_tests;
@@ -23,6 +24,7 @@ mod pending;
 mod pings;
 mod precedents;
 mod queries;
+mod racing;
 mod renewals;
 mod transport;
 mod trips;
@@ -108,6 +110,8 @@ pub enum ConnectError {
     Unreachable {
         /// What the attempts came to.
         reason: String,
+        /// Since when nobody answers at any of its addresses, if that is known.
+        since: Option<Instant>,
     },
     /// Too many attempts are under way.
     #[error("too many connections are being made; try again")]
@@ -323,6 +327,11 @@ impl Net {
         self.trips.of(peer)
     }
 
+    /// When a connected node last answered a ping.
+    pub fn heard(&self, peer: &PeerId) -> Option<Instant> {
+        self.trips.heard(peer)
+    }
+
     /// Bytes of files that came from others since the node started, what was of no use included.
     pub fn downloaded_bytes(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
@@ -334,8 +343,8 @@ impl Net {
         let _ = self.commands.send(Command::Disconnect { peer }).await;
     }
 
-    /// Connects to `peer`, or to whoever answers if none is given; TCP is tried before QUIC. At once
-    /// if it is connected already.
+    /// Connects to `peer`, or to whoever answers if none is given; its addresses are tried as in RFC 8305, TCP before QUIC, and
+    /// all is over within [`crate::state::race::LIMIT`]. At once if it is connected already.
     pub async fn connect(&self, peer: Option<PeerId>, addresses: Vec<Multiaddr>) -> Result<PeerId, ConnectError> {
         let (answer, answered) = oneshot::channel();
         let command = Command::Connect { peer, addresses, answer };

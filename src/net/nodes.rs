@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId, identify, mdns};
-use swarmdex_protocols::index::{Run, check_address};
+use swarmdex_protocols::address::{is_loopback, is_tcp, without_peer, works};
+use swarmdex_protocols::index::Run;
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 
-use super::dial::is_tcp;
 use super::{Identified, Neighbours};
 use crate::config::Role;
 
@@ -111,7 +111,8 @@ impl Nodes {
 
     fn hear(&mut self, peer: PeerId, address: Multiaddr) -> bool {
         let address = without_peer(address);
-        if !check_address(&address) || (!self.heard.contains_key(&peer) && self.heard.len() >= MAX_HEARD) {
+        // Whoever is heard on a network is elsewhere, or has an address there.
+        if !works(&address, false) || (!self.heard.contains_key(&peer) && self.heard.len() >= MAX_HEARD) {
             return false;
         }
         let heard = self.heard.entry(peer).or_insert(Heard { addresses: Vec::new(), dialled: None });
@@ -137,8 +138,14 @@ impl Nodes {
         Some((peer, heard.addresses.clone()))
     }
 
-    /// What a node says of itself, if it is of this network.
-    pub(super) fn on_identify(&mut self, peer: PeerId, info: &identify::Info, network: &str) -> Option<Identified> {
+    /// What a node says of itself, if it is of this network. It is on the same host if it is `here`.
+    pub(super) fn on_identify(
+        &mut self,
+        peer: PeerId,
+        info: &identify::Info,
+        network: &str,
+        here: bool,
+    ) -> Option<Identified> {
         if info.protocol_version != network {
             return None;
         }
@@ -148,7 +155,7 @@ impl Nodes {
             .listen_addrs
             .iter()
             .map(|address| without_peer(address.clone()))
-            .filter(check_address)
+            .filter(|address| works(address, here))
             .take(MAX_ADDRESSES)
             .collect();
         let lan = self.heard.contains_key(&peer);
@@ -157,20 +164,19 @@ impl Nodes {
 }
 
 /// The addresses by which Kademlia is to reach a node: over TCP if it has any. A node that is gone refuses a
-/// connection over TCP at once, while QUIC waits for many seconds, and with it every query.
+/// connection over TCP at once, while QUIC waits for seconds, and with it every query. And not over loopback if it has others, which
+/// work here as well: Kademlia tells everybody what it has.
 pub(super) fn routing_addresses(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
-    let (tcp, rest): (Vec<_>, Vec<_>) = addresses.iter().cloned().partition(is_tcp);
-    let mut addresses = if tcp.is_empty() { rest } else { tcp };
+    let mut addresses = preferred(addresses.to_vec(), |address| !is_loopback(address));
+    addresses = preferred(addresses, is_tcp);
     addresses.truncate(MAX_ROUTING_ADDRESSES);
     addresses
 }
 
-/// The address without a peer id at its end.
-pub(super) fn without_peer(mut address: Multiaddr) -> Multiaddr {
-    if let Some(libp2p::multiaddr::Protocol::P2p(_)) = address.iter().last() {
-        address.pop();
-    }
-    address
+/// Those that are better, or all if none is.
+fn preferred(addresses: Vec<Multiaddr>, better: impl Fn(&Multiaddr) -> bool) -> Vec<Multiaddr> {
+    let (better, rest): (Vec<_>, Vec<_>) = addresses.into_iter().partition(better);
+    if better.is_empty() { rest } else { better }
 }
 
 #[cfg(test)]
@@ -227,12 +233,12 @@ mod tests {
         };
         let peer = key.public().to_peer_id();
         let mut nodes = Nodes::default();
-        let node = nodes.on_identify(peer, &info, "/swarmdex/1/lab").unwrap();
+        let node = nodes.on_identify(peer, &info, "/swarmdex/1/lab", false).unwrap();
         assert_eq!((node.addresses.len(), node.role, node.lan), (MAX_ADDRESSES, Role::Master, false));
         assert!(nodes.ours.contains_key(&peer) && nodes.neighbours().far.is_empty(), "a master has no voice");
         nodes.on_disconnected(&peer);
         assert!(nodes.ours.is_empty());
-        assert!(Nodes::default().on_identify(peer, &info, "/swarmdex/1/other").is_none());
+        assert!(Nodes::default().on_identify(peer, &info, "/swarmdex/1/other", false).is_none());
     }
 
     #[test]
@@ -251,10 +257,31 @@ mod tests {
     #[test]
     fn addresses_that_lead_nowhere_are_not_dialled() {
         let mut nodes = Nodes::default();
-        let bad = ["/ip4/0.0.0.0/tcp/1", "/ip4/10.0.0.1/udp/53", "/ip4/224.0.0.1/tcp/1", "/memory/1"];
+        let bad = [
+            "/ip4/0.0.0.0/tcp/1",
+            "/ip4/10.0.0.1/udp/53",
+            "/ip4/224.0.0.1/tcp/1",
+            "/memory/1",
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip6/fe80::1/tcp/1",
+        ];
         for address in bad {
             let event = mdns::Event::Discovered(vec![(PeerId::random(), address.parse().unwrap())]);
             assert!(nodes.on_mdns(event, Instant::now()).is_empty(), "{address}");
         }
+    }
+
+    #[test]
+    fn kademlia_is_told_of_tcp_and_of_loopback_only_if_there_is_nothing_else() {
+        let all = [
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip4/127.0.0.1/udp/1/quic-v1",
+            "/ip4/10.0.0.1/udp/1/quic-v1",
+            "/ip4/10.0.0.1/tcp/1",
+        ];
+        let all = all.map(|text| text.parse::<Multiaddr>().unwrap());
+        assert_eq!(routing_addresses(&all), all[3..]);
+        assert_eq!(routing_addresses(&all[..3]), all[2..3]);
+        assert_eq!(routing_addresses(&all[..2]), all[..1]);
     }
 }

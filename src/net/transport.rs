@@ -8,6 +8,7 @@
 mod ahead;
 mod coalesce;
 mod muxer;
+mod port;
 mod records;
 mod socket;
 mod verify;
@@ -25,6 +26,7 @@ use libp2p::core::{Negotiated, UpgradeInfo};
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, Transport, tcp, tls, yamux};
 use muxer::{Mux, Muxer};
+use port::AnyPort;
 use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
 use rustls::pki_types::{IpAddr, ServerName};
 use verify::Verifier;
@@ -60,7 +62,7 @@ pub(super) fn tcp(
     impl Transport<Output = (PeerId, Connection), Dial: Send, ListenerUpgrade: Send, Error: Send + Sync> + Unpin + use<>,
     TlsError,
 > {
-    let transport = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true));
+    let transport = AnyPort::new(tcp::Config::new().nodelay(true));
     let ahead = transport.map(|socket, _| Ahead::new(socket));
     Ok(ahead.upgrade(Version::V1Lazy).authenticate(Tls::new(keypair)?).multiplex(Mux(muxer)))
 }

@@ -8,14 +8,17 @@ use swarmdex_protocols::PeerId;
 
 use crate::state::least::Least;
 
-/// The least of a node's last answers to pings, by node, as long as it is connected; clones share it.
+/// The least of a node's last answers to pings, and when the last one came, by node, as long as it is connected; clones share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Trips(Arc<Mutex<HashMap<PeerId, Least>>>);
+pub(super) struct Trips(Arc<Mutex<HashMap<PeerId, (Least, Instant)>>>);
 
 impl Trips {
     /// A node answered a ping. Only connected ones do.
     pub(super) fn on_pong(&self, peer: PeerId, took: Duration, now: Instant) {
-        self.lock().entry(peer).or_default().add(took, now);
+        let mut trips = self.lock();
+        let (least, last) = trips.entry(peer).or_insert_with(|| (Least::default(), now));
+        least.add(took, now);
+        *last = now;
     }
 
     /// A node is not connected any more.
@@ -25,10 +28,15 @@ impl Trips {
 
     /// How long it takes; zero if that is not known.
     pub(super) fn of(&self, peer: &PeerId) -> Duration {
-        self.lock().get(peer).map(Least::get).unwrap_or_default()
+        self.lock().get(peer).map(|(least, _)| least.get()).unwrap_or_default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, Least>> {
+    /// When a connected node last answered a ping.
+    pub(super) fn heard(&self, peer: &PeerId) -> Option<Instant> {
+        self.lock().get(peer).map(|(_, last)| *last)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, (Least, Instant)>> {
         // It is changed in single steps: a panic leaves nothing half-changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

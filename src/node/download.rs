@@ -1,5 +1,6 @@
 //! One download: the scheduler decides, this task asks, and a thread verifies and writes.
 
+mod silence;
 mod sources;
 mod turns;
 mod writer;
@@ -12,8 +13,9 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use silence::Unmet;
 pub(super) use sources::ask;
-use sources::{Failure, Found, News, Search};
+use sources::{Failure, Found, News, Search, Silence};
 use swarmdex_protocols::content::{self, Geometry, Proof};
 use swarmdex_protocols::fetch::{Any, Header, Other, Refusal, Request, Response, Run, Want};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
@@ -92,6 +94,8 @@ pub(super) async fn download(
         wish,
         used: BTreeSet::new(),
         liars: BTreeSet::new(),
+        silent: BTreeMap::new(),
+        suspect: found.holders.iter().filter(|holder| holder.suspect).map(|holder| holder.peer).collect(),
         last_failure: None,
     };
     let sources = if geometry.is_empty() { task.check_empty()? } else { task.run(found, &have).await? };
@@ -156,6 +160,10 @@ struct Task<'a> {
     used: BTreeSet<PeerId>,
     /// Sources that sent something else.
     liars: BTreeSet<PeerId>,
+    /// Sources that no connection could be made to.
+    silent: BTreeMap<PeerId, Silence>,
+    /// Holders that the master misses.
+    suspect: BTreeSet<PeerId>,
     last_failure: Option<String>,
 }
 
@@ -169,6 +177,8 @@ struct Work {
     words: Option<mpsc::Receiver<Word>>,
     /// When it has taken long, if it has not yet.
     long: Option<Instant>,
+    /// When it is over unless a holder is met, until one is.
+    unmet: Option<Unmet>,
 }
 
 impl Task<'_> {
@@ -205,7 +215,9 @@ impl Task<'_> {
         }
         let writer = Writer::start(self.part.clone(), self.inner.library.buffers.clone());
         let words = if machine.is_swarm() { Some(self.inner.net.words(self.content).await) } else { None };
-        let mut work = Work { asks: FuturesUnordered::new(), writer, search, news, words, long: Some(now + LONG) };
+        let unmet = (machine.live() > 0).then(|| Unmet::begin(self.inner));
+        let asks = FuturesUnordered::new();
+        let mut work = Work { asks, writer, search, news, words, long: Some(now + LONG), unmet };
         let end = self.drive(&mut machine, &mut work).await;
         tracing::debug!(name = %self.name, wasted = machine.wasted(), sources = machine.live(), "download over");
         drop(work.asks);
@@ -219,7 +231,7 @@ impl Task<'_> {
 
     fn add(&mut self, machine: &mut Download<PeerId>, found: Found) {
         let Found { peer, addresses, whole } = found;
-        if peer == self.inner.net.local() {
+        if peer == self.inner.net.local() || !machine.has_come() && self.was_tried(&peer, &addresses) {
             return;
         }
         // Of one that was heard of by its own word, others say where it listens.
@@ -283,6 +295,11 @@ impl Task<'_> {
                     self.inner.library.holdings.offer(&self.content);
                 }
                 () = sleep_until(timeout) => machine.handle_timeout(Instant::now()),
+                () = sleep_until(work.unmet.as_ref().map(Unmet::end).filter(|_| wish == Wish::Run)) => {
+                    if work.unmet.take().is_some_and(|unmet| !machine.has_come() && !self.has_met(&unmet)) {
+                        return Ok(Err(Exhausted::Unreachable));
+                    }
+                }
                 // How far away a source is gets known as soon as it is connected.
                 () = sleep_until(unheard) => {
                     for source in machine.unheard().collect::<Vec<_>>() {
@@ -290,7 +307,7 @@ impl Task<'_> {
                     }
                 }
                 // An operation that nobody holds any more is dropped as a whole.
-                Ok(()) = wishes.changed() => {}
+                Ok(()) = wishes.changed() => work.unmet = work.unmet.take().map(|_| Unmet::begin(self.inner)),
             }
         }
     }
@@ -416,8 +433,10 @@ impl Task<'_> {
                 }
             }
             Event::Have(source, Err(failure)) => {
-                if let Failure::Unreachable(reason) = failure {
-                    self.last_failure = Some(reason);
+                match failure {
+                    Failure::Unconnected(silence) => drop(self.silent.insert(source, silence)),
+                    Failure::Unreachable(reason) => self.last_failure = Some(reason),
+                    Failure::Refused(_) | Failure::Nonsense => {}
                 }
                 machine.on_have_failed(source, now);
             }
@@ -428,6 +447,7 @@ impl Task<'_> {
                 self.last_failure = Some(refusal.to_string());
                 machine.on_refused(source, run.first, refusal, now);
             }
+            Event::Failed(source, run, Failure::Unconnected(silence)) => self.on_silent(machine, source, run, silence),
             Event::Failed(source, run, Failure::Unreachable(reason)) => {
                 self.last_failure = Some(reason);
                 machine.on_failed(source, run.first, now);
@@ -461,24 +481,6 @@ impl Task<'_> {
         tracing::warn!(%source, name = %self.name, "sent something else than the content; not asked again");
         self.liars.insert(source);
         machine.on_bad(source, run.first);
-    }
-
-    fn exhausted(self, reason: Exhausted) -> Error {
-        let Self { name, content, .. } = self;
-        if self.addresses.is_empty() {
-            return Error::NoHolder { name };
-        }
-        let reason_text = self.last_failure.unwrap_or_else(|| "no answer".to_owned());
-        match reason {
-            Exhausted::Wrong => {
-                let sources = self.liars.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                Error::Verification { name, content, sources }
-            }
-            Exhausted::Gone => Error::ContentGone { name, content },
-            Exhausted::Unreachable => {
-                Error::HoldersUnreachable { name, holders: self.addresses.len(), reason: reason_text }
-            }
-        }
     }
 }
 

@@ -206,13 +206,16 @@ pub enum Error {
         master: PeerId,
     },
     /// No holder could be reached.
-    #[error("none of the {holders} peers that have {name} could be reached: {reason}")]
+    #[error(
+        "{name} cannot be fetched now, for {reason}; see that {} runs and that no firewall is in between, or try again later",
+        if *.holders == 1 { "it" } else { "one of them" }
+    )]
     HoldersUnreachable {
         /// The name.
         name: Name,
         /// How many were tried.
         holders: usize,
-        /// What the last attempt came to.
+        /// Who has not answered for how long, and what was tried.
         reason: String,
     },
     /// Every holder refused to send the content.

@@ -151,6 +151,8 @@ pub struct Download<S> {
     told: BTreeSet<u64>,
     random: Random,
     actions: VecDeque<Action<S>>,
+    /// When the first source appeared.
+    begun: Option<Instant>,
     /// When something last came, or somebody new appeared.
     progress: Option<Instant>,
     /// Whether more sources may yet be found.
@@ -194,6 +196,7 @@ impl<S: Copy + Ord> Download<S> {
             told: BTreeSet::new(),
             random: Random(policy.seed),
             actions: VecDeque::new(),
+            begun: None,
             progress: None,
             searching: false,
             looked_again: None,
@@ -219,6 +222,7 @@ impl<S: Copy + Ord> Download<S> {
         let mut state = Source::new(if whole { Holds::All } else { Holds::Unknown });
         state.have_due = (!whole || self.is_swarm()).then_some(now);
         self.sources.insert(source, state);
+        self.begun.get_or_insert(now);
         self.progress = Some(now);
         true
     }

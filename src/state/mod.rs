@@ -29,6 +29,7 @@ mod network;
 pub mod pages;
 pub mod precedents;
 pub mod publish;
+pub mod race;
 mod random;
 pub mod records;
 pub mod reports;
@@ -36,6 +37,7 @@ pub mod runs;
 pub mod settling;
 #[cfg(test)]
 mod sim;
+pub mod unanswered;
 
 use std::time::Instant;
 

@@ -78,7 +78,8 @@ async fn records_are_found_although_a_third_of_all_nodes_lies_about_the_others_a
         (0..count).map(|_| dead()).collect::<Vec<_>>()
     };
     let one = Provider { peer: peers[3].ready().peer_id, addresses: vec![tcp_address(&peers[3])] };
-    let lies = [Named::Itself(20), Named::Asker, Named::Nodes(vec![one]), Named::Nodes(nowhere(20)), Named::Nodes(nowhere(3))];
+    let lies =
+        [Named::Itself(20), Named::Asker, Named::Nodes(vec![one]), Named::Nodes(nowhere(20)), Named::Nodes(nowhere(3))];
     let mut forgers = Vec::new();
     for number in 0..12 {
         let forger = Forger::start(Keypair::generate_ed25519()).await;
@@ -90,10 +91,8 @@ async fn records_are_found_although_a_third_of_all_nodes_lies_about_the_others_a
         forgers.push(forger);
     }
     for node in &peers {
-        until("the forgers are among them", async || {
-            (node.status().await.unwrap().dht.nodes >= 30).then_some(())
-        })
-        .await;
+        until("the forgers are among them", async || (node.status().await.unwrap().dht.nodes >= 30).then_some(()))
+            .await;
     }
     let owner = peers.remove(0);
     share(&owner, "kept").await;

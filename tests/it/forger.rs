@@ -126,7 +126,8 @@ impl Forger {
         let heard = Arc::<Mutex<Heard>>::default();
         let agrees = Arc::<AtomicBool>::default();
         let named = Arc::new(Mutex::new(Named::Nodes(Vec::new())));
-        let answers = Answers { forged: forged.clone(), named: named.clone(), refuser: refuser.clone(), agrees: agrees.clone() };
+        let answers =
+            Answers { forged: forged.clone(), named: named.clone(), refuser: refuser.clone(), agrees: agrees.clone() };
         tokio::spawn(run(swarm, queue, answers, heard.clone()));
         Self { peer, orders, forged, named, refuser, agrees, heard }
     }

@@ -51,9 +51,15 @@ impl Lan {
     }
 
     /// Pulls the cable of a host, or plugs it in again: no packet passes, and nobody is told.
-    fn cable(&self, number: usize, plugged: bool) {
+    pub fn cable(&self, number: usize, plugged: bool) {
         let state = if plugged { "up" } else { "down" };
         ip(&["-n", &self.host(99), "link", "set", &format!("port{number}"), state]).unwrap();
+    }
+
+    /// No packet leaves a host any more, or all do again: what is sent to it is taken in, and nothing comes back.
+    pub fn mute(&self, number: usize, muted: bool) {
+        let change = if muted { "add" } else { "del" };
+        ip(&["-n", &self.host(number), "rule", change, "prio", "1", "blackhole"]).unwrap();
     }
 
     pub fn start(&self, number: usize, role: &str, folder: &Path, arguments: &[&str]) -> Process {
@@ -84,13 +90,13 @@ fn ip(arguments: &[&str]) -> Result<(), String> {
     }
 }
 
-fn file(folder: &Path, name: &str, bytes: &[u8]) -> String {
+pub fn file(folder: &Path, name: &str, bytes: &[u8]) -> String {
     let path = folder.join(name);
     std::fs::write(&path, bytes).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
-fn joined(peer: &Process) {
+pub fn joined(peer: &Process) {
     peer.until(&["status"], |status| status["master"]["state"] == "joined");
 }
 

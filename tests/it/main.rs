@@ -5,6 +5,7 @@ mod agreement;
 mod backup;
 mod closest;
 mod copies;
+mod dialing;
 mod disks;
 mod early;
 mod floors;

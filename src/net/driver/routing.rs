@@ -1,6 +1,9 @@
 //! Who is in the routing table, as nodes say who they are and cease to answer.
 
+use libp2p::kad;
+
 use super::*;
+use crate::net::hosts::Addressed;
 
 /// Whether a node is in the routing table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,8 +17,26 @@ enum Place {
 }
 
 impl Driver {
+    /// Whether a peer is connected, and on this host.
+    pub(super) fn is_here(&self, peer: &PeerId) -> bool {
+        self.swarm.behaviour().admission.is_here(peer)
+    }
+
+    pub(super) fn on_kad(&mut self, event: kad::Event) {
+        let here = match &event {
+            kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(record) } } => {
+                self.is_here(&record.provider)
+            }
+            // What others say comes from any of those who are connected.
+            _ => self.swarm.behaviour().admission.races().is_here(),
+        };
+        let step = self.dht.on_event(&mut self.swarm.behaviour_mut().kad, event.only_working(here));
+        self.on_mirror_step(step);
+    }
+
     pub(super) fn on_identify(&mut self, peer: PeerId, info: &identify::Info) {
-        let Some(identified) = self.requests.nodes.on_identify(peer, info, &self.outside.network) else {
+        let here = self.is_here(&peer);
+        let Some(identified) = self.requests.nodes.on_identify(peer, info, &self.outside.network, here) else {
             tracing::debug!(%peer, theirs = %info.protocol_version.escape_debug(), "a node of another network");
             return;
         };

@@ -17,6 +17,7 @@ use crate::net::admission::ip_of;
 use crate::net::codec::Received;
 use crate::net::dht;
 use crate::net::fetch::Upload;
+use crate::net::hosts::Addressed;
 use crate::net::index::{Origin, Step, refuse_bytes};
 use crate::net::pending::request_error;
 use crate::net::renewals::{self, Asker, Unanswered};
@@ -28,7 +29,11 @@ const MAX_OWNED: usize = 16;
 
 /// Where the answer to an index request goes.
 pub(super) enum IndexReply {
-    Remote(IndexChannel),
+    /// To a node that is on this host, or not.
+    Remote {
+        channel: IndexChannel,
+        here: bool,
+    },
     Renewal(Asker),
     Local(IndexAnswer),
 }
@@ -54,6 +59,7 @@ impl Driver {
         } else if !self.swarm.is_connected(&to) {
             RequestError::Disconnected
         } else {
+            let request = request.only_working(self.is_here(&to));
             let id = self.swarm.behaviour_mut().index.send_request(&to, Ok(request));
             return self.requests.index.insert(id, answer);
         };
@@ -151,7 +157,8 @@ impl Driver {
     pub(super) fn reply(&mut self, reply: IndexReply, response: Response) {
         match reply {
             // A failure to send shows as an inbound failure; the peer asks again.
-            IndexReply::Remote(channel) => {
+            IndexReply::Remote { channel, here } => {
+                let response = response.only_working(here);
                 let _ = self.swarm.behaviour_mut().index.send_response(channel, Ok(response));
             }
             IndexReply::Renewal(asker) => {
@@ -168,7 +175,7 @@ impl Driver {
     /// Answers for this node's own names, on a thread for blocking work: there may be very many.
     fn serve_owned(&mut self, request: Request, reply: IndexReply) {
         let channel = match reply {
-            IndexReply::Remote(channel) if self.requests.owned < MAX_OWNED => channel,
+            IndexReply::Remote { channel, .. } if self.requests.owned < MAX_OWNED => channel,
             reply => return self.reply(reply, refused(RefusalCode::Busy, "too many questions; ask again")),
         };
         self.requests.owned += 1;
@@ -182,6 +189,7 @@ impl Driver {
     }
 
     pub(super) fn ask_mirror(&mut self, to: PeerId, request: mirror::Request, answer: MirrorAnswer) {
+        let here = self.is_here(&to);
         let swarm = &mut self.swarm;
         if to == *swarm.local_peer_id() {
             let step = self.dht.serve(&mut swarm.behaviour_mut().kad, to, None, request, dht::Reply::Local(answer));
@@ -192,6 +200,7 @@ impl Driver {
         } else if !swarm.is_connected(&to) {
             RequestError::Disconnected
         } else {
+            let request = request.only_working(here);
             let id = swarm.behaviour_mut().mirror.send_request(&to, Ok(request));
             return self.requests.mirror.insert(id, answer);
         };
@@ -209,7 +218,8 @@ impl Driver {
     pub(super) fn reply_mirror(&mut self, reply: dht::Reply, response: mirror::Response) {
         match reply {
             // A failure to send shows as an inbound failure; the sender tries again.
-            dht::Reply::Remote(channel) => {
+            dht::Reply::Remote { channel, here } => {
+                let response = response.only_working(here);
                 let _ = self.swarm.behaviour_mut().mirror.send_response(channel, Ok(response));
             }
             dht::Reply::Local(answer) => {
@@ -229,16 +239,18 @@ impl Driver {
                 connection_id,
                 message: Message::Request { request, channel, .. },
             } => {
+                let here = self.is_here(&peer);
                 let behaviour = self.swarm.behaviour_mut();
                 let at = behaviour.admission.remote(&connection_id).and_then(ip_of);
-                let reply = dht::Reply::Remote(channel);
-                let step = match request {
+                let reply = dht::Reply::Remote { channel, here };
+                let step = match request.only_working(here) {
                     Ok(request) => self.dht.serve(&mut behaviour.kad, peer, at, request, reply),
                     Err(error) => dht::Step::Answer(reply, mirror::Response::Refused(refuse_bytes(&error))),
                 };
                 self.on_mirror_step(step);
             }
-            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+            request_response::Event::Message { peer, message: Message::Response { request_id, response }, .. } => {
+                let response = response.only_working(self.is_here(&peer));
                 self.requests.mirror.answer(&request_id, response.map_err(RequestError::Malformed));
             }
             request_response::Event::OutboundFailure { request_id, error, .. } => {
@@ -261,9 +273,12 @@ impl Driver {
                 connection_id,
                 message: Message::Request { request, channel, .. },
             } => {
-                self.serve_remote(peer, connection_id, request, IndexReply::Remote(channel));
+                let here = self.is_here(&peer);
+                let request = request.only_working(here);
+                self.serve_remote(peer, connection_id, request, IndexReply::Remote { channel, here });
             }
-            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+            request_response::Event::Message { peer, message: Message::Response { request_id, response }, .. } => {
+                let response = response.only_working(self.is_here(&peer));
                 self.requests.index.answer(&request_id, response.map_err(RequestError::Malformed));
             }
             request_response::Event::OutboundFailure { request_id, error, .. } => {
@@ -287,10 +302,11 @@ impl Driver {
                 message: Message::Request { request_id, request, channel },
                 ..
             } => {
-                let refused = match request {
+                let here = self.is_here(&peer);
+                let refused = match request.only_working(here) {
                     Ok(Request::Have(mut have)) => {
                         self.crowd.on_word(&have.content, peer, std::mem::take(&mut have.have));
-                        let response = self.have(peer, have);
+                        let response = self.have(peer, have).only_working(here);
                         let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(response));
                         Ok(())
                     }
@@ -317,7 +333,8 @@ impl Driver {
                     let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(Response::refused(refusal)));
                 }
             }
-            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+            request_response::Event::Message { peer, message: Message::Response { request_id, response }, .. } => {
+                let response = response.only_working(self.is_here(&peer));
                 self.requests.fetch.answer(&request_id, response.map_err(RequestError::Malformed));
             }
             request_response::Event::OutboundFailure { request_id, error, .. } => {

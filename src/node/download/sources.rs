@@ -1,7 +1,8 @@
 //! Who has a content: asked of holders, of the DHT and of the master, again and again while a download runs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use swarmdex_protocols::address::{is_loopback, is_tcp};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::content::Geometry;
 use swarmdex_protocols::fetch::{Have, Header, Other, Refusal, Request, Response, Run};
@@ -147,9 +148,23 @@ async fn search_dht(questions: &Questions, content: ContentId, news: &mpsc::Send
     }
 }
 
+/// A node that no connection could be made to.
+#[derive(Debug, Clone)]
+pub(in crate::node) struct Silence {
+    /// The addresses that were tried.
+    pub(super) tried: Vec<Multiaddr>,
+    /// What some of them came to.
+    pub(super) reason: String,
+    /// Since when nobody answers there, if that is known.
+    pub(super) since: Option<Instant>,
+}
+
 /// Why a request has no answer.
 pub(in crate::node) enum Failure {
     Refused(Refusal),
+    /// No connection came about.
+    Unconnected(Silence),
+    /// The connection broke, or there was no answer.
     Unreachable(String),
     /// What came is no answer: as bad as wrong bytes.
     Nonsense,
@@ -162,9 +177,15 @@ pub(in crate::node) async fn ask(
     addresses: Vec<Multiaddr>,
     request: Request,
 ) -> Result<Response, Failure> {
-    net.connect(Some(source), addresses).await.map_err(|error| match error {
-        ConnectError::WrongPeer { .. } => Failure::Unreachable(format!("another node is where {source} was")),
-        error => Failure::Unreachable(error.to_string()),
+    net.connect(Some(source), addresses.clone()).await.map_err(|error| {
+        let (reason, since) = match error {
+            // It is this node that is busy.
+            ConnectError::Busy => return Failure::Unreachable(error.to_string()),
+            ConnectError::WrongPeer { address, .. } => (format!("another node is at {address}"), None),
+            ConnectError::Unreachable { reason, since } => (reason, since),
+            error => (error.to_string(), None),
+        };
+        Failure::Unconnected(Silence { tried: addresses, reason, since })
     })?;
     match net.fetch(source, request).await {
         Ok(Response { header: Header::Refused(refusal), .. }) => Err(Failure::Refused(refusal)),
@@ -231,10 +252,7 @@ pub(super) async fn cancel(net: Net, source: PeerId, run: Run) {
 fn own_addresses(net: &Net) -> Vec<Multiaddr> {
     let listen = net.listen();
     let mut addresses = listen.borrow().clone();
-    addresses.sort_by_key(|address| {
-        let text = address.to_string();
-        (text.starts_with("/ip4/127.") || text.starts_with("/ip6/::1"), !text.contains("/tcp/"))
-    });
+    addresses.sort_by_key(|address| (is_loopback(address), !is_tcp(address)));
     addresses.truncate(MAX_OTHER_ADDRESSES);
     addresses
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Action, Download, Exhausted};
+use super::{Action, Download, Exhausted, MAX_FAILURES};
 
 /// For how long a download goes on although no source has a chunk that is missing.
 pub(super) const STALL: Duration = Duration::from_secs(30);
@@ -11,9 +11,42 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often a download without sources looks for one that is back.
 const LOOK_FOR_OWNER: Duration = Duration::from_secs(2);
 
+/// How soon more sources are looked for when nothing has come yet: whoever is known may not be there any more, and that is
+/// not certain before it would be too late.
+const LOOK_EARLY: Duration = Duration::from_secs(1);
+
 impl<S: Copy + Ord> Download<S> {
+    /// No connection to the source came about, at any of its addresses: it is given up until it is found again. `first` is
+    /// the request that was to be made, if there was one.
+    pub fn on_unreachable(&mut self, source: S, first: Option<u64>) {
+        if let Some(first) = first {
+            self.give_up(source, first);
+        }
+        let Some(state) = self.sources.get_mut(&source) else { return };
+        if state.failures == 0 {
+            self.actions.push_back(Action::Report(source));
+        }
+        state.failures = MAX_FAILURES;
+        self.lose(source, Exhausted::Unreachable);
+    }
+
+    /// Whether a chunk has come.
+    pub fn has_come(&self) -> bool {
+        self.came.is_some()
+    }
+
+    /// When to look for more sources although some are left, unless something comes.
+    fn looks_early(&self) -> Option<Instant> {
+        let is_young = self.came.is_none() && self.looked_again.is_none() && !self.searching;
+        self.begun.filter(|_| is_young).map(|begun| begun + LOOK_EARLY)
+    }
+
     /// With nobody left: looks for more sources; then waits for those that were lost while chunks came; then gives up.
     pub(super) fn lose_patience(&mut self, now: Instant) -> Option<Action<S>> {
+        if self.looks_early().is_some_and(|at| now >= at) {
+            (self.looked_again, self.searching) = (Some(now), true);
+            return Some(Action::Search);
+        }
         if !self.is_hopeless(now) {
             return None;
         }
@@ -60,7 +93,8 @@ impl<S: Copy + Ord> Download<S> {
         let stall = self.progress.map(|at| (at + STALL, "end of patience")).filter(|(at, _)| *at > now);
         let again = self.looked_again.map(|at| (at + LOOK_FOR_OWNER, "another look for who is back"));
         let again = again.filter(|(at, _)| *at > now);
-        pauses.chain(haves).chain(look).chain(stall).chain(again).min()
+        let early = self.looks_early().map(|at| (at, "look for those who are there")).filter(|(at, _)| *at > now);
+        pauses.chain(haves).chain(look).chain(stall).chain(again).chain(early).min()
     }
 
     /// Pauses end by themselves: nothing to do but to poll for actions.

@@ -452,6 +452,8 @@ fn a_download_that_has_come_by_something_waits_for_its_owner_and_no_longer_than_
             while let Some(action) = download.poll_action(now) {
                 match action {
                     Action::Request { first, count, .. } => asked.push((first, count)),
+                    // More are looked for early if nothing comes.
+                    Action::Search if !came => download.set_searching(false),
                     action => assert_eq!(action, Action::Report(0)),
                 }
             }
@@ -461,8 +463,6 @@ fn a_download_that_has_come_by_something_waits_for_its_owner_and_no_longer_than_
     };
     // Nobody who never sent anything is waited for.
     let mut download = lost(false);
-    assert_eq!(download.poll_action(after(7000)), Some(Action::Search));
-    download.set_searching(false);
     assert_eq!(download.poll_action(after(7000)), Some(Action::Exhausted(Exhausted::Unreachable)));
 
     for is_back in [false, true] {
@@ -484,4 +484,38 @@ fn a_download_that_has_come_by_something_waits_for_its_owner_and_no_longer_than_
             assert_eq!(download.poll_action(after(30_000)), Some(Action::Exhausted(Exhausted::Unreachable)));
         }
     }
+}
+
+#[test]
+fn a_source_that_no_connection_leads_to_is_given_up_at_once_and_reported_once() {
+    let now = Instant::now();
+    let after = |millis| now + Duration::from_millis(millis);
+    let mut download = Download::new(geometry(1), POLICY, None);
+    download.add_source(1u8, true, now);
+    assert!(matches!(download.poll_action(now), Some(Action::Request { source: 1, first: 0, .. })));
+    // Others are looked for while it is still tried, and once.
+    assert_eq!(download.poll_timeout(now).unwrap().0, after(1000));
+    assert_eq!(download.poll_action(after(1000)), Some(Action::Search));
+    download.set_searching(false);
+    assert_eq!(download.poll_action(after(1000)), None);
+    download.on_unreachable(1, Some(0));
+    assert_eq!(download.poll_action(after(5000)), Some(Action::Report(1)));
+    assert_eq!(download.poll_action(after(5000)), Some(Action::Exhausted(Exhausted::Unreachable)));
+}
+
+#[test]
+fn a_source_that_is_found_again_is_asked_again() {
+    let now = Instant::now();
+    let mut download = Download::new(geometry(1), POLICY, None);
+    download.add_source(1u8, true, now);
+    assert!(matches!(download.poll_action(now), Some(Action::Request { .. })));
+    download.on_unreachable(1, Some(0));
+    assert_eq!(download.poll_action(now), Some(Action::Report(1)));
+    assert_eq!(download.poll_action(now), Some(Action::Search));
+    assert!(download.add_source(1, true, now));
+    assert!(matches!(download.poll_action(now), Some(Action::Request { source: 1, first: 0, .. })));
+    download.on_unreachable(1, Some(0));
+    download.set_searching(false);
+    assert_eq!(download.poll_action(now), Some(Action::Exhausted(Exhausted::Unreachable)), "and not reported again");
+    assert!(!download.has_come());
 }

@@ -1,0 +1,100 @@
+//! What an address says of itself: over which transport it leads, to which host, and for whom that can work.
+
+use core::net::IpAddr;
+
+use multiaddr::{Multiaddr, Protocol};
+
+use crate::index::check_address;
+
+/// The IP address that an address begins with.
+pub fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.to_ipv4_mapped().map_or(ip.into(), IpAddr::from)),
+        _ => None,
+    }
+}
+
+/// Whether an address leads to the very host of whoever uses it.
+pub fn is_loopback(address: &Multiaddr) -> bool {
+    let is_name_of_host = |name: &str| name == "localhost" || name.ends_with(".localhost");
+    match address.iter().next() {
+        Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) => is_name_of_host(&name),
+        _ => ip_of(address).is_some_and(|ip| ip.is_loopback()),
+    }
+}
+
+/// Whether an address of a third node can work for two that tell each other of it, or one of the teller's own for the other.
+/// A loopback address leads to whoever listens on the same host: it works for nodes `here` alone, which are connected over one.
+pub fn works(address: &Multiaddr, here: bool) -> bool {
+    check_address(address) && (here || !is_loopback(address))
+}
+
+/// Whether an address is one over TCP.
+pub fn is_tcp(address: &Multiaddr) -> bool {
+    address.iter().any(|part| matches!(part, Protocol::Tcp(_)))
+}
+
+/// The address without a peer id at its end.
+pub fn without_peer(mut address: Multiaddr) -> Multiaddr {
+    if let Some(Protocol::P2p(_)) = address.iter().last() {
+        address.pop();
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_says_where_it_leads() {
+        let ip = |text| ip_of(&address(text)).map(|ip| ip.to_string());
+        assert_eq!(ip("/ip4/10.0.0.1/tcp/1").as_deref(), Some("10.0.0.1"));
+        assert_eq!(ip("/ip6/::ffff:10.0.0.1/tcp/1").as_deref(), Some("10.0.0.1"));
+        assert_eq!(ip("/dns4/host/tcp/1"), None);
+        for own in ["/ip4/127.1.2.3/tcp/1", "/ip6/::1/tcp/1", "/ip6/::ffff:127.0.0.1/tcp/1", "/dns4/localhost/tcp/1"] {
+            assert!(is_loopback(&address(own)), "{own}");
+        }
+        for other in ["/ip4/10.0.0.1/tcp/1", "/ip6/fd00::1/tcp/1", "/dns4/host/tcp/1", "/dns4/notlocalhost/tcp/1"] {
+            assert!(!is_loopback(&address(other)), "{other}");
+        }
+        assert!(is_tcp(&address("/ip6/::1/tcp/1")) && !is_tcp(&address("/ip6/::1/udp/1/quic-v1")));
+        let peer = libp2p_identity::PeerId::random();
+        let plain = address("/ip4/10.0.0.1/tcp/1");
+        assert_eq!(without_peer(plain.clone().with(Protocol::P2p(peer))), plain);
+        assert_eq!(without_peer(plain.clone()), plain);
+    }
+
+    #[test]
+    fn nobody_is_told_what_does_not_work() {
+        for anywhere in
+            ["/ip4/10.0.0.1/tcp/1", "/ip6/fd00::1/udp/1/quic-v1", "/dns/host/tcp/1", "/ip4/169.254.1.1/tcp/1"]
+        {
+            assert!(works(&address(anywhere), true) && works(&address(anywhere), false), "{anywhere}");
+        }
+        for own in
+            ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/udp/1/quic-v1", "/ip6/::ffff:127.0.0.1/tcp/1", "/dns/localhost/tcp/1"]
+        {
+            assert!(works(&address(own), true) && !works(&address(own), false), "{own}");
+        }
+        // Without its zone a link-local address leads nowhere.
+        let never = [
+            "/ip4/0.0.0.0/tcp/1",
+            "/ip6/::/tcp/1",
+            "/ip4/224.0.0.251/udp/1/quic-v1",
+            "/ip6/ff02::1/tcp/1",
+            "/ip4/10.0.0.1/tcp/0",
+            "/ip6/fe80::1/tcp/1",
+            "/ip6/::ffff:0.0.0.0/tcp/1",
+            "/memory/1",
+        ];
+        for never in never {
+            assert!(!works(&address(never), true), "{never}");
+        }
+    }
+}

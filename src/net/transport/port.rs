@@ -1,0 +1,109 @@
+//! Connections over TCP from the port that this node listens on, or from another if that one is taken.
+//!
+//! libp2p makes connections from the listening port, bound to all addresses at once. While another program has that port on any
+//! address, that fails, although the node listens on a free one: a port that the system chose for 127.0.0.1 may be in use
+//! on an interface. The transport itself tries another port only where the same connection exists already.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportError, TransportEvent};
+use libp2p::{Multiaddr, Transport, tcp};
+
+/// TCP whose connections leave from the listening port if they can.
+pub(super) struct AnyPort {
+    inner: tcp::tokio::Transport,
+    config: tcp::Config,
+}
+
+impl AnyPort {
+    pub(super) fn new(config: tcp::Config) -> Self {
+        Self { inner: tcp::tokio::Transport::new(config.clone()), config }
+    }
+}
+
+impl Transport for AnyPort {
+    type Output = tcp::tokio::TcpStream;
+    type Error = io::Error;
+    type ListenerUpgrade = <tcp::tokio::Transport as Transport>::ListenerUpgrade;
+    type Dial = BoxFuture<'static, io::Result<Self::Output>>;
+
+    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<io::Error>> {
+        self.inner.listen_on(id, address)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+        let dial = self.inner.dial(address.clone(), options)?;
+        let config = self.config.clone();
+        Ok(async move {
+            match dial.await {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && options.port_use == PortUse::Reuse => {
+                    tracing::debug!(%address, "the listening port is taken elsewhere: from another one");
+                    let options = DialOpts { port_use: PortUse::New, ..options };
+                    // One that listens nowhere is made of nothing, and asks the system for a port.
+                    let dial = tcp::tokio::Transport::new(config).dial(address, options);
+                    dial.map_err(|error| match error {
+                        TransportError::Other(error) => error,
+                        error @ TransportError::MultiaddrNotSupported(_) => io::Error::other(error),
+                    })?
+                    .await
+                }
+                outcome => outcome,
+            }
+        }
+        .boxed())
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
+        Pin::new(&mut self.inner).poll(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use futures::future::poll_fn;
+    use libp2p::core::Endpoint;
+    use libp2p::multiaddr::Protocol;
+
+    use super::*;
+
+    /// Listens on `port` of 127.0.0.2, 0 for any; the port, and the one that a connection to another program leaves from.
+    async fn ports(port: u16) -> (u16, u16) {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut transport = AnyPort::new(tcp::Config::new());
+        let listen = format!("/ip4/127.0.0.2/tcp/{port}").parse().unwrap();
+        transport.listen_on(ListenerId::next(), listen).unwrap();
+        let event = poll_fn(|context| Pin::new(&mut transport).poll(context)).await;
+        let TransportEvent::NewAddress { listen_addr, .. } = event else { panic!("{event:?}") };
+        let Some(Protocol::Tcp(port)) = listen_addr.iter().nth(1) else { panic!("{listen_addr}") };
+        let address = format!("/ip4/127.0.0.1/tcp/{}", other.local_addr().unwrap().port()).parse().unwrap();
+        let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
+        let stream = transport.dial(address, options).unwrap().await.unwrap();
+        (port, stream.0.local_addr().unwrap().port())
+    }
+
+    #[tokio::test]
+    async fn a_connection_leaves_from_the_listening_port() {
+        let (port, from) = ports(0).await;
+        assert_eq!(port, from);
+    }
+
+    #[tokio::test]
+    async fn or_from_another_one_if_some_program_has_it_on_another_address() {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, from) = ports(held.local_addr().unwrap().port()).await;
+        assert_ne!(port, from);
+    }
+}
