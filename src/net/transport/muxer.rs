@@ -10,12 +10,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::{self, Ready};
-use futures::{AsyncRead, AsyncWrite};
+use futures::{AsyncRead, AsyncWrite, FutureExt};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use libp2p::yamux;
+use tokio::time::Sleep;
 
 use super::coalesce::Coalesce;
 
@@ -23,6 +25,10 @@ use super::coalesce::Coalesce;
 const MAX_INBOUND: usize = 256;
 /// Passes over the connection after which others have their turn.
 const MAX_PASSES: usize = 64;
+
+/// How long a connection may take to close in order. Where the other end is gone without a word that would be until the system
+/// gives up, and as long the swarm takes the two for connected: a better connection is not made meanwhile.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The upgrade of a connection to one of many streams.
 #[derive(Clone)]
@@ -64,7 +70,7 @@ fn wrapped<C>(
     upgraded: Ready<Result<yamux::Muxer<Coalesce<C>>, io::Error>>,
     put_off: Arc<AtomicBool>,
 ) -> Ready<Result<Muxer<C>, io::Error>> {
-    future::ready(upgraded.into_inner().map(|inner| Muxer { inner, put_off, inbound: VecDeque::new() }))
+    future::ready(upgraded.into_inner().map(|inner| Muxer { inner, put_off, inbound: VecDeque::new(), closing: None }))
 }
 
 /// A connection of many streams.
@@ -75,6 +81,8 @@ pub(in crate::net) struct Muxer<C> {
     put_off: Arc<AtomicBool>,
     /// New streams that were not taken yet.
     inbound: VecDeque<yamux::Stream>,
+    /// When it is cut although it could not be closed in order, while it is being closed.
+    closing: Option<Pin<Box<Sleep>>>,
 }
 
 impl<C> Muxer<C> {
@@ -117,9 +125,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
         loop {
             match Pin::new(&mut self.inner).poll_close(cx) {
                 Poll::Pending if self.owes_flush() => {}
-                other => return other,
+                Poll::Pending => break,
+                closed => return closed,
             }
         }
+        let closing = self.closing.get_or_insert_with(|| Box::pin(tokio::time::sleep(CLOSE_PATIENCE)));
+        // Whoever closed it drops it then, and the socket with it.
+        closing.poll_unpin(cx).map(Ok)
     }
 }
 
@@ -193,6 +205,24 @@ mod tests {
         let both = async { tokio::join!(asking, answering) };
         let (got, ()) = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
         assert!(got == bytes);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_cannot_be_closed_in_order_is_cut() {
+        let (ours, theirs) = connected().await;
+        let mut client = Mux(yamux::Config::default()).upgrade_outbound(ours, NAME).await.unwrap();
+        let mut streams = Vec::new();
+        for _ in 0..200 {
+            streams.push(poll_fn(|cx| Pin::new(&mut client).poll_outbound(cx)).await.unwrap());
+        }
+        // More than the systems of both ends take, and nobody reads: as on a path that leads nowhere any more.
+        let bytes = vec![0; 256 << 10];
+        let writing = streams.iter_mut().map(|stream| stream.write_all(&bytes));
+        let stuck = turns(&mut client, future::join_all(writing));
+        assert!(tokio::time::timeout(Duration::from_millis(300), stuck).await.is_err());
+        let closing = poll_fn(|cx| Pin::new(&mut client).poll_close(cx));
+        tokio::time::timeout(CLOSE_PATIENCE * 10, closing).await.unwrap().unwrap();
+        drop(theirs);
     }
 
     #[tokio::test]
