@@ -170,9 +170,9 @@ impl Dht {
         self.lost.on_lost(peer, position_of_peer(&peer), Instant::now());
     }
 
-    /// A node is in the routing table.
-    pub(super) fn on_back(&mut self, peer: &PeerId) {
-        self.lost.on_back(peer);
+    /// A node is in the routing table; since when it was missed.
+    pub(super) fn on_back(&mut self, peer: &PeerId) -> Option<Instant> {
+        self.lost.on_back(peer)
     }
 
     /// Who of the nodes closest to a key was lost. The master is not missed: the others are there for what it knows.

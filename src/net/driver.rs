@@ -27,7 +27,7 @@ use super::listen::listen_everywhere;
 use super::nodes::{Nodes, routing_addresses};
 use super::pending::Pending;
 use super::trips::Trips;
-use super::{Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
+use super::{Came, Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
 use crate::config::{Config, Role};
 use crate::state::meetings::Meetings;
 use serve::{IndexReply, read};
@@ -76,7 +76,7 @@ pub(super) struct Driver {
 /// Those who watch.
 pub(super) struct Outside {
     lost: broadcast::Sender<PeerId>,
-    came: broadcast::Sender<PeerId>,
+    came: broadcast::Sender<Came>,
     /// How far away connected nodes are.
     pub(super) trips: Trips,
     listen: watch::Sender<Vec<Multiaddr>>,
@@ -91,7 +91,7 @@ pub(super) struct Outside {
 impl Outside {
     pub(super) fn new(
         lost: broadcast::Sender<PeerId>,
-        came: broadcast::Sender<PeerId>,
+        came: broadcast::Sender<Came>,
         listen: watch::Sender<Vec<Multiaddr>>,
         masters: watch::Sender<Vec<Identified>>,
         twins: watch::Sender<Option<Multiaddr>>,

@@ -148,6 +148,15 @@ pub enum RequestError {
     ShuttingDown,
 }
 
+/// A node that stores records came, or is back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Came {
+    /// Its peer id.
+    pub peer: PeerId,
+    /// Since when it was missed, if it is the run that was there before: then it lacks at most what was published since.
+    pub missed: Option<Instant>,
+}
+
 /// A node of this network that said who it is.
 #[derive(Debug, Clone)]
 pub struct Identified {
@@ -222,7 +231,7 @@ pub struct Net {
     run: Run,
     commands: mpsc::Sender<Command>,
     lost: broadcast::Sender<PeerId>,
-    came: broadcast::Sender<PeerId>,
+    came: broadcast::Sender<Came>,
     listen: watch::Receiver<Vec<Multiaddr>>,
     masters: watch::Receiver<Vec<Identified>>,
     twins: watch::Receiver<Option<Multiaddr>>,
@@ -300,7 +309,7 @@ impl Net {
 
     /// Nodes that store records and came, or came back as another run, from here on. A receiver that lags loses the oldest
     /// and is told so.
-    pub fn came(&self) -> broadcast::Receiver<PeerId> {
+    pub fn came(&self) -> broadcast::Receiver<Came> {
         self.came.subscribe()
     }
 

@@ -55,8 +55,7 @@ impl Nodes {
     }
 
     /// Remembers the run of a node; whether it was not known to be there.
-    pub(super) fn is_new_run(&mut self, peer: PeerId, run: Option<Run>) -> bool {
-        let Some(run) = run else { return false };
+    pub(super) fn is_new_run(&mut self, peer: PeerId, run: Run) -> bool {
         if self.runs.len() >= MAX_RUNS && !self.runs.contains_key(&peer) {
             // Whoever is left out was not seen to come again, and is filled in time.
             self.runs.pop_first();
@@ -192,9 +191,9 @@ mod tests {
     #[test]
     fn a_node_that_was_started_again_is_new_run() {
         let (mut nodes, peer) = (Nodes::default(), PeerId::random());
-        let runs = [Some(Run(1)), Some(Run(1)), None, Some(Run(2)), Some(Run(2))];
-        assert_eq!(runs.map(|run| nodes.is_new_run(peer, run)), [true, false, false, true, false]);
-        (0..2 * MAX_RUNS).for_each(|_| assert!(nodes.is_new_run(PeerId::random(), Some(Run(3)))));
+        let runs = [1, 1, 2, 2].map(Run);
+        assert_eq!(runs.map(|run| nodes.is_new_run(peer, run)), [true, false, true, false]);
+        (0..2 * MAX_RUNS).for_each(|_| assert!(nodes.is_new_run(PeerId::random(), Run(3))));
         assert_eq!(nodes.runs.len(), MAX_RUNS);
     }
 

@@ -8,7 +8,7 @@ use swarmdex_protocols::{PeerId, RecordKey};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
-use crate::net::{Differences, Mirror, Net, position_of_key, position_of_peer, sleep_until};
+use crate::net::{Came, Differences, Mirror, Net, position_of_key, position_of_peer, sleep_until};
 use crate::state::arrivals::Arrivals;
 use crate::state::publish::{Places, Position, Publications};
 
@@ -32,7 +32,7 @@ pub(super) struct Agreement {
     nodes: VecDeque<(u16, PeerId)>,
     running: JoinSet<Ended>,
     found: Found,
-    came: broadcast::Receiver<PeerId>,
+    came: broadcast::Receiver<Came>,
     arrivals: Arrivals,
     filling: JoinSet<Filled>,
 }
@@ -58,8 +58,8 @@ pub(super) struct Filled {
 
 /// What there is to do.
 pub(super) enum Event {
-    /// A node came.
-    Came(PeerId),
+    /// A node came, or is back.
+    Came(Came),
     /// A question in a round ended.
     Ended(Ended),
     /// A node that came was filled, or could not be.
@@ -126,8 +126,11 @@ impl Agreement {
         now: Instant,
     ) -> bool {
         match event {
-            Event::Came(node) => {
-                self.arrivals.on_came(node, now);
+            Event::Came(Came { peer, missed }) => {
+                // Nodes that are overloaded miss each other all the time: to ask each again would keep them so.
+                if missed.is_none_or(|since| publications.has_changed_since(since)) {
+                    self.arrivals.on_came(peer, now);
+                }
                 return false;
             }
             Event::Ended(Ended::Same(number)) => {

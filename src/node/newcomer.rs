@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, watch};
 
 use super::Phase;
-use crate::net::{Mirror, Net, sleep_until};
+use crate::net::{Came, Mirror, Net, sleep_until};
 use crate::state::settling::Settling;
 
 /// How often this node looks whether it slept.
 const TICK: Duration = Duration::from_secs(5);
+/// Whoever was silent for so long may have missed something, or this node has.
+const AWAY: Duration = Duration::from_secs(90);
 
 /// The task.
 pub(super) struct Newcomer {
@@ -34,7 +36,12 @@ impl Newcomer {
         loop {
             tokio::select! {
                 node = came.recv() => match node {
-                    Ok(_) => settling.on_came(1, Instant::now()),
+                    // Who is back after a moment was not away.
+                    Ok(Came { missed, .. }) => {
+                        if missed.is_none_or(|since| since.elapsed() >= AWAY) {
+                            settling.on_came(1, Instant::now());
+                        }
+                    }
                     Err(broadcast::error::RecvError::Lagged(many)) => settling.on_came(many, Instant::now()),
                     Err(broadcast::error::RecvError::Closed) => return,
                 },

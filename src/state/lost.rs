@@ -65,9 +65,9 @@ impl Lost {
         self.nodes.insert(peer, (position, now));
     }
 
-    /// It answers again.
-    pub fn on_back(&mut self, peer: &PeerId) {
-        self.nodes.remove(peer);
+    /// It answers again; since when it did not, if it was missed.
+    pub fn on_back(&mut self, peer: &PeerId) -> Option<Instant> {
+        self.nodes.remove(peer).map(|(_, since)| since)
     }
 
     /// How many of the nodes closest to a key were lost, and how many there are; `known` are the positions of those that were
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(lost.among_closest(&node(0), known(), None, now), (10, 20));
         assert_eq!(lost.among_closest(&node(0), known(), Some(peers[0]), now), (9, 20));
         assert_eq!(lost.among_closest(&node(126), known(), None, now).0, 0, "far from them");
-        lost.on_back(&peers[0]);
+        assert_eq!((lost.on_back(&peers[0]), lost.on_back(&peers[0])), (Some(now), None));
         assert_eq!(lost.among_closest(&node(0), known().take(2), None, now), (9, 11));
         assert_eq!(lost.among_closest(&node(0), known(), None, now + period), (0, 20), "what they held is over");
     }

@@ -114,6 +114,8 @@ pub struct Publications {
     holders: Holders,
     /// Rounds in which holders were asked.
     rounds: u64,
+    /// When something was last wanted that was not before.
+    changed: Option<Instant>,
 }
 
 impl Publications {
@@ -131,6 +133,7 @@ impl Publications {
             refused: 0,
             holders: Holders::default(),
             rounds: 1,
+            changed: None,
         }
     }
 
@@ -140,7 +143,10 @@ impl Publications {
         match self.items.get(&key) {
             // A later statement about the name replaces the earlier.
             Some(held) if rank(&held.what) >= rank(&what) => {}
-            _ => self.insert(key, what, true, now),
+            _ => {
+                self.changed = Some(now);
+                self.insert(key, what, true, now);
+            }
         }
     }
 
@@ -202,6 +208,7 @@ impl Publications {
             let granted =
                 matches!(&what, What::Statement(statement) if matches!(**statement, Statement::Certificate(_)));
             let due = if granted && !self.alone { now + self.interval / 2 - self.spread(&key) / 2 } else { now };
+            self.changed = Some(now);
             self.insert(key, what, false, due);
         }
     }
@@ -253,6 +260,9 @@ impl Publications {
             return;
         }
         self.due.remove(&(item.due, *key));
+        if item.copies == 0 {
+            self.changed = Some(now);
+        }
         self.published -= usize::from(item.copies > 0);
         self.published += usize::from(copies > 0);
         self.refused -= usize::from(std::mem::take(&mut item.refused));
@@ -277,6 +287,11 @@ impl Publications {
         self.due.insert((item.due, *key));
         item.refused = true;
         self.refused += 1;
+    }
+
+    /// Whether anything was published since that was not there before: a node that could not be reached meanwhile may lack it.
+    pub fn has_changed_since(&self, since: Instant) -> bool {
+        self.changed.is_some_and(|changed| changed >= since)
     }
 
     /// How many wait for room at other nodes.

@@ -3,6 +3,7 @@
 use libp2p::kad;
 
 use super::*;
+use crate::net::Came;
 use crate::net::hosts::Addressed;
 
 /// Whether a node is in the routing table.
@@ -43,12 +44,21 @@ impl Driver {
         let kad = &mut self.swarm.behaviour_mut().kad;
         if info.protocols.iter().any(|protocol| kad.protocol_names().contains(protocol)) {
             let place = self.enter_in_routing_table(peer, &identified.addresses);
-            self.dht.on_back(&peer);
-            // Kademlia takes in by itself whom it asks, before they say who they are.
-            let new = self.requests.nodes.is_new_run(peer, Run::of_agent(&info.agent_version));
-            if place == Place::New || new && place == Place::Known {
+            let missed = self.dht.on_back(&peer);
+            // Who goes in and out of the table holds what it held. Kademlia takes in by itself whom it asks, before they
+            // say who they are.
+            let new = match (place, Run::of_agent(&info.agent_version)) {
+                (Place::None, _) => false,
+                (_, Some(run)) => self.requests.nodes.is_new_run(peer, run),
+                // A node of before does not tell its run.
+                (_, None) => place == Place::New,
+            };
+            if place != Place::None && (new || missed.is_some()) {
+                // It was silent for a while before that was noticed.
+                let silent = |since: Instant| since.checked_sub(self.outside.silence).unwrap_or(since);
+                let missed = missed.filter(|_| !new).map(silent);
                 // Nobody watching is no failure.
-                let _ = self.outside.came.send(peer);
+                let _ = self.outside.came.send(Came { peer, missed });
             }
         } else {
             // A node of one command, or one that only asks: every query that it stood in for would come back empty.

@@ -498,3 +498,18 @@ fn what_few_took_is_tried_again_soon() {
     publications.on_published(&key, &What::Provide, 10, 20, at);
     assert!(publications.poll_timeout().unwrap().0 > at + interval / 2);
 }
+
+#[test]
+fn who_was_missed_lacks_only_what_was_published_since() {
+    let (begin, second) = (Instant::now(), Duration::from_secs(1));
+    let key = RecordKey::word(&"home".parse().unwrap(), "word");
+    let mut publications = Publications::new(Duration::from_secs(1200));
+    assert!(!publications.has_changed_since(begin));
+    publications.want(key, Some(What::Provide), begin);
+    assert!(publications.has_changed_since(begin) && !publications.has_changed_since(begin + second));
+    // It is published some time after it was wanted; to repeat it changes nothing.
+    publications.on_published(&key, &What::Provide, 20, 20, begin + 5 * second);
+    publications.want(key, Some(What::Provide), begin + 7 * second);
+    publications.on_published(&key, &What::Provide, 20, 20, begin + 9 * second);
+    assert!(publications.has_changed_since(begin + 5 * second) && !publications.has_changed_since(begin + 6 * second));
+}
