@@ -101,6 +101,8 @@ pub(super) struct MirrorTask {
     pub(super) complete: watch::Receiver<bool>,
     pub(super) state: watch::Sender<Published>,
     pub(super) republish: Duration,
+    /// Records of its own that this node may have to publish.
+    pub(super) room: usize,
     pub(super) phase: watch::Receiver<Phase>,
 }
 
@@ -116,7 +118,7 @@ impl MirrorTask {
 
     async fn work(&mut self) {
         self.enter();
-        let mut publications = Publications::new(self.republish);
+        let mut publications = Publications::new(self.republish).with_room(self.room);
         let mut agreement = Agreement::new(self.net.clone(), self.mirror.clone(), self.republish, Instant::now());
         let mut held = self.library.holdings.generation();
         let mut follower =

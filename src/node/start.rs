@@ -180,6 +180,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         complete: completed,
         state: mirrored,
         republish: config.dht.republish,
+        room: config.dht.keys_per_peer.saturating_add(config.limits.names_per_peer),
         phase: phases.clone(),
     };
     let supervisor = Supervisor::new(failures.clone(), phases.clone());

@@ -28,7 +28,7 @@ pub type Position = [u8; 32];
 
 /// Nodes that store each record: Kademlia's k.
 pub const REPLICATION: usize = 20;
-/// Records that wait for publication or its repetition.
+/// Records that wait for publication or its repetition, unless [`Publications::with_room`] allows for more.
 pub const MAX_PUBLICATIONS: usize = 1_500_000;
 /// What was left out is tried again once this part of them is free.
 const ROOM: usize = 10;
@@ -135,6 +135,12 @@ impl Publications {
             rounds: 1,
             changed: None,
         }
+    }
+
+    /// The same with room for so many records, if that is more: whoever allows for larger shares has more to publish.
+    pub fn with_room(mut self, records: usize) -> Self {
+        self.most = self.most.max(records);
+        self
     }
 
     /// Publishes a statement as soon as possible, and once: somebody else repeats it, or it is pushed again.

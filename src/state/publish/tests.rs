@@ -389,6 +389,8 @@ fn the_bounds_of_the_mirror_fit_the_largest_share() {
     assert!(dht.records >= names && dht.keys_per_peer >= KEYS_OF_A_NAME * names);
     assert!(dht.providers > dht.keys_per_peer, "others have room beside it");
     assert!(MAX_PUBLICATIONS >= (1 + KEYS_OF_A_NAME) * names);
+    assert_eq!(Publications::new(Duration::ZERO).with_room(2_000_000).most, 2_000_000);
+    assert_eq!(Publications::new(Duration::ZERO).with_room(10).most, MAX_PUBLICATIONS);
 }
 
 #[test]
