@@ -30,6 +30,14 @@ pub fn works(address: &Multiaddr, here: bool) -> bool {
     check_address(address) && (here || !is_loopback(address))
 }
 
+/// Whether an address is link-local with its zone, over TCP: it means something on this host alone, and is not told to others.
+pub fn is_zoned(address: &Multiaddr) -> bool {
+    let mut parts = address.iter();
+    let zone = matches!(parts.next(), Some(Protocol::Ip6zone(zone)) if !zone.is_empty());
+    let local = matches!(parts.next(), Some(Protocol::Ip6(ip)) if ip.is_unicast_link_local());
+    zone && local && matches!(parts.next(), Some(Protocol::Tcp(port)) if port != 0) && parts.next().is_none()
+}
+
 /// Whether an address is one over TCP.
 pub fn is_tcp(address: &Multiaddr) -> bool {
     address.iter().any(|part| matches!(part, Protocol::Tcp(_)))
@@ -63,6 +71,11 @@ mod tests {
         for other in ["/ip4/10.0.0.1/tcp/1", "/ip6/fd00::1/tcp/1", "/dns4/host/tcp/1", "/dns4/notlocalhost/tcp/1"] {
             assert!(!is_loopback(&address(other)), "{other}");
         }
+        assert!(is_zoned(&address("/ip6zone/eth0/ip6/fe80::1/tcp/1")));
+        for other in ["/ip6/fe80::1/tcp/1", "/ip6zone/eth0/ip6/fd00::1/tcp/1", "/ip6zone/eth0/ip6/fe80::1/udp/1"] {
+            assert!(!is_zoned(&address(other)), "{other}");
+        }
+        assert!(!works(&address("/ip6zone/eth0/ip6/fe80::1/tcp/1"), true), "it is not told to others");
         assert!(is_tcp(&address("/ip6/::1/tcp/1")) && !is_tcp(&address("/ip6/::1/udp/1/quic-v1")));
         let peer = libp2p_identity::PeerId::random();
         let plain = address("/ip4/10.0.0.1/tcp/1");

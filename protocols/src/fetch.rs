@@ -186,6 +186,10 @@ pub enum Header {
         /// Others who asked lately and pass on what they have; at most [`crate::limits::MAX_FETCH_OTHERS`].
         #[serde(rename = "o", default)]
         others: Vec<Other>,
+        /// Whether something that the asker asked for before left the disk a while ago and is on its way to it. Builds from before
+        /// do not say.
+        #[serde(rename = "s", default, skip_serializing_if = "std::ops::Not::not")]
+        sending: bool,
     },
     /// The contents follow, one after the other.
     #[serde(rename = "files")]

@@ -72,6 +72,15 @@ pub enum Request {
     /// Ask any node which master it follows.
     #[serde(rename = "master")]
     Master,
+    /// Ask the master to have a member connect to the asker.
+    #[serde(rename = "call")]
+    Call(Call),
+    /// The master asks a member to connect to another.
+    #[serde(rename = "connect")]
+    Connect(Connect),
+    /// The master tells a member whether it can be reached.
+    #[serde(rename = "reach")]
+    Reach(Reach),
 }
 
 /// Become, or remain, a member.
@@ -227,6 +236,33 @@ pub struct Leave {
     /// The session of the latest join.
     #[serde(rename = "i")]
     pub session: Session,
+}
+
+/// Have a member connect to the asker, which cannot connect to it. The master answers before it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// The member.
+    #[serde(rename = "p")]
+    pub peer: PeerId,
+}
+
+/// Connect to a member that called, from the master alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connect {
+    /// Who called.
+    #[serde(rename = "p")]
+    pub peer: PeerId,
+    /// Where it listens, without its peer id; at most [`crate::limits::MAX_ADDRESSES`].
+    #[serde(rename = "a")]
+    pub addresses: Vec<Multiaddr>,
+}
+
+/// Whether the member that is told can be reached at the addresses with which it joined, from the master alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// Whether a connection that the master made came about.
+    #[serde(rename = "r")]
+    pub reachable: bool,
 }
 
 /// What the master answers.
@@ -391,6 +427,9 @@ pub struct Member {
     /// Number of names that it holds.
     #[serde(rename = "k")]
     pub entries: u64,
+    /// Whether connections to its addresses come about, if the master has tried.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub reachable: Option<bool>,
 }
 
 /// Whether an address is one that a node can be reached at: an IP address or DNS name with TCP, or UDP and

@@ -11,10 +11,10 @@ use swarmdex_protocols::codec::{DecodeError, decode, encode};
 use swarmdex_protocols::content::Proof;
 use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::index::{
-    Again, Announce, Compare, Compared, Cursor, Fingerprint, Followed, Found, Granted, Join, Joined, Leave, Lookup,
-    Mark, Member, Offer, Owned, Page, Part, Peers, Range, Refusal, RefusalCode, Renew, Renewed, Report, Request,
-    Response, Returned, Revocation, Revoke, Run, Sealed, Seals, Search, Sequence, Session, ShareDigest, ShareSum,
-    Verdict,
+    Again, Announce, Call, Compare, Compared, Connect, Cursor, Fingerprint, Followed, Found, Granted, Join, Joined,
+    Leave, Lookup, Mark, Member, Offer, Owned, Page, Part, Peers, Range, Reach, Refusal, RefusalCode, Renew, Renewed,
+    Report, Request, Response, Returned, Revocation, Revoke, Run, Sealed, Seals, Search, Sequence, Session,
+    ShareDigest, ShareSum, Verdict,
 };
 use swarmdex_protocols::limits::*;
 use swarmdex_protocols::statement::{self, Seal};
@@ -50,7 +50,7 @@ fn full_seal() -> Seal {
 
 fn member() -> Member {
     let addresses = vec!["/ip4/10.0.0.1/tcp/4747".parse().unwrap()];
-    Member { peer: peer(), addresses, suspect: true, entries: 3 }
+    Member { peer: peer(), addresses, suspect: true, entries: 3, reachable: None }
 }
 
 fn requests() -> Vec<Request> {
@@ -258,7 +258,12 @@ fn headers() -> Vec<Header> {
         },
         Header::Chunks { bytes: 1 << 18, proofs: vec![Proof::new(vec![[5; 32]])], have: vec![0xf0, 1] },
         Header::Instead { first: 9, bytes: 1 << 18, proof: Proof::new(vec![[5; 32]]) },
-        Header::Have { bytes: 2, whole: false, others: vec![fetch::Other { peer: peer(), addresses: Vec::new() }] },
+        Header::Have {
+            bytes: 2,
+            whole: false,
+            others: vec![fetch::Other { peer: peer(), addresses: Vec::new() }],
+            sending: false,
+        },
         Header::Files { bytes: 7, sizes: vec![Some(7), None] },
         Header::Done,
         Header::Refused(fetch::Refusal::Changed),
@@ -312,6 +317,26 @@ fn returns() -> (Vec<Request>, Vec<Response>) {
     )
 }
 
+fn sending() -> Header {
+    Header::Have { bytes: 0, whole: true, others: Vec::new(), sending: true }
+}
+
+/// Who can be reached, and who calls whom.
+fn reaches() -> (Vec<Request>, Vec<Response>) {
+    let addresses = member().addresses;
+    (
+        vec![
+            Request::Call(Call { peer: peer() }),
+            Request::Connect(Connect { peer: peer(), addresses }),
+            Request::Reach(Reach { reachable: false }),
+        ],
+        vec![Response::Members(vec![
+            Member { reachable: Some(false), ..member() },
+            Member { reachable: Some(true), ..member() },
+        ])],
+    )
+}
+
 /// Bytes that never change: a second implementation must produce and accept just these.
 const GOLDEN: &str = include_str!("golden.txt");
 
@@ -357,6 +382,10 @@ fn every_message_has_its_bytes() {
     let (requests, responses) = finds();
     all += &lines("mirror", &requests);
     all += &lines("mirrored", &responses);
+    let (requests, responses) = reaches();
+    all += &lines("request", &requests);
+    all += &lines("response", &responses);
+    all += &lines("header", &[sending()]);
     assert_eq!(all, GOLDEN, "the bytes of a message changed: that takes a new protocol id");
 }
 
@@ -382,6 +411,9 @@ fn another_library_writes_and_reads_the_same_bytes() {
     cross_check(&responses());
     cross_check(&returns().0);
     cross_check(&returns().1);
+    cross_check(&reaches().0);
+    cross_check(&reaches().1);
+    cross_check(&[sending()]);
     cross_check(&fetches());
     cross_check(&headers());
     cross_check(&mirror_requests());
@@ -531,7 +563,7 @@ fn messages_at_their_limits_fit() {
     let have = fetch::Have { content: content(), addresses: vec![address.clone(); MAX_OTHER_ADDRESSES], have };
     encode(&fetch::Request::Have(have), MAX_FETCH_REQUEST).unwrap();
     let other = fetch::Other { peer: peer(), addresses: vec![address; MAX_OTHER_ADDRESSES] };
-    let header = Header::Have { bytes: 1 << 20, whole: false, others: vec![other; MAX_FETCH_OTHERS] };
+    let header = Header::Have { bytes: 1 << 20, whole: false, others: vec![other; MAX_FETCH_OTHERS], sending: false };
     encode(&header, MAX_FETCH_HEADER).unwrap();
     encode(&Header::Files { bytes: 1 << 20, sizes: vec![Some(4096); MAX_FETCH_FILES] }, MAX_FETCH_HEADER).unwrap();
 }

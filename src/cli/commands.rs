@@ -170,7 +170,8 @@ fn print_lookup(found: &LookupInfo, json: bool) -> Result<(), Failure> {
     table.row(&["certified", if found.certified { "yes, by the master" } else { "no: claimed by its owner" }]);
     table.row(&["answered by", if found.source == Source::Dht { "the DHT" } else { "the master" }]);
     for holder in &found.holders {
-        table.row(&["holder", &format!("{} ({})", holder.peer_id, state_word(holder.state))]);
+        let state = format!("{}{}", state_word(holder.state), unreached(holder.reachable));
+        table.row(&["holder", &format!("{} ({state})", holder.peer_id)]);
     }
     table.print()
 }
@@ -212,6 +213,11 @@ fn state_word(state: PeerState) -> &'static str {
     }
 }
 
+/// What is added where the master could not connect.
+fn unreached(reachable: Option<bool>) -> &'static str {
+    if reachable == Some(false) { ", behind a router or firewall" } else { "" }
+}
+
 fn print_peers(peers: &[PeerInfo], json: bool) -> Result<(), Failure> {
     if json {
         return output::json(&peers);
@@ -219,7 +225,8 @@ fn print_peers(peers: &[PeerInfo], json: bool) -> Result<(), Failure> {
     let mut table = Table::new(&["PEER", "STATE", "NAMES", "ADDRESS"]);
     for peer in peers {
         let address = peer.addresses.first().map(ToString::to_string).unwrap_or_default();
-        table.row(&[&peer.peer_id.to_string(), state_word(peer.state), &peer.names.to_string(), &address]);
+        let state = format!("{}{}", state_word(peer.state), unreached(peer.reachable));
+        table.row(&[&peer.peer_id.to_string(), &state, &peer.names.to_string(), &address]);
     }
     table.print()
 }
@@ -267,6 +274,18 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
         table.row(&["listens on", &address.to_string()]);
     }
     table.row(&["connected to", &format!("{} nodes", status.connected)]);
+    match status.mdns.as_deref() {
+        Some([]) => table.row(&["mdns", "no interface to look on"]),
+        Some(interfaces) => table.row(&["mdns", &format!("looks for nodes on {}", interfaces.join(", "))]),
+        None => table.row(&["mdns", "off"]),
+    }
+    match status.reachable {
+        Some(true) => table.row(&["reached", "yes, the master could connect to this node"]),
+        Some(false) => {
+            table.row(&["reached", "no: behind a router or firewall; it connects itself to whoever wants its files"])
+        }
+        None => {}
+    }
     let lost = shared.conflicts + shared.refused;
     let names = format!(
         "{} names, {}: {} certified, {} unconfirmed, {} claimed, {} waiting, {lost} lost",

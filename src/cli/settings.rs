@@ -402,13 +402,14 @@ fn seconds(key: &'static str, given: Option<f64>, default: Duration) -> Result<D
 
 /// Addresses of a kind that a node can listen on or dial.
 fn check_addresses(config: &Config) -> Result<(), Invalid> {
-    use libp2p::multiaddr::Protocol::{Dns, Dns4, Dns6, Ip4, Ip6, P2p, QuicV1, Tcp, Udp};
+    use libp2p::multiaddr::Protocol::{Dns, Dns4, Dns6, Ip4, Ip6, Ip6zone, P2p, QuicV1, Tcp, Udp};
     let fits = |address: &Multiaddr, remote: bool| {
         let mut parts: Vec<_> = address.iter().collect();
         if remote && matches!(parts.last(), Some(P2p(_))) {
             parts.pop();
         }
         match parts.as_slice() {
+            [Ip6zone(_), Ip6(_), Tcp(_)] => remote,
             [host, Tcp(_)] | [host, Udp(_), QuicV1] => match host {
                 Ip4(_) | Ip6(_) => true,
                 Dns(_) | Dns4(_) | Dns6(_) => remote,

@@ -38,6 +38,8 @@ pub(super) struct Admission {
     counts: HashMap<IpAddr, usize>,
     inbound: HashMap<ConnectionId, IpAddr>,
     kept: HashSet<PeerId>,
+    /// Kept for another reason: see [`crate::state::guests`].
+    guests: HashSet<PeerId>,
     connections: HashMap<ConnectionId, (PeerId, Multiaddr)>,
     /// Peers with connections over loopback, and how many: they are on this host.
     here: HashMap<PeerId, usize>,
@@ -56,6 +58,7 @@ impl Admission {
             counts: HashMap::new(),
             inbound: HashMap::new(),
             kept: HashSet::new(),
+            guests: HashSet::new(),
             connections: HashMap::new(),
             here: HashMap::new(),
             notices: VecDeque::new(),
@@ -67,9 +70,24 @@ impl Admission {
     /// Keeps connections with `peer` open although idle, or ceases to.
     pub(super) fn keep(&mut self, peer: PeerId, keep: bool) {
         let changed = if keep { self.kept.insert(peer) } else { self.kept.remove(&peer) };
-        if !changed {
-            return;
+        if changed && !self.guests.contains(&peer) {
+            self.notify(peer, keep);
         }
+    }
+
+    /// The same for a guest, whatever else keeps it.
+    pub(super) fn keep_guest(&mut self, peer: PeerId, keep: bool) {
+        let changed = if keep { self.guests.insert(peer) } else { self.guests.remove(&peer) };
+        if changed && !self.kept.contains(&peer) {
+            self.notify(peer, keep);
+        }
+    }
+
+    fn is_kept(&self, peer: &PeerId) -> bool {
+        self.kept.contains(peer) || self.guests.contains(peer)
+    }
+
+    fn notify(&mut self, peer: PeerId, keep: bool) {
         let of_peer = self.connections.iter().filter(|(_, (other, _))| *other == peer);
         self.notices.extend(of_peer.map(|(connection, _)| (peer, *connection, keep)));
         if let Some(waker) = self.waker.take() {
@@ -85,6 +103,12 @@ impl Admission {
     /// Whether a peer is connected, and on this host.
     pub(super) fn is_here(&self, peer: &PeerId) -> bool {
         self.here.contains_key(peer)
+    }
+
+    /// The connections with a peer.
+    pub(super) fn connections_with(&self, peer: &PeerId) -> impl Iterator<Item = ConnectionId> + use<> {
+        let with = self.connections.iter().filter(|(_, (other, _))| other == peer);
+        with.map(|(connection, _)| *connection).collect::<Vec<_>>().into_iter()
     }
 
     /// Where the other end of a connection is.
@@ -143,7 +167,7 @@ impl NetworkBehaviour for Admission {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Keeper { keep: self.kept.contains(&peer) })
+        Ok(Keeper { keep: self.is_kept(&peer) })
     }
 
     fn handle_established_outbound_connection(
@@ -154,7 +178,7 @@ impl NetworkBehaviour for Admission {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Keeper { keep: self.kept.contains(&peer) })
+        Ok(Keeper { keep: self.is_kept(&peer) })
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {

@@ -19,6 +19,7 @@ use super::admission::Admission;
 use super::codec::{FETCH_PROTOCOL, FetchCodec, INDEX_PROTOCOL, IndexCodec, MIRROR_PROTOCOL, MirrorCodec};
 use super::dht::RecordTable;
 use super::discovery::Discovery;
+use super::links::Links;
 use super::pings::Pings;
 use super::racing::{Races, Racing};
 use super::renewals::Renewals;
@@ -158,15 +159,17 @@ pub(super) fn swarm(
     run: Run,
     config: &Config,
     codec: FetchCodec,
+    links: &Links,
 ) -> Result<Swarm<Behaviour>, NetError> {
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(2 * MAX_STREAMS);
     let tcp = transport::tcp(&keypair, yamux).map_err(|_| NetError::Encryption)?;
     let quic = quic::tokio::Transport::new(quic::Config::new(&keypair));
     // Those of the first are told first when a node says where it listens.
+    let (of_tcp, of_quic) = (links.clone(), links.clone());
     let both = tcp
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-        .or_transport(quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))))
+        .map(move |(peer, muxer), at| (peer, StreamMuxerBox::new(of_tcp.enter(peer, &at, muxer))))
+        .or_transport(quic.map(move |(peer, muxer), at| (peer, StreamMuxerBox::new(of_quic.enter(peer, &at, muxer)))))
         .map(|either, _| either.into_inner());
     let named = dns::tokio::Transport::system(both).map_err(NetError::Dns)?;
     let races = Races::default();

@@ -6,8 +6,9 @@
 mod comparisons;
 mod counts;
 mod store;
+mod table;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -22,11 +23,13 @@ use libp2p::{Multiaddr, PeerId};
 pub(crate) use store::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub(super) use store::{RecordTable, now};
 use swarmdex_protocols::check::Range;
-use swarmdex_protocols::index::{Refusal, RefusalCode, check_address};
+use swarmdex_protocols::index::{Refusal, RefusalCode};
 use swarmdex_protocols::ledger::decode_record;
-use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_CLOSER, MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS, MAX_OTHER_ADDRESSES};
+use swarmdex_protocols::limits::{MAX_CLOSER, MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS, MAX_OTHER_ADDRESSES};
 use swarmdex_protocols::mirror::{Found, Provider, Request, Response, Store, Stored, Verdict};
 use swarmdex_protocols::{Authority, Network, RecordKey, Statement};
+use table::known_closest;
+pub(super) use table::{addresses_of, bounded};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::codec::Received;
@@ -34,7 +37,6 @@ use super::nodes::routing_addresses;
 use super::{MirrorAnswer, RequestError};
 use crate::state::hearsay::Pair;
 use crate::state::lost::{Lost, Reach};
-use crate::state::publish::REPLICATION;
 use crate::state::records::LOOKED_AT;
 
 /// Queries of this node that run at a time.
@@ -220,7 +222,7 @@ impl Dht {
                 });
             }
             Ask::Count(Counted::Closest) => self.closest_queries += 1,
-            Ask::Count(Counted::Lookup(messages)) => self.lookup_requests += messages,
+            Ask::Count(Counted::Lookup) => self.lookup_requests += 1,
             Ask::Known { key, answer } => {
                 let _ = answer.send(known_closest(kad, &key));
             }
@@ -376,24 +378,21 @@ impl Dht {
                 let closer = closer.take(MAX_CLOSER).map(provider).collect();
                 Step::Answer(reply, Response::Found(Found { statements: kad.store_mut().statements(&key), closer }))
             }
-            Request::Part(part) => {
-                let cost = LOOKED_AT;
-                if sender != self.local && !self.comparisons.admit(sender, at, cost, Instant::now()) {
-                    let refusal = Refusal::new(RefusalCode::Busy, "too many questions what is stored; ask again");
-                    return Step::Answer(reply, Response::Refused(refusal));
-                }
-                Step::Answer(reply, Response::Part(kad.store_mut().stock(&part)))
-            }
+            Request::Part(part) => match self.admit(sender, at, LOOKED_AT) {
+                Ok(()) => Step::Answer(reply, Response::Part(kad.store_mut().stock(&part))),
+                Err(refusal) => Step::Answer(reply, Response::Refused(refusal)),
+            },
             Request::Providers(key) => Step::Answer(reply, Response::Providers(kad.store_mut().found_under(&key))),
-            Request::Check(ranges) if Range::are_in_order(&ranges) => {
-                let (records, providers) = kad.store_mut().counts();
-                let entries = records + providers;
-                if sender != self.local && !self.comparisons.admit(sender, at, entries, Instant::now()) {
-                    let refusal = Refusal::new(RefusalCode::Busy, "too many questions what is stored; ask again");
-                    return Step::Answer(reply, Response::Refused(refusal));
+            Request::Check(ranges) if Range::are_in_order(&ranges) => match self.admit(sender, at, 0) {
+                Ok(()) => {
+                    let (compared, entries) = kad.store_mut().compare(&sender, &ranges);
+                    if sender != self.local {
+                        self.comparisons.charge(sender, at, entries);
+                    }
+                    Step::Answer(reply, Response::Checked(compared))
                 }
-                Step::Answer(reply, Response::Checked(kad.store_mut().compare(&sender, &ranges)))
-            }
+                Err(refusal) => Step::Answer(reply, Response::Refused(refusal)),
+            },
             Request::Store(store)
                 if store.statements.len() <= MAX_MIRROR_RECORDS
                     && store.provide.len() <= MAX_MIRROR_KEYS
@@ -406,6 +405,14 @@ impl Dht {
                 Step::Answer(reply, Response::Refused(refusal))
             }
         }
+    }
+
+    /// Whether a node may ask once more what is stored, with so many entries to look at.
+    fn admit(&mut self, sender: PeerId, at: Option<IpAddr>, entries: usize) -> Result<(), Refusal> {
+        if sender == self.local || self.comparisons.admit(sender, at, entries, Instant::now()) {
+            return Ok(());
+        }
+        Err(Refusal::new(RefusalCode::Busy, "too many questions what is stored; ask again"))
     }
 
     /// Has signatures checked, if that is not asked too often.
@@ -464,36 +471,4 @@ impl Dht {
         let provided = provide.into_iter().filter(|key| table.provide(*key, sender, &addresses)).count();
         (reply, Response::Stored(Stored { statements, provided: provided as u32 }))
     }
-}
-
-/// Well-formed addresses, not too many.
-pub(super) fn bounded(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
-    let addresses = addresses.into_iter().map(swarmdex_protocols::address::without_peer);
-    addresses.filter(check_address).take(MAX_ADDRESSES).collect()
-}
-
-/// The nodes closest to a key in the routing table, the closest first, as many as store a record. Kademlia's own walk copies every
-/// bucket, empty ones among them: an eighth of a node's time while many look for each other.
-fn known_closest(kad: &mut Kad, key: &RecordKey) -> Vec<Located> {
-    let target = kad::KBucketKey::new(key.as_bytes().to_vec());
-    let mut closest = BTreeMap::new();
-    for bucket in kad.kbuckets() {
-        for entry in bucket.iter() {
-            let distance = entry.node.key.distance(&target);
-            if closest.len() < REPLICATION || closest.last_key_value().is_some_and(|(far, _)| distance < *far) {
-                closest.insert(distance, (*entry.node.key.preimage(), entry.node.value.clone()));
-            }
-            if closest.len() > REPLICATION {
-                closest.pop_last();
-            }
-        }
-    }
-    closest.into_values().map(|(peer, addresses)| (peer, bounded(addresses.into_vec()))).collect()
-}
-
-/// The addresses of a node in the routing table, as they stand there.
-pub(super) fn addresses_of(kad: &mut Kad, peer: &PeerId) -> Vec<Multiaddr> {
-    let Some(bucket) = kad.kbucket(*peer) else { return Vec::new() };
-    let entry = bucket.iter().find(|entry| entry.node.key.preimage() == peer);
-    entry.map(|entry| entry.node.value.iter().cloned().collect()).unwrap_or_default()
 }

@@ -18,6 +18,8 @@ const MAX_ATTEMPTS: usize = 256;
 const MAX_NAMED: usize = 4;
 /// Callers that wait for one attempt.
 const MAX_WAITING: usize = 256;
+/// Attempts at one node at a time: one more where it is heard of at another address meanwhile.
+const MAX_ATTEMPTS_AT_ONE: usize = 4;
 
 type Answer = oneshot::Sender<Result<PeerId, ConnectError>>;
 
@@ -30,10 +32,23 @@ struct Attempt {
     answers: Vec<Answer>,
 }
 
+impl Attempt {
+    /// One more waits for it.
+    fn wait(&mut self, answer: Answer) {
+        if self.answers.len() < MAX_WAITING {
+            self.answers.push(answer);
+        } else {
+            let _ = answer.send(Err(ConnectError::Busy));
+        }
+    }
+}
+
 /// Connections being made.
 #[derive(Default)]
 pub(super) struct Dials {
     attempts: HashMap<ConnectionId, Attempt>,
+    /// Who waits for a node to connect to this one.
+    awaited: Vec<(PeerId, Answer)>,
 }
 
 impl Dials {
@@ -42,7 +57,7 @@ impl Dials {
         &mut self,
         swarm: &mut Swarm<Behaviour>,
         peer: Option<PeerId>,
-        addresses: Vec<Multiaddr>,
+        mut addresses: Vec<Multiaddr>,
         answer: Answer,
     ) {
         if let Some(peer) = peer {
@@ -54,12 +69,11 @@ impl Dials {
                 let _ = answer.send(Err(ConnectError::Own));
                 return;
             }
-            if let Some(attempt) = self.attempts.values_mut().find(|attempt| attempt.peer == Some(peer)) {
-                if attempt.answers.len() < MAX_WAITING {
-                    attempt.answers.push(answer);
-                } else {
-                    let _ = answer.send(Err(ConnectError::Busy));
-                }
+            // What is not being tried yet is tried beside it: nobody waits for where the node was before.
+            addresses.retain(|address| self.of(peer).all(|attempt| !attempt.addresses.contains(address)));
+            let enough = addresses.is_empty() || self.of(peer).count() >= MAX_ATTEMPTS_AT_ONE;
+            if let Some(attempt) = self.attempts.values_mut().find(|attempt| enough && attempt.peer == Some(peer)) {
+                attempt.wait(answer);
                 return;
             }
         }
@@ -74,6 +88,28 @@ impl Dials {
         let (addresses, mut rest) = if peer.is_some() { (addresses, Vec::new()) } else { (Vec::new(), addresses) };
         rest.sort_by_key(is_tcp);
         self.dial(swarm, Attempt { peer, addresses, rest, answers: vec![answer] });
+    }
+
+    /// Whether somebody waits for a node to connect to this one.
+    pub(super) fn is_awaited(&self, peer: &PeerId) -> bool {
+        self.awaited.iter().any(|(awaited, answer)| awaited == peer && !answer.is_closed())
+    }
+
+    /// Answers when a node is connected, by whomever the connection is made. Who does not wait any more drops the answer.
+    pub(super) fn wait(&mut self, swarm: &Swarm<Behaviour>, peer: PeerId, answer: Answer) {
+        self.awaited.retain(|(_, answer)| !answer.is_closed());
+        if swarm.is_connected(&peer) {
+            let _ = answer.send(Ok(peer));
+        } else if self.awaited.len() >= MAX_WAITING {
+            let _ = answer.send(Err(ConnectError::Busy));
+        } else {
+            self.awaited.push((peer, answer));
+        }
+    }
+
+    /// The attempts at a node.
+    fn of(&self, peer: PeerId) -> impl Iterator<Item = &Attempt> {
+        self.attempts.values().filter(move |attempt| attempt.peer == Some(peer))
     }
 
     /// Dials without anybody waiting: nodes found by mDNS, members that are probed.
@@ -108,6 +144,9 @@ impl Dials {
 
     /// A connection stands: answers all who waited for it or for its peer.
     pub(super) fn on_established(&mut self, connection: ConnectionId, peer: PeerId) {
+        for (_, answer) in self.awaited.extract_if(.., |(awaited, _)| *awaited == peer) {
+            let _ = answer.send(Ok(peer));
+        }
         if let Some(attempt) = self.attempts.remove(&connection) {
             finish(attempt, &Ok(peer));
         }
@@ -130,6 +169,12 @@ impl Dials {
             && swarm.is_connected(&peer)
         {
             finish(attempt, &Ok(peer));
+            return false;
+        }
+        if let Some(peer) = attempt.peer
+            && let Some(other) = self.attempts.values_mut().find(|other| other.peer == Some(peer))
+        {
+            attempt.answers.into_iter().for_each(|answer| other.wait(answer));
             return false;
         }
         if attempt.rest.is_empty() || matches!(error, DialError::WrongPeerId { .. }) {

@@ -2,11 +2,15 @@
 //!
 //! libp2p's mDNS keeps whatever anybody on the LAN multicasts, for as long as the sender says, and offers
 //! every address to every behaviour. This wrapper lets a bounded number of nodes through, a bounded
-//! number of addresses each, and offers none of them to dials that were not made because of mDNS.
+//! number of addresses each, and offers none of them to dials that were not made because of mDNS. Over IPv6 it looks by itself.
+
+mod packets;
+mod six;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::task::{Context, Poll};
+use std::net::IpAddr;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use libp2p::core::Endpoint;
@@ -16,6 +20,10 @@ use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId};
+use six::Six;
+use tokio::sync::{mpsc, watch};
+
+use crate::tasks;
 
 /// Most nodes remembered at a time: a LAN of a few hundred machines.
 const MAX_NODES: usize = 512;
@@ -24,11 +32,59 @@ const MAX_ADDRESSES: usize = 8;
 /// How often nodes ask again, so that one that missed the first packet is found.
 const QUERY_INTERVAL: Duration = Duration::from_secs(45);
 
+/// News that wait to be taken.
+const QUEUE: usize = 256;
+
 type Inner = mdns::tokio::Behaviour;
+
+/// An interface of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Interface {
+    pub(super) name: String,
+    pub(super) ips: Vec<IpAddr>,
+}
+
+impl Interface {
+    /// Whether other hosts may be behind it over IPv6.
+    fn has_six(&self) -> bool {
+        self.ips.iter().any(|ip| ip.is_ipv6() && !ip.is_loopback())
+    }
+}
+
+/// The interfaces of this host that are up, by their numbers.
+pub(super) fn interfaces() -> BTreeMap<u32, Interface> {
+    let mut all = BTreeMap::<u32, Interface>::new();
+    for found in if_addrs::get_if_addrs().unwrap_or_default() {
+        let Some(index) = found.index else { continue };
+        let ip = found.ip();
+        all.entry(index).or_insert_with(|| Interface { name: found.name, ips: Vec::new() }).ips.push(ip);
+    }
+    all
+}
+
+/// The interfaces on which mDNS looks for nodes, for people.
+pub fn mdns_interfaces() -> Vec<String> {
+    let kinds = |interface: &Interface| {
+        let has = |accept: fn(&IpAddr) -> bool| interface.ips.iter().any(|ip| accept(ip) && !ip.is_loopback());
+        match (has(IpAddr::is_ipv4), has(IpAddr::is_ipv6)) {
+            (true, true) => Some("IPv4, IPv6"),
+            (true, false) => Some("IPv4"),
+            (false, true) => Some("IPv6"),
+            (false, false) => None,
+        }
+    };
+    let named = |interface: &Interface| Some(format!("{} ({})", interface.name, kinds(interface)?));
+    interfaces().values().filter_map(named).collect()
+}
 
 /// Nodes heard of by mDNS.
 pub(super) struct Discovery {
+    /// Over IPv4.
     inner: Inner,
+    /// Over IPv6, if that works here.
+    six: Option<mpsc::Receiver<six::Heard>>,
+    /// Where this node listens, for those who ask over IPv6.
+    listen: watch::Sender<Vec<Multiaddr>>,
     heard: Heard,
 }
 
@@ -36,7 +92,39 @@ impl Discovery {
     /// Listens on all interfaces for other nodes.
     pub(super) fn new(local: PeerId) -> io::Result<Self> {
         let config = mdns::Config { query_interval: QUERY_INTERVAL, ..mdns::Config::default() };
-        Ok(Self { inner: Inner::new(config, local)?, heard: Heard::default() })
+        let (listen, listening) = watch::channel(Vec::new());
+        let (heard, news) = mpsc::channel(QUEUE);
+        let six = match Six::new(local) {
+            Ok(six) => {
+                tasks::spawn("mDNS over IPv6", six.run(listening, heard));
+                Some(news)
+            }
+            Err(error) => {
+                // Many machines have no IPv6.
+                tracing::info!(%error, "mDNS over IPv4 alone");
+                None
+            }
+        };
+        Ok(Self { inner: Inner::new(config, local)?, six, listen, heard: Heard::default() })
+    }
+
+    /// What was heard over IPv6.
+    fn poll_six(&mut self, context: &mut Context<'_>) -> Poll<mdns::Event> {
+        while let Some(six) = &mut self.six {
+            match ready!(six.poll_recv(context)) {
+                Some(six::Heard::Here(peer, address)) => {
+                    if self.heard.insert(peer, address.clone()) {
+                        return Poll::Ready(mdns::Event::Discovered(vec![(peer, address)]));
+                    }
+                }
+                Some(six::Heard::Gone(peer, address)) => {
+                    self.heard.remove(&peer, &address);
+                    return Poll::Ready(mdns::Event::Expired(vec![(peer, address)]));
+                }
+                None => self.six = None,
+            }
+        }
+        Poll::Pending
     }
 
     /// Keeps what fits; what does not is forgotten below as well.
@@ -125,6 +213,13 @@ impl NetworkBehaviour for Discovery {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
+        match &event {
+            FromSwarm::NewListenAddr(new) => self.listen.send_modify(|listen| listen.push(new.addr.clone())),
+            FromSwarm::ExpiredListenAddr(old) => {
+                self.listen.send_modify(|listen| listen.retain(|address| address != old.addr));
+            }
+            _ => {}
+        }
         self.inner.on_swarm_event(event);
     }
 
@@ -133,6 +228,9 @@ impl NetworkBehaviour for Discovery {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        if let Poll::Ready(event) = self.poll_six(context) {
+            return Poll::Ready(ToSwarm::GenerateEvent(event));
+        }
         loop {
             match self.inner.poll(context) {
                 Poll::Ready(ToSwarm::GenerateEvent(event)) => {

@@ -1,5 +1,7 @@
 //! The event loop.
 
+mod paths;
+mod reach;
 mod routing;
 mod serve;
 
@@ -9,9 +11,9 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use libp2p::request_response::{InboundRequestId, OutboundRequestId, ResponseChannel};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, identify, ping};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
 use swarmdex_protocols::address::without_peer;
-use swarmdex_protocols::index::{Response, Run};
+use swarmdex_protocols::index::{Request, Response, Run};
 use swarmdex_protocols::{fetch as fetch_protocol, mirror};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -23,6 +25,7 @@ use super::dial::Dials;
 use super::fetch::{Channel, Uploads};
 use super::hosts::Addressed;
 use super::index::{Done, Effect, Master};
+use super::links::Links;
 use super::listen::listen_everywhere;
 use super::nodes::{Nodes, routing_addresses};
 use super::pending::Pending;
@@ -30,6 +33,8 @@ use super::trips::Trips;
 use super::{Came, Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
 use crate::config::{Config, Role};
 use crate::state::meetings::Meetings;
+use paths::{Doubts, TICKS};
+pub(super) use reach::Reachability;
 use serve::{IndexReply, read};
 
 /// Requests of this node that wait for an answer, of each protocol.
@@ -58,6 +63,7 @@ enum Job {
     Upload { id: InboundRequestId, channel: Channel, response: fetch_protocol::Response },
     Owned { channel: IndexChannel, response: Response },
     Checked(Box<Checked>),
+    Tried { peer: PeerId, reached: bool },
 }
 
 /// The swarm with all that its loop needs.
@@ -69,6 +75,7 @@ pub(super) struct Driver {
     requests: Requests,
     uploads: Uploads,
     crowd: Crowd,
+    reachability: Reachability,
     services: Services,
     dht: Dht,
 }
@@ -82,6 +89,7 @@ pub(super) struct Outside {
     listen: watch::Sender<Vec<Multiaddr>>,
     masters: watch::Sender<Vec<Identified>>,
     twins: watch::Sender<Option<Multiaddr>>,
+    links: Links,
     network: String,
     /// How long a connected node may leave pings unanswered.
     silence: Duration,
@@ -95,12 +103,23 @@ impl Outside {
         listen: watch::Sender<Vec<Multiaddr>>,
         masters: watch::Sender<Vec<Identified>>,
         twins: watch::Sender<Option<Multiaddr>>,
+        links: Links,
         config: &Config,
     ) -> Self {
         let lease = &config.lease;
         let silence = lease.ping_interval.saturating_mul(lease.missed_pings.saturating_add(2));
         let trips = Trips::default();
-        Self { trips, lost, came, listen, masters, twins, network: protocol_version(config), silence, stopping: None }
+        let network = protocol_version(config);
+        Self { trips, lost, came, listen, masters, twins, links, network, silence, stopping: None }
+    }
+
+    /// Nodes were heard of by mDNS: a master that connected before it was heard of is one of this LAN all the same.
+    fn on_heard(&self, event: &mdns::Event) {
+        let mdns::Event::Discovered(found) = event else { return };
+        self.masters.send_if_modified(|masters| {
+            let heard = masters.iter_mut().filter(|node| !node.lan && found.iter().any(|(peer, _)| *peer == node.peer));
+            heard.map(|node| node.lan = true).count() > 0
+        });
     }
 
     /// Remembers a node that says that it is the master.
@@ -120,6 +139,7 @@ struct Requests {
     dials: Dials,
     nodes: Nodes,
     meetings: Meetings,
+    doubts: Doubts,
     index: Pending<OutboundRequestId, Response>,
     renewals: Pending<PeerId, Response>,
     mirror: Pending<OutboundRequestId, mirror::Response>,
@@ -135,6 +155,7 @@ impl Driver {
         outside: Outside,
         dht: Dht,
         config: &Config,
+        reachability: Reachability,
         services: Services,
     ) -> Result<Self, NetError> {
         listen_everywhere(&mut swarm, config)?;
@@ -148,6 +169,7 @@ impl Driver {
                 dials: Dials::default(),
                 nodes: Nodes::default(),
                 meetings: Meetings::default(),
+                doubts: Doubts::default(),
                 index: Pending::new(MAX_REQUESTS),
                 renewals: Pending::new(MAX_REQUESTS),
                 mirror: Pending::new(MAX_REQUESTS),
@@ -156,6 +178,7 @@ impl Driver {
             },
             uploads,
             crowd: Crowd::default(),
+            reachability,
             services,
             dht,
         })
@@ -163,7 +186,7 @@ impl Driver {
 
     /// Runs until the handle says to stop, or is gone.
     pub(super) async fn run(mut self) {
-        let mut ticks = tokio::time::interval(self.outside.silence / 4);
+        let mut ticks = tokio::time::interval(self.outside.silence / TICKS);
         while self.outside.stopping.is_none() {
             let timeout = self.timeout();
             tokio::select! {
@@ -232,7 +255,7 @@ impl Driver {
             self.services.index.as_ref().and_then(|master| {
                 if master.owes_evictions() { Some(Instant::now() + RETRY) } else { master.timeout() }
             });
-        master.into_iter().chain(self.uploads.timeout()).min()
+        [master, self.uploads.timeout(), self.requests.doubts.timeout()].into_iter().flatten().min()
     }
 
     /// Does what the state machines ask for.
@@ -244,12 +267,14 @@ impl Driver {
             tracing::info!(%peer, "does not read what it asked for, and others wait: disconnected");
             let _ = self.swarm.disconnect_peer_id(peer);
         }
+        self.end_doubts(now);
         let Some(master) = &mut self.services.index else { return };
         // The master is a member of its own network, and always alive.
         master.on_sign(self.swarm.local_peer_id(), None, now);
         if master.timeout().is_some_and(|at| at <= now) {
             master.on_timeout(now);
         }
+        let (mut tries, mut told) = (Vec::new(), Vec::new());
         while let Some(effect) = master.poll_effect() {
             match effect {
                 Effect::Probe(peer, addresses) => {
@@ -260,6 +285,8 @@ impl Driver {
                 }
                 Effect::Keep(peer) => self.swarm.behaviour_mut().admission.keep(peer, true),
                 Effect::Release(peer) => self.swarm.behaviour_mut().admission.keep(peer, false),
+                Effect::Try(peer, addresses) => tries.push((peer, addresses)),
+                Effect::Tell(peer, request) => told.push((peer, request)),
                 // One that ended by itself is closed already.
                 Effect::Close(connection) => drop(self.swarm.close_connection(connection)),
             }
@@ -267,11 +294,17 @@ impl Driver {
         while let Some(eviction) = master.poll_eviction() {
             self.jobs.push(eviction.map(|(peer, written)| Job::Eviction { peer, written }).boxed());
         }
+        tries.into_iter().for_each(|(peer, addresses)| self.try_to_reach(peer, addresses));
+        told.into_iter().for_each(|(peer, request)| self.tell(peer, request));
     }
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Connect { peer, addresses, answer } => {
+            Command::Connect { peer, mut addresses, answer } => {
+                // What is heard on the link is known here alone.
+                let heard = peer.iter().flat_map(|peer| self.requests.nodes.heard_at(peer));
+                let new: Vec<_> = heard.filter(|address| !addresses.contains(address)).cloned().collect();
+                addresses.extend(new);
                 self.requests.dials.connect(&mut self.swarm, peer, addresses, answer);
             }
             Command::Index { to, request, answer } => self.ask_index(to, request, answer),
@@ -292,6 +325,8 @@ impl Driver {
             Command::Disconnect { peer } => {
                 let _ = self.swarm.disconnect_peer_id(peer);
             }
+            Command::Cut { peer } => self.cut(&peer),
+            Command::Await { peer, answer } => self.requests.dials.wait(&self.swarm, peer, answer),
             Command::Listen { content, words } => self.crowd.listen(content, words),
             Command::Neighbours { answer } => {
                 let _ = answer.send(self.requests.nodes.neighbours());
@@ -325,6 +360,7 @@ impl Driver {
                     let _ = self.swarm.disconnect_peer_id(peer);
                 }
             }
+            Job::Tried { peer, reached } => self.on_tried(&peer, Some(reached)),
             Job::Owned { channel, response } => {
                 self.requests.owned -= 1;
                 // A failure to send shows as an inbound failure; whoever asked asks others too.
@@ -335,7 +371,7 @@ impl Driver {
                 self.reply_mirror(reply, response);
             }
             Job::Upload { id, channel, response } => {
-                self.uploads.sent_bytes += response.body.len() as u64;
+                self.uploads.on_read(&id, response.body.len(), Instant::now());
                 if self.swarm.behaviour_mut().fetch.send_response(channel, Ok(response)).is_err() {
                     self.uploads.finish(&id, Instant::now());
                 }
@@ -346,20 +382,28 @@ impl Driver {
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => self.publish_listen(),
+            SwarmEvent::NewListenAddr { .. } => self.publish_listen(),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.on_expired(&address),
             SwarmEvent::ListenerClosed { addresses, reason, .. } => {
                 if let Err(error) = reason {
                     tracing::warn!(?addresses, %error, "a listener closed");
                 }
                 self.publish_listen();
             }
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, num_established, endpoint, .. } => {
+                if endpoint.is_listener() && self.requests.dials.is_awaited(&peer_id) {
+                    self.keep_guest(peer_id);
+                }
                 self.requests.dials.on_established(connection_id, peer_id);
+                if num_established.get() > 1 {
+                    self.doubt_others(peer_id, connection_id);
+                }
                 if let Some(master) = &mut self.services.index {
                     master.on_linked(peer_id, connection_id, Instant::now());
                 }
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
+                self.requests.doubts.on_closed(&connection_id);
                 if let Some(master) = &mut self.services.index {
                     master.on_unlinked(peer_id, connection_id);
                 }
@@ -408,31 +452,10 @@ impl Driver {
 
     fn on_pong(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
         self.requests.nodes.on_pong(peer, now);
+        self.requests.doubts.on_pong(&connection);
         if let Some(master) = &mut self.services.index {
             master.on_sign(&peer, Some(connection), now);
         }
-    }
-
-    /// Gives up connections that lead nowhere any more.
-    fn on_tick(&mut self, late: Duration) {
-        let now = Instant::now();
-        self.swarm.behaviour_mut().kad.store_mut().expire();
-        while let Some(address) = self.requests.meetings.handle_timeout(now) {
-            self.outside.twins.send_replace(Some(address));
-        }
-        if late > self.outside.silence {
-            return self.requests.nodes.on_overslept(now);
-        }
-        for peer in self.requests.nodes.silent(self.outside.silence, now) {
-            tracing::debug!(%peer, "no answer to pings: disconnected");
-            self.lose(&peer);
-            let _ = self.swarm.disconnect_peer_id(peer);
-        }
-    }
-
-    fn publish_listen(&mut self) {
-        let addresses: Vec<_> = self.swarm.listeners().cloned().map(without_peer).collect();
-        self.outside.listen.send_replace(addresses);
     }
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
@@ -455,6 +478,7 @@ impl Driver {
                 self.on_identify(peer_id, &info)
             }
             BehaviourEvent::Discovery(event) => {
+                self.outside.on_heard(&event);
                 for (peer, addresses) in self.requests.nodes.on_mdns(event, Instant::now()) {
                     self.requests.dials.dial_in_background(&mut self.swarm, peer, addresses);
                 }

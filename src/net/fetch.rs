@@ -95,6 +95,8 @@ fn chunk_of(request: &Request) -> Option<Chunk> {
 struct Begun {
     peer: PeerId,
     since: Instant,
+    /// Since when its bytes are with the connection.
+    sent: Option<Instant>,
     /// How long the way to its receiver is.
     way: Duration,
 }
@@ -241,7 +243,7 @@ impl Uploads {
             *self.sent.entry(chunk).or_default() += 1;
         }
         let way = if upload.crowd { Duration::ZERO } else { self.way(&peer) };
-        self.active.insert(upload.id, Begun { peer, since: now, way });
+        self.active.insert(upload.id, Begun { peer, since: now, sent: None, way });
         let active = self.active_per_peer.entry(peer).or_insert(Active { count: 0, since: now });
         active.count += 1;
         active.since = now;
@@ -320,6 +322,20 @@ impl Uploads {
             }
             request => chunk_of(request).map_or(0, count),
         }
+    }
+
+    /// The bytes for `id` were read and are handed to the connection.
+    pub(super) fn on_read(&mut self, id: &InboundRequestId, bytes: usize, now: Instant) {
+        self.sent_bytes += bytes as u64;
+        if let Some(begun) = self.active.get_mut(id) {
+            begun.sent = Some(now);
+        }
+    }
+
+    /// Whether something for a peer has been with the connection for a while.
+    pub(super) fn is_sending(&self, peer: &PeerId, now: Instant) -> bool {
+        let of_peer = self.active.values().filter(|begun| begun.peer == *peer);
+        of_peer.filter_map(|begun| begun.sent).any(|sent| now.saturating_duration_since(sent) >= STUCK)
     }
 
     /// The answer to `id` was sent, or never will be: its memory is free.

@@ -31,8 +31,10 @@ fn of_providers(providers: &mut [Provider], each: impl FnMut(&mut Vec<Multiaddr>
 
 impl Addressed for index::Request {
     fn addresses(&mut self, mut each: impl FnMut(&mut Vec<Multiaddr>)) {
-        if let Self::Join(join) = self {
-            each(&mut join.addresses);
+        match self {
+            Self::Join(join) => each(&mut join.addresses),
+            Self::Connect(connect) => each(&mut connect.addresses),
+            _ => {}
         }
     }
 }
@@ -119,7 +121,7 @@ mod tests {
     fn loopback_addresses_stay_between_nodes_of_one_host() {
         let addresses = || ["/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1"].map(|text| text.parse().unwrap()).to_vec();
         let others = vec![Other { peer: PeerId::random(), addresses: addresses() }; 2];
-        let response = Response::bare(Header::Have { bytes: 0, whole: true, others });
+        let response = Response::bare(Header::Have { bytes: 0, whole: true, others, sending: false });
         assert_eq!(response.clone().only_working(true), response);
         let Header::Have { others, .. } = response.only_working(false).header else { panic!() };
         assert!(others.iter().all(|other| other.addresses == addresses()[1..]));

@@ -3,6 +3,7 @@
 
 mod agree;
 mod changes;
+mod reach;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -26,6 +27,8 @@ use super::codec::Received;
 use super::mirror::Mirror;
 use super::precedents::Precedents;
 use crate::config::{Config, LimitsConfig};
+use reach::Reaching;
+
 use crate::state::lease::{Action, Holding, LeaseState, Leases};
 use crate::state::runs::{Arrival, Runs};
 use crate::storage::index::{IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp, WriteOutcome};
@@ -63,6 +66,10 @@ pub(super) enum Effect {
     Release(PeerId),
     /// Close a connection of a run whose place another has taken.
     Close(ConnectionId),
+    /// See whether a connection to it comes about, and call [`Master::on_tried`].
+    Try(PeerId, Vec<Multiaddr>),
+    /// Tell it something, if it is connected.
+    Tell(PeerId, Request),
 }
 
 /// Where a request of another node came from.
@@ -87,6 +94,7 @@ pub struct Master {
     /// Members whose eviction the store had no room to take in.
     evictions: VecDeque<PeerId>,
     effects: VecDeque<Effect>,
+    reaching: Reaching,
     /// What the DHT says of names that the index does not know.
     precedents: Option<Precedents>,
     /// Until then every such name is looked up there: names were granted before a disk was lost, or claimed
@@ -113,6 +121,7 @@ impl Master {
             comparing: 0,
             evictions: VecDeque::new(),
             effects: VecDeque::new(),
+            reaching: Reaching::default(),
             precedents: None,
             // Whoever lost this master tries again at least so often.
             settled: now + config.lease.lease.max(config.lease.max_backoff * 2),
@@ -184,6 +193,7 @@ impl Master {
             Request::Leave(index::Leave { session }) => {
                 self.leases.on_leave(&peer, session)?;
                 self.runs.on_left(&peer);
+                self.reaching.reach.on_left(&peer);
                 self.effects.push_back(Effect::Release(peer));
                 self.write(peer, WriteOp::Evict { peer })
             }
@@ -199,6 +209,11 @@ impl Master {
             }
             // Answered by every node, and so before it comes here.
             Request::Master => Err(Refusal::new(RefusalCode::Unsupported, "not asked of an index")),
+            Request::Call(call) => self.call(peer, &call, now),
+            // It is the master that says so.
+            Request::Connect(_) | Request::Reach(_) => {
+                Err(Refusal::new(RefusalCode::Unsupported, "only a master says that"))
+            }
         }
     }
 
@@ -261,6 +276,7 @@ impl Master {
             WriteOutcome::Joined { session, unchanged, again, holding } => {
                 self.leases.on_joined(&peer, session);
                 self.leases.set_holding(&peer, holding);
+                self.try_to_reach(peer, Instant::now());
                 let lease_ms = u64::try_from(self.leases.lease().as_millis()).unwrap_or(u64::MAX);
                 Response::Joined(Joined { session, lease_ms, unchanged, again })
             }
@@ -303,6 +319,7 @@ impl Master {
             addresses: record.addresses.to_vec(),
             suspect: record.state == LeaseState::Suspect,
             entries: record.names(),
+            reachable: self.reaching.reach.of(peer),
         })
     }
 
@@ -349,12 +366,13 @@ impl Master {
 
     /// When [`Master::on_timeout`] is due.
     pub(super) fn timeout(&self) -> Option<Instant> {
-        self.leases.poll_timeout().map(|(at, _)| at)
+        self.leases.poll_timeout().map(|(at, _)| at).into_iter().chain(self.reaching.reach.timeout()).min()
     }
 
     /// Moves leases on.
     pub(super) fn on_timeout(&mut self, now: Instant) {
         self.leases.handle_timeout(now);
+        self.try_next(now);
     }
 
     /// What the loop is to do next.
@@ -368,6 +386,7 @@ impl Master {
                 Action::Evict(peer) => {
                     tracing::info!(%peer, "a peer's lease is over: evicted");
                     self.runs.on_left(&peer);
+                    self.reaching.reach.on_left(&peer);
                     self.evictions.push_back(peer);
                     self.effects.push_back(Effect::Release(peer));
                 }

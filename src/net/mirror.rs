@@ -1,31 +1,31 @@
 //! Many records at once: stored at, and read from, the nodes closest to their keys, region by region.
 
+mod agree;
 mod closest;
 mod find;
 mod part;
 mod quick;
+mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
-use swarmdex_protocols::check::{Compared, Range};
 use swarmdex_protocols::index::RefusalCode;
-use swarmdex_protocols::limits::{MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS, MAX_PROVIDERS};
-use swarmdex_protocols::mirror::{Provider, Request, Response, Store, Stored, Verdict};
+use swarmdex_protocols::limits::{MAX_MIRROR_RECORDS, MAX_PROVIDERS};
+use swarmdex_protocols::mirror::{Provider, Request, Response, Verdict};
 use swarmdex_protocols::{Authority, Ledger, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally};
 
 use super::dht::{CLOSEST_PATIENCE, now};
 use super::nodes::routing_addresses;
 use super::{Net, RequestError, position_of_key, position_of_peer};
-use crate::state::check::{Comparison, MAX_REPAIRS};
 use crate::state::publish::{Position, REPLICATION, Sweep, What};
+pub use agree::Differences;
 pub(super) use quick::Around;
+use store::Answers;
 
 /// Nodes that are written to or read from at a time.
 const NODES_AT_A_TIME: usize = 8;
-/// Comparisons with one node in a row, each with what it was sent after the one before.
-const PORTIONS: usize = 16;
 /// Nodes whose addresses are kept during a sweep; of others this node's routing table may know.
 const MAX_LOCATED: usize = 2048;
 /// How long one node may take, connecting included: the others count without it.
@@ -57,33 +57,6 @@ pub struct Stores {
     pub nodes: Vec<PeerId>,
     /// Nodes that were too busy for some of it.
     pub busy: Vec<PeerId>,
-}
-
-/// What one node made of what it was sent.
-#[derive(Debug, Default)]
-struct Answers {
-    outcomes: Vec<(RecordKey, Verdict)>,
-    /// Whether it was too busy for some.
-    busy: bool,
-}
-
-/// Why a node does not say what it holds.
-enum Unsaid {
-    /// It does not know the question.
-    Unknown,
-    /// It gave no answer, or none that fits.
-    Failed,
-}
-
-/// In what a node differs from what it said that it stores.
-#[derive(Debug, Default)]
-pub struct Differences {
-    /// Whether it holds everything by now.
-    pub whole: bool,
-    /// Records sent again.
-    pub repaired: usize,
-    /// Keys under which it has this node found, and was not told so.
-    pub surplus: Vec<RecordKey>,
 }
 
 /// Reads and writes the mirror.
@@ -191,87 +164,6 @@ impl Mirror {
         stores
     }
 
-    /// Asks a node whether it holds these items, and sends what it lacks or has otherwise; `None` if it does not answer. One
-    /// that does not know the question is sent them all if it is `fresh`: it just came.
-    pub async fn agree(&self, node: PeerId, items: Vec<(RecordKey, What)>, fresh: bool) -> Option<Differences> {
-        let addresses = self.net.known_addresses(node).await;
-        let (mut sent, mut all) = (BTreeSet::new(), Differences::default());
-        // What has to be repaired is spread over rounds; a node that came is filled at once.
-        let portions = if fresh { items.len() / MAX_REPAIRS + PORTIONS } else { PORTIONS };
-        for _ in 0..portions {
-            let (missing, surplus) = match self.compare(node, &addresses, items.clone()).await {
-                Ok(differences) => differences,
-                Err(Unsaid::Unknown) if fresh => {
-                    all.repaired += items.len();
-                    all.whole = self.send(node, &addresses, items).await;
-                    break;
-                }
-                Err(_) => return None,
-            };
-            // One that does not keep what it is sent is left to the repetitions.
-            let keeps = missing.iter().all(|(key, _)| sent.insert(*key));
-            all.surplus = surplus;
-            all.whole = missing.is_empty();
-            if all.whole || !keeps {
-                break;
-            }
-            all.repaired += missing.len();
-            self.send(node, &addresses, missing).await;
-        }
-        Some(all)
-    }
-
-    /// Stores items at one node; whether it said of all that it has them, or knows better.
-    async fn send(&self, node: PeerId, addresses: &[Multiaddr], items: Vec<(RecordKey, What)>) -> bool {
-        let count = items.len();
-        let errand = Errand { node, addresses: addresses.to_vec(), items };
-        let listen = self.net.listen().borrow().clone();
-        let outcomes = self.store_at(errand, listen).await.outcomes;
-        let held = |verdict: &Verdict| matches!(verdict, Verdict::Stored | Verdict::Older);
-        outcomes.iter().filter(|(_, verdict)| held(verdict)).count() == count
-    }
-
-    /// Whether a node says that it holds just this, in one question; `None` if it does not answer.
-    pub async fn holds(&self, node: PeerId, range: Range) -> Option<bool> {
-        let addresses = self.net.known_addresses(node).await;
-        match self.ask(node, &addresses, Request::Check(vec![range])).await {
-            Ok(Response::Checked(answer)) => Some(answer == [Compared::Same]),
-            Ok(Response::Refused(_)) => Some(false),
-            _ => None,
-        }
-    }
-
-    /// What a node lacks of these items or has otherwise, and the keys that it has beyond them.
-    async fn compare(
-        &self,
-        node: PeerId,
-        addresses: &[Multiaddr],
-        items: Vec<(RecordKey, What)>,
-    ) -> Result<(Vec<(RecordKey, What)>, Vec<RecordKey>), Unsaid> {
-        let mut comparison = Comparison::new(items);
-        while let Some(ranges) = comparison.next_ranges() {
-            match self.ask(node, addresses, Request::Check(ranges.clone())).await {
-                Ok(Response::Checked(answer)) => {
-                    if !comparison.on_answer(&ranges, answer) {
-                        tracing::debug!(%node, "its answer does not fit the question");
-                        return Err(Unsaid::Failed);
-                    }
-                }
-                Ok(Response::Refused(refusal)) => {
-                    tracing::debug!(%node, reason = refusal.reason, "does not say what it holds");
-                    let busy = refusal.code == RefusalCode::Busy;
-                    return Err(if busy { Unsaid::Failed } else { Unsaid::Unknown });
-                }
-                Ok(_) => return Err(Unsaid::Failed),
-                Err(error) => {
-                    tracing::debug!(%node, %error, "could not be asked what it holds");
-                    return Err(Unsaid::Failed);
-                }
-            }
-        }
-        Ok(comparison.differences())
-    }
-
     /// What the nodes closest to each name say of it, checked. Names that nobody answered for are left out.
     pub async fn read(&self, names: Vec<Name>) -> BTreeMap<Name, Tally> {
         let mut tallies = BTreeMap::<Name, Tally>::new();
@@ -335,53 +227,6 @@ impl Mirror {
         }
         let addresses = |node: &PeerId| met.located.get(node).cloned().unwrap_or_default();
         Some(errands.into_iter().map(|(node, items)| Errand { addresses: addresses(&node), node, items }).collect())
-    }
-
-    async fn store_at(&self, errand: Errand<(RecordKey, What)>, addresses: Vec<Multiaddr>) -> Answers {
-        let (mut statements, mut provide, mut withdraw) = (Vec::new(), Vec::new(), Vec::new());
-        for (key, what) in errand.items {
-            match what {
-                What::Statement(statement) => statements.push((key, statement)),
-                What::Provide => provide.push(key),
-                What::Withdraw => withdraw.push(key),
-            }
-        }
-        let Answers { mut outcomes, mut busy } = Answers::default();
-        let mut statements = statements.chunks(MAX_MIRROR_RECORDS);
-        let mut provide = provide.chunks(MAX_MIRROR_KEYS);
-        let mut withdraw = withdraw.chunks(MAX_MIRROR_KEYS);
-        loop {
-            let (some, keys) = (statements.next().unwrap_or_default(), provide.next().unwrap_or_default());
-            let gone = withdraw.next().unwrap_or_default();
-            if some.is_empty() && keys.is_empty() && gone.is_empty() {
-                return Answers { outcomes, busy };
-            }
-            let store = Store {
-                statements: some.iter().map(|(_, statement)| Statement::clone(statement)).collect(),
-                provide: keys.to_vec(),
-                addresses: addresses.clone(),
-                withdraw: gone.to_vec(),
-            };
-            match self.ask(errand.node, &errand.addresses, Request::Store(store)).await {
-                Ok(Response::Stored(Stored { statements, provided })) if statements.len() == some.len() => {
-                    outcomes.extend(some.iter().map(|(key, _)| *key).zip(statements));
-                    let (taken, left) = keys.split_at((provided as usize).min(keys.len()));
-                    outcomes.extend(taken.iter().map(|key| (*key, Verdict::Stored)));
-                    outcomes.extend(left.iter().map(|key| (*key, Verdict::Full)));
-                    // A node of before knows no withdrawals: there the entries end with their lifetime.
-                    outcomes.extend(gone.iter().map(|key| (*key, Verdict::Stored)));
-                }
-                Ok(Response::Refused(refusal)) => {
-                    busy |= refusal.code == RefusalCode::Busy;
-                    tracing::debug!(node = %errand.node, reason = refusal.reason, "refused");
-                }
-                Ok(_) => tracing::debug!(node = %errand.node, "its answer does not fit the question"),
-                Err(error) => {
-                    tracing::debug!(node = %errand.node, %error, "records could not be stored there");
-                    return Answers { outcomes, busy };
-                }
-            }
-        }
     }
 
     async fn read_at(&self, errand: Errand<(RecordKey, Name)>, authority: &Authority) -> Vec<(Name, Ledger)> {

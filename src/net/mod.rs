@@ -17,12 +17,15 @@ mod hosts;
 mod index;
 #[cfg(test)]
 mod index_tests;
+mod links;
 mod listen;
 mod mirror;
 mod nodes;
+mod peers;
 mod pending;
 mod pings;
 mod precedents;
+mod probe;
 mod queries;
 mod racing;
 mod renewals;
@@ -32,14 +35,16 @@ mod trips;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use codec::FetchCodec;
 pub use crowd::Word;
 pub use dht::{DhtCounts, FoundRecord, Located};
 pub(crate) use dht::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
+pub use discovery::mdns_interfaces;
 pub use index::Master;
 use libp2p::identity::Keypair;
+use links::Links;
 pub use mirror::{Copies, Differences, Mirror, Stores};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::Run;
@@ -216,6 +221,8 @@ pub(crate) enum Command {
     Keep { peer: PeerId, keep: bool },
     Neighbours { answer: oneshot::Sender<Neighbours> },
     Disconnect { peer: PeerId },
+    Cut { peer: PeerId },
+    Await { peer: PeerId, answer: oneshot::Sender<Result<PeerId, ConnectError>> },
     Snapshot { answer: oneshot::Sender<Snapshot> },
     Shutdown { answer: oneshot::Sender<()> },
 }
@@ -238,6 +245,9 @@ pub struct Net {
     authority: Arc<watch::Sender<Option<Authority>>>,
     received: Arc<AtomicU64>,
     trips: Trips,
+    links: Links,
+    reachable: watch::Receiver<Option<bool>>,
+    called: peers::Called,
 }
 
 /// Answers lookups and searches for names that this node owns, from memory.
@@ -265,7 +275,8 @@ impl Net {
         let received = Arc::new(AtomicU64::new(0));
         let library = &services.library;
         let codec = FetchCodec::new(library.buffers.clone(), received.clone(), library.holdings.clone());
-        let swarm = behaviour::swarm(keypair, run, config, codec)?;
+        let links = Links::default();
+        let swarm = behaviour::swarm(keypair, run, config, codec, &links)?;
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
         let (lost, _) = broadcast::channel(EVENT_QUEUE);
         let (came, _) = broadcast::channel(EVENT_QUEUE);
@@ -274,14 +285,31 @@ impl Net {
         let (met, twins) = watch::channel(None);
         let authority = Arc::new(watch::Sender::new(None));
         let dht = dht::Dht::new(local, config.network.clone(), authority.subscribe(), config.dht.lifetime);
-        let outside = driver::Outside::new(lost.clone(), came.clone(), listening, seen, met, config);
+        let outside = driver::Outside::new(lost.clone(), came.clone(), listening, seen, met, links.clone(), config);
         let trips = outside.trips.clone();
-        let net = Self { local, run, commands, lost, came, listen, masters, twins, authority, received, trips };
+        let (own, reachable) = watch::channel(None);
+        let net = Self {
+            local,
+            run,
+            commands,
+            lost,
+            came,
+            listen,
+            masters,
+            twins,
+            authority,
+            received,
+            trips,
+            links,
+            reachable,
+            called: peers::Called::default(),
+        };
         let mut services = services;
         if let Some(master) = &mut services.index {
             master.consult(Mirror::new(net.clone(), config.network.clone(), true));
         }
-        let driver = driver::Driver::new(swarm, queue, outside, dht, config, services)?;
+        let reachability = driver::Reachability::new(own);
+        let driver = driver::Driver::new(swarm, queue, outside, dht, config, reachability, services)?;
         let task = tasks::spawn("network", driver.run());
         Ok((net, task))
     }
@@ -331,34 +359,9 @@ impl Net {
         answered.await.unwrap_or_default()
     }
 
-    /// How long a message to a connected node and its answer take at least; zero if that is not known.
-    pub fn round_trip(&self, peer: &PeerId) -> Duration {
-        self.trips.of(peer)
-    }
-
-    /// When a connected node last answered a ping.
-    pub fn heard(&self, peer: &PeerId) -> Option<Instant> {
-        self.trips.heard(peer)
-    }
-
     /// Bytes of files that came from others since the node started, what was of no use included.
     pub fn downloaded_bytes(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
-    }
-
-    /// Closes every connection with `peer`: one that does not answer is in the way of a new one.
-    pub async fn disconnect(&self, peer: PeerId) {
-        // A loop that is gone has no connections.
-        let _ = self.commands.send(Command::Disconnect { peer }).await;
-    }
-
-    /// Connects to `peer`, or to whoever answers if none is given; its addresses are tried as in RFC 8305, TCP before QUIC, and
-    /// all is over within [`crate::state::race::LIMIT`]. At once if it is connected already.
-    pub async fn connect(&self, peer: Option<PeerId>, addresses: Vec<Multiaddr>) -> Result<PeerId, ConnectError> {
-        let (answer, answered) = oneshot::channel();
-        let command = Command::Connect { peer, addresses, answer };
-        self.commands.send(command).await.map_err(|_| ConnectError::ShuttingDown)?;
-        answered.await.unwrap_or(Err(ConnectError::ShuttingDown))
     }
 
     /// Asks the master `to`, which must be connected or this node itself.
@@ -414,12 +417,6 @@ impl Net {
         // A loop that is gone hears nothing.
         let _ = self.commands.send(Command::Listen { content, words }).await;
         receiver
-    }
-
-    /// Keeps connections with `peer` open although idle, or ceases to.
-    pub async fn keep(&self, peer: PeerId, keep: bool) {
-        // A loop that is gone keeps nothing open.
-        let _ = self.commands.send(Command::Keep { peer, keep }).await;
     }
 
     /// Counts of the moment.

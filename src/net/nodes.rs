@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId, identify, mdns};
-use swarmdex_protocols::address::{is_loopback, is_tcp, without_peer, works};
+use swarmdex_protocols::address::{is_loopback, is_tcp, is_zoned, without_peer, works};
 use swarmdex_protocols::index::Run;
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 
@@ -108,10 +108,17 @@ impl Nodes {
         }
     }
 
+    /// Where a node listens as mDNS says.
+    pub(super) fn heard_at(&self, peer: &PeerId) -> &[Multiaddr] {
+        self.heard.get(peer).map(|heard| heard.addresses.as_slice()).unwrap_or_default()
+    }
+
     fn hear(&mut self, peer: PeerId, address: Multiaddr) -> bool {
         let address = without_peer(address);
         // Whoever is heard on a network is elsewhere, or has an address there.
-        if !works(&address, false) || (!self.heard.contains_key(&peer) && self.heard.len() >= MAX_HEARD) {
+        if !(works(&address, false) || is_zoned(&address))
+            || (!self.heard.contains_key(&peer) && self.heard.len() >= MAX_HEARD)
+        {
             return false;
         }
         let heard = self.heard.entry(peer).or_insert(Heard { addresses: Vec::new(), dialled: None });

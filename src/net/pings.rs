@@ -1,10 +1,11 @@
 //! Pings that are left out where something else says the same.
 //!
 //! A renewal that is answered shows as much as a ping: a member that renews does not ping its master as well, so that the
-//! renewals of very many members cost the master less than their pings did (`benches/renewals`). The pings themselves are
-//! libp2p's.
+//! renewals of very many members cost the master less than their pings did (`benches/renewals`). And pings at once where
+//! somebody doubts that a connection leads anywhere. The pings themselves are libp2p's.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -30,8 +31,26 @@ const MOST_INTERVALS: u32 = 3;
 pub(super) struct Pings {
     inner: ping::Behaviour,
     interval: Duration,
-    events: VecDeque<ToSwarm<ping::Event, Duration>>,
+    events: VecDeque<ToSwarm<ping::Event, Wish>>,
     waker: Option<Waker>,
+}
+
+/// What the handler of a connection is told.
+pub(super) enum Wish {
+    /// Not to ping for so long.
+    Rest(Duration),
+    /// To ping at once, by this handler, which has not pinged yet.
+    Ping(Box<Inner>),
+}
+
+impl fmt::Debug for Wish {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rest(quiet) => formatter.debug_tuple("Rest").field(quiet).finish(),
+            // libp2p's handler shows nothing of itself.
+            Self::Ping(_) => formatter.write_str("Ping"),
+        }
+    }
 }
 
 impl Pings {
@@ -46,7 +65,20 @@ impl Pings {
     /// a little longer, it is not pinged. A node that is silent is noticed after four intervals by default; so many may
     /// not pass.
     pub(super) fn on_heard(&mut self, peer_id: PeerId, connection: ConnectionId, next: Duration) {
-        let event = next.saturating_add(self.interval / 2).min(self.interval * MOST_INTERVALS);
+        let rest = next.saturating_add(self.interval / 2).min(self.interval * MOST_INTERVALS);
+        self.notify(peer_id, connection, Wish::Rest(rest));
+    }
+
+    /// Pings over a connection at once, and not when it is time.
+    pub(super) fn ping_now(&mut self, peer: PeerId, connection: ConnectionId) {
+        let nowhere = Multiaddr::empty();
+        // It looks at none of these.
+        if let Ok(fresh) = self.inner.handle_established_inbound_connection(connection, peer, &nowhere, &nowhere) {
+            self.notify(peer, connection, Wish::Ping(Box::new(fresh)));
+        }
+    }
+
+    fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, event: Wish) {
         self.events.push_back(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(connection), event });
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -120,7 +152,7 @@ impl Handler {
 }
 
 impl ConnectionHandler for Handler {
-    type FromBehaviour = Duration;
+    type FromBehaviour = Wish;
     type ToBehaviour = Result;
     type InboundProtocol = <Inner as ConnectionHandler>::InboundProtocol;
     type OutboundProtocol = <Inner as ConnectionHandler>::OutboundProtocol;
@@ -140,11 +172,16 @@ impl ConnectionHandler for Handler {
         if self.is_resting(context) { Poll::Pending } else { self.asks.poll(context) }
     }
 
-    fn on_behaviour_event(&mut self, quiet: Duration) {
-        let until = Instant::now() + quiet;
-        match &mut self.rests {
-            Some(rest) => rest.as_mut().reset(until),
-            None => self.rests = Some(Box::pin(tokio::time::sleep_until(until))),
+    fn on_behaviour_event(&mut self, wish: Wish) {
+        match wish {
+            Wish::Rest(quiet) => {
+                let until = Instant::now() + quiet;
+                match &mut self.rests {
+                    Some(rest) => rest.as_mut().reset(until),
+                    None => self.rests = Some(Box::pin(tokio::time::sleep_until(until))),
+                }
+            }
+            Wish::Ping(fresh) => (self.asks, self.rests) = (*fresh, None),
         }
     }
 
@@ -211,5 +248,31 @@ mod tests {
             }
         }
         assert!(after <= 1, "one that was on its way, and none of {after}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_pinged_at_once_when_asked() {
+        let pings = || Pings::new(Duration::from_secs(3600));
+        let (mut ours, mut theirs) = (swarm(pings()), swarm(pings()));
+        theirs.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+        let address = loop {
+            if let SwarmEvent::NewListenAddr { address, .. } = theirs.select_next_some().await {
+                break address;
+            }
+        };
+        ours.dial(address).unwrap();
+        let mut answered = 0;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while answered < 3 {
+            tokio::select! {
+                event = ours.select_next_some() => if let SwarmEvent::Behaviour(event) = event {
+                    assert!(event.result.is_ok());
+                    answered += 1;
+                    ours.behaviour_mut().ping_now(event.peer, event.connection);
+                },
+                _ = theirs.select_next_some() => {}
+                () = tokio::time::sleep_until(deadline) => panic!("{answered} pings in all"),
+            }
+        }
     }
 }

@@ -78,6 +78,13 @@ impl Races {
         lock(&self.0).current = Arc::new(Runners { named, ..Runners::default() });
     }
 
+    /// Connections to these addresses lead nowhere any more: they are tried last for a while.
+    pub(super) fn on_dead(&self, addresses: &[Multiaddr]) {
+        let now = Instant::now();
+        let unanswered = &mut lock(&self.0).unanswered;
+        addresses.iter().for_each(|address| unanswered.on_failed(address, now, now));
+    }
+
     /// There is a node on this host.
     pub(super) fn on_here(&self) {
         lock(&self.0).here = true;

@@ -8,6 +8,7 @@
 mod ahead;
 mod coalesce;
 mod muxer;
+mod pace;
 mod port;
 mod records;
 mod socket;
@@ -34,8 +35,8 @@ use verify::Verifier;
 /// Id and application protocol of libp2p's TLS; source: <https://github.com/libp2p/specs/blob/master/tls/tls.md>.
 const PROTOCOL: &str = "/tls/1.0.0";
 const ALPN: &[u8] = b"libp2p";
-/// Ciphertext that waits for the socket, in bytes.
-const MAX_UNSENT: usize = 256 << 10;
+/// Ciphertext that waits for the socket, in bytes: two records. What is ready to be encrypted waits above, as long as it may.
+const MAX_UNSENT: usize = 32 << 10;
 
 /// Why a connection is not encrypted.
 #[derive(Debug, thiserror::Error)]

@@ -8,17 +8,27 @@ use swarmdex_protocols::PeerId;
 
 use crate::state::least::Least;
 
-/// The least of a node's last answers to pings, and when the last one came, by node, as long as it is connected; clones share it.
+/// What is known of each node, as long as it is connected; clones share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Trips(Arc<Mutex<HashMap<PeerId, (Least, Instant)>>>);
+pub(super) struct Trips(Arc<Mutex<HashMap<PeerId, Pongs>>>);
+
+/// A node's answers to pings.
+#[derive(Debug)]
+struct Pongs {
+    /// The least of the last ones.
+    least: Least,
+    /// The last one, and when it came.
+    took: Duration,
+    last: Instant,
+}
 
 impl Trips {
     /// A node answered a ping. Only connected ones do.
     pub(super) fn on_pong(&self, peer: PeerId, took: Duration, now: Instant) {
         let mut trips = self.lock();
-        let (least, last) = trips.entry(peer).or_insert_with(|| (Least::default(), now));
-        least.add(took, now);
-        *last = now;
+        let pongs = trips.entry(peer).or_insert_with(|| Pongs { least: Least::default(), took, last: now });
+        pongs.least.add(took, now);
+        (pongs.took, pongs.last) = (took, now);
     }
 
     /// A node is not connected any more.
@@ -28,15 +38,20 @@ impl Trips {
 
     /// How long it takes; zero if that is not known.
     pub(super) fn of(&self, peer: &PeerId) -> Duration {
-        self.lock().get(peer).map(|(least, _)| least.get()).unwrap_or_default()
+        self.lock().get(peer).map(|pongs| pongs.least.get()).unwrap_or_default()
+    }
+
+    /// How long the last answer took: longer where queues are full.
+    pub(super) fn of_late(&self, peer: &PeerId) -> Duration {
+        self.lock().get(peer).map(|pongs| pongs.took).unwrap_or_default()
     }
 
     /// When a connected node last answered a ping.
     pub(super) fn heard(&self, peer: &PeerId) -> Option<Instant> {
-        self.lock().get(peer).map(|(_, last)| *last)
+        self.lock().get(peer).map(|pongs| pongs.last)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, (Least, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, Pongs>> {
         // It is changed in single steps: a panic leaves nothing half-changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -184,7 +184,7 @@ impl Dht {
 
     async fn located(&self, peer: PeerId) -> Member {
         let addresses = tokio::time::timeout(PROVIDER_PATIENCE, self.net.locate(peer)).await.unwrap_or_default();
-        Member { peer, addresses, suspect: false, entries: 0 }
+        Member { peer, addresses, suspect: false, entries: 0, reachable: None }
     }
 
     async fn holders_of(&self, content: &ContentId) -> BTreeSet<PeerId> {

@@ -1,7 +1,9 @@
 //! One download: the scheduler decides, this task asks, and a thread verifies and writes.
 
+mod sharing;
 mod silence;
 mod sources;
+mod stalled;
 mod turns;
 mod writer;
 
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use sharing::Sharing;
 use silence::Unmet;
 pub(super) use sources::ask;
 use sources::{Failure, Found, News, Search, Silence};
@@ -20,6 +23,7 @@ use swarmdex_protocols::content::{self, Geometry, Proof};
 use swarmdex_protocols::fetch::{Any, Header, Other, Refusal, Request, Response, Run, Want};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 pub(super) use turns::Turns;
 use writer::{Writer, Written};
 
@@ -28,6 +32,7 @@ use super::operation::Wish;
 use super::types::Progress;
 use super::{Error, Inner};
 use crate::net::{Word, sleep_until};
+use crate::state::fetch::stalls::Stalls;
 use crate::state::fetch::{Action, Download, Exhausted, FetchPolicy};
 use crate::storage::hash::FileStamp;
 use crate::storage::holdings::{Part, Whole};
@@ -54,6 +59,8 @@ enum Event {
     Arrived(PeerId, Run, Response),
     Failed(PeerId, Run, Failure),
     Have(PeerId, Result<(Option<ChunkSet>, Vec<Other>), Failure>),
+    /// Whether a source is sending what it owes.
+    Sending(PeerId, Result<bool, Failure>),
 }
 
 /// Downloads `found` to `target`; nothing is left at the target unless every chunk was verified.
@@ -96,6 +103,14 @@ pub(super) async fn download(
         liars: BTreeSet::new(),
         silent: BTreeMap::new(),
         suspect: found.holders.iter().filter(|holder| holder.suspect).map(|holder| holder.peer).collect(),
+        hidden: found
+            .holders
+            .iter()
+            .filter(|holder| holder.reachable == Some(false))
+            .map(|holder| holder.peer)
+            .collect(),
+        stalls: Stalls::default(),
+        cut: BTreeMap::new(),
         last_failure: None,
     };
     let sources = if geometry.is_empty() { task.check_empty()? } else { task.run(found, &have).await? };
@@ -114,39 +129,6 @@ pub(super) async fn download(
     Ok(Got { path, bytes: size, sources })
 }
 
-/// Lets others have what a download has; ends with it unless it is complete.
-struct Sharing<'a> {
-    inner: &'a Inner,
-    content: ContentId,
-    geometry: Geometry,
-    shares: bool,
-}
-
-impl<'a> Sharing<'a> {
-    fn begin(inner: &'a Inner, content: ContentId, geometry: Geometry, part: &Arc<Part>) -> Self {
-        let held = inner.library.has_whole(&content, &geometry);
-        let shares = inner.config.fetch.reshare && !held && !inner.config.transient;
-        if shares && geometry.chunks() > 1 {
-            inner.library.holdings.begin(content, part.clone());
-        }
-        Self { inner, content, geometry, shares }
-    }
-
-    fn complete(mut self, whole: Whole) {
-        if std::mem::take(&mut self.shares) {
-            self.inner.library.holdings.complete(self.content, self.geometry, whole);
-        }
-    }
-}
-
-impl Drop for Sharing<'_> {
-    fn drop(&mut self) {
-        if self.shares {
-            self.inner.library.holdings.forget(&self.content);
-        }
-    }
-}
-
 struct Task<'a> {
     inner: &'a Inner,
     name: Name,
@@ -162,8 +144,13 @@ struct Task<'a> {
     liars: BTreeSet<PeerId>,
     /// Sources that no connection could be made to.
     silent: BTreeMap<PeerId, Silence>,
-    /// Holders that the master misses.
+    /// Holders that the master misses, and those that it cannot connect to.
     suspect: BTreeSet<PeerId>,
+    hidden: BTreeSet<PeerId>,
+    /// Sources that owe something while nothing comes.
+    stalls: Stalls<PeerId>,
+    /// Sources whose connections were cut because nothing came, and since when.
+    cut: BTreeMap<PeerId, Instant>,
     last_failure: Option<String>,
 }
 
@@ -179,6 +166,8 @@ struct Work {
     long: Option<Instant>,
     /// When it is over unless a holder is met, until one is.
     unmet: Option<Unmet>,
+    /// When it was last asked where sources are now that are not connected.
+    searched: Option<Instant>,
 }
 
 impl Task<'_> {
@@ -217,7 +206,8 @@ impl Task<'_> {
         let words = if machine.is_swarm() { Some(self.inner.net.words(self.content).await) } else { None };
         let unmet = (machine.live() > 0).then(|| Unmet::begin(self.inner));
         let asks = FuturesUnordered::new();
-        let mut work = Work { asks, writer, search, news, words, long: Some(now + LONG), unmet };
+        let long = Some(now + LONG);
+        let mut work = Work { asks, writer, search, news, words, long, unmet, searched: None };
         let end = self.drive(&mut machine, &mut work).await;
         tracing::debug!(name = %self.name, wasted = machine.wasted(), sources = machine.live(), "download over");
         drop(work.asks);
@@ -243,7 +233,10 @@ impl Task<'_> {
 
     /// Until the scheduler says that it is done, or that nobody is left to ask.
     async fn drive(&mut self, machine: &mut Download<PeerId>, work: &mut Work) -> Result<Result<(), Exhausted>, Error> {
-        let mut wishes = self.wish.clone();
+        let (mut wishes, mut listen) = (self.wish.clone(), self.inner.net.listen());
+        listen.mark_unchanged();
+        let mut looks = tokio::time::interval(stalled::LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let part = self.part.clone();
         // Whether there may be something to do: there are many words in a crowd, and few say something new.
         let mut stirs = true;
@@ -270,15 +263,15 @@ impl Task<'_> {
                     self.on_written(machine, source, run, written)?;
                 }
                 () = work.search.failed() => return Err(Error::Bug),
+                _ = looks.tick(), if wish == Wish::Run => {
+                    self.look_for_stalls(machine, work);
+                    stirs = false;
+                }
+                Ok(()) = listen.changed() => self.on_moved(machine, work),
                 Some(event) = work.asks.next() => self.on_event(machine, work, event)?,
                 Some(news) = work.news.recv() => match news {
-                    News::Found(found) => {
-                        // The index and the DHT know where it is now.
-                        if !found.addresses.is_empty() && self.addresses.contains_key(&found.peer) {
-                            self.addresses.insert(found.peer, found.addresses.clone());
-                        }
-                        self.add(machine, found);
-                    }
+                    // The index and the DHT know where it is now.
+                    News::Found(found) => self.on_found(machine, found),
                     News::Searched(round) if work.search.is_over(round) => machine.set_searching(false),
                     News::Searched(_) => {}
                 },
@@ -432,6 +425,7 @@ impl Task<'_> {
                     self.add(machine, Found { peer, addresses, whole: false });
                 }
             }
+            Event::Sending(source, sends) => self.on_sending(source, sends),
             Event::Have(source, Err(failure)) => {
                 match failure {
                     Failure::Unconnected(silence) => drop(self.silent.insert(source, silence)),

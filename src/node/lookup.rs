@@ -303,14 +303,15 @@ fn state(suspect: bool) -> PeerState {
 
 impl From<Member> for PeerInfo {
     fn from(member: Member) -> Self {
-        let Member { peer, addresses, suspect, entries } = member;
-        Self { peer_id: peer, state: state(suspect), addresses, names: entries }
+        let Member { peer, addresses, suspect, entries, reachable } = member;
+        Self { peer_id: peer, state: state(suspect), addresses, names: entries, reachable }
     }
 }
 
 impl From<Member> for HolderInfo {
     fn from(member: Member) -> Self {
-        Self { peer_id: member.peer, addresses: member.addresses, state: state(member.suspect) }
+        let Member { peer, addresses, suspect, reachable, .. } = member;
+        Self { peer_id: peer, addresses, state: state(suspect), reachable }
     }
 }
 

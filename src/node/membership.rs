@@ -100,14 +100,16 @@ impl Membership {
         }
     }
 
-    /// Waits for the pause to end, or for the master to show up by itself. True if the node stops.
+    /// Waits for the pause to end, for the master to show up by itself, or for another address of this host. True if the node stops.
     async fn pause(&mut self, pause: Duration) -> bool {
-        let mut masters = self.net.masters();
+        let (mut masters, mut listen) = (self.net.masters(), self.net.listen());
         masters.mark_unchanged();
+        listen.mark_unchanged();
         tokio::select! {
             () = Phase::end(&mut self.phase) => true,
             () = tokio::time::sleep(pause) => false,
             changed = masters.changed() => changed.is_err(),
+            changed = listen.changed() => changed.is_err(),
         }
     }
 

@@ -43,7 +43,7 @@ pub use types::*;
 
 use crate::config::Config;
 use crate::log;
-use crate::net::Net;
+use crate::net::{Net, mdns_interfaces};
 use crate::storage::index::IndexStore;
 use crate::storage::library::Library;
 use crate::storage::shares::ShareTable;
@@ -185,6 +185,8 @@ impl Node {
             twin: inner.twins.text(),
             other_masters: inner.other_masters.list(&inner.net),
             connected: snapshot.connected,
+            mdns: inner.config.mdns.then(mdns_interfaces),
+            reachable: inner.net.reachable(),
             dht,
             shared,
             downloads: inner.downloads.running.load(Ordering::Relaxed),

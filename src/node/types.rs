@@ -57,8 +57,12 @@ pub struct HolderInfo {
     pub peer_id: PeerId,
     /// Where it listens.
     pub addresses: Vec<Multiaddr>,
-    /// Whether the master can reach it.
+    /// Whether the master hears of it.
     pub state: PeerState,
+    /// Whether connections to its addresses come about, if the master has tried: one behind a router or a firewall connects by itself
+    /// when something is wanted of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachable: Option<bool>,
 }
 
 /// The answer to a lookup.
@@ -97,6 +101,9 @@ pub struct PeerInfo {
     pub addresses: Vec<Multiaddr>,
     /// Number of names that it holds.
     pub names: u64,
+    /// Whether connections to its addresses come about, if the master has tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachable: Option<bool>,
 }
 
 /// How a node stands with its master.
@@ -172,6 +179,12 @@ pub struct Status {
     pub other_masters: Vec<PeerId>,
     /// Nodes that it is connected to.
     pub connected: usize,
+    /// Interfaces on which it looks for other nodes by mDNS, each as `NAME (IPv4, IPv6)`; `None` if it does not look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mdns: Option<Vec<String>>,
+    /// Whether the master could connect to it, if it tried: not to one behind a router or a firewall.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachable: Option<bool>,
     /// How it stands with the DHT.
     pub dht: DhtInfo,
     /// Entries that it shares.

@@ -4,16 +4,17 @@
 //! differ are looked into. At rest that is one message a node, of a hundred bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops;
 
 use swarmdex_protocols::RecordKey;
-use swarmdex_protocols::check::{Compared, Mark, Range};
+use swarmdex_protocols::check::{Compared, Held, Mark, Range};
 use swarmdex_protocols::limits::{MAX_MIRROR_HELD, MAX_MIRROR_RANGES};
 
 use super::publish::{What, mark};
 
-/// Messages to one node in one round.
+/// Messages to one node in one comparison: so many, and as many as it takes to look into every range if they all differ.
 const MESSAGES: usize = 64;
-/// Items sent again to one node in one round, and keys withdrawn there: whoever lies costs no more. What is left differs
+/// Items sent again to one node in one go, and keys withdrawn there: whoever lies costs no more. What is left differs
 /// in the next round, too.
 pub const MAX_REPAIRS: usize = 4096;
 /// Items that a range is to have after it was divided.
@@ -22,47 +23,63 @@ const ITEMS_A_RANGE: usize = MAX_MIRROR_HELD / 4;
 /// A comparison with one node: what to ask it, and what comes of its answers.
 #[derive(Debug)]
 pub struct Comparison {
-    items: BTreeMap<RecordKey, (What, Mark)>,
+    /// In order of their keys.
+    items: Vec<(RecordKey, What, Mark)>,
+    /// Most items that are looked for.
+    most: usize,
     /// Ranges still to compare, by their first key.
     ranges: BTreeMap<RecordKey, RecordKey>,
+    /// Ranges in one question: fewer where so much differs that there is no room for the answers.
+    width: usize,
     messages: usize,
-    missing: BTreeSet<RecordKey>,
+    /// Places in `items`.
+    missing: Vec<usize>,
     surplus: BTreeSet<RecordKey>,
 }
 
 impl Comparison {
-    /// Of these items: what the node said that it stores.
-    pub fn new(items: impl IntoIterator<Item = (RecordKey, What)>) -> Self {
+    /// Of these items: what the node said that it stores. It looks for at most `most` that are missing there.
+    pub fn new(items: impl IntoIterator<Item = (RecordKey, What)>, most: usize) -> Self {
         let marked = |(key, what): (RecordKey, What)| {
             let mark = mark(&key, &what);
-            (key, (what, mark))
+            (key, what, mark)
         };
+        let mut items: Vec<_> = items.into_iter().map(marked).collect();
+        items.sort_by_key(|(key, ..)| *key);
         let whole = bound(0x00).zip(bound(0xff));
         Self {
-            items: items.into_iter().map(marked).collect(),
+            items,
+            most,
             ranges: whole.into_iter().collect(),
+            width: MAX_MIRROR_RANGES,
             messages: 0,
-            missing: BTreeSet::new(),
+            missing: Vec::new(),
             surplus: BTreeSet::new(),
         }
     }
 
     /// What to ask next; `None` at the end.
     pub fn next_ranges(&mut self) -> Option<Vec<Range>> {
-        if self.ranges.is_empty() || self.messages >= MESSAGES || self.missing.len() >= MAX_REPAIRS {
+        let most = MESSAGES + self.items.len() / ITEMS_A_RANGE;
+        if self.ranges.is_empty() || self.messages >= most || self.missing.len() >= self.most {
             return None;
         }
         self.messages += 1;
-        Some(self.ranges.iter().take(MAX_MIRROR_RANGES).map(|(from, to)| self.range(*from, *to)).collect())
+        Some(self.ranges.iter().take(self.width).map(|(from, to)| self.range(*from, *to)).collect())
     }
 
-    fn range(&self, from: RecordKey, to: RecordKey) -> Range {
-        let (mut count, mut digest) = (0u32, Mark::default());
-        for (_, mark) in self.items.range(from..=to).map(|(_, item)| item) {
-            count = count.saturating_add(1);
-            digest.toggle(*mark);
-        }
-        Range { from, to, count, digest }
+    /// The items in a range.
+    fn within(&self, from: RecordKey, to: RecordKey) -> ops::Range<usize> {
+        let begin = self.items.partition_point(|(key, ..)| *key < from);
+        begin..begin + self.items[begin..].partition_point(|(key, ..)| *key <= to)
+    }
+
+    /// What the node is to hold in a range, as a question.
+    pub fn range(&self, from: RecordKey, to: RecordKey) -> Range {
+        let mut digest = Mark::default();
+        let items = &self.items[self.within(from, to)];
+        items.iter().for_each(|(_, _, mark)| digest.toggle(*mark));
+        Range { from, to, count: u32::try_from(items.len()).unwrap_or(u32::MAX), digest }
     }
 
     /// Takes in the answer to the ranges that were asked about; false if it does not fit the question.
@@ -70,43 +87,62 @@ impl Comparison {
         if asked.len() != answer.len() {
             return false;
         }
+        let mut full = 0;
         for (range, compared) in asked.iter().zip(answer) {
             self.ranges.remove(&range.from);
             match compared {
                 Compared::Same => {}
-                Compared::Differs(held) => {
-                    let statements: BTreeSet<_> = held.statements.into_iter().take(MAX_MIRROR_HELD).collect();
-                    let provided: BTreeSet<_> = held.provided.into_iter().take(MAX_MIRROR_HELD).collect();
-                    let is_held = |key: &RecordKey, what: &What, mark: &Mark| match what {
-                        What::Statement(_) => statements.contains(mark),
-                        What::Provide | What::Withdraw => provided.contains(key),
-                    };
-                    let items = self.items.range(range.from..=range.to);
-                    let missing = items.filter(|(key, (what, mark))| !is_held(key, what, mark)).map(|(key, _)| *key);
-                    let room = MAX_REPAIRS.saturating_sub(self.missing.len());
-                    self.missing.extend(missing.take(room).collect::<Vec<_>>());
-                    let is_ours = |key: &RecordKey| self.items.get(key).is_some_and(|(what, _)| *what == What::Provide);
-                    let surplus =
-                        provided.into_iter().filter(|key| (range.from..=range.to).contains(key) && !is_ours(key));
-                    self.surplus.extend(surplus.take(MAX_REPAIRS.saturating_sub(self.surplus.len())));
-                }
+                Compared::Differs(held) => self.on_differs(range, held),
                 Compared::Many(count) => {
                     let most = (count.max(range.count) as usize).min(MAX_MIRROR_HELD * MAX_MIRROR_RANGES);
                     // One that only found no room beside others is asked about again.
                     let parts =
                         if most <= ITEMS_A_RANGE { 1 } else { (most / ITEMS_A_RANGE + 1).min(MAX_MIRROR_RANGES) };
+                    full += usize::from(parts == 1);
                     self.ranges.extend(divide(range.from, range.to, parts));
                 }
             }
         }
+        self.width = if full > 0 { (asked.len() - full).max(1) } else { (self.width * 2).min(MAX_MIRROR_RANGES) };
         true
     }
 
-    /// What the node lacks or has otherwise, at most [`MAX_REPAIRS`]; and keys under which it says that this node is
-    /// found although it did not say so itself, as many: those that are not published at all are to be withdrawn.
-    pub fn differences(mut self) -> (Vec<(RecordKey, What)>, Vec<RecordKey>) {
-        let missing = self.missing.into_iter().filter_map(|key| Some((key, self.items.remove(&key)?.0)));
-        (missing.collect(), self.surplus.into_iter().collect())
+    fn on_differs(&mut self, range: &Range, held: Held) {
+        let statements: BTreeSet<_> = held.statements.into_iter().take(MAX_MIRROR_HELD).collect();
+        let provided: BTreeSet<_> = held.provided.into_iter().take(MAX_MIRROR_HELD).collect();
+        let within = self.within(range.from, range.to);
+        let is_held = |place: &usize| {
+            let (key, what, mark) = &self.items[*place];
+            match what {
+                What::Statement(_) => statements.contains(mark),
+                What::Provide | What::Withdraw => provided.contains(key),
+            }
+        };
+        let room = self.most.saturating_sub(self.missing.len());
+        let missing: Vec<_> = within.clone().filter(|place| !is_held(place)).take(room).collect();
+        let ours = &self.items[within];
+        let is_ours = |key: &RecordKey| {
+            let found = ours.binary_search_by_key(key, |(key, ..)| *key);
+            found.is_ok_and(|place| ours[place].1 == What::Provide)
+        };
+        let surplus = provided.into_iter().filter(|key| (range.from..=range.to).contains(key) && !is_ours(key));
+        self.surplus.extend(surplus.take(MAX_REPAIRS.saturating_sub(self.surplus.len())));
+        self.missing.extend(missing);
+    }
+
+    /// What the node lacks or has otherwise, in portions of at most [`MAX_REPAIRS`], each with the range that it lies in.
+    pub fn missing(&self) -> impl Iterator<Item = (Range, Vec<(RecordKey, What)>)> + '_ {
+        self.missing.chunks(MAX_REPAIRS).filter_map(|places| {
+            let items: Vec<_> =
+                places.iter().map(|place| (self.items[*place].0, self.items[*place].1.clone())).collect();
+            Some((self.range(items.first()?.0, items.last()?.0), items))
+        })
+    }
+
+    /// Keys under which the node says that this one is found although this one did not say so, at most [`MAX_REPAIRS`]: those that are
+    /// not published at all are to be withdrawn.
+    pub fn into_surplus(self) -> Vec<RecordKey> {
+        self.surplus.into_iter().collect()
     }
 }
 

@@ -15,11 +15,14 @@
 //! around sources that slow down, at any time of a download.
 
 mod holders;
+#[cfg(test)]
+mod path_sim;
 mod patience;
 mod pick;
 #[cfg(test)]
 mod sim;
 mod source;
+pub mod stalls;
 #[cfg(test)]
 mod tests;
 
@@ -59,7 +62,7 @@ pub struct FetchPolicy {
     pub window_bytes: u64,
     /// The same for all together.
     pub total_bytes: u64,
-    /// Whether to look for others that have a part, and pass on what has come.
+    /// Whether to look for others that have a part.
     pub swarm: bool,
     /// Whether others are told what has come.
     pub tells: bool,
@@ -74,7 +77,7 @@ impl FetchPolicy {
     pub fn new(config: &FetchConfig, tells: bool, patience: Duration, seed: u64) -> Self {
         let window_bytes = (config.window_mib.max(1) as u64) << 20;
         // Memory for three sources at full speed is enough for any number of slower ones.
-        Self { window_bytes, total_bytes: 3 * window_bytes, swarm: config.reshare, tells, patience, seed }
+        Self { window_bytes, total_bytes: 3 * window_bytes, swarm: true, tells, patience, seed }
     }
 }
 
@@ -257,6 +260,15 @@ impl<S: Copy + Ord> Download<S> {
             .iter()
             .filter(|(_, state)| state.lost.is_none() && state.rate().is_none())
             .map(|(source, _)| *source)
+    }
+
+    /// Sources that owe chunks, since when at least, and whether they have all of them.
+    pub fn owing(&self) -> impl Iterator<Item = (S, Instant, bool)> + '_ {
+        let live = self.sources.iter().filter(|(_, state)| state.lost.is_none());
+        live.filter_map(|(source, state)| {
+            let since = state.asked.values().map(|asked| asked.at).min()?;
+            Some((*source, since, !state.has_part()))
+        })
     }
 
     /// How long a round trip to a source takes; zero if that is not known.

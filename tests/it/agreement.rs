@@ -14,7 +14,7 @@ use swarmdex_protocols::index::{
 };
 use swarmdex_protocols::{ContentId, PeerId};
 
-use crate::harness::{Process, TestNode, code, joined, made, tcp_address, until};
+use crate::harness::{Process, TestNode, alone, code, joined, made, tcp_address, until};
 use crate::stranger::Stranger;
 
 /// Shares a folder of so many small files.
@@ -45,10 +45,7 @@ async fn names(master: &Node) -> u64 {
 }
 
 async fn missed(peer: &Node) {
-    until("the master is missed", async || {
-        matches!(peer.status().await.unwrap().master, MasterState::Unreachable { .. }).then_some(())
-    })
-    .await;
+    alone(peer).await;
 }
 
 /// A large share, a master that was away for a moment, one new file meanwhile.

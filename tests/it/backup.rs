@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use swarmdex::config::{Config, Role};
-use swarmdex::node::{EntryInfo, MasterState, Standing};
+use swarmdex::node::{EntryInfo, Standing};
 use swarmdex_protocols::Multiaddr;
 use tempfile::TempDir;
 
-use crate::harness::{TestNode, found, gone, joined, published, tcp_address, until};
+use crate::harness::{TestNode, alone, found, gone, joined, published, tcp_address, until};
 use crate::identity::copy;
 
 fn often(config: &mut Config) {
@@ -62,10 +62,7 @@ async fn restored() -> Restored {
     peers[3].abandon();
     drop(master.stop().await);
     for peer in &peers[..3] {
-        until("the master is missed", async || {
-            matches!(peer.status().await.unwrap().master, MasterState::Unreachable { .. }).then_some(())
-        })
-        .await;
+        alone(peer).await;
     }
     let master = back(image, &listen).await;
     for peer in &peers[..3] {

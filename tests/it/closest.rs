@@ -5,12 +5,12 @@ use std::time::Duration;
 use futures::future::join_all;
 use libp2p::identity::Keypair;
 use swarmdex::config::{Config, Role};
-use swarmdex::node::{MasterState, Source};
+use swarmdex::node::Source;
 use swarmdex_protocols::PeerId;
 use swarmdex_protocols::mirror::Provider;
 
 use crate::forger::{Forger, Named};
-use crate::harness::{TestNode, tcp_address, until};
+use crate::harness::{TestNode, lose, tcp_address, until};
 
 const FILES: u8 = 10;
 
@@ -50,16 +50,6 @@ async fn stored(nodes: &[TestNode], names: u64, copies: u64) {
         (stored >= copies * names).then_some(())
     })
     .await;
-}
-
-async fn lose(master: &TestNode, peers: &[TestNode]) {
-    master.abandon();
-    for peer in peers {
-        until("the master is missed", async || {
-            matches!(peer.status().await.unwrap().master, MasterState::Unreachable { .. }).then_some(())
-        })
-        .await;
-    }
 }
 
 async fn all_found(reader: &TestNode, tree: &str) {

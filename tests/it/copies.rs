@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use swarmdex::Node;
 use swarmdex::config::{Config, Role};
-use swarmdex::node::MasterState;
 use swarmdex_protocols::Keypair;
 
 use crate::forger::Forger;
-use crate::harness::{TestNode, joined, published, tcp_address, until};
+use crate::harness::{TestNode, alone, joined, published, tcp_address, until};
 
 /// A master and peers that know each other.
 async fn network(peers: usize, change: impl Fn(&mut Config) + Copy) -> (TestNode, Vec<TestNode>) {
@@ -80,10 +79,7 @@ async fn a_node_that_restarts_is_filled_before_the_next_publication() {
     }
     // Without a master owners publish their certificates at once.
     master.abandon();
-    until("the master is missed", async || {
-        matches!(peers[0].status().await.unwrap().master, MasterState::Unreachable { .. }).then_some(())
-    })
-    .await;
+    alone(&peers[0]).await;
     published(&peers[0]).await;
     let (entrance, gone) = (tcp_address(&peers[0]), tcp_address(&master));
     let stored = peers[1].status().await.unwrap().dht;

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::harness::{Process, TestNode, address, code, found, host, noise, stderr, tcp_address};
-use crate::lan::{Lan, file, joined};
+use crate::harness::{
+    Process, TestNode, address, code, file, found, host, noise, process_joined as joined, stderr, tcp_address,
+};
+use crate::lan::Lan;
 
 const MASTER: [&str; 3] = ["--no-mdns", "--master", "/ip4/10.77.0.1/tcp/4747"];
 /// What a user waits for at most before he is told that a holder cannot be reached.
@@ -32,11 +34,9 @@ async fn a_port_that_another_program_has_elsewhere_is_not_in_the_way() {
 }
 
 /// Nodes with the times of a real network: a holder that falls silent is a member for a while yet.
-fn slow_leases(folder: &Path, hosts: usize) {
-    for host in 0..hosts {
-        let place = folder.join(format!("host{host}"));
-        std::fs::create_dir_all(&place).unwrap();
-        std::fs::write(place.join("extra.toml"), "[lease]\nlease_seconds = 60\n").unwrap();
+fn slow_leases(folder: &Path, lan: &Lan) {
+    for host in &lan.hosts {
+        host.settings(folder, "[lease]\nlease_seconds = 60\n");
     }
 }
 
@@ -55,12 +55,12 @@ fn get(node: &Process, name: &str, folder: &Path) -> (Output, Duration) {
 fn a_holder_that_does_not_answer_is_named_within_seconds() {
     let Some(lan) = Lan::new("mute", 3) else { return };
     let folder = TempDir::new().unwrap();
-    slow_leases(folder.path(), 3);
+    slow_leases(folder.path(), &lan);
     let _master = lan.start(0, "master", folder.path(), &["--no-mdns"]);
     let shared = file(folder.path(), "name", &noise(1, 300_000));
     let anna = lan.start(1, "peer", folder.path(), &[&["--share", &shared][..], &MASTER].concat());
     anna.until(&["ls"], |entries| entries.to_string().contains("certified"));
-    lan.mute(1, true);
+    lan.hosts[1].mute(true);
     let ben = lan.start(2, "peer", folder.path(), &MASTER);
     joined(&ben);
     let (got, took) = get(&ben, "name", folder.path());
@@ -73,7 +73,7 @@ fn a_holder_that_does_not_answer_is_named_within_seconds() {
     let (got, took) = get(&ben, "name", folder.path());
     assert_eq!(code(&got), 5);
     assert!(took < SOON / 2, "what failed a moment ago is not waited for: {took:?}");
-    lan.mute(1, false);
+    lan.hosts[1].mute(false);
     let (got, _) = get(&ben, "name", folder.path());
     assert_eq!(code(&got), 0, "{}", stderr(&got));
 }
@@ -83,7 +83,7 @@ fn a_holder_that_does_not_answer_is_named_within_seconds() {
 fn a_holder_that_falls_silent_on_a_connection_is_named_within_seconds() {
     let Some(lan) = Lan::new("hush", 3) else { return };
     let folder = TempDir::new().unwrap();
-    slow_leases(folder.path(), 3);
+    slow_leases(folder.path(), &lan);
     let _master = lan.start(0, "master", folder.path(), &["--no-mdns"]);
     let [first, second] =
         [("first", 2), ("second", 3)].map(|(name, seed)| file(folder.path(), name, &noise(seed, 300_000)));
@@ -93,7 +93,7 @@ fn a_holder_that_falls_silent_on_a_connection_is_named_within_seconds() {
     joined(&ben);
     ben.until(&["search", "second"], |entries| entries.as_array().is_some_and(|entries| entries.len() == 1));
     assert_eq!(code(&get(&ben, "first", folder.path()).0), 0);
-    lan.mute(1, true);
+    lan.hosts[1].mute(true);
     let (got, took) = get(&ben, "second", folder.path());
     assert_eq!(code(&got), 5);
     assert!(took < SOON, "{took:?}");

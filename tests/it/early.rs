@@ -50,7 +50,9 @@ impl Crowd {
         let begun = Arc::new(Mutex::new(None));
         let (first_begun, copy) = (begun.clone(), bytes.clone());
         owner.answer_all(move |request| match request {
-            Request::Have(_) => Reply::Bytes(framed(&Header::Have { bytes: 0, whole: true, others: Vec::new() })),
+            Request::Have(_) => {
+                Reply::Bytes(framed(&Header::Have { bytes: 0, whole: true, others: Vec::new(), sending: false }))
+            }
             // Before ben knows that there is a crowd, nothing.
             Request::Chunks(want) => {
                 let (header, body) = chunks(&copy, want.run());
@@ -82,7 +84,8 @@ impl Crowd {
         let (copy, told) = (bytes.clone(), own.as_bytes().to_vec());
         friend.answer_all(move |request| match request {
             Request::Have(_) => {
-                let header = Header::Have { bytes: told.len() as u32, whole: false, others: Vec::new() };
+                let header =
+                    Header::Have { bytes: told.len() as u32, whole: false, others: Vec::new(), sending: false };
                 Reply::Bytes(answer(&header, &told))
             }
             Request::Chunks(want) if want.first == 5 => {

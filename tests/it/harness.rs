@@ -209,6 +209,27 @@ pub async fn joined(node: &Node) {
     .await;
 }
 
+/// Waits until a peer in a process of its own is a member.
+pub fn process_joined(peer: &Process) {
+    peer.until(&["status"], |status| status["master"]["state"] == "joined");
+}
+
+/// Cuts the master off, and waits until each of these peers misses it.
+pub async fn lose(master: &TestNode, peers: &[TestNode]) {
+    master.abandon();
+    for peer in peers {
+        alone(peer).await;
+    }
+}
+
+/// Waits until a peer misses its master.
+pub async fn alone(peer: &Node) {
+    until("the master is missed", async || {
+        matches!(peer.status().await.unwrap().master, MasterState::Unreachable { .. }).then_some(())
+    })
+    .await;
+}
+
 /// Waits until a name is found.
 pub async fn found(node: &Node, name: &str) -> LookupInfo {
     until("the name is found", async || node.lookup(name).await.ok()).await

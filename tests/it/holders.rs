@@ -225,7 +225,8 @@ async fn a_holder_that_leaves_in_the_middle_of_an_answer_costs_what_it_sent() {
                     answer(&header, &body)
                 }
                 fetch::Request::Have(_) if place % 2 == 0 => {
-                    let header = Header::Have { bytes: all.len() as u32, whole: false, others: Vec::new() };
+                    let header =
+                        Header::Have { bytes: all.len() as u32, whole: false, others: Vec::new(), sending: false };
                     answer(&header, &all)
                 }
                 _ => answer(&Header::Refused(fetch::Refusal::NotFound), &[]),

@@ -1,103 +1,31 @@
 //! Several hosts on one machine, in network namespaces: mDNS, cables that are cut, interfaces that go and come.
 //!
-//! Each test makes namespaces of its own and removes them. Without the right to do so it says that it is
-//! skipped, and why.
+//! Each test makes namespaces of its own; see `lab`.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use crate::harness::{Process, code, noise, stderr};
+use crate::harness::{Process, code, file, noise, process_joined as joined, stderr};
+use crate::lab::{Host, Lab};
 
-/// Hosts on one switch: namespaces `PREFIX0`, `PREFIX1`, … with addresses 10.77.0.1, 10.77.0.2, …
+/// Hosts on one switch with the addresses 10.77.0.1, 10.77.0.2, …
 pub struct Lan {
-    prefix: String,
-    hosts: usize,
+    pub hosts: Vec<Host>,
+    _lab: Lab,
 }
 
 impl Lan {
     /// `None`, loudly, where namespaces cannot be made.
-    pub fn new(name: &str, hosts: usize) -> Option<Self> {
-        let lan = Self { prefix: format!("sdx-{}-{name}", std::process::id()), hosts };
-        if let Err(reason) = lan.build() {
-            println!("SKIPPED: no network namespaces on this machine: {reason}");
-            return None;
-        }
-        Some(lan)
-    }
-
-    fn host(&self, number: usize) -> String {
-        format!("{}{number}", self.prefix)
-    }
-
-    /// A switch in a namespace of its own, and a cable to each host.
-    fn build(&self) -> Result<(), String> {
-        let switch = self.host(99);
-        ip(&["netns", "add", &switch])?;
-        ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"])?;
-        ip(&["-n", &switch, "link", "set", "br0", "up"])?;
-        for number in 0..self.hosts {
-            let (host, port) = (self.host(number), format!("port{number}"));
-            ip(&["netns", "add", &host])?;
-            ip(&["-n", &switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &host])?;
-            ip(&["-n", &switch, "link", "set", &port, "master", "br0", "up"])?;
-            ip(&["-n", &host, "link", "set", "lo", "up"])?;
-            ip(&["-n", &host, "addr", "add", &format!("10.77.0.{}/24", number + 1), "dev", "eth0"])?;
-            ip(&["-n", &host, "link", "set", "eth0", "up"])?;
-            ip(&["-n", &host, "route", "add", "default", "dev", "eth0"])?;
-        }
-        Ok(())
-    }
-
-    /// Pulls the cable of a host, or plugs it in again: no packet passes, and nobody is told.
-    pub fn cable(&self, number: usize, plugged: bool) {
-        let state = if plugged { "up" } else { "down" };
-        ip(&["-n", &self.host(99), "link", "set", &format!("port{number}"), state]).unwrap();
-    }
-
-    /// No packet leaves a host any more, or all do again: what is sent to it is taken in, and nothing comes back.
-    pub fn mute(&self, number: usize, muted: bool) {
-        let change = if muted { "add" } else { "del" };
-        ip(&["-n", &self.host(number), "rule", change, "prio", "1", "blackhole"]).unwrap();
+    pub fn new(name: &str, hosts: u8) -> Option<Self> {
+        let mut lab = Lab::new(name)?;
+        let network = lab.network("10.77.0");
+        Some(Self { hosts: (1..=hosts).map(|number| lab.host(&network, number)).collect(), _lab: lab })
     }
 
     pub fn start(&self, number: usize, role: &str, folder: &Path, arguments: &[&str]) -> Process {
-        let folder = folder.join(format!("host{number}"));
-        std::fs::create_dir_all(&folder).unwrap();
-        Process::start_in(&self.host(number), role, &folder, arguments)
+        self.hosts[number].start(role, folder, arguments)
     }
-
-    fn run(&self, number: usize, program: &str, arguments: &[&str]) -> Output {
-        Command::new("ip").args(["netns", "exec", &self.host(number), program]).args(arguments).output().unwrap()
-    }
-}
-
-impl Drop for Lan {
-    fn drop(&mut self) {
-        for number in (0..self.hosts).chain([99]) {
-            let _ = ip(&["netns", "del", &self.host(number)]);
-        }
-    }
-}
-
-fn ip(arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new("ip").args(arguments).output().map_err(|error| format!("ip: {error}"))?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(format!("ip {}: {}", arguments.join(" "), stderr(&output).trim()))
-    }
-}
-
-pub fn file(folder: &Path, name: &str, bytes: &[u8]) -> String {
-    let path = folder.join(name);
-    std::fs::write(&path, bytes).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
-pub fn joined(peer: &Process) {
-    peer.until(&["status"], |status| status["master"]["state"] == "joined");
 }
 
 /// The two commands of the README: peers find the master by mDNS, remember it, and refuse another one later.
@@ -142,7 +70,7 @@ fn a_blackholed_peer_is_evicted_and_returns_when_the_cable_is_back() {
     let shared = file(folder.path(), "name", b"x");
     let peer = lan.start(1, "peer", folder.path(), &["--share", &shared, "--master", "/ip4/10.77.0.1/tcp/4747"]);
     master.until(&["search", "name"], |entries| entries.as_array().is_some_and(|entries| entries.len() == 1));
-    lan.cable(1, false);
+    lan.hosts[1].cable(false);
     let begin = std::time::Instant::now();
     master.until(&["peers"], |peers| peers.to_string().contains("suspect"));
     master.until(&["search", "name"], |entries| entries.as_array().is_some_and(Vec::is_empty));
@@ -151,7 +79,7 @@ fn a_blackholed_peer_is_evicted_and_returns_when_the_cable_is_back() {
     // It proves its own names by itself; of others it knows nothing, which is not to say that there are none.
     assert_eq!(code(&peer.command(&["lookup", "name"])), 0);
     assert_eq!(code(&peer.command(&["lookup", "other"])), 5);
-    lan.cable(1, true);
+    lan.hosts[1].cable(true);
     joined(&peer);
     master.until(&["search", "name"], |entries| entries.as_array().is_some_and(|entries| entries.len() == 1));
 }
@@ -172,7 +100,7 @@ fn nodes_with_only_private_addresses_do_not_spoil_lookups() {
     let hidden: Vec<_> = (0..HIDDEN)
         .map(|number| {
             let address = format!("10.88.{number}.1");
-            ip(&["-n", &lan.host(3), "addr", "add", &format!("{address}/32"), "dev", "lo"]).unwrap();
+            lan.hosts[3].ip(&["addr", "add", &format!("{address}/32"), "dev", "lo"]);
             let listen = format!("/ip4/{address}/tcp/4000");
             let own = folder.path().join(format!("hidden{number}"));
             lan.start(3, "peer", &own, &[&["--no-mdns", "--listen", &listen][..], &at].concat())
@@ -201,12 +129,8 @@ fn a_peer_whose_address_changes_is_found_at_its_new_one() {
     let ben = lan.start(2, "peer", folder.path(), &["--master", master]);
     joined(&anna);
     ben.until(&["lookup", "name"], |found| found.to_string().contains("10.77.0.2"));
-    let host = lan.host(1);
-    ip(&["-n", &host, "link", "set", "eth0", "down"]).unwrap();
-    ip(&["-n", &host, "addr", "del", "10.77.0.2/24", "dev", "eth0"]).unwrap();
-    ip(&["-n", &host, "addr", "add", "10.77.0.22/24", "dev", "eth0"]).unwrap();
-    ip(&["-n", &host, "link", "set", "eth0", "up"]).unwrap();
-    ip(&["-n", &host, "route", "replace", "default", "dev", "eth0"]).unwrap();
+    lan.hosts[1].ip(&["link", "set", "eth0", "down"]);
+    lan.hosts[1].change_address(2, 22);
     ben.until(&["lookup", "name"], |found| {
         let holders = found["holders"].to_string();
         holders.contains("10.77.0.22") && holders.contains("alive")
@@ -231,7 +155,7 @@ fn an_mdns_flood_neither_stops_nor_swells_a_node() {
     };
     let before = (memory(&master), memory(&peer));
     let script = file(folder.path(), "flood.py", FLOOD.as_bytes());
-    let output = lan.run(2, "python3", &[&script, "100000"]);
+    let output = lan.hosts[2].run("python3", &[&script, "100000"]);
     if !output.status.success() {
         println!("SKIPPED: python3 cannot send the flood: {}", stderr(&output));
         return;

@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use libp2p::identity::Keypair;
 use swarmdex::Error;
 use swarmdex::config::Role;
-use swarmdex::node::{MasterState, Source};
+use swarmdex::node::Source;
 use swarmdex_protocols::mirror::{Request, Response, Store};
 use swarmdex_protocols::{
     Certificate, Claim, ContentId, Entry, Name, Network, PeerId, RecordKey, Statement, Tombstone, Version, index,
 };
 
 use crate::forger::{Forger, value};
-use crate::harness::{TestNode, gone, published, tcp_address, until};
+use crate::harness::{TestNode, gone, lose, published, tcp_address, until};
 use crate::stranger::{MIRROR, Reply, Stranger, framed, unframed};
 
 fn unix_ms() -> u64 {
@@ -74,16 +74,6 @@ async fn stored(peers: &[TestNode], text: &str, such: impl Fn(&Statement) -> boo
                 Response::Records(records) => records.concat().iter().any(&such).then_some(()),
                 other => panic!("{other:?}"),
             }
-        })
-        .await;
-    }
-}
-
-async fn lose(master: &TestNode, peers: &[TestNode]) {
-    master.abandon();
-    for peer in peers {
-        until("the master is missed", async || {
-            matches!(peer.status().await.unwrap().master, MasterState::Unreachable { .. }).then_some(())
         })
         .await;
     }

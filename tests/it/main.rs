@@ -14,6 +14,7 @@ mod harness;
 mod holders;
 mod hostile;
 mod identity;
+mod lab;
 mod lan;
 mod lies;
 mod logs;

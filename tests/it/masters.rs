@@ -5,7 +5,7 @@ use swarmdex_protocols::index::{Followed, Request, Response};
 use swarmdex_protocols::{Multiaddr, PeerId};
 use tempfile::TempDir;
 
-use crate::harness::{Process, TestNode, code, joined, tcp_address, until};
+use crate::harness::{TestNode, code, joined, process_joined, tcp_address, until};
 use crate::lan::Lan;
 use crate::stranger::{Reply, Stranger, framed};
 
@@ -53,10 +53,6 @@ async fn a_master_hears_from_peers_that_they_follow_another() {
     assert_eq!(peer.status().await.unwrap().other_masters, []);
 }
 
-fn is_joined(process: &Process) {
-    process.until(&["status"], |status| status["master"]["state"] == "joined");
-}
-
 fn share(folder: &TempDir, name: &str) -> String {
     let path = folder.path().join(name);
     std::fs::write(&path, name).unwrap();
@@ -71,7 +67,7 @@ fn a_new_peer_follows_the_master_that_the_peers_of_its_lan_follow() {
     let folder = TempDir::new().unwrap();
     let mut first = lan.start(0, "master", folder.path(), &[]);
     let anna = lan.start(1, "peer", folder.path(), &["--share", &share(&folder, "annas.txt")]);
-    is_joined(&anna);
+    process_joined(&anna);
     anna.until(&["ls"], |names| names[0]["standing"] == "certified");
     let second = lan.start(2, "master", folder.path(), &[]);
     for (one, other) in [(&first, &second), (&second, &first)] {
@@ -82,7 +78,7 @@ fn a_new_peer_follows_the_master_that_the_peers_of_its_lan_follow() {
     }
     // While both are up, the one that has a member is taken.
     let ben = lan.start(3, "peer", folder.path(), &[]);
-    is_joined(&ben);
+    process_joined(&ben);
     assert_eq!(ben.json(&["status"])["master"]["peer_id"], first.peer_id().as_str(), "{}", ben.log());
     ben.until_log("the one that most peers here follow is taken");
     anna.until(&["status"], |status| status["dht"]["published"].as_u64() > Some(0));
@@ -100,7 +96,7 @@ fn a_new_peer_follows_the_master_that_the_peers_of_its_lan_follow() {
     drop(first);
     let first = lan.start(0, "master", folder.path(), &[]);
     assert_eq!(first.peer_id(), known);
-    is_joined(&cleo);
+    process_joined(&cleo);
     assert_eq!(cleo.json(&["status"])["master"]["peer_id"], known.as_str());
     cleo.signal("TERM");
     cleo.wait();

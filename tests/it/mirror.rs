@@ -3,19 +3,11 @@
 use std::time::Duration;
 
 use swarmdex::config::{Config, Role};
-use swarmdex::node::{MasterState, Source, Standing};
+use swarmdex::node::{Source, Standing};
 use swarmdex::{Error, Node};
 use tempfile::TempDir;
 
-use crate::harness::{TestNode, found, gone, joined, noise, published, tcp_address, until};
-
-/// Waits until a node knows that its master is gone.
-async fn alone(node: &Node) {
-    until("the master is missed", async || {
-        matches!(node.status().await.unwrap().master, MasterState::Unreachable { .. }).then_some(())
-    })
-    .await;
-}
+use crate::harness::{TestNode, alone, found, gone, joined, lose, noise, published, tcp_address, until};
 
 /// A network of a master and so many peers.
 async fn network(peers: usize, change: impl Fn(&mut Config) + Copy) -> (TestNode, Vec<TestNode>) {
@@ -36,14 +28,6 @@ async fn network(peers: usize, change: impl Fn(&mut Config) + Copy) -> (TestNode
         .await;
     }
     (master, all)
-}
-
-/// Stops the master as a crash would, and waits until every peer has noticed.
-async fn lose(master: &TestNode, peers: &[TestNode]) {
-    master.abandon();
-    for peer in peers {
-        alone(peer).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use swarmdex::Error;
 use swarmdex::config::{Config, Role};
-use swarmdex::node::MasterState;
 use tempfile::TempDir;
 
-use crate::harness::{Process, TestNode, code, joined, until};
+use crate::harness::{Process, TestNode, alone, code, joined, until};
 
 /// Nothing is published a second time while a test runs.
 fn once(config: &mut Config) {
@@ -159,10 +158,7 @@ async fn what_nobody_knows_is_not_denied_while_many_nodes_are_silent() {
     let (master, mut peers) = network(6).await;
     let (listen, asker) = (master.ready().listen, peers.remove(0));
     master.abandon();
-    until("the master is missed", async || {
-        matches!(asker.status().await.unwrap().master, MasterState::Unreachable { .. }).then_some(())
-    })
-    .await;
+    alone(&asker).await;
     // The master alone is not missed: the mirror is there for what it knew.
     until("it is not there", async || {
         matches!(asker.lookup("nobody's").await, Err(Error::NotFound { .. })).then_some(())

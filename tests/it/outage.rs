@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use swarmdex::Node;
 use swarmdex::config::{Config, Role};
-use swarmdex::node::{GetRequest, MasterState, Source};
+use swarmdex::node::{GetRequest, Source};
 use tempfile::TempDir;
 
-use crate::harness::{Process, TestNode, address, joined, noise, published, tcp_address, until};
+use crate::harness::{Process, TestNode, address, alone, joined, noise, published, tcp_address, until};
 use crate::stranger::Stranger;
 
 /// How long lookups and downloads took, by the phase that they began in.
@@ -170,10 +170,7 @@ async fn half_of_a_hundred_nodes_die_and_every_name_of_the_others_is_found() {
         peers[*number].abandon();
     }
     for number in alive {
-        until("the master is missed", async || {
-            matches!(peers[*number].status().await.unwrap().master, MasterState::Unreachable { .. }).then_some(())
-        })
-        .await;
+        alone(&peers[*number]).await;
     }
     for round in 0..2 {
         for (index, owner) in alive.iter().enumerate() {

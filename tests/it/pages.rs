@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
+use swarmdex::Error;
 use swarmdex::config::{Config, Role};
 use swarmdex::http::Client;
-use swarmdex::node::{ErrorKind, MasterState, Standing};
-use swarmdex::{Error, Node};
+use swarmdex::node::{ErrorKind, Standing};
 use swarmdex_protocols::index::{
     Cursor, Joined, Member, Owned, Page, Refusal, RefusalCode, Renewed, Request, Response, Search, Session, Verdict,
 };
@@ -22,7 +22,7 @@ use swarmdex_protocols::{
 use tempfile::TempDir;
 
 use crate::forger::Forger;
-use crate::harness::{Process, TestNode, joined, published, tcp_address, until};
+use crate::harness::{Process, TestNode, alone, joined, published, tcp_address, until};
 use crate::stranger::{MIRROR, Reply, Stranger, framed};
 
 fn unix_ms() -> u64 {
@@ -202,7 +202,8 @@ async fn members_come_in_pages_and_pages_that_stand_still_are_an_error() {
     let all = members.clone();
     let stuck = Arc::<Mutex<bool>>::default();
     let stands = stuck.clone();
-    let member = |peer: &PeerId| Member { peer: *peer, addresses: Vec::new(), suspect: false, entries: 0 };
+    let member =
+        |peer: &PeerId| Member { peer: *peer, addresses: Vec::new(), suspect: false, entries: 0, reachable: None };
     let (_master, peer) = confused_master(move |request| {
         let Request::Peers(peers) = request else { return Response::Done };
         let after = peers.after.filter(|_| !*stands.lock().unwrap());
@@ -257,14 +258,6 @@ async fn an_owner_tells_each_of_its_names_once_while_its_share_changes() {
     let once: BTreeSet<_> = told.iter().cloned().collect();
     assert_eq!(once.len(), told.len(), "nothing is told twice");
     assert!(((pages - 1) * 50..FILES).all(|number| once.contains(&format!("{number:04}"))), "nothing is left out");
-}
-
-/// Waits until a node knows that its master is gone.
-async fn alone(node: &Node) {
-    until("the master is missed", async || {
-        matches!(node.status().await.unwrap().master, MasterState::Unreachable { .. }).then_some(())
-    })
-    .await;
 }
 
 /// A search without the master: an owner whose pages have few matches or none, that is busy once, and whose answer is
@@ -490,5 +483,7 @@ async fn records_and_keys_reach_a_node_in_many_messages_also_if_it_refuses_some(
     assert!(sizes.len() > 7 && sizes[..3].iter().all(|(records, _)| *records == MAX_MIRROR_RECORDS), "{sizes:?}");
     let statements = |number: usize| names(&heard.stores[number].0.statements);
     assert_ne!(statements(1), statements(2), "what was not taken does not come again at once");
-    assert_eq!(statements(3), statements(4), "what it was too busy for does");
+    // A message or two are under way meanwhile.
+    let comes_again = (4..7).any(|number| statements(3) == statements(number));
+    assert!(comes_again, "what it was too busy for does");
 }

@@ -7,7 +7,7 @@ use swarmdex::node::{MasterState, SharedCounts, Source, Standing};
 use swarmdex_protocols::index::{Again, RefusalCode, Request, Response, Seals, Sequence, Session};
 use swarmdex_protocols::{PeerId, Version};
 
-use crate::harness::{Process, TestNode, gone, published, tcp_address, until};
+use crate::harness::{Process, TestNode, alone, gone, published, tcp_address, until};
 use crate::stranger::Stranger;
 
 /// More than one part, and more than one page of seals.
@@ -85,10 +85,7 @@ async fn who_left_in_order_has_its_names_back_at_once_but_those_that_were_taken(
 
     // The master finds on its disk what it granted so.
     let address = tcp_address(&master);
-    until("the master is missed", async || {
-        matches!(peer.status().await.unwrap().master, MasterState::Unreachable { .. }).then_some(())
-    })
-    .await;
+    alone(&peer).await;
     let master = TestNode::try_start(Role::Master, master.into_dir().await, |config| config.listen = vec![address])
         .await
         .unwrap();

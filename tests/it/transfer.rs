@@ -100,7 +100,8 @@ async fn a_bitmap_that_lies_costs_a_few_requests() {
                     2 => vec![0xff; 3],
                     _ => vec![0xff; 100_000],
                 };
-                let header = Header::Have { bytes: body.len() as u32, whole: lie == 0, others: Vec::new() };
+                let header =
+                    Header::Have { bytes: body.len() as u32, whole: lie == 0, others: Vec::new(), sending: false };
                 Reply::Bytes([framed(&header), body].concat())
             }
             _ => Reply::Bytes(framed(&Header::Refused(swarmdex_protocols::fetch::Refusal::NotFound))),

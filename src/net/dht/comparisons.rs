@@ -26,7 +26,7 @@ pub(super) struct Comparisons {
 }
 
 impl Comparisons {
-    /// Whether a store of so many entries may be compared once more, for a sender at an address.
+    /// Whether one more question may be answered, with so many entries to look at, for a sender at an address.
     pub(super) fn admit(&mut self, sender: PeerId, address: Option<IpAddr>, entries: usize, now: Instant) -> bool {
         if self.window.is_none_or(|begin| now.saturating_duration_since(begin) >= COMPARISONS_WINDOW) {
             *self = Self { window: Some(now), ..Self::default() };
@@ -49,6 +49,13 @@ impl Comparisons {
         *of_sender += cost;
         self.all += cost;
         true
+    }
+
+    /// A question that was admitted took a look at so many entries.
+    pub(super) fn charge(&mut self, sender: PeerId, address: Option<IpAddr>, entries: usize) {
+        let of_address = address.and_then(|address| self.of_address.get_mut(&address));
+        let counts = self.of_sender.get_mut(&sender).into_iter().chain(of_address).chain([&mut self.all]);
+        counts.for_each(|count| *count = count.saturating_add(entries));
     }
 }
 

@@ -20,6 +20,6 @@ pub struct DhtCounts {
 pub(crate) enum Counted {
     /// A search for the nodes closest to a key.
     Closest,
-    /// So many messages to look a record up.
-    Lookup(u64),
+    /// A message to look a record up.
+    Lookup,
 }

@@ -74,8 +74,8 @@ impl RecordTable {
         self.records.unprovide(key, peer);
     }
 
-    /// What is held of what a node said, compared with what it has.
-    pub(in crate::net) fn compare(&self, sender: &PeerId, ranges: &[Range]) -> Vec<Compared> {
+    /// What is held of what a node said, compared with what it has; and how many entries were looked at.
+    pub(in crate::net) fn compare(&self, sender: &PeerId, ranges: &[Range]) -> (Vec<Compared>, usize) {
         self.records.compare(sender, ranges, MAX_MIRROR_HELD)
     }
 

@@ -128,10 +128,21 @@ impl Driver {
         reply: IndexReply,
     ) {
         let step = match (&mut self.services.index, request) {
+            (Some(_), Ok(Request::Call(call))) if !self.swarm.is_connected(&call.peer) => {
+                Step::Answer(refused(RefusalCode::NotFound, "it is not connected with the master"))
+            }
             (_, Ok(Request::Master)) => Step::Answer(Response::Master(self.followed())),
             (Some(master), request) => master.handle(peer, origin, request, Instant::now()),
             (None, Ok(request @ (Request::Lookup(_) | Request::Search(_)))) => {
                 return self.serve_owned(request, reply);
+            }
+            (None, Ok(Request::Reach(reach))) if self.dht.master() == Some(peer) => {
+                self.on_reach(reach);
+                Step::Answer(Response::Done)
+            }
+            (None, Ok(Request::Connect(connect))) if self.dht.master() == Some(peer) => {
+                self.on_call(connect);
+                Step::Answer(Response::Done)
             }
             (None, Ok(_)) => Step::Answer(refused(RefusalCode::NotMaster, "this node is not the master")),
             (None, Err(error)) => Step::Answer(Response::Refused(refuse_bytes(&error))),
@@ -316,6 +327,7 @@ impl Driver {
                         self.uploads.cancel(&peer, &run).map_or(Ok(()), |channel| Err((channel, Refusal::Cancelled)))
                     }
                     Ok(mut request) => {
+                        self.on_asked_for_chunks(peer);
                         let holdings = &self.services.library.holdings;
                         let (crowd, early) = match &mut request {
                             Request::Chunks(want) => {
@@ -360,7 +372,8 @@ impl Driver {
         let body = chunks.as_ref().map(|chunks| chunks.as_bytes().to_vec()).unwrap_or_default();
         match u32::try_from(body.len()) {
             Ok(bytes) if body.len() <= MAX_FETCH_BODY => {
-                Response { header: Header::Have { bytes, whole: chunks.is_none(), others }, body }
+                let sending = self.uploads.is_sending(&peer, Instant::now());
+                Response { header: Header::Have { bytes, whole: chunks.is_none(), others, sending }, body }
             }
             // A part of a content of more than 8 TiB is of use to nobody else before it is whole.
             _ => Response::refused(Refusal::NotFound),

@@ -8,7 +8,7 @@ use crate::net::dht::{Counted, Located, bounded};
 use crate::state::closest::Closest;
 
 /// How long those who are being asked may take before others are asked as well.
-const SLOW: Duration = Duration::from_millis(300);
+pub(super) const SLOW: Duration = Duration::from_millis(300);
 
 impl Mirror {
     /// The nodes closest to a key, this one not among them; at most 20, the closest first, or those of them that are known in
@@ -34,7 +34,7 @@ impl Mirror {
         let places = known.iter().map(|(peer, _)| (position_of_peer(peer), *peer));
         let mut closest = Closest::new(position_of_key(&key), places);
         let mut located: BTreeMap<_, _> = known.into_iter().collect();
-        let (mut asking, mut answered) = (FuturesUnordered::new(), false);
+        let mut asking = FuturesUnordered::new();
         let end = tokio::time::Instant::now() + self.patience;
         while !closest.is_over() {
             while let Some(node) = closest.next_node() {
@@ -51,23 +51,30 @@ impl Mirror {
             };
             match answer {
                 Ok(Response::Found(Found { closer, .. })) => {
-                    answered = true;
-                    let local = self.net.local();
-                    let others: Vec<_> =
-                        closer.into_iter().filter(|other| other.peer != local).take(REPLICATION).collect();
-                    closest.on_answer(node, others.iter().map(|other| (position_of_peer(&other.peer), other.peer)));
-                    for Provider { peer, addresses } in others {
-                        located.entry(peer).or_insert_with(|| routing_addresses(&bounded(addresses)));
-                    }
+                    closest.on_answer(node, self.named(closer, &mut located));
                 }
                 Err(RequestError::Disconnected) => closest.on_failed(node),
                 Ok(_) | Err(_) => closest.on_mute(node),
             }
         }
-        let nodes = closest.nodes();
-        answered.then(|| {
+        closest.has_answers().then(|| {
             let addresses = |node: PeerId| (node, located.remove(&node).unwrap_or_default());
-            nodes.into_iter().map(addresses).collect()
+            closest.nodes().into_iter().map(addresses).collect()
         })
+    }
+
+    /// The nodes that somebody named, this one left out, each with its place; where they listen is kept in `located`.
+    pub(super) fn named(
+        &self,
+        nodes: Vec<Provider>,
+        located: &mut BTreeMap<PeerId, Vec<Multiaddr>>,
+    ) -> Vec<(Position, PeerId)> {
+        let others = nodes.into_iter().filter(|other| other.peer != self.net.local()).take(REPLICATION);
+        others
+            .map(|Provider { peer, addresses }| {
+                located.entry(peer).or_insert_with(|| routing_addresses(&bounded(addresses)));
+                (position_of_peer(&peer), peer)
+            })
+            .collect()
     }
 }

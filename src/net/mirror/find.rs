@@ -3,14 +3,13 @@
 use futures::stream::FuturesUnordered;
 use swarmdex_protocols::mirror::Found;
 
+use super::closest::SLOW;
 use super::*;
-use crate::net::dht::{Counted, bounded};
+use crate::net::dht::Counted;
 use crate::state::find::Find;
 
 /// How long all of it may take: Kademlia's own question is the sure one.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long those who are being asked may take before others are asked as well.
-const SLOW: Duration = Duration::from_millis(300);
 
 impl Mirror {
     /// What some of the nodes closest to a name say of it, checked; `None` unless enough of them have something to say.
@@ -26,7 +25,7 @@ impl Mirror {
             while let Some(node) = find.next_node() {
                 let addresses = located.get(&node).cloned().unwrap_or_default();
                 asking.push(async move {
-                    self.net.count(Counted::Lookup(1)).await;
+                    self.net.count(Counted::Lookup).await;
                     (node, self.ask(node, &addresses, Request::Find(key)).await)
                 });
             }
@@ -49,12 +48,7 @@ impl Mirror {
             let ledger = checked(name, statements, &authority).filter(|ledger| !ledger.is_empty());
             let has = ledger.is_some();
             ledger.into_iter().for_each(|ledger| tally.add(&ledger, now().unix_ms));
-            let local = self.net.local();
-            let closer: Vec<_> = closer.into_iter().filter(|other| other.peer != local).take(REPLICATION).collect();
-            find.on_answer(node, has, closer.iter().map(|other| (position_of_peer(&other.peer), other.peer)));
-            for Provider { peer, addresses } in closer {
-                located.entry(peer).or_insert_with(|| routing_addresses(&bounded(addresses)));
-            }
+            find.on_answer(node, has, self.named(closer, &mut located));
         }
         Some(tally)
     }

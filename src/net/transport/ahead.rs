@@ -6,9 +6,11 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use futures::{AsyncRead, AsyncWrite};
 
+use super::pace::Pace;
 use super::records::Records;
 use super::socket::Wait;
 
@@ -31,12 +33,15 @@ pub(in crate::net) struct Ahead<T> {
     records: Records,
     /// Bytes that the socket was told to wait for.
     waits_for: usize,
+    /// How much may wait to be written, and how much the socket was told to take in of it.
+    pace: Pace,
+    keeps: usize,
 }
 
 impl<T> Ahead<T> {
     pub(super) fn new(io: T) -> Self {
-        let records = Records::default();
-        Self { io, buffer: Vec::new(), begin: 0, end: 0, small_reads: 0, records, waits_for: 1 }
+        let (records, pace) = (Records::default(), Pace::default());
+        Self { io, buffer: Vec::new(), begin: 0, end: 0, small_reads: 0, records, waits_for: 1, pace, keeps: 0 }
     }
 
     /// Makes the buffer fit what came last.
@@ -79,9 +84,27 @@ impl<T: AsyncRead + Wait + Unpin> AsyncRead for Ahead<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Ahead<T> {
+impl<T: Wait> Ahead<T> {
+    /// Tells the pace what became of a write, and the socket what it may take in.
+    fn on_write(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Ready(Ok(count)) => self.pace.on_taken(*count, Instant::now),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.pace.on_full(Instant::now),
+        }
+        let keeps = (self.pace.limit() / 2).next_power_of_two();
+        if keeps != self.keeps {
+            self.io.keep_unsent(keeps);
+            self.keeps = keeps;
+        }
+        written
+    }
+}
+
+impl<T: AsyncWrite + Wait + Unpin> AsyncWrite for Ahead<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.on_write(written)
     }
 
     fn poll_write_vectored(
@@ -89,7 +112,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Ahead<T> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
+        self.on_write(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -111,6 +135,8 @@ mod tests {
 
     impl<T> Wait for Cursor<T> {
         fn wait_for(&self, _: usize) {}
+
+        fn keep_unsent(&self, _: usize) {}
     }
 
     /// Brings one piece at each read, and remembers what it was told to wait for.
@@ -132,6 +158,8 @@ mod tests {
         fn wait_for(&self, bytes: usize) {
             self.waits.lock().unwrap().push(bytes);
         }
+
+        fn keep_unsent(&self, _: usize) {}
     }
 
     #[test]

@@ -8,10 +8,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use futures::{AsyncRead, AsyncWrite};
 
-/// Bytes that are collected at most.
+use super::pace::Pace;
+
+/// Bytes that are collected at most, and fewer where they leave slowly.
 const CAPACITY: usize = 128 << 10;
 /// Buffer that a connection keeps which has nothing to send, in bytes.
 const KEPT: usize = 8 << 10;
@@ -29,11 +32,13 @@ pub(in crate::net) struct Coalesce<T> {
     burst: usize,
     /// Set when a flush is put off.
     put_off: Arc<AtomicBool>,
+    /// How fast it is passed on.
+    pace: Pace,
 }
 
 impl<T> Coalesce<T> {
     pub(super) fn new(io: T, put_off: Arc<AtomicBool>) -> Self {
-        Self { io, buffer: Vec::new(), begin: 0, fresh: false, burst: 0, put_off }
+        Self { io, buffer: Vec::new(), begin: 0, fresh: false, burst: 0, put_off, pace: Pace::default() }
     }
 }
 
@@ -41,9 +46,14 @@ impl<T: AsyncWrite + Unpin> Coalesce<T> {
     /// Passes on everything.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.begin < self.buffer.len() {
-            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.buffer[self.begin..]))? {
+            let Poll::Ready(count) = Pin::new(&mut self.io).poll_write(cx, &self.buffer[self.begin..])? else {
+                self.pace.on_full(Instant::now);
+                return Poll::Pending;
+            };
+            match count {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => {
+                    self.pace.on_taken(count, Instant::now);
                     self.begin += count;
                     self.burst += count;
                 }
@@ -58,10 +68,11 @@ impl<T: AsyncWrite + Unpin> Coalesce<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for Coalesce<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.buffer.len() >= CAPACITY {
+        let capacity = this.pace.limit().min(CAPACITY);
+        if this.buffer.len() >= capacity {
             ready!(this.poll_drain(cx))?;
         }
-        let count = bytes.len().min(CAPACITY - this.buffer.len());
+        let count = bytes.len().min(capacity - this.buffer.len());
         this.buffer.extend_from_slice(&bytes[..count]);
         this.fresh = true;
         Poll::Ready(Ok(count))
@@ -76,6 +87,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Coalesce<T> {
         this.put_off.store(false, Ordering::Relaxed);
         ready!(this.poll_drain(cx))?;
         ready!(Pin::new(&mut this.io).poll_flush(cx))?;
+        this.pace.on_empty();
         if std::mem::take(&mut this.burst) <= KEPT && this.buffer.capacity() > KEPT {
             this.buffer = Vec::new();
         }
@@ -158,7 +170,7 @@ mod tests {
         });
         let expected: Vec<u8> = (0..20u8).flat_map(|number| vec![number; 16 + (16 << 10)]).collect();
         assert!(stream.io.bytes == expected);
-        assert!(stream.io.sizes.len() <= 4, "{:?}", stream.io.sizes);
+        assert!(stream.io.sizes.len() <= 6, "{:?}", stream.io.sizes);
     }
 
     #[test]

@@ -5,13 +5,17 @@
 //! on an interface. The transport itself tries another port only where the same connection exists already.
 
 use std::io;
+use std::net::{SocketAddr, SocketAddrV6};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportError, TransportEvent};
+use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, Transport, tcp};
+
+use crate::net::discovery::interfaces;
 
 /// TCP whose connections leave from the listening port if they can.
 pub(super) struct AnyPort {
@@ -40,6 +44,16 @@ impl Transport for AnyPort {
     }
 
     fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+        if let Some(Protocol::Ip6zone(zone)) = address.iter().next() {
+            // libp2p's leaves the zone away, and the system refuses the rest.
+            let socket = zoned(&address, &zone).ok_or(TransportError::MultiaddrNotSupported(address.clone()))?;
+            return Ok(async move {
+                let stream = tokio::net::TcpStream::connect(socket).await?;
+                stream.set_nodelay(true)?;
+                Ok(tcp::tokio::TcpStream(stream))
+            }
+            .boxed());
+        }
         let dial = self.inner.dial(address.clone(), options)?;
         let config = self.config.clone();
         Ok(async move {
@@ -69,13 +83,21 @@ impl Transport for AnyPort {
     }
 }
 
+/// Where an address with a zone leads, if there is an interface of that name or number.
+fn zoned(address: &Multiaddr, zone: &str) -> Option<SocketAddr> {
+    let mut parts = address.iter().skip(1);
+    let (Some(Protocol::Ip6(ip)), Some(Protocol::Tcp(port))) = (parts.next(), parts.next()) else { return None };
+    let by_name = || interfaces().into_iter().find(|(_, interface)| interface.name == zone).map(|(index, _)| index);
+    let index = by_name().or_else(|| zone.parse().ok())?;
+    Some(SocketAddrV6::new(ip, port, 0, index).into())
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
 
     use futures::future::poll_fn;
     use libp2p::core::Endpoint;
-    use libp2p::multiaddr::Protocol;
 
     use super::*;
 
@@ -105,5 +127,23 @@ mod tests {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let (port, from) = ports(held.local_addr().unwrap().port()).await;
         assert_ne!(port, from);
+    }
+
+    #[test]
+    fn a_zone_is_an_interface_by_name_or_number() {
+        let lo =
+            interfaces().into_iter().find(|(_, interface)| interface.ips.iter().any(std::net::IpAddr::is_loopback));
+        let Some((index, interface)) = lo else { return };
+        let scope = |zone: &str| {
+            let address: Multiaddr = format!("/ip6zone/{zone}/ip6/fe80::1/tcp/7").parse().unwrap();
+            match zoned(&address, zone)? {
+                SocketAddr::V6(socket) => Some(socket.scope_id()),
+                SocketAddr::V4(_) => None,
+            }
+        };
+        assert_eq!(
+            (scope(&interface.name), scope(&index.to_string()), scope("nothing")),
+            (Some(index), Some(index), None)
+        );
     }
 }

@@ -1,42 +1,53 @@
-//! A TCP socket that can be told to wait for more than one byte.
+//! What a TCP socket is told: to wait for more than one byte, and to keep little that is not on its way.
 
 use libp2p::tcp::tokio::TcpStream;
 
-/// Something that is read when it has enough.
+/// Something that is read when it has enough, and written when it has little.
 pub(in crate::net) trait Wait {
     /// From here on the reader is woken when so many bytes can be read, the stream is over, or it broke. A reader may be
     /// woken earlier, and gets what is there whenever it asks.
     fn wait_for(&self, bytes: usize);
+
+    /// From here on the system takes in so many bytes at most beyond what is on its way to the other end. What is in there goes before
+    /// whatever comes later: megabytes of chunks before a ping, on a link that is full.
+    fn keep_unsent(&self, bytes: usize);
 }
 
 impl Wait for TcpStream {
     #[cfg(target_os = "linux")]
     fn wait_for(&self, bytes: usize) {
-        use std::os::fd::AsRawFd;
-        let bytes = libc::c_int::try_from(bytes).unwrap_or(1);
-        // SAFETY: the descriptor is open as long as `self` is, and the option is an int that is only read. On an
-        // open socket the call does not fail.
-        #[allow(unsafe_code)]
-        unsafe {
-            let length = size_of::<libc::c_int>() as libc::socklen_t;
-            libc::setsockopt(
-                self.0.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_RCVLOWAT,
-                (&raw const bytes).cast(),
-                length,
-            );
-        }
+        set(self, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes);
     }
 
     #[cfg(not(target_os = "linux"))]
     fn wait_for(&self, _: usize) {}
+
+    #[cfg(target_os = "linux")]
+    fn keep_unsent(&self, bytes: usize) {
+        set(self, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes);
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn keep_unsent(&self, _: usize) {}
+}
+
+#[cfg(target_os = "linux")]
+fn set(socket: &TcpStream, level: libc::c_int, option: libc::c_int, bytes: usize) {
+    use std::os::fd::AsRawFd;
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(1);
+    // SAFETY: the descriptor is open as long as `socket` is, and the option is an int that is only read. On an
+    // open socket the call does not fail.
+    #[allow(unsafe_code)]
+    unsafe {
+        let length = size_of::<libc::c_int>() as libc::socklen_t;
+        libc::setsockopt(socket.0.as_raw_fd(), level, option, (&raw const bytes).cast(), length);
+    }
 }
 
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
-    use futures::AsyncReadExt;
+    use futures::{AsyncReadExt, AsyncWriteExt as _, FutureExt};
     use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream as Socket};
 
@@ -79,5 +90,24 @@ mod tests {
         drop(theirs);
         assert_eq!(ours.read(&mut buffer).await.unwrap(), 20);
         assert_eq!(ours.read(&mut buffer).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_on_its_way_is_little() {
+        let (mut ours, theirs) = waiting_for(1).await;
+        ours.keep_unsent(16 << 10);
+        let taken = async |socket: &mut TcpStream| {
+            let mut taken = 0;
+            while let Some(Ok(count)) = socket.write(&[7; 16 << 10]).now_or_never() {
+                taken += count;
+            }
+            taken
+        };
+        // As much as the other end takes in unread, and no more than that waits.
+        let little = taken(&mut ours).await;
+        let (mut other, _theirs) = waiting_for(1).await;
+        let much = taken(&mut other).await;
+        assert!(little < much, "{little} bytes, and {much} of a socket that was told nothing");
+        drop(theirs);
     }
 }

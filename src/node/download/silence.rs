@@ -81,13 +81,18 @@ impl Task<'_> {
     fn who_is_silent(&self) -> String {
         let holders = self.addresses.len();
         let one = |(source, addresses): (&PeerId, &Vec<Multiaddr>)| {
-            let missed = if self.suspect.contains(source) { ", and the master misses it, too" } else { "" };
+            let missed = match (self.suspect.contains(source), self.hidden.contains(source)) {
+                (true, _) => ", and the master misses it, too",
+                (_, true) => ", is behind a router or a firewall, and could not connect to this node either",
+                _ => "",
+            };
             let text = match self.silent.get(source) {
                 Some(silence) => describe(silence, Instant::now()),
                 // Its connection stands, or broke, or it is still being tried.
                 None => {
                     let last = self.last_failure.as_deref().unwrap_or("no answer");
-                    let heard = self.inner.net.heard(source).map(|heard| rounded(heard.elapsed()));
+                    let heard = self.inner.net.heard(source).or_else(|| self.cut.get(source).copied());
+                    let heard = heard.map(|heard| rounded(heard.elapsed()));
                     let time = heard.map(|time| format!(" for {time}")).unwrap_or_default();
                     let tried = addresses.iter().take(MAX_NAMED).map(ToString::to_string).collect::<Vec<_>>();
                     format!("has not answered{time} (at {}: {last})", tried.join(", "))

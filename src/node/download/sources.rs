@@ -177,7 +177,7 @@ pub(in crate::node) async fn ask(
     addresses: Vec<Multiaddr>,
     request: Request,
 ) -> Result<Response, Failure> {
-    net.connect(Some(source), addresses.clone()).await.map_err(|error| {
+    net.connect_or_call(source, addresses.clone()).await.map_err(|error| {
         let (reason, since) = match error {
             // It is this node that is busy.
             ConnectError::Busy => return Failure::Unreachable(error.to_string()),
@@ -224,6 +224,17 @@ pub(super) async fn have(
         false => Some(ChunkSet::from_bytes(&body, geometry.chunks()).ok_or(Failure::Nonsense)?),
     };
     Ok((chunks, others))
+}
+
+/// Whether a source that is connected is sending what was asked of it.
+pub(super) async fn is_sending(net: Net, source: PeerId, content: ContentId) -> Result<bool, Failure> {
+    let request = Request::Have(Have { content, addresses: Vec::new(), have: Vec::new() });
+    match net.fetch(source, request).await {
+        Ok(Response { header: Header::Have { sending, .. }, .. }) => Ok(sending),
+        Ok(Response { header: Header::Refused(refusal), .. }) => Err(Failure::Refused(refusal)),
+        Ok(_) => Err(Failure::Nonsense),
+        Err(error) => Err(Failure::Unreachable(error.to_string())),
+    }
 }
 
 /// Asks for a run of chunks, or for one of several. What was not asked for comes from nobody honest.

@@ -52,17 +52,34 @@ fn empty() -> Records {
 
 /// Compares, and repairs what differs; how many items were sent, and how many messages it took.
 fn repair(records: &mut Records, owner: PeerId, items: &[(RecordKey, What)]) -> (usize, usize) {
-    let mut comparison = Comparison::new(items.to_vec());
+    repair_most(records, owner, items, MAX_REPAIRS)
+}
+
+/// The same, of at most so many.
+fn repair_most(records: &mut Records, owner: PeerId, items: &[(RecordKey, What)], most: usize) -> (usize, usize) {
+    let mut comparison = Comparison::new(items.to_vec(), most);
+    let mut looked = 0;
     while let Some(ranges) = comparison.next_ranges() {
         assert!(Range::are_in_order(&ranges));
-        let answer = records.compare(&owner, &ranges, MAX_MIRROR_HELD);
+        let (answer, entries) = records.compare(&owner, &ranges, MAX_MIRROR_HELD);
+        looked += entries;
         assert!(comparison.on_answer(&ranges, answer));
     }
+    assert!(looked <= 12 * items.len() + 100_000, "{looked} entries looked through for {} items", items.len());
     let messages = comparison.messages;
-    let (mut differs, surplus) = comparison.differences();
-    differs.extend(surplus.into_iter().map(|key| (key, What::Withdraw)));
-    store(records, owner, &differs);
-    (differs.len(), messages)
+    let mut sent = 0;
+    for (_, portion) in comparison.missing() {
+        sent += portion.len();
+        assert!(portion.len() <= MAX_REPAIRS);
+        store(records, owner, &portion);
+    }
+    for (range, _) in comparison.missing() {
+        let (answer, _) = records.compare(&owner, &[range], MAX_MIRROR_HELD);
+        assert_eq!(answer.len(), 1);
+    }
+    let surplus: Vec<_> = comparison.into_surplus().into_iter().map(|key| (key, What::Withdraw)).collect();
+    store(records, owner, &surplus);
+    (sent + surplus.len(), messages)
 }
 
 fn items(owner: PeerId, names: usize, keys: usize) -> Vec<(RecordKey, What)> {
@@ -110,6 +127,27 @@ fn a_node_that_lost_everything_is_filled_again_in_bounded_portions() {
 }
 
 #[test]
+fn a_node_that_came_with_nothing_is_asked_once() {
+    let owner = PeerId::random();
+    let (mut records, items) = (empty(), items(owner, 20_000, 40_000));
+    assert_eq!(repair_most(&mut records, owner, &items, usize::MAX), (60_000, 1));
+    assert_eq!(repair(&mut records, owner, &items), (0, 1));
+}
+
+#[test]
+fn a_hundredth_that_is_missing_everywhere_is_found_in_one_comparison() {
+    let owner = PeerId::random();
+    let (mut records, items) = (empty(), items(owner, 50_000, 100_000));
+    let held: Vec<_> =
+        items.iter().enumerate().filter(|(number, _)| number % 100 != 7).map(|(_, item)| item.clone()).collect();
+    store(&mut records, owner, &held);
+    let (sent, messages) = repair_most(&mut records, owner, &items, usize::MAX);
+    assert_eq!(sent, items.len() - held.len());
+    assert!(messages <= 64, "{messages}");
+    assert_eq!(repair(&mut records, owner, &items), (0, 1));
+}
+
+#[test]
 fn answers_that_lie_cost_a_bounded_number_of_messages_and_records() {
     let owner = PeerId::random();
     let items = items(owner, 1000, 9000);
@@ -120,7 +158,7 @@ fn answers_that_lie_cost_a_bounded_number_of_messages_and_records() {
         |_| Compared::Differs(Held { statements: vec![Mark(1); 9000], provided: (0..90_000).map(key).collect() }),
     ];
     for (number, lie) in lies.iter().enumerate() {
-        let mut comparison = Comparison::new(items.clone());
+        let mut comparison = Comparison::new(items.clone(), MAX_REPAIRS);
         let mut asked = 0;
         while let Some(ranges) = comparison.next_ranges() {
             asked += 1;
@@ -128,8 +166,9 @@ fn answers_that_lie_cost_a_bounded_number_of_messages_and_records() {
             assert!(!comparison.on_answer(&ranges, Vec::new()) || ranges.is_empty());
             assert!(comparison.on_answer(&ranges, ranges.iter().map(lie).collect()));
         }
-        let (missing, surplus) = comparison.differences();
-        assert!(asked <= MESSAGES && missing.len() <= MAX_REPAIRS && surplus.len() <= MAX_REPAIRS, "lie {number}");
+        let missing: usize = comparison.missing().map(|(_, portion)| portion.len()).sum();
+        let surplus = comparison.into_surplus().len();
+        assert!(asked <= MESSAGES + 10 && missing <= MAX_REPAIRS && surplus <= MAX_REPAIRS, "lie {number}: {asked}");
     }
 }
 
@@ -182,7 +221,7 @@ fn reversed_and_overlapping_ranges_are_no_question() {
     assert!(Range::are_in_order(&[]) && Range::are_in_order(&[range(1, 1), range(2, 3)]));
     for bad in [vec![range(2, 1)], vec![range(1, 2), range(2, 3)], vec![range(3, 4), range(1, 2)]] {
         assert!(!Range::are_in_order(&bad));
-        assert_eq!(empty().compare(&PeerId::random(), &bad, 10).len(), bad.len(), "and harms nobody");
+        assert_eq!(empty().compare(&PeerId::random(), &bad, 10).0.len(), bad.len(), "and harms nobody");
     }
     assert!(!Range::are_in_order(&vec![range(1, 1); MAX_MIRROR_RANGES + 1]));
 }

@@ -30,6 +30,15 @@ impl<S: Copy + Ord> Download<S> {
         self.lose(source, Exhausted::Unreachable);
     }
 
+    /// This host has another address: whoever could not be reached from the last one may be from this.
+    pub fn on_moved(&mut self) {
+        for state in self.sources.values_mut() {
+            state.come_back();
+            state.not_before = None;
+        }
+        self.looked_again = None;
+    }
+
     /// Whether a chunk has come.
     pub fn has_come(&self) -> bool {
         self.came.is_some()

@@ -24,19 +24,20 @@ pub(super) fn said(key: &RecordKey, ledger: &Ledger) -> [Said; 2] {
 
 impl Records {
     /// Compares what `sender` said in ranges of keys, which are in order, with what is held of it. One look through
-    /// the keys of the ranges; the answer has a bounded number of items, `most`.
-    pub fn compare(&self, sender: &PeerId, ranges: &[Range], most: usize) -> Vec<Compared> {
-        let (by, mut room) = (check::tag(sender), most);
+    /// the keys of the ranges; the answer has a bounded number of items, `most`. And how many entries were looked at.
+    pub fn compare(&self, sender: &PeerId, ranges: &[Range], most: usize) -> (Vec<Compared>, usize) {
+        let (by, mut room, mut looked) = (check::tag(sender), most, 0);
         let compare = |range: &Range| {
             if range.from > range.to {
                 return Compared::Same;
             }
-            let slots = self.slots.range(range.from..=range.to);
+            let slots = self.slots.range(range.from..=range.to).inspect(|_| looked += 1);
             let said = slots.flat_map(|(_, slot)| slot.said).filter(|said| said.by == by && *said != Said::default());
             let statements = said.map(|said| said.mark).collect();
-            let provided = self.providers.of(sender, range.from, range.to).collect();
+            let provided: Vec<_> = self.providers.of(sender, range.from, range.to).collect();
+            looked += provided.len();
             check::compare(range, Held { statements, provided }, &mut room)
         };
-        ranges.iter().map(compare).collect()
+        (ranges.iter().map(compare).collect(), looked)
     }
 }

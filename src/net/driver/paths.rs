@@ -1,0 +1,142 @@
+//! Connections that lead nowhere: given up, so that better ones can be made.
+
+use std::collections::BTreeMap;
+
+use swarmdex_protocols::address::ip_of;
+
+use super::*;
+
+/// How long an older connection may take to answer a ping when its peer makes another one.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Looks at all connections in the time after which one without a pong is silent.
+pub(super) const TICKS: u32 = 4;
+/// Connections in doubt at a time.
+const MAX_DOUBTS: usize = 1024;
+
+/// Connections whose peers made others, and since when: a node whose address changed comes back by its new one, and does not close what
+/// it had. As many as the limit for one peer would keep it out.
+#[derive(Debug, Default)]
+pub(super) struct Doubts(BTreeMap<ConnectionId, Instant>);
+
+impl Doubts {
+    /// Whether a connection is to be pinged: it was not in doubt.
+    fn begin(&mut self, connection: ConnectionId, now: Instant) -> bool {
+        let new = self.0.len() < MAX_DOUBTS && !self.0.contains_key(&connection);
+        if new {
+            self.0.insert(connection, now);
+        }
+        new
+    }
+
+    /// A ping was answered.
+    pub(super) fn on_pong(&mut self, connection: &ConnectionId) {
+        self.0.remove(connection);
+    }
+
+    /// A connection ended.
+    pub(super) fn on_closed(&mut self, connection: &ConnectionId) {
+        self.0.remove(connection);
+    }
+
+    /// Those that have not answered.
+    fn over(&mut self, now: Instant) -> Vec<ConnectionId> {
+        let over: Vec<_> = self.0.iter().filter(|(_, since)| now >= **since + PATIENCE).map(|(at, _)| *at).collect();
+        for connection in &over {
+            self.0.remove(connection);
+        }
+        over
+    }
+
+    /// When to look again.
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        self.0.values().min().map(|since| *since + PATIENCE)
+    }
+}
+
+impl Driver {
+    /// This host lost one of its addresses: no connection from there leads anywhere any more.
+    pub(super) fn on_expired(&mut self, address: &Multiaddr) {
+        if let Some(ip) = ip_of(address).filter(|ip| !self.swarm.listeners().any(|other| ip_of(other) == Some(*ip))) {
+            let connections = self.outside.links.cut_from(ip);
+            tracing::info!(%ip, connections, "this host has lost an address: connections from there are cut");
+        }
+        self.publish_listen();
+    }
+
+    /// Gives up connections that lead nowhere any more.
+    pub(super) fn on_tick(&mut self, late: Duration) {
+        let now = Instant::now();
+        self.swarm.behaviour_mut().kad.store_mut().expire();
+        while let Some(address) = self.requests.meetings.handle_timeout(now) {
+            self.outside.twins.send_replace(Some(address));
+        }
+        if let Some(master) = &mut self.services.index {
+            // Chunks show as much as pongs, which may be behind them on a link that is full.
+            let since = now.checked_sub(self.outside.silence / TICKS).unwrap_or(now);
+            let heard = self.outside.links.heard_since(since);
+            heard.iter().for_each(|peer| master.on_sign(peer, None, now));
+        }
+        if late > self.outside.silence {
+            return self.requests.nodes.on_overslept(now);
+        }
+        // On a link that is full a pong may be late. What comes instead shows as much.
+        let since = now.checked_sub(self.outside.silence).unwrap_or(now);
+        let is_heard = |peer: &PeerId| self.outside.links.last_data(peer).is_some_and(|at| at > since);
+        let silent = self.requests.nodes.silent(self.outside.silence, now);
+        for peer in silent.into_iter().filter(|peer| !is_heard(peer)).collect::<Vec<_>>() {
+            tracing::debug!(%peer, "no answer to pings: disconnected");
+            self.lose(&peer);
+            self.cut(&peer);
+        }
+    }
+
+    pub(super) fn publish_listen(&mut self) {
+        let addresses: Vec<_> = self.swarm.listeners().cloned().map(without_peer).collect();
+        self.outside.listen.send_replace(addresses);
+    }
+
+    /// What is due from a node does not come, or it does not answer.
+    pub(super) fn cut(&self, peer: &PeerId) {
+        let addresses = self.outside.links.cut(peer);
+        self.swarm.behaviour().admission.races().on_dead(&addresses);
+    }
+
+    /// A node made another connection: do the older ones still lead to it?
+    pub(super) fn doubt_others(&mut self, peer: PeerId, new: ConnectionId) {
+        let (now, behaviour) = (Instant::now(), self.swarm.behaviour_mut());
+        for connection in behaviour.admission.connections_with(&peer).filter(|other| *other != new) {
+            if self.requests.doubts.begin(connection, now) {
+                behaviour.pings.ping_now(peer, connection);
+            }
+        }
+    }
+
+    /// Closes what is in doubt and has not answered.
+    pub(super) fn end_doubts(&mut self, now: Instant) {
+        for connection in self.requests.doubts.over(now) {
+            tracing::debug!(?connection, "its peer has another one, and it does not answer: closed");
+            self.swarm.close_connection(connection);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_answer_is_over_and_the_number_is_bounded() {
+        let (mut doubts, now) = (Doubts::default(), Instant::now());
+        let connection = ConnectionId::new_unchecked;
+        assert!((0..3).all(|number| doubts.begin(connection(number), now)));
+        assert!(!doubts.begin(connection(1), now + PATIENCE / 2), "it is pinged once");
+        doubts.on_pong(&connection(0));
+        doubts.on_closed(&connection(2));
+        assert!(doubts.over(now + PATIENCE / 2).is_empty());
+        assert_eq!(doubts.timeout(), Some(now + PATIENCE));
+        assert_eq!(doubts.over(now + PATIENCE), [connection(1)]);
+        assert_eq!(doubts.timeout(), None);
+        let admitted = (0..2 * MAX_DOUBTS).filter(|number| doubts.begin(connection(*number), now)).count();
+        assert_eq!(admitted, MAX_DOUBTS);
+    }
+}

@@ -1,0 +1,113 @@
+//! What a node holds of what it was sent, compared with what this node has, and put right.
+
+use swarmdex_protocols::check::{Compared, Range};
+
+use super::*;
+use crate::state::check::{Comparison, MAX_REPAIRS};
+
+/// Portions that are sent again to one node in one round. One that came, and is filled, gets all that it lacks.
+const PORTIONS: usize = 16;
+
+/// Why a node does not say what it holds.
+enum Unsaid {
+    /// It does not know the question.
+    Unknown,
+    /// It gave no answer, or none that fits.
+    Failed,
+}
+
+/// In what a node differs from what it said that it stores.
+#[derive(Debug, Default)]
+pub struct Differences {
+    /// Whether it holds everything by now.
+    pub whole: bool,
+    /// Records sent again.
+    pub repaired: usize,
+    /// Keys under which it has this node found, and was not told so.
+    pub surplus: Vec<RecordKey>,
+}
+
+impl Mirror {
+    /// Asks a node whether it holds these items, and sends what it lacks or has otherwise; `None` if it does not answer. One
+    /// that does not know the question is sent them all if it is `fresh`: it just came.
+    pub async fn agree(&self, node: PeerId, items: Vec<(RecordKey, What)>, fresh: bool) -> Option<Differences> {
+        let addresses = self.net.known_addresses(node).await;
+        let most = if fresh { usize::MAX } else { PORTIONS * MAX_REPAIRS };
+        let all_items = fresh.then(|| items.clone());
+        let comparison = match (self.compare(node, &addresses, Comparison::new(items, most)).await, all_items) {
+            (Ok(comparison), _) => comparison,
+            (Err(Unsaid::Unknown), Some(items)) => {
+                let repaired = items.len();
+                let whole = self.send(node, &addresses, items).await;
+                return Some(Differences { whole, repaired, surplus: Vec::new() });
+            }
+            (Err(_), _) => return None,
+        };
+        let mut differences = Differences { whole: true, ..Differences::default() };
+        for (range, missing) in comparison.missing() {
+            differences.repaired += missing.len();
+            differences.whole &= self.send(node, &addresses, missing).await;
+            // One that does not keep what it is sent is left to the repetitions.
+            if self.says(node, &addresses, range).await != Some(true) {
+                differences.whole = false;
+                break;
+            }
+        }
+        differences.surplus = comparison.into_surplus();
+        Some(differences)
+    }
+
+    /// Stores items at one node; whether it said of all that it has them, or knows better.
+    async fn send(&self, node: PeerId, addresses: &[Multiaddr], items: Vec<(RecordKey, What)>) -> bool {
+        let count = items.len();
+        let errand = Errand { node, addresses: addresses.to_vec(), items };
+        let listen = self.net.listen().borrow().clone();
+        let outcomes = self.store_at(errand, listen).await.outcomes;
+        let held = |verdict: &Verdict| matches!(verdict, Verdict::Stored | Verdict::Older);
+        outcomes.iter().filter(|(_, verdict)| held(verdict)).count() == count
+    }
+
+    /// Whether a node says that it holds just this, in one question; `None` if it does not answer.
+    pub async fn holds(&self, node: PeerId, range: Range) -> Option<bool> {
+        let addresses = self.net.known_addresses(node).await;
+        self.says(node, &addresses, range).await
+    }
+
+    async fn says(&self, node: PeerId, addresses: &[Multiaddr], range: Range) -> Option<bool> {
+        match self.ask(node, addresses, Request::Check(vec![range])).await {
+            Ok(Response::Checked(answer)) => Some(answer == [Compared::Same]),
+            Ok(Response::Refused(_)) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Makes a comparison to its end.
+    async fn compare(
+        &self,
+        node: PeerId,
+        addresses: &[Multiaddr],
+        mut comparison: Comparison,
+    ) -> Result<Comparison, Unsaid> {
+        while let Some(ranges) = comparison.next_ranges() {
+            match self.ask(node, addresses, Request::Check(ranges.clone())).await {
+                Ok(Response::Checked(answer)) => {
+                    if !comparison.on_answer(&ranges, answer) {
+                        tracing::debug!(%node, "its answer does not fit the question");
+                        return Err(Unsaid::Failed);
+                    }
+                }
+                Ok(Response::Refused(refusal)) => {
+                    tracing::debug!(%node, reason = refusal.reason, "does not say what it holds");
+                    let busy = refusal.code == RefusalCode::Busy;
+                    return Err(if busy { Unsaid::Failed } else { Unsaid::Unknown });
+                }
+                Ok(_) => return Err(Unsaid::Failed),
+                Err(error) => {
+                    tracing::debug!(%node, %error, "could not be asked what it holds");
+                    return Err(Unsaid::Failed);
+                }
+            }
+        }
+        Ok(comparison)
+    }
+}

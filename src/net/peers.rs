@@ -1,0 +1,147 @@
+//! What the handle does about connections: how good they are, how they come about, and which are kept.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use swarmdex_protocols::index::{Call, Request, Response};
+use swarmdex_protocols::{Multiaddr, PeerId};
+use tokio::sync::oneshot;
+
+use super::{Command, ConnectError, Net};
+
+/// A node that is not connected after so long is asked, through the master, to make the connection itself. That takes a moment; on the
+/// longest paths it begins before the connection would stand, and costs a message.
+const CALL_AFTER: Duration = Duration::from_millis(400);
+/// How long that may take.
+const CALL_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Nodes that are being called; clones share them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Called(Arc<Mutex<BTreeSet<PeerId>>>);
+
+impl Called {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<PeerId>> {
+        // It is changed in single steps: a panic leaves nothing half-changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` while it is being called already.
+    fn begin(&self, peer: PeerId) -> Option<Calling> {
+        self.lock().insert(peer).then(|| Calling { called: self.clone(), peer })
+    }
+}
+
+/// A call under way.
+struct Calling {
+    called: Called,
+    peer: PeerId,
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        self.called.lock().remove(&self.peer);
+    }
+}
+
+impl Net {
+    /// Connects to `peer` like [`Net::connect`]; if that takes a moment, or leads nowhere, the master has `peer` connect to this node:
+    /// whoever is behind a router or a firewall makes connections, and takes none in.
+    pub async fn connect_or_call(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<PeerId, ConnectError> {
+        let mut direct = pin!(self.connect(Some(peer), addresses));
+        let mut call = pin!(self.call(peer));
+        let (mut begun, mut called) = (false, None);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut direct => return match outcome {
+                    Err(ConnectError::Unreachable { .. } | ConnectError::NoAddress) if called.is_none() && call.as_mut().await => Ok(peer),
+                    outcome => outcome,
+                },
+                done = &mut call, if begun && called.is_none() => {
+                    if done {
+                        return Ok(peer);
+                    }
+                    called = Some(done);
+                }
+                () = tokio::time::sleep(CALL_AFTER), if !begun => begun = true,
+            }
+        }
+    }
+
+    /// Has the master have a node connect to this one. Whether it did.
+    async fn call(&self, peer: PeerId) -> bool {
+        let connected = async || {
+            let waiting = tokio::time::timeout(CALL_PATIENCE, self.connected(peer));
+            matches!(waiting.await, Ok(Ok(_)))
+        };
+        let Some(_calling) = self.called.begin(peer) else { return connected().await };
+        let Some(master) = self.authority().map(|authority| authority.master.to_peer_id()) else { return false };
+        if master == peer {
+            return false;
+        }
+        let asking = tokio::time::timeout(CALL_PATIENCE, self.index(master, Request::Call(Call { peer })));
+        matches!(asking.await, Ok(Ok(Response::Done))) && connected().await
+    }
+
+    /// How long a message to a connected node and its answer take at least; zero if that is not known.
+    pub fn round_trip(&self, peer: &PeerId) -> Duration {
+        self.trips.of(peer)
+    }
+
+    /// How long the last answer to a ping took: longer where queues are full.
+    pub fn last_round_trip(&self, peer: &PeerId) -> Duration {
+        self.trips.of_late(peer)
+    }
+
+    /// When a connected node last answered a ping.
+    pub fn heard(&self, peer: &PeerId) -> Option<Instant> {
+        self.trips.heard(peer)
+    }
+
+    /// When data last came from a node, or the last of the connections with it was made; `None` if it is not connected.
+    pub fn last_data(&self, peer: &PeerId) -> Option<Instant> {
+        self.links.last_data(peer)
+    }
+
+    /// Whether the master could connect to this node, if it tried.
+    pub fn reachable(&self) -> Option<bool> {
+        *self.reachable.borrow()
+    }
+
+    /// Waits until `peer` is connected, whoever makes the connection.
+    pub async fn connected(&self, peer: PeerId) -> Result<PeerId, ConnectError> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Await { peer, answer };
+        self.commands.send(command).await.map_err(|_| ConnectError::ShuttingDown)?;
+        answered.await.unwrap_or(Err(ConnectError::ShuttingDown))
+    }
+
+    /// Cuts every connection with `peer`, at once: what is due over them does not come. Where they led to is tried last for a while.
+    pub async fn cut(&self, peer: PeerId) {
+        // A loop that is gone has no connections.
+        let _ = self.commands.send(Command::Cut { peer }).await;
+    }
+
+    /// Connects to `peer`, or to whoever answers if none is given; its addresses are tried as in RFC 8305, TCP before QUIC, and
+    /// all is over within [`crate::state::race::LIMIT`]. At once if it is connected already.
+    pub async fn connect(&self, peer: Option<PeerId>, addresses: Vec<Multiaddr>) -> Result<PeerId, ConnectError> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Connect { peer, addresses, answer };
+        self.commands.send(command).await.map_err(|_| ConnectError::ShuttingDown)?;
+        answered.await.unwrap_or(Err(ConnectError::ShuttingDown))
+    }
+
+    /// Closes every connection with `peer`: one that does not answer is in the way of a new one.
+    pub async fn disconnect(&self, peer: PeerId) {
+        // A loop that is gone has no connections.
+        let _ = self.commands.send(Command::Disconnect { peer }).await;
+    }
+
+    /// Keeps connections with `peer` open although idle, or ceases to.
+    pub async fn keep(&self, peer: PeerId, keep: bool) {
+        // A loop that is gone keeps nothing open.
+        let _ = self.commands.send(Command::Keep { peer, keep }).await;
+    }
+}

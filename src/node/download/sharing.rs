@@ -1,0 +1,42 @@
+//! What a download has is passed on while it runs.
+
+use std::sync::Arc;
+
+use swarmdex_protocols::ContentId;
+use swarmdex_protocols::content::Geometry;
+
+use crate::node::Inner;
+use crate::storage::holdings::{Part, Whole};
+
+/// Lets others have what a download has; ends with it unless it is complete.
+pub(super) struct Sharing<'a> {
+    inner: &'a Inner,
+    content: ContentId,
+    geometry: Geometry,
+    shares: bool,
+}
+
+impl<'a> Sharing<'a> {
+    pub(super) fn begin(inner: &'a Inner, content: ContentId, geometry: Geometry, part: &Arc<Part>) -> Self {
+        let held = inner.library.has_whole(&content, &geometry);
+        let shares = inner.config.fetch.reshare && !held && !inner.config.transient;
+        if shares && geometry.chunks() > 1 {
+            inner.library.holdings.begin(content, part.clone());
+        }
+        Self { inner, content, geometry, shares }
+    }
+
+    pub(super) fn complete(mut self, whole: Whole) {
+        if std::mem::take(&mut self.shares) {
+            self.inner.library.holdings.complete(self.content, self.geometry, whole);
+        }
+    }
+}
+
+impl Drop for Sharing<'_> {
+    fn drop(&mut self) {
+        if self.shares {
+            self.inner.library.holdings.forget(&self.content);
+        }
+    }
+}

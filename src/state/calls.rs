@@ -1,0 +1,65 @@
+//! Members that have others connect to them, so often: each call is a connection that somebody else makes.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use swarmdex_protocols::PeerId;
+
+/// Calls in each [`WINDOW`], by one member and to one, and in all.
+const BY_ONE: usize = 64;
+const TO_ONE: usize = 256;
+const IN_ALL: usize = 4096;
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Calls of the moment.
+#[derive(Debug, Default)]
+pub struct Calls {
+    begin: Option<Instant>,
+    by: BTreeMap<PeerId, usize>,
+    to: BTreeMap<PeerId, usize>,
+    all: usize,
+}
+
+impl Calls {
+    /// Whether one more call is passed on.
+    pub fn admit(&mut self, by: PeerId, to: PeerId, now: Instant) -> bool {
+        if self.begin.is_none_or(|begin| now.saturating_duration_since(begin) >= WINDOW) {
+            *self = Self { begin: Some(now), ..Self::default() };
+        }
+        if self.all >= IN_ALL {
+            return false;
+        }
+        let (of_caller, of_called) = (self.by.entry(by).or_default(), self.to.entry(to).or_default());
+        if *of_caller >= BY_ONE || *of_called >= TO_ONE {
+            return false;
+        }
+        (*of_caller, *of_called, self.all) = (*of_caller + 1, *of_called + 1, self.all + 1);
+        true
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_bounded_by_caller_by_called_and_in_all() {
+        let (mut calls, now) = (Calls::default(), Instant::now());
+        let peers: Vec<_> = (0..1000).map(|_| PeerId::random()).collect();
+        let admitted = |calls: &mut Calls, pairs: &mut dyn Iterator<Item = (PeerId, PeerId)>| {
+            pairs.filter(|(by, to)| calls.admit(*by, *to, now)).count()
+        };
+        assert_eq!(admitted(&mut calls, &mut peers.iter().map(|to| (peers[0], *to))), BY_ONE);
+        assert_eq!(admitted(&mut calls, &mut peers[1..].iter().map(|by| (*by, peers[1]))), TO_ONE - 1);
+        let all =
+            (0..10).flat_map(|to| peers[1..].iter().map(move |by| (*by, to))).map(|(by, to)| (by, peers[10 + to]));
+        // But for those who called themselves before.
+        let all = admitted(&mut calls, &mut all.collect::<Vec<_>>().into_iter());
+        assert!((9 * TO_ONE..=10 * TO_ONE).contains(&all), "{all}");
+        let many = peers.iter().zip(peers.iter().rev()).cycle().take(100_000).map(|(by, to)| (*by, *to));
+        assert!(admitted(&mut calls, &mut many.collect::<Vec<_>>().into_iter()) < IN_ALL);
+        assert_eq!(calls.all, IN_ALL);
+        assert!(calls.admit(peers[0], peers[1], now + WINDOW));
+    }
+}

@@ -1,0 +1,83 @@
+//! Nodes behind routers and firewalls: found out, told, and downloaded from all the same.
+
+use tempfile::TempDir;
+
+use super::{Lab, Router};
+use crate::harness::{Process, code, file, noise, process_joined as joined, stderr};
+
+const MASTER: [&str; 3] = ["--no-mdns", "--master", "/ip4/10.77.0.1/tcp/4747"];
+
+fn reachable(node: &Process, peer: &Process) -> Option<bool> {
+    let peers = node.json(&["peers"]);
+    let found = peers.as_array().unwrap().iter().find(|other| other["peer_id"] == peer.peer_id().as_str()).cloned();
+    found?["reachable"].as_bool()
+}
+
+/// A peer behind a router makes connections and takes none in. The master finds that out; those who want its files have it
+/// connect to them; and what it has connected to stays connected for a while, without the master as well.
+fn behind(kind: Router, name: &str) {
+    let Some(mut lab) = Lab::with_filters(name) else { return };
+    let (outside, inside) = (lab.network("10.77.0"), lab.network("10.88.0"));
+    let [at_master, at_ben, at_cleo] = [1, 3, 4].map(|number| lab.host(&outside, number));
+    let at_anna = lab.host(&inside, 2);
+    lab.router(&inside, &outside, kind, &[&at_anna]);
+    let folder = TempDir::new().unwrap();
+    let mut master = at_master.start("master", folder.path(), &["--no-mdns"]);
+    let shared = ["first", "second", "third"].map(|name| file(folder.path(), name, &noise(7, 600_000)));
+    let share: Vec<_> = shared.iter().flat_map(|path| ["--share", path.as_str()]).collect();
+    let anna = at_anna.start("peer", folder.path(), &[&share[..], &MASTER].concat());
+    let [ben, cleo] = [at_ben, at_cleo].map(|host| host.start("peer", folder.path(), &MASTER));
+    [&anna, &ben, &cleo].into_iter().for_each(joined);
+    anna.until(&["status"], |status| status["reachable"] == false);
+    anna.until_log("behind a router or a firewall");
+    ben.until(&["status"], |status| status["reachable"] == true);
+    assert_eq!((reachable(&master, &anna), reachable(&cleo, &ben)), (Some(false), Some(true)));
+    let found = cleo.until(&["lookup", "first"], |found| found["certified"] == true);
+    assert_eq!(found["holders"][0]["reachable"], false);
+    let text = String::from_utf8_lossy(&cleo.command(&["peers"]).stdout).into_owned();
+    assert!(text.contains("behind a router or firewall"), "{text}");
+
+    let get = |node: &Process, name: &str| {
+        let out = folder.path().join(format!("{name}-{}", node.pid()));
+        let got = node.command(&["get", name, "-o", out.to_str().unwrap()]);
+        assert_eq!(code(&got), 0, "{name}: {}", stderr(&got));
+        assert!(std::fs::read(out).unwrap() == noise(7, 600_000));
+    };
+    get(&ben, "first");
+    get(&cleo, "first");
+    // Those who fetched from it lately stay connected, and go on without the master.
+    master.kill();
+    ben.until(&["status"], |status| status["master"]["state"] == "unreachable");
+    std::fs::remove_file(folder.path().join(format!("first-{}", ben.pid()))).unwrap();
+    get(&ben, "second");
+}
+
+#[test]
+fn a_peer_behind_address_translation_is_downloaded_from() {
+    behind(Router::Nat, "nat");
+}
+
+#[test]
+fn a_peer_behind_a_firewall_is_downloaded_from() {
+    behind(Router::Firewall, "wall");
+}
+
+/// Two networks with a router between them that passes everything on: nothing is special.
+#[test]
+fn two_networks_are_one_by_multiaddrs() {
+    let Some(mut lab) = Lab::new("two") else { return };
+    let (outside, inside) = (lab.network("10.77.0"), lab.network("10.88.0"));
+    let [at_master, at_ben] = [1, 3].map(|number| lab.host(&outside, number));
+    let at_anna = lab.host(&inside, 2);
+    lab.router(&inside, &outside, Router::Plain, &[&at_anna]);
+    let folder = TempDir::new().unwrap();
+    let _master = at_master.start("master", folder.path(), &["--no-mdns"]);
+    let shared = file(folder.path(), "name", &noise(8, 600_000));
+    let anna = at_anna.start("peer", folder.path(), &[&["--share", &shared][..], &MASTER].concat());
+    let ben = at_ben.start("peer", folder.path(), &MASTER);
+    joined(&ben);
+    anna.until(&["status"], |status| status["reachable"] == true);
+    let out = folder.path().join("out");
+    let got = ben.command(&["get", "name", "-o", out.to_str().unwrap()]);
+    assert_eq!(code(&got), 0, "{}", stderr(&got));
+}
