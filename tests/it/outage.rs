@@ -11,7 +11,9 @@ use swarmdex::config::{Config, Role};
 use swarmdex::node::{GetRequest, Source};
 use tempfile::TempDir;
 
-use crate::harness::{Process, TestNode, address, alone, joined, noise, published, tcp_address, until};
+use crate::harness::{
+    Process, TestNode, address, alone, file, joined, made, noise, process_joined, published, tcp_address, until,
+};
 use crate::stranger::Stranger;
 
 /// How long lookups and downloads took, by the phase that they began in.
@@ -295,4 +297,54 @@ async fn a_thousand_peers_that_rejoin_at_once_do_not_overload_the_master() {
 
 async fn master_id(stranger: &Stranger, address: &swarmdex_protocols::Multiaddr) -> swarmdex_protocols::PeerId {
     until("the master is there", async || stranger.connect(address).await.ok()).await
+}
+
+/// An owner and a reader whose clocks differ by an hour, and a mirror whose clock is right: certificates, and claims made without the
+/// master, are stored, found and believed.
+#[test]
+fn clocks_that_differ_by_an_hour_hide_nothing() {
+    let works = std::process::Command::new("faketime").args(["-f", "+30m", "true"]).status();
+    if !works.is_ok_and(|status| status.success()) {
+        println!("SKIPPED: no faketime on this machine");
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let place = |name: &str| made(folder.path(), name);
+    let mut master = Process::start("master", &place("master"), &[]);
+    let at = ["--master", &master.address()];
+    let early = Process::start_with_clock("-30m", "peer", &place("early"), &at);
+    let late = Process::start_with_clock("+30m", "peer", &place("late"), &at);
+    let right = Process::start("peer", &place("right"), &at);
+    let all = [&early, &late, &right];
+    all.into_iter().for_each(process_joined);
+    for (node, name) in [(&early, "by early"), (&late, "by late"), (&right, "by right")] {
+        let shared = node.json(&["share", &file(folder.path(), &format!("files/{name}"), name.as_bytes())]);
+        assert_eq!(shared["entries"][0]["standing"], "certified", "{name}");
+    }
+    for node in all {
+        node.until(&["status"], |status| {
+            let dht = &status["dht"];
+            dht["changing"] == false && dht["published"] == dht["publications"] && dht["records"].as_u64() >= Some(3)
+        });
+    }
+    master.kill();
+    for node in all {
+        node.until(&["status"], |status| status["master"]["state"] == "unreachable");
+    }
+    for node in all {
+        for name in ["by early", "by late", "by right"] {
+            let found = node.until(&["lookup", name], |found| found["source"] == "dht" || found["certified"] == true);
+            assert_eq!(found["certified"], true, "{name}");
+        }
+    }
+    for (owner, name) in [(&early, "claimed early"), (&late, "claimed late")] {
+        let shared = owner.json(&["share", &file(folder.path(), &format!("files/{name}"), name.as_bytes())]);
+        assert_eq!(shared["entries"][0]["standing"], "claimed", "{name}");
+        for node in all {
+            node.until(&["lookup", name], |found| found["owner"] == owner.peer_id().as_str());
+        }
+    }
+    let out = folder.path().join("out");
+    early.json(&["get", "claimed late", "-o", out.to_str().unwrap()]);
+    assert_eq!(std::fs::read(out).unwrap(), b"claimed late");
 }

@@ -6,6 +6,7 @@
 
 mod moves;
 mod neighbours;
+mod partition;
 mod routers;
 
 use std::path::{Path, PathBuf};
@@ -126,11 +127,16 @@ impl Lab {
     }
 
     /// A router between two networks: the last address of each is its own. Hosts inside use it as their gateway from now on.
-    pub fn router(&mut self, inner: &Network, outer: &Network, kind: Router, inside: &[&Host]) -> String {
+    pub fn router(&mut self, inner: &Network, outer: &Network, kind: Router, inside: &[&Host]) {
+        self.router_at(inner, outer, 254, kind, inside);
+    }
+
+    /// The same, with the address outside that ends with `number`.
+    pub fn router_at(&mut self, inner: &Network, outer: &Network, number: u8, kind: Router, inside: &[&Host]) {
         let namespace = self.namespace(&format!("r{}", self.made.len())).unwrap();
-        for (device, network) in [("lan", inner), ("wan", outer)] {
+        for (device, network, number) in [("lan", inner, 254), ("wan", outer, number)] {
             self.plug(&namespace, device, network);
-            ip(&["-n", &namespace, "addr", "add", &format!("{}.254/24", network.prefix), "dev", device]).unwrap();
+            ip(&["-n", &namespace, "addr", "add", &format!("{}.{number}/24", network.prefix), "dev", device]).unwrap();
             ip(&["-n", &namespace, "link", "set", device, "up"]).unwrap();
         }
         // Hosts outside take all others to be on their link: the router answers for those inside, as far as they are to be seen.
@@ -150,7 +156,28 @@ impl Lab {
         for host in inside {
             host.ip(&["route", "replace", "default", "via", &format!("{}.254", inner.prefix)]);
         }
-        namespace
+    }
+}
+
+impl Network {
+    /// Takes hosts out of the network, to one of their own, or puts them back.
+    pub fn split(&self, hosts: &[Host], apart: bool) {
+        let bridge = if apart { "br1" } else { "br0" };
+        // It may be there from the last time.
+        if ip(&["-n", &self.switch, "link", "add", "br1", "type", "bridge"]).is_ok() {
+            ip(&["-n", &self.switch, "link", "set", "br1", "up"]).unwrap();
+        }
+        for host in hosts {
+            ip(&["-n", &self.switch, "link", "set", &host.port, "master", bridge]).unwrap();
+        }
+    }
+
+    /// Bytes that hosts sent into the network so far.
+    pub fn bytes(&self) -> u64 {
+        let output = Command::new("ip").args(["netns", "exec", &self.switch, "cat", "/proc/net/dev"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let ports = text.lines().filter(|line| line.trim_start().starts_with('p'));
+        ports.filter_map(|line| line.split_once(':')?.1.split_whitespace().next()?.parse::<u64>().ok()).sum()
     }
 }
 

@@ -204,3 +204,30 @@ fn a_path_that_fails_for_a_while_is_used_again() {
     three.goes_on("after a slow time");
     get.ends_well();
 }
+
+/// A node that passes nothing on still fetches from all who have the content: the owner's link is slow, and another has it whole.
+#[test]
+fn who_passes_nothing_on_finds_other_holders_all_the_same() {
+    let Some(mut lab) = Lab::new("keep") else { return };
+    let network = lab.network("10.77.0");
+    let hosts = [1, 2, 3, 4].map(|number| lab.host(&network, number));
+    let folder = TempDir::new().unwrap();
+    let shared = file(folder.path(), "big", &noise(3, 8_000_000));
+    let _master = hosts[0].start("master", folder.path(), &["--no-mdns"]);
+    let owner = hosts[1].start("peer", folder.path(), &[&["--share", &shared][..], &MASTER].concat());
+    let holder = hosts[2].start("peer", folder.path(), &MASTER);
+    let keeper = hosts[3].start("peer", folder.path(), &[&["--no-reshare"][..], &MASTER].concat());
+    [&holder, &keeper].into_iter().for_each(joined);
+    let get = |node: &Process, name: &str| {
+        node.until(&["lookup", "big"], |found| found["certified"] == true);
+        let out = folder.path().join(name);
+        node.json(&["get", "big", "-o", out.to_str().unwrap()]);
+    };
+    get(&holder, "first");
+    hosts[1].rate(4);
+    let sent = |node: &Process| node.json(&["status"])["uploaded_bytes"].as_u64().unwrap();
+    let before = (sent(&owner), sent(&holder));
+    get(&keeper, "second");
+    let (by_owner, by_holder) = (sent(&owner) - before.0, sent(&holder) - before.1);
+    assert!(by_holder > by_owner, "{by_owner} bytes by the owner, {by_holder} by the other");
+}

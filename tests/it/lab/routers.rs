@@ -81,3 +81,32 @@ fn two_networks_are_one_by_multiaddrs() {
     let got = ben.command(&["get", "name", "-o", out.to_str().unwrap()]);
     assert_eq!(code(&got), 0, "{}", stderr(&got));
 }
+
+/// Both are behind routers of their own: that does not work yet, and is said within seconds.
+#[test]
+fn two_peers_behind_routers_are_told_why_it_fails() {
+    let Some(mut lab) = Lab::with_filters("both") else { return };
+    let (outside, left, right) = (lab.network("10.77.0"), lab.network("10.88.0"), lab.network("10.99.0"));
+    let (at_master, at_anna, at_ben) = (lab.host(&outside, 1), lab.host(&left, 2), lab.host(&right, 3));
+    lab.router(&left, &outside, Router::Nat, &[&at_anna]);
+    lab.router_at(&right, &outside, 253, Router::Nat, &[&at_ben]);
+    let folder = TempDir::new().unwrap();
+    let _master = at_master.start("master", folder.path(), &["--no-mdns"]);
+    let shared = file(folder.path(), "name", &noise(7, 600_000));
+    let anna = at_anna.start("peer", folder.path(), &[&["--share", &shared][..], &MASTER].concat());
+    let ben = at_ben.start("peer", folder.path(), &MASTER);
+    joined(&ben);
+    for node in [&anna, &ben] {
+        node.until(&["status"], |status| status["reachable"] == false);
+    }
+    ben.until(&["lookup", "name"], |found| found["holders"][0]["reachable"] == false);
+    let begin = std::time::Instant::now();
+    let out = folder.path().join("out");
+    let got = ben.command(&["get", "name", "-o", out.to_str().unwrap()]);
+    let (took, said) = (begin.elapsed(), stderr(&got));
+    assert_eq!(code(&got), 5, "{said}");
+    assert!(took < std::time::Duration::from_secs(8), "{took:?}");
+    for part in [anna.peer_id().as_str(), "is behind a router or a firewall", "10.88.0.2/tcp/"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
