@@ -149,7 +149,7 @@ impl Agreement {
                 self.on_compared(node, differences, publications, complete, now);
             }
             Event::Ended(Ended::Silent) => {}
-            Event::Filled(filled) => self.on_filled(filled, publications, now),
+            Event::Filled(filled) => self.on_filled(filled, publications, complete, now),
             Event::Due => {}
         }
         self.fill(publications, now).await;
@@ -240,9 +240,13 @@ impl Agreement {
         }
     }
 
-    fn on_filled(&mut self, filled: Filled, publications: &mut Publications, now: Instant) {
-        let Filled { node, keys, differences } = filled;
+    fn on_filled(&mut self, filled: Filled, publications: &mut Publications, complete: bool, now: Instant) {
+        let Filled { node, keys, mut differences } = filled;
         let sent = differences.as_ref().map(|differences| differences.repaired);
+        // What was withdrawn while it was away: whoever is found there and is not is asked in vain.
+        let surplus = differences.as_mut().map(|differences| std::mem::take(&mut differences.surplus));
+        let surplus = surplus.into_iter().flatten().filter(|_| complete);
+        surplus.for_each(|key| publications.withdraw(key, now));
         if differences.is_some_and(|differences| differences.whole) {
             tracing::debug!(%node, records = keys.len(), sent, "came, and holds what lies in its part");
             publications.on_came(&node, keys, &PLACES);

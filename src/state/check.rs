@@ -17,6 +17,8 @@ const MESSAGES: usize = 64;
 /// Items sent again to one node in one go, and keys withdrawn there: whoever lies costs no more. What is left differs
 /// in the next round, too.
 pub const MAX_REPAIRS: usize = 4096;
+/// Or, of very large shares, one key to withdraw for so many items.
+const PART_OF_SURPLUS: usize = 16;
 /// Items that a range is to have after it was divided.
 const ITEMS_A_RANGE: usize = MAX_MIRROR_HELD / 4;
 
@@ -126,7 +128,8 @@ impl Comparison {
             found.is_ok_and(|place| ours[place].1 == What::Provide)
         };
         let surplus = provided.into_iter().filter(|key| (range.from..=range.to).contains(key) && !is_ours(key));
-        self.surplus.extend(surplus.take(MAX_REPAIRS.saturating_sub(self.surplus.len())));
+        let most = MAX_REPAIRS.max(self.items.len() / PART_OF_SURPLUS);
+        self.surplus.extend(surplus.take(most.saturating_sub(self.surplus.len())));
         self.missing.extend(missing);
     }
 
@@ -139,8 +142,8 @@ impl Comparison {
         })
     }
 
-    /// Keys under which the node says that this one is found although this one did not say so, at most [`MAX_REPAIRS`]: those that are
-    /// not published at all are to be withdrawn.
+    /// Keys under which the node says that this one is found although this one did not say so, at most [`MAX_REPAIRS`] or a sixteenth of
+    /// the items: those that are not published at all are to be withdrawn.
     pub fn into_surplus(self) -> Vec<RecordKey> {
         self.surplus.into_iter().collect()
     }

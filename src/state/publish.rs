@@ -116,6 +116,8 @@ pub struct Publications {
     rounds: u64,
     /// When something was last wanted that was not before.
     changed: Option<Instant>,
+    /// No statement expires before, in milliseconds since 1970.
+    first_end: u64,
 }
 
 impl Publications {
@@ -134,6 +136,7 @@ impl Publications {
             holders: Holders::default(),
             rounds: 1,
             changed: None,
+            first_end: u64::MAX,
         }
     }
 
@@ -163,6 +166,7 @@ impl Publications {
         }
         self.remove(&key);
         self.withdrawals += usize::from(what == What::Withdraw);
+        self.first_end = self.first_end.min(end_of(&what));
         self.items.insert(
             key,
             Publication { what, due, failures: 0, refused: false, once, copies: 0, holders: Box::default(), since: 0 },
@@ -443,15 +447,22 @@ impl Publications {
 
     /// Drops statements that have expired.
     pub fn expire(&mut self, unix_ms: u64) {
-        let over: Vec<_> = self
-            .items
-            .iter()
-            .filter(|(_, item)| matches!(&item.what, What::Statement(statement) if statement.expires_ms() < unix_ms))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in over {
+        if unix_ms <= self.first_end {
+            return;
+        }
+        let over = self.items.iter().filter(|(_, item)| end_of(&item.what) < unix_ms);
+        for key in over.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.remove(&key);
         }
+        self.first_end = self.items.values().map(|item| end_of(&item.what)).min().unwrap_or(u64::MAX);
+    }
+}
+
+/// When it expires, in milliseconds since 1970.
+fn end_of(what: &What) -> u64 {
+    match what {
+        What::Statement(statement) => statement.expires_ms(),
+        What::Provide | What::Withdraw => u64::MAX,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who has a content: asked of holders, of the DHT and of the master, again and again while a download runs.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::address::{is_loopback, is_tcp};
@@ -210,9 +211,7 @@ pub(super) async fn have(
     content: ContentId,
     geometry: Geometry,
 ) -> Result<(Option<ChunkSet>, Vec<Other>), Failure> {
-    let addresses_of_own = if own.is_some() { own_addresses(net) } else { Vec::new() };
-    let have = own.map(|part| part.offers().along()).unwrap_or_default();
-    let request = Request::Have(Have { content, addresses: addresses_of_own, have });
+    let request = question(net, content, own);
     let Response { header, body } = ask(net, source, addresses, request).await?;
     let Header::Have { whole, mut others, .. } = header else { return Err(Failure::Nonsense) };
     others.truncate(MAX_FETCH_OTHERS);
@@ -226,9 +225,21 @@ pub(super) async fn have(
     Ok((chunks, others))
 }
 
+/// The question what a source has. It is told where this node listens if that passes on what it has.
+fn question(net: &Net, content: ContentId, own: Option<&Part>) -> Request {
+    let addresses = if own.is_some() { own_addresses(net) } else { Vec::new() };
+    Request::Have(Have { content, addresses, have: own.map(|part| part.offers().along()).unwrap_or_default() })
+}
+
 /// Whether a source that is connected is sending what was asked of it.
-pub(super) async fn is_sending(net: Net, source: PeerId, content: ContentId) -> Result<bool, Failure> {
-    let request = Request::Have(Have { content, addresses: Vec::new(), have: Vec::new() });
+pub(super) async fn is_sending(
+    net: Net,
+    source: PeerId,
+    content: ContentId,
+    own: Option<Arc<Part>>,
+) -> Result<bool, Failure> {
+    // It is the same question: who asks without addresses is not named to others any more.
+    let request = question(&net, content, own.as_deref());
     match net.fetch(source, request).await {
         Ok(Response { header: Header::Have { sending, .. }, .. }) => Ok(sending),
         Ok(Response { header: Header::Refused(refusal), .. }) => Err(Failure::Refused(refusal)),

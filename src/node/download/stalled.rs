@@ -33,7 +33,8 @@ impl Task<'_> {
             match self.stalls.look(source, due, trip, whole, now) {
                 None => {}
                 Some(Doubt::Ask) => {
-                    let asking = sources::is_sending(net, source, self.content);
+                    let own = self.shares().then(|| self.part.clone());
+                    let asking = sources::is_sending(net, source, self.content, own);
                     work.asks.push(asking.map(move |sends| Event::Sending(source, sends)).boxed());
                 }
                 Some(Doubt::Cut) => {
