@@ -121,6 +121,9 @@ impl Term {
     }
 }
 
+/// The dot that "İ" has in lower case: it is no letter, and yet no end of the word that the name has there.
+const DOT_ABOVE: char = '\u{307}';
+
 /// Runs of letters and digits in a glob that begin a word in every match: those at its beginning and
 /// those after a character that is neither letter nor digit. What follows decides whether the word ends there.
 fn glob_words(glob: &[char]) -> Vec<RequiredWord> {
@@ -133,8 +136,10 @@ fn glob_words(glob: &[char]) -> Vec<RequiredWord> {
         }
         let end = glob[at..].iter().position(|char| !char.is_alphanumeric()).map_or(glob.len(), |length| at + length);
         // After '*' the run may continue a word, and then says nothing of how one begins.
-        if at == 0 || glob[at - 1] != '*' {
-            required.push(RequiredWord { text: glob[at..end].iter().collect(), prefix: glob.get(end) == Some(&'*') });
+        let goes_on = |char: &char| *char == '*' || *char == DOT_ABOVE;
+        if at == 0 || !goes_on(&glob[at - 1]) {
+            let prefix = glob.get(end).is_some_and(goes_on);
+            required.push(RequiredWord { text: glob[at..end].iter().collect(), prefix });
         }
         at = end;
     }
@@ -224,6 +229,22 @@ mod tests {
         let glob = "*a".repeat(200);
         let name = ["a".repeat(250).as_str(); 4].join("/");
         assert!(!matches(&format!("{glob}/b"), &name));
+    }
+
+    /// "İ" in lower case is an "i" and a dot that is no letter.
+    #[test]
+    fn a_letter_that_is_two_characters_in_lower_case_is_found() {
+        for (query, name) in
+            [("İ*", "1/İ"), ("İstanbul*", "İstanbul.jpg"), ("aİb*", "x/Aİbc"), ("x\u{307}y*", "x\u{307}yz")]
+        {
+            let (pattern, name) = (Pattern::parse(query).unwrap(), Name::parse(name).unwrap());
+            assert!(pattern.matches(&name), "{query} {name}");
+            let found: Vec<_> = words(name.as_str()).collect();
+            for RequiredWord { text, prefix } in pattern.required_words() {
+                let has = |word: &String| *word == text || prefix && word.starts_with(&text);
+                assert!(found.iter().any(has), "{query}: {text} in {found:?}");
+            }
+        }
     }
 
     proptest! {
