@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_letter_that_is_two_characters_in_lower_case_is_found() {
         for (query, name) in
-            [("İ*", "1/İ"), ("İstanbul*", "İstanbul.jpg"), ("aİb*", "x/Aİbc"), ("x\u{307}y*", "x\u{307}yz")]
+            [("İ*", "1/İ"), ("İstanbul*", "İstanbul.jpg"), ("aİb*", "x/Aİbc"), ("q\u{307}y*", "q\u{307}yz")]
         {
             let (pattern, name) = (Pattern::parse(query).unwrap(), Name::parse(name).unwrap());
             assert!(pattern.matches(&name), "{query} {name}");

@@ -116,8 +116,10 @@ impl Six {
                 },
             }
             for news in news {
-                // Whoever listens is behind when very much is said at a time; it is said again.
-                let _ = heard.try_send(news);
+                // Whoever listens is behind when very much is said at a time: what is lost is news the next time.
+                if let Err(mpsc::error::TrySendError::Full(Heard::Here(peer, address))) = heard.try_send(news) {
+                    self.known.remove(&(peer, address));
+                }
             }
         }
     }
@@ -195,7 +197,10 @@ impl Six {
             let key = (peer, address);
             if lives.is_zero() {
                 news.extend(self.known.remove(&key).map(|_| Heard::Gone(key.0, key.1)));
-            } else if self.known.len() < MAX_KNOWN || self.known.contains_key(&key) {
+            } else if let Some(until) = self.known.get_mut(&key) {
+                // It says so again and again.
+                *until = now + lives;
+            } else if self.known.len() < MAX_KNOWN {
                 self.known.insert(key.clone(), now + lives);
                 news.push(Heard::Here(key.0, key.1));
             }
@@ -245,6 +250,7 @@ mod tests {
         let link = told(peer, "/ip6/fe80::2/tcp/1", 60);
         let zoned: Multiaddr = "/ip6zone/eth7/ip6/fe80::2/tcp/1".parse().unwrap();
         assert_eq!(six.on_told(vec![link.clone()], from(7), now), [Heard::Here(peer, zoned.clone())]);
+        assert_eq!(six.on_told(vec![link.clone()], from(7), now), [], "that is no news");
         assert_eq!(six.on_told(vec![link], from(8), now), [], "heard nobody knows where");
         let own = told(six.local, "/ip6/fd00::1/tcp/1", 60);
         assert_eq!(six.on_told(vec![own], from(7), now), []);
