@@ -102,7 +102,7 @@ mod tests {
     fn every_item_is_in_one_message_and_none_has_too_many() {
         for count in [0, 1, MAX_MIRROR_KEYS, MAX_MIRROR_KEYS + 1, 3 * MAX_MIRROR_KEYS + 7] {
             let key = |number: usize| RecordKey::from_slice(blake3::hash(&number.to_le_bytes()).as_bytes()).unwrap();
-            let what = |number: usize| if number % 3 == 0 { What::Withdraw } else { What::Provide };
+            let what = |number: usize| if number.is_multiple_of(3) { What::Withdraw } else { What::Provide };
             let items: Vec<_> = (0..count).map(|number| (key(number), what(number))).collect();
             let mut sent = Vec::new();
             for batch in batches(items.clone()) {
