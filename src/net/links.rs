@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.links.lock().all.remove(&self.number);
+        self.links.lock().all.remove(&(self.peer, self.number));
     }
 }
 
@@ -71,7 +71,8 @@ pub(super) struct Links(Arc<Mutex<Table>>);
 #[derive(Debug, Default)]
 struct Table {
     next: u64,
-    all: BTreeMap<u64, std::sync::Weak<Link>>,
+    /// By peer, and by number.
+    all: BTreeMap<(PeerId, u64), Weak<Link>>,
 }
 
 impl Links {
@@ -95,14 +96,14 @@ impl Links {
             cut: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
-        table.all.insert(link.number, Arc::downgrade(&link));
+        table.all.insert((peer, link.number), Arc::downgrade(&link));
         drop(table);
         Linked { inner: muxer, link }
     }
 
     /// When data last came from a node, or the last of the connections with it was made; `None` if there is none.
     pub(super) fn last_data(&self, peer: &PeerId) -> Option<Instant> {
-        self.such(|link| link.peer == *peer).iter().map(|link| link.last_data()).max()
+        self.of(peer).iter().map(|link| link.last_data()).max()
     }
 
     /// Nodes from which data came since.
@@ -113,7 +114,7 @@ impl Links {
 
     /// Cuts all connections with a node; where they led to.
     pub(super) fn cut(&self, peer: &PeerId) -> Vec<Multiaddr> {
-        let links = self.such(|link| link.peer == *peer);
+        let links = self.of(peer);
         links.iter().for_each(|link| link.cut());
         links.iter().map(|link| link.remote.clone()).collect()
     }
@@ -127,8 +128,14 @@ impl Links {
 
     /// None of them is dropped while the table is locked: that needs the table.
     fn such(&self, accept: impl Fn(&Link) -> bool) -> Vec<Arc<Link>> {
-        let all: Vec<_> = self.lock().all.values().filter_map(std::sync::Weak::upgrade).collect();
+        let all: Vec<_> = self.lock().all.values().filter_map(Weak::upgrade).collect();
         all.into_iter().filter(|link| accept(link)).collect()
+    }
+
+    /// The connections with a node.
+    fn of(&self, peer: &PeerId) -> Vec<Arc<Link>> {
+        let table = self.lock();
+        table.all.range((*peer, 0)..=(*peer, u64::MAX)).filter_map(|(_, link)| link.upgrade()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

@@ -214,12 +214,8 @@ mod tests {
             .build()
     }
 
-    #[tokio::test]
-    async fn a_connection_that_is_heard_otherwise_is_not_pinged_and_pings_are_answered() {
-        const INTERVAL: Duration = Duration::from_millis(20);
-        // Long rests, whatever the pause between pings.
-        let mut ours = swarm(Pings { interval: Duration::from_secs(3600), ..Pings::new(INTERVAL) });
-        let mut theirs = swarm(ping::Behaviour::new(ping::Config::new().with_interval(INTERVAL)));
+    /// Lets one begin to connect to the other.
+    async fn dial<A: NetworkBehaviour, B: NetworkBehaviour>(ours: &mut Swarm<A>, theirs: &mut Swarm<B>) {
         theirs.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
         let address = loop {
             if let SwarmEvent::NewListenAddr { address, .. } = theirs.select_next_some().await {
@@ -227,6 +223,15 @@ mod tests {
             }
         };
         ours.dial(address).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_heard_otherwise_is_not_pinged_and_pings_are_answered() {
+        const INTERVAL: Duration = Duration::from_millis(20);
+        // Long rests, whatever the pause between pings.
+        let mut ours = swarm(Pings { interval: Duration::from_secs(3600), ..Pings::new(INTERVAL) });
+        let mut theirs = swarm(ping::Behaviour::new(ping::Config::new().with_interval(INTERVAL)));
+        dial(&mut ours, &mut theirs).await;
         let (mut sent, mut after, mut answered, mut heard) = (0, 0, 0, false);
         let deadline = Instant::now() + Duration::from_secs(30);
         while answered < 20 {
@@ -254,13 +259,7 @@ mod tests {
     async fn a_connection_is_pinged_at_once_when_asked() {
         let pings = || Pings::new(Duration::from_secs(3600));
         let (mut ours, mut theirs) = (swarm(pings()), swarm(pings()));
-        theirs.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
-        let address = loop {
-            if let SwarmEvent::NewListenAddr { address, .. } = theirs.select_next_some().await {
-                break address;
-            }
-        };
-        ours.dial(address).unwrap();
+        dial(&mut ours, &mut theirs).await;
         let mut answered = 0;
         let deadline = Instant::now() + Duration::from_secs(30);
         while answered < 3 {

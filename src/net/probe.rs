@@ -33,7 +33,7 @@ impl Prober {
     /// Whether one of these addresses leads to `peer`. `None` if none can be tried now.
     pub(super) fn probe(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>) -> Option<BoxFuture<'static, bool>> {
         if self.transport.is_none() {
-            self.transport = transport();
+            self.transport = transport(&Keypair::generate_ed25519());
         }
         let transport = self.transport.as_mut()?;
         let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
@@ -50,10 +50,10 @@ impl Prober {
     }
 }
 
-fn transport() -> Option<Boxed<(PeerId, StreamMuxerBox)>> {
-    let key = Keypair::generate_ed25519();
-    let tcp = transport::tcp(&key, yamux::Config::default()).ok()?;
-    let quic = quic::tokio::Transport::new(quic::Config::new(&key));
+/// TCP and QUIC for a key; `None` if the system does not give what they take.
+fn transport(key: &Keypair) -> Option<Boxed<(PeerId, StreamMuxerBox)>> {
+    let tcp = transport::tcp(key, yamux::Config::default()).ok()?;
+    let quic = quic::tokio::Transport::new(quic::Config::new(key));
     let both = tcp
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .or_transport(quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))))
@@ -80,11 +80,7 @@ mod tests {
 
     /// A node that listens there, and takes connections.
     async fn listener(key: &Keypair, listen: &str) -> Multiaddr {
-        let quic = quic::tokio::Transport::new(quic::Config::new(key))
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-        let tcp = transport::tcp(key, yamux::Config::default()).unwrap();
-        let tcp = tcp.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-        let mut node = tcp.or_transport(quic).map(|either, _| either.into_inner()).boxed();
+        let mut node = transport(key).unwrap();
         node.listen_on(ListenerId::next(), listen.parse().unwrap()).unwrap();
         let event = poll_fn(|context| std::pin::Pin::new(&mut node).poll(context)).await;
         let TransportEvent::NewAddress { listen_addr, .. } = event else { panic!("{event:?}") };

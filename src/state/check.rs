@@ -142,6 +142,11 @@ impl Comparison {
         })
     }
 
+    /// All that was compared.
+    pub fn into_items(self) -> Vec<(RecordKey, What)> {
+        self.items.into_iter().map(|(key, what, _)| (key, what)).collect()
+    }
+
     /// Keys under which the node says that this one is found although this one did not say so, at most [`MAX_REPAIRS`] or a sixteenth of
     /// the items: those that are not published at all are to be withdrawn.
     pub fn into_surplus(self) -> Vec<RecordKey> {

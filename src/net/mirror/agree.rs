@@ -38,16 +38,17 @@ impl Mirror {
     pub async fn agree(&self, node: PeerId, items: Vec<(RecordKey, What)>, fresh: bool) -> Option<Differences> {
         let addresses = self.net.known_addresses(node).await;
         let most = if fresh { usize::MAX } else { PORTIONS * MAX_REPAIRS };
-        let all_items = fresh.then(|| items.clone());
-        let comparison = match (self.compare(node, &addresses, Comparison::new(items, most)).await, all_items) {
-            (Ok(comparison), _) => comparison,
-            (Err(Unsaid::Unknown), Some(items)) => {
+        let mut comparison = Comparison::new(items, most);
+        match self.compare(node, &addresses, &mut comparison).await {
+            Ok(()) => {}
+            Err(Unsaid::Unknown) if fresh => {
+                let items = comparison.into_items();
                 let repaired = items.len();
                 let whole = self.send(node, &addresses, items).await;
                 return Some(Differences { whole, repaired, surplus: Vec::new() });
             }
-            (Err(_), _) => return None,
-        };
+            Err(_) => return None,
+        }
         let mut differences = Differences { whole: true, ..Differences::default() };
         for (range, missing) in comparison.missing() {
             differences.repaired += missing.len();
@@ -87,12 +88,7 @@ impl Mirror {
     }
 
     /// Makes a comparison to its end.
-    async fn compare(
-        &self,
-        node: PeerId,
-        addresses: &[Multiaddr],
-        mut comparison: Comparison,
-    ) -> Result<Comparison, Unsaid> {
+    async fn compare(&self, node: PeerId, addresses: &[Multiaddr], comparison: &mut Comparison) -> Result<(), Unsaid> {
         let mut pauses = 0;
         while let Some(ranges) = comparison.next_ranges() {
             match self.ask(node, addresses, Request::Check(ranges.clone())).await {
@@ -118,6 +114,6 @@ impl Mirror {
                 }
             }
         }
-        Ok(comparison)
+        Ok(())
     }
 }

@@ -119,7 +119,7 @@ fn a_downloader_that_moves_goes_on() {
     get.ends_well();
 }
 
-/// Both change theirs, and the master, too, has moved meanwhile: it is known by its key, and the two know each other.
+/// Both ends of the path change their addresses at the same time.
 #[test]
 fn both_ends_move_at_once() {
     let Some(three) = Three::new("both") else { return };
