@@ -254,6 +254,7 @@ impl Agreement {
             tracing::debug!(%node, records = keys.len(), sent, "came, and does not hold all yet");
             self.arrivals.on_failed(node, now);
         }
+        self.arrivals.on_sent(node, sent.unwrap_or_default(), now);
     }
 
     /// One line, if there is anything to say; whether anybody was asked.

@@ -153,7 +153,7 @@ impl Node {
                 Some(announce::Standing::Conflict(owner)) => Standing::Conflict { conflict_owner: owner },
                 Some(announce::Standing::Refused(reason)) => Standing::Refused { reason },
             },
-            path,
+            path: path.to_path_buf(),
         }
     }
 

@@ -9,9 +9,11 @@ use swarmdex_protocols::PeerId;
 const SETTLE: Duration = Duration::from_secs(1);
 /// How soon one that does not answer is tried again, doubled each time; and how often it is tried.
 const RETRY: Duration = Duration::from_secs(1);
-const ATTEMPTS: u32 = 4;
-/// One that comes again and again is asked no more often than this.
+const ATTEMPTS: u32 = 6;
+/// One that comes again and again is asked no more often than this, and gets no more than so many items a second: it may
+/// have kept nothing of what it was sent.
 const PAUSE: Duration = Duration::from_secs(10);
+const ITEMS_A_SECOND: u32 = 4096;
 /// Nodes that are remembered: those beyond are left to the repetitions.
 pub const MAX_ARRIVALS: usize = 1024;
 
@@ -52,6 +54,13 @@ impl Arrivals {
             Arrival { failures, ..arrival }
         };
         self.put(peer, arrival);
+    }
+
+    /// The node that was given out last was sent so many items.
+    pub fn on_sent(&mut self, peer: PeerId, items: usize, now: Instant) {
+        let Some(arrival) = self.nodes.get(&peer).copied() else { return };
+        let pause = Duration::from_secs(1) * u32::try_from(items).unwrap_or(u32::MAX) / ITEMS_A_SECOND;
+        self.put(peer, Arrival { due: arrival.due.max(now + pause), ..arrival });
     }
 
     fn put(&mut self, peer: PeerId, arrival: Arrival) {
@@ -116,7 +125,7 @@ mod tests {
     fn one_that_does_not_answer_is_tried_again_a_few_times() {
         let (mut arrivals, now, peer) = (Arrivals::default(), Instant::now(), PeerId::random());
         arrivals.on_came(peer, now);
-        assert_eq!(given(&mut arrivals, now, true), [(peer, 1), (peer, 2), (peer, 4), (peer, 8)]);
+        assert_eq!(given(&mut arrivals, now, true), [1, 2, 4, 8, 16, 32].map(|second| (peer, second)));
         assert!(arrivals.nodes.is_empty());
     }
 
@@ -129,6 +138,21 @@ mod tests {
             arrivals.next(*now).is_some()
         });
         assert_eq!(asked.count(), 10, "in a hundred seconds");
+    }
+
+    #[test]
+    fn one_that_keeps_nothing_gets_a_bounded_number_of_items_a_second() {
+        let (mut arrivals, begin, peer) = (Arrivals::default(), Instant::now(), PeerId::random());
+        let (mut asked, items) = (0, 100 * ITEMS_A_SECOND as usize);
+        for second in 0..1000 {
+            let now = begin + Duration::from_secs(second);
+            arrivals.on_came(peer, now);
+            if arrivals.next(now).is_some() {
+                asked += 1;
+                arrivals.on_sent(peer, items, now);
+            }
+        }
+        assert_eq!(asked, 10, "in a thousand seconds");
     }
 
     #[test]

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 pub const QUIET: Duration = Duration::from_secs(1);
 /// Paths that wait; with more, everything is looked through.
 pub const MAX_PENDING: usize = 4096;
+/// What comes to rest within this is looked for together: each look goes through all that waits.
+const TOGETHER: Duration = Duration::from_millis(100);
 
 /// What is at rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct Changes {
     pending: BTreeMap<PathBuf, Instant>,
     /// When it was first unknown what changed.
     unknown: Option<Instant>,
+    /// Before this no path is at rest.
+    next: Option<Instant>,
 }
 
 impl Changes {
@@ -36,6 +40,7 @@ impl Changes {
     pub fn on_change(&mut self, path: PathBuf, now: Instant) {
         // Looking through everything finds it too, unless it goes on changing until then.
         self.pending.insert(path, now);
+        self.next.get_or_insert(now + QUIET);
         if self.pending.len() > MAX_PENDING {
             self.on_lost(now);
         }
@@ -44,6 +49,7 @@ impl Changes {
     /// Something happened, and it is not known where.
     pub fn on_lost(&mut self, now: Instant) {
         self.pending.clear();
+        self.next = None;
         self.unknown.get_or_insert(now);
     }
 
@@ -61,23 +67,31 @@ impl Changes {
                 rested.push(path.clone());
             }
         }
-        self.pending.retain(|path, _| !rested.iter().any(|above| path.starts_with(above)));
+        for above in &rested {
+            let below: Vec<_> = self.below(above).map(|(path, _)| path.clone()).collect();
+            for path in below {
+                self.pending.remove(&path);
+            }
+        }
+        let next = self.pending.keys().filter_map(|path| self.rests(path)).min();
+        self.next = next.map(|at| at.max(now + TOGETHER));
         (!rested.is_empty()).then_some(Rested::Paths(rested))
     }
 
     /// When to call [`Changes::poll`] next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let paths = self.pending.keys().filter_map(|path| self.rests(path)).min();
-        paths.into_iter().chain(self.unknown.map(|since| since + QUIET)).min()
+        self.next.into_iter().chain(self.unknown.map(|since| since + QUIET)).min()
     }
 
     /// When a path is at rest together with all that is below it.
     fn rests(&self, path: &Path) -> Option<Instant> {
-        let below = self
-            .pending
-            .range::<Path, _>((Bound::Included(path), Bound::Unbounded))
-            .take_while(|(other, _)| other.starts_with(path));
-        below.map(|(_, at)| *at + QUIET).max()
+        self.below(path).map(|(_, at)| *at + QUIET).max()
+    }
+
+    /// What waits at and below a path.
+    fn below(&self, path: &Path) -> impl Iterator<Item = (&PathBuf, &Instant)> {
+        let from = self.pending.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
+        from.take_while(move |(other, _)| other.starts_with(path))
     }
 }
 
@@ -103,8 +117,9 @@ mod tests {
         let mut changes = Changes::default();
         changes.on_change("/a/file".into(), at(0));
         changes.on_change("/a/file".into(), at(5));
-        assert_eq!(changes.poll_timeout(), Some(at(15)));
-        assert_eq!(changes.poll(at(14)), None);
+        // What goes on changing is looked at once a second, and not at each change.
+        assert_eq!(changes.poll_timeout(), Some(at(10)));
+        assert_eq!((changes.poll(at(14)), changes.poll_timeout()), (None, Some(at(15))));
         assert_eq!(paths(changes.poll(at(15))), ["/a/file"]);
         assert_eq!((changes.poll(at(99)), changes.poll_timeout()), (None, None));
         // A copy into a new folder that takes long; a neighbour whose name begins alike is not below it.
@@ -146,7 +161,8 @@ mod tests {
                     changes.on_change(path.into(), at(step));
                     owed.push(path.clone());
                 }
-                if let Some(Rested::Paths(told)) = changes.poll(at(step)) {
+                let due = changes.poll_timeout().is_some_and(|due| due <= at(step));
+                if let Some(Rested::Paths(told)) = due.then(|| changes.poll(at(step))).flatten() {
                     for (number, path) in told.iter().enumerate() {
                         prop_assert!(!told.iter().enumerate().any(|(other, above)| other != number && path.starts_with(above)));
                     }

@@ -133,12 +133,18 @@ impl Comparison {
         self.missing.extend(missing);
     }
 
-    /// What the node lacks or has otherwise, in portions of at most [`MAX_REPAIRS`], each with the range that it lies in.
+    /// What the node lacks or has otherwise, in portions of at most [`MAX_REPAIRS`], each with what the node then holds in the
+    /// range that it lies in, what is too much included.
     pub fn missing(&self) -> impl Iterator<Item = (Range, Vec<(RecordKey, What)>)> + '_ {
         self.missing.chunks(MAX_REPAIRS).filter_map(|places| {
             let items: Vec<_> =
                 places.iter().map(|place| (self.items[*place].0, self.items[*place].1.clone())).collect();
-            Some((self.range(items.first()?.0, items.last()?.0), items))
+            let mut range = self.range(items.first()?.0, items.last()?.0);
+            for key in self.surplus.range(range.from..=range.to) {
+                range.count = range.count.saturating_add(1);
+                range.digest.toggle(Mark::provided(key));
+            }
+            Some((range, items))
         })
     }
 

@@ -52,9 +52,10 @@ impl Mirror {
         let mut differences = Differences { whole: true, ..Differences::default() };
         for (range, missing) in comparison.missing() {
             differences.repaired += missing.len();
-            differences.whole &= self.send(node, &addresses, missing).await;
-            // One that does not keep what it is sent is left to the repetitions.
-            if self.says(node, &addresses, range).await != Some(true) {
+            differences.whole = self.send(node, &addresses, missing).await;
+            // One that does not keep what it is sent is left to the repetitions. What one that came holds besides, of what
+            // was revoked while it was away, say, is not known: there it is enough that it takes what it is sent.
+            if !differences.whole || !fresh && self.says(node, &addresses, range).await != Some(true) {
                 differences.whole = false;
                 break;
             }
@@ -66,11 +67,17 @@ impl Mirror {
     /// Stores items at one node; whether it said of all that it has them, or knows better.
     async fn send(&self, node: PeerId, addresses: &[Multiaddr], items: Vec<(RecordKey, What)>) -> bool {
         let count = items.len();
-        let errand = Errand { node, addresses: addresses.to_vec(), items };
         let listen = self.net.listen().borrow().clone();
-        let outcomes = self.store_at(errand, listen).await.outcomes;
         let held = |verdict: &Verdict| matches!(verdict, Verdict::Stored | Verdict::Older);
-        outcomes.iter().filter(|(_, verdict)| held(verdict)).count() == count
+        for pause in 0.. {
+            let errand = Errand { node, addresses: addresses.to_vec(), items: items.clone() };
+            let Answers { outcomes, busy } = self.store_at(errand, listen.clone()).await;
+            if !busy || pause >= MAX_PAUSES {
+                return outcomes.iter().filter(|(_, verdict)| held(verdict)).count() == count;
+            }
+            tokio::time::sleep(BUSY_PAUSE).await;
+        }
+        false
     }
 
     /// Whether a node says that it holds just this, in one question; `None` if it does not answer.
@@ -80,11 +87,17 @@ impl Mirror {
     }
 
     async fn says(&self, node: PeerId, addresses: &[Multiaddr], range: Range) -> Option<bool> {
-        match self.ask(node, addresses, Request::Check(vec![range])).await {
-            Ok(Response::Checked(answer)) => Some(answer == [Compared::Same]),
-            Ok(Response::Refused(_)) => Some(false),
-            _ => None,
+        for _ in 0..MAX_PAUSES {
+            match self.ask(node, addresses, Request::Check(vec![range])).await {
+                Ok(Response::Checked(answer)) => return Some(answer == [Compared::Same]),
+                Ok(Response::Refused(refusal)) if refusal.code == RefusalCode::Busy => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                Ok(Response::Refused(_)) => return Some(false),
+                _ => return None,
+            }
         }
+        None
     }
 
     /// Makes a comparison to its end.

@@ -1,6 +1,6 @@
 //! What is shared and how it hashed, kept across restarts in an SQLite database.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -89,14 +89,21 @@ impl Database {
         self.execute(REMOVE_ROOT, [bytes(root)])
     }
 
-    pub(super) fn excluded(&self) -> Result<BTreeSet<Name>, ShareError> {
+    /// Those of some names that were given up.
+    pub(super) fn excluded<'a>(&self, names: impl Iterator<Item = &'a Name>) -> Result<HashSet<Name>, ShareError> {
         let read = || {
-            let mut statement = self.connection.prepare("SELECT name FROM excluded")?;
-            let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
-            rows.collect::<Result<Vec<_>, _>>()
+            // Once for all names: a statement by itself takes and gives back the lock of the database.
+            let _reading = self.connection.unchecked_transaction()?;
+            let mut statement = self.connection.prepare_cached("SELECT 1 FROM excluded WHERE name = ?1")?;
+            let mut excluded = HashSet::new();
+            for name in names {
+                if statement.exists([name.as_str()])? {
+                    excluded.insert(name.clone());
+                }
+            }
+            Ok(excluded)
         };
-        let names = read().map_err(|source| self.failed(source))?;
-        Ok(names.iter().filter_map(|name| Name::parse(name).ok()).collect())
+        read().map_err(|source| self.failed(source))
     }
 
     /// Forgets roots, and remembers names that are not to be shared below others: all of it or nothing.
@@ -115,7 +122,7 @@ impl Database {
 
     /// Takes names back in that were given up: all of them or none.
     pub(super) fn include(&self, names: &[&Name]) -> Result<(), ShareError> {
-        let excluded = self.excluded()?;
+        let excluded = self.excluded(names.iter().copied())?;
         self.together(|connection| {
             for name in names.iter().filter(|name| excluded.contains(**name)) {
                 connection.prepare_cached("DELETE FROM excluded WHERE name = ?1")?.execute([name.as_str()])?;

@@ -7,10 +7,10 @@ mod hashing;
 mod scan;
 mod scans;
 mod serve;
+mod table;
 mod update;
 mod watcher;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -23,6 +23,7 @@ use tokio::sync::watch;
 pub use watcher::{Heard, Watcher};
 
 use scans::Scans;
+use table::Table;
 
 use super::hash::{FileStamp, HashError, thread_count};
 
@@ -109,10 +110,10 @@ pub struct SharedEntry {
     /// Its size in bytes.
     pub size: u64,
     /// The file.
-    pub path: PathBuf,
+    pub path: Arc<Path>,
     stamp: FileStamp,
     /// The file or folder that was shared.
-    root: PathBuf,
+    root: Arc<Path>,
 }
 
 /// A file that is not shared.
@@ -171,33 +172,6 @@ struct Shared {
     table: Mutex<Table>,
     outboards: serve::Outboards,
     generation: watch::Sender<u64>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    entries: BTreeMap<Name, SharedEntry>,
-    listed: Arc<Vec<SharedEntry>>,
-    by_content: HashMap<ContentId, Vec<Name>>,
-    /// Files that changed since they were hashed.
-    stale: BTreeSet<PathBuf>,
-}
-
-impl Table {
-    /// Why a file of a root cannot have a name, if another file has it.
-    fn taken(&self, name: &Name, root: &Path, path: &Path) -> Option<Skipped> {
-        let other = self.entries.get(name).filter(|other| other.root != root && other.path != path)?;
-        let reason = format!("the name {name} is taken by {}", other.path.display());
-        Some(Skipped { path: path.to_owned(), reason })
-    }
-
-    /// Makes lists and digest anew after a change of the entries.
-    fn settle(&mut self) {
-        self.listed = Arc::new(self.entries.values().cloned().collect());
-        self.by_content.clear();
-        for entry in self.entries.values() {
-            self.by_content.entry(entry.content).or_default().push(entry.name.clone());
-        }
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -287,9 +261,11 @@ impl ShareTable {
 
     /// Why a file that was named directly is not shared.
     fn explain(&self, root: &Path, skipped: &Skipped, name: &Option<Name>) -> ShareError {
-        let taken = name.as_ref().and_then(|name| lock(&self.shared.table).entries.get(name).cloned());
+        let taken = name.as_ref().and_then(|name| lock(&self.shared.table).get(name).cloned());
         match taken {
-            Some(other) => ShareError::Taken { path: root.to_owned(), name: other.name, other: other.path },
+            Some(other) => {
+                ShareError::Taken { path: root.to_owned(), name: other.name, other: other.path.to_path_buf() }
+            }
             None => ShareError::Path { path: root.to_owned(), source: io::Error::other(skipped.reason.clone()) },
         }
     }
@@ -300,19 +276,19 @@ impl ShareTable {
         let database = lock(&self.shared.database);
         let entries: Vec<_> = {
             let table = lock(&self.shared.table);
-            names.iter().filter_map(|name| table.entries.get(name).cloned()).collect()
+            names.iter().filter_map(|name| table.get(name).cloned()).collect()
         };
         let (roots, below): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.root == entry.path);
-        let roots: Vec<_> = roots.iter().map(|entry| entry.root.as_path()).collect();
+        let roots: Vec<_> = roots.iter().map(|entry| &*entry.root).collect();
         database.give_up(&roots, &below.iter().map(|entry| &entry.name).collect::<Vec<_>>())?;
         let removed: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
-        self.change(|table| removed.iter().for_each(|name| drop(table.entries.remove(name))));
+        self.change(|table| removed.iter().for_each(|name| table.remove(name)));
         Ok(removed)
     }
 
     /// Files that were found changed when somebody asked for them, to be told to [`ShareTable::update`]; they are told once.
     pub fn take_stale(&self) -> Vec<PathBuf> {
-        std::mem::take(&mut lock(&self.shared.table).stale).into_iter().collect()
+        std::mem::take(&mut lock(&self.shared.table).stale).iter().map(|path| path.to_path_buf()).collect()
     }
 
     /// The files and folders that are shared.
@@ -327,7 +303,7 @@ impl ShareTable {
 
     /// Everything that is shared, sorted by name.
     pub fn entries(&self) -> Arc<Vec<SharedEntry>> {
-        lock(&self.shared.table).listed.clone()
+        lock(&self.shared.table).listed()
     }
 
     /// Changes whenever the table does, and when a file is found changed.
@@ -336,11 +312,7 @@ impl ShareTable {
     }
 
     fn change(&self, change: impl FnOnce(&mut Table)) {
-        {
-            let mut table = lock(&self.shared.table);
-            change(&mut table);
-            table.settle();
-        }
+        change(&mut lock(&self.shared.table));
         self.shared.generation.send_modify(|generation| *generation += 1);
     }
 }

@@ -99,15 +99,12 @@ impl ShareTable {
 
     /// Whether a file with this content is shared.
     pub fn has(&self, content: &ContentId) -> bool {
-        lock(&self.shared.table).by_content.contains_key(content)
+        self.with_content(content, None).is_some()
     }
 
     /// The first file with a content whose name comes after another.
     fn with_content(&self, content: &ContentId, after: Option<&Name>) -> Option<SharedEntry> {
-        let table = lock(&self.shared.table);
-        let names = table.by_content.get(content)?;
-        let begin = after.map_or(0, |after| names.partition_point(|name| name <= after));
-        names[begin..].iter().find_map(|name| table.entries.get(name).cloned())
+        lock(&self.shared.table).with_content(content, after).cloned()
     }
 
     fn mark_stale(&self, entry: &SharedEntry) {

@@ -352,3 +352,36 @@ fn many_small_files_are_hashed_and_progress_is_told() {
     let all = HashProgress { done_bytes: 6000, total_bytes: 6000, done_files: 2000, total_files: 2000 };
     assert_eq!(*last.lock().unwrap(), all);
 }
+
+#[test]
+fn two_spellings_of_one_name_are_one_file_and_a_reason() {
+    let stage = Stage::new();
+    let folder = stage.file("folder/e\u{301}", b"two letters").parent().unwrap().to_owned();
+    stage.file("folder/\u{e9}", b"one letter");
+    let outcome = stage.add(&folder, None).unwrap();
+    assert_eq!((stage.names(), outcome.skipped.len()), (vec!["\u{e9}".to_owned()], 1));
+    let mut generation = stage.table.generation();
+    generation.mark_unchanged();
+    assert_eq!(rescan(&stage.table).skipped.len(), 1);
+    assert!(!generation.has_changed().unwrap(), "nothing changed");
+}
+
+#[test]
+fn what_is_below_a_path_is_replaced_and_nothing_beside_it() {
+    let stage = Stage::new();
+    // Names that stand between a folder and what is in it when they are compared letter by letter.
+    for name in ["folder/a-b/file", "folder/a/file", "folder/a/g/file", "folder/a.txt", "folder/b", "other/a/file"] {
+        stage.file(name, name.as_bytes());
+    }
+    let files = stage.folder.path().join("files");
+    stage.add(&files.join("folder"), Some("folder")).unwrap();
+    stage.add(&files.join("other"), Some("other")).unwrap();
+    fs::remove_dir_all(files.join("folder/a")).unwrap();
+    fs::write(files.join("folder/b"), b"new").unwrap();
+    let old = ContentId::of(b"folder/b");
+    assert!(stage.table.has(&old));
+    stage.update(&[files.join("folder/a"), files.join("folder/b")]);
+    assert_eq!(stage.names(), ["folder/a-b/file", "folder/a.txt", "folder/b", "other/a/file"]);
+    assert_eq!([old, ContentId::of(b"new")].map(|content| stage.table.has(&content)), [false, true]);
+    assert!(!stage.table.has(&ContentId::of(b"folder/a/g/file")));
+}

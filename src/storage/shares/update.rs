@@ -1,6 +1,8 @@
 //! What is on disk becomes what is shared.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use swarmdex_protocols::Name;
@@ -68,7 +70,7 @@ impl ShareTable {
                 Found::default()
             }
         };
-        let excluded = lock(&self.shared.database).excluded()?;
+        let excluded = lock(&self.shared.database).excluded(found.candidates.iter().map(|found| &found.name))?;
         found.candidates.retain(|candidate| !excluded.contains(&candidate.name));
         found.skipped.extend(missing);
         self.take_in(root, path, found, progress, cancel)
@@ -84,27 +86,32 @@ impl ShareTable {
         cancel: &AtomicBool,
     ) -> Result<ShareOutcome, ShareError> {
         let (strict, mut skipped, mut unfinished) = (found.strict, found.skipped, false);
-        let mut wanted = Vec::new();
+        let (mut wanted, mut names) = (Vec::new(), BTreeSet::new());
         {
             let table = lock(&self.shared.table);
             for candidate in found.candidates {
                 match table.taken(&candidate.name, root, &candidate.path) {
                     Some(taken) => skipped.push(taken),
+                    // Two spellings of a letter are two files to the system, and one name here.
+                    None if !names.insert(candidate.name.clone()) => {
+                        let reason = format!("another file of the folder has the name {} already", candidate.name);
+                        skipped.push(Skipped { path: candidate.path, reason });
+                    }
                     None => wanted.push(candidate),
                 }
             }
         }
         let hashed = self.hash_all(wanted, progress, cancel)?;
-        let mut entries = Vec::new();
+        let (shared_root, mut entries) = (Arc::<Path>::from(root), Vec::new());
         for (candidate, result) in hashed {
             match result {
                 Ok((content, stamp)) => entries.push(SharedEntry {
                     name: candidate.name,
                     content,
                     size: stamp.len,
-                    path: candidate.path,
+                    path: candidate.path.into(),
                     stamp,
-                    root: root.to_owned(),
+                    root: shared_root.clone(),
                 }),
                 Err(error @ ShareError::Hash(HashError::Cancelled)) => return Err(error),
                 Err(error @ (ShareError::Outboard { .. } | ShareError::Database { .. })) if strict => {
@@ -121,15 +128,15 @@ impl ShareTable {
                             true
                         }
                     };
-                    let before = lock(&self.shared.table).entries.get(&candidate.name).cloned();
-                    entries.extend(before.filter(|entry| kept && entry.path == candidate.path));
+                    let before = lock(&self.shared.table).get(&candidate.name).cloned();
+                    entries.extend(before.filter(|entry| kept && *entry.path == *candidate.path));
                     skipped.push(Skipped { path: candidate.path, reason: with_cause(&error) });
                 }
             }
         }
         // What was revoked while it was hashed stays so.
         let database = lock(&self.shared.database);
-        let excluded = database.excluded()?;
+        let excluded = database.excluded(entries.iter().map(|entry| &entry.name))?;
         let given_up = !database.has_root(root)?;
         entries.retain(|entry| !given_up && !excluded.contains(&entry.name));
         // And what was shared elsewhere under the same name meanwhile keeps it.
@@ -143,16 +150,19 @@ impl ShareTable {
                 None => true,
             });
         }
-        let replaced = |entry: &SharedEntry| entry.root == root && entry.path.starts_with(below);
-        let same = {
+        let gone = {
             let table = lock(&self.shared.table);
-            let before = table.entries.values().filter(|entry| replaced(entry)).count();
-            before == entries.len() && entries.iter().all(|entry| table.entries.get(&entry.name) == Some(entry))
+            let stays: BTreeSet<_> = entries.iter().map(|entry| &entry.name).collect();
+            table.below(root, below).filter(|name| !stays.contains(name)).cloned().collect::<Vec<_>>()
         };
-        if !same {
+        let changed: Vec<_> = {
+            let table = lock(&self.shared.table);
+            entries.iter().filter(|entry| table.get(&entry.name) != Some(entry)).cloned().collect()
+        };
+        if !gone.is_empty() || !changed.is_empty() {
             self.change(|table| {
-                table.entries.retain(|_, entry| !replaced(entry));
-                table.entries.extend(entries.iter().map(|entry| (entry.name.clone(), entry.clone())));
+                gone.iter().for_each(|name| table.remove(name));
+                changed.into_iter().for_each(|entry| table.insert(entry));
             });
         }
         drop(database);
