@@ -193,7 +193,7 @@ impl Membership {
                     member = self.join(master).await?;
                 }
                 peer = lost.recv() => match peer {
-                    Ok(peer) if peer != master => {}
+                    Ok(peer) if peer != master => news = false,
                     // Whoever lost count of lost connections joins again to be sure.
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
                         return Err("the connection was lost".to_owned());
