@@ -15,6 +15,8 @@ use crate::state::publish::{Places, Position, Publications};
 /// Where Kademlia has keys and nodes.
 const PLACES: Places = Places { key: position_of_key, peer: position_of_peer };
 
+/// Nodes that are asked at a time.
+const ASKED_AT_A_TIME: usize = 8;
 /// Nodes that came and are filled at a time.
 const FILLED_AT_A_TIME: usize = 4;
 /// How soon nodes that were sent something new are asked whether they hold it.
@@ -27,7 +29,9 @@ pub(super) struct Agreement {
     net: Net,
     mirror: Mirror,
     pause: Duration,
+    /// When all are asked, and when those are that stored something new.
     due: Instant,
+    read_back: Option<Instant>,
     /// Nodes still to ask in this round.
     nodes: VecDeque<(u16, PeerId)>,
     running: JoinSet<Ended>,
@@ -87,6 +91,7 @@ impl Agreement {
             mirror,
             pause,
             due: now + pause,
+            read_back: None,
             nodes: VecDeque::new(),
             running: JoinSet::new(),
             found: Found::default(),
@@ -98,7 +103,7 @@ impl Agreement {
 
     /// Waits until [`Agreement::advance`] has something to do.
     pub(super) async fn ready(&mut self) -> Event {
-        let idle = self.running.is_empty().then_some(self.due);
+        let idle = self.running.is_empty().then(|| self.read_back.map_or(self.due, |at| at.min(self.due)));
         let arrival = self.arrivals.poll_timeout().map(|(at, _)| at).filter(|_| self.filling.len() < FILLED_AT_A_TIME);
         loop {
             tokio::select! {
@@ -153,20 +158,23 @@ impl Agreement {
             Event::Due => {}
         }
         self.fill(publications, now).await;
-        if !self.running.is_empty() {
-            return false;
-        }
         let mut ended = false;
-        if self.nodes.is_empty() {
+        if self.nodes.is_empty() && self.running.is_empty() {
             ended = self.end_round();
             self.hurry(publications, now);
-            if now < self.due {
+            let all = now >= self.due;
+            if !all && self.read_back.is_none_or(|at| now < at) {
                 return ended;
             }
-            self.due = now + self.pause;
-            self.nodes = publications.round().into_iter().collect();
+            if all {
+                self.due = now + self.pause;
+            }
+            self.read_back = None;
+            self.nodes = publications.round(all).into_iter().collect();
         }
-        if let Some((number, node)) = self.nodes.pop_front() {
+        while self.running.len() < ASKED_AT_A_TIME
+            && let Some((number, node)) = self.nodes.pop_front()
+        {
             let (mirror, sum) = (self.mirror.clone(), publications.sum_of(number));
             self.running.spawn(async move {
                 let Some(sum) = sum else { return Ended::Silent };
@@ -189,7 +197,7 @@ impl Agreement {
     /// What was sent is read back soon.
     fn hurry(&mut self, publications: &Publications, now: Instant) {
         if publications.has_unasked() {
-            self.due = self.due.min(now + READ_BACK);
+            self.read_back.get_or_insert(now + READ_BACK);
         }
     }
 

@@ -346,10 +346,11 @@ impl Publications {
         if records == 0 { (0.0, 0) } else { (sum as f64 / records as f64, fewest) }
     }
 
-    /// Begins a round: whom to ask whether they still hold what they stored, by number.
-    pub fn round(&mut self) -> BTreeMap<u16, PeerId> {
+    /// Begins a round: whom to ask whether they still hold what they stored, by number. `all`, or those that stored something
+    /// new since they were asked.
+    pub fn round(&mut self, all: bool) -> BTreeMap<u16, PeerId> {
         self.rounds += 1;
-        self.holders.round(self.rounds)
+        self.holders.round(self.rounds, all)
     }
 
     /// What the node with this number stored, as one range: if it says the same, nothing else has to be looked at.

@@ -9,7 +9,7 @@ use super::Position;
 
 /// Nodes of which it is remembered what they store: more are left to the repetitions.
 const MAX_HOLDERS: usize = 4096;
-/// Nodes asked in one round, those that were not for longest first: more are asked in the next.
+/// Nodes asked in one round of all, those that were not for longest first: more are asked in the next.
 const NODES_A_ROUND: usize = 64;
 
 /// Nodes by number, so that each record remembers its holders in two bytes each.
@@ -110,15 +110,17 @@ impl Holders {
         Some((holder.records, holder.digest))
     }
 
-    /// Whom to ask in this round.
-    pub(super) fn round(&mut self, round: u64) -> BTreeMap<u16, PeerId> {
+    /// Whom to ask in this round: of all, or of those that got something new since they were asked.
+    pub(super) fn round(&mut self, round: u64, all: bool) -> BTreeMap<u16, PeerId> {
         let number = |peer: &Holder| self.numbers.get(&peer.peer).copied();
         // Those that got something new come first.
         let turn = |holder: &Holder| (holder.fresh < holder.asked, holder.asked);
-        let holders = self.nodes.iter().flatten().filter_map(|holder| Some((turn(holder), number(holder)?)));
+        let holders = self.nodes.iter().flatten().filter(|holder| all || holder.fresh >= holder.asked);
+        let holders = holders.filter_map(|holder| Some((turn(holder), number(holder)?)));
         let mut order: Vec<_> = holders.collect();
         order.sort_unstable();
-        order.truncate(NODES_A_ROUND);
+        // What was just stored is asked for while the connections to those who stored it are there.
+        order.truncate(if all { NODES_A_ROUND } else { MAX_HOLDERS });
         let mut asked = BTreeMap::new();
         for (_, number) in order {
             if let Some(Some(holder)) = self.nodes.get_mut(usize::from(number)) {
@@ -144,19 +146,20 @@ mod tests {
         assert_eq!(numbers.len(), MAX_HOLDERS);
         let mut asked = BTreeSet::new();
         for round in 1..=(MAX_HOLDERS / NODES_A_ROUND) as u64 {
-            asked.extend(holders.round(round).into_keys());
+            asked.extend(holders.round(round, true).into_keys());
         }
         assert_eq!(asked.len(), MAX_HOLDERS, "each once before any twice");
         let (round, first) = (1 + MAX_HOLDERS as u64, numbers[0]);
         assert!(!holders.has_unasked() && !holders.is_confirmed(first, 0));
         holders.on_new(first, round);
-        assert!(holders.has_unasked() && holders.round(round + 1).contains_key(&first) && !holders.has_unasked());
+        assert!(holders.has_unasked() && holders.round(round + 1, false).into_keys().eq([first]));
+        assert!(!holders.has_unasked() && holders.round(round + 2, false).is_empty());
         holders.on_asked(first, true);
         assert!(holders.is_confirmed(first, round) && !holders.is_confirmed(first, round + 1));
         holders.on_asked(first, false);
         assert!(!holders.is_confirmed(first, 0));
         numbers.iter().for_each(|number| holders.remove(*number, Mark(1)));
-        assert!(holders.numbers.is_empty() && holders.round(1000).is_empty());
+        assert!(holders.numbers.is_empty() && holders.round(1000, true).is_empty());
         assert_eq!(holders.add(&peers[0], Mark(1)), Some(0));
     }
 }

@@ -155,7 +155,7 @@ fn a_copy_counts_once_it_was_read_back() {
     }
     assert_eq!((publications.confirmed_copies(), publications.has_unasked()), ((0.0, 0), true));
     let answer = |publications: &mut Publications, holds: [bool; 3]| {
-        let asked = publications.round();
+        let asked = publications.round(true);
         for (number, peer) in asked {
             let at = nodes.iter().position(|node| *node == peer).unwrap();
             publications.on_asked(number, holds[at]);
@@ -227,7 +227,7 @@ fn nodes_are_asked_about_what_they_stored_the_last_time() {
     // The second time one node is no longer among the closest.
     publications.on_held(&key(3), &What::Provide, [bert].iter());
     let held = |publications: &mut Publications, node: PeerId| {
-        let number = publications.round().into_iter().find(|(_, peer)| *peer == node).map(|(number, _)| number);
+        let number = publications.round(true).into_iter().find(|(_, peer)| *peer == node).map(|(number, _)| number);
         number.map_or(0, |number| publications.held_by(number).len())
     };
     assert_eq!((held(&mut publications, anna), held(&mut publications, bert)), (2, 3));
