@@ -179,11 +179,14 @@ fn an_uplink_full_of_uploads_costs_nobody_its_lease() {
         let output = get.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
-    for log in [master.log(), owner.log()] {
-        for word in ["evicted", "cannot be reached"] {
-            assert!(!log.contains(word), "{word}: {log}");
-        }
+    let (master, owner) = (master.log(), owner.log());
+    for word in ["evicted", "free again"] {
+        assert!(!master.contains(word), "{word}: {master}");
     }
+    // The master gives a connection up over which nothing came for three seconds, as every downloader does: one of three flows
+    // may starve so long. It is the owner's as well, who is back before its lease is over.
+    let cut = master.contains("nothing comes over the connection: cut");
+    assert!(cut || !owner.contains("cannot be reached"), "{owner}");
 }
 
 /// Nothing comes back from the downloader for five seconds, twice; and for a while the owner's link has a hundredth of its rate.
