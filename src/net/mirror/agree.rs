@@ -69,15 +69,16 @@ impl Mirror {
         let count = items.len();
         let listen = self.net.listen().borrow().clone();
         let held = |verdict: &Verdict| matches!(verdict, Verdict::Stored | Verdict::Older);
-        for pause in 0.. {
+        let mut pauses = 0;
+        loop {
             let errand = Errand { node, addresses: addresses.to_vec(), items: items.clone() };
             let Answers { outcomes, busy } = self.store_at(errand, listen.clone()).await;
-            if !busy || pause >= MAX_PAUSES {
+            if !busy || pauses >= MAX_PAUSES {
                 return outcomes.iter().filter(|(_, verdict)| held(verdict)).count() == count;
             }
+            pauses += 1;
             tokio::time::sleep(BUSY_PAUSE).await;
         }
-        false
     }
 
     /// Whether a node says that it holds just this, in one question; `None` if it does not answer.

@@ -150,14 +150,12 @@ impl ShareTable {
                 None => true,
             });
         }
-        let gone = {
+        let (gone, changed) = {
             let table = lock(&self.shared.table);
             let stays: BTreeSet<_> = entries.iter().map(|entry| &entry.name).collect();
-            table.below(root, below).filter(|name| !stays.contains(name)).cloned().collect::<Vec<_>>()
-        };
-        let changed: Vec<_> = {
-            let table = lock(&self.shared.table);
-            entries.iter().filter(|entry| table.get(&entry.name) != Some(entry)).cloned().collect()
+            let gone: Vec<_> = table.below(root, below).filter(|name| !stays.contains(name)).cloned().collect();
+            let changed = entries.iter().filter(|entry| table.get(&entry.name) != Some(entry)).cloned();
+            (gone, changed.collect::<Vec<_>>())
         };
         if !gone.is_empty() || !changed.is_empty() {
             self.change(|table| {
