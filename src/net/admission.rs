@@ -83,7 +83,8 @@ impl Admission {
         }
     }
 
-    fn is_kept(&self, peer: &PeerId) -> bool {
+    /// Whether connections with a peer are kept open.
+    pub(super) fn is_kept(&self, peer: &PeerId) -> bool {
         self.kept.contains(peer) || self.guests.contains(peer)
     }
 

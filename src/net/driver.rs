@@ -450,14 +450,6 @@ impl Driver {
         }
     }
 
-    fn on_pong(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
-        self.requests.nodes.on_pong(peer, now);
-        self.requests.doubts.on_pong(&connection);
-        if let Some(master) = &mut self.services.index {
-            master.on_sign(&peer, Some(connection), now);
-        }
-    }
-
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Index(event) => self.on_index(event),

@@ -3,6 +3,7 @@
 mod agree;
 mod closest;
 mod find;
+mod leisure;
 mod part;
 mod quick;
 mod store;
@@ -21,6 +22,7 @@ use super::nodes::routing_addresses;
 use super::{Net, RequestError, position_of_key, position_of_peer};
 use crate::state::publish::{Position, REPLICATION, Sweep, What};
 pub use agree::Differences;
+pub use leisure::leisure;
 pub(super) use quick::Around;
 use store::Answers;
 
@@ -142,16 +144,23 @@ impl Mirror {
         let mut sweep = Sweep::new(items, self.net.dht_counts().await.nodes);
         let mut met = Met::default();
         while let Some(errands) = self.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
+            leisure().await;
             let addresses = self.net.listen().borrow().clone();
             for (key, _) in errands.iter().flat_map(|errand| &errand.items) {
                 stores.copies.entry(*key).or_default().asked += 1;
             }
-            let mut answers = stream::iter(errands)
+            // One after the other, since it is one processor that they wait for.
+            let answers = stream::iter(errands)
+                .then(|errand| async {
+                    leisure().await;
+                    errand
+                })
                 .map(|errand| {
                     let (node, storing) = (errand.node, self.store_at(errand, addresses.clone()));
                     async move { (node, storing.await) }
                 })
                 .buffer_unordered(NODES_AT_A_TIME);
+            let mut answers = std::pin::pin!(answers);
             while let Some((node, Answers { outcomes, busy })) = answers.next().await {
                 stores.busy.extend(busy.then_some(node));
                 if outcomes.is_empty() && !busy && met.gone.len() < MAX_LOCATED {

@@ -45,7 +45,7 @@ pub use discovery::mdns_interfaces;
 pub use index::Master;
 use libp2p::identity::Keypair;
 use links::Links;
-pub use mirror::{Copies, Differences, Mirror, Stores};
+pub use mirror::{Copies, Differences, Mirror, Stores, leisure};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::Run;
 use swarmdex_protocols::{

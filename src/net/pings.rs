@@ -69,6 +69,11 @@ impl Pings {
         self.notify(peer_id, connection, Wish::Rest(rest));
     }
 
+    /// Nothing hangs on a connection: it is not pinged again before so much time has passed.
+    pub(super) fn rest(&mut self, peer_id: PeerId, connection: ConnectionId, quiet: Duration) {
+        self.notify(peer_id, connection, Wish::Rest(quiet));
+    }
+
     /// Pings over a connection at once, and not when it is time.
     pub(super) fn ping_now(&mut self, peer: PeerId, connection: ConnectionId) {
         let nowhere = Multiaddr::empty();

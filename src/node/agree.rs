@@ -8,7 +8,7 @@ use swarmdex_protocols::{PeerId, RecordKey};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
-use crate::net::{Came, Differences, Mirror, Net, position_of_key, position_of_peer, sleep_until};
+use crate::net::{Came, Differences, Mirror, Net, leisure, position_of_key, position_of_peer, sleep_until};
 use crate::state::arrivals::Arrivals;
 use crate::state::publish::{Places, Position, Publications};
 
@@ -178,6 +178,7 @@ impl Agreement {
             let (mirror, sum) = (self.mirror.clone(), publications.sum_of(number));
             self.running.spawn(async move {
                 let Some(sum) = sum else { return Ended::Silent };
+                leisure().await;
                 match mirror.holds(node, sum).await {
                     Some(true) => Ended::Same(number),
                     Some(false) => Ended::Differs(number, node),
@@ -242,6 +243,7 @@ impl Agreement {
             }
             let mirror = self.mirror.clone();
             self.filling.spawn(async move {
+                leisure().await;
                 let keys = items.iter().map(|(key, _)| *key).collect();
                 Filled { node, keys, differences: mirror.agree(node, items, true).await }
             });

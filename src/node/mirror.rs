@@ -118,7 +118,8 @@ impl MirrorTask {
 
     async fn work(&mut self) {
         self.enter();
-        let mut publications = Publications::new(self.republish).with_room(self.room);
+        let mut publications =
+            Publications::new(self.republish).with_room(self.room).with_turn(turn(&self.net.local()));
         let mut agreement = Agreement::new(self.net.clone(), self.mirror.clone(), self.republish, Instant::now());
         let mut held = self.library.holdings.generation();
         let mut follower =
@@ -384,6 +385,11 @@ impl MirrorTask {
             tracing::warn!(%error, "the nodes that are known could not be written down");
         }
     }
+}
+
+/// Nodes that start at once take turns; the end of a peer id is key material.
+fn turn(peer: &PeerId) -> u8 {
+    peer.to_bytes().last().copied().unwrap_or_default()
 }
 
 /// Statements that the index made; never for a node without one.

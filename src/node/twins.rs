@@ -24,8 +24,6 @@ const WARNING_PAUSE: Duration = Duration::from_secs(60);
 const MEMORY: Duration = Duration::from_secs(900);
 /// How soon after the start the DHT is asked first; the pause doubles.
 const FIRST_CHECK: Duration = Duration::from_secs(1);
-/// A member's first: its master notices by itself, and many that start at once have other things to ask.
-const FIRST_OF_MEMBER: Duration = Duration::from_secs(30);
 /// Addresses that are looked at and knocked at in one check, and how long each check may take.
 const MAX_STRANGE: usize = 32;
 const MAX_KNOCKS: usize = 4;
@@ -33,9 +31,13 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Of two twins that find each other, the one that listens at the lesser address knocks in every check, the other in each
 /// of so many: two that knock at each other all the time cannot be told from one that reaches itself.
 const SELDOM: u32 = 4;
-/// Checks in the time in which records are published once: with a master, which notices by itself, and without.
-const CHECKS_WITH_MASTER: u32 = 4;
+/// Checks in the time in which records are published once: of a member, whose master notices by itself; of a master; and
+/// without one.
+const CHECKS_OF_MEMBER: u32 = 1;
+const CHECKS_OF_MASTER: u32 = 4;
 const CHECKS_ALONE: u32 = 20;
+/// A member's first is due after this part of that time: many that start at once have other things to ask.
+const FIRST_OF_MEMBER: u32 = 4;
 
 /// What is known of twins; shared by all who hear of them.
 #[derive(Debug, Clone)]
@@ -149,7 +151,7 @@ impl Lookout {
         let mut met = self.net.twins();
         let begin = Instant::now();
         let (mut pause, mut next) = (FIRST_CHECK, begin + FIRST_CHECK);
-        let mut number = 0_u32;
+        let (mut number, mut master) = (0_u32, self.master.clone());
         loop {
             tokio::select! {
                 changed = met.changed() => {
@@ -159,15 +161,27 @@ impl Lookout {
                     let address = met.borrow_and_update().clone();
                     address.iter().for_each(|address| self.twins.on_met(address));
                 }
+                // Who notices by itself is gone.
+                changed = master.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if matches!(*master.borrow_and_update(), MasterState::Unreachable { .. }) {
+                        next = next.min(Instant::now() + (self.republish / CHECKS_ALONE).mul_f64(rand::random_range(1.0..1.5)));
+                    }
+                }
                 () = sleep_until(Some(next)) => {
-                    let early = begin.elapsed() < FIRST_OF_MEMBER.min(self.republish / CHECKS_WITH_MASTER);
+                    let early = begin.elapsed() < self.republish / FIRST_OF_MEMBER;
                     if !(early && matches!(*self.master.borrow(), MasterState::Joined { .. })) {
                         // The network may not answer at all.
                         let _ = tokio::time::timeout(CHECK_TIMEOUT, self.check(number)).await;
                         number = number.wrapping_add(1);
                     }
-                    let alone = matches!(*self.master.borrow(), MasterState::Unreachable { .. });
-                    let checks = if alone { CHECKS_ALONE } else { CHECKS_WITH_MASTER };
+                    let checks = match *self.master.borrow() {
+                        MasterState::Joined { .. } => CHECKS_OF_MEMBER,
+                        MasterState::Own | MasterState::Unknown => CHECKS_OF_MASTER,
+                        MasterState::Unreachable { .. } => CHECKS_ALONE,
+                    };
                     pause = (pause * 2).min((self.republish / checks).max(FIRST_CHECK));
                     // Two that knock in step might miss each other for ever.
                     next = Instant::now() + pause.mul_f64(rand::random_range(1.0..1.5));

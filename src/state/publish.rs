@@ -5,6 +5,7 @@
 //! through due keys in the order of the key space, asks once for each region, and assigns every key of the region
 //! from what it learned. (The idea of the "sweeping" provider of go-libp2p-kad-dht, 2025.)
 
+mod due;
 mod holders;
 mod neighbourhood;
 mod sweep;
@@ -32,10 +33,6 @@ pub const REPLICATION: usize = 20;
 pub const MAX_PUBLICATIONS: usize = 1_500_000;
 /// What was left out is tried again once this part of them is free.
 const ROOM: usize = 10;
-/// First pause before a record that no node stored is published again.
-const RETRY: Duration = Duration::from_secs(2);
-/// How often what somebody else repeats is tried again for having too few copies.
-const ATTEMPTS_OF_OTHERS: u32 = 3;
 /// Keys that are to be withdrawn, at most: what finds no room ends with its lifetime.
 pub const MAX_WITHDRAWALS: usize = 1 << 16;
 /// How often a withdrawal is tried that not every node took. The last time is half a minute after the first.
@@ -91,9 +88,10 @@ struct Publication {
     /// Whether it is published once only: somebody else repeats it.
     once: bool,
     /// Nodes that stored it the last time, and those of them that are to be asked whether they still do.
-    copies: usize,
+    copies: u32,
     holders: Box<[u16]>,
-    /// The round in which one of these became its holder, or all of them of something new.
+    /// Which of these are new, a bit for each in their order, and since which round: they count once they said that they hold it.
+    new: u32,
     since: u64,
 }
 
@@ -102,7 +100,11 @@ struct Publication {
 pub struct Publications {
     interval: Duration,
     most: usize,
+    turn: u8,
     alone: bool,
+    /// When what the master may not have published is due if it stays lost, and since when it is; and when that was the last time.
+    hurry: Option<(Instant, Instant)>,
+    hurried: Option<Instant>,
     items: BTreeMap<RecordKey, Publication>,
     due: BTreeSet<(Instant, RecordKey)>,
     /// How many of the items are withdrawals, and how many some node stored.
@@ -126,7 +128,10 @@ impl Publications {
         Self {
             interval,
             most: MAX_PUBLICATIONS,
+            turn: 0,
             alone: false,
+            hurry: None,
+            hurried: None,
             items: BTreeMap::new(),
             due: BTreeSet::new(),
             withdrawals: 0,
@@ -143,6 +148,12 @@ impl Publications {
     /// The same with room for so many records, if that is more: whoever allows for larger shares has more to publish.
     pub fn with_room(mut self, records: usize) -> Self {
         self.most = self.most.max(records);
+        self
+    }
+
+    /// The same for a node with another turn, of 256: nodes that came at once do not publish at once.
+    pub fn with_turn(mut self, turn: u8) -> Self {
+        self.turn = turn;
         self
     }
 
@@ -169,7 +180,17 @@ impl Publications {
         self.first_end = self.first_end.min(end_of(&what));
         self.items.insert(
             key,
-            Publication { what, due, failures: 0, refused: false, once, copies: 0, holders: Box::default(), since: 0 },
+            Publication {
+                what,
+                due,
+                failures: 0,
+                refused: false,
+                once,
+                copies: 0,
+                holders: Box::default(),
+                new: 0,
+                since: 0,
+            },
         );
         self.due.insert((due, key));
     }
@@ -214,89 +235,12 @@ impl Publications {
         {
             held.once = false;
         } else {
-            // The master publishes what it grants; this is for the time after.
             let granted =
                 matches!(&what, What::Statement(statement) if matches!(**statement, Statement::Certificate(_)));
-            let due = if granted && !self.alone { now + self.interval / 2 - self.spread(&key) / 2 } else { now };
+            let due = if granted && !self.alone { self.after_the_master(&key, now) } else { now };
             self.changed = Some(now);
             self.insert(key, what, false, due);
         }
-    }
-
-    /// A part of a fifth of the interval, so that what came at once does not come at once for ever.
-    fn spread(&self, key: &RecordKey) -> Duration {
-        self.interval * u32::from(key.as_bytes()[0]) / (5 * 256)
-    }
-
-    /// Whether no master publishes anything; when that begins, everything is due at once.
-    pub fn set_alone(&mut self, alone: bool, now: Instant) {
-        if alone && !std::mem::replace(&mut self.alone, alone) {
-            self.hurry(now);
-        }
-        self.alone = alone;
-    }
-
-    /// Makes everything due.
-    fn hurry(&mut self, now: Instant) {
-        for (key, item) in &mut self.items {
-            self.due.remove(&(item.due, *key));
-            item.due = item.due.min(now);
-            self.due.insert((item.due, *key));
-        }
-    }
-
-    /// What is due, at most `most` of it.
-    pub fn due(&self, now: Instant, most: usize) -> Vec<(RecordKey, What)> {
-        let due = self.due.iter().take_while(|(at, _)| *at <= now).take(most);
-        due.filter_map(|(_, key)| self.items.get(key).map(|item| (*key, item.what.clone()))).collect()
-    }
-
-    /// Of `asked` nodes, this one included, so many stored what was due. A withdrawal is done once every node took it: each
-    /// that still says it leads others astray. What nobody else was asked to store, because this node knows nobody yet, is
-    /// here and tried again soon, and so is what fewer than half of those asked took: they were too busy, or are gone.
-    pub fn on_published(&mut self, key: &RecordKey, what: &What, stored: usize, asked: usize, now: Instant) {
-        let copies = if *what == What::Withdraw && stored < asked { 0 } else { stored };
-        let spread = self.spread(key);
-        let Some(item) = self.items.get_mut(key) else { return };
-        if item.what != *what {
-            // Something newer came meanwhile, and is due.
-            return;
-        }
-        let over = item.what == What::Withdraw && item.failures + 1 >= WITHDRAWAL_ATTEMPTS;
-        let few = item.what != What::Withdraw && copies * 2 < asked;
-        // What somebody else repeats is not tried for long.
-        if item.once && (copies > 0 && (!few || item.failures >= ATTEMPTS_OF_OTHERS) || over) {
-            self.remove(key);
-            return;
-        }
-        self.due.remove(&(item.due, *key));
-        if item.copies == 0 {
-            self.changed = Some(now);
-        }
-        self.published -= usize::from(item.copies > 0);
-        self.published += usize::from(copies > 0);
-        self.refused -= usize::from(std::mem::take(&mut item.refused));
-        item.copies = copies;
-        item.due = if copies > 0 && asked > 1 && !few {
-            item.failures = 0;
-            now + self.interval - spread
-        } else {
-            item.failures += 1;
-            now + (RETRY * (1 << item.failures.min(12))).min(self.interval)
-        };
-        self.due.insert((item.due, *key));
-    }
-
-    /// No node that was asked had room for what was due: that changes slowly, so it is tried again in a part of the interval.
-    pub fn on_no_room(&mut self, key: &RecordKey, what: &What, now: Instant) {
-        self.on_published(key, what, 0, 0, now);
-        let spread = self.spread(key);
-        let Some(item) = self.items.get_mut(key).filter(|item| item.what == *what && !item.once) else { return };
-        self.due.remove(&(item.due, *key));
-        item.due = now + self.interval / 4 + spread;
-        self.due.insert((item.due, *key));
-        item.refused = true;
-        self.refused += 1;
     }
 
     /// Whether anything was published since that was not there before: a node that could not be reached meanwhile may lack it.
@@ -315,9 +259,10 @@ impl Publications {
         let mark = mark(key, what);
         let before = std::mem::take(&mut item.holders);
         item.holders = nodes.take(REPLICATION).filter_map(|node| self.holders.add(node, mark)).collect();
+        let unsure = unsure(&before, item.new, item.since, &self.holders);
+        item.count(|number| !before.contains(number) || unsure.contains(number), self.rounds);
         for number in item.holders.iter().filter(|number| !before.contains(number)) {
             self.holders.on_new(*number, self.rounds);
-            item.since = self.rounds;
         }
         before.iter().for_each(|number| self.holders.remove(*number, mark));
     }
@@ -339,8 +284,9 @@ impl Publications {
         // What the master published for this node is not counted: nobody said where it is.
         let own = |item: &&Publication| !item.once && (item.copies > 0 || item.failures > 0);
         for item in self.items.values().filter(own) {
-            let confirmed = |number: &&u16| self.holders.is_confirmed(**number, item.since);
-            let copies = item.holders.iter().filter(confirmed).count();
+            let unsure = unsure(&item.holders, item.new, item.since, &self.holders);
+            let holds = |number: &&u16| self.holders.is_confirmed(**number, 0) && !unsure.contains(number);
+            let copies = item.holders.iter().filter(holds).count();
             (records, sum, fewest) = (records + 1, sum + copies, fewest.min(copies));
         }
         if records == 0 { (0.0, 0) } else { (sum as f64 / records as f64, fewest) }
@@ -393,13 +339,15 @@ impl Publications {
         for key in keys {
             let Some(item) = self.items.get_mut(&key).filter(|item| !item.once) else { continue };
             let mark = mark(&key, &item.what);
-            let Some(number) = self.holders.add(node, mark) else { return };
+            let Some(number) = self.holders.add(node, mark) else { break };
             positions.entry(number).or_insert_with(|| (places.peer)(node));
             let mut held = std::mem::take(&mut item.holders).into_vec();
-            if held.contains(&number) {
-                self.holders.remove(number, mark);
-            } else {
+            let unsure = unsure(&held, item.new, item.since, &self.holders);
+            let is_new = !held.contains(&number);
+            if is_new {
                 held.push(number);
+            } else {
+                self.holders.remove(number, mark);
             }
             if held.len() > REPLICATION {
                 let key = (places.key)(&key);
@@ -407,6 +355,11 @@ impl Publications {
                 held.drain(REPLICATION..).for_each(|number| self.holders.remove(number, mark));
             }
             item.holders = held.into();
+            item.count(|held| is_new && *held == number || unsure.contains(held), self.rounds);
+        }
+        // It counts once it is read back.
+        if let Some(number) = self.holders.number(node) {
+            self.holders.on_new(number, self.rounds);
         }
     }
 
@@ -415,11 +368,6 @@ impl Publications {
         if !self.items.contains_key(&key) && self.withdrawals < self.withdrawals_limit() {
             self.insert(key, What::Withdraw, true, now);
         }
-    }
-
-    /// When something is due.
-    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.due.first().map(|(at, _)| (*at, "a record to publish"))
     }
 
     /// Number of records, withdrawals not counted, and of those that some node stored.
@@ -469,6 +417,23 @@ fn end_of(what: &What) -> u64 {
 
 fn statement_of(statement: Statement) -> What {
     What::Statement(Arc::new(statement))
+}
+
+impl Publication {
+    /// Notes which of its holders are to say first that they hold it, from this round on.
+    fn count(&mut self, is_new: impl Fn(&u16) -> bool, round: u64) {
+        let bits = self.holders.iter().enumerate().filter(|(_, number)| is_new(number)).map(|(at, _)| 1 << at);
+        self.new = bits.sum();
+        if self.new != 0 {
+            self.since = round;
+        }
+    }
+}
+
+/// Those of a record's holders that have not said yet that they hold it.
+fn unsure(held: &[u16], new: u32, since: u64, holders: &Holders) -> Vec<u16> {
+    let numbers = held.iter().enumerate().filter(|(at, _)| new >> at & 1 == 1).map(|(_, number)| *number);
+    numbers.filter(|number| !holders.is_confirmed(*number, since)).collect()
 }
 
 /// What tells one item from another.

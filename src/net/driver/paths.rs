@@ -90,6 +90,22 @@ impl Driver {
         }
     }
 
+    /// A ping was answered. A connection that is neither kept nor in use ends soon by itself: it is pinged less often, since nodes of a
+    /// large network have many of these. Two answers fit into the time after which it is silent.
+    pub(super) fn on_pong(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
+        self.requests.nodes.on_pong(peer, now);
+        self.requests.doubts.on_pong(&connection);
+        if let Some(master) = &mut self.services.index {
+            master.on_sign(&peer, Some(connection), now);
+        }
+        let quiet = self.outside.silence / 2;
+        let is_used = self.outside.links.last_data(&peer).is_some_and(|at| at + quiet / 2 > now);
+        let behaviour = self.swarm.behaviour_mut();
+        if !is_used && !behaviour.admission.is_kept(&peer) {
+            behaviour.pings.rest(peer, connection, quiet);
+        }
+    }
+
     pub(super) fn publish_listen(&mut self) {
         let addresses: Vec<_> = self.swarm.listeners().cloned().map(without_peer).collect();
         self.outside.listen.send_replace(addresses);

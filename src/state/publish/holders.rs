@@ -10,7 +10,7 @@ use super::Position;
 /// Nodes of which it is remembered what they store: more are left to the repetitions.
 const MAX_HOLDERS: usize = 4096;
 /// Nodes asked in one round of all, those that were not for longest first: more are asked in the next.
-const NODES_A_ROUND: usize = 64;
+const NODES_A_ROUND: usize = 32;
 
 /// Nodes by number, so that each record remembers its holders in two bytes each.
 #[derive(Debug, Default)]
@@ -70,7 +70,6 @@ impl Holders {
     }
 
     /// The number of a node.
-    #[cfg(test)]
     pub(super) fn number(&self, peer: &PeerId) -> Option<u16> {
         self.numbers.get(peer).copied()
     }

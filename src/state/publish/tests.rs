@@ -47,7 +47,8 @@ fn what_is_wanted_comes_again_and_what_is_not_is_dropped() {
     assert_eq!(publications.due(now + interval, 10).len(), 4);
     assert!(publications.due(now + interval * 7 / 10, 10).len() == 1, "not all are early");
     publications.set_alone(true, now);
-    assert_eq!(publications.due(now, 10).len(), 4);
+    assert_eq!(publications.due(now, 10).len(), 0, "what is stored is not stored at once again");
+    assert_eq!(publications.due(now + interval / 2, 10).len(), 4, "but earlier than it would be");
     publications.replace(wanted.into_iter().take(1).collect(), now);
     assert_eq!((publications.counts(), publications.withdrawals, publications.due.len()), ((1, 1), 3, 4));
 }
@@ -174,6 +175,25 @@ fn a_copy_counts_once_it_was_read_back() {
     assert_eq!(publications.confirmed_copies(), (3.0, 3));
     answer(&mut publications, [true, false, true]);
     assert_eq!(publications.confirmed_copies(), (2.0, 2), "a node lost what it had");
+    answer(&mut publications, [true; 3]);
+    // Another takes the place of one, or comes beside them: the copies of the others count on, and its own once it is read back.
+    let other = PeerId::random();
+    let those: Vec<_> = nodes[1..].iter().chain([&other]).collect();
+    publications.on_held(&key(1), &What::Provide, those.into_iter());
+    assert_eq!((publications.confirmed_copies(), publications.has_unasked()), ((8.0 / 3.0, 2), true));
+    for (number, peer) in publications.round(false) {
+        assert_eq!(peer, other);
+        publications.on_asked(number, true);
+    }
+    assert_eq!(publications.confirmed_copies(), (3.0, 3));
+    let came = PeerId::random();
+    publications.on_came(&came, [key(1), key(2)], &Places { key: position, peer: |_| [0; 32] });
+    assert_eq!((publications.confirmed_copies(), publications.has_unasked()), ((3.0, 3), true));
+    for (number, peer) in publications.round(false) {
+        assert_eq!(peer, came);
+        publications.on_asked(number, true);
+    }
+    assert_eq!(publications.confirmed_copies(), (11.0 / 3.0, 3));
 }
 
 #[test]

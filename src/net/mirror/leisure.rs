@@ -1,0 +1,41 @@
+//! Work that can wait gives way where this machine has no time for it.
+
+use std::time::{Duration, Instant};
+
+/// How long it is looked whether this process gets the processor, and how late it may be without consequences.
+const LOOK: Duration = Duration::from_millis(1);
+const TOLERATED: Duration = Duration::from_millis(30);
+/// How many times as long as this process was late the work waits, and how long at most.
+const TIMES: u32 = 10;
+const MOST: Duration = Duration::from_secs(10);
+
+/// Passes at once where there is time, and waits for a while where there is none: what nodes publish, repeat and compare can
+/// wait. Without this a machine, or a network, that has too much to do for a moment never comes to rest: answers are late,
+/// questions are asked again, members are lost and come back, and all that is more to do.
+pub async fn leisure() {
+    let begin = Instant::now();
+    tokio::time::sleep(LOOK).await;
+    let pause = pause(begin.elapsed());
+    if !pause.is_zero() {
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// How long to wait when a sleep of [`LOOK`] took so long.
+fn pause(took: Duration) -> Duration {
+    let late = took.saturating_sub(LOOK);
+    if late > TOLERATED { (late * TIMES).min(MOST) } else { Duration::ZERO }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_late_waits_and_nobody_waits_for_ever() {
+        assert_eq!(pause(LOOK), Duration::ZERO);
+        assert_eq!(pause(LOOK + TOLERATED), Duration::ZERO);
+        assert_eq!(pause(LOOK + TOLERATED * 2), TOLERATED * 2 * TIMES);
+        assert_eq!(pause(Duration::from_secs(3600)), MOST);
+    }
+}
