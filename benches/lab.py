@@ -115,7 +115,8 @@ class Distant(Hosts):
             return False
         with tempfile.TemporaryDirectory(prefix="swarmdex-carry.") as folder:
             run("cc", "-O2", "-o", f"{folder}/carry", os.path.join(ROOT, "benches/carry.c"))
-            words = [self.delay, self.loss, self.rate, self.queue, seed, *self.tuns]
+            links = [f"{tun},{delay},{up},{down}" for tun, (delay, up, down) in zip(self.tuns, self.links)]
+            words = [self.loss, self.queue, seed, *links]
             self.carrier = subprocess.Popen([f"{folder}/carry", *map(str, words)], pass_fds=self.tuns, stdin=subprocess.PIPE,
                                             stdout=subprocess.PIPE, text=True)
             # It is the wire, and waits for nobody.
