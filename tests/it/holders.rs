@@ -167,6 +167,46 @@ async fn a_holder_that_trickles_is_given_up() {
     .await;
 }
 
+/// One chunk a minute, as it were: an answer comes long after its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_is_slower_than_the_limit_is_given_up() {
+    hostile_holder("a chunk now and then", ErrorKind::Unreachable, LIES, |bytes, request| {
+        let (header, body) = chunks(bytes, request);
+        Reply::Late(answer(&header, &body), Duration::from_secs(60))
+    })
+    .await;
+}
+
+/// A holder that is just faster than the limit is honest, if slow: alone it is waited for, and beside another that one sends
+/// nearly all, at its own pace.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_is_just_faster_than_the_limit_holds_nobody_up() {
+    let master = TestNode::master().await;
+    let bytes = noise(14, 6 << 20);
+    let (stranger, _, _) = Stranger::offering(&master, "slow", &bytes).await;
+    let copy = bytes.clone();
+    // A source may take three seconds until something comes.
+    let pause = Duration::from_millis(2500);
+    stranger.answer(move |request| {
+        let (header, body) = chunks(&copy, request);
+        Reply::Late(answer(&header, &body), pause)
+    });
+    let ben = TestNode::peer_with(&master, |config| config.fetch.reshare = false).await;
+    let begin = Instant::now();
+    let got = ben.fetch("slow").await.unwrap_or_else(|error| panic!("alone: {error}"));
+    let alone = begin.elapsed();
+    assert!(std::fs::read(&got.path).unwrap() == bytes);
+    std::fs::remove_file(got.path).unwrap();
+
+    let anna = TestNode::peer(&master).await;
+    anna.share_file("quick", &bytes).await;
+    let begin = Instant::now();
+    let got = ben.fetch("slow").await.unwrap_or_else(|error| panic!("with another: {error}"));
+    println!("alone after {alone:?}, with another after {:?}", begin.elapsed());
+    assert!(std::fs::read(&got.path).unwrap() == bytes);
+    assert!(uploaded(&anna).await >= bytes.len() as u64 / 2, "the quick one sends most of it");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_has_nothing_is_not_found() {
     hostile_holder("nothing there", ErrorKind::NotFound, LIES, |_, _| {

@@ -44,6 +44,8 @@ pub enum Reply {
     Stall(Vec<u8>),
     /// These bytes, one each pause.
     Trickle(Vec<u8>, Duration),
+    /// These bytes, after a while.
+    Late(Vec<u8>, Duration),
     /// These bytes, and then the connection ends.
     Break(Vec<u8>),
     /// The first bytes, and the others once it is true.
@@ -82,6 +84,10 @@ impl Raw {
                 io.write_all(&bytes).await?;
                 io.flush().await?;
                 std::future::pending().await
+            }
+            Reply::Late(bytes, pause) => {
+                tokio::time::sleep(pause).await;
+                io.write_all(&bytes).await
             }
             Reply::Trickle(bytes, pause) => {
                 for byte in bytes {

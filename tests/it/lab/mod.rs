@@ -221,6 +221,24 @@ impl Host {
         run(Command::new("tc").args(["-n", &self.namespace]).args(limit), "").unwrap();
     }
 
+    /// Packets take one of two lanes in turn, each with its rate in megabits a second: they come in another order than they left in.
+    pub fn lanes(&self, mbit: [u32; 2]) {
+        let tc =
+            |arguments: &[&str]| run(Command::new("tc").args(["-n", &self.namespace]).args(arguments), "").unwrap();
+        tc(&["qdisc", "replace", "dev", "eth0", "root", "handle", "1:", "htb", "default", "1"]);
+        for (class, mbit) in ["1:1", "1:2"].iter().zip(mbit) {
+            let rate = format!("{mbit}mbit");
+            tc(&[
+                "class", "add", "dev", "eth0", "parent", "1:", "classid", class, "htb", "rate", &rate, "quantum",
+                "3000",
+            ]);
+        }
+        self.filter(
+            "table inet lanes {\n chain out {\n type filter hook output priority 0\n \
+             meta priority set numgen inc mod 2 map { 0 : 1:1, 1 : 1:2 }\n }\n}\n",
+        );
+    }
+
     /// Filters what passes; rules in the language of nftables.
     pub fn filter(&self, rules: &str) {
         filter(&self.namespace, rules).unwrap();

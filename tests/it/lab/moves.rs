@@ -190,6 +190,34 @@ fn an_uplink_full_of_uploads_costs_nobody_its_lease() {
     }
 }
 
+/// Whoever moves every ten seconds is downloaded from all the same.
+#[test]
+fn an_owner_that_never_stays_is_followed() {
+    let Some(three) = Three::new("often") else { return };
+    three.hosts[1].rate(8);
+    let get = three.begin();
+    for number in 30..34 {
+        let since = Instant::now();
+        three.hosts[1].change_address(if number == 30 { 2 } else { number - 1 }, number);
+        three.goes_on("the owner moved");
+        // The pause is what is tried.
+        std::thread::sleep(Duration::from_secs(10).saturating_sub(since.elapsed()));
+    }
+    three.hosts[1].rate(100);
+    get.ends_well();
+}
+
+/// Packets come in another order than they left in, by many places.
+#[test]
+fn a_path_that_reorders_is_no_broken_path() {
+    let Some(three) = Three::new("order") else { return };
+    three.hosts[1].lanes([30, 10]);
+    let get = three.begin();
+    get.ends_well();
+    let log = three.nodes[2].log();
+    assert!(!log.contains("nothing comes over the connection"), "{log}");
+}
+
 /// Nothing comes back from the downloader for five seconds, twice; and for a while the owner's link has a hundredth of its rate.
 #[test]
 fn a_path_that_fails_for_a_while_is_used_again() {
