@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 /// How long it is looked whether this process gets the processor, and how late it may be without consequences.
 const LOOK: Duration = Duration::from_millis(1);
-const TOLERATED: Duration = Duration::from_millis(30);
+const TOLERATED: Duration = Duration::from_millis(100);
 /// How many times as long as this process was late the work waits, and how long at most.
-const TIMES: u32 = 10;
-const MOST: Duration = Duration::from_secs(10);
+const TIMES: u32 = 5;
+const MOST: Duration = Duration::from_secs(5);
 
 /// Passes at once where there is time, and waits for a while where there is none: what nodes publish, repeat and compare can
 /// wait. Without this a machine, or a network, that has too much to do for a moment never comes to rest: answers are late,
