@@ -3,7 +3,7 @@
 use super::*;
 
 /// First pause before a record that no node stored is published again.
-const RETRY: Duration = Duration::from_secs(2);
+pub(super) const RETRY: Duration = Duration::from_secs(2);
 /// What is repeated within this part of the interval goes together, if there is not too much of it.
 const SOON: u32 = 5;
 /// A master has published what it granted after so long, and one second more for so many records.

@@ -1,6 +1,7 @@
 //! What is published when, and where it is asked for again.
 #![allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
 
+use super::due::RETRY;
 use super::*;
 
 mod sweeps;
@@ -187,7 +188,7 @@ fn a_copy_counts_once_it_was_read_back() {
     }
     assert_eq!(publications.confirmed_copies(), (3.0, 3));
     let came = PeerId::random();
-    publications.on_came(&came, [key(1), key(2)], &Places { key: position, peer: |_| [0; 32] });
+    publications.on_came(&came, [key(1), key(2)], &Places { key: |_| [0; 32], peer: |_| [0; 32] });
     assert_eq!((publications.confirmed_copies(), publications.has_unasked()), ((3.0, 3), true));
     for (number, peer) in publications.round(false) {
         assert_eq!(peer, came);

@@ -226,7 +226,7 @@ impl Host {
         let tc =
             |arguments: &[&str]| run(Command::new("tc").args(["-n", &self.namespace]).args(arguments), "").unwrap();
         tc(&["qdisc", "replace", "dev", "eth0", "root", "handle", "1:", "htb", "default", "1"]);
-        for (class, mbit) in ["1:1", "1:2"].iter().zip(mbit) {
+        for (class, mbit) in ["1:1", "1:2"].into_iter().zip(mbit) {
             let rate = format!("{mbit}mbit");
             tc(&[
                 "class", "add", "dev", "eth0", "parent", "1:", "classid", class, "htb", "rate", &rate, "quantum",
