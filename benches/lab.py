@@ -74,16 +74,20 @@ class Distant(Hosts):
     """Hosts between which every packet takes so many seconds each way; `loss` is the share of packets that get lost.
 
     With `mbit` each host sends at that rate, through a queue of two ways, or of 100 ms if that is more. `congestion` names the
-    congestion control of the routes. Packets are carried from tun to tun by a program in C, or by this process where there is
-    no compiler.
+    congestion control of the routes. `links` has seconds and Mbit/s (None for any) of each host instead: a packet takes the
+    sum of both hosts' seconds, and comes in at the rate of the one as it leaves at that of the other. Packets are carried from
+    tun to tun by a program in C, or by this process where there is no compiler and hosts are alike.
     """
-    def __init__(self, count, seconds, loss=0.0, mbit=None, congestion=None, seed=1):
+    def __init__(self, count, seconds=0.0, loss=0.0, mbit=None, congestion=None, seed=1, links=None):
         super().__init__(count)
         self.delay, self.loss, self.rate, self.queue = seconds, loss, (mbit or 0) * 1e6, max(0.1, 2 * seconds)
+        # Seconds, and bits a second out and in, of each host: as many as there are, or all alike.
+        self.links = [(at, (rate or 0) * 1e6, (rate or 0) * 1e6) for at, rate in links or ()] or [(seconds / 2, self.rate, 0)] * count
         self.random, self.tuns, self.carrier = random.Random(seed), [], None
         try:
             self.make(congestion)
             if not self.carry_in_c(seed):
+                assert not links, "apt-get install gcc: hosts that differ need it"
                 self.counted = [0, 0, 0, 0.0, 0.0]
                 threading.Thread(target=self.carry, daemon=True).start()
         except BaseException:
