@@ -66,7 +66,7 @@ impl Pings {
     /// not pass.
     pub(super) fn on_heard(&mut self, peer_id: PeerId, connection: ConnectionId, next: Duration) {
         let rest = next.saturating_add(self.interval / 2).min(self.interval * MOST_INTERVALS);
-        self.notify(peer_id, connection, Wish::Rest(rest));
+        self.rest(peer_id, connection, rest);
     }
 
     /// Nothing hangs on a connection: it is not pinged again before so much time has passed.

@@ -69,7 +69,7 @@ pub(super) struct Membership {
 impl Membership {
     /// Runs until the node stops, then tells the master.
     pub(super) async fn run(&mut self) {
-        let seed = u64::from_le_bytes(first_bytes(&self.net.local()));
+        let seed = u64::from_le_bytes(key_bytes(&self.net.local()));
         let mut backoff = Backoff::new(self.max_backoff, seed);
         let mut since_ms = None;
         loop {
@@ -349,7 +349,7 @@ impl Membership {
     async fn ask(&self, master: PeerId, request: Request) -> Result<Response, Failed> {
         /// Attempts while the master is busy.
         const ATTEMPTS: usize = 5;
-        let mut backoff = Backoff::new(Duration::from_secs(2), u64::from_le_bytes(first_bytes(&self.net.local())));
+        let mut backoff = Backoff::new(Duration::from_secs(2), u64::from_le_bytes(key_bytes(&self.net.local())));
         for attempt in 1.. {
             match self.net.index(master, request.clone()).await {
                 Ok(Response::Refused(refusal)) if refusal.code == RefusalCode::Busy && attempt < ATTEMPTS => {
@@ -431,7 +431,7 @@ impl From<Failed> for String {
 }
 
 /// Eight bytes that differ between nodes: the end of the peer id, which is key material.
-fn first_bytes(peer: &PeerId) -> [u8; 8] {
+pub(super) fn key_bytes(peer: &PeerId) -> [u8; 8] {
     peer.to_bytes().last_chunk::<8>().copied().unwrap_or_default()
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Phase;
 use super::agree::Agreement;
-use super::membership::{split_peer, unix_ms};
+use super::membership::{key_bytes, split_peer, unix_ms};
 use super::standings::Standings;
 use super::twins::Twins;
 use super::types::{MasterState, MirrorInfo};
@@ -119,7 +119,7 @@ impl MirrorTask {
     async fn work(&mut self) {
         self.enter();
         let mut publications =
-            Publications::new(self.republish).with_room(self.room).with_turn(turn(&self.net.local()));
+            Publications::new(self.republish).with_room(self.room).with_turn(key_bytes(&self.net.local())[7]);
         let mut agreement = Agreement::new(self.net.clone(), self.mirror.clone(), self.republish, Instant::now());
         let mut held = self.library.holdings.generation();
         let mut follower =
@@ -385,11 +385,6 @@ impl MirrorTask {
             tracing::warn!(%error, "the nodes that are known could not be written down");
         }
     }
-}
-
-/// Nodes that start at once take turns; the end of a peer id is key material.
-fn turn(peer: &PeerId) -> u8 {
-    peer.to_bytes().last().copied().unwrap_or_default()
 }
 
 /// Statements that the index made; never for a node without one.

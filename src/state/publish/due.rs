@@ -141,7 +141,7 @@ fn spread(interval: Duration, key: &RecordKey) -> Duration {
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn key(number: u16) -> RecordKey {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     /// Certificates of these names, as the master grants them.
-    fn certificates(count: u16) -> Vec<(RecordKey, What)> {
+    pub(in crate::state::publish) fn certificates(count: u16) -> Vec<(RecordKey, What)> {
         let (master, network) =
             (swarmdex_protocols::Keypair::generate_ed25519(), swarmdex_protocols::Network::default());
         let owner = PeerId::random();

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
 
 use super::due::RETRY;
+use super::due::tests::certificates;
 use super::*;
 
 mod sweeps;
@@ -201,19 +202,9 @@ fn a_copy_counts_once_it_was_read_back() {
 fn what_is_published_once_lasts_as_soon_as_it_is_wanted() {
     let now = Instant::now();
     let mut publications = Publications::new(Duration::from_secs(1000));
-    let master = swarmdex_protocols::Keypair::generate_ed25519();
-    let name = swarmdex_protocols::Name::parse("name").unwrap();
-    let entry = swarmdex_protocols::Entry {
-        name,
-        content: swarmdex_protocols::ContentId::of(b"x"),
-        size: 1,
-        owner: PeerId::random(),
-        version: swarmdex_protocols::Version(1),
-    };
-    let network = swarmdex_protocols::Network::default();
-    let granted = swarmdex_protocols::Certificate::sign(entry, &network, &master, 1).unwrap();
-    publications.push(key(1), Statement::Certificate(granted.clone()), now);
-    let what = statement_of(Statement::Certificate(granted));
+    let (_, what) = certificates(1).remove(0);
+    let What::Statement(granted) = &what else { panic!("no statement") };
+    publications.push(key(1), Statement::clone(granted), now);
     publications.want(key(1), Some(what.clone()), now);
     assert_eq!(publications.due(now, 10), [(key(1), what.clone())], "not put off");
     publications.on_published(&key(1), &what, 5, 5, now);
