@@ -1,6 +1,7 @@
 //! What an address says of itself: over which transport it leads, to which host, and for whom that can work.
 
 use core::net::IpAddr;
+use std::collections::BTreeSet;
 
 use multiaddr::{Multiaddr, Protocol};
 
@@ -43,6 +44,13 @@ pub fn is_tcp(address: &Multiaddr) -> bool {
     address.iter().any(|part| matches!(part, Protocol::Tcp(_)))
 }
 
+/// The addresses with those of some IP addresses first, otherwise in the order in which they came. Whoever passes on a bounded number
+/// passes on those: a host may have more interfaces that lead nowhere (bridges, tunnels) than a message has room for.
+pub fn first_those_of(mut addresses: Vec<Multiaddr>, ips: &BTreeSet<IpAddr>) -> Vec<Multiaddr> {
+    addresses.sort_by_key(|address| ip_of(address).is_none_or(|ip| !ips.contains(&ip)));
+    addresses
+}
+
 /// The address without a peer id at its end.
 pub fn without_peer(mut address: Multiaddr) -> Multiaddr {
     if let Some(Protocol::P2p(_)) = address.iter().last() {
@@ -57,6 +65,17 @@ mod tests {
 
     fn address(text: &str) -> Multiaddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn addresses_that_lead_somewhere_come_first() {
+        let all: Vec<_> = ["/ip4/10.0.0.1/tcp/1", "/dns4/host/tcp/1", "/ip4/10.0.0.2/tcp/1", "/ip4/10.0.0.2/udp/1/quic-v1"]
+            .map(address)
+            .into();
+        let ips = [IpAddr::from([10, 0, 0, 2])].into();
+        let sorted = [2, 3, 0, 1].map(|place: usize| all[place].clone());
+        assert_eq!(first_those_of(all.clone(), &ips), sorted);
+        assert_eq!(first_those_of(all.clone(), &BTreeSet::new()), all);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
 use swarmdex_protocols::address::without_peer;
 use swarmdex_protocols::index::{Request, Response, Run};
+use swarmdex_protocols::limits::MAX_ADDRESSES;
 use swarmdex_protocols::{fetch as fetch_protocol, mirror};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -27,7 +28,7 @@ use super::hosts::Addressed;
 use super::index::{Done, Effect, Master};
 use super::links::Links;
 use super::listen::listen_everywhere;
-use super::nodes::{Nodes, routing_addresses};
+use super::nodes::{Nodes, Seen, routing_addresses};
 use super::pending::Pending;
 use super::trips::Trips;
 use super::{Came, Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
@@ -395,6 +396,9 @@ impl Driver {
                     self.keep_guest(peer_id);
                 }
                 self.requests.dials.on_established(connection_id, peer_id);
+                if self.outside.listen.borrow().len() > MAX_ADDRESSES {
+                    self.publish_listen();
+                }
                 if num_established.get() > 1 {
                     self.doubt_others(peer_id, connection_id);
                 }

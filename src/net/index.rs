@@ -12,7 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
-use swarmdex_protocols::address::{is_loopback, works};
+use swarmdex_protocols::address::{first_those_of, ip_of, is_loopback, works};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
     self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Request, Response, Revoke, Run,
@@ -456,10 +456,14 @@ pub(super) fn refuse_bytes(error: &DecodeError) -> Refusal {
     Refusal::new(code, error.to_string())
 }
 
-/// Addresses worth passing on: well-formed, bounded, and no loopback address of another machine.
+/// Addresses worth passing on: well-formed, bounded, and no loopback address of another machine. Those of the host as it is seen come
+/// first: of that one it is known that it leads there.
 fn useful_addresses(addresses: Vec<Multiaddr>, remote: Option<&Multiaddr>) -> Vec<Multiaddr> {
     let here = remote.is_none_or(is_loopback);
-    addresses.into_iter().filter(|address| works(address, here)).take(MAX_ADDRESSES).collect()
+    let addresses = addresses.into_iter().filter(|address| works(address, here)).collect();
+    let mut addresses = first_those_of(addresses, &remote.and_then(ip_of).into_iter().collect());
+    addresses.truncate(MAX_ADDRESSES);
+    addresses
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ use swarmdex_protocols::address::{ip_of, without_peer};
 /// From how many bytes at a time on what came is data, and no ping.
 const DATA: usize = 256;
 
+/// Addresses of this host that are remembered as in use: far more than hosts have that lead somewhere.
+const MAX_USED: usize = 64;
+
 /// What is known of one connection.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -73,6 +76,8 @@ struct Table {
     next: u64,
     /// By peer, and by number.
     all: BTreeMap<(PeerId, u64), Weak<Link>>,
+    /// Addresses of this host from which connections have led somewhere.
+    used: BTreeSet<IpAddr>,
 }
 
 impl Links {
@@ -85,6 +90,9 @@ impl Links {
         let local = local.filter(|ip| !ip.is_unspecified()).or_else(|| local_towards(ip_of(remote)?).ok());
         let mut table = self.lock();
         table.next += 1;
+        if let Some(local) = local.filter(|_| table.used.len() < MAX_USED) {
+            table.used.insert(local);
+        }
         let link = Arc::new(Link {
             links: self.clone(),
             number: table.next,
@@ -104,6 +112,21 @@ impl Links {
     /// When data last came from a node, or the last of the connections with it was made; `None` if there is none.
     pub(super) fn last_data(&self, peer: &PeerId) -> Option<Instant> {
         self.of(peer).iter().map(|link| link.last_data()).max()
+    }
+
+    /// Addresses of this host from which connections have led to others, or to which others have connected.
+    pub(super) fn used(&self) -> BTreeSet<IpAddr> {
+        self.lock().used.clone()
+    }
+
+    /// This host has no such address any more.
+    pub(super) fn on_expired(&self, local: IpAddr) {
+        self.lock().used.remove(&local);
+    }
+
+    /// The addresses of a node's host at the other ends of the connections with it.
+    pub(super) fn remotes(&self, peer: &PeerId) -> BTreeSet<IpAddr> {
+        self.of(peer).iter().filter_map(|link| ip_of(&link.remote)).collect()
     }
 
     /// Nodes from which data came since.

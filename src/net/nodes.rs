@@ -1,10 +1,11 @@
 //! Other nodes of the network: who they say they are, and which to connect to because they are near.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId, identify, mdns};
-use swarmdex_protocols::address::{is_loopback, is_tcp, is_zoned, without_peer, works};
+use swarmdex_protocols::address::{first_those_of, is_loopback, is_tcp, is_zoned, without_peer, works};
 use swarmdex_protocols::index::Run;
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 
@@ -34,6 +35,15 @@ pub(super) struct Nodes {
     window: Option<(Instant, usize)>,
     /// Runs of nodes that store records: one that was started again has forgotten what it stored.
     runs: BTreeMap<PeerId, Run>,
+}
+
+/// How a connected node is seen from here.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// It is on the same host.
+    pub(super) here: bool,
+    /// Its addresses at the other ends of the connections with it.
+    pub(super) at: BTreeSet<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -144,26 +154,23 @@ impl Nodes {
         Some((peer, heard.addresses.clone()))
     }
 
-    /// What a node says of itself, if it is of this network. It is on the same host if it is `here`.
+    /// What a node says of itself, if it is of this network.
     pub(super) fn on_identify(
         &mut self,
         peer: PeerId,
         info: &identify::Info,
         network: &str,
-        here: bool,
+        seen: Seen,
     ) -> Option<Identified> {
         if info.protocol_version != network {
             return None;
         }
         let role = if info.agent_version.ends_with("(master)") { Role::Master } else { Role::Peer };
         self.ours.insert(peer, role);
-        let addresses = info
-            .listen_addrs
-            .iter()
-            .map(|address| without_peer(address.clone()))
-            .filter(|address| works(address, here))
-            .take(MAX_ADDRESSES)
-            .collect();
+        let addresses = info.listen_addrs.iter().map(|address| without_peer(address.clone()));
+        let addresses = addresses.filter(|address| works(address, seen.here)).collect();
+        let mut addresses = first_those_of(addresses, &seen.at);
+        addresses.truncate(MAX_ADDRESSES);
         let lan = self.heard.contains_key(&peer);
         Some(Identified { peer, role, addresses, lan, seen: Instant::now() })
     }
@@ -239,12 +246,17 @@ mod tests {
         };
         let peer = key.public().to_peer_id();
         let mut nodes = Nodes::default();
-        let node = nodes.on_identify(peer, &info, "/swarmdex/1/lab", false).unwrap();
+        let node = nodes.on_identify(peer, &info, "/swarmdex/1/lab", Seen::default()).unwrap();
         assert_eq!((node.addresses.len(), node.role, node.lan), (MAX_ADDRESSES, Role::Master, false));
         assert!(nodes.ours.contains_key(&peer) && nodes.neighbours().far.is_empty(), "a master has no voice");
         nodes.on_disconnected(&peer);
         assert!(nodes.ours.is_empty());
-        assert!(Nodes::default().on_identify(peer, &info, "/swarmdex/1/other", false).is_none());
+        assert!(Nodes::default().on_identify(peer, &info, "/swarmdex/1/other", Seen::default()).is_none());
+        let seen = Seen { here: false, at: [IpAddr::from([10, 0, 0, 2])].into() };
+        let live: Multiaddr = "/ip4/10.0.0.2/tcp/1".parse().unwrap();
+        let info = identify::Info { listen_addrs: info.listen_addrs.into_iter().chain([live.clone()]).collect(), ..info };
+        let node = nodes.on_identify(peer, &info, "/swarmdex/1/lab", seen).unwrap();
+        assert_eq!(node.addresses[0], live, "the address from which it is seen is not cut off");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use swarmdex_protocols::address::ip_of;
+use swarmdex_protocols::address::{first_those_of, ip_of};
 
 use super::*;
 
@@ -58,6 +58,7 @@ impl Driver {
     pub(super) fn on_expired(&mut self, address: &Multiaddr) {
         if let Some(ip) = ip_of(address).filter(|ip| !self.swarm.listeners().any(|other| ip_of(other) == Some(*ip))) {
             let connections = self.outside.links.cut_from(ip);
+            self.outside.links.on_expired(ip);
             tracing::info!(%ip, connections, "this host has lost an address: connections from there are cut");
         }
         self.publish_listen();
@@ -108,7 +109,16 @@ impl Driver {
 
     pub(super) fn publish_listen(&mut self) {
         let addresses: Vec<_> = self.swarm.listeners().cloned().map(without_peer).collect();
-        self.outside.listen.send_replace(addresses);
+        // Messages have no room for more: those come first that have shown that they lead somewhere.
+        let addresses = match addresses.len() > MAX_ADDRESSES {
+            true => first_those_of(addresses, &self.outside.links.used()),
+            false => addresses,
+        };
+        self.outside.listen.send_if_modified(|before| {
+            let is_news = *before != addresses;
+            *before = addresses;
+            is_news
+        });
     }
 
     /// What is due from a node does not come, or it does not answer.

@@ -63,7 +63,7 @@ impl Driver {
     /// The master says who wants this node to connect.
     pub(super) fn on_call(&mut self, call: Connect) {
         let Connect { peer, addresses } = call;
-        let addresses: Vec<_> = addresses.into_iter().take(swarmdex_protocols::limits::MAX_ADDRESSES).collect();
+        let addresses: Vec<_> = addresses.into_iter().take(MAX_ADDRESSES).collect();
         tracing::debug!(%peer, "wants this node to connect to it");
         self.requests.dials.dial_in_background(&mut self.swarm, peer, addresses);
     }

@@ -36,8 +36,8 @@ impl Driver {
     }
 
     pub(super) fn on_identify(&mut self, peer: PeerId, info: &identify::Info) {
-        let here = self.is_here(&peer);
-        let Some(identified) = self.requests.nodes.on_identify(peer, info, &self.outside.network, here) else {
+        let seen = Seen { here: self.is_here(&peer), at: self.outside.links.remotes(&peer) };
+        let Some(identified) = self.requests.nodes.on_identify(peer, info, &self.outside.network, seen) else {
             tracing::debug!(%peer, theirs = %info.protocol_version.escape_debug(), "a node of another network");
             return;
         };

@@ -110,3 +110,39 @@ fn two_peers_behind_routers_are_told_why_it_fails() {
         assert!(said.contains(part), "{part}: {said}");
     }
 }
+
+/// A host has more interfaces that lead nowhere from elsewhere (bridges, tunnels) than a message has room for addresses, all listed
+/// before the one that works.
+#[test]
+fn twenty_dead_addresses_beside_a_live_one_do_not_hide_it() {
+    let Some(mut lab) = Lab::with_filters("dead") else { return };
+    let network = lab.network("10.77.0");
+    let [at_master, at_anna, at_ben] = [1, 2, 3].map(|number| lab.host(&network, number));
+    at_anna.ip(&["addr", "del", "10.77.0.2/24", "dev", "eth0"]);
+    for number in 1..=20 {
+        at_anna.ip(&["addr", "add", &format!("10.66.{number}.1/24"), "dev", "eth0"]);
+    }
+    at_anna.ip(&["addr", "add", "10.77.0.2/24", "dev", "eth0"]);
+    at_anna.ip(&["route", "replace", "default", "dev", "eth0", "src", "10.77.0.2"]);
+    at_anna.filter("table inet dead {\n chain into {\n type filter hook input priority 0\n ip daddr 10.66.0.0/16 drop\n }\n}\n");
+    let folder = TempDir::new().unwrap();
+    let mut master = at_master.start("master", folder.path(), &["--no-mdns"]);
+    let shared = ["first", "second"].map(|name| file(folder.path(), name, &noise(7, 600_000)));
+    let share: Vec<_> = shared.iter().flat_map(|path| ["--share", path.as_str()]).collect();
+    let anna = at_anna.start("peer", folder.path(), &[&share[..], &MASTER].concat());
+    let ben = at_ben.start("peer", folder.path(), &MASTER);
+    [&anna, &ben].into_iter().for_each(joined);
+    anna.until(&["status"], |status| status["reachable"] == true);
+    let get = |name: &str| {
+        let (begin, out) = (std::time::Instant::now(), folder.path().join(format!("{name}-got")));
+        let got = ben.command(&["get", name, "--no-reshare", "-o", out.to_str().unwrap()]);
+        assert_eq!(code(&got), 0, "{name}: {}", stderr(&got));
+        assert!(begin.elapsed() < std::time::Duration::from_secs(8), "{name}: {:?}", begin.elapsed());
+    };
+    get("first");
+    ben.until(&["lookup", "second"], |found| found["certified"] == true);
+    // What the DHT tells of it leads there as well.
+    master.kill();
+    ben.until(&["status"], |status| status["master"]["state"] == "unreachable");
+    get("second");
+}
