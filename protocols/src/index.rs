@@ -15,7 +15,7 @@ use crate::content::ContentId;
 pub use crate::digest::{ShareDigest, ShareSum, share_digest};
 use crate::limits::MAX_ADDRESS_BYTES;
 pub use crate::refusal::{Refusal, RefusalCode};
-pub use crate::run::{Fingerprint, Followed, Run};
+pub use crate::run::{Fingerprint, Followed, Reign, Run};
 use crate::statement::{Certificate, Entry, Seal, Statement, Version};
 
 /// Identifies the stretch of time between a peer's join and its leave or eviction. Requests that

@@ -4,7 +4,7 @@
 //! index - and does not depend on the order in which statements arrive, claims of different owners excepted:
 //! of those a ledger keeps the first, and most ledgers of the nodes closest to the name decide ([`Tally`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
@@ -238,13 +238,23 @@ pub struct Tally {
     merged: Ledger,
     /// The claims that live beside what is settled, with the number of nodes that hold each.
     claims: BTreeMap<PeerId, (Claim, usize)>,
+    /// Whom certificates name as owner.
+    owners: BTreeSet<PeerId>,
     answers: usize,
 }
+
+/// Owners that are kept in mind of one name: two are too many already.
+const MAX_OWNERS: usize = 8;
 
 impl Tally {
     /// Counts the ledger of one node, which was checked. An empty one counts as an answer.
     pub fn add(&mut self, ledger: &Ledger, unix_ms: u64) {
         self.answers += 1;
+        if let Some(Statement::Certificate(certificate)) = &ledger.settled
+            && self.owners.len() < MAX_OWNERS
+        {
+            self.owners.insert(certificate.entry.owner);
+        }
         if let Some(settled) = &ledger.settled {
             let _ = self.merged.insert(settled.clone(), unix_ms);
         }
@@ -260,6 +270,8 @@ impl Tally {
     /// Counts everything that another tally counted.
     pub fn merge(&mut self, other: &Self) {
         self.answers += other.answers;
+        let room = MAX_OWNERS - self.owners.len().min(MAX_OWNERS);
+        self.owners.extend(other.owners.iter().take(room));
         if let Some(settled) = &other.merged.settled {
             // What is later stays.
             let _ = self.merged.settle(settled.clone());
@@ -304,6 +316,16 @@ impl Tally {
             }
         }
         best.map(|(claim, _)| claim)
+    }
+
+    /// Owners that certificates name beside the one whose name it is: nodes that missed something, or two masters with one key.
+    pub fn rivals(&self) -> impl Iterator<Item = PeerId> + '_ {
+        let owner = match self.standing() {
+            Standing::Certified(certificate) => Some(certificate.entry.owner),
+            Standing::Claimed(claim) => Some(claim.entry.owner),
+            Standing::Free => None,
+        };
+        self.owners.iter().copied().filter(move |other| owner.is_some_and(|owner| owner != *other))
     }
 
     /// What the name stands for.

@@ -5,6 +5,7 @@ use multiaddr::Multiaddr;
 use serde::{Deserialize, Serialize};
 
 use crate::content::ContentId;
+use crate::statement::Version;
 
 /// Key derivation context of fingerprints; it never changes.
 const MACHINE_CONTEXT: &str = "swarmdex machine fingerprint 1";
@@ -77,6 +78,26 @@ pub struct Followed {
     /// Where that master listened when the node last heard of it; at most [`crate::limits::MAX_ADDRESSES`].
     #[serde(rename = "a", default)]
     pub addresses: Vec<Multiaddr>,
+    /// If the node is that master: how it stands with its index. Nodes of before do not say.
+    #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
+    pub reign: Option<Reign>,
+}
+
+/// What a master says of its run and its index: two with one key find out by it whose index is the older.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reign {
+    /// The run.
+    #[serde(rename = "r")]
+    pub run: Run,
+    /// For how long it runs, in milliseconds.
+    #[serde(rename = "u")]
+    pub age_ms: u64,
+    /// The last version that the index had given when the run began.
+    #[serde(rename = "f")]
+    pub first: Version,
+    /// The last version that it has given.
+    #[serde(rename = "l")]
+    pub last: Version,
 }
 
 #[cfg(test)]

@@ -36,6 +36,9 @@ pub const CLOCK_TOLERANCE_MS: u64 = 3600 * 1000;
 /// for any more is soon free again.
 pub const CLAIM_LIFETIME_MS: u64 = 3600 * 1000;
 
+/// Ways to give versions that have none in common. Each still has 32 a millisecond, more than an index grants.
+pub const RUNS: u64 = 32;
+
 /// Version of the statements about names: of two statements the one with the higher version holds.
 ///
 /// A hybrid logical clock: milliseconds since 1970 times 1,024, and at least one more than the last.
@@ -48,6 +51,13 @@ impl Version {
     /// The version that follows `self` when the wall clock shows `unix_ms`; rises even if the clock does not.
     pub fn next(self, unix_ms: u64) -> Self {
         Self(self.0.saturating_add(1).max(unix_ms.saturating_mul(1024)))
+    }
+
+    /// The same for one of [`RUNS`] ways to give versions: no two of them ever give the same. So two runs of a master that do not
+    /// know of each other seldom do.
+    pub fn next_of(self, run: u64, unix_ms: u64) -> Self {
+        let Self(next) = self.next(unix_ms);
+        Self(next.saturating_add((run % RUNS + RUNS - next % RUNS) % RUNS))
     }
 
     /// A version above `self` by a random gap of up to four minutes: where a master goes on after versions that it

@@ -13,7 +13,7 @@ use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::index::{
     Again, Announce, Call, Compare, Compared, Connect, Cursor, Fingerprint, Followed, Found, Granted, Join, Joined,
     Leave, Lookup, Mark, Member, Offer, Owned, Page, Part, Peers, Range, Reach, Refusal, RefusalCode, Renew, Renewed,
-    Report, Request, Response, Returned, Revocation, Revoke, Run, Sealed, Seals, Search, Sequence, Session,
+    Reign, Report, Request, Response, Returned, Revocation, Revoke, Run, Sealed, Seals, Search, Sequence, Session,
     ShareDigest, ShareSum, Verdict,
 };
 use swarmdex_protocols::limits::*;
@@ -283,7 +283,7 @@ fn joins_and_masters() -> (Vec<Request>, Vec<Response>) {
         again: false,
     };
     let only_run = Join { machine: None, ..join.clone() };
-    let followed = Followed { master: Some(peer()), addresses: member().addresses };
+    let followed = Followed { master: Some(peer()), addresses: member().addresses, reign: None };
     (
         vec![Request::Join(join), Request::Join(only_run), Request::Master],
         vec![
@@ -337,6 +337,12 @@ fn reaches() -> (Vec<Request>, Vec<Response>) {
     )
 }
 
+/// How a master stands with its index.
+fn reign() -> Response {
+    let reign = Reign { run: Run(1 << 60), age_ms: 1000, first: Version(7), last: Version(9) };
+    Response::Master(Followed { master: Some(peer()), addresses: Vec::new(), reign: Some(reign) })
+}
+
 /// Bytes that never change: a second implementation must produce and accept just these.
 const GOLDEN: &str = include_str!("golden.txt");
 
@@ -386,6 +392,7 @@ fn every_message_has_its_bytes() {
     all += &lines("request", &requests);
     all += &lines("response", &responses);
     all += &lines("header", &[sending()]);
+    all += &lines("response", &[reign()]);
     assert_eq!(all, GOLDEN, "the bytes of a message changed: that takes a new protocol id");
 }
 
@@ -414,6 +421,7 @@ fn another_library_writes_and_reads_the_same_bytes() {
     cross_check(&reaches().0);
     cross_check(&reaches().1);
     cross_check(&[sending()]);
+    cross_check(&[reign()]);
     cross_check(&fetches());
     cross_check(&headers());
     cross_check(&mirror_requests());
@@ -502,7 +510,7 @@ fn messages_at_their_limits_fit() {
     let address: Multiaddr = name.parse().unwrap();
     let member = Member { addresses: vec![address; MAX_ADDRESSES], entries: u64::MAX, ..member() };
     encode(&Response::Members(vec![member.clone(); MAX_MEMBERS]), MAX_INDEX_MESSAGE).unwrap();
-    let followed = Followed { master: Some(peer()), addresses: member.addresses.clone() };
+    let followed = Followed { master: Some(peer()), addresses: member.addresses.clone(), reign: None };
     encode(&Response::Master(followed), MAX_INDEX_MESSAGE).unwrap();
     let certificate = Certificate { entry: entry(&padded(2)), seal: seal() };
     let found = Found { certificate, holders: vec![member; MAX_HOLDERS] };

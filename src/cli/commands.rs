@@ -169,6 +169,9 @@ fn print_lookup(found: &LookupInfo, json: bool) -> Result<(), Failure> {
     table.row(&["version", &found.entry.version.0.to_string()]);
     table.row(&["certified", if found.certified { "yes, by the master" } else { "no: claimed by its owner" }]);
     table.row(&["answered by", if found.source == Source::Dht { "the DHT" } else { "the master" }]);
+    for other in &found.other_owners {
+        table.row(&["also named", &format!("{other}: an older certificate; if this stays, two masters run with one key")]);
+    }
     for holder in &found.holders {
         let state = format!("{}{}", state_word(holder.state), unreached(holder.reachable));
         table.row(&["holder", &format!("{} ({state})", holder.peer_id)]);

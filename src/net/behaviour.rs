@@ -145,7 +145,7 @@ fn kademlia(local: PeerId, config: &Config) -> Result<kad::Behaviour<RecordTable
         .set_publication_interval(None)
         .set_replication_interval(None)
         .set_provider_publication_interval(None);
-    let table = RecordTable::new(local, RecordLimits::from(&config.dht));
+    let table = RecordTable::new(local, RecordLimits::of(&config.dht, config.role));
     let mut kad = kad::Behaviour::with_config(local, table, kad);
     // Left to itself, Kademlia serves nobody until an external address is confirmed. A node that lives for
     // one command would only leave a hole.

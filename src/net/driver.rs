@@ -332,6 +332,11 @@ impl Driver {
             Command::Neighbours { answer } => {
                 let _ = answer.send(self.requests.nodes.neighbours());
             }
+            Command::GiveWay { reason } => {
+                if let Some(master) = &mut self.services.index {
+                    master.give_way(reason);
+                }
+            }
             Command::Keep { peer, keep } => self.swarm.behaviour_mut().admission.keep(peer, keep),
             Command::Snapshot { answer } => {
                 let _ = answer.send(Snapshot {

@@ -1,11 +1,12 @@
 //! The master's side of the index protocol: requests to leases and store, their outcomes to responses.
 //! No rule is decided here.
 
+mod absent;
 mod agree;
 mod changes;
 mod reach;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
 
 use futures::FutureExt;
@@ -15,7 +16,7 @@ use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::address::{first_those_of, ip_of, is_loopback, works};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
-    self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Request, Response, Revoke, Run,
+    self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Reign, Request, Response, Revoke, Run,
     Session,
 };
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
@@ -27,6 +28,7 @@ use super::codec::Received;
 use super::mirror::Mirror;
 use super::precedents::Precedents;
 use crate::config::{Config, LimitsConfig};
+use absent::Absent;
 use reach::Reaching;
 
 use crate::state::lease::{Action, Holding, LeaseState, Leases};
@@ -52,6 +54,8 @@ pub(super) struct Done {
 enum DoneKind {
     Written(WriteOutcome),
     Read(ReadOutcome),
+    /// An answer that was checked, and what owners hold whose names turned out to be free.
+    Checked(Box<ReadOutcome>, BTreeMap<PeerId, Holding>),
     Compared(Outcome<Vec<Compared>>, u64),
 }
 
@@ -86,6 +90,7 @@ pub struct Master {
     network: Network,
     limits: LimitsConfig,
     leases: Leases,
+    absent: Absent,
     runs: Runs<ConnectionId>,
     store: IndexStore,
     pending: HashMap<PeerId, usize>,
@@ -94,6 +99,10 @@ pub struct Master {
     /// Members whose eviction the store had no room to take in.
     evictions: VecDeque<PeerId>,
     effects: VecDeque<Effect>,
+    began: Instant,
+    run: Run,
+    /// Why this master gave way to another with its key: it serves nobody any more.
+    gave_way: Option<String>,
     reaching: Reaching,
     /// What the DHT says of names that the index does not know.
     precedents: Option<Precedents>,
@@ -106,6 +115,7 @@ impl Master {
     /// Serves `store`; members known from before are suspect with a fresh lease.
     pub fn new(store: IndexStore, config: &Config, known: Vec<KnownPeer>, now: Instant) -> Self {
         let mut leases = Leases::new(&config.lease, config.limits.peers);
+        let absent = Absent::new(known.iter().map(|known| known.peer));
         let known = known
             .into_iter()
             .map(|KnownPeer { peer, addresses, held }| (peer, addresses, Holding { sum: held, at: 0 }));
@@ -114,6 +124,7 @@ impl Master {
             network: config.network.clone(),
             limits: config.limits,
             leases,
+            absent,
             runs: Runs::new(&config.lease),
             store,
             pending: HashMap::new(),
@@ -121,6 +132,9 @@ impl Master {
             comparing: 0,
             evictions: VecDeque::new(),
             effects: VecDeque::new(),
+            began: now,
+            run: Run(0),
+            gave_way: None,
             reaching: Reaching::default(),
             precedents: None,
             // Whoever lost this master tries again at least so often.
@@ -128,9 +142,21 @@ impl Master {
         }
     }
 
-    /// Consults the DHT from now on.
-    pub(super) fn consult(&mut self, mirror: Mirror) {
-        self.precedents = Some(Precedents::new(mirror));
+    /// Consults the DHT from now on, in this run.
+    pub(super) fn consult(&mut self, mirror: Mirror, run: Run) {
+        (self.precedents, self.run) = (Some(Precedents::new(mirror)), run);
+    }
+
+    /// How it stands with the index, for another master with this key.
+    pub(super) fn reign(&self, now: Instant) -> Reign {
+        let age = now.saturating_duration_since(self.began).as_millis();
+        let (first, last) = self.store.versions();
+        Reign { run: self.run, age_ms: u64::try_from(age).unwrap_or(u64::MAX), first, last }
+    }
+
+    /// Another master with this key has the newer index: from here on this one grants nothing, and answers nothing.
+    pub(super) fn give_way(&mut self, reason: String) {
+        self.gave_way = Some(reason);
     }
 
     /// Takes a request in. `origin` is where it came from, `None` for this node itself.
@@ -161,6 +187,9 @@ impl Master {
         now: Instant,
     ) -> Outcome<Step> {
         let request = request.map_err(|error| refuse_bytes(&error))?;
+        if let Some(reason) = &self.gave_way {
+            return Err(Refusal::new(RefusalCode::NotMaster, reason.clone()));
+        }
         self.check_pending(&peer)?;
         match request {
             Request::Join(join) => self.join(peer, origin, join, now),
@@ -177,13 +206,13 @@ impl Master {
             Request::Lookup(index::Lookup { name }) => {
                 let name =
                     Name::parse(&name).map_err(|error| Refusal::new(RefusalCode::InvalidName, error.to_string()))?;
-                self.read(peer, ReadOp::Lookup { name })
+                self.read_checked(peer, ReadOp::Lookup { name })
             }
             Request::Search(index::Search { query, cursor, limit }) => {
                 let pattern = Pattern::parse(&query)
                     .map_err(|error| Refusal::new(RefusalCode::InvalidQuery, error.to_string()))?;
                 let limit = limit.clamp(1, MAX_PAGE_ENTRIES as u32);
-                self.read(peer, ReadOp::Search { pattern, cursor, limit })
+                self.read_checked(peer, ReadOp::Search { pattern, cursor, limit })
             }
             Request::Report(index::Report { peer: reported }) => {
                 self.leases.on_report(&reported, now)?;
@@ -248,8 +277,17 @@ impl Master {
                 self.pending.remove(&peer);
             }
         }
+        let outcome = outcome.map(|kind| match kind {
+            DoneKind::Checked(read, holdings) => {
+                holdings.into_iter().for_each(|(owner, holding)| self.leases.set_holding(&owner, holding));
+                DoneKind::Read(*read)
+            }
+            kind => kind,
+        });
         match outcome {
             Ok(DoneKind::Written(written)) => self.written(peer, written),
+            // It was taken apart above.
+            Ok(DoneKind::Checked(..)) => Response::Done,
             Ok(DoneKind::Read(ReadOutcome::Found { certificate, holders })) => {
                 Response::Found(Found { holders: self.holders(&certificate.entry.owner, holders), certificate })
             }
@@ -275,6 +313,7 @@ impl Master {
         match written {
             WriteOutcome::Joined { session, unchanged, again, holding } => {
                 self.leases.on_joined(&peer, session);
+                self.absent.on_back(&peer);
                 self.leases.set_holding(&peer, holding);
                 self.try_to_reach(peer, Instant::now());
                 let lease_ms = u64::try_from(self.leases.lease().as_millis()).unwrap_or(u64::MAX);
@@ -385,6 +424,7 @@ impl Master {
                 }
                 Action::Evict(peer) => {
                     tracing::info!(%peer, "a peer's lease is over: evicted");
+                    self.absent.on_back(&peer);
                     self.runs.on_left(&peer);
                     self.reaching.reach.on_left(&peer);
                     self.evictions.push_back(peer);

@@ -30,6 +30,7 @@ mod queries;
 mod racing;
 mod renewals;
 mod transport;
+mod stranger;
 mod trips;
 
 use std::io;
@@ -219,6 +220,7 @@ pub(crate) enum Command {
     Fetch { from: PeerId, request: fetch_protocol::Request, answer: FetchAnswer },
     Listen { content: ContentId, words: mpsc::Sender<Word> },
     Keep { peer: PeerId, keep: bool },
+    GiveWay { reason: String },
     Neighbours { answer: oneshot::Sender<Neighbours> },
     Disconnect { peer: PeerId },
     Cut { peer: PeerId },
@@ -306,7 +308,7 @@ impl Net {
         };
         let mut services = services;
         if let Some(master) = &mut services.index {
-            master.consult(Mirror::new(net.clone(), config.network.clone(), true));
+            master.consult(Mirror::new(net.clone(), config.network.clone(), true), run);
         }
         let reachability = driver::Reachability::new(own);
         let driver = driver::Driver::new(swarm, queue, outside, dht, config, reachability, services)?;
@@ -349,6 +351,17 @@ impl Net {
     /// Where this node met another with its identity; told anew at each meeting.
     pub fn twins(&self) -> watch::Receiver<Option<Multiaddr>> {
         self.twins.clone()
+    }
+
+    /// What the node at an address says of the master that it follows, if it has this node's own key.
+    pub async fn twin_at(&self, address: Multiaddr) -> Option<index_protocol::Followed> {
+        stranger::followed_at(address, self.local).await
+    }
+
+    /// Another master with this node's key has the newer index: from here on this one serves nobody.
+    pub async fn give_way(&self, reason: String) {
+        // A loop that is gone serves nobody.
+        let _ = self.commands.send(Command::GiveWay { reason }).await;
     }
 
     /// Other nodes, as far as they may have a say in which master to take.

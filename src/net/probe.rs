@@ -51,7 +51,7 @@ impl Prober {
 }
 
 /// TCP and QUIC for a key; `None` if the system does not give what they take.
-fn transport(key: &Keypair) -> Option<Boxed<(PeerId, StreamMuxerBox)>> {
+pub(super) fn transport(key: &Keypair) -> Option<Boxed<(PeerId, StreamMuxerBox)>> {
     let tcp = transport::tcp(key, yamux::Config::default()).ok()?;
     let quic = quic::tokio::Transport::new(quic::Config::new(key));
     let both = tcp

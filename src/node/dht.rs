@@ -91,7 +91,11 @@ impl Dht {
             Standing::Free => return Err(unsure(name.as_str(), reach)),
         };
         let holders = self.holders(&entry).await;
-        Ok(Checked { entry, certified, source: Source::Dht, holders })
+        let rivals: Vec<_> = tally.rivals().collect();
+        if !rivals.is_empty() {
+            tracing::warn!(%name, owner = %entry.owner, ?rivals, "certificates name more than one owner; the latest counts");
+        }
+        Ok(Checked { entry, certified, source: Source::Dht, holders, rivals })
     }
 
     /// The ledgers that nodes hold of a name, enough of them to have the latest statement; and who answered.

@@ -44,6 +44,8 @@ pub(super) struct Checked {
     pub(super) certified: bool,
     pub(super) source: Source,
     pub(super) holders: Vec<Member>,
+    /// Whom other certificates name as its owner.
+    pub(super) rivals: Vec<PeerId>,
 }
 
 impl Questions {
@@ -170,7 +172,7 @@ impl Questions {
         for holder in &mut holders {
             holder.addresses.truncate(MAX_ADDRESSES);
         }
-        Ok(Checked { entry: certificate.entry, certified, source: Source::Master, holders })
+        Ok(Checked { entry: certificate.entry, certified, source: Source::Master, holders, rivals: Vec::new() })
     }
 
     /// Entries that match, sorted by name.
@@ -317,8 +319,8 @@ impl From<Member> for HolderInfo {
 
 impl From<Checked> for LookupInfo {
     fn from(checked: Checked) -> Self {
-        let Checked { entry, certified, source, holders } = checked;
+        let Checked { entry, certified, source, holders, rivals } = checked;
         let holders = holders.into_iter().map(HolderInfo::from).collect();
-        Self { entry: entry.into(), certified, source, holders }
+        Self { entry: entry.into(), certified, source, holders, other_owners: rivals }
     }
 }

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use swarmdex_protocols::index::{Followed, Request, Response};
-use swarmdex_protocols::{Network, PeerId};
+use swarmdex_protocols::index::{Followed, Request, Response, check_address};
+use swarmdex_protocols::{Multiaddr, Network, PeerId};
 use tokio::sync::watch;
 
 use super::Phase;
+use super::twins::Twins;
 use crate::net::{Identified, Net, sleep_until};
 
 /// For how long another master is spoken of after it was last heard of: three times as long as nodes take, at most, to
@@ -65,6 +66,7 @@ pub(super) struct Census {
     net: Net,
     network: Network,
     others: OtherMasters,
+    twins: Twins,
     phase: watch::Receiver<Phase>,
     warned: BTreeMap<PeerId, Instant>,
     /// The last peer that was asked.
@@ -72,8 +74,14 @@ pub(super) struct Census {
 }
 
 impl Census {
-    pub(super) fn new(net: Net, network: Network, others: OtherMasters, phase: watch::Receiver<Phase>) -> Self {
-        Self { net, network, others, phase, warned: BTreeMap::new(), last: None }
+    pub(super) fn new(
+        net: Net,
+        network: Network,
+        others: OtherMasters,
+        twins: Twins,
+        phase: watch::Receiver<Phase>,
+    ) -> Self {
+        Self { net, network, others, twins, phase, warned: BTreeMap::new(), last: None }
     }
 
     /// Runs until the node stops.
@@ -131,7 +139,14 @@ impl Census {
         peers.rotate_left(first.min(count));
         peers.truncate(MAX_ASKED);
         self.last = peers.last().copied();
+        let own = self.net.listen().borrow().clone();
         for (_, followed) in ask_all(&self.net, peers).await {
+            // One with this master's key may be where this one does not listen.
+            if followed.master == Some(self.net.local()) {
+                let elsewhere = |address: &Multiaddr| check_address(address) && !own.contains(address);
+                self.twins.on_heard_at(followed.addresses.into_iter().filter(elsewhere).collect());
+                continue;
+            }
             if let Some(other) = followed.master.filter(|other| *other != self.net.local()) {
                 self.others.on_followed(other, Instant::now());
             }

@@ -39,7 +39,7 @@ const BATCH: usize = 10_000;
 /// Names claimed in one go.
 const CLAIMS: usize = 2000;
 /// Statements of the index that wait to be published; what finds no room is published by its owner.
-pub(super) const MADE_QUEUE: usize = 65_536;
+pub(super) const MADE_QUEUE: usize = 1 << 15;
 /// Tombstones of a master that are published again in one round, the latest first and the next ones in the next round: nodes
 /// keep each for as long as it is valid, and new nodes are told of these. And how many are read at a time: each has to be
 /// signed, and whoever looks a name up waits meanwhile.

@@ -179,7 +179,9 @@ impl Node {
         });
         removed.await.map_err(|_| Error::Bug)??;
         self.settled(names.clone(), |name| self.inner.standings.knows(name)).await;
-        let told = |name: &Name| !self.inner.standings.knows(name);
+        // What the network was told while the master was away, the master does not know yet.
+        let joined = matches!(*self.inner.questions.master.borrow(), MasterState::Joined { .. } | MasterState::Own);
+        let told = |name: &Name| joined && self.inner.standings.is_known_to_be_free(name);
         Ok(names.iter().map(|name| RevokedInfo { name: name.to_string(), acknowledged: told(name) }).collect())
     }
 }

@@ -178,6 +178,11 @@ impl Standings {
         self.lock().holds(name)
     }
 
+    /// Whether the master, to which this node is joined, knows that `name` is given up.
+    pub(super) fn is_known_to_be_free(&self, name: &Name) -> bool {
+        self.lock().is_known_to_be_free(name)
+    }
+
     /// Asks again for names that were lost.
     pub(super) fn retry(&self, names: &[Name]) {
         self.change(|announcer| names.iter().for_each(|name| announcer.retry(name)));

@@ -160,11 +160,12 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         is_found: !config.transient,
         twins: twins.clone(),
         master: master_state.clone(),
+        index: index.clone().map(|index| (index, std::time::Instant::now())),
         republish: config.dht.republish,
         phase: phases.clone(),
     };
     let newcomer = Newcomer { net: net.clone(), mirror: mirror.clone(), phase: phases.clone() };
-    let census = Census::new(net.clone(), config.network.clone(), other_masters, phases.clone());
+    let census = Census::new(net.clone(), config.network.clone(), other_masters, twins.clone(), phases.clone());
     let mirroring = MirrorTask {
         net: net.clone(),
         mirror,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use libp2p::multiaddr::Protocol;
-use swarmdex_protocols::index::check_address;
+use swarmdex_protocols::index::{Reign, check_address};
 use swarmdex_protocols::{Multiaddr, Network, RecordKey};
 use tokio::sync::watch;
 
@@ -17,6 +17,8 @@ use super::Phase;
 use super::types::MasterState;
 use crate::net::{Mirror, Net, sleep_until};
 use crate::state::publish::What;
+use crate::state::reign::gives_way;
+use crate::storage::index::IndexStore;
 
 /// How often the log tells of a twin, at most.
 const WARNING_PAUSE: Duration = Duration::from_secs(60);
@@ -52,6 +54,10 @@ struct State {
     /// What the master says of another run that it refuses.
     noticed: Option<String>,
     met: Option<(Instant, String)>,
+    /// Why this master gave way to another with its key.
+    gave_way: Option<String>,
+    /// Where others say that a master with this key is.
+    heard_at: Vec<Multiaddr>,
     warned: Option<Instant>,
 }
 
@@ -59,7 +65,7 @@ impl State {
     fn text(&self, now: Instant) -> Option<&str> {
         let met = self.met.as_ref().filter(|(at, _)| now.saturating_duration_since(*at) <= MEMORY);
         let met = met.map(|(_, text)| text.as_str());
-        self.refused.as_deref().or(self.noticed.as_deref()).or(met)
+        self.gave_way.as_deref().or(self.refused.as_deref()).or(self.noticed.as_deref()).or(met)
     }
 }
 
@@ -113,15 +119,47 @@ impl Twins {
         self.state.borrow().text(Instant::now()).map(ToOwned::to_owned)
     }
 
-    /// Whether the master keeps another run. Then this one publishes nothing: it would take the place of the other's.
-    pub(super) fn is_refused(&self) -> bool {
-        self.state.borrow().refused.is_some()
+    /// Another master with this key has the newer index.
+    fn on_gave_way(&self, reason: &str) {
+        self.change(|state| state.gave_way = Some(reason.to_owned()));
     }
 
-    /// Waits until the master does not refuse this run.
+    /// Others say that a master with this key listens there. It is looked for.
+    pub(super) fn on_heard_at(&self, addresses: Vec<Multiaddr>) {
+        self.state.send_if_modified(|state| {
+            let before = state.heard_at.len();
+            for address in addresses {
+                if state.heard_at.len() < MAX_STRANGE && !state.heard_at.contains(&address) {
+                    state.heard_at.push(address);
+                }
+            }
+            state.heard_at.len() > before
+        });
+    }
+
+    /// Where one is to be looked for; waits until it is to be.
+    async fn heard_at(&self) -> Vec<Multiaddr> {
+        // The sender is held by `self`.
+        let _ = self.state.subscribe().wait_for(|state| !state.heard_at.is_empty()).await;
+        let mut heard = Vec::new();
+        self.state.send_if_modified(|state| {
+            heard = std::mem::take(&mut state.heard_at);
+            false
+        });
+        heard
+    }
+
+    /// Whether the master keeps another run, or this one gave way. Then it publishes nothing: it would take the place of the other's.
+    pub(super) fn is_refused(&self) -> bool {
+        let state = self.state.borrow();
+        state.refused.is_some() || state.gave_way.is_some()
+    }
+
+    /// Waits until this run may publish.
     pub(super) async fn admitted(&self) {
         // The sender is held by `self`.
-        let _ = self.state.subscribe().wait_for(|state| state.refused.is_none()).await;
+        let admitted = |state: &State| state.refused.is_none() && state.gave_way.is_none();
+        let _ = self.state.subscribe().wait_for(admitted).await;
     }
 }
 
@@ -134,6 +172,8 @@ pub(super) struct Lookout {
     pub(super) is_found: bool,
     pub(super) twins: Twins,
     pub(super) master: watch::Receiver<MasterState>,
+    /// The index, and since when it is served; a master's alone.
+    pub(super) index: Option<(IndexStore, Instant)>,
     pub(super) republish: Duration,
     pub(super) phase: watch::Receiver<Phase>,
 }
@@ -160,7 +200,9 @@ impl Lookout {
                     }
                     let address = met.borrow_and_update().clone();
                     address.iter().for_each(|address| self.twins.on_met(address));
+                    self.find_master(address.into_iter().collect()).await;
                 }
+                addresses = self.twins.heard_at(), if self.index.is_some() => self.find_master(addresses).await,
                 // Who notices by itself is gone.
                 changed = master.changed() => {
                     if changed.is_err() {
@@ -217,6 +259,10 @@ impl Lookout {
         if self.is_found && !self.twins.is_refused() {
             self.mirror.store(vec![(key, What::Provide)]).await;
         }
+        if self.index.is_some() {
+            // It is asked as by a stranger, which nobody takes for a meeting.
+            return self.find_master(strange).await;
+        }
         if !(number.is_multiple_of(SELDOM) || is_lesser(&own, &strange)) {
             return;
         }
@@ -229,6 +275,31 @@ impl Lookout {
             }
         });
         futures::future::join_all(knocks).await;
+    }
+}
+
+impl Lookout {
+    /// Sees whether another master with this one's key is at one of these addresses, and which of the two gives way.
+    async fn find_master(&self, addresses: Vec<Multiaddr>) {
+        let Some((index, began)) = &self.index else { return };
+        let asking = to_knock_at(addresses).into_iter().map(|address| async {
+            let followed = self.net.twin_at(address.clone()).await;
+            (address, followed.and_then(|followed| followed.reign))
+        });
+        for (address, reign) in futures::future::join_all(asking).await {
+            // Nobody there, or this node itself by a detour.
+            let Some(theirs) = reign.filter(|theirs| theirs.run != self.net.run()) else { continue };
+            self.twins.on_met(&address);
+            let (first, last) = index.versions();
+            let age_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if gives_way(&Reign { run: self.net.run(), age_ms, first, last }, &theirs) {
+                let reason = format!(
+                    "another master runs with this one's key, at {address}, and its index is the newer: this one grants nothing any more; stop it, and start it again only where the other does not run (with a copy of the other's data directory nothing is lost)"
+                );
+                self.twins.on_gave_way(&reason);
+                self.net.give_way(reason).await;
+            }
+        }
     }
 }
 
@@ -267,6 +338,21 @@ mod tests {
         twins.on_joined();
         twins.on_notice(None);
         assert!(twins.text().unwrap().contains("10.0.0.9") && !twins.is_refused());
+    }
+
+    #[tokio::test]
+    async fn a_master_that_gave_way_says_so_and_publishes_nothing() {
+        let twins = Twins::new();
+        twins.on_met(&"/ip4/10.0.0.9/tcp/1".parse().unwrap());
+        twins.on_gave_way("it gave way");
+        assert_eq!((twins.text().as_deref(), twins.is_refused()), (Some("it gave way"), true));
+        twins.on_joined();
+        assert!(twins.is_refused(), "until it is started again");
+        let heard = |count: u16| (0..count).map(|port| format!("/ip4/10.0.0.1/tcp/{}", port + 1).parse().unwrap()).collect();
+        twins.on_heard_at(heard(1000));
+        assert_eq!(twins.heard_at().await.len(), MAX_STRANGE);
+        twins.on_heard_at(heard(1));
+        assert_eq!(twins.heard_at().await.len(), 1, "each is looked for again");
     }
 
     #[test]

@@ -77,6 +77,9 @@ pub struct LookupInfo {
     pub source: Source,
     /// Peers that have the content, the best to ask first.
     pub holders: Vec<HolderInfo>,
+    /// Peers that other certificates name as the owner: nodes that missed a change, or two masters that run with one key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "text_list")]
+    pub other_owners: Vec<PeerId>,
 }
 
 /// How the master sees a peer.

@@ -410,6 +410,12 @@ impl Announcer {
         matches!(self.said_of(name), Some(Standing::Certified(_)))
     }
 
+    /// Whether the master, to which this peer is joined, knows that `name` is given up.
+    pub fn is_known_to_be_free(&self, name: &Name) -> bool {
+        let withdrawn = self.claims.contains_key(name);
+        !(self.reporting || withdrawn || self.holds(name) || self.revocations.contains_key(name) || self.surplus.contains(name))
+    }
+
     /// The master's answer, or else what stands in for it.
     fn said_of(&self, name: &Name) -> Option<&Standing> {
         let told = self.told.get(name).map(|told| &told.standing);

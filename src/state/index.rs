@@ -81,6 +81,15 @@ pub struct Moment {
     pub unix_ms: u64,
     /// A random number, for leaps of versions.
     pub random: u64,
+    /// In which of the [`RUNS`](swarmdex_protocols::statement::RUNS) ways this run of the master gives versions.
+    pub run: u64,
+}
+
+impl Moment {
+    /// The version to give after another.
+    pub fn version_after(&self, last: Version) -> Version {
+        last.next_of(self.run, self.unix_ms)
+    }
 }
 
 /// What was found outside the index about a name that an offer is for.
@@ -160,7 +169,7 @@ pub fn announce<V: IndexView>(
 fn next_version<V: IndexView>(view: &V, evidence: &Evidence, moment: Moment) -> Result<Version, V::Error> {
     let mirrored = evidence.mirror.settled().map(Statement::version).unwrap_or_default();
     let seen = mirrored.max(evidence.granted.unwrap_or_default());
-    Ok(after(view.last_version()?, seen, moment.random).next(moment.unix_ms))
+    Ok(moment.version_after(after(view.last_version()?, seen, moment.random)))
 }
 
 /// The version to go on from when `seen` was given by this master: if that is news, it has forgotten, and leaps.
@@ -194,7 +203,7 @@ pub fn revoke<V: IndexView>(
     view: &V,
     owner: PeerId,
     name: &str,
-    unix_ms: u64,
+    moment: Moment,
 ) -> Result<(Revocation, Option<Change>), V::Error> {
     let name = match Name::parse(name) {
         Ok(name) => name,
@@ -207,7 +216,7 @@ pub fn revoke<V: IndexView>(
         None => Ok((Revocation::NotHeld, None)),
         Some(entry) if entry.owner != owner => Ok((Revocation::Conflict { owner: entry.owner }, None)),
         Some(_) => {
-            let version = view.last_version()?.next(unix_ms);
+            let version = moment.version_after(view.last_version()?);
             let change = Change::Free { name, owner, version, evicted: false };
             Ok((Revocation::Revoked { version }, Some(change)))
         }
@@ -215,8 +224,8 @@ pub fn revoke<V: IndexView>(
 }
 
 /// The change that frees one name of an evicted peer.
-pub fn evict(name: Name, owner: PeerId, last: Version, unix_ms: u64) -> Change {
-    Change::Free { name, owner, version: last.next(unix_ms), evicted: true }
+pub fn evict(name: Name, owner: PeerId, last: Version, moment: Moment) -> Change {
+    Change::Free { name, owner, version: moment.version_after(last), evicted: true }
 }
 
 #[cfg(test)]
@@ -308,7 +317,7 @@ mod tests {
     const LIMITS: NameLimits = NameLimits { names_per_peer: 4, names: 9 };
 
     fn at(unix_ms: u64) -> Moment {
-        Moment { unix_ms, random: 0 }
+        Moment { unix_ms, random: 0, run: 7 }
     }
 
     fn offer(name: &str, content: u8) -> Offer {
@@ -354,7 +363,7 @@ mod tests {
                     }
                     Step::Revoke { peer, name } => {
                         let text = format!("name {name}");
-                        let (said, change) = revoke(&index, peers[peer], &text, unix_ms as u64).unwrap();
+                        let (said, change) = revoke(&index, peers[peer], &text, at(unix_ms as u64)).unwrap();
                         match model.get(&text).copied() {
                             None => prop_assert_eq!(said, Revocation::NotHeld),
                             Some((owner, _)) if owner != peer => {
@@ -371,7 +380,7 @@ mod tests {
                         let names: Vec<_> =
                             index.entries.values().filter(|entry| entry.owner == peers[peer]).map(|entry| entry.name.clone()).collect();
                         for name in names {
-                            let change = evict(name, peers[peer], index.last, unix_ms as u64);
+                            let change = evict(name, peers[peer], index.last, at(unix_ms as u64));
                             index.apply(change);
                         }
                         model.retain(|_, (owner, _)| *owner != peer);

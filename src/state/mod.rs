@@ -35,6 +35,7 @@ pub mod race;
 mod random;
 pub mod reach;
 pub mod records;
+pub mod reign;
 pub mod reports;
 pub mod runs;
 pub mod settling;

@@ -33,6 +33,9 @@ pub const REPLICATION: usize = 20;
 pub const MAX_PUBLICATIONS: usize = 1_500_000;
 /// What was left out is tried again once this part of them is free.
 const ROOM: usize = 10;
+/// Statements of others that wait to be published once, or to be tried again: about 900 bytes each. A master that grants more at a time
+/// leaves the rest to their owners.
+pub const MAX_PUSHED: usize = 1 << 15;
 /// Keys that are to be withdrawn, at most: what finds no room ends with its lifetime.
 pub const MAX_WITHDRAWALS: usize = 1 << 16;
 /// How often a withdrawal is tried that not every node took. The last time is half a minute after the first.
@@ -110,6 +113,8 @@ pub struct Publications {
     /// How many of the items are withdrawals, and how many some node stored.
     withdrawals: usize,
     published: usize,
+    /// How many of the items are published once.
+    once: usize,
     /// How many found no room since everything was last wanted anew, and how many found none at other nodes.
     left_out: usize,
     refused: usize,
@@ -136,6 +141,7 @@ impl Publications {
             due: BTreeSet::new(),
             withdrawals: 0,
             published: 0,
+            once: 0,
             left_out: 0,
             refused: 0,
             holders: Holders::default(),
@@ -163,6 +169,8 @@ impl Publications {
         match self.items.get(&key) {
             // A later statement about the name replaces the earlier.
             Some(held) if rank(&held.what) >= rank(&what) => {}
+            // Its owner publishes it, or it is pushed again.
+            None if self.once - self.withdrawals >= MAX_PUSHED => {}
             _ => {
                 self.changed = Some(now);
                 self.insert(key, what, true, now);
@@ -177,6 +185,7 @@ impl Publications {
         }
         self.remove(&key);
         self.withdrawals += usize::from(what == What::Withdraw);
+        self.once += usize::from(once);
         self.first_end = self.first_end.min(end_of(&what));
         self.items.insert(
             key,
@@ -199,6 +208,7 @@ impl Publications {
         let item = self.items.remove(key)?;
         self.due.remove(&(item.due, *key));
         self.withdrawals -= usize::from(item.what == What::Withdraw);
+        self.once -= usize::from(item.once);
         self.published -= usize::from(item.copies > 0);
         self.refused -= usize::from(item.refused);
         let mark = mark(key, &item.what);
@@ -233,7 +243,7 @@ impl Publications {
         if let Some(held) = held
             && held.what == what
         {
-            held.once = false;
+            self.once -= usize::from(std::mem::take(&mut held.once));
         } else {
             let granted =
                 matches!(&what, What::Statement(statement) if matches!(**statement, Statement::Certificate(_)));

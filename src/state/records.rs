@@ -20,7 +20,7 @@ use swarmdex_protocols::mirror::Verdict;
 use swarmdex_protocols::{Ledger, Multiaddr, PeerId, RecordKey, Statement};
 
 use super::Now;
-use crate::config::DhtConfig;
+use crate::config::{DhtConfig, Role};
 use check::Said;
 use providers::Providers;
 pub use stock::LOOKED_AT;
@@ -40,6 +40,29 @@ pub struct RecordLimits {
     pub providers_per_key: usize,
     /// For how long a record is stored unless it comes again.
     pub lifetime: Duration,
+    /// Whether what this node says itself is stored, and in any case: a master has it in its index, on disk.
+    pub own: bool,
+}
+
+/// What a master stores at most of what others publish, the nearest names of it, and pairs: some 40 MiB. Its index holds everything,
+/// on disk, and others are there for the time when it is down.
+const MASTER_RECORDS: usize = 50_000;
+const MASTER_PROVIDERS: usize = 200_000;
+
+impl RecordLimits {
+    /// The bounds of a node with this role.
+    pub fn of(config: &DhtConfig, role: Role) -> Self {
+        let limits = Self::from(config);
+        match role {
+            Role::Peer => limits,
+            Role::Master => Self {
+                records: limits.records.min(MASTER_RECORDS),
+                providers: limits.providers.min(MASTER_PROVIDERS),
+                own: false,
+                ..limits
+            },
+        }
+    }
 }
 
 impl From<&DhtConfig> for RecordLimits {
@@ -52,6 +75,7 @@ impl From<&DhtConfig> for RecordLimits {
             keys_per_provider: keys_per_peer,
             providers_per_key: MAX_PROVIDERS,
             lifetime,
+            own: true,
         }
     }
 }
@@ -155,7 +179,7 @@ impl Records {
         }
     }
 
-    /// Takes in a statement that was verified, from `sender`; `own` if that is this node itself.
+    /// Takes in a statement that was verified, from `sender`; `own` if that is this node itself, which is then stored in any case.
     pub fn store(
         &mut self,
         key: RecordKey,
@@ -166,6 +190,9 @@ impl Records {
         now: Now,
     ) -> Verdict {
         let ends = now.mono + self.lifetime(&statement, now);
+        if own && !self.limits.own {
+            return Verdict::Full;
+        }
         self.take_in(Incoming { key, distance, statement, sender, own, ends }, now)
     }
 

@@ -30,4 +30,5 @@ mod renewals;
 mod returning;
 mod stranger;
 mod transfer;
+mod undead;
 mod watching;

@@ -35,7 +35,7 @@ async fn a_master_hears_from_peers_that_they_follow_another() {
     let other = PeerId::random();
     let stranger = Stranger::start().await;
     let junk: Vec<Multiaddr> = (1..200).map(|port| format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap()).collect();
-    let answer = framed(&Response::Master(Followed { master: Some(other), addresses: junk }));
+    let answer = framed(&Response::Master(Followed { master: Some(other), addresses: junk, ..Followed::default() }));
     stranger.answer_index(move |_| Reply::Bytes(answer.clone()));
     let silent = Stranger::start().await;
     silent.answer_index(|_| Reply::Stall(Vec::new()));

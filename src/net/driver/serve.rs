@@ -162,7 +162,8 @@ impl Driver {
             let masters = self.outside.masters.borrow();
             masters.iter().find(|node| node.peer == master).map(|node| node.addresses.clone()).unwrap_or_default()
         };
-        Followed { master: Some(master), addresses: addresses.into_iter().take(MAX_ADDRESSES).collect() }
+        let reign = self.services.index.as_ref().map(|index| index.reign(Instant::now()));
+        Followed { master: Some(master), addresses: addresses.into_iter().take(MAX_ADDRESSES).collect(), reign }
     }
 
     pub(super) fn reply(&mut self, reply: IndexReply, response: Response) {

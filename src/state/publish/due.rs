@@ -13,6 +13,8 @@ const MASTER_RATE: usize = 500;
 const LOST_AGAIN: Duration = Duration::from_secs(60);
 /// How often what somebody else repeats is tried again for having too few copies.
 const ATTEMPTS_OF_OTHERS: u32 = 3;
+/// And how often if nobody took it: about a quarter of an hour. Then it is forgotten, since whoever repeats it does.
+const ATTEMPTS_IN_VAIN: u32 = 8;
 
 impl Publication {
     /// Whether this node has not tried to publish it yet, since the master does.
@@ -92,7 +94,8 @@ impl Publications {
         let over = item.what == What::Withdraw && item.failures + 1 >= WITHDRAWAL_ATTEMPTS;
         let few = item.what != What::Withdraw && copies * 2 < asked;
         // What somebody else repeats is not tried for long.
-        if item.once && (copies > 0 && (!few || item.failures >= ATTEMPTS_OF_OTHERS) || over) {
+        let in_vain = item.failures >= ATTEMPTS_IN_VAIN;
+        if item.once && (copies > 0 && (!few || item.failures >= ATTEMPTS_OF_OTHERS) || in_vain || over) {
             self.remove(key);
             return;
         }

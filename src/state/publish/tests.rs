@@ -33,6 +33,28 @@ fn what_nobody_else_was_asked_to_store_is_tried_again_soon() {
 }
 
 #[test]
+fn what_is_pushed_is_bounded_and_leaves_nothing_behind() {
+    let (now, interval) = (Instant::now(), Duration::from_secs(1000));
+    let mut publications = Publications::new(interval);
+    let What::Statement(statement) = certificates(1).remove(0).1 else { panic!("a certificate is a statement") };
+    let key = |number: usize| RecordKey::from_slice(blake3::hash(&number.to_le_bytes()).as_bytes()).unwrap();
+    for number in 0..MAX_PUSHED + 100 {
+        publications.push(key(number), Statement::clone(&statement), now);
+    }
+    assert_eq!(publications.counts().0, MAX_PUSHED);
+    // What this node says itself has its own room, and what it is to repeat is not pushed any more.
+    publications.want(key(MAX_PUSHED + 1), Some(What::Provide), now);
+    publications.want(key(0), Some(What::Statement(statement.clone())), now);
+    publications.push(key(MAX_PUSHED + 2), Statement::clone(&statement), now);
+    publications.push(key(MAX_PUSHED + 3), Statement::clone(&statement), now);
+    assert_eq!(publications.counts().0, MAX_PUSHED + 2);
+    for (key, what) in publications.due(now, usize::MAX) {
+        publications.on_published(&key, &what, 20, 20, now);
+    }
+    assert_eq!((publications.counts().0, publications.once), (2, 0), "it was published");
+}
+
+#[test]
 fn what_is_wanted_comes_again_and_what_is_not_is_dropped() {
     let (now, interval) = (Instant::now(), Duration::from_secs(1000));
     let mut publications = Publications::new(interval);

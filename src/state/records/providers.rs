@@ -233,6 +233,7 @@ mod tests {
         keys_per_provider: 1_000_000,
         providers_per_key: 30,
         lifetime: Duration::from_secs(3600),
+        own: true,
     };
 
     fn key(number: usize) -> RecordKey {

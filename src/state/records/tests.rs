@@ -14,6 +14,7 @@ const LIMITS: RecordLimits = RecordLimits {
     keys_per_provider: 50,
     providers_per_key: 30,
     lifetime: LIFETIME,
+    own: true,
 };
 
 fn now() -> Now {
@@ -67,6 +68,24 @@ fn a_store_full_of_junk_still_takes_what_is_near_and_its_own() {
     let mut distances: Vec<_> = (0..1024).map(|number| *key(number).as_bytes()).collect();
     distances.sort_unstable();
     assert!(distances[..LIMITS.records - 1].iter().all(|distance| records.distances.contains_key(distance)));
+}
+
+#[test]
+fn what_a_master_says_itself_is_in_its_index_and_not_here() {
+    let config = crate::config::DhtConfig::default();
+    let [of_peer, of_master] =
+        [crate::config::Role::Peer, crate::config::Role::Master].map(|role| RecordLimits::of(&config, role));
+    assert!(of_peer.own && of_peer.records == config.records && of_peer.providers == config.providers);
+    assert!(!of_master.own && of_master.records < config.records && of_master.providers < config.providers);
+    let limits = RecordLimits { own: false, ..LIMITS };
+    let (mut records, now, master) = (Records::new(limits), now(), PeerId::random());
+    for number in 0..1024 {
+        let verdict = records.store(key(number), *key(number).as_bytes(), certificate(1, now), master, true, now);
+        assert_eq!(verdict, Verdict::Full);
+    }
+    assert_eq!(records.counts().0, 0);
+    let of_owner = records.store(key(1), [0; 32], certificate(1, now), PeerId::random(), false, now);
+    assert_eq!(of_owner, Verdict::Stored, "what its owner publishes is stored as anywhere");
 }
 
 #[test]

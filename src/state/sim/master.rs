@@ -134,7 +134,7 @@ impl World {
             .map(|(name, _)| name.clone())
             .collect();
         for name in names {
-            self.free(evict(name, owner, self.master.disk.last, unix_ms));
+            self.free(evict(name, owner, self.master.disk.last, at(unix_ms)));
         }
     }
 
@@ -253,7 +253,7 @@ impl World {
             }
             Batch::Revoke(names) => {
                 for name in &names {
-                    let Ok((_, change)) = revoke(&View(&self.master.disk, &self.master.reports), peer, name, unix_ms);
+                    let Ok((_, change)) = revoke(&View(&self.master.disk, &self.master.reports), peer, name, at(unix_ms));
                     if let Some(change) = change {
                         self.free(change);
                     }
@@ -270,7 +270,7 @@ impl World {
             mirror: mirror.get(&name).cloned().unwrap_or_default(),
             granted: offer.granted.as_ref().map(|granted| granted.version),
         };
-        let moment = Moment { unix_ms, random: self.random.next() };
+        let moment = Moment { random: self.random.next(), ..at(unix_ms) };
         let Ok(announced) =
             announce(&View(&self.master.disk, &self.master.reports), peer, offer, &evidence, &LIMITS, moment);
         match announced {
@@ -335,7 +335,7 @@ impl World {
         }
         let entries: Vec<_> = disk.of(&peer).map(|(entry, _)| entry.clone()).take(2 * BATCH).collect();
         for entry in &entries {
-            self.free(evict(entry.name.clone(), peer, self.master.disk.last, unix_ms));
+            self.free(evict(entry.name.clone(), peer, self.master.disk.last, at(unix_ms)));
             let disk = &mut self.master.disk;
             if session != Session::default()
                 && let Some(noted) = disk.departures.get_mut(&peer)
@@ -451,4 +451,8 @@ impl World {
             }
         }
     }
+}
+
+fn at(unix_ms: u64) -> Moment {
+    Moment { unix_ms, random: 0, run: 0 }
 }

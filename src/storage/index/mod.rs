@@ -168,6 +168,13 @@ pub enum WriteOp {
         /// The names.
         names: Vec<String>,
     },
+    /// A member gave names up while it could not tell: they are freed, if they are still held at just these versions.
+    Overtaken {
+        /// The member.
+        peer: PeerId,
+        /// The names, each with the version at which it was granted.
+        names: Vec<(Name, Version)>,
+    },
     /// A change that a member asked for in a session: refused if a later join has begun another since.
     InSession {
         /// The session.
@@ -190,6 +197,7 @@ impl WriteOp {
             | Self::Again { peer }
             | Self::Announce { peer, .. }
             | Self::Revoke { peer, .. }
+            | Self::Overtaken { peer, .. }
             | Self::Evict { peer } => *peer,
             Self::InSession { change, .. } => change.peer(),
         }
@@ -226,7 +234,7 @@ pub enum WriteOutcome {
         /// Peers that hold names by what the mirror says, and may be no members.
         adopted: BTreeMap<PeerId, Holding>,
     },
-    /// To a revoke.
+    /// To a revoke, and, without outcomes, to names that were overtaken.
     Revoked {
         /// An outcome for each name.
         outcomes: Vec<Revocation>,
@@ -344,6 +352,9 @@ struct Inner {
 struct Counts {
     names: AtomicU64,
     peers: AtomicU64,
+    /// The last version when the index was opened, and the last one now.
+    first: AtomicU64,
+    last: AtomicU64,
     /// Members of whom the index holds something else than was said before; at most one entry a member.
     corrected: Mutex<BTreeMap<PeerId, Holding>>,
     /// The members that were found when everything was last counted; gone once it was asked for.
@@ -399,6 +410,12 @@ impl IndexStore {
     /// Number of names and of members.
     pub fn counts(&self) -> (u64, u64) {
         (self.inner.counts.names.load(Ordering::Relaxed), self.inner.counts.peers.load(Ordering::Relaxed))
+    }
+
+    /// The last version that was given before the index was opened, and the last one now.
+    pub fn versions(&self) -> (Version, Version) {
+        let version = |count: &AtomicU64| Version(count.load(Ordering::Relaxed));
+        (version(&self.inner.counts.first), version(&self.inner.counts.last))
     }
 
     /// Waits until [`Self::take_corrected`] or [`Self::take_members`] has news. For one waiter.

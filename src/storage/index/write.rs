@@ -65,6 +65,8 @@ pub(super) struct Writer {
     /// The database, and the queue by which it is told what was counted in it.
     path: PathBuf,
     queue: SyncSender<WriteJob>,
+    /// In which way this run gives versions.
+    run: u64,
     /// Statements that the open transaction made.
     made: Vec<Statement>,
     /// Peers whose names are being freed, a slice at a time, with the number freed so far.
@@ -101,6 +103,7 @@ impl Writer {
             foreign,
             path,
             queue,
+            run: rand::random(),
             made,
             evicting,
             pruned_ms,
@@ -108,11 +111,14 @@ impl Writer {
         };
         writer.prune()?;
         writer.reload()?;
+        // An index that is new is older than any other.
+        writer.counts.first.store(writer.totals.last.0, Ordering::Relaxed);
         if writer.totals.last == Version::default() {
             // A new index, or one in place of an index that was lost: above whatever that one gave, also if this
             // clock is some minutes behind.
             let begin = Version::default().next((writer.options.clock)().saturating_add(FRESH_LEAD_MS));
             writer.totals.last = begin.leap(rand::random());
+            writer.publish();
         }
         Ok(writer)
     }
@@ -147,6 +153,7 @@ impl Writer {
     fn publish(&self) {
         self.counts.names.store(self.totals.names, Ordering::Relaxed);
         self.counts.peers.store(self.totals.peers, Ordering::Relaxed);
+        self.counts.last.store(self.totals.last.0, Ordering::Relaxed);
     }
 
     pub(super) fn run(mut self, queue: &Receiver<WriteJob>) {
@@ -327,6 +334,7 @@ fn weight(op: &WriteOp) -> usize {
     match op {
         WriteOp::Announce { offers, .. } => offers.len(),
         WriteOp::Revoke { names, .. } => names.len(),
+        WriteOp::Overtaken { names, .. } => names.len(),
         WriteOp::InSession { change, .. } => weight(change),
         WriteOp::Again { .. } => again::SLICE,
         WriteOp::Join { .. } | WriteOp::Evict { .. } => 1,

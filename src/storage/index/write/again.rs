@@ -41,7 +41,7 @@ impl Writer {
     /// comes with, what was noted serves no more.
     pub(super) fn returns(&mut self, id: &PeerId, share: &ShareSum, wanted: bool) -> Sql<bool> {
         let Some(noted) = away::noted(&self.connection, id)? else { return Ok(false) };
-        let version = self.totals.last.next((self.options.clock)());
+        let version = self.moment((self.options.clock)()).version_after(self.totals.last);
         let Some(departure) = noted.departure.on_joined(share, version).filter(|_| wanted) else {
             self.litter |= away::forget(&self.connection, id)?;
             return Ok(false);

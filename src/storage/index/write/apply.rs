@@ -99,6 +99,7 @@ impl Writer {
                 self.announce(*peer, offers, end, mirror)
             }
             WriteOp::Revoke { peer, names } => self.revoke(*peer, names),
+            WriteOp::Overtaken { peer, names } => self.free_overtaken(*peer, names),
             WriteOp::InSession { session, change } => {
                 self.check_session(change, *session)?;
                 self.apply(change)
@@ -197,7 +198,7 @@ impl Writer {
         let mut peer = self.member(id)?;
         self.reports.on_offers(&id, offers.len()).map_err(Failure::Refused)?;
         let unix_ms = (self.options.clock)();
-        let moment = Moment { unix_ms, random: rand::random() };
+        let moment = self.moment(unix_ms);
         let mut verdicts = Vec::with_capacity(offers.len());
         let mut adopted = BTreeMap::new();
         for offer in offers {
@@ -300,6 +301,7 @@ impl Writer {
     fn revoke(&mut self, id: PeerId, names: &[String]) -> Result<WriteOutcome, Failure> {
         let mut peer = self.member(id)?;
         let unix_ms = (self.options.clock)();
+        let moment = self.moment(unix_ms);
         let mut outcomes: Vec<Revocation> = Vec::with_capacity(names.len());
         for name in names {
             let view = View {
@@ -308,7 +310,7 @@ impl Writer {
                 reports: &self.reports,
                 names_of_peer: peer.held.entries,
             };
-            let (outcome, change) = revoke(&view, id, name, unix_ms)?;
+            let (outcome, change) = revoke(&view, id, name, moment)?;
             if let Some(change) = change {
                 self.change(&mut peer, change, unix_ms)?;
             }
@@ -316,6 +318,20 @@ impl Writer {
         }
         self.store(&peer)?;
         Ok(WriteOutcome::Revoked { outcomes, holding: self.holding(&peer) })
+    }
+
+    fn free_overtaken(&mut self, id: PeerId, names: &[(Name, Version)]) -> Result<WriteOutcome, Failure> {
+        let mut peer = self.member(id)?;
+        let unix_ms = (self.options.clock)();
+        for (name, version) in names {
+            let held = self.stored(name)?.map(|stored| (stored.entry.owner, stored.entry.version));
+            if held == Some((id, *version)) {
+                let change = evict(name.clone(), id, self.totals.last, self.moment(unix_ms));
+                self.change(&mut peer, change, unix_ms)?;
+            }
+        }
+        self.store(&peer)?;
+        Ok(WriteOutcome::Revoked { outcomes: Vec::new(), holding: self.holding(&peer) })
     }
 
     fn evict(&mut self, id: PeerId) -> Result<WriteOutcome, Failure> {
@@ -336,6 +352,10 @@ impl Writer {
         Ok(WriteOutcome::Evicted { names })
     }
 
+    pub(super) fn moment(&self, unix_ms: u64) -> Moment {
+        Moment { unix_ms, random: rand::random(), run: self.run }
+    }
+
     /// Frees names of a peer; returns how many.
     fn free(&mut self, peer: &mut Peer, which: Free, unix_ms: u64) -> Sql<u64> {
         let (below, most) = match which {
@@ -352,7 +372,7 @@ impl Writer {
         let mut freed = 0;
         for name in names {
             let Ok(name) = Name::parse(&name) else { continue };
-            let change = match evict(name, peer.id, self.totals.last, unix_ms) {
+            let change = match evict(name, peer.id, self.totals.last, self.moment(unix_ms)) {
                 Change::Free { name, owner, version, .. } => Change::Free { name, owner, version, evicted },
                 change => change,
             };
