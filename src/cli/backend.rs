@@ -29,6 +29,7 @@ impl Backend {
         if let Some(client) = Client::find(&config.data_dir).await? {
             return Ok(Self::Running(client));
         }
+        tracing::info!(data_dir = %config.data_dir.display(), "no node runs here: one is started for this command");
         // An identity and a share of its own: the names of the node that runs here at other times must not
         // be taken for given up.
         let folder = TemporaryFolder::new("swarmdex-command")?;

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-pub(super) use swarmdex_protocols::text::plain;
-use swarmdex_protocols::text::{plain_json, plain_lines};
+use swarmdex_protocols::text::plain_json;
+pub(super) use swarmdex_protocols::text::{plain, plain_lines};
 
 use super::Failure;
 use crate::node::Progress;

@@ -5,22 +5,16 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::Failure;
 use super::settings::NodeArgs;
-use super::{Failure, LogFormat};
 use crate::http;
-use crate::log::{self, Format};
 use crate::node::{Node, Ready};
 
 /// How long a node that cannot go on may take to end what still works.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) async fn run(args: &NodeArgs, format: LogFormat) -> Result<(), Failure> {
+pub(super) async fn run(args: &NodeArgs) -> Result<(), Failure> {
     let config = args.config()?;
-    let format = match format {
-        LogFormat::Text => Format::Text,
-        LogFormat::Json => Format::Json,
-    };
-    log::to_stderr(format).map_err(Failure::Runtime)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Runtime)?;
     let node = Node::start(config).await?;
