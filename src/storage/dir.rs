@@ -94,23 +94,25 @@ impl DataDir {
         private::make_folder(path).map_err(failed("make the folder", path))?;
         let path = path.canonicalize().map_err(failed("find", path))?;
         let lock = lock(&path)?;
-        Self::mend(&path);
         let format = path.join("format");
         match read_small(&format) {
-            Ok(found) if found.trim() == FORMAT => {}
+            Ok(found) if found.trim() == FORMAT => Self::mend(&path, true),
             Ok(found) => {
                 return Err(DataDirError::Newer { path, found: found.trim().escape_debug().take(20).collect() });
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => write_small(&path, "format", FORMAT.as_bytes())?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self::mend(&path, false);
+                write_small(&path, "format", FORMAT.as_bytes())?;
+            }
             Err(error) => return Err(failed("read", &format)(error)),
         }
         Ok(Self { path, _lock: Arc::new(lock) })
     }
 
     /// Closes the folder to other users, and says so if that cannot be done.
-    fn mend(path: &Path) {
+    fn mend(path: &Path, was_used: bool) {
         // A key that others could read is not secret again by being closed: that is for whoever owns it to decide.
-        let exposed = private::mend(path, path.join("format").exists(), &[IDENTITY]);
+        let exposed = private::mend(path, was_used, &[IDENTITY]);
         if exposed.count > 0 {
             let reason = exposed.error.map_or_else(
                 || "it is not a node's alone, or its file system keeps no permissions".to_owned(),

@@ -92,8 +92,9 @@ impl Exposed {
 }
 
 /// Takes from others what they may do with a data directory and everything that a node has in it, apart from files in
-/// `except`. A folder that was somebody's before it was a node's stays as it is, but for what is ours.
-pub(super) fn mend(folder: &Path, is_ours: bool, except: &[&str]) -> Exposed {
+/// `except`. A folder that is somebody's as well (his home, or `/var/lib`) stays as it is, but for what is ours: that is one
+/// with folders in it that no node makes, or, unless it `was_used` by a node before, with anything else in it.
+pub(super) fn mend(folder: &Path, was_used: bool, except: &[&str]) -> Exposed {
     let mut exposed = Exposed::default();
     let entries: Vec<_> = match fs::read_dir(folder) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
@@ -102,7 +103,8 @@ pub(super) fn mend(folder: &Path, is_ours: bool, except: &[&str]) -> Exposed {
             return exposed;
         }
     };
-    let is_ours = is_ours || entries.iter().all(|path| is_our_name(path));
+    let is_folder = |path: &Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+    let is_ours = entries.iter().all(|path| is_our_name(path) || (was_used && !is_folder(path)));
     // First, so that nobody gets at what is mended after it.
     mend_one(folder, is_ours, &mut exposed);
     for path in entries {
@@ -203,6 +205,11 @@ mod tests {
         fs::remove_file(at("thesis.tex")).unwrap();
         assert_eq!(mend(folder.path(), false, &[]).count, 0);
         assert_eq!(mode(folder.path()), 0o700, "with nothing else in it, it is ours");
+        fs::create_dir(at("Documents")).unwrap();
+        set(folder.path(), 0o755);
+        assert_eq!(mend(folder.path(), true, &[]).count, 1, "somebody's home");
+        assert_eq!(mode(folder.path()), 0o755);
+        fs::remove_dir(at("Documents")).unwrap();
         set(folder.path(), 0o1777);
         assert_eq!(mend(folder.path(), true, &[]).count, 1);
         assert_eq!(mode(folder.path()), 0o1777, "nobody closes /tmp");
