@@ -1,11 +1,11 @@
 //! Who may connect, and which connections are kept open.
 //!
 //! libp2p's own limits count connections in all and by peer id, but a stranger makes as many peer ids
-//! as it likes: this behaviour counts by IP address, connections that are still shaking hands included.
+//! as it likes: this behaviour counts by source (an IPv4 address, or the /64 of an IPv6 one), connections that are still
+//! shaking hands included. Those over QUIC count from the end of the handshake on: before, their source may be forged.
 //! It also keeps connections to chosen peers open when they are idle (libp2p's ping does not).
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::IpAddr;
 use std::task::{Context, Poll, Waker};
 
 use libp2p::core::Endpoint;
@@ -17,16 +17,17 @@ use libp2p::swarm::{
     NetworkBehaviour, NotifyHandler, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId, memory_connection_limits};
-use swarmdex_protocols::address::{ip_of, is_loopback};
+use swarmdex_protocols::address::{Source, ip_of, is_loopback, is_tcp};
 use void::Void;
 
 use super::racing::Races;
+use super::refused::Refused;
 
 /// An address has as many connections as one address may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{address} has {limit} connections, the most that one address may have")]
+#[error("{source_of} has {limit} connections, the most that one address may have")]
 pub(super) struct TooManyFromAddress {
-    address: IpAddr,
+    source_of: Source,
     limit: usize,
 }
 
@@ -35,8 +36,8 @@ pub(super) struct Admission {
     /// Asked about inbound connections alone: a node that is short of memory still reaches its master.
     memory: memory_connection_limits::Behaviour,
     per_address: usize,
-    counts: HashMap<IpAddr, usize>,
-    inbound: HashMap<ConnectionId, IpAddr>,
+    counts: HashMap<Source, usize>,
+    inbound: HashMap<ConnectionId, Source>,
     kept: HashSet<PeerId>,
     /// Kept for another reason: see [`crate::state::guests`].
     guests: HashSet<PeerId>,
@@ -46,6 +47,7 @@ pub(super) struct Admission {
     notices: VecDeque<(PeerId, ConnectionId, bool)>,
     waker: Option<Waker>,
     races: Races,
+    refused: Refused,
 }
 
 impl Admission {
@@ -64,7 +66,18 @@ impl Admission {
             notices: VecDeque::new(),
             waker: None,
             races,
+            refused: Refused::default(),
         }
+    }
+
+    /// Who is refused is told by this.
+    pub(super) fn telling(self, refused: Refused) -> Self {
+        Self { refused, ..self }
+    }
+
+    /// Who is refused.
+    pub(super) fn refused(&self) -> &Refused {
+        &self.refused
     }
 
     /// Keeps connections with `peer` open although idle, or ceases to.
@@ -118,13 +131,29 @@ impl Admission {
     }
 
     fn release(&mut self, connection: ConnectionId) {
-        let Some(address) = self.inbound.remove(&connection) else { return };
-        if let Some(count) = self.counts.get_mut(&address) {
+        let Some(source) = self.inbound.remove(&connection) else { return };
+        if let Some(count) = self.counts.get_mut(&source) {
             *count -= 1;
             if *count == 0 {
-                self.counts.remove(&address);
+                self.counts.remove(&source);
             }
         }
+    }
+
+    /// Counts an inbound connection, if its source may have one more.
+    fn admit(&mut self, connection: ConnectionId, remote: &Multiaddr, is_proved: bool) -> Result<(), ConnectionDenied> {
+        let Some(source) = ip_of(remote).map(Source::of) else { return Ok(()) };
+        if self.inbound.contains_key(&connection) {
+            return Ok(());
+        }
+        if self.counts.get(&source).is_some_and(|count| *count >= self.per_address) {
+            return Err(ConnectionDenied::new(TooManyFromAddress { source_of: source, limit: self.per_address }));
+        }
+        if is_proved {
+            *self.counts.entry(source).or_default() += 1;
+            self.inbound.insert(connection, source);
+        }
+        Ok(())
     }
 }
 
@@ -139,14 +168,7 @@ impl NetworkBehaviour for Admission {
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
         self.memory.handle_pending_inbound_connection(connection, local, remote)?;
-        let Some(address) = ip_of(remote) else { return Ok(()) };
-        let count = self.counts.entry(address).or_default();
-        if *count >= self.per_address {
-            return Err(ConnectionDenied::new(TooManyFromAddress { address, limit: self.per_address }));
-        }
-        *count += 1;
-        self.inbound.insert(connection, address);
-        Ok(())
+        self.admit(connection, remote, is_tcp(remote))
     }
 
     fn handle_pending_outbound_connection(
@@ -163,11 +185,12 @@ impl NetworkBehaviour for Admission {
 
     fn handle_established_inbound_connection(
         &mut self,
-        _: ConnectionId,
+        connection: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.admit(connection, remote, true)?;
         Ok(Keeper { keep: self.is_kept(&peer) })
     }
 
@@ -298,6 +321,37 @@ mod tests {
         let mut admission = Admission::new(1, usize::MAX, Races::default());
         arrive(&mut admission, 0, "/ip4/10.0.0.1/tcp/1").unwrap();
         assert!(arrive(&mut admission, 1, "/ip6/::ffff:10.0.0.1/tcp/1").is_err());
+    }
+
+    #[test]
+    fn the_addresses_of_one_host_with_ipv6_count_as_one() {
+        let mut admission = Admission::new(2, usize::MAX, Races::default());
+        for number in 0..2 {
+            arrive(&mut admission, number, &format!("/ip6/2001:db8::{number}/tcp/1")).unwrap();
+        }
+        assert!(arrive(&mut admission, 2, "/ip6/2001:db8::ffff:1:2:3/tcp/1").is_err());
+        arrive(&mut admission, 3, "/ip6/2001:db8:0:1::1/tcp/1").unwrap();
+    }
+
+    #[test]
+    fn a_handshake_over_quic_counts_when_it_is_over() {
+        let mut admission = Admission::new(2, usize::MAX, Races::default());
+        let remote: Multiaddr = "/ip4/10.0.0.1/udp/9/quic-v1".parse().unwrap();
+        let local = "/ip4/127.0.0.1/udp/4747/quic-v1".parse().unwrap();
+        for number in 0..100 {
+            arrive(&mut admission, number, &remote.to_string()).unwrap();
+        }
+        assert!(admission.counts.is_empty(), "any of them may be forged");
+        let mut establish = |number| {
+            let id = ConnectionId::new_unchecked(number);
+            admission.handle_established_inbound_connection(id, PeerId::random(), &local, &remote).map(drop)
+        };
+        assert!(establish(0).is_ok() && establish(1).is_ok());
+        let denied = establish(2).unwrap_err();
+        assert!(denied.downcast::<TooManyFromAddress>().is_ok());
+        assert!(arrive(&mut admission, 100, "/ip4/10.0.0.1/tcp/1").is_err());
+        (0..2).for_each(|number| admission.release(ConnectionId::new_unchecked(number)));
+        assert!(admission.counts.is_empty() && admission.inbound.is_empty());
     }
 
     #[test]
