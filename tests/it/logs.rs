@@ -106,6 +106,21 @@ fn a_log_that_cannot_be_written_is_counted_and_the_node_goes_on() {
     }
 }
 
+/// A log that has reached the size that a file may have: the system sends a signal to whoever writes on.
+#[test]
+fn a_log_that_may_not_grow_any_more_costs_lines_and_not_the_node() {
+    let folder = TempDir::new().unwrap();
+    let log = folder.path().join("log");
+    // In blocks of 512 bytes: far more than the databases of an empty node, and all of it in the log already.
+    std::fs::write(&log, vec![b'\n'; 8 << 20]).unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -f 16384 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_swarmdex")]).env_remove("SWARMDEX_LOG");
+    let out = File::options().append(true).open(&log).unwrap();
+    let mut node = Node::start_by(shell, Stdio::null(), out, &["--share", "/does/not/exist"]);
+    node.until(has_lost);
+    assert_eq!(node.stop().code(), Some(0));
+}
+
 #[test]
 fn nothing_is_lost_and_nothing_is_said_of_it_as_a_rule() {
     let folder = TempDir::new().unwrap();
