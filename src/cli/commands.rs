@@ -86,7 +86,7 @@ async fn get(
         output::json(&report.files.first())?;
     } else {
         let bytes: u64 = report.files.iter().map(|file| file.bytes).sum();
-        let each = if recursive && !verbose { &[] } else { report.files.as_slice() };
+        let each: &[_] = if recursive && !verbose { &[] } else { &report.files };
         for file in each {
             output::line(&format!("{}  {}  {:.2} s", file.path.display(), size(file.bytes), file.seconds))?;
         }

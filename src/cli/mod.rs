@@ -169,10 +169,11 @@ impl Failure {
 /// Runs the program with the arguments of this process.
 pub fn run() -> ExitCode {
     let mut command = help::tidy(Cli::command());
-    let parsed = command.try_get_matches_from_mut(std::env::args_os());
-    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let matches = command.try_get_matches_from_mut(std::env::args_os());
+    let parse = |matches| Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command));
+    let cli = match matches.and_then(parse) {
         Ok(cli) => cli,
-        Err(error) => return said(&error.format(&mut command)),
+        Err(error) => return said(&error),
     };
     let code = end(execute(cli));
     log::flush();

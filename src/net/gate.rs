@@ -188,8 +188,11 @@ where
                     continue;
                 }
             }
-            let late = self.patience.map(|patience| tokio::time::sleep(patience).boxed());
-            return Poll::Ready(event.map_upgrade(|inner| Handshake { inner: Box::pin(inner), ticket, late }));
+            let patience = self.patience;
+            return Poll::Ready(event.map_upgrade(|inner| {
+                let late = patience.map(|patience| tokio::time::sleep(patience).boxed());
+                Handshake { inner: Box::pin(inner), ticket, late }
+            }));
         }
         context.waker().wake_by_ref();
         Poll::Pending
@@ -203,7 +206,7 @@ pub(super) struct Handshake<F> {
     late: Option<BoxFuture<'static, ()>>,
 }
 
-impl<O, E: std::error::Error, F: Future<Output = Result<O, E>>> Future for Handshake<F> {
+impl<O, E: std::error::Error + 'static, F: Future<Output = Result<O, E>>> Future for Handshake<F> {
     type Output = Result<O, GateError<E>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

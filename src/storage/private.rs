@@ -24,8 +24,11 @@ pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     // Without a dot at its end, which would be a folder of its own.
     let path: PathBuf = path.components().collect();
     match DirBuilder::new().mode(FOLDER).create(&path) {
-        // The umask may have taken more away than from others.
-        Ok(()) => fs::set_permissions(&path, fs::Permissions::from_mode(FOLDER)),
+        Ok(()) => {
+            // The umask may have taken more away than from others. Where there are no permissions, `mend` says so.
+            let _ = fs::set_permissions(&path, fs::Permissions::from_mode(FOLDER));
+            Ok(())
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => {
                 make_folder(parent)?;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use tempfile::TempDir;
 
 use crate::harness::{DEADLINE, Process, TestNode, code, made, stderr, tcp_address};
@@ -100,11 +101,7 @@ async fn two_hundred_peers_behind_an_address_that_floods_get_in() {
     let address = tcp_address(&master);
     let port: u16 = address.to_string().rsplit('/').next().unwrap().parse().unwrap();
     let members: Vec<_> =
-        futures::stream::StreamExt::collect::<Vec<_>>(futures::stream::StreamExt::buffer_unordered(
-            futures::stream::iter((0..PEERS).map(|_| Stranger::start())),
-            16,
-        ))
-        .await;
+        futures::stream::iter((0..PEERS).map(|_| Stranger::start())).buffer_unordered(16).collect().await;
     let silent: Vec<_> = (0..300).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
     let joining = members.iter().map(|member| async {
         let id = loop {
@@ -213,7 +210,7 @@ fn a_node_with_few_descriptors_says_so_and_goes_on_taking_in_others() {
     drop(raised);
 
     let few = start("-n 600", "few");
-    assert!(few.log().contains("this process may open too few files"), "{}", few.log());
+    few.until_log("this process may open too few files");
     let http = few.ready["http"].as_str().unwrap().parse().unwrap();
     let _floods = [Flood::begin(socket_of(&few), 700), Flood::begin(http, 700)];
     assert_eq!(code(&few.command(&["status"])), 0);
