@@ -107,10 +107,12 @@ pub(super) struct TemporaryFolder(PathBuf);
 
 impl TemporaryFolder {
     pub(super) fn new(prefix: &str) -> Result<Self, Failure> {
-        use std::os::unix::fs::DirBuilderExt;
+        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
         let path = std::env::temp_dir().join(format!("{prefix}-{}-{:08x}", std::process::id(), rand::random::<u32>()));
         // Fails if it exists: nobody else can have prepared it.
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        // The umask may have taken more away than from others.
+        let made = made.and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)));
         made.map_err(|error| Failure::Path(path.clone(), error))?;
         Ok(Self(path))
     }
