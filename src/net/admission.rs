@@ -1,8 +1,9 @@
 //! Who may connect, and which connections are kept open.
 //!
 //! libp2p's own limits count connections in all and by peer id, but a stranger makes as many peer ids
-//! as it likes: this behaviour counts by source (an IPv4 address, or the /64 of an IPv6 one), connections that are still
-//! shaking hands included. Those over QUIC count from the end of the handshake on: before, their source may be forged.
+//! as it likes: this behaviour counts by source (an IPv4 address, or the /64 of an IPv6 one), those that are still shaking
+//! hands and those that stand, each up to the same bound: who says nothing takes no place of who does. Those over QUIC count
+//! from the end of the handshake on: before, their source may be forged.
 //! It also keeps connections to chosen peers open when they are idle (libp2p's ping does not).
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -31,13 +32,36 @@ pub(super) struct TooManyFromAddress {
     limit: usize,
 }
 
+/// How far an inbound connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    ShakesHands,
+    Stands,
+}
+
+/// Inbound connections of one source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    shaking_hands: usize,
+    standing: usize,
+}
+
+impl Counts {
+    fn of(&mut self, stage: Stage) -> &mut usize {
+        match stage {
+            Stage::ShakesHands => &mut self.shaking_hands,
+            Stage::Stands => &mut self.standing,
+        }
+    }
+}
+
 /// Counts inbound connections by IP address and keeps chosen ones open.
 pub(super) struct Admission {
     /// Asked about inbound connections alone: a node that is short of memory still reaches its master.
     memory: memory_connection_limits::Behaviour,
     per_address: usize,
-    counts: HashMap<Source, usize>,
-    inbound: HashMap<ConnectionId, Source>,
+    counts: HashMap<Source, Counts>,
+    inbound: HashMap<ConnectionId, (Source, Stage)>,
     kept: HashSet<PeerId>,
     /// Kept for another reason: see [`crate::state::guests`].
     guests: HashSet<PeerId>,
@@ -131,27 +155,29 @@ impl Admission {
     }
 
     fn release(&mut self, connection: ConnectionId) {
-        let Some(source) = self.inbound.remove(&connection) else { return };
-        if let Some(count) = self.counts.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
+        let Some((source, stage)) = self.inbound.remove(&connection) else { return };
+        if let Some(counts) = self.counts.get_mut(&source) {
+            *counts.of(stage) -= 1;
+            if *counts == Counts::default() {
                 self.counts.remove(&source);
             }
         }
     }
 
-    /// Counts an inbound connection, if its source may have one more.
-    fn admit(&mut self, connection: ConnectionId, remote: &Multiaddr, is_proved: bool) -> Result<(), ConnectionDenied> {
+    /// Counts an inbound connection at its stage, if its source may have one more.
+    fn admit(&mut self, connection: ConnectionId, remote: &Multiaddr, stage: Stage) -> Result<(), ConnectionDenied> {
         let Some(source) = ip_of(remote).map(Source::of) else { return Ok(()) };
-        if self.inbound.contains_key(&connection) {
-            return Ok(());
-        }
-        if self.counts.get(&source).is_some_and(|count| *count >= self.per_address) {
+        let counts = self.counts.get(&source).copied().unwrap_or_default();
+        let is_full = counts.standing >= self.per_address
+            || (stage == Stage::ShakesHands && counts.shaking_hands >= self.per_address);
+        if is_full {
             return Err(ConnectionDenied::new(TooManyFromAddress { source_of: source, limit: self.per_address }));
         }
-        if is_proved {
-            *self.counts.entry(source).or_default() += 1;
-            self.inbound.insert(connection, source);
+        // Before that anybody can say to be there.
+        if stage == Stage::Stands || is_tcp(remote) {
+            self.release(connection);
+            *self.counts.entry(source).or_default().of(stage) += 1;
+            self.inbound.insert(connection, (source, stage));
         }
         Ok(())
     }
@@ -168,7 +194,7 @@ impl NetworkBehaviour for Admission {
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
         self.memory.handle_pending_inbound_connection(connection, local, remote)?;
-        self.admit(connection, remote, is_tcp(remote))
+        self.admit(connection, remote, Stage::ShakesHands)
     }
 
     fn handle_pending_outbound_connection(
@@ -190,7 +216,7 @@ impl NetworkBehaviour for Admission {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(connection, remote, true)?;
+        self.admit(connection, remote, Stage::Stands)?;
         Ok(Keeper { keep: self.is_kept(&peer) })
     }
 
@@ -331,6 +357,28 @@ mod tests {
         }
         assert!(arrive(&mut admission, 2, "/ip6/2001:db8::ffff:1:2:3/tcp/1").is_err());
         arrive(&mut admission, 3, "/ip6/2001:db8:0:1::1/tcp/1").unwrap();
+    }
+
+    #[test]
+    fn those_that_shake_hands_take_no_place_of_those_that_stand() {
+        let mut admission = Admission::new(3, usize::MAX, Races::default());
+        let remote: Multiaddr = "/ip4/10.0.0.1/tcp/9".parse().unwrap();
+        for number in 0..3 {
+            arrive(&mut admission, number, &remote.to_string()).unwrap();
+        }
+        // Two of them get on, and two more come.
+        for number in 0..2 {
+            let id = ConnectionId::new_unchecked(number);
+            assert!(admission.handle_established_inbound_connection(id, PeerId::random(), &remote, &remote).is_ok());
+            arrive(&mut admission, 10 + number, &remote.to_string()).unwrap();
+        }
+        assert!(arrive(&mut admission, 20, &remote.to_string()).is_err(), "three shake hands");
+        let id = ConnectionId::new_unchecked(2);
+        assert!(admission.handle_established_inbound_connection(id, PeerId::random(), &remote, &remote).is_ok());
+        let id = ConnectionId::new_unchecked(10);
+        assert!(admission.handle_established_inbound_connection(id, PeerId::random(), &remote, &remote).is_err());
+        (0..20).for_each(|number| admission.release(ConnectionId::new_unchecked(number)));
+        assert!(admission.counts.is_empty() && admission.inbound.is_empty());
     }
 
     #[test]
