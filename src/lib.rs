@@ -8,12 +8,13 @@
 //! 3  net          the swarm: one behaviour, one event loop
 //! 2  storage      index database, share table, downloads
 //! 1  state        pure rules: names, leases, downloads
-//! 0  config, buffers, log, tasks, swarmdex-protocols
+//! 0  config, descriptors, buffers, log, tasks, swarmdex-protocols
 //! ```
 
 pub mod buffers;
 pub mod cli;
 pub mod config;
+pub mod descriptors;
 pub mod http;
 pub mod log;
 pub mod net;

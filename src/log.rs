@@ -3,7 +3,12 @@
 //! A log that cannot be written is no reason to stop: a line that finds no room in the queue, or that the system does not
 //! take as a whole, is lost and counted. Once lines can be written again, one says how many are missing before it.
 //! Nothing here prints by itself, blocks who logs, or panics.
+//!
+//! Lines say what others said, too: each passes `swarmdex_protocols::text` on its way, see [`fields`].
 
+mod fields;
+
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -14,6 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use fields::PlainFields;
+use swarmdex_protocols::text::plain_json;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 use tracing_subscriber::fmt::MakeWriter;
@@ -22,8 +29,9 @@ use crate::tasks;
 
 /// Environment variable that filters logs.
 const VARIABLE: &str = "SWARMDEX_LOG";
-/// What is logged if it is not set.
-const DEFAULT: &str = "info,libp2p_mdns=warn,libp2p_kad=error,libp2p_swarm=warn";
+/// What is logged if it is not set: by a node, and by a command, whose output is what it was asked for.
+const OF_NODE: &str = "info,libp2p_mdns=warn,libp2p_kad=error,libp2p_swarm=warn";
+const OF_COMMAND: &str = "error,swarmdex::log=warn";
 /// Lines that wait to be written, and their bytes: a burst, and not what a reader that hangs never reads.
 const QUEUE_LINES: usize = 4096;
 const QUEUE_BYTES: usize = 1 << 20;
@@ -42,17 +50,28 @@ thread_local! {
 }
 
 /// How lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Format {
     /// For people.
+    #[default]
     Text,
     /// A JSON object a line.
     Json,
 }
 
+/// Who logs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Program {
+    /// A node that runs: what it has to say is its log, and nobody has to read it.
+    #[default]
+    Node,
+    /// A command: what is wrong alone, and its last words wait for whoever reads them.
+    Command,
+}
+
 /// Has everything that is traced, and every panic, written to stderr from now on, filtered by `SWARMDEX_LOG`. Once in a
 /// process: a second call changes nothing. Fails if no thread can be started.
-pub fn to_stderr(format: Format) -> io::Result<()> {
+pub fn to_stderr(format: Format, program: Program) -> io::Result<()> {
     if LOG.get().is_some() {
         return Ok(());
     }
@@ -61,19 +80,19 @@ pub fn to_stderr(format: Format) -> io::Result<()> {
         Ok(stderr) => Box::new(File::from(stderr)),
         Err(_) => Box::new(io::stderr()),
     };
-    let log = Log::default();
+    let log = Log { format, program, shared: Arc::default() };
     log.start(out, own_line)?;
     if LOG.set(log.clone()).is_err() {
         return Ok(());
     }
     let wish = std::env::var(VARIABLE).ok().filter(|wish| !wish.is_empty());
-    let (filter, complaint) = filter(wish.as_deref());
+    let (filter, complaint) = filter(wish.as_deref(), program);
     // What goes wrong with a line is counted here, and not printed by others.
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).log_internal_errors(false);
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     // Only a program that brought a subscriber of its own has one already.
     let _ = match format {
-        Format::Text => builder.with_ansi(colours).try_init(),
+        Format::Text => builder.with_ansi(colours).fmt_fields(PlainFields).try_init(),
         Format::Json => builder.json().try_init(),
     };
     std::panic::set_hook(Box::new(on_panic));
@@ -93,15 +112,17 @@ pub fn has_failed() -> bool {
     LOG.get().is_some_and(|log| log.shared.lock().failed)
 }
 
-/// A last word to whoever runs the program, as a line of its own on stderr: through the log if there is one, whose reader may
-/// hang.
+/// A word to whoever runs the program, as a line of its own on stderr: of a node through the log, whose reader may hang.
 pub fn say(text: &str) {
     let line = format!("{text}\n");
-    match LOG.get() {
-        Some(log) => log.push(line.as_bytes()),
-        // There is nobody left to tell that it cannot be told.
-        None => drop(io::stderr().write_all(line.as_bytes())),
+    if let Some(log) = LOG.get() {
+        if log.program == Program::Node {
+            return log.push(line.as_bytes());
+        }
+        log.flush(FLUSH_PATIENCE);
     }
+    // There is nobody left to tell that it cannot be told.
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// Waits until everything logged so far is written, but not for long.
@@ -113,8 +134,12 @@ pub fn flush() {
 
 /// The filter that is wished for, or the usual one; and what is wrong with the wish. (The parser of `EnvFilter` would print
 /// what this build does not log to stderr, and panic where that cannot be written.)
-fn filter(wish: Option<&str>) -> (EnvFilter, Option<&'static str>) {
-    let usual = || parse(DEFAULT).unwrap_or_default();
+fn filter(wish: Option<&str>, program: Program) -> (EnvFilter, Option<&'static str>) {
+    let usual = match program {
+        Program::Node => OF_NODE,
+        Program::Command => OF_COMMAND,
+    };
+    let usual = || parse(usual).unwrap_or_default();
     match wish {
         None => (usual(), None),
         Some(wish) => match parse(wish) {
@@ -159,6 +184,8 @@ fn own_line(lost: u64) -> Vec<u8> {
 /// Where lines go. Clones are handles to the same log.
 #[derive(Debug, Clone, Default)]
 struct Log {
+    format: Format,
+    program: Program,
     shared: Arc<Shared>,
 }
 
@@ -258,7 +285,10 @@ impl Write for &Log {
             Err(_) => false,
         });
         if !own.unwrap_or(false) {
-            self.push(text);
+            self.push(&match self.format {
+                Format::Text => Cow::Borrowed(text),
+                Format::Json => Cow::Owned(plain_json(text.to_vec())),
+            });
         }
         Ok(text.len())
     }

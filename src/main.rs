@@ -2,7 +2,18 @@
 
 fn main() -> std::process::ExitCode {
     keep_freed_memory();
+    outlive_full_files();
     swarmdex::cli::run()
+}
+
+/// Has a file that may not grow any more (`ulimit -f`, of a log for one) say so to whoever writes, as a full disk does, in
+/// place of ending the process.
+fn outlive_full_files() {
+    // SAFETY: no other thread runs yet, and the signal gets no handler.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
 }
 
 /// Has glibc keep some MiB that were freed. Buffers of some KiB come and go by the ten thousand in a transfer, and by

@@ -1,6 +1,7 @@
 //! What an address says of itself: over which transport it leads, to which host, and for whom that can work.
 
-use core::net::IpAddr;
+use core::fmt;
+use core::net::{IpAddr, Ipv6Addr};
 use std::collections::BTreeSet;
 
 use multiaddr::{Multiaddr, Protocol};
@@ -13,6 +14,35 @@ pub fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.to_ipv4_mapped().map_or(ip.into(), IpAddr::from)),
         _ => None,
+    }
+}
+
+/// Bits of an IPv6 address that its host's provider chose. The rest is the host's own: it has as many addresses as it likes.
+const NETWORK_BITS: u32 = 64;
+
+/// What counts as one address where strangers are counted: an IPv4 address, or the /64 of an IPv6 one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source(pub IpAddr);
+
+impl Source {
+    /// That of an IP address.
+    pub fn of(ip: IpAddr) -> Self {
+        Self(match ip {
+            IpAddr::V4(_) => ip,
+            IpAddr::V6(six) => match six.to_ipv4_mapped() {
+                Some(four) => four.into(),
+                None => Ipv6Addr::from_bits(six.to_bits() >> NETWORK_BITS << NETWORK_BITS).into(),
+            },
+        })
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(ip) => ip.fmt(f),
+            IpAddr::V6(ip) => write!(f, "{ip}/{NETWORK_BITS}"),
+        }
     }
 }
 
@@ -65,6 +95,21 @@ mod tests {
 
     fn address(text: &str) -> Multiaddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_host_with_many_addresses_of_ipv6_counts_once() {
+        let of = |text: &str| Source::of(text.parse().unwrap()).to_string();
+        for (ip, source) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+            ("2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+            ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+            ("::1", "::/64"),
+        ] {
+            assert_eq!(of(ip), source, "{ip}");
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub mod pattern;
 mod refusal;
 pub mod run;
 pub mod statement;
+pub mod text;
 pub mod tree;
 
 pub use chunks::ChunkSet;

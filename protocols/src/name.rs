@@ -7,10 +7,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use unicode_general_category::{GeneralCategory, get_general_category};
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 use crate::limits::{MAX_NAME_BYTES, MAX_NETWORK_BYTES, MAX_SEGMENT_BYTES};
+use crate::text::is_visible;
 
 /// The name of a file in the network: segments with `/` between them. Names that differ only in case
 /// are different names.
@@ -123,12 +123,9 @@ impl Name {
     }
 }
 
-/// Characters that show as what they are. Private and unassigned ones are let through: which are
-/// assigned changes with each version of Unicode.
+/// Characters that show as what they are, and separate nothing on any system.
 fn is_allowed(char: char) -> bool {
-    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator, Surrogate};
-    char != '\\'
-        && !matches!(get_general_category(char), Control | Format | LineSeparator | ParagraphSeparator | Surrogate)
+    char != '\\' && is_visible(char)
 }
 
 fn check_segment(segment: &str) -> Result<(), InvalidName> {

@@ -29,6 +29,7 @@ impl Backend {
         if let Some(client) = Client::find(&config.data_dir).await? {
             return Ok(Self::Running(client));
         }
+        tracing::info!(data_dir = %config.data_dir.display(), "no node runs here: one is started for this command");
         // An identity and a share of its own: the names of the node that runs here at other times must not
         // be taken for given up.
         let folder = TemporaryFolder::new("swarmdex-command")?;
@@ -106,10 +107,12 @@ pub(super) struct TemporaryFolder(PathBuf);
 
 impl TemporaryFolder {
     pub(super) fn new(prefix: &str) -> Result<Self, Failure> {
-        use std::os::unix::fs::DirBuilderExt;
+        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
         let path = std::env::temp_dir().join(format!("{prefix}-{}-{:08x}", std::process::id(), rand::random::<u32>()));
         // Fails if it exists: nobody else can have prepared it.
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        // The umask may have taken more away than from others.
+        let made = made.and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)));
         made.map_err(|error| Failure::Path(path.clone(), error))?;
         Ok(Self(path))
     }

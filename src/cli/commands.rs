@@ -3,19 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use super::backend::Backend;
-use super::output::{self, Bar, Table, note, plain, size};
+use super::output::{self, Bar, Table, note, size};
 use super::settings::NodeArgs;
-use super::{Command, Failure, OutputArgs};
+use super::{Command, Failure, OutputArgs, summary};
 use crate::http::{Client, MAX_RESULTS};
 use crate::node::{
-    AgreementInfo, EntryInfo, ErrorKind, FailedFile, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState,
-    RevokedInfo, ShareReport, SharedInfo, Source, Standing, Status,
+    AgreementInfo, EntryInfo, ErrorKind, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState, ShareReport,
+    SharedInfo, Source, Standing, Status,
 };
 
 pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputArgs) -> Result<(), Failure> {
-    let json = output.json;
+    let (json, verbose) = (output.json, output.verbose);
     match command {
-        Command::Get { name, output, recursive } => get(args, name, output, recursive, json).await,
+        Command::Get { name, output: path, recursive } => get(args, name, path, recursive, output).await,
         Command::Search { words, limit } => {
             let backend = Backend::find_or_start(args).await?;
             let found = backend.search(&words.join(" "), limit).await;
@@ -33,8 +33,10 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
             backend.end().await;
             print_lookup(&found?, json)
         }
-        Command::Share { paths, name } => share(&running(args).await?, paths, name, json).await,
-        Command::Revoke { names } => print_revoked(&running(args).await?.revoke(names).await?, json),
+        Command::Share { paths, name } => share(&running(args).await?, paths, name, output).await,
+        Command::Revoke { names } => {
+            summary::print_revoked(&running(args).await?.revoke(names).await?, json, verbose)
+        }
         Command::Ls => print_shared(&running(args).await?.shared().await?, json),
         Command::Peers => print_peers(&running(args).await?.peers().await?, json),
         Command::Status => print_status(&running(args).await?.status().await?, json),
@@ -45,7 +47,7 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
 
 async fn running(args: &NodeArgs) -> Result<Client, Failure> {
     let data_dir = args.data_dir()?;
-    Client::find(&data_dir).await?.ok_or(Failure::NotRunning(data_dir))
+    Client::find(&data_dir).await?.ok_or_else(|| Failure::NotRunning { data_dir, flags: args.repeated() })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
@@ -57,7 +59,7 @@ async fn get(
     name: String,
     output: Option<PathBuf>,
     recursive: bool,
-    json: bool,
+    &OutputArgs { json, verbose, .. }: &OutputArgs,
 ) -> Result<(), Failure> {
     let last = name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
     let output = match output {
@@ -66,7 +68,8 @@ async fn get(
         None if recursive && !last.is_empty() && last != "." && last != ".." => PathBuf::from(&last),
         None => PathBuf::from("."),
     };
-    let request = GetRequest { name, output: absolute(&output)?, recursive };
+    let folder = absolute(&output)?;
+    let request = GetRequest { name, output: folder.clone(), recursive };
     let backend = Backend::find_or_start(args).await?;
     let mut bar = Bar::new();
     let report = tokio::select! {
@@ -83,32 +86,26 @@ async fn get(
         output::json(&report.files.first())?;
     } else {
         let bytes: u64 = report.files.iter().map(|file| file.bytes).sum();
-        for file in &report.files {
-            output::line(&format!(
-                "{}  {}  {:.2} s",
-                plain(&file.path.display().to_string()),
-                size(file.bytes),
-                file.seconds
-            ))?;
+        let each: &[_] = if recursive && !verbose { &[] } else { &report.files };
+        for file in each {
+            output::line(&format!("{}  {}  {:.2} s", file.path.display(), size(file.bytes), file.seconds))?;
         }
         if recursive {
-            output::line(&format!("{} files, {}", report.files.len(), size(bytes)))?;
+            let files = summary::files(report.files.len());
+            output::line(&format!("{files}, {}, in {}", size(bytes), folder.display()))?;
         }
     }
-    fail_for(&report.failed)
+    summary::fail_for(&report.failed, verbose)
 }
 
-/// Says which files failed; the exit code is that of the first.
-fn fail_for(failed: &[FailedFile]) -> Result<(), Failure> {
-    for file in failed {
-        note(&format!("{}: {}", plain(file.name.as_str()), plain(&file.message)));
-    }
-    failed.first().map_or(Ok(()), |file| Err(Failure::Said(file.kind)))
-}
-
-async fn share(client: &Client, paths: Vec<PathBuf>, name: Option<String>, json: bool) -> Result<(), Failure> {
+async fn share(
+    client: &Client,
+    paths: Vec<PathBuf>,
+    name: Option<String>,
+    &OutputArgs { json, verbose, .. }: &OutputArgs,
+) -> Result<(), Failure> {
     let paths = paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
-    let mut call = client.share(paths, name).await?;
+    let mut call = client.share(paths.clone(), name).await?;
     let mut bar = Bar::new();
     let report: Result<ShareReport, _> = call.follow(|progress| bar.show(&progress)).await;
     bar.finish();
@@ -116,11 +113,11 @@ async fn share(client: &Client, paths: Vec<PathBuf>, name: Option<String>, json:
     if json {
         output::json(&report)?
     } else {
-        print_shared(&report.entries, false)?
+        let (each, line) = summary::shared(&paths, &report, verbose);
+        print_shared(&each, false)?;
+        line.map_or(Ok(()), |line| output::line(&line))?
     }
-    for skipped in &report.skipped {
-        note(&format!("not shared: {}: {}", plain(&skipped.path.display().to_string()), plain(&skipped.reason)));
-    }
+    summary::note_skipped(&report, verbose);
     let pending = report.entries.iter().filter(|entry| entry.standing == Standing::Pending).count();
     let claimed = report.entries.iter().filter(|entry| entry.standing == Standing::Claimed).count();
     if claimed > 0 {
@@ -196,17 +193,6 @@ fn print_shared(shared: &[SharedInfo], json: bool) -> Result<(), Failure> {
         table.row(&[entry.entry.name.as_str(), &size(entry.entry.size), &state, &entry.path.display().to_string()]);
     }
     table.print()
-}
-
-fn print_revoked(revoked: &[RevokedInfo], json: bool) -> Result<(), Failure> {
-    if json {
-        return output::json(&revoked);
-    }
-    for name in revoked {
-        let end = if name.acknowledged { "" } else { "  (the master will be told)" };
-        output::line(&format!("{}{end}", plain(&name.name)))?;
-    }
-    Ok(())
 }
 
 fn state_word(state: PeerState) -> &'static str {

@@ -1,7 +1,7 @@
 //! `swarmdex identity`: who the node of a data directory is, and a new identity for a copy. Needs no running node.
 
 use super::Failure;
-use super::output::{self, Table, plain};
+use super::output::{self, Table};
 use super::settings::NodeArgs;
 use crate::node::{MachineState, new_identity, show_identity};
 
@@ -44,7 +44,7 @@ pub(super) fn identity(action: &Action, args: &NodeArgs, json: bool) -> Result<(
             }
             output::line(&renewed.peer_id.to_string())?;
             match &renewed.old_key {
-                Some(path) => output::line(&format!("the old key is kept in {}", plain(&path.display().to_string()))),
+                Some(path) => output::line(&format!("the old key is kept in {}", path.display())),
                 None => Ok(()),
             }
         }

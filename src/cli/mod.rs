@@ -3,20 +3,23 @@
 mod backend;
 mod commands;
 mod demo;
+mod help;
 mod identity;
 mod output;
 mod run;
 mod settings;
+mod summary;
 
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use settings::{NodeArgs, SettingsError};
 
 use crate::http::HttpError;
+use crate::log::{self, Format, Program};
 use crate::node::{Error, ErrorKind};
 
 /// Share, find and fetch files between machines.
@@ -41,6 +44,9 @@ struct OutputArgs {
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
+    /// Say it of each file, where there are many
+    #[arg(short, long, global = true)]
+    verbose: bool,
     /// How logs are written to stderr; SWARMDEX_LOG filters them
     #[arg(long, global = true, value_enum, default_value = "text", env = "SWARMDEX_LOG_FORMAT")]
     log_format: LogFormat,
@@ -127,8 +133,12 @@ enum Failure {
     Node(#[from] Error),
     #[error(transparent)]
     Http(#[from] HttpError),
-    #[error("no node is running in {0}; start one with: swarmdex run --role peer")]
-    NotRunning(PathBuf),
+    #[error("no node is running in {}; start one with: swarmdex run --role peer{flags}", data_dir.display())]
+    NotRunning {
+        data_dir: PathBuf,
+        /// Flags that led there, as a shell takes them.
+        flags: String,
+    },
     #[error("{0} is not a path that can be used: {1}")]
     Path(PathBuf, std::io::Error),
     #[error("cannot write to standard output: {0}")]
@@ -149,7 +159,7 @@ impl Failure {
             Self::Node(error) => error.kind(),
             Self::Http(HttpError::Tcp { .. }) => ErrorKind::Unreachable,
             Self::Http(_) | Self::Path(..) => ErrorKind::Storage,
-            Self::NotRunning(_) => ErrorKind::Unreachable,
+            Self::NotRunning { .. } => ErrorKind::Unreachable,
             Self::Output(_) | Self::Runtime(_) | Self::Demo(_) => ErrorKind::Other,
             Self::Said(kind) => *kind,
         }
@@ -158,17 +168,27 @@ impl Failure {
 
 /// Runs the program with the arguments of this process.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let mut command = help::tidy(Cli::command());
+    let matches = command.try_get_matches_from_mut(std::env::args_os());
+    let parse = |matches| Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command));
+    let cli = match matches.and_then(parse) {
         Ok(cli) => cli,
         Err(error) => return said(&error),
     };
     let code = end(execute(cli));
-    crate::log::flush();
+    log::flush();
     code
 }
 
 /// Prints what the parser has to say: help and version are no errors, and go to stdout.
 fn said(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    // An argument may be a name that somebody else chose.
+    let plain = output::plain_lines(&text);
+    if plain != text {
+        log::say(plain.trim_end());
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    }
     let printed = error.print().and_then(|()| std::io::stdout().flush());
     match printed {
         Err(failed) if !error.use_stderr() => end(Err(Failure::Output(failed))),
@@ -184,8 +204,10 @@ fn end(result: Result<(), Failure>) -> ExitCode {
         // Whoever read the output has seen enough.
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            if !matches!(failure, Failure::Said(_)) {
-                output::note(&failure.to_string());
+            match &failure {
+                Failure::Said(_) => {}
+                Failure::Settings(_) | Failure::Demo(_) => output::note_lines(&failure.to_string()),
+                _ => output::note(&failure.to_string()),
             }
             ExitCode::from(failure.kind().exit_code())
         }
@@ -194,9 +216,15 @@ fn end(result: Result<(), Failure>) -> ExitCode {
 
 fn execute(cli: Cli) -> Result<(), Failure> {
     let Cli { command, node, output } = cli;
+    let format = match output.log_format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    let program = if matches!(command, None | Some(Command::Run)) { Program::Node } else { Program::Command };
+    log::to_stderr(format, program).map_err(Failure::Runtime)?;
     if let Some(Command::Completions { shell }) = command {
         let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "swarmdex", &mut script);
+        clap_complete::generate(shell, &mut help::tidy(Cli::command()), "swarmdex", &mut script);
         return output::bytes(&script);
     }
     let workers = async_workers(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
@@ -206,7 +234,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         .build()
         .map_err(Failure::Runtime)?;
     let result = match command {
-        None | Some(Command::Run) => runtime.block_on(run::run(&node, output.log_format)),
+        None | Some(Command::Run) => runtime.block_on(run::run(&node)),
         Some(Command::Demo) => runtime.block_on(demo::demo()),
         Some(Command::Identity { action }) => identity::identity(&action, &node, output.json),
         Some(command) => runtime.block_on(commands::command(command, &node, &output)),
@@ -235,16 +263,24 @@ mod tests {
     #[test]
     fn the_flags_are_well_formed() {
         Cli::command().debug_assert();
+        help::tidy(Cli::command()).debug_assert();
     }
 
     #[test]
     fn flags_stand_before_or_after_the_command_and_run_may_be_left_out() {
-        let parse = |arguments: &[&str]| Cli::try_parse_from([&["swarmdex"], arguments].concat()).unwrap();
+        let parse = |arguments: &[&str]| {
+            let matches = help::tidy(Cli::command()).try_get_matches_from([&["swarmdex"], arguments].concat()).unwrap();
+            Cli::from_arg_matches(&matches).unwrap()
+        };
         assert!(parse(&["--role", "slave", "--no-mdns"]).command.is_none());
         assert!(matches!(parse(&["run", "--role", "master"]).command, Some(Command::Run)));
         for arguments in [&["--json", "get", "a", "-o", "b"], &["get", "a", "-o", "b", "--json"]] {
             let cli = parse(arguments);
             assert!(cli.output.json && matches!(cli.command, Some(Command::Get { recursive: false, .. })));
+        }
+        for arguments in [&["--role", "master", "--http", "off", "-v", "ls"], &["ls", "--role", "master", "--http", "off", "-v"]] {
+            let cli = parse(arguments);
+            assert!(cli.output.verbose && cli.node.repeated().is_empty(), "flags that its help does not show");
         }
     }
 }

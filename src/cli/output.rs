@@ -5,20 +5,27 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use swarmdex_protocols::text::plain_json;
+pub(super) use swarmdex_protocols::text::{plain, plain_lines};
 
 use super::Failure;
 use crate::node::Progress;
 
-/// Prints a value as JSON on one line.
+/// Prints a value as JSON on one line. What a terminal would obey is escaped in it.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let mut text = serde_json::to_vec(value).map_err(|error| Failure::Output(error.into()))?;
+    let mut text = plain_json(serde_json::to_vec(value).map_err(|error| Failure::Output(error.into()))?);
     text.push(b'\n');
     bytes(&text)
 }
 
-/// Prints a line.
+/// Prints a line, whatever is in the text.
 pub(super) fn line(text: &str) -> Result<(), Failure> {
-    bytes(format!("{text}\n").as_bytes())
+    bytes(format!("{}\n", plain(text)).as_bytes())
+}
+
+/// Prints lines that are the program's own; what is in them from elsewhere is on one line each.
+pub(super) fn lines(text: &str) -> Result<(), Failure> {
+    bytes(format!("{}\n", plain_lines(text)).as_bytes())
 }
 
 /// Writes to stdout, all of it: what waits in a buffer until the program ends fails unseen.
@@ -27,19 +34,15 @@ pub(super) fn bytes(text: &[u8]) -> Result<(), Failure> {
     stdout.write_all(text).and_then(|()| stdout.flush()).map_err(Failure::Output)
 }
 
-/// Says something beside the output, on stderr. If that cannot be written, the exit code has to do.
+/// Says something beside the output, on stderr, on one line whatever is in the text. If that cannot be written, the exit
+/// code has to do.
 pub(super) fn note(text: &str) {
-    crate::log::say(&format!("swarmdex: {text}"));
+    crate::log::say(&format!("swarmdex: {}", plain(text)));
 }
 
-/// A text from elsewhere, with everything that a terminal would obey made visible.
-pub(super) fn plain(text: &str) -> String {
-    let visible = |char: char| {
-        let harmless = !char.is_control()
-            && !matches!(char, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-        if harmless { char.to_string() } else { char.escape_unicode().to_string() }
-    };
-    text.chars().map(visible).collect()
+/// The same for a text whose lines are the program's own.
+pub(super) fn note_lines(text: &str) {
+    crate::log::say(&format!("swarmdex: {}", plain_lines(text)));
 }
 
 /// A size for people: `1.5 MiB`.
@@ -159,6 +162,9 @@ mod tests {
     fn nothing_from_elsewhere_reaches_the_terminal_as_a_command() {
         assert_eq!(plain("a\x1b[31m\nb\u{202e}c"), "a\\u{1b}[31m\\u{a}b\\u{202e}c");
         assert_eq!(plain("日本 é"), "日本 é");
+        let mut table = Table::new(&[]);
+        table.row(&["reason", "a\x1b[31m\nb"]);
+        assert_eq!(table.lines(), ["reason  a\\u{1b}[31m\\u{a}b"]);
     }
 
     #[test]

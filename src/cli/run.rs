@@ -3,26 +3,25 @@
 use std::io::Write;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::Failure;
 use super::settings::NodeArgs;
-use super::{Failure, LogFormat};
 use crate::http;
-use crate::log::{self, Format};
 use crate::node::{Node, Ready};
 
 /// How long a node that cannot go on may take to end what still works.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) async fn run(args: &NodeArgs, format: LogFormat) -> Result<(), Failure> {
+pub(super) async fn run(args: &NodeArgs) -> Result<(), Failure> {
     let config = args.config()?;
-    let format = match format {
-        LogFormat::Text => Format::Text,
-        LogFormat::Json => Format::Json,
-    };
-    log::to_stderr(format).map_err(Failure::Runtime)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Runtime)?;
+    let mut hangup = match is_ignored(SignalKind::hangup()) {
+        // Whoever started it wishes that it outlives the terminal (nohup).
+        true => None,
+        false => Some(signal(SignalKind::hangup()).map_err(Failure::Runtime)?),
+    };
     let node = Node::start(config).await?;
     let server = http::serve(&node).await?;
     let ready = Ready { http: server.address.map(|address| address.to_string()), ..node.ready() };
@@ -35,6 +34,10 @@ pub(super) async fn run(args: &NodeArgs, format: LogFormat) -> Result<(), Failur
         }
         _ = interrupt.recv() => {
             tracing::info!("interrupted: leaving");
+            None
+        }
+        () = comes(&mut hangup) => {
+            tracing::info!("the terminal is gone: leaving");
             None
         }
         stopped = node.stopped() => stopped.err(),
@@ -51,6 +54,22 @@ pub(super) async fn run(args: &NodeArgs, format: LogFormat) -> Result<(), Failur
         _ = terminate.recv() => Err(Failure::Said(crate::node::ErrorKind::Other)),
         _ = interrupt.recv() => Err(Failure::Said(crate::node::ErrorKind::Other)),
     }
+}
+
+/// Waits for a signal, for ever if there is none to wait for.
+async fn comes(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this process was started with a signal ignored; where the system does not say so, it was not.
+fn is_ignored(signal: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal.as_raw_value() - 1)) != 0
 }
 
 /// The first line on stdout; whoever started the node may wait for it, not read it at all, or have closed it. A node that

@@ -210,6 +210,15 @@ impl NodeArgs {
         self.config().map(|config| config.data_dir)
     }
 
+    /// The flags by which this data directory was found, as a shell takes them, each with a space in front.
+    pub(super) fn repeated(&self) -> String {
+        let given = [("--data-dir", &self.data_dir), ("--config", &self.config)];
+        let flag = |(flag, value): (&str, &Option<PathBuf>)| {
+            value.as_ref().map(|value| format!(" {flag} {}", quoted(&value.display().to_string())))
+        };
+        given.into_iter().filter_map(flag).collect()
+    }
+
     /// The whole configuration.
     pub(super) fn config(&self) -> Result<Config, SettingsError> {
         let (path, file) = self.read_file()?;
@@ -428,6 +437,16 @@ fn check_addresses(config: &Config) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let is_safe = |char: char| char.is_alphanumeric() || matches!(char, '/' | '.' | '-' | '_' | '+' | ',' | ':' | '@' | '%');
+    if !word.is_empty() && word.chars().all(is_safe) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
 fn read(path: &Path) -> Result<String, SettingsError> {
     use std::io::Read;
     let failed = |source| SettingsError::Read { path: path.to_owned(), source };
@@ -494,6 +513,16 @@ mod tests {
             config(&["--role", "slave", "--listen", "/ip6/::1/udp/2/quic-v1", "--http", "off"], file).unwrap();
         assert_eq!((from_flags.role, from_flags.listen.len()), (Role::Peer, 1));
         assert_eq!(from_flags.listen[0].to_string(), "/ip6/::1/udp/2/quic-v1");
+    }
+
+    #[test]
+    fn flags_that_lead_to_a_node_are_repeated_as_a_shell_takes_them() {
+        let repeated = |flags: &[&str]| Flags::parse_from([&["swarmdex"], flags].concat()).node.repeated();
+        assert_eq!(repeated(&["--data-dir", "/srv/a_b", "--no-mdns"]), " --data-dir /srv/a_b");
+        assert_eq!(
+            repeated(&["--config", "it's.toml", "--data-dir", "my data"]),
+            r" --data-dir 'my data' --config 'it'\''s.toml'"
+        );
     }
 
     #[test]

@@ -66,6 +66,7 @@ impl Client {
             kind: ErrorKind::Unreachable,
             message: format!("the node at {} is gone: {error}", self.socket.display()),
         };
+        tracing::debug!(socket = %self.socket.display(), %method, path, "asks the running node");
         let stream = UnixStream::connect(&self.socket).await.map_err(gone)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;

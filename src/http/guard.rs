@@ -4,15 +4,20 @@
 //! origin; it can neither forge `Host` and `Origin` nor know the token.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::door::Ticket;
 use super::routes::refuse;
 use super::types::ErrorBody;
 use crate::node::ErrorKind;
+
+/// Why a request is refused.
+type Refusal = (StatusCode, &'static str);
 
 /// What requests are held to.
 #[derive(Debug, Clone)]
@@ -34,10 +39,13 @@ impl Guard {
         Self { hosts, token }
     }
 
-    fn check(&self, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+    fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        check_once(headers)?;
         let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let known = |host: &str| self.hosts.iter().any(|other| other.eq_ignore_ascii_case(host));
-        if !text(header::HOST).is_some_and(known) {
+        // What the address itself says comes before the header.
+        let is_elsewhere = uri.authority().is_some_and(|authority| !known(authority.as_str()));
+        if is_elsewhere || !text(header::HOST).is_some_and(known) {
             return Err((StatusCode::FORBIDDEN, "the request is for another host"));
         }
         if headers.contains_key(header::ORIGIN)
@@ -54,12 +62,38 @@ impl Guard {
     }
 }
 
-/// Lets a request pass or refuses it.
-pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let mut response = match guard.check(request.headers()) {
-        Ok(()) => next.run(request).await,
+/// Of what decides who is meant and who asks there is one: of two, others on the way may read the other.
+fn check_once(headers: &HeaderMap) -> Result<(), Refusal> {
+    match [header::HOST, header::ORIGIN, header::AUTHORIZATION]
+        .into_iter()
+        .all(|name| headers.get_all(name).iter().count() <= 1)
+    {
+        true => Ok(()),
+        false => Err((StatusCode::BAD_REQUEST, "a header is there twice that says who is meant, or who asks")),
+    }
+}
+
+/// Lets a request pass that was found good, or refuses it.
+async fn pass(checked: Result<(), Refusal>, request: Request, next: Next) -> Response {
+    match checked {
+        Ok(()) => {
+            if let Some(ticket) = request.extensions().get::<Arc<Ticket>>() {
+                ticket.prove();
+            }
+            next.run(request).await
+        }
         Err((status, message)) => refuse(status, ErrorBody { kind: ErrorKind::Usage, message: message.to_owned() }),
-    };
+    }
+}
+
+/// What requests over the Unix socket are held to: the system says whose they are.
+pub(super) async fn guard_local(request: Request, next: Next) -> Response {
+    pass(check_once(request.headers()), request, next).await
+}
+
+/// Lets a request over TCP pass or refuses it.
+pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let mut response = pass(guard.check(request.uri(), request.headers()), request, next).await;
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -71,9 +105,16 @@ mod tests {
     use super::*;
 
     fn check(pairs: &[(header::HeaderName, &str)]) -> Result<(), StatusCode> {
-        let headers = pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
+        check_at("/v1/status", pairs)
+    }
+
+    fn check_at(uri: &str, pairs: &[(header::HeaderName, &str)]) -> Result<(), StatusCode> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(name.clone(), value.parse().unwrap());
+        }
         let guard = Guard::new("127.0.0.1:8080".parse().unwrap(), "secret".to_owned());
-        guard.check(&headers).map_err(|(status, _)| status)
+        guard.check(&uri.parse().unwrap(), &headers).map_err(|(status, _)| status)
     }
 
     const TOKEN: (header::HeaderName, &str) = (header::AUTHORIZATION, "Bearer secret");
@@ -99,6 +140,17 @@ mod tests {
             assert_eq!(check(&pairs), Err(StatusCode::FORBIDDEN), "{origin}");
         }
         assert_eq!(check(&[TOKEN]), Err(StatusCode::FORBIDDEN));
+    }
+
+    #[test]
+    fn two_of_a_header_do_not_nor_an_address_elsewhere() {
+        const HOST: (header::HeaderName, &str) = (header::HOST, "127.0.0.1:8080");
+        for twice in [HOST, (header::HOST, "evil.example"), (header::ORIGIN, "null"), TOKEN] {
+            let pairs = [HOST, (header::ORIGIN, "http://127.0.0.1:8080"), TOKEN, twice.clone()];
+            assert_eq!(check(&pairs), Err(StatusCode::BAD_REQUEST), "{twice:?}");
+        }
+        assert_eq!(check_at("http://evil.example/v1/status", &[HOST, TOKEN]), Err(StatusCode::FORBIDDEN));
+        assert_eq!(check_at("http://127.0.0.1:8080/v1/status", &[HOST, TOKEN]), Ok(()));
     }
 
     #[test]

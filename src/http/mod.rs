@@ -2,8 +2,10 @@
 //! if wanted on TCP for whoever has the token.
 
 mod client;
+mod door;
 mod guard;
 mod routes;
+mod serve;
 mod types;
 
 use std::io;
@@ -13,15 +15,25 @@ use std::path::{Path, PathBuf};
 
 use axum::Router;
 pub use client::{Call, Client};
+use door::Door;
 pub(crate) use routes::MAX_RESULTS;
+use serve::Listen;
+use socket2::{Domain, SockAddr, Socket, Type};
 pub use types::*;
 
+use crate::descriptors::Plan;
 use crate::node::Node;
 use crate::storage::dir::{DataDirError, socket_path, write_small};
 use crate::tasks;
 
 /// Longest path of a Unix socket, in bytes (`sun_path` of Linux less its end).
 const MAX_SOCKET_PATH: usize = 107;
+/// Mode of the socket.
+const PRIVATE: u32 = 0o600;
+/// Connections to the socket that the system keeps until they are taken in.
+const BACKLOG: i32 = 128;
+/// Part of all connections over TCP that one address may have.
+const PART_OF_ONE: usize = 2;
 
 /// Why the control interface cannot be offered.
 #[derive(Debug, thiserror::Error)]
@@ -89,27 +101,24 @@ pub async fn serve(node: &Node) -> Result<Server, HttpError> {
     };
     let address = tcp.as_ref().map(|(_, address, _)| *address);
     let app = routes::App { node: node.clone(), http: address.map(|address| address.to_string()) };
-    let mut tasks = vec![serve_on(node, listener, routes::router(app.clone()))];
+    let plan = Plan::of(node.config());
+    let local = routes::router(app.clone()).layer(axum::middleware::from_fn(guard::guard_local));
+    let mut tasks = vec![serve_on(node, listener, Door::new(plan.control, plan.control), local)];
     if let Some((listener, address, token)) = tcp {
         let guard = guard::Guard::new(address, token);
         let router = routes::router(app).layer(axum::middleware::from_fn_with_state(guard, guard::guard));
-        tasks.push(serve_on(node, listener, router));
+        let of_one = (plan.http / PART_OF_ONE).max(1);
+        tasks.push(serve_on(node, listener, Door::new(plan.http, of_one), router));
     }
     Ok(Server { tasks, socket, address })
 }
 
 /// Serves on a task of its own. A node that cannot be asked or told anything any more is over.
-fn serve_on<L>(node: &Node, listener: L, router: Router) -> tokio::task::JoinHandle<()>
-where
-    L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
-{
+fn serve_on<L: Listen>(node: &Node, listener: L, door: Door, router: Router) -> tokio::task::JoinHandle<()> {
     let watch = node.failures().watch_vital("control");
     tasks::spawn("control", async move {
         let _watch = watch;
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the control interface ended");
-        }
+        serve::serve(listener, door, router).await;
     })
 }
 
@@ -122,10 +131,23 @@ fn listen_unix(path: &Path) -> Result<tokio::net::UnixListener, HttpError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    // The folder is its owner's alone, so nobody gets in before the mode is set.
-    let listener = tokio::net::UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    Ok(listener)
+    bind_private(path).map_err(failed)
+}
+
+/// A socket that is its owner's alone from the moment it is there: the file gets the mode that the socket has before.
+fn bind_private(path: &Path) -> io::Result<tokio::net::UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Systems other than Linux may not know this.
+    let _ = rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(PRIVATE));
+    socket.bind(&SockAddr::unix(path)?)?;
+    // The umask may have taken more away than from others; a file system without permissions keeps none.
+    let set = std::fs::set_permissions(path, std::fs::Permissions::from_mode(PRIVATE));
+    if let Err(error) = set {
+        tracing::warn!(path = %path.display(), %error, "other users may be able to use the control socket");
+    }
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into())
 }
 
 fn new_token(folder: &Path) -> Result<String, DataDirError> {

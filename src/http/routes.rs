@@ -11,12 +11,14 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::stream;
 use serde::Serialize;
+use swarmdex_protocols::text::plain_json;
 
+use super::serve::whole_body;
 use super::types::{ErrorBody, Line, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody};
 use crate::node::{Error, GetRequest, Node, Operation};
 
 /// Longest body of a request, in bytes: the names of the longest command line (6 MiB on Linux), their quotes escaped.
-const MAX_BODY: usize = 16 << 20;
+pub(super) const MAX_BODY: usize = 16 << 20;
 /// Most entries in one answer to a search.
 pub(crate) const MAX_RESULTS: usize = 100_000;
 /// How often progress is told.
@@ -42,12 +44,20 @@ pub(super) fn router(app: App) -> Router {
         .route("/v1/revoke", post(revoke))
         .route("/v1/get", post(fetch))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn(whole_body))
         .with_state(app)
 }
 
 /// An error as a response.
 pub(super) fn refuse(status: StatusCode, body: ErrorBody) -> Response {
-    (status, Json(body)).into_response()
+    (status, json(&body)).into_response()
+}
+
+/// JSON in which everything is escaped that a terminal would obey: others have a hand in it.
+fn json(value: &impl Serialize) -> Response {
+    // Types of the handle have string keys and finite numbers: they always have a form in JSON.
+    let bytes = plain_json(serde_json::to_vec(value).unwrap_or_default());
+    ([(header::CONTENT_TYPE, "application/json")], bytes).into_response()
 }
 
 fn error_body(error: &Error) -> ErrorBody {
@@ -56,7 +66,7 @@ fn error_body(error: &Error) -> ErrorBody {
 
 fn answer<T: Serialize>(result: Result<T, Error>) -> Response {
     match result {
-        Ok(value) => Json(value).into_response(),
+        Ok(value) => json(&value),
         Err(error) => {
             let status = StatusCode::from_u16(error.kind().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             refuse(status, error_body(&error))
@@ -126,8 +136,7 @@ fn follow<T: Serialize + Parts + Send + 'static>(operation: Operation<T>) -> Res
 }
 
 fn encode<T: Serialize>(line: &Line<T>) -> Result<Bytes, Infallible> {
-    // Types of the handle have string keys and finite numbers: they always have a form in JSON.
-    let mut bytes = serde_json::to_vec(line).unwrap_or_default();
+    let mut bytes = plain_json(serde_json::to_vec(line).unwrap_or_default());
     bytes.push(b'\n');
     Ok(bytes.into())
 }

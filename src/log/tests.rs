@@ -232,14 +232,17 @@ fn a_thread_that_is_gone_loses_every_line_and_holds_up_nobody() {
 
 #[test]
 fn a_filter_that_makes_no_sense_is_told_of_and_the_usual_one_holds() {
-    let usual = filter(None).0.to_string();
+    let usual = filter(None, Program::Node).0.to_string();
     assert!(usual.contains("info"), "{usual}");
-    let (wrong, complaint) = filter(Some("a=b=c"));
+    let (wrong, complaint) = filter(Some("a=b=c"), Program::Node);
     assert_eq!(wrong.to_string(), usual);
     assert!(complaint.is_some());
-    let (debug, complaint) = filter(Some("warn,swarmdex=debug"));
+    let (debug, complaint) = filter(Some("warn,swarmdex=debug"), Program::Command);
     assert_eq!((debug.max_level_hint(), complaint), (Some(LevelFilter::DEBUG), None));
-    assert_eq!(filter(Some("trace")).1.is_some(), LevelFilter::TRACE > tracing::level_filters::STATIC_MAX_LEVEL);
+    let more = filter(Some("trace"), Program::Node).1.is_some();
+    assert_eq!(more, LevelFilter::TRACE > tracing::level_filters::STATIC_MAX_LEVEL);
+    let (quiet, _) = filter(None, Program::Command);
+    assert!(quiet.max_level_hint() < Some(LevelFilter::INFO), "the output of a command is what it was asked for");
 }
 
 /// Not a test: a process that logs to stderr, in which a task and a thread panic.
@@ -247,7 +250,7 @@ fn a_filter_that_makes_no_sense_is_told_of_and_the_usual_one_holds() {
 #[ignore = "a part of the tests below"]
 fn a_process_in_which_tasks_panic() {
     let format = if std::env::var_os("JSON").is_some() { Format::Json } else { Format::Text };
-    to_stderr(format).unwrap();
+    to_stderr(format, Program::Node).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     runtime.block_on(async {
         assert!(tasks::spawn("the task", async { panic!("first reason") }).await.unwrap_err().is_panic());
@@ -300,4 +303,32 @@ fn a_panic_that_cannot_be_logged_ends_its_task_alone() {
     let (reader, writer) = io::pipe().unwrap();
     drop(reader);
     assert!(process().stderr(writer).status().unwrap().success());
+}
+
+/// What a line becomes that says such a text.
+fn logged(format: Format, text: &str) -> String {
+    let disk = Disk::with_room(10_000);
+    let log = Log { format, ..started(disk.clone()) };
+    let builder = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(true).log_internal_errors(false);
+    let say = || tracing::warn!(reason = %text, "refused: {text}");
+    match format {
+        Format::Text => tracing::subscriber::with_default(builder.fmt_fields(PlainFields).finish(), say),
+        Format::Json => tracing::subscriber::with_default(builder.with_ansi(false).json().finish(), say),
+    }
+    assert!(log.flush(DEADLINE));
+    disk.text()
+}
+
+#[test]
+fn what_others_say_is_no_command_to_a_terminal_and_no_line_of_its_own() {
+    let text = "x\x1b[2J\n2026-01-01 INFO forged \u{202e}\u{9b}31m\u{2028}y";
+    let line = logged(Format::Text, text);
+    let plain = "x\\u{1b}[2J\\u{a}2026-01-01 INFO forged \\u{202e}\\u{9b}31m\\u{2028}y";
+    assert_eq!(line.matches(plain).count(), 2, "{line:?}");
+    assert_eq!((line.lines().count(), line.contains("\x1b[2J")), (1, false), "{line:?}");
+    assert!(line.contains("\x1b[3mreason\x1b[0m"), "its own colours stay: {line:?}");
+    let line = logged(Format::Json, text);
+    assert!(line.trim_end().chars().all(swarmdex_protocols::text::is_visible), "{line:?}");
+    let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(value["fields"]["reason"], text, "programs get it as it is");
 }

@@ -1,11 +1,12 @@
 //! Who may connect, and which connections are kept open.
 //!
 //! libp2p's own limits count connections in all and by peer id, but a stranger makes as many peer ids
-//! as it likes: this behaviour counts by IP address, connections that are still shaking hands included.
+//! as it likes: this behaviour counts by source (an IPv4 address, or the /64 of an IPv6 one), those that are still shaking
+//! hands and those that stand, each up to the same bound: who says nothing takes no place of who does. Those over QUIC count
+//! from the end of the handshake on: before, their source may be forged.
 //! It also keeps connections to chosen peers open when they are idle (libp2p's ping does not).
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::IpAddr;
 use std::task::{Context, Poll, Waker};
 
 use libp2p::core::Endpoint;
@@ -17,17 +18,41 @@ use libp2p::swarm::{
     NetworkBehaviour, NotifyHandler, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId, memory_connection_limits};
-use swarmdex_protocols::address::{ip_of, is_loopback};
+use swarmdex_protocols::address::{Source, ip_of, is_loopback, is_tcp};
 use void::Void;
 
 use super::racing::Races;
+use super::refused::Refused;
 
 /// An address has as many connections as one address may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{address} has {limit} connections, the most that one address may have")]
+#[error("{source_of} has {limit} connections, the most that one address may have")]
 pub(super) struct TooManyFromAddress {
-    address: IpAddr,
+    source_of: Source,
     limit: usize,
+}
+
+/// How far an inbound connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    ShakesHands,
+    Stands,
+}
+
+/// Inbound connections of one source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    shaking_hands: usize,
+    standing: usize,
+}
+
+impl Counts {
+    fn of(&mut self, stage: Stage) -> &mut usize {
+        match stage {
+            Stage::ShakesHands => &mut self.shaking_hands,
+            Stage::Stands => &mut self.standing,
+        }
+    }
 }
 
 /// Counts inbound connections by IP address and keeps chosen ones open.
@@ -35,8 +60,8 @@ pub(super) struct Admission {
     /// Asked about inbound connections alone: a node that is short of memory still reaches its master.
     memory: memory_connection_limits::Behaviour,
     per_address: usize,
-    counts: HashMap<IpAddr, usize>,
-    inbound: HashMap<ConnectionId, IpAddr>,
+    counts: HashMap<Source, Counts>,
+    inbound: HashMap<ConnectionId, (Source, Stage)>,
     kept: HashSet<PeerId>,
     /// Kept for another reason: see [`crate::state::guests`].
     guests: HashSet<PeerId>,
@@ -46,6 +71,7 @@ pub(super) struct Admission {
     notices: VecDeque<(PeerId, ConnectionId, bool)>,
     waker: Option<Waker>,
     races: Races,
+    refused: Refused,
 }
 
 impl Admission {
@@ -64,7 +90,18 @@ impl Admission {
             notices: VecDeque::new(),
             waker: None,
             races,
+            refused: Refused::default(),
         }
+    }
+
+    /// Who is refused is told by this.
+    pub(super) fn telling(self, refused: Refused) -> Self {
+        Self { refused, ..self }
+    }
+
+    /// Who is refused.
+    pub(super) fn refused(&self) -> &Refused {
+        &self.refused
     }
 
     /// Keeps connections with `peer` open although idle, or ceases to.
@@ -118,13 +155,31 @@ impl Admission {
     }
 
     fn release(&mut self, connection: ConnectionId) {
-        let Some(address) = self.inbound.remove(&connection) else { return };
-        if let Some(count) = self.counts.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&address);
+        let Some((source, stage)) = self.inbound.remove(&connection) else { return };
+        if let Some(counts) = self.counts.get_mut(&source) {
+            *counts.of(stage) -= 1;
+            if *counts == Counts::default() {
+                self.counts.remove(&source);
             }
         }
+    }
+
+    /// Counts an inbound connection at its stage, if its source may have one more.
+    fn admit(&mut self, connection: ConnectionId, remote: &Multiaddr, stage: Stage) -> Result<(), ConnectionDenied> {
+        let Some(source) = ip_of(remote).map(Source::of) else { return Ok(()) };
+        let counts = self.counts.get(&source).copied().unwrap_or_default();
+        let is_full = counts.standing >= self.per_address
+            || (stage == Stage::ShakesHands && counts.shaking_hands >= self.per_address);
+        if is_full {
+            return Err(ConnectionDenied::new(TooManyFromAddress { source_of: source, limit: self.per_address }));
+        }
+        // Before that anybody can say to be there.
+        if stage == Stage::Stands || is_tcp(remote) {
+            self.release(connection);
+            *self.counts.entry(source).or_default().of(stage) += 1;
+            self.inbound.insert(connection, (source, stage));
+        }
+        Ok(())
     }
 }
 
@@ -139,14 +194,7 @@ impl NetworkBehaviour for Admission {
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
         self.memory.handle_pending_inbound_connection(connection, local, remote)?;
-        let Some(address) = ip_of(remote) else { return Ok(()) };
-        let count = self.counts.entry(address).or_default();
-        if *count >= self.per_address {
-            return Err(ConnectionDenied::new(TooManyFromAddress { address, limit: self.per_address }));
-        }
-        *count += 1;
-        self.inbound.insert(connection, address);
-        Ok(())
+        self.admit(connection, remote, Stage::ShakesHands)
     }
 
     fn handle_pending_outbound_connection(
@@ -163,11 +211,12 @@ impl NetworkBehaviour for Admission {
 
     fn handle_established_inbound_connection(
         &mut self,
-        _: ConnectionId,
+        connection: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.admit(connection, remote, Stage::Stands)?;
         Ok(Keeper { keep: self.is_kept(&peer) })
     }
 
@@ -298,6 +347,59 @@ mod tests {
         let mut admission = Admission::new(1, usize::MAX, Races::default());
         arrive(&mut admission, 0, "/ip4/10.0.0.1/tcp/1").unwrap();
         assert!(arrive(&mut admission, 1, "/ip6/::ffff:10.0.0.1/tcp/1").is_err());
+    }
+
+    #[test]
+    fn the_addresses_of_one_host_with_ipv6_count_as_one() {
+        let mut admission = Admission::new(2, usize::MAX, Races::default());
+        for number in 0..2 {
+            arrive(&mut admission, number, &format!("/ip6/2001:db8::{number}/tcp/1")).unwrap();
+        }
+        assert!(arrive(&mut admission, 2, "/ip6/2001:db8::ffff:1:2:3/tcp/1").is_err());
+        arrive(&mut admission, 3, "/ip6/2001:db8:0:1::1/tcp/1").unwrap();
+    }
+
+    #[test]
+    fn those_that_shake_hands_take_no_place_of_those_that_stand() {
+        let mut admission = Admission::new(3, usize::MAX, Races::default());
+        let remote: Multiaddr = "/ip4/10.0.0.1/tcp/9".parse().unwrap();
+        for number in 0..3 {
+            arrive(&mut admission, number, &remote.to_string()).unwrap();
+        }
+        // Two of them get on, and two more come.
+        for number in 0..2 {
+            let id = ConnectionId::new_unchecked(number);
+            assert!(admission.handle_established_inbound_connection(id, PeerId::random(), &remote, &remote).is_ok());
+            arrive(&mut admission, 10 + number, &remote.to_string()).unwrap();
+        }
+        assert!(arrive(&mut admission, 20, &remote.to_string()).is_err(), "three shake hands");
+        let id = ConnectionId::new_unchecked(2);
+        assert!(admission.handle_established_inbound_connection(id, PeerId::random(), &remote, &remote).is_ok());
+        let id = ConnectionId::new_unchecked(10);
+        assert!(admission.handle_established_inbound_connection(id, PeerId::random(), &remote, &remote).is_err());
+        (0..20).for_each(|number| admission.release(ConnectionId::new_unchecked(number)));
+        assert!(admission.counts.is_empty() && admission.inbound.is_empty());
+    }
+
+    #[test]
+    fn a_handshake_over_quic_counts_when_it_is_over() {
+        let mut admission = Admission::new(2, usize::MAX, Races::default());
+        let remote: Multiaddr = "/ip4/10.0.0.1/udp/9/quic-v1".parse().unwrap();
+        let local = "/ip4/127.0.0.1/udp/4747/quic-v1".parse().unwrap();
+        for number in 0..100 {
+            arrive(&mut admission, number, &remote.to_string()).unwrap();
+        }
+        assert!(admission.counts.is_empty(), "any of them may be forged");
+        let mut establish = |number| {
+            let id = ConnectionId::new_unchecked(number);
+            admission.handle_established_inbound_connection(id, PeerId::random(), &local, &remote).map(drop)
+        };
+        assert!(establish(0).is_ok() && establish(1).is_ok());
+        let denied = establish(2).unwrap_err();
+        assert!(denied.downcast::<TooManyFromAddress>().is_ok());
+        assert!(arrive(&mut admission, 100, "/ip4/10.0.0.1/tcp/1").is_err());
+        (0..2).for_each(|number| admission.release(ConnectionId::new_unchecked(number)));
+        assert!(admission.counts.is_empty() && admission.inbound.is_empty());
     }
 
     #[test]

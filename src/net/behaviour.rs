@@ -19,12 +19,15 @@ use super::admission::Admission;
 use super::codec::{FETCH_PROTOCOL, FetchCodec, INDEX_PROTOCOL, IndexCodec, MIRROR_PROTOCOL, MirrorCodec};
 use super::dht::RecordTable;
 use super::discovery::Discovery;
+use super::gate::{Door, Gate};
 use super::links::Links;
 use super::pings::Pings;
 use super::racing::{Races, Racing};
+use super::refused::Refused;
 use super::renewals::Renewals;
 use super::transport;
 use crate::config::{Config, Role};
+use crate::descriptors::Plan;
 use crate::state::records::RecordLimits;
 
 /// How long an idle connection stays open: long enough for the next file of the same holder. In a large network a node
@@ -36,13 +39,13 @@ const INDEX_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_STREAMS: usize = 256;
 /// Inbound substreams that negotiate at a time on one connection.
 const MAX_NEGOTIATING: usize = 256;
-/// Connections that shake hands at a time, each way.
-const MAX_PENDING_CONNECTIONS: u32 = 256;
 /// Kademlia messages, in bytes: room for the largest record and 20 peers with their addresses.
 const MAX_KAD_PACKET: usize = 32 << 10;
 
 /// Time for the handshake of a connection from outside. This node's own attempts are over sooner, see `state::race`.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(6);
+/// The same over QUIC, which has one round trip less and says nothing of who is silent.
+const QUIC_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Nodes that one query asks at a time: more than Kademlia's three, so that dead ones hold it up less.
 const QUERY_PARALLELISM: usize = 6;
 /// How often a node looks around in all directions: whoever comes makes itself known, and every publication meets others.
@@ -86,16 +89,22 @@ pub(super) fn agent_version(role: Role, run: Run) -> String {
 }
 
 impl Behaviour {
-    fn new(keypair: &Keypair, run: Run, config: &Config, codec: FetchCodec, races: Races) -> Result<Self, NetError> {
+    fn new(
+        keypair: &Keypair,
+        run: Run,
+        config: &Config,
+        plan: &Plan,
+        codec: FetchCodec,
+        (races, refused): (Races, Refused),
+    ) -> Result<Self, NetError> {
         let local = keypair.public().to_peer_id();
         let limits = &config.limits;
-        let connections = u32::try_from(limits.connections).unwrap_or(u32::MAX);
-        let per_peer = u32::try_from(limits.connections_per_peer).unwrap_or(u32::MAX);
+        let most = |count: usize| Some(u32::try_from(count).unwrap_or(u32::MAX));
+        // Those from outside that shake hands are bounded by the gate.
         let connection_limits = connection_limits::ConnectionLimits::default()
-            .with_max_established(Some(connections))
-            .with_max_established_per_peer(Some(per_peer))
-            .with_max_pending_incoming(Some(MAX_PENDING_CONNECTIONS))
-            .with_max_pending_outgoing(Some(MAX_PENDING_CONNECTIONS));
+            .with_max_established(most(plan.connections))
+            .with_max_established_per_peer(most(limits.connections_per_peer))
+            .with_max_pending_outgoing(most(plan.dials));
         let identify = identify::Config::new(protocol_version(config), keypair.public())
             .with_agent_version(agent_version(config.role, run))
             .with_push_listen_addr_updates(true)
@@ -108,7 +117,7 @@ impl Behaviour {
             .with_request_timeout(config.fetch.timeout)
             .with_max_concurrent_streams(MAX_STREAMS);
         Ok(Self {
-            admission: Admission::new(limits.connections_per_ip, limits.memory_mib << 20, races),
+            admission: Admission::new(plan.connections_per_ip, limits.memory_mib << 20, races).telling(refused),
             limits: connection_limits::Behaviour::new(connection_limits),
             identify: identify::Behaviour::new(identify),
             pings: Pings::new(config.lease.ping_interval),
@@ -161,10 +170,14 @@ pub(super) fn swarm(
     codec: FetchCodec,
     links: &Links,
 ) -> Result<Swarm<Behaviour>, NetError> {
+    let (plan, refused) = (Plan::of(config), Refused::default());
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(2 * MAX_STREAMS);
-    let tcp = transport::tcp(&keypair, yamux).map_err(|_| NetError::Encryption)?;
+    let (of_tcp, of_quic) = (Door::new(plan.handshakes), Door::new(plan.handshakes));
+    let tcp = transport::tcp(&keypair, yamux, of_tcp.clone()).map_err(|_| NetError::Encryption)?;
+    let tcp = Gate::new(tcp, of_tcp, refused.clone(), None);
     let quic = quic::tokio::Transport::new(quic::Config::new(&keypair));
+    let quic = Gate::new(quic, of_quic, refused.clone(), Some(QUIC_HANDSHAKE_TIMEOUT));
     // Those of the first are told first when a node says where it listens.
     let (of_tcp, of_quic) = (links.clone(), links.clone());
     let both = tcp
@@ -175,7 +188,7 @@ pub(super) fn swarm(
     let races = Races::default();
     let racing = Racing::new(named, races.clone(), keypair.public().to_peer_id());
     let notify = NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN);
-    let behaviour = Behaviour::new(&keypair, run, config, codec, races)?;
+    let behaviour = Behaviour::new(&keypair, run, config, &plan, codec, (races, refused))?;
     Ok(SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
         .with_other_transport(|_| racing)

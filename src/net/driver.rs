@@ -426,7 +426,10 @@ impl Driver {
             SwarmEvent::IncomingConnectionError { error: ListenError::LocalPeerId { address }, .. } => {
                 self.requests.meetings.on_answered(address, Instant::now());
             }
-            SwarmEvent::IncomingConnectionError { .. } => self.requests.meetings.on_failed(Instant::now()),
+            SwarmEvent::IncomingConnectionError { error, send_back_addr, .. } => {
+                self.requests.meetings.on_failed(Instant::now());
+                self.on_refused(error, &send_back_addr);
+            }
             other => tracing::trace!(?other, "swarm event"),
         }
     }

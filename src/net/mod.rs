@@ -13,6 +13,7 @@ mod dial;
 mod discovery;
 mod driver;
 mod fetch;
+mod gate;
 mod hosts;
 mod index;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod precedents;
 mod probe;
 mod queries;
 mod racing;
+mod refused;
 mod renewals;
 mod transport;
 mod stranger;

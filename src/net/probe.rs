@@ -15,6 +15,7 @@ use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId, Transport, dns, quic, yamux};
 use swarmdex_protocols::address::is_tcp;
 
+use super::gate::Door;
 use super::transport;
 
 /// How long connections over TCP may take, and then those over QUIC.
@@ -52,7 +53,7 @@ impl Prober {
 
 /// TCP and QUIC for a key; `None` if the system does not give what they take.
 pub(super) fn transport(key: &Keypair) -> Option<Boxed<(PeerId, StreamMuxerBox)>> {
-    let tcp = transport::tcp(key, yamux::Config::default()).ok()?;
+    let tcp = transport::tcp(key, yamux::Config::default(), Door::new(1)).ok()?;
     let quic = quic::tokio::Transport::new(quic::Config::new(key));
     let both = tcp
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))

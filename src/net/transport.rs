@@ -27,10 +27,12 @@ use libp2p::core::{Negotiated, UpgradeInfo};
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, Transport, tcp, tls, yamux};
 use muxer::{Mux, Muxer};
-use port::AnyPort;
+pub(super) use port::AnyPort;
 use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
 use rustls::pki_types::{IpAddr, ServerName};
 use verify::Verifier;
+
+use super::gate::Door;
 
 /// Id and application protocol of libp2p's TLS; source: <https://github.com/libp2p/specs/blob/master/tls/tls.md>.
 const PROTOCOL: &str = "/tls/1.0.0";
@@ -55,15 +57,16 @@ pub(super) enum TlsError {
     Peer,
 }
 
-/// TCP, encrypted, with `muxer` on top.
+/// TCP, encrypted, with `muxer` on top. The gate of `door` stands above it.
 pub(super) fn tcp(
     keypair: &Keypair,
     muxer: yamux::Config,
+    door: Door,
 ) -> Result<
     impl Transport<Output = (PeerId, Connection), Dial: Send, ListenerUpgrade: Send, Error: Send + Sync> + Unpin + use<>,
     TlsError,
 > {
-    let transport = AnyPort::new(tcp::Config::new().nodelay(true));
+    let transport = AnyPort::new(tcp::Config::new().nodelay(true)).behind(door);
     let ahead = transport.map(|socket, _| Ahead::new(socket));
     Ok(ahead.upgrade(Version::V1Lazy).authenticate(Tls::new(keypair)?).multiplex(Mux(muxer)))
 }

@@ -25,6 +25,7 @@ use super::types::MasterState;
 use super::{Downloads, Error, Inner, Life, Node, Phase, Turns};
 use crate::buffers::Buffers;
 use crate::config::{Config, Role};
+use crate::descriptors::Plan;
 use crate::net::{Master, Mirror, Net, Services};
 use crate::storage::dir::DataDir;
 use crate::storage::grants::Grants;
@@ -75,6 +76,8 @@ fn open(config: &Config, failures: &Failures) -> Result<Stored, Error> {
 }
 
 pub(super) async fn start(config: Config) -> Result<Node, Error> {
+    // Before anything is opened.
+    Plan::of(&config).report(&config);
     let failures = Failures::default();
     let (opening, watched) = (config.clone(), failures.clone());
     let stored = tokio::task::spawn_blocking(move || open(&opening, &watched)).await.map_err(|_| Error::Bug)??;

@@ -19,6 +19,7 @@ pub mod find;
 pub mod guests;
 pub mod hearsay;
 pub mod index;
+pub mod knocks;
 pub mod lease;
 pub mod least;
 #[cfg(test)]
@@ -36,6 +37,7 @@ mod random;
 pub mod reach;
 pub mod records;
 pub mod reign;
+pub mod refusals;
 pub mod reports;
 pub mod runs;
 pub mod settling;

@@ -5,7 +5,7 @@ mod renew;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ use libp2p::identity::Keypair;
 pub use machine::{Machine, compare as compare_machine, fingerprint};
 pub use renew::{RenewError, Renewed};
 use swarmdex_protocols::{Multiaddr, Network, PeerId};
+
+use super::private;
 
 /// Version of what is in a data directory.
 const FORMAT: &str = "1";
@@ -48,7 +50,9 @@ pub enum DataDirError {
         path: PathBuf,
     },
     /// Others can read the identity.
-    #[error("others can read the secret key in {path}; run: chmod 600 {path}")]
+    #[error(
+        "others can read the secret key in {path}; run: chmod 600 {path} (a file system that keeps no permissions, such as exFAT, has to be mounted with umask=077, or choose another --data-dir)"
+    )]
     Exposed {
         /// The file.
         path: PathBuf,
@@ -85,21 +89,42 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the folder if need be, and locks it for this node.
+    /// Makes the folder if need be, locks it for this node, and closes it to other users.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make the folder", path))?;
+        private::make_folder(path).map_err(failed("make the folder", path))?;
         let path = path.canonicalize().map_err(failed("find", path))?;
         let lock = lock(&path)?;
         let format = path.join("format");
         match read_small(&format) {
-            Ok(found) if found.trim() == FORMAT => {}
+            Ok(found) if found.trim() == FORMAT => Self::mend(&path, true),
             Ok(found) => {
                 return Err(DataDirError::Newer { path, found: found.trim().escape_debug().take(20).collect() });
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => write_small(&path, "format", FORMAT.as_bytes())?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self::mend(&path, false);
+                write_small(&path, "format", FORMAT.as_bytes())?;
+            }
             Err(error) => return Err(failed("read", &format)(error)),
         }
         Ok(Self { path, _lock: Arc::new(lock) })
+    }
+
+    /// Closes the folder to other users, and says so if that cannot be done.
+    fn mend(path: &Path, was_used: bool) {
+        // A key that others could read is not secret again by being closed: that is for whoever owns it to decide.
+        let exposed = private::mend(path, was_used, &[IDENTITY]);
+        if exposed.count > 0 {
+            let reason = exposed.error.map_or_else(
+                || "it is not a node's alone, or its file system keeps no permissions".to_owned(),
+                |error| error.to_string(),
+            );
+            tracing::warn!(
+                path = %exposed.path.display(),
+                count = exposed.count,
+                reason,
+                "other users of this machine can get at the data directory; give the node a folder of its own by --data-dir, or mount the file system with umask=077"
+            );
+        }
     }
 
     /// The folder.
@@ -150,6 +175,8 @@ impl DataDir {
         let path = self.path.join(IDENTITY);
         let bytes = keypair.to_protobuf_encoding().map_err(|_| DataDirError::Identity { path })?;
         write_small(&self.path, IDENTITY, &bytes)?;
+        // Where it cannot be kept secret, nobody has used it yet.
+        read_identity(&self.path)?;
         Ok(keypair)
     }
 
@@ -208,15 +235,9 @@ fn nofollow() -> i32 {
 
 fn lock(folder: &Path) -> Result<File, DataDirError> {
     let path = folder.join("lock");
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(nofollow())
-        .open(&path)
-        .map_err(failed("write", &path))?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).custom_flags(nofollow());
+    let mut file = private::open(&mut options, &path).map_err(failed("write", &path))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -247,7 +268,7 @@ pub fn write_small(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), DataDi
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let mut file = private::open(OpenOptions::new().write(true).create_new(true), &temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, &target)?;

@@ -8,5 +8,6 @@ pub mod holdings;
 pub mod index;
 pub mod library;
 pub mod partial;
+mod private;
 pub mod shares;
 mod sqlite;

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode};
 
+use super::private;
+
 /// What makes a database ours.
 pub(super) struct Schema {
     /// Stands in the header of the file.
@@ -39,6 +41,7 @@ impl From<rusqlite::Error> for OpenError {
 /// Opens the database for writing, and makes its tables if the file is new.
 pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, OpenError> {
     let Schema { application_id, version, tables, synchronous } = schema;
+    private::prepare_database(path);
     let connection = Connection::open(path)?;
     let number = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i32>(0));
     let marks = (number("application_id")?, number("user_version")?);
@@ -60,4 +63,40 @@ pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, OpenError
     }
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_database_and_all_that_lies_beside_it_is_its_owners_alone() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("some.db");
+        let schema =
+            Schema { application_id: 1, version: 1, tables: "CREATE TABLE t (n INTEGER);", synchronous: "NORMAL" };
+        let modes = || {
+            let entries = fs::read_dir(folder.path()).unwrap();
+            let mode = |entry: fs::DirEntry| {
+                (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().permissions().mode() & 0o777)
+            };
+            let mut modes: Vec<_> = entries.map(|entry| mode(entry.unwrap())).collect();
+            modes.sort();
+            modes
+        };
+        let closed = ["some.db", "some.db-shm", "some.db-wal"].map(|name| (name.to_owned(), 0o600));
+        let Ok(first) = open(&path, &schema) else { panic!("it opens") };
+        first.execute("INSERT INTO t VALUES (1)", []).unwrap();
+        assert_eq!(modes(), closed);
+        for (name, _) in &closed {
+            fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        let Ok(second) = open(&path, &schema) else { panic!("it opens") };
+        second.execute("INSERT INTO t VALUES (2)", []).unwrap();
+        first.execute("INSERT INTO t VALUES (3)", []).unwrap();
+        assert_eq!(modes(), closed);
+    }
 }

@@ -320,6 +320,15 @@ impl Process {
         Self::spawn(command, folder, arguments)
     }
 
+    /// Starts what is said, with this data directory.
+    pub fn start_by(mut command: Command, data: &Path, log: &Path) -> Self {
+        for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("SWARMDEX_")) {
+            command.env_remove(key);
+        }
+        command.arg("--data-dir").arg(data);
+        Self::begin(command, data.to_owned(), log.to_owned()).unwrap_or_else(|(status, log)| panic!("{status}: {log}"))
+    }
+
     fn spawn(mut command: Command, folder: &Path, arguments: &[&str]) -> Result<Self, (ExitStatus, String)> {
         let data = folder.join("data");
         std::fs::create_dir_all(&data).unwrap();
@@ -329,9 +338,12 @@ impl Process {
         let own = if extra.contains("[lease]") { "" } else { TEST_CONFIG };
         std::fs::write(&config, format!("{own}{extra}")).unwrap();
         let log = folder.join(format!("log-{}", std::fs::read_dir(folder).unwrap().count()));
-        command.arg("--data-dir").arg(&data).arg("--config").arg(&config);
+        command.arg("--data-dir").arg(&data).arg("--config").arg(&config).args(arguments);
+        Self::begin(command, data, log)
+    }
+
+    fn begin(mut command: Command, data: PathBuf, log: PathBuf) -> Result<Self, (ExitStatus, String)> {
         command
-            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(&log).unwrap());

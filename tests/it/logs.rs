@@ -53,6 +53,10 @@ impl Node {
     fn stop(&mut self) -> ExitStatus {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.ended()
+    }
+
+    fn ended(&mut self) -> ExitStatus {
         let end = Instant::now() + DEADLINE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -104,6 +108,41 @@ fn a_log_that_cannot_be_written_is_counted_and_the_node_goes_on() {
         assert!(text.lines().any(|line| line.starts_with("log ") && line.contains("could not be written")), "{text}");
         assert_eq!(node.stop().code(), Some(0));
     }
+}
+
+/// The terminal goes with whoever reads the log: the node leaves in order, or stays if it was started to outlive it.
+#[test]
+fn a_terminal_that_is_gone_ends_a_node_in_order_unless_it_is_to_stay() {
+    let hang_up = |node: &Node| {
+        let status = Command::new("kill").args(["-HUP", &node.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    };
+    let mut node = Node::start(Stdio::null(), broken(), &[]);
+    node.until(is_ready);
+    hang_up(&node);
+    assert_eq!(node.ended().code(), Some(0));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_swarmdex")]).env_remove("SWARMDEX_LOG");
+    let mut node = Node::start_by(shell, Stdio::null(), broken(), &[]);
+    node.until(is_ready);
+    hang_up(&node);
+    node.until(is_ready);
+    assert_eq!(node.stop().code(), Some(0));
+}
+
+/// A log that has reached the size that a file may have: the system sends a signal to whoever writes on.
+#[test]
+fn a_log_that_may_not_grow_any_more_costs_lines_and_not_the_node() {
+    let folder = TempDir::new().unwrap();
+    let log = folder.path().join("log");
+    // In blocks of 512 bytes: far more than the databases of an empty node, and all of it in the log already.
+    std::fs::write(&log, vec![b'\n'; 8 << 20]).unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -f 16384 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_swarmdex")]).env_remove("SWARMDEX_LOG");
+    let out = File::options().append(true).open(&log).unwrap();
+    let mut node = Node::start_by(shell, Stdio::null(), out, &["--share", "/does/not/exist"]);
+    node.until(has_lost);
+    assert_eq!(node.stop().code(), Some(0));
 }
 
 #[test]

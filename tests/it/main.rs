@@ -8,6 +8,8 @@ mod copies;
 mod dialing;
 mod disks;
 mod early;
+mod edge;
+mod floods;
 mod floors;
 mod forger;
 mod harness;

@@ -10,7 +10,7 @@ use std::time::Instant;
 use processes::Stage;
 
 use super::Failure;
-use super::output::line;
+use super::output::lines;
 
 /// Why a step failed, for people.
 type StepResult = Result<String, String>;
@@ -26,13 +26,13 @@ pub(super) async fn demo() -> Result<(), Failure> {
 async fn play() -> Result<(), Failure> {
     let begin = Instant::now();
     let mut stage = Stage::new()?;
-    line(&format!("swarmdex demo: a master and three peers on this machine, in {}", stage.folder().display()))?;
+    lines(&format!("swarmdex demo: a master and three peers on this machine, in {}", stage.folder().display()))?;
     macro_rules! step {
         ($number:literal, $title:literal, $step:path $(, $argument:expr)?) => {
             let started = Instant::now();
-            line(&format!("\n{}. {}", $number, $title))?;
+            lines(&format!("\n{}. {}", $number, $title))?;
             match $step(&mut stage $(, $argument)?).await {
-                Ok(told) => line(&format!("   {told}\n   ({:.2} s)", started.elapsed().as_secs_f64()))?,
+                Ok(told) => lines(&format!("   {told}\n   ({:.2} s)", started.elapsed().as_secs_f64()))?,
                 Err(error) => {
                     return Err(Failure::Demo(format!(
                         "step {} of the demo failed: {error}\n{}",
@@ -57,6 +57,6 @@ async fn play() -> Result<(), Failure> {
     step!(11, "Without the master Cleo claims a new name, and Ben wants it too.", outage::claim);
     step!(12, "The master comes back.", outage::master_returns, &address);
     step!(13, "Everybody leaves.", steps::leave);
-    line(&format!("\nEverything worked, in {:.1} s. The temporary folder is removed.", begin.elapsed().as_secs_f64()))?;
+    lines(&format!("\nEverything worked, in {:.1} s. The temporary folder is removed.", begin.elapsed().as_secs_f64()))?;
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! Connections that lead nowhere: given up, so that better ones can be made.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 
-use swarmdex_protocols::address::{first_those_of, ip_of};
+use swarmdex_protocols::address::{Source, first_those_of, ip_of};
 
 use super::*;
+use crate::net::admission::TooManyFromAddress;
+use crate::net::refused::Reason;
 
 /// How long an older connection may take to answer a ping when its peer makes another one.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -64,9 +67,22 @@ impl Driver {
         self.publish_listen();
     }
 
+    /// A connection from outside came to nothing.
+    pub(super) fn on_refused(&self, error: ListenError, from: &Multiaddr) {
+        let (ListenError::Denied { cause }, Some(ip)) = (error, ip_of(from)) else { return };
+        let reason = match cause.downcast::<TooManyFromAddress>() {
+            Ok(_) => Reason::Connections,
+            // One node with several connections is no news.
+            Err(cause) if cause.source().is_some_and(|limit| limit.to_string().contains("per peer")) => return,
+            Err(_) => Reason::Full,
+        };
+        self.swarm.behaviour().admission.refused().add(reason, Source::of(ip).0);
+    }
+
     /// Gives up connections that lead nowhere any more.
     pub(super) fn on_tick(&mut self, late: Duration) {
         let now = Instant::now();
+        self.swarm.behaviour().admission.refused().say();
         self.swarm.behaviour_mut().kad.store_mut().expire();
         while let Some(address) = self.requests.meetings.handle_timeout(now) {
             self.outside.twins.send_replace(Some(address));

@@ -7,7 +7,10 @@
 use std::io;
 use std::net::{SocketAddr, SocketAddrV6};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -16,23 +19,47 @@ use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, Transport, tcp};
 
 use crate::net::discovery::interfaces;
+use crate::net::gate::Door;
 
-/// TCP whose connections leave from the listening port if they can.
-pub(super) struct AnyPort {
+/// For how long one that connects may say nothing. It is the one to begin, and a first packet that is lost comes again after a
+/// second.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// TCP whose connections leave from the listening port if they can, and which lets in who says something.
+pub(in crate::net) struct AnyPort {
     inner: tcp::tokio::Transport,
     config: tcp::Config,
+    door: Option<Door>,
 }
 
 impl AnyPort {
-    pub(super) fn new(config: tcp::Config) -> Self {
-        Self { inner: tcp::tokio::Transport::new(config.clone()), config }
+    pub(in crate::net) fn new(config: tcp::Config) -> Self {
+        Self { inner: tcp::tokio::Transport::new(config.clone()), config, door: None }
     }
+
+    /// Tells a gate above who has said something.
+    pub(in crate::net) fn behind(self, door: Door) -> Self {
+        Self { door: Some(door), ..self }
+    }
+}
+
+/// Waits until something can be read, but not for long.
+async fn first_word(
+    accepted: impl Future<Output = io::Result<tcp::tokio::TcpStream>>,
+    spoke: Arc<AtomicBool>,
+) -> io::Result<tcp::tokio::TcpStream> {
+    let stream = accepted.await?;
+    tokio::time::timeout(SILENCE, stream.0.readable())
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "whoever connected said nothing"))??;
+    spoke.store(true, Ordering::Release);
+    Ok(stream)
 }
 
 impl Transport for AnyPort {
     type Output = tcp::tokio::TcpStream;
     type Error = io::Error;
-    type ListenerUpgrade = <tcp::tokio::Transport as Transport>::ListenerUpgrade;
+    type ListenerUpgrade = BoxFuture<'static, io::Result<Self::Output>>;
     type Dial = BoxFuture<'static, io::Result<Self::Output>>;
 
     fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<io::Error>> {
@@ -79,7 +106,13 @@ impl Transport for AnyPort {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
-        Pin::new(&mut self.inner).poll(context)
+        Pin::new(&mut self.inner).poll(context).map(|event| {
+            let spoke = Arc::new(AtomicBool::new(false));
+            if let (TransportEvent::Incoming { .. }, Some(door)) = (&event, &self.door) {
+                door.announce(spoke.clone());
+            }
+            event.map_upgrade(|accepted| first_word(accepted, spoke).boxed())
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use swarmdex_protocols::{ContentId, Name};
 use super::{ShareError, ShareTable, SharedEntry, lock};
 use crate::buffers::Buffers;
 use crate::storage::hash::{FileStamp, open_regular};
+use crate::storage::private;
 
 /// Outboards that are kept in memory.
 const KEPT: usize = 16;
@@ -27,7 +28,7 @@ pub(super) struct Outboards {
 impl Outboards {
     pub(super) fn open(data_dir: &Path) -> Result<Self, ShareError> {
         let folder = data_dir.join("outboards");
-        fs::create_dir_all(&folder).map_err(|source| ShareError::Outboard { path: folder.clone(), source })?;
+        private::make_folder(&folder).map_err(|source| ShareError::Outboard { path: folder.clone(), source })?;
         Ok(Self { folder, kept: Mutex::default() })
     }
 
@@ -49,7 +50,7 @@ impl Outboards {
         let path = self.path(content);
         let new = self.folder.join(format!(".{content}.new"));
         let write = || {
-            fs::write(&new, leaves)?;
+            private::write(&new, leaves)?;
             fs::rename(&new, &path)
         };
         write().map_err(|source| ShareError::Outboard { path: path.clone(), source })

@@ -1,0 +1,67 @@
+//! Which flags the help of a command shows.
+//!
+//! Every command takes every flag, so that a script can give the same ones to all of them; most have a meaning for
+//! some commands alone, and the help of the others leaves them out.
+
+use clap::Command;
+
+/// Flags that say which node is meant.
+const WHICH: &[&str] = &["data_dir", "config"];
+/// Flags of a node that lives for one command: how it enters the network.
+const ENTER: &[&str] = &["data_dir", "config", "master", "bootstrap", "listen", "network", "no_mdns"];
+
+/// Hides what has no meaning for a command from its help.
+pub(super) fn tidy(command: Command) -> Command {
+    let flags: Vec<_> = command.get_arguments().filter(|flag| flag.is_global_set()).cloned().collect();
+    let names: Vec<_> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    names.iter().fold(command, |command, name| {
+        // One that a command has by itself is not handed down to it.
+        let hidden = flags.iter().filter(|flag| !is_shown(name, flag.get_id().as_str()));
+        command.mut_subcommand(name, |sub| sub.args(hidden.map(|flag| flag.clone().hide(true))))
+    })
+}
+
+fn is_shown(command: &str, flag: &str) -> bool {
+    match flag {
+        "log_format" => true,
+        "verbose" => matches!(command, "get" | "share" | "revoke"),
+        "json" => !matches!(command, "run" | "demo" | "completions"),
+        flag => match command {
+            "run" => true,
+            "get" | "search" | "lookup" => ENTER.contains(&flag),
+            "demo" | "completions" => false,
+            _ => WHICH.contains(&flag),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn help(command: &str) -> String {
+        let mut whole = tidy(super::super::Cli::command());
+        whole.build();
+        whole.find_subcommand_mut(command).unwrap().render_long_help().to_string()
+    }
+
+    #[test]
+    fn the_flags_of_a_node_are_in_the_help_of_commands_that_start_one() {
+        let run = help("run");
+        for flag in ["--role", "--share", "--master", "--http", "--on-new-machine", "--data-dir"] {
+            assert!(run.contains(flag), "{flag}");
+        }
+        for command in ["ls", "share", "revoke", "peers", "status"] {
+            let help = help(command);
+            assert!(help.contains("--data-dir") && help.contains("--json"), "{help}");
+            for flag in ["--role", "--master", "--listen", "--http", "--no-mdns"] {
+                assert!(!help.contains(flag), "{command} {flag}");
+            }
+            assert!(help.lines().count() < 40, "{help}");
+        }
+        assert!(help("get").contains("--master") && !help("get").contains("--role"));
+        assert!(help("share").contains("--verbose") && !help("ls").contains("--verbose"));
+    }
+}

@@ -1,0 +1,221 @@
+//! Which strangers may shake hands at a time.
+//!
+//! Whoever connects has a place until the handshake is over, and places are bounded: for each source (an IPv4 address,
+//! or the /64 of an IPv6 one) well below what there is in all. So one that floods fills its own places and nobody
+//! else's. A newcomer takes the place of one of the same source that has said nothing, or does not get on; where all
+//! places are taken, of one of the source that has most of them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// After which time one that has said nothing gives way: a node speaks first, and at once.
+const SILENT: Duration = Duration::from_millis(250);
+/// After which time one that has spoken gives way.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// Those that shake hands.
+#[derive(Debug)]
+pub struct Knocks {
+    most: usize,
+    most_of_one: usize,
+    next: u64,
+    /// In the order in which they came: numbers rise.
+    pending: BTreeMap<u64, Knock>,
+    counts: BTreeMap<IpAddr, usize>,
+}
+
+#[derive(Debug)]
+struct Knock {
+    source: IpAddr,
+    since: Instant,
+    spoke: bool,
+}
+
+impl Knock {
+    fn gives_way(&self, now: Instant) -> bool {
+        let patience = if self.spoke { SLOW } else { SILENT };
+        now.saturating_duration_since(self.since) >= patience
+    }
+}
+
+/// What becomes of a newcomer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It has a place, under this number.
+    Welcome(u64),
+    /// It has the place of another one.
+    Instead {
+        /// Its number.
+        number: u64,
+        /// The number of the one that has none any more.
+        gone: u64,
+    },
+    /// There is none for it.
+    Refused,
+}
+
+impl Knocks {
+    /// With so many places in all, and for one source.
+    pub fn new(most: usize, most_of_one: usize) -> Self {
+        Self { most, most_of_one, next: 0, pending: BTreeMap::new(), counts: BTreeMap::new() }
+    }
+
+    /// Somebody connects.
+    pub fn arrive(&mut self, source: IpAddr, now: Instant) -> Answer {
+        let of_source = self.counts.get(&source).copied().unwrap_or(0);
+        if of_source < self.most_of_one && self.pending.len() < self.most {
+            return Answer::Welcome(self.add(source, now));
+        }
+        let gone = if of_source >= self.most_of_one {
+            self.weakest(source, |knock| knock.gives_way(now))
+        } else {
+            let largest = self.counts.iter().max_by_key(|(_, count)| **count).map(|(other, count)| (*other, *count));
+            largest.and_then(|(other, count)| {
+                // Whoever has many places has no right to the last one of somebody else.
+                self.weakest(other, |knock| count > of_source + 1 || knock.gives_way(now))
+            })
+        };
+        let Some(gone) = gone else { return Answer::Refused };
+        self.leave(gone);
+        Answer::Instead { number: self.add(source, now), gone }
+    }
+
+    fn add(&mut self, source: IpAddr, since: Instant) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.pending.insert(number, Knock { source, since, spoke: false });
+        *self.counts.entry(source).or_default() += 1;
+        number
+    }
+
+    /// The oldest of a source that has said nothing, else the oldest, among those that are accepted.
+    fn weakest(&self, source: IpAddr, accept: impl Fn(&Knock) -> bool) -> Option<u64> {
+        let of_source = self.pending.iter().filter(|(_, knock)| knock.source == source && accept(knock));
+        of_source.min_by_key(|(number, knock)| (knock.spoke, **number)).map(|(number, _)| *number)
+    }
+
+    /// One has said something.
+    pub fn spoke(&mut self, number: u64) {
+        if let Some(knock) = self.pending.get_mut(&number) {
+            knock.spoke = true;
+        }
+    }
+
+    /// The handshake of one is over, however it ended.
+    pub fn leave(&mut self, number: u64) {
+        let Some(knock) = self.pending.remove(&number) else { return };
+        if let Some(count) = self.counts.get_mut(&knock.source) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&knock.source);
+            }
+        }
+    }
+
+    /// How many shake hands.
+    pub fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether nobody does.
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn source(number: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, number])
+    }
+
+    fn welcome(knocks: &mut Knocks, from: u8, now: Instant) -> u64 {
+        match knocks.arrive(source(from), now) {
+            Answer::Welcome(number) => number,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_source_that_floods_fills_its_own_places_alone() {
+        let (mut knocks, now) = (Knocks::new(256, 64), Instant::now());
+        for _ in 0..64 {
+            welcome(&mut knocks, 1, now);
+        }
+        for _ in 0..10_000 {
+            assert_eq!(knocks.arrive(source(1), now), Answer::Refused);
+        }
+        for other in 2..=64 {
+            welcome(&mut knocks, other, now);
+        }
+        assert_eq!(knocks.len(), 64 + 63);
+    }
+
+    #[test]
+    fn behind_the_address_of_a_flood_whoever_speaks_gets_in() {
+        let (mut knocks, begin) = (Knocks::new(256, 3), Instant::now());
+        let spoken = welcome(&mut knocks, 1, begin);
+        knocks.spoke(spoken);
+        let silent = welcome(&mut knocks, 1, begin);
+        let later = begin + SILENT;
+        welcome(&mut knocks, 1, later);
+        let Answer::Instead { number, gone } = knocks.arrive(source(1), later) else { panic!() };
+        assert_eq!(gone, silent);
+        knocks.spoke(number);
+        // What gets on keeps its place until it is slow.
+        assert_eq!(knocks.arrive(source(1), later), Answer::Refused);
+        assert!(matches!(knocks.arrive(source(1), later + SLOW), Answer::Instead { .. }));
+        assert_eq!(knocks.len(), 3);
+    }
+
+    #[test]
+    fn where_all_places_are_taken_the_source_with_most_of_them_gives_one() {
+        let (mut knocks, now) = (Knocks::new(8, 4), Instant::now());
+        let first = welcome(&mut knocks, 1, now);
+        for from in [1, 1, 1, 2, 2, 2, 3] {
+            welcome(&mut knocks, from, now);
+        }
+        assert_eq!(knocks.arrive(source(4), now), Answer::Instead { number: 8, gone: first }, "at once");
+        // Nobody has two more than this one would have.
+        let mut even = Knocks::new(2, 2);
+        (1..=2).for_each(|from| drop(welcome(&mut even, from, now)));
+        assert_eq!(even.arrive(source(3), now), Answer::Refused);
+        assert_eq!(even.arrive(source(3), now + SILENT), Answer::Instead { number: 2, gone: 0 });
+    }
+
+    proptest! {
+        #[test]
+        fn bounds_hold_and_nothing_remains(steps in prop::collection::vec((0..4_u8, 0..3_u8, 0..400_u64), 1..300)) {
+            let (mut knocks, mut now) = (Knocks::new(10, 4), Instant::now());
+            let mut inside: Vec<(u64, u8)> = Vec::new();
+            for (from, what, wait) in steps {
+                now += Duration::from_millis(wait);
+                if what == 0 && !inside.is_empty() {
+                    knocks.leave(inside.remove(0).0);
+                } else {
+                    match knocks.arrive(source(from), now) {
+                        Answer::Welcome(number) => inside.push((number, from)),
+                        Answer::Instead { number, gone } => {
+                            inside.retain(|(other, _)| *other != gone);
+                            inside.push((number, from));
+                        }
+                        Answer::Refused => {}
+                    }
+                    if what == 1 && let Some((number, _)) = inside.last() {
+                        knocks.spoke(*number);
+                    }
+                }
+                prop_assert_eq!(knocks.len(), inside.len());
+                prop_assert!(inside.len() <= 10);
+                prop_assert!((0..4).all(|from| inside.iter().filter(|(_, other)| *other == from).count() <= 4));
+            }
+            inside.iter().for_each(|(number, _)| knocks.leave(*number));
+            prop_assert!(knocks.is_empty() && knocks.counts.is_empty());
+        }
+    }
+}
