@@ -33,6 +33,7 @@ mod refusal;
 pub mod run;
 pub mod statement;
 pub mod tree;
+pub mod words;
 
 pub use chunks::ChunkSet;
 pub use content::ContentId;
@@ -44,3 +45,4 @@ pub use name::{Name, Network};
 pub use pattern::Pattern;
 pub use statement::{Authority, Certificate, Claim, Entry, Statement, Tombstone, Version};
 pub use tree::Tree;
+pub use words::Rule;

@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use axum::Router;
-pub use client::{Call, Client};
+pub use client::{Call, Client, Listed};
 pub(crate) use routes::MAX_RESULTS;
 pub use types::*;
 

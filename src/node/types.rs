@@ -77,6 +77,18 @@ pub struct LookupInfo {
     pub source: Source,
     /// Peers that have the content, the best to ask first.
     pub holders: Vec<HolderInfo>,
+    /// Whether there may be more of them than are listed.
+    #[serde(default)]
+    pub more_holders: bool,
+}
+
+/// What a search found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SearchInfo {
+    /// The entries, sorted by name.
+    pub entries: Vec<EntryInfo>,
+    /// Whether there are more than were asked for, or may be: an owner did not tell all of its names.
+    pub more: bool,
 }
 
 /// How the master sees a peer.
