@@ -31,3 +31,4 @@ mod returning;
 mod stranger;
 mod transfer;
 mod watching;
+mod words;
