@@ -174,10 +174,11 @@ impl Term {
         if folded.contains('*') {
             return Self::Glob { glob: folded.into_owned(), whole: term.contains('/') };
         }
-        let words: Vec<_> = split(&term, &folded, rule)
-            .into_iter()
-            .map(|word| Word { text: Cow::Owned(word.text.into_owned()), ..word })
-            .collect();
+        let owned = |Word { text, single, joined }: Word<'_>| {
+            let text = Cow::Owned(text.into_owned());
+            Word { text, single, joined }
+        };
+        let words: Vec<_> = split(&term, &folded, rule).into_iter().map(owned).collect();
         if words.is_empty() { Self::Text(folded.into_owned()) } else { Self::Words(words) }
     }
 

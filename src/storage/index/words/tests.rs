@@ -185,3 +185,53 @@ fn an_index_narrows_by_few_words_and_a_question_of_an_earlier_build_too() {
     let (_, expressions) = question(&pattern, false);
     assert_eq!(expressions, ["\"20240131\"* AND \"img\""]);
 }
+
+/// What it costs. Run alone: `--run-ignored all --no-capture a_million`.
+#[test]
+#[ignore = "measures time"]
+fn a_million_names_are_brought_up_to_date_and_searched() {
+    let names: u32 = std::env::var("NAMES").map_or(1_000_000, |names| names.parse().unwrap());
+    let folder = TempDir::new().unwrap();
+    made(folder.path(), 0);
+    let path = folder.path().join("index.db");
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch("PRAGMA synchronous = FULL; BEGIN").unwrap();
+    for number in 0..names {
+        let copy = "INSERT INTO names (name, content, size, owner, version, session, checksum)
+            SELECT ?1, content, size, owner, version, session, checksum FROM names LIMIT 1";
+        let name = match number % 4 {
+            0 => format!("photos/20{:02}/IMG{number:08}.jpg", number % 30),
+            1 => format!("Projekte/Übersicht {number}/Straße {}.pdf", number % 1000),
+            2 => format!("資料/東京の地図 {number}.png"),
+            _ => format!("backup/server-{}/daily report {number}.tar.gz", number % 50),
+        };
+        connection.prepare_cached(copy).unwrap().execute([name]).unwrap();
+    }
+    connection.execute_batch("COMMIT").unwrap();
+    age(&path);
+    let size = || std::fs::metadata(&path).unwrap().len() >> 20;
+    let (before, begin) = (size(), Instant::now());
+    let mut words = Words::load(&connection).unwrap();
+    println!("opened after {:?}, {before} MiB", begin.elapsed());
+    let (begin, mut longest) = (Instant::now(), Duration::ZERO);
+    while words.is_behind() {
+        let slice = Instant::now();
+        words.catch_up(&connection).unwrap();
+        longest = longest.max(slice.elapsed());
+    }
+    println!("up to date after {:?}, {longest:?} for the longest slice, {} MiB", begin.elapsed(), size());
+    for query in ["resume", "img00000004", "strasse 7", "地図", "図", "東京の地図", "uber*", "*4.png", "daily report 77"] {
+        let pattern = Pattern::parse(query).unwrap();
+        let begin = Instant::now();
+        let (sql, expressions) = question(&pattern, false);
+        let mut statement = connection.prepare(&sql).unwrap();
+        let values = [&0 as &dyn rusqlite::ToSql, &2000].into_iter();
+        let words = expressions.iter().map(|words| words as &dyn rusqlite::ToSql);
+        let mut rows = statement.query(&*values.chain(words).collect::<Vec<_>>()).unwrap();
+        let mut matches = 0;
+        while let Some(row) = rows.next().unwrap() {
+            matches += usize::from(pattern.matches(&Name::parse(&row.get::<_, String>(1).unwrap()).unwrap()));
+        }
+        println!("{query}: a page after {:?}, {matches} matches", begin.elapsed());
+    }
+}
