@@ -28,9 +28,10 @@ const FOUND: [(&str, &[&str]); 9] = [
 ];
 
 async fn is_found(node: &TestNode, name: &str, query: &str) {
+    let name = Name::from_path_text(name).unwrap();
     until(&format!("{query} finds {name}"), async || {
         let found = node.search(query, 10).await.ok()?;
-        found.iter().any(|entry| entry.name.as_str() == name).then_some(())
+        found.iter().any(|entry| entry.name == name).then_some(())
     })
     .await;
 }
@@ -48,8 +49,8 @@ async fn names_are_found_by_what_people_type_with_and_without_the_master() {
     for (name, queries) in FOUND {
         for query in queries {
             let found = peers[1].search(query, 10).await.unwrap();
-            let names: Vec<_> = found.iter().map(|entry| entry.name.as_str()).collect();
-            assert!(names.contains(&name), "{query} finds {names:?}");
+            let names: Vec<_> = found.into_iter().map(|entry| entry.name).collect();
+            assert!(names.contains(&Name::from_path_text(name).unwrap()), "{query} finds {names:?}");
         }
     }
     published(&peers[0]).await;
