@@ -168,7 +168,7 @@ impl Default for DhtConfig {
             records: 250_000,
             claims_per_peer: 2000,
             providers: 1_500_000,
-            keys_per_peer: 1_000_000,
+            keys_per_peer: 1_100_000,
         }
     }
 }

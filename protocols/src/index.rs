@@ -17,6 +17,7 @@ use crate::limits::MAX_ADDRESS_BYTES;
 pub use crate::refusal::{Refusal, RefusalCode};
 pub use crate::run::{Fingerprint, Followed, Reign, Run};
 use crate::statement::{Certificate, Entry, Seal, Statement, Version};
+use crate::words::Rule;
 
 /// Identifies the stretch of time between a peer's join and its leave or eviction. Requests that
 /// change the index carry it, so that a peer that was evicted without noticing cannot act on its old lease.
@@ -207,6 +208,9 @@ pub struct Search {
     /// Most entries wanted; the master may send fewer, at most [`crate::limits::MAX_PAGE_ENTRIES`].
     #[serde(rename = "m")]
     pub limit: u32,
+    /// By which rule names match: what the asker checks the answer by. Builds that do not say so mean the first.
+    #[serde(rename = "r", default, skip_serializing_if = "Rule::is_first")]
+    pub rule: Rule,
 }
 
 /// Where a page of results ended. It is all the state there is: the master keeps none between pages.

@@ -34,6 +34,7 @@ pub mod run;
 pub mod statement;
 pub mod text;
 pub mod tree;
+pub mod words;
 
 pub use chunks::ChunkSet;
 pub use content::ContentId;
@@ -45,3 +46,4 @@ pub use name::{Name, Network};
 pub use pattern::Pattern;
 pub use statement::{Authority, Certificate, Claim, Entry, Statement, Tombstone, Version};
 pub use tree::Tree;
+pub use words::Rule;

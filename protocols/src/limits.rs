@@ -30,6 +30,8 @@ pub const MAX_QUERY_BYTES: usize = 512;
 pub const MAX_QUERY_TERMS: usize = 16;
 /// Longest free text in a refusal, in bytes.
 pub const MAX_REASON_BYTES: usize = 512;
+/// Most keys under which the owner of one name is found by its words: more than names have that are made for it.
+pub const MAX_WORD_KEYS: usize = 1024;
 /// Longest message of the index protocol, in bytes, either way.
 pub const MAX_INDEX_MESSAGE: usize = 2 << 20;
 /// Longest message about a renewal, in bytes, either way: two texts for people, and some numbers.

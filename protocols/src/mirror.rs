@@ -4,6 +4,8 @@
 //! this protocol, to nodes that Kademlia found: one message for hundreds of records, and an answer that says what
 //! became of each, which Kademlia's acknowledgement does not.
 
+use std::collections::BTreeSet;
+
 use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
 use serde::{Deserialize, Serialize};
@@ -12,9 +14,11 @@ use crate::check::{Compared, Range};
 use crate::content::ContentId;
 use crate::index::Refusal;
 use crate::ledger::Rejection;
-use crate::name::{Name, Network, words};
-use crate::pattern::Pattern;
+use crate::limits::MAX_WORD_KEYS;
+use crate::name::{Name, Network};
+use crate::pattern::{Pattern, RequiredWord};
 use crate::statement::Statement;
+use crate::words::{self, first};
 
 /// Letters of a word's beginning that make a key.
 const FIRST_LETTERS: usize = 3;
@@ -52,37 +56,57 @@ impl RecordKey {
     }
 
     /// Every key under which the owner of a name is to be found by those who search: its words, the first letters
-    /// of each, and the empty word.
+    /// of each, and the empty word. Words are those of both rules, so that nodes of either find it; most are the same, and
+    /// each key is there once. Of a script without spaces a pair of characters counts as a word, and a single one is found
+    /// under the empty word. At most [`MAX_WORD_KEYS`].
     pub fn of_words(network: &Network, name: &Name) -> Vec<Self> {
-        let mut keys = vec![Self::word(network, "")];
-        for word in words(name.as_str()) {
-            if let Some(letters) = first_letters(&word) {
-                keys.push(Self::beginning(network, letters));
+        let folded = words::fold(name.as_str());
+        let (mut second, mut before) = (Vec::new(), "");
+        for word in words::split(&folded) {
+            match word {
+                words::Word { joined: true, text, .. } => second.push([before, text].concat()),
+                words::Word { single: true, .. } => {}
+                words::Word { text, .. } => second.push(text.to_owned()),
             }
-            keys.push(Self::word(network, &word));
+            before = word.text;
         }
+        let (mut keys, mut known) = (Vec::new(), BTreeSet::new());
+        let all = std::iter::once(String::new()).chain(first::words(name.as_str())).chain(second);
+        for word in all {
+            let beginning = first_letters(&word).map(|letters| Self::beginning(network, letters));
+            keys.extend(beginning.into_iter().chain([Self::word(network, &word)]).filter(|key| known.insert(*key)));
+        }
+        keys.truncate(MAX_WORD_KEYS);
         keys
     }
 
-    /// Three keys under which the owner of one name is found: its longest word, the first letters of it (the word
-    /// again if it has no more), and the empty word.
+    /// Three keys under which the owner of one name is found, also one that knows the first rule alone: its longest word,
+    /// the first letters of it (the word again if it has no more), and the empty word.
     pub fn of_owner(network: &Network, name: &Name) -> [Self; 3] {
-        let longest = words(name.as_str()).max_by_key(String::len).unwrap_or_default();
+        let longest = first::words(name.as_str()).max_by_key(String::len).unwrap_or_default();
         let word = Self::word(network, &longest);
         let beginning = first_letters(&longest).map_or(word, |letters| Self::beginning(network, letters));
         [word, beginning, Self::word(network, "")]
     }
 
-    /// The key under which the owners of all names that match are found: the one of the longest word, by its
-    /// first letters if matches may have more of it.
-    pub fn of_search(network: &Network, pattern: &Pattern) -> Self {
-        let keyed = pattern.required_words().into_iter().filter_map(|word| {
-            let key = match first_letters(&word.text) {
-                _ if !word.prefix => Self::word(network, &word.text),
-                Some(letters) => Self::beginning(network, letters),
-                None => return None,
-            };
-            Some((word.text.chars().count(), key))
+    /// The keys under which the owners of all names that match are found: by the rule that is known here, and by the first,
+    /// which is all that owners of earlier builds know. Mostly it is one.
+    pub fn of_search(network: &Network, pattern: &Pattern) -> Vec<Self> {
+        let mut keys = vec![Self::of_longest(network, pattern.required_words())];
+        let first = Self::of_longest(network, pattern.required_first_words());
+        keys.extend((first != keys[0]).then_some(first));
+        keys
+    }
+
+    /// The key of the longest word, by its first letters if matches may have more of it. Length is in bytes: a character of
+    /// thousands says more than one of twenty-six.
+    fn of_longest(network: &Network, words: Vec<RequiredWord>) -> Self {
+        let keyed = words.into_iter().filter_map(|word| match word {
+            RequiredWord::Whole(word) => Some((word.len(), Self::word(network, &word))),
+            RequiredWord::Begins(word) => {
+                first_letters(&word).map(|letters| (word.len(), Self::beginning(network, letters)))
+            }
+            RequiredWord::Character(_) => None,
         });
         keyed.max().map_or_else(|| Self::word(network, ""), |(_, key)| key)
     }
@@ -314,7 +338,9 @@ mod tests {
             let (pattern, name) = (Pattern::parse(query).unwrap(), Name::parse(name).unwrap());
             assert!(pattern.matches(&name), "{query}");
             let keys = RecordKey::of_words(&network, &name);
-            assert!(keys.contains(&RecordKey::of_search(&network, &pattern)), "{query}: {name}");
+            for key in RecordKey::of_search(&network, &pattern) {
+                assert!(keys.contains(&key), "{query}: {name}");
+            }
         }
     }
 }

@@ -163,17 +163,6 @@ fn is_device(stem: &str) -> bool {
     })
 }
 
-/// The words of a text: runs of letters and digits, in lower case, in order.
-pub fn words(text: &str) -> impl Iterator<Item = String> + '_ {
-    text.split(|char: char| !char.is_alphanumeric()).filter(|run| !run.is_empty()).map(lower)
-}
-
-/// A text in lower case, letter by letter: unlike `str::to_lowercase` the result for a part of a text is
-/// that part of the result for the whole.
-pub(crate) fn lower(text: &str) -> String {
-    text.chars().flat_map(char::to_lowercase).collect()
-}
-
 /// The name of a network: ASCII letters, digits, `-`, `_` and `.`, 1 to [`MAX_NETWORK_BYTES`] bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network(String);

@@ -1,32 +1,51 @@
 //! The search language.
 //!
-//! A query is split at white space into terms. A name matches if every term does, in any order, and
-//! without regard to case:
+//! A query is split at white space into terms. A name matches if every term does, in any order, as both are folded
+//! ([`crate::words`]): case, accents, width and the like make no difference.
 //!
 //! - a term without `*` matches if its words follow one another in the name, the last one as the
-//!   beginning of a word: `rep 2024`, `climate-dat`; a term of no letters or digits matches as it stands;
+//!   beginning of a word: `rep 2024`, `climate-dat`, `img2024`; characters of scripts without spaces follow one another
+//!   directly, as they do in the term; a term of no letters or digits matches as it stands;
 //! - a term with `*` is a glob over the whole name, or, if it has no `/`, over the last segment.
 //!   `*` stands for any characters, `/` among them.
+//!
+//! Builds before had other words ([`first`]); a query of theirs is answered by that rule.
+
+use std::borrow::Cow;
 
 use unicode_normalization::UnicodeNormalization;
 
 use crate::limits::{MAX_QUERY_BYTES, MAX_QUERY_TERMS};
-use crate::name::{Name, lower, words};
+use crate::name::Name;
+use crate::words::{self, Rule, first};
 
 /// A search query. The empty one matches every name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
-    terms: Vec<Term>,
+    /// By which rule names match.
+    rule: Rule,
+    first: Vec<Term>,
+    second: Vec<Term>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Term {
     /// Words that follow one another, the last one a prefix.
-    Words(Vec<String>),
+    Words(Vec<Word<'static>>),
     /// Text that stands somewhere in the name.
     Text(String),
-    /// A glob, in lower case.
-    Glob { glob: Vec<char>, whole: bool },
+    /// A glob.
+    Glob { glob: String, whole: bool },
+}
+
+/// A word of a name or a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Word<'a> {
+    text: Cow<'a, str>,
+    /// One character of a script without spaces.
+    single: bool,
+    /// It follows the one before directly.
+    joined: bool,
 }
 
 /// Why a text is no query.
@@ -44,111 +63,188 @@ pub enum InvalidPattern {
     ControlCharacter,
 }
 
-/// A word, or the beginning of one, that every match of a pattern has.
+/// What every match of a pattern has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequiredWord {
-    /// The word in lower case, letters and digits alone.
-    pub text: String,
-    /// Whether a longer word that begins so will do.
-    pub prefix: bool,
+pub enum RequiredWord {
+    /// This word, or this pair of characters of a script without spaces.
+    Whole(String),
+    /// A word that begins so.
+    Begins(String),
+    /// This character of a script without spaces.
+    Character(String),
 }
 
 impl Pattern {
     /// Parses a query.
     pub fn parse(query: &str) -> Result<Self, InvalidPattern> {
+        Self::parse_by(query, Rule::Second)
+    }
+
+    /// Parses a query that names are to match by a rule.
+    pub fn parse_by(query: &str, rule: Rule) -> Result<Self, InvalidPattern> {
         if query.len() > MAX_QUERY_BYTES {
             return Err(InvalidPattern::TooLong(query.len()));
         }
         if query.chars().any(|char| char.is_control() && !char.is_whitespace()) {
             return Err(InvalidPattern::ControlCharacter);
         }
-        let terms: Vec<_> = query.split_whitespace().map(Term::parse).collect();
-        if terms.len() > MAX_QUERY_TERMS {
-            return Err(InvalidPattern::TooManyTerms(terms.len()));
+        let count = query.split_whitespace().count();
+        if count > MAX_QUERY_TERMS {
+            return Err(InvalidPattern::TooManyTerms(count));
         }
-        Ok(Self { terms })
+        let by = |rule| query.split_whitespace().map(|term| Term::parse(term, rule)).collect();
+        Ok(Self { rule, first: by(Rule::First), second: by(Rule::Second) })
     }
 
     /// Whether a name matches.
     pub fn matches(&self, name: &Name) -> bool {
-        self.terms.iter().all(|term| term.matches(name))
+        let terms = if self.rule.is_first() { &self.first } else { &self.second };
+        if terms.is_empty() {
+            return true;
+        }
+        let folded = fold(name.as_str(), self.rule);
+        let mut words = None;
+        terms.iter().all(|term| match term {
+            Term::Text(text) => folded.contains(text),
+            Term::Glob { glob, whole: true } => glob_matches(glob, &folded),
+            Term::Glob { glob, whole: false } => glob_matches(glob, &fold(name.file_name(), self.rule)),
+            Term::Words(wanted) => {
+                follow(words.get_or_insert_with(|| split(name.as_str(), &folded, self.rule)), wanted)
+            }
+        })
     }
 
-    /// Words that every match has, to narrow an index by; may be fewer than there are.
+    /// What every match has of [`words::index_words`], to narrow an index by; may be less than there is. What matches by the
+    /// first rule has it as well, but for marks that count there as gaps.
     pub fn required_words(&self) -> Vec<RequiredWord> {
-        self.terms.iter().flat_map(Term::required_words).collect()
+        self.second.iter().flat_map(Term::required).collect()
+    }
+
+    /// What every match by the first rule has of [`first::words`].
+    pub fn required_first_words(&self) -> Vec<RequiredWord> {
+        self.first.iter().flat_map(Term::required_first).collect()
     }
 }
 
+/// A text as a rule compares it.
+fn fold(text: &str, rule: Rule) -> Cow<'_, str> {
+    match rule {
+        Rule::First => Cow::Owned(first::lower(text)),
+        Rule::Second => words::fold(text),
+    }
+}
+
+/// The words of a text, of which `folded` is what the rule compares.
+fn split<'a>(text: &str, folded: &'a str, rule: Rule) -> Vec<Word<'a>> {
+    match rule {
+        Rule::First => {
+            let word = |text| Word { text: Cow::Owned(text), single: false, joined: false };
+            first::words(text).map(word).collect()
+        }
+        Rule::Second => words::split(folded).map(Word::from).collect(),
+    }
+}
+
+impl<'a> From<words::Word<'a>> for Word<'a> {
+    fn from(word: words::Word<'a>) -> Self {
+        let words::Word { text, single, joined, sure: _ } = word;
+        Self { text: Cow::Borrowed(text), single, joined }
+    }
+}
+
+/// Whether the wanted words follow one another somewhere, the last one as the beginning of a word.
+fn follow(found: &[Word<'_>], wanted: &[Word<'_>]) -> bool {
+    let Some((last, first)) = wanted.split_last() else { return true };
+    let holds = |(number, (has, word)): (usize, (&Word<'_>, &Word<'_>))| {
+        has.text == word.text && (number == 0 || has.joined || !word.joined)
+    };
+    found.windows(wanted.len()).any(|run| {
+        run.split_last().is_some_and(|(end, begin)| {
+            end.text.starts_with(&*last.text)
+                && (begin.is_empty() || end.joined || !last.joined)
+                && begin.iter().zip(first).enumerate().all(holds)
+        })
+    })
+}
+
 impl Term {
-    fn parse(term: &str) -> Self {
+    fn parse(term: &str, rule: Rule) -> Self {
         let term: String = term.nfc().collect();
-        if term.contains('*') {
-            return Self::Glob { glob: lower(&term).chars().collect(), whole: term.contains('/') };
+        let folded = fold(&term, rule);
+        if folded.contains('*') {
+            return Self::Glob { glob: folded.into_owned(), whole: term.contains('/') };
         }
-        let words: Vec<_> = words(&term).collect();
-        if words.is_empty() { Self::Text(term) } else { Self::Words(words) }
+        let owned = |Word { text, single, joined }: Word<'_>| {
+            let text = Cow::Owned(text.into_owned());
+            Word { text, single, joined }
+        };
+        let words: Vec<_> = split(&term, &folded, rule).into_iter().map(owned).collect();
+        if words.is_empty() { Self::Text(folded.into_owned()) } else { Self::Words(words) }
     }
 
-    fn matches(&self, name: &Name) -> bool {
-        match self {
-            Self::Text(text) => name.as_str().contains(text),
-            Self::Glob { glob, whole } => {
-                let text = if *whole { name.as_str() } else { name.file_name() };
-                glob_matches(glob, &lower(text).chars().collect::<Vec<_>>())
-            }
-            Self::Words(wanted) => {
-                let Some((last, first)) = wanted.split_last() else { return true };
-                let found: Vec<_> = words(name.as_str()).collect();
-                found.windows(wanted.len()).any(|run| {
-                    run.split_last().is_some_and(|(end, begin)| begin == first && end.starts_with(last.as_str()))
-                })
-            }
-        }
-    }
-
-    fn required_words(&self) -> Vec<RequiredWord> {
+    fn required(&self) -> Vec<RequiredWord> {
         match self {
             Self::Text(_) => Vec::new(),
             Self::Words(words) => {
                 let last = words.len().saturating_sub(1);
-                let required =
-                    |(number, text): (usize, &String)| RequiredWord { text: text.clone(), prefix: number == last };
-                words.iter().enumerate().map(required).collect()
+                required(words, |number| Some(number == last))
             }
-            Self::Glob { glob, .. } => glob_words(glob),
+            Self::Glob { glob, .. } => {
+                let last = glob.split('*').count() - 1;
+                glob.split('*').enumerate().flat_map(|(number, piece)| piece_words(piece, number == 0, number == last)).collect()
+            }
+        }
+    }
+
+    fn required_first(&self) -> Vec<RequiredWord> {
+        let kind = |(text, prefix): (String, bool)| if prefix { RequiredWord::Begins(text) } else { RequiredWord::Whole(text) };
+        match self {
+            Self::Text(_) => Vec::new(),
+            Self::Words(words) => {
+                let last = words.len().saturating_sub(1);
+                let all = words.iter().enumerate().map(|(number, word)| (word.text.to_string(), number == last));
+                all.map(kind).collect()
+            }
+            Self::Glob { glob, .. } => first::glob_words(&glob.chars().collect::<Vec<_>>()).into_iter().map(kind).collect(),
         }
     }
 }
 
-/// The dot that "İ" has in lower case: it is no letter, and yet no end of the word that the name has there.
-const DOT_ABOVE: char = '\u{307}';
-
-/// Runs of letters and digits in a glob that begin a word in every match: those at its beginning and
-/// those after a character that is neither letter nor digit. What follows decides whether the word ends there.
-fn glob_words(glob: &[char]) -> Vec<RequiredWord> {
+/// What an index has of these words if they follow one another in a name. `begins` says of a word whether a longer one
+/// that begins so will do, and `None` if nothing is known of where it begins.
+fn required(words: &[Word<'_>], begins: impl Fn(usize) -> Option<bool>) -> Vec<RequiredWord> {
     let mut required = Vec::new();
-    let mut at = 0;
-    while at < glob.len() {
-        if !glob[at].is_alphanumeric() {
-            at += 1;
-            continue;
+    for (number, word) in words.iter().enumerate() {
+        let before = number.checked_sub(1).and_then(|number| words.get(number));
+        let paired = words.get(number + 1).is_some_and(|next| next.joined);
+        match (word, before) {
+            (Word { joined: true, text, .. }, Some(before)) => {
+                required.push(RequiredWord::Whole([&*before.text, &**text].concat()));
+            }
+            (Word { single: true, .. }, _) if paired => {}
+            (Word { single: true, text, .. }, _) => required.push(RequiredWord::Character(text.to_string())),
+            (Word { text, .. }, _) => required.extend(begins(number).map(|longer| match longer {
+                true => RequiredWord::Begins(text.to_string()),
+                false => RequiredWord::Whole(text.to_string()),
+            })),
         }
-        let end = glob[at..].iter().position(|char| !char.is_alphanumeric()).map_or(glob.len(), |length| at + length);
-        // After '*' the run may continue a word, and then says nothing of how one begins.
-        let goes_on = |char: &char| *char == '*' || *char == DOT_ABOVE;
-        if at == 0 || !goes_on(&glob[at - 1]) {
-            let prefix = glob.get(end).is_some_and(goes_on);
-            required.push(RequiredWord { text: glob[at..end].iter().collect(), prefix });
-        }
-        at = end;
     }
     required
 }
 
+/// The words of what stands between two asterisks of a glob, as far as it says where they begin. One that ends where an
+/// asterisk follows may go on.
+fn piece_words(piece: &str, first: bool, last: bool) -> Vec<RequiredWord> {
+    let sure: Vec<_> = words::split(piece).map(|word| first || word.sure).collect();
+    let words: Vec<_> = words::split(piece).map(Word::from).collect();
+    let open = |number: usize| !last && number + 1 == words.len() && piece.ends_with(&*words[number].text);
+    required(&words, |number| sure.get(number).copied().unwrap_or_default().then(|| open(number)))
+}
+
 /// Whether a glob matches a text, in time proportional to the product of their lengths at worst: only the last
 /// asterisk is ever tried again.
-fn glob_matches(glob: &[char], text: &[char]) -> bool {
+fn glob_matches(glob: &str, text: &str) -> bool {
+    let (glob, text): (Vec<_>, Vec<_>) = (glob.chars().collect(), text.chars().collect());
     let (mut g, mut t) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
     while t < text.len() {
@@ -239,27 +335,125 @@ mod tests {
         {
             let (pattern, name) = (Pattern::parse(query).unwrap(), Name::parse(name).unwrap());
             assert!(pattern.matches(&name), "{query} {name}");
-            let found: Vec<_> = words(name.as_str()).collect();
-            for RequiredWord { text, prefix } in pattern.required_words() {
-                let has = |word: &String| *word == text || prefix && word.starts_with(&text);
-                assert!(found.iter().any(has), "{query}: {text} in {found:?}");
-            }
+            has_what_is_required(&pattern, &name);
+        }
+    }
+
+    /// Whether an index finds the name by what it requires of a match.
+    fn has_what_is_required(pattern: &Pattern, name: &Name) {
+        let satisfied = |words: &[String], required: &RequiredWord| match required {
+            RequiredWord::Whole(text) | RequiredWord::Character(text) => words.contains(text),
+            RequiredWord::Begins(text) => words.iter().any(|word| word.starts_with(text.as_str())),
+        };
+        let words = words::index_words(name.as_str());
+        for required in pattern.required_words() {
+            assert!(satisfied(&words, &required), "{required:?} in {words:?}");
+        }
+    }
+
+    #[test]
+    fn what_people_take_for_the_same_is_found() {
+        for (query, name) in [
+            ("resume", "résumé.pdf"),
+            ("résumé", "RESUME.pdf"),
+            ("strasse", "Straße.txt"),
+            ("STRASSE", "Straße.txt"),
+            ("straße", "HAUPT-STRASSE"),
+            ("отчет", "Отчёт 2024.docx"),
+            ("ОТЧЁТ", "отчет.docx"),
+            ("地図", "東京の地図.pdf"),
+            ("京の", "東京の地図.pdf"),
+            ("図", "東京の地図.pdf"),
+            ("20240131", "IMG20240131.jpg"),
+            ("img 2024", "IMG20240131.jpg"),
+            ("IMG20240131", "img-20240131.jpg"),
+            ("istanbul", "İSTANBUL.jpg"),
+            ("ISPARTA", "ısparta.jpg"),
+            ("ｒｅｐｏｒｔ", "report.txt"),
+            ("report", "ｒｅｐｏｒｔ.txt"),
+            ("office", "oﬃce.doc"),
+            ("ΟΔΥΣΣΕΥΣ", "Οδυσσεύς.txt"),
+            ("οδυσσευσ", "ΟΔΥΣΣΕΎΣ.txt"),
+            ("مدرسة", "مَدْرَسَة.pdf"),
+            ("שלום", "שָׁלוֹם.txt"),
+            ("さくら", "サクラ.png"),
+            ("ガンダム", "ｶﾞﾝﾀﾞﾑ.mkv"),
+            ("한글", "\u{1112}\u{1161}\u{11ab}\u{1100}\u{1173}\u{11af}.txt"),
+            ("지도", "서울지도.pdf"),
+            ("lodz", "Łódź.jpg"),
+            ("smorrebrod", "smørrebrød.txt"),
+            ("2024", "٢٠٢٤.txt"),
+            ("*.PDF", "Übersicht.pdf"),
+            ("uber*", "Übersicht.pdf"),
+            ("*straße.txt", "haupt-STRASSE.txt"),
+            ("東京*", "東京の地図.pdf"),
+            ("*地図.pdf", "東京の地図.pdf"),
+            ("don't*", "Don’t panic.txt"),
+        ] {
+            let name = Name::from_path_text(name).unwrap();
+            let pattern = Pattern::parse(query).unwrap();
+            assert!(pattern.matches(&name), "{query} {name}");
+            has_what_is_required(&pattern, &name);
+            let keys = crate::RecordKey::of_words(&crate::Network::default(), &name);
+            let asked = crate::RecordKey::of_search(&crate::Network::default(), &pattern);
+            assert!(keys.contains(&asked[0]), "{query} {name}");
+        }
+        for (query, name) in [
+            ("京地", "東京の地図.pdf"),
+            ("東図", "東京の地図.pdf"),
+            ("地図", "地-図.pdf"),
+            ("か", "が.txt"),
+            ("0131", "IMG20240131.jpg"),
+            ("mg2024", "IMG20240131.jpg"),
+        ] {
+            assert!(!matches(query, name), "{query} {name}");
+        }
+        assert!(matches("地-図", "地図.pdf"), "what stands apart in the query may stand together");
+    }
+
+    #[test]
+    fn a_query_of_an_earlier_build_is_answered_by_its_rule() {
+        let matches = |query: &str, name: &str| {
+            Pattern::parse_by(query, Rule::First).unwrap().matches(&Name::parse(name).unwrap())
+        };
+        for (query, name) in [("été", "Été 2023.jpg"), ("img2024", "IMG20240131.jpg"), ("東京", "東京の地図")] {
+            assert!(matches(query, name), "{query} {name}");
+        }
+        for (query, name) in [("ete", "Été 2023.jpg"), ("20240131", "IMG20240131.jpg"), ("地図", "東京の地図")] {
+            assert!(!matches(query, name), "{query} {name}");
         }
     }
 
     proptest! {
         #[test]
         fn required_words_never_exclude_a_match(
-            query in "[abAB12ßİéE.*/_ -]{0,10}",
-            name in "[abAB12ßİéE._ -]{1,6}(/[abAB12ßİéE._ -]{1,6}){0,2}",
+            query in "[abAB12ßİéE.*/_ー日か゛เ́-]{0,10}",
+            name in "[abAB12ßİéE._ー日か゛เ́-]{1,6}(/[abAB12ßİéE._ー日か゛เ́-]{1,6}){0,2}",
         ) {
             let (Ok(pattern), Ok(name)) = (Pattern::parse(&query), Name::from_path_text(&name)) else { return Ok(()) };
             if pattern.matches(&name) {
-                let found: Vec<_> = words(name.as_str()).collect();
-                for word in pattern.required_words() {
-                    let satisfied = found.iter().any(|other| *other == word.text || word.prefix && other.starts_with(&word.text));
-                    prop_assert!(satisfied, "{:?} in {:?}", word, found);
-                }
+                has_what_is_required(&pattern, &name);
+                let network = crate::Network::default();
+                let keys = crate::RecordKey::of_words(&network, &name);
+                prop_assert!(keys.contains(&crate::RecordKey::of_search(&network, &pattern)[0]));
+            }
+        }
+
+        /// So an index by the second rule answers for the first, and who knows the second finds what those find who do not.
+        #[test]
+        fn what_matches_by_the_first_rule_matches_by_the_second(
+            query in "[abAB12ßéEйЁ日本かガ한._-]{0,4}",
+            name in "[abAB12ßéEйЁ日本かガ한._-]{1,8}(/[abAB12ßéEйЁ日本かガ한._-]{1,8}){0,1}",
+        ) {
+            let (Ok(first), Ok(second)) = (Pattern::parse_by(&query, Rule::First), Pattern::parse(&query)) else { return Ok(()) };
+            let Ok(name) = Name::from_path_text(&name) else { return Ok(()) };
+            if first.matches(&name) {
+                prop_assert!(second.matches(&name), "{:?} {}", query, name);
+                has_what_is_required(&first, &name);
+                let network = crate::Network::default();
+                let keys = crate::RecordKey::of_words(&network, &name);
+                let asked = crate::RecordKey::of_search(&network, &first);
+                prop_assert!(asked.iter().any(|key| keys.contains(key)));
             }
         }
     }

@@ -19,7 +19,7 @@ use swarmdex_protocols::index::{
 use swarmdex_protocols::limits::*;
 use swarmdex_protocols::statement::{self, Seal};
 use swarmdex_protocols::{
-    Certificate, Claim, ContentId, Entry, Keypair, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tombstone,
+    Certificate, Claim, ContentId, Entry, Keypair, Multiaddr, Name, Network, PeerId, RecordKey, Rule, Statement, Tombstone,
     Version, mirror,
 };
 
@@ -91,8 +91,8 @@ fn requests() -> Vec<Request> {
         }),
         Request::Revoke(Revoke { session: Session(1), sequence: Sequence(3), names: vec!["a".to_owned()] }),
         Request::Lookup(Lookup { name: "é".to_owned() }),
-        Request::Search(Search { query: "a b".to_owned(), cursor: Some(Cursor(12)), limit: 100 }),
-        Request::Search(Search { query: String::new(), cursor: None, limit: 1 }),
+        Request::Search(Search { query: "a b".to_owned(), cursor: Some(Cursor(12)), limit: 100, rule: Rule::First }),
+        Request::Search(Search { query: String::new(), cursor: None, limit: 1, rule: Rule::First }),
         Request::Report(Report { peer: peer() }),
         Request::Peers(Peers { after: Some(peer()) }),
         Request::Leave(Leave { session: Session(1) }),
@@ -343,6 +343,11 @@ fn reign() -> Response {
     Response::Master(Followed { master: Some(peer()), addresses: Vec::new(), reign: Some(reign) })
 }
 
+/// A question by the second rule of words.
+fn searched() -> Request {
+    Request::Search(Search { query: "img 2024".to_owned(), cursor: None, limit: 5, rule: Rule::Second })
+}
+
 /// Bytes that never change: a second implementation must produce and accept just these.
 const GOLDEN: &str = include_str!("golden.txt");
 
@@ -392,6 +397,9 @@ fn every_message_has_its_bytes() {
     all += &lines("request", &requests);
     all += &lines("response", &responses);
     all += &lines("header", &[sending()]);
+    all += &lines("request", &[searched()]);
+    let found_by = Name::parse("Résumé/東京の地図 IMG20240131.jpg").unwrap();
+    all += &lines("key", &RecordKey::of_words(&network, &found_by));
     all += &lines("response", &[reign()]);
     assert_eq!(all, GOLDEN, "the bytes of a message changed: that takes a new protocol id");
 }
@@ -422,6 +430,7 @@ fn another_library_writes_and_reads_the_same_bytes() {
     cross_check(&reaches().1);
     cross_check(&[sending()]);
     cross_check(&[reign()]);
+    cross_check(&[searched()]);
     cross_check(&fetches());
     cross_check(&headers());
     cross_check(&mirror_requests());
@@ -441,7 +450,7 @@ fn a_new_optional_field_is_ignored_and_a_missing_one_has_its_default() {
     let newer = Value::Map(vec![("search".into(), Value::Map(search))]);
     let mut bytes = Vec::new();
     ciborium::into_writer(&newer, &mut bytes).unwrap();
-    let search = Search { query: "a".to_owned(), cursor: None, limit: 5 };
+    let search = Search { query: "a".to_owned(), cursor: None, limit: 5, rule: Rule::First };
     assert_eq!(decode::<Request>(&bytes, 1000), Ok(Request::Search(search)));
 }
 
@@ -597,8 +606,8 @@ fn any_request() -> impl Strategy<Value = Request> {
             Request::Revoke(Revoke { session: Session(session), sequence: Sequence(sequence), names })
         }),
         ".{0,60}".prop_map(|name| Request::Lookup(Lookup { name })),
-        (".{0,60}", any::<Option<u64>>(), any::<u32>()).prop_map(|(query, cursor, limit)| {
-            Request::Search(Search { query, cursor: cursor.map(Cursor), limit })
+        (".{0,60}", any::<Option<u64>>(), any::<u32>(), 1..3u32).prop_map(|(query, cursor, limit, rule)| {
+            Request::Search(Search { query, cursor: cursor.map(Cursor), limit, rule: rule.into() })
         }),
         (".{0,20}", any::<[u8; 32]>(), any::<u64>()).prop_map(|(network, digest, entries)| {
             let addresses = vec!["/ip6/::1/tcp/1".parse().unwrap()];

@@ -6,7 +6,7 @@ use super::Failure;
 use super::settings::NodeArgs;
 use crate::config::{Config, Role};
 use crate::http::Client;
-use crate::node::{EntryInfo, Error, GetReport, GetRequest, LookupInfo, Node, Progress};
+use crate::node::{Error, GetReport, GetRequest, LookupInfo, Node, Progress, SearchInfo};
 
 /// A node for one command.
 pub(super) enum Backend {
@@ -58,10 +58,10 @@ impl Backend {
         }
     }
 
-    pub(super) async fn search(&self, query: &str, limit: usize) -> Result<Vec<EntryInfo>, Error> {
+    pub(super) async fn search(&self, query: &str, limit: usize) -> Result<SearchInfo, Error> {
         match self {
-            Self::Running(client) => client.search(query, limit).await,
-            Self::Own(own) => own.node.search(query, limit).await,
+            Self::Running(client) => client.find(query, limit).await,
+            Self::Own(own) => own.node.find(query, limit).await,
         }
     }
 

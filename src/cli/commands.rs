@@ -6,7 +6,7 @@ use super::backend::Backend;
 use super::output::{self, Bar, Table, note, size};
 use super::settings::NodeArgs;
 use super::{Command, Failure, OutputArgs, summary};
-use crate::http::{Client, MAX_RESULTS};
+use crate::http::{Client, Listed, MAX_RESULTS};
 use crate::node::{
     AgreementInfo, EntryInfo, ErrorKind, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState, ShareReport,
     SharedInfo, Source, Standing, Status,
@@ -21,9 +21,9 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
             let found = backend.search(&words.join(" "), limit).await;
             backend.end().await;
             let found = found?;
-            print_entries(&found, json)?;
-            if found.len() >= limit.min(MAX_RESULTS) {
-                note(&format!("there may be more; --limit lists up to {MAX_RESULTS}, more words find fewer"));
+            print_entries(&found.entries, json)?;
+            if found.more {
+                note(&there_are_more(found.entries.len(), Some(MAX_RESULTS)));
             }
             Ok(())
         }
@@ -37,11 +37,39 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
         Command::Revoke { names } => {
             summary::print_revoked(&running(args).await?.revoke(names).await?, json, verbose)
         }
-        Command::Ls => print_shared(&running(args).await?.shared().await?, json),
-        Command::Peers => print_peers(&running(args).await?.peers().await?, json),
+        Command::Ls { limit } => {
+            let shared = running(args).await?.some_shared(limit.unwrap_or(usize::MAX)).await?;
+            print_shared(&shared.entries, json)?;
+            note_cut(&shared);
+            Ok(())
+        }
+        Command::Peers { limit } => {
+            let peers = running(args).await?.some_peers(limit.unwrap_or(usize::MAX)).await?;
+            print_peers(&peers.entries, json)?;
+            note_cut(&peers);
+            Ok(())
+        }
         Command::Status => print_status(&running(args).await?.status().await?, json),
         // Dealt with before.
         Command::Run | Command::Demo | Command::Identity { .. } | Command::Completions { .. } => Ok(()),
+    }
+}
+
+/// Says that a list was cut. `most` is the longest that there is of its kind.
+fn there_are_more(listed: usize, most: Option<usize>) -> String {
+    let listed = match listed {
+        0 => "nothing is listed".to_owned(),
+        listed => format!("only {listed} are listed"),
+    };
+    match most {
+        Some(most) => format!("{listed}, and there are more: --limit lists up to {most}, more words find fewer"),
+        None => format!("{listed}, and there are more: a higher --limit lists them"),
+    }
+}
+
+fn note_cut<T>(list: &Listed<T>) {
+    if list.more {
+        note(&there_are_more(list.entries.len(), None));
     }
 }
 
@@ -173,7 +201,11 @@ fn print_lookup(found: &LookupInfo, json: bool) -> Result<(), Failure> {
         let state = format!("{}{}", state_word(holder.state), unreached(holder.reachable));
         table.row(&["holder", &format!("{} ({state})", holder.peer_id)]);
     }
-    table.print()
+    table.print()?;
+    if found.more_holders {
+        note(&format!("only {} holders are listed, and there may be more", found.holders.len()));
+    }
+    Ok(())
 }
 
 fn print_shared(shared: &[SharedInfo], json: bool) -> Result<(), Failure> {

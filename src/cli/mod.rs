@@ -80,8 +80,8 @@ enum Command {
     Search {
         /// Words in any order, beginnings of words, or globs with *
         words: Vec<String>,
-        /// Most entries to print
-        #[arg(long, default_value_t = 1000)]
+        /// Most entries to print, up to 100000; a line on stderr says if there are more
+        #[arg(long, value_name = "N", default_value_t = 1000)]
         limit: usize,
     },
     /// Share files and folders with the network
@@ -100,9 +100,17 @@ enum Command {
         names: Vec<String>,
     },
     /// List what this node shares
-    Ls,
+    Ls {
+        /// Most names to print [default: all]; a line on stderr says if there are more
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
     /// List the members of the network
-    Peers,
+    Peers {
+        /// Most members to print [default: all]; a line on stderr says if there are more
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
     /// Show what this node is doing
     Status,
     /// Show what the index says of one name

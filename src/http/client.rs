@@ -11,9 +11,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::routes::{MAX_RESULTS, MORE};
 use super::types::{ErrorBody, Line, Parts, RevokeBody, ShareBody};
 use crate::node::{
-    EntryInfo, Error, ErrorKind, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, SharedInfo, Status,
+    EntryInfo, Error, ErrorKind, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, SearchInfo, SharedInfo, Status,
 };
 use crate::storage::dir::socket_path;
 
@@ -36,6 +37,15 @@ pub struct Call {
     buffer: Vec<u8>,
     /// Bytes of it among which there is no end of a line.
     searched: usize,
+}
+
+/// A list, or as much of it as was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed<T> {
+    /// What was sent.
+    pub entries: Vec<T>,
+    /// Whether there are more, or may be.
+    pub more: bool,
 }
 
 fn broken(error: impl std::fmt::Display) -> Error {
@@ -109,14 +119,34 @@ impl Client {
         self.get("/v1/status").await
     }
 
+    /// At most `limit` of a list. A build from before does not say whether there are more: with `full` entries there may be.
+    async fn list<T: DeserializeOwned>(&self, path: &str, limit: usize, full: usize) -> Result<Listed<T>, Error> {
+        let response = self.send(Method::GET, path, Vec::new()).await?;
+        let said = response.headers().get(MORE).map(|more| more == "true");
+        let mut entries: Vec<T> = serde_json::from_slice(&collect(response.into_body()).await?).map_err(broken)?;
+        let more = said.unwrap_or(entries.len() >= full);
+        entries.truncate(limit);
+        Ok(Listed { entries, more })
+    }
+
     /// See [`crate::Node::peers`].
     pub async fn peers(&self) -> Result<Vec<PeerInfo>, Error> {
         self.get("/v1/peers").await
     }
 
+    /// At most `limit` members.
+    pub async fn some_peers(&self, limit: usize) -> Result<Listed<PeerInfo>, Error> {
+        self.list(&format!("/v1/peers?limit={limit}"), limit, limit.saturating_add(1)).await
+    }
+
     /// See [`crate::Node::shared`].
     pub async fn shared(&self) -> Result<Vec<SharedInfo>, Error> {
         self.get("/v1/shared").await
+    }
+
+    /// At most `limit` of the names that are shared.
+    pub async fn some_shared(&self, limit: usize) -> Result<Listed<SharedInfo>, Error> {
+        self.list(&format!("/v1/shared?limit={limit}"), limit, limit.saturating_add(1)).await
     }
 
     /// See [`crate::Node::lookup`].
@@ -127,6 +157,14 @@ impl Client {
     /// See [`crate::Node::search`].
     pub async fn search(&self, query: &str, limit: usize) -> Result<Vec<EntryInfo>, Error> {
         self.get(&format!("/v1/search?query={}&limit={limit}", escape(query))).await
+    }
+
+    /// See [`crate::Node::find`].
+    pub async fn find(&self, query: &str, limit: usize) -> Result<SearchInfo, Error> {
+        let path = format!("/v1/search?query={}&limit={limit}", escape(query));
+        let most = limit.min(MAX_RESULTS);
+        let Listed { entries, more } = self.list(&path, most, most).await?;
+        Ok(SearchInfo { entries, more })
     }
 
     /// See [`crate::Node::revoke`].

@@ -14,13 +14,15 @@ use serde::Serialize;
 use swarmdex_protocols::text::plain_json;
 
 use super::serve::whole_body;
-use super::types::{ErrorBody, Line, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody};
+use super::types::{ErrorBody, Form, Line, ListQuery, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody};
 use crate::node::{Error, GetRequest, Node, Operation};
 
 /// Longest body of a request, in bytes: the names of the longest command line (6 MiB on Linux), their quotes escaped.
 pub(super) const MAX_BODY: usize = 16 << 20;
 /// Most entries in one answer to a search.
 pub(crate) const MAX_RESULTS: usize = 100_000;
+/// The field of an answer that says whether its list has more than was sent: `true` or `false`.
+pub(super) const MORE: &str = "swarmdex-more";
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -36,8 +38,8 @@ pub(super) struct App {
 pub(super) fn router(app: App) -> Router {
     Router::new()
         .route("/v1/status", get(status))
-        .route("/v1/peers", get(async |State(app): State<App>| answer(app.node.peers().await)))
-        .route("/v1/shared", get(async |State(app): State<App>| answer(app.node.shared().await)))
+        .route("/v1/peers", get(peers))
+        .route("/v1/shared", get(shared))
         .route("/v1/lookup", get(lookup))
         .route("/v1/search", get(search))
         .route("/v1/share", post(share))
@@ -82,8 +84,38 @@ async fn lookup(State(app): State<App>, Query(LookupQuery { name }): Query<Looku
     answer(app.node.lookup(&name).await)
 }
 
-async fn search(State(app): State<App>, Query(SearchQuery { query, limit }): Query<SearchQuery>) -> Response {
-    answer(app.node.search(&query, limit.min(MAX_RESULTS)).await)
+async fn search(State(app): State<App>, Query(SearchQuery { query, limit, form }): Query<SearchQuery>) -> Response {
+    match app.node.find(&query, limit.min(MAX_RESULTS)).await {
+        Ok(found) if form == Form::Object => answer(Ok(found)),
+        Ok(found) => list(found.entries, found.more),
+        Err(error) => answer::<()>(Err(error)),
+    }
+}
+
+async fn peers(State(app): State<App>, Query(query): Query<ListQuery>) -> Response {
+    cut(app.node.peers().await, &query)
+}
+
+async fn shared(State(app): State<App>, Query(query): Query<ListQuery>) -> Response {
+    cut(app.node.shared().await, &query)
+}
+
+/// A list, and whether there is more of it.
+fn list<T: Serialize>(entries: Vec<T>, more: bool) -> Response {
+    ([(MORE, if more { "true" } else { "false" })], Json(entries)).into_response()
+}
+
+/// As much of a list as is wanted.
+fn cut<T: Serialize>(all: Result<Vec<T>, Error>, query: &ListQuery) -> Response {
+    match all {
+        Ok(mut entries) => {
+            let most = query.limit.unwrap_or(usize::MAX);
+            let more = entries.len() > most;
+            entries.truncate(most);
+            list(entries, more)
+        }
+        Err(error) => answer::<()>(Err(error)),
+    }
 }
 
 async fn revoke(State(app): State<App>, Json(RevokeBody { names }): Json<RevokeBody>) -> Response {

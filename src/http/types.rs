@@ -37,8 +37,36 @@ pub struct LookupQuery {
 pub struct SearchQuery {
     /// The words.
     pub query: String,
-    /// Most entries.
+    /// Most entries; more than 100,000 are never sent.
+    #[serde(default = "default_limit")]
     pub limit: usize,
+    /// `object` for `{"entries": […], "more": …}` in place of a list.
+    #[serde(default)]
+    pub form: Form,
+}
+
+/// Entries of a search that does not say how many.
+fn default_limit() -> usize {
+    1000
+}
+
+/// How a list is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// As it is.
+    #[default]
+    List,
+    /// As a part of an object.
+    Object,
+}
+
+/// Query of `GET /v1/shared` and of `GET /v1/peers`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ListQuery {
+    /// Most entries; all without.
+    #[serde(default)]
+    pub limit: Option<usize>,
 }
 
 /// Most entries of a list in one line.

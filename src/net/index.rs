@@ -208,8 +208,8 @@ impl Master {
                     Name::parse(&name).map_err(|error| Refusal::new(RefusalCode::InvalidName, error.to_string()))?;
                 self.read_checked(peer, ReadOp::Lookup { name })
             }
-            Request::Search(index::Search { query, cursor, limit }) => {
-                let pattern = Pattern::parse(&query)
+            Request::Search(index::Search { query, cursor, limit, rule }) => {
+                let pattern = Pattern::parse_by(&query, rule)
                     .map_err(|error| Refusal::new(RefusalCode::InvalidQuery, error.to_string()))?;
                 let limit = limit.clamp(1, MAX_PAGE_ENTRIES as u32);
                 self.read_checked(peer, ReadOp::Search { pattern, cursor, limit })

@@ -8,10 +8,12 @@ use futures::{FutureExt, Stream, StreamExt, stream};
 use swarmdex_protocols::index::{Lookup, Member, Owned, RefusalCode, Request, Response, Search};
 use swarmdex_protocols::ledger::Standing;
 use swarmdex_protocols::limits::{MAX_HOLDERS, MAX_PAGE_ENTRIES, MAX_PROVIDERS};
-use swarmdex_protocols::{Authority, ContentId, Entry, Ledger, Name, Pattern, PeerId, RecordKey, Statement, Tally};
+use swarmdex_protocols::{
+    Authority, ContentId, Entry, Ledger, Name, Pattern, PeerId, RecordKey, Rule, Statement, Tally,
+};
 use tokio::sync::mpsc;
 
-use super::lookup::Checked;
+use super::lookup::{Checked, Listing};
 use super::membership::unix_ms;
 use super::types::Source;
 use super::{Error, shorten};
@@ -217,23 +219,28 @@ impl Dht {
     }
 
     /// The entries that match, from their owners, at most `limit`.
-    pub(super) async fn search(&self, query: &str, limit: usize) -> Result<Vec<Entry>, Error> {
+    pub(super) async fn search(&self, query: &str, limit: usize) -> Result<Listing, Error> {
         let authority = self.authority()?;
         let pattern = Pattern::parse(query).map_err(Error::Query)?;
-        let key = RecordKey::of_search(&authority.network, &pattern);
+        let keys = RecordKey::of_search(&authority.network, &pattern);
         let begin = Instant::now();
-        let owners = self.owners_under(key).await;
+        let looking = keys.iter().map(|key| self.owners_under(*key));
+        let owners: BTreeSet<_> = futures::future::join_all(looking).await.into_iter().flatten().collect();
         let nobody = owners.is_empty();
         let mut tallies = BTreeMap::<Name, Tally>::new();
         let asked = owners.len();
-        let owners = std::iter::once(self.net.local()).chain(owners);
+        let owners = std::iter::once(self.net.local()).chain(owners.into_iter().take(MAX_OWNERS));
         let asking: Vec<_> =
             owners.map(|owner| self.pages(owner, &pattern, query, limit, &authority).boxed()).collect();
         let mut pages = stream::iter(asking).flatten_unordered(OWNERS_AT_A_TIME);
+        let mut cut = false;
         while let Some(page) = pages.next().await {
-            for (name, ledger) in page {
+            cut |= page.cut;
+            for (name, ledger) in page.proved {
                 if tallies.len() < limit || tallies.contains_key(&name) {
                     tallies.entry(name).or_default().add(&ledger, unix_ms());
+                } else {
+                    cut = true;
                 }
             }
         }
@@ -241,9 +248,11 @@ impl Dht {
         if nobody && tallies.is_empty() && self.net.dht_counts().await.nodes == 0 {
             return Err(Error::NoNodes);
         }
-        let reach = self.net.reach(key).await;
-        if tallies.is_empty() && !reach.is_sure() {
-            return Err(unsure(query, reach));
+        for key in keys {
+            let reach = self.net.reach(key).await;
+            if tallies.is_empty() && !reach.is_sure() {
+                return Err(unsure(query, reach));
+            }
         }
         // What owners say of their names may have been ended since, without their knowing or without their saying.
         for (name, known) in self.mirror.read(tallies.keys().cloned().collect()).await {
@@ -252,7 +261,7 @@ impl Dht {
             }
         }
         tracing::debug!(asked, found = tallies.len(), elapsed = ?begin.elapsed(), "searched by way of the DHT");
-        Ok(tallies.values().filter_map(entry_of).collect())
+        Ok(Listing { entries: tallies.values().filter_map(entry_of).collect(), cut })
     }
 
     /// What one owner, or this node itself, proves in answer to a search, page after page, until it has proved
@@ -264,19 +273,24 @@ impl Dht {
         query: &'a str,
         limit: usize,
         authority: &'a Authority,
-    ) -> impl Stream<Item = Vec<(Name, Ledger)>> + 'a {
+    ) -> impl Stream<Item = Proved> + 'a {
         let begin = Some((None, PagesLeft::new(limit)));
         stream::unfold(begin, move |place| async move {
             let (cursor, mut left) = place?;
             // At most 500, see the limit.
             let wanted = left.names.clamp(1, MAX_PAGE_ENTRIES);
-            let request = Request::Search(Search { query: query.to_owned(), cursor, limit: wanted as u32 });
-            let page = self.owned_page(owner, request, cursor.is_some()).await?;
+            let search = Search { query: query.to_owned(), cursor, limit: wanted as u32, rule: Rule::Second };
+            let request = Request::Search(search);
+            let Some(page) = self.owned_page(owner, request, cursor.is_some()).await else {
+                // What it did not come to is missing; one that never answered is gone with its names.
+                return cursor.is_some().then(|| (Proved { proved: Vec::new(), cut: true }, None));
+            };
             let said = page.statements.len().min(wanted);
             let statements = page.statements.into_iter().take(wanted);
             let proved: Vec<_> = statements.filter_map(|it| proved(it, &owner, pattern, authority)).collect();
             let more = left.after(wanted, said, proved.len()) && page.next.is_some() && page.next != cursor;
-            Some((proved, more.then_some((page.next, left))))
+            let cut = page.next.is_some() && !more;
+            Some((Proved { proved, cut }, more.then_some((page.next, left))))
         })
     }
 
@@ -303,6 +317,13 @@ impl Dht {
 fn unsure(what: &str, reach: Reach) -> Error {
     let (silent, of) = reach.missing();
     Error::Unsure { what: shorten(what), silent, of }
+}
+
+/// A page of what an owner proves of its names.
+struct Proved {
+    proved: Vec<(Name, Ledger)>,
+    /// Whether it is the last one that is asked for, and not the last there is.
+    cut: bool,
 }
 
 /// How much more an owner is asked for.

@@ -108,7 +108,7 @@ impl Node {
     ) -> Result<BTreeMap<Name, Entry>, Error> {
         let query = prefix.map_or_else(String::new, glob_below);
         let mut names = BTreeMap::new();
-        let entries = self.inner.questions.entries(&query, MAX_FILES + 1).await?;
+        let entries = self.inner.questions.entries(&query, MAX_FILES + 1).await?.entries;
         if entries.len() > MAX_FILES {
             let prefix = shorten(prefix.map(Name::as_str).unwrap_or_default());
             return Err(Error::TooManyBelow { prefix, most: MAX_FILES });

@@ -8,12 +8,12 @@ use swarmdex_protocols::index::{
 };
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::statement::Invalid;
-use swarmdex_protocols::{Entry, Name, Network, Pattern, PeerId, statement};
+use swarmdex_protocols::{Entry, Name, Network, Pattern, PeerId, Rule, statement};
 use tokio::sync::watch;
 
 use super::dht::Dht;
 use super::membership::unix_ms;
-use super::types::{EntryInfo, HolderInfo, LookupInfo, MasterState, PeerInfo, PeerState, Source};
+use super::types::{EntryInfo, HolderInfo, LookupInfo, MasterState, PeerInfo, PeerState, SearchInfo, Source};
 use super::{Error, ErrorKind, shorten};
 use crate::net::{Net, sleep_until};
 use crate::state::lookup::{self as hedge, Answer, Hedge, Side};
@@ -175,16 +175,17 @@ impl Questions {
         Ok(Checked { entry: certificate.entry, certified, source: Source::Master, holders, rivals: Vec::new() })
     }
 
-    /// Entries that match, sorted by name.
-    pub(super) async fn search(&self, query: &str, limit: usize) -> Result<Vec<EntryInfo>, Error> {
-        let mut entries: Vec<_> = self.entries(query, limit).await?.into_iter().map(EntryInfo::from).collect();
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(entries)
+    /// At most `limit` entries that match, sorted by name. One more is asked for, to say whether there are more.
+    pub(super) async fn search(&self, query: &str, limit: usize) -> Result<SearchInfo, Error> {
+        let found = self.entries(query, limit.saturating_add(1)).await?;
+        let more = found.cut || found.entries.len() > limit;
+        let entries = found.entries.into_iter().take(limit).map(EntryInfo::from).collect();
+        Ok(SearchInfo { entries, more })
     }
 
     /// Entries that match, each name once, at most `limit`, sorted by name. If the master's pages break off or lead
     /// nowhere, what they had is filled up from the DHT; a part alone is never the answer.
-    pub(super) async fn entries(&self, query: &str, limit: usize) -> Result<Vec<Entry>, Error> {
+    pub(super) async fn entries(&self, query: &str, limit: usize) -> Result<Listing, Error> {
         let pattern = Pattern::parse(query).map_err(Error::Query)?;
         let first = async { self.page(query, None, limit).await.map(Found::Page) };
         let all = async { self.dht.search(query, limit).await.map(Found::All) };
@@ -195,7 +196,7 @@ impl Questions {
         let mut found = pages::Found::new(limit, MAX_PAGES);
         let failure = loop {
             let cursor = match found.add_page(page, &pattern) {
-                Next::End => return Ok(found.into_entries()),
+                Next::End => return Ok(Listing { entries: found.into_entries(), cut: false }),
                 Next::Page(cursor) => cursor,
                 Next::Astray => break Error::Answer,
             };
@@ -205,23 +206,26 @@ impl Questions {
             };
         };
         tracing::info!(error = failure.describe(), "the master's answer to a search broke off; the DHT fills it up");
-        match self.dht.search(query, limit).await {
+        let cut = match self.dht.search(query, limit).await {
             // What this node shares itself is not what the others do.
-            Ok(all) if self.net.dht_counts().await.nodes > 0 => all.into_iter().for_each(|entry| found.add(entry)),
+            Ok(all) if self.net.dht_counts().await.nodes > 0 => {
+                all.entries.into_iter().for_each(|entry| found.add(entry));
+                all.cut
+            }
             Ok(_) => return Err(failure),
             Err(error) => {
                 tracing::debug!(%error, "nor does the DHT answer");
                 return Err(failure);
             }
-        }
-        Ok(found.into_entries())
+        };
+        Ok(Listing { entries: found.into_entries(), cut })
     }
 
     /// A page of the master's. What it is too busy for is asked again a few times.
     async fn page(&self, query: &str, cursor: Option<Cursor>, limit: usize) -> Result<Page, Error> {
         // At most 500, see the limit.
         let limit = limit.clamp(1, MAX_PAGE_ENTRIES) as u32;
-        let request = Request::Search(Search { query: query.to_owned(), cursor, limit });
+        let request = Request::Search(Search { query: query.to_owned(), cursor, limit, rule: Rule::Second });
         let mut attempt = 1;
         loop {
             match self.ask(request.clone()).await {
@@ -274,7 +278,15 @@ enum Found {
     /// A page of the master's.
     Page(Page),
     /// All that the DHT knows.
-    All(Vec<Entry>),
+    All(Listing),
+}
+
+/// The entries that match a query, at most as many as were asked for, sorted by name.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) entries: Vec<Entry>,
+    /// Whether something was left out that may match.
+    pub(super) cut: bool,
 }
 
 fn classify<T>(answer: &Result<T, Error>) -> Answer {
@@ -320,7 +332,9 @@ impl From<Member> for HolderInfo {
 impl From<Checked> for LookupInfo {
     fn from(checked: Checked) -> Self {
         let Checked { entry, certified, source, holders, rivals } = checked;
+        // Whoever was asked names no more, however many there are.
+        let more_holders = holders.len() >= MAX_HOLDERS;
         let holders = holders.into_iter().map(HolderInfo::from).collect();
-        Self { entry: entry.into(), certified, source, holders, other_owners: rivals }
+        Self { entry: entry.into(), certified, source, holders, other_owners: rivals, more_holders }
     }
 }

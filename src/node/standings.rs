@@ -209,7 +209,7 @@ impl Standings {
                 }
                 Err(error) => refused(RefusalCode::InvalidName, error.to_string()),
             },
-            Request::Search(search) => match Pattern::parse(&search.query) {
+            Request::Search(search) => match Pattern::parse_by(&search.query, search.rule) {
                 Ok(pattern) => {
                     let limit = (search.limit as usize).clamp(1, MAX_PAGE_ENTRIES);
                     Response::Owned(self.page(shares, &pattern, search.cursor, limit))

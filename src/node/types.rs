@@ -80,6 +80,18 @@ pub struct LookupInfo {
     /// Peers that other certificates name as the owner: nodes that missed a change, or two masters that run with one key.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "text_list")]
     pub other_owners: Vec<PeerId>,
+    /// Whether there may be more of them than are listed.
+    #[serde(default)]
+    pub more_holders: bool,
+}
+
+/// What a search found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SearchInfo {
+    /// The entries, sorted by name.
+    pub entries: Vec<EntryInfo>,
+    /// Whether there are more than were asked for, or may be: an owner did not tell all of its names.
+    pub more: bool,
 }
 
 /// How the master sees a peer.

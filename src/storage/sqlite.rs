@@ -7,13 +7,13 @@ use rusqlite::{Connection, ErrorCode};
 use super::private;
 
 /// What makes a database ours.
-pub(super) struct Schema {
+pub(super) struct Schema<'a> {
     /// Stands in the header of the file.
     pub(super) application_id: i32,
     /// Version of the tables.
     pub(super) version: i32,
     /// Creates the tables.
-    pub(super) tables: &'static str,
+    pub(super) tables: &'a str,
     /// `FULL` where what is acknowledged has to survive a power loss, `NORMAL` where it can be found anew.
     pub(super) synchronous: &'static str,
 }
@@ -39,7 +39,7 @@ impl From<rusqlite::Error> for OpenError {
 }
 
 /// Opens the database for writing, and makes its tables if the file is new.
-pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, OpenError> {
+pub(super) fn open(path: &Path, schema: &Schema<'_>) -> Result<Connection, OpenError> {
     let Schema { application_id, version, tables, synchronous } = schema;
     private::prepare_database(path);
     let connection = Connection::open(path)?;

@@ -10,7 +10,7 @@ use swarmdex_protocols::index::{
     Announce, Join, Leave, Lookup, Offer, Peers, RefusalCode, Report, Request, Response, Revocation, Revoke, Search,
     Sequence, Session, ShareDigest, Verdict,
 };
-use swarmdex_protocols::{ContentId, Multiaddr, PeerId};
+use swarmdex_protocols::{ContentId, Multiaddr, PeerId, Rule};
 
 use crate::harness::{TestNode, address, noise, tcp_address, until};
 use crate::stranger::{FETCH, FUTURE, INDEX, KAD, PUSH, Stranger, framed, framed_bytes, unframed};
@@ -140,7 +140,7 @@ async fn fuzzed_frames_on_every_protocol_disturb_nobody() {
     let session = stranger.join(id).await.session;
     let samples = [
         framed(&announce(session, 1, &["a", "b"])),
-        framed(&Request::Search(Search { query: "a".to_owned(), cursor: None, limit: 5 })),
+        framed(&Request::Search(Search { query: "a".to_owned(), cursor: None, limit: 5, rule: Rule::First })),
         framed(&fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 0, count: 1 }.into())),
     ];
     for number in 0..300u64 {
@@ -368,7 +368,7 @@ async fn questions_to_a_node_that_is_no_master_say_so() {
         let Response::Owned(owned) = stranger.ask(id, &lookup).await else { panic!() };
         assert_eq!(owned.statements.len(), statements, "{name}");
     }
-    let search = Request::Search(Search { query: String::new(), cursor: None, limit: 10 });
+    let search = Request::Search(Search { query: String::new(), cursor: None, limit: 10, rule: Rule::First });
     let Response::Owned(owned) = stranger.ask(id, &search).await else { panic!() };
     assert_eq!(owned.statements.len(), 1);
     let bad = Request::Lookup(Lookup { name: "../x".to_owned() });
@@ -380,7 +380,7 @@ async fn a_query_over_its_limits_is_refused() {
     let master = TestNode::master().await;
     let (stranger, id) = Stranger::at(&master).await;
     for query in ["a".repeat(600), "a ".repeat(20), "a\x07".to_owned()] {
-        let search = Request::Search(Search { query, cursor: None, limit: u32::MAX });
+        let search = Request::Search(Search { query, cursor: None, limit: u32::MAX, rule: Rule::First });
         assert_eq!(refused(&stranger.ask(id, &search).await), RefusalCode::InvalidQuery);
     }
 }

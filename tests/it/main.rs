@@ -34,3 +34,4 @@ mod stranger;
 mod transfer;
 mod undead;
 mod watching;
+mod words;

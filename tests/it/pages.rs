@@ -17,7 +17,7 @@ use swarmdex_protocols::index::{
 use swarmdex_protocols::limits::{MAX_MEMBERS, MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::mirror::Store;
 use swarmdex_protocols::{
-    Certificate, Claim, ContentId, Entry, Name, Network, Pattern, PeerId, RecordKey, Statement, Version,
+    Certificate, Claim, ContentId, Entry, Name, Network, Pattern, PeerId, RecordKey, Rule, Statement, Version,
 };
 use tempfile::TempDir;
 
@@ -239,7 +239,7 @@ async fn an_owner_tells_each_of_its_names_once_while_its_share_changes() {
     let (stranger, id) = Stranger::at(&anna).await;
     let (mut told, mut cursor, mut pages) = (Vec::new(), None, 0);
     loop {
-        let search = Search { query: String::new(), cursor, limit: MAX_PAGE_ENTRIES as u32 };
+        let search = Search { query: String::new(), cursor, limit: MAX_PAGE_ENTRIES as u32, rule: Rule::First };
         let Response::Owned(Owned { statements, next }) = stranger.ask(id, &Request::Search(search)).await else {
             panic!()
         };
@@ -295,7 +295,7 @@ async fn an_owner_with_few_matches_a_page_is_asked_for_all_of_them() {
         }
     });
     let pattern = Pattern::parse("needle").unwrap();
-    let provide = vec![RecordKey::of_search(&Network::default(), &pattern)];
+    let provide = RecordKey::of_search(&Network::default(), &pattern);
     for node in peers.iter().chain([&master]) {
         let id = owner.connect(&tcp_address(node)).await.unwrap();
         let store = Store { provide: provide.clone(), addresses: owner.listen.clone(), ..Store::default() };

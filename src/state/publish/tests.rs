@@ -247,6 +247,34 @@ fn the_bounds_of_the_mirror_fit_the_largest_share() {
     assert_eq!(Publications::new(Duration::ZERO).with_room(10).most, MAX_PUBLICATIONS);
 }
 
+/// Words of letters and digits together are there by the rule of earlier builds, too: names with two such words of their
+/// own fit as well. What names share, beginnings above all, does not grow with them.
+#[test]
+fn the_bounds_of_the_mirror_fit_names_whose_words_differ_by_the_two_rules() {
+    const COUNTED: usize = 5000;
+    let names = crate::config::LimitsConfig::default().names_per_peer;
+    let dht = crate::config::DhtConfig::default();
+    let network = swarmdex_protocols::Network::default();
+    for shape in [
+        |number: usize| format!("IMG{number:08}-DSC{:07}.jpg", number * 7919 % 9_999_991),
+        |number: usize| format!("holidays/summer{number:06}/beach {:07}.jpeg", number * 7919 % 9_999_991),
+        |number: usize| format!("東京の地図{number:06}/写真{:07}.png", number * 7919 % 9_999_991),
+    ] {
+        let mut keys = std::collections::BTreeSet::new();
+        let mut counts = Vec::new();
+        for number in 0..2 * COUNTED {
+            let name = shape(number).parse().unwrap();
+            keys.extend(RecordKey::of_words(&network, &name));
+            // And its content.
+            counts.push(keys.len() + number + 1);
+        }
+        let (half, all) = (counts[COUNTED - 1], counts[2 * COUNTED - 1]);
+        let whole = all + (all - half) * (names / COUNTED - 2);
+        assert!(whole <= dht.keys_per_peer, "{whole} keys of names like {}", shape(1));
+        assert!(whole + names <= MAX_PUBLICATIONS);
+    }
+}
+
 #[test]
 fn nodes_are_asked_about_what_they_stored_the_last_time() {
     let now = Instant::now();

@@ -9,6 +9,7 @@ mod compare;
 mod read;
 mod recount;
 mod schema;
+mod words;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,6 @@
 //! The reader: questions that change nothing.
 
+use std::cell::Cell;
 use std::sync::mpsc::Receiver;
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -8,7 +9,7 @@ use swarmdex_protocols::limits::{MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_PAGE_ENTRIE
 use swarmdex_protocols::statement::{CERTIFICATE_LIFETIME_MS, CLOCK_TOLERANCE_MS};
 use swarmdex_protocols::{Certificate, ContentId, Name, Pattern, PeerId, Statement, Tombstone, Version};
 
-use super::{IndexOptions, Job, ReadOp, ReadOutcome, TombstonePage, schema, storage_refusal};
+use super::{IndexOptions, Job, ReadOp, ReadOutcome, TombstonePage, schema, storage_refusal, words};
 
 /// Rows that one page looks at: bounds how long one question keeps the others waiting.
 pub(super) const ROWS_PER_PAGE: usize = 2000;
@@ -21,12 +22,14 @@ type Sql<T> = Result<T, rusqlite::Error>;
 pub(super) struct Reader {
     connection: Connection,
     options: IndexOptions,
+    /// Whether there may be an index of words by an earlier rule beside the present one.
+    two_of_words: Cell<bool>,
 }
 
 impl Reader {
     pub(super) fn new(connection: Connection, options: IndexOptions) -> Self {
         connection.set_prepared_statement_cache_capacity(32);
-        Self { connection, options }
+        Self { connection, options, two_of_words: Cell::new(true) }
     }
 
     pub(super) fn run(self, queue: &Receiver<Job<ReadOp, ReadOutcome>>) {
@@ -182,24 +185,22 @@ impl Reader {
     fn search(&self, pattern: &Pattern, cursor: Option<Cursor>, limit: u32) -> Sql<Page> {
         let limit = (limit as usize).clamp(1, MAX_PAGE_ENTRIES);
         let after = cursor.map_or(0, |cursor| i64::try_from(cursor.0).unwrap_or(i64::MAX));
-        let words = match_expression(pattern);
-        let sql = match &words {
-            None => format!("SELECT {} FROM names AS n WHERE n.id > ?1 ORDER BY n.id LIMIT ?2", schema::ENTRY),
-            Some(_) => format!(
-                "SELECT {} FROM words AS w JOIN names AS n ON n.id = w.rowid
-                WHERE words MATCH ?3 AND w.rowid > ?1 ORDER BY w.rowid LIMIT ?2",
-                schema::ENTRY
-            ),
-        };
-        let mut statement = self.connection.prepare_cached(&sql)?;
+        // What is known of the tables holds for as long as the transaction is open.
+        let transaction = self.connection.unchecked_transaction()?;
+        self.two_of_words.set(self.two_of_words.get() && words::are_two(&transaction)?);
+        let (sql, expressions) = words::question(pattern, self.two_of_words.get());
+        let mut statement = transaction.prepare_cached(&sql)?;
         let rows_wanted = self.options.rows_per_page as i64;
-        let mut rows = match &words {
-            None => statement.query(params![after, rows_wanted])?,
-            Some(words) => statement.query(params![after, rows_wanted, words])?,
-        };
+        let values: [&dyn rusqlite::ToSql; 2] = [&after, &rows_wanted];
+        let words = expressions.iter().map(|words| words as &dyn rusqlite::ToSql);
+        let mut rows = statement.query(&*values.into_iter().chain(words).collect::<Vec<_>>())?;
         let (mut entries, mut seen, mut last) = (Vec::new(), 0, after);
         while let Some(row) = rows.next()? {
-            (seen, last) = (seen + 1, row.get(0)?);
+            (seen, last) = (seen + 1, row.get(schema::ENTRY_COLUMNS)?);
+            // The words of a name that an earlier build gave up, which knew of one index of them alone.
+            if row.get_ref(0)? == rusqlite::types::ValueRef::Null {
+                continue;
+            }
             let entry = match schema::entry(row) {
                 Ok((_, entry)) => entry,
                 // One damaged row costs its own name, and not every search.
@@ -219,15 +220,4 @@ impl Reader {
         let more = entries.len() == limit || seen == self.options.rows_per_page;
         Ok(Page { entries, next: more.then_some(Cursor(last.cast_unsigned())) })
     }
-}
-
-/// The words that every match has, as an FTS5 expression; `None` if there are none.
-fn match_expression(pattern: &Pattern) -> Option<String> {
-    let words = pattern.required_words();
-    if words.is_empty() {
-        return None;
-    }
-    // Words are letters and digits alone; quoted, none of them is an operator.
-    let quoted = words.iter().map(|word| format!("\"{}\"{}", word.text, if word.prefix { "*" } else { "" }));
-    Some(quoted.collect::<Vec<_>>().join(" AND "))
 }

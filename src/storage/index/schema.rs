@@ -6,6 +6,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use swarmdex_protocols::index::{Session, ShareDigest, ShareSum};
 use swarmdex_protocols::{ContentId, Entry, Multiaddr, Name, PeerId, Version};
 
+use super::words::{self, Words};
 use super::{IndexError, KnownPeer, away};
 use crate::storage::sqlite::{self, OpenError, Schema};
 
@@ -20,8 +21,8 @@ pub(super) const MAX_TOMBSTONES: u32 = 1_000_000;
 /// Tombstones that are forgotten at a time.
 const PRUNE_SLICE: u32 = 20_000;
 
-/// Ids of names are never used again, so that a search cursor stays where it is. The words are in the
-/// index alone: their text is the name's.
+/// Ids of names are never used again, so that a search cursor stays where it is. The index of their words is made with
+/// them, see [`words::TABLE`].
 const TABLES: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     INSERT INTO meta VALUES ('last_version', 0);
@@ -51,9 +52,6 @@ const TABLES: &str = "
         evicted INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX tombstones_by_version ON tombstones (version);
-    CREATE VIRTUAL TABLE words USING fts5 (
-        text, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 0', prefix = '2 3'
-    );
 ";
 
 /// The names of one owner in order, for comparisons with it; what earlier builds made in its place goes. They
@@ -65,6 +63,8 @@ const ORDER: &str = "
 
 /// Columns of an entry, in the order of [`entry`].
 pub(super) const ENTRY: &str = "n.id, n.name, n.content, n.size, n.owner, n.version, n.checksum";
+/// How many there are.
+pub(super) const ENTRY_COLUMNS: usize = 7;
 
 /// What an SQLite error says about the file.
 pub(super) fn explain(path: &Path, source: rusqlite::Error) -> IndexError {
@@ -82,7 +82,8 @@ fn refusal(path: &Path, error: OpenError) -> IndexError {
 
 /// Opens the database for writing.
 pub(super) fn open(path: &Path) -> Result<Connection, IndexError> {
-    let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: TABLES, synchronous: "FULL" };
+    let tables = [TABLES, words::TABLE].concat();
+    let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: &tables, synchronous: "FULL" };
     let connection = sqlite::open(path, &schema).map_err(|error| refusal(path, error))?;
     connection.execute_batch(ORDER).map_err(|error| explain(path, error))?;
     connection.execute_batch(away::TABLES).map_err(|error| explain(path, error))?;
@@ -175,9 +176,11 @@ pub(super) fn is_over(connection: &Connection, name: &Name, version: Version) ->
 }
 
 /// Removes a row, whatever it holds.
-pub(super) fn remove_row(connection: &Connection, name: &Name) -> Result<(), rusqlite::Error> {
-    let sql = "DELETE FROM words WHERE rowid IN (SELECT id FROM names WHERE name = ?1)";
-    connection.prepare_cached(sql)?.execute([name.as_str()])?;
+pub(super) fn remove_row(connection: &Connection, words: &Words, name: &Name) -> Result<(), rusqlite::Error> {
+    let mut statement = connection.prepare_cached("SELECT id FROM names WHERE name = ?1")?;
+    if let Some(id) = statement.query_row([name.as_str()], |row| row.get(0)).optional()? {
+        words.remove(connection, id)?;
+    }
     connection.prepare_cached("DELETE FROM names WHERE name = ?1")?.execute([name.as_str()]).map(drop)
 }
 
@@ -199,7 +202,13 @@ pub(super) fn checksum(entry: &Entry) -> [u8; 8] {
 }
 
 /// Puts an entry in place of what its name stood for; its id stays.
-pub(super) fn put(connection: &Connection, entry: &Entry, session: Session, new: bool) -> Result<(), rusqlite::Error> {
+pub(super) fn put(
+    connection: &Connection,
+    words: &Words,
+    entry: &Entry,
+    session: Session,
+    new: bool,
+) -> Result<(), rusqlite::Error> {
     let Entry { name, content, size, owner, version } = entry;
     let values = params![
         name.as_str(),
@@ -218,9 +227,7 @@ pub(super) fn put(connection: &Connection, entry: &Entry, session: Session, new:
     let sql = "INSERT INTO names (name, content, size, owner, version, session, checksum)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     connection.prepare_cached(sql)?.execute(values)?;
-    let id = connection.last_insert_rowid();
-    let words = swarmdex_protocols::name::words(name.as_str()).collect::<Vec<_>>().join(" ");
-    connection.prepare_cached("INSERT INTO words (rowid, text) VALUES (?1, ?2)")?.execute(params![id, words])?;
+    words.insert(connection, connection.last_insert_rowid(), name.as_str())?;
     connection.prepare_cached("DELETE FROM tombstones WHERE name = ?1")?.execute([name.as_str()]).map(drop)
 }
 

@@ -16,6 +16,7 @@ use swarmdex_protocols::index::{Refusal, RefusalCode};
 use swarmdex_protocols::{PeerId, Statement, Version};
 use tokio::sync::oneshot;
 
+use super::words::Words;
 use super::{Counts, IndexOptions, Job, WriteOp, WriteOutcome, away, schema, storage_refusal, take};
 use crate::state::reports::Reports;
 use foreign::Foreign;
@@ -75,6 +76,9 @@ pub(super) struct Writer {
     pruned_ms: u64,
     /// Whether names may be remembered of peers that cannot have them back any more.
     litter: bool,
+    words: Words,
+    /// Whether words could not be written the last time.
+    words_failed: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -93,6 +97,7 @@ impl Writer {
     ) -> Sql<Self> {
         let (totals, reports, foreign) = (Totals::default(), Reports::default(), Foreign::default());
         let (made, evicting, change, pruned_ms) = (Vec::new(), VecDeque::new(), 0, 0);
+        let words = Words::load(&connection)?;
         let mut writer = Self {
             connection,
             options,
@@ -108,6 +113,8 @@ impl Writer {
             evicting,
             pruned_ms,
             litter: true,
+            words,
+            words_failed: false,
         };
         writer.prune()?;
         writer.reload()?;
@@ -159,7 +166,8 @@ impl Writer {
     pub(super) fn run(mut self, queue: &Receiver<WriteJob>) {
         loop {
             self.look_for_foreign_changes();
-            let patience = if self.evicting.is_empty() { foreign::LOOK } else { Duration::ZERO };
+            let busy = !self.evicting.is_empty() || self.words.is_behind() && !self.words_failed;
+            let patience = if busy { Duration::ZERO } else { foreign::LOOK };
             let Some(jobs) = take(queue, MAX_GROUP, patience) else { break };
             let (mut group, mut entries, mut stop) = (Vec::new(), 0, false);
             for job in jobs {
@@ -193,6 +201,7 @@ impl Writer {
             }
             self.commit(group);
             self.evict_slice();
+            self.catch_up_with_words();
             if let Err(error) = self.prune() {
                 tracing::warn!(%error, "old tombstones could not be forgotten; tried again in a minute");
             }
@@ -241,6 +250,21 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Brings the words of some names up to date, if an earlier build made them. What fails is tried again with the next
+    /// change, or a second later.
+    fn catch_up_with_words(&mut self) {
+        if !self.words.is_behind() {
+            return;
+        }
+        let result = self.words.catch_up(&self.connection);
+        if let Err(error) = &result
+            && !self.words_failed
+        {
+            tracing::warn!(%error, "the words of names could not be written; tried again every second");
+        }
+        self.words_failed = result.is_err();
     }
 
     /// Frees some names of the peer whose eviction began first.
@@ -296,6 +320,7 @@ impl Writer {
                 .0
                 .cast_signed()])?;
         }
+        self.words.note(&self.connection)?;
         self.connection.execute_batch("COMMIT")?;
         Ok(results)
     }

@@ -396,7 +396,7 @@ impl Writer {
                 if peer.session != Session::default() {
                     self.reports.on_granted(&peer.id, &digest);
                 }
-                schema::put(&self.connection, &entry, peer.session, before.is_none())?;
+                schema::put(&self.connection, &self.words, &entry, peer.session, before.is_none())?;
                 self.totals.last = self.totals.last.max(entry.version);
             }
             Change::Free { name, owner, version, evicted } => {
@@ -404,7 +404,7 @@ impl Writer {
                 self.count_out(peer, &before);
                 self.totals.names = self.totals.names.saturating_sub(1);
                 self.connection.prepare_cached("DELETE FROM names WHERE id = ?1")?.execute([before.id])?;
-                self.connection.prepare_cached("DELETE FROM words WHERE rowid = ?1")?.execute([before.id])?;
+                self.words.remove(&self.connection, before.id)?;
                 let sql = "INSERT OR REPLACE INTO tombstones (name, owner, version, unix_ms, evicted)
                     VALUES (?1, ?2, ?3, ?4, ?5)";
                 let [at, number] = [unix_ms, version.0].map(u64::cast_signed);
@@ -445,7 +445,7 @@ impl Writer {
         match found {
             Err(error) if schema::is_damage(&error) => {
                 tracing::warn!(%name, %error, "a damaged row of the index is removed");
-                schema::remove_row(&self.connection, name)?;
+                schema::remove_row(&self.connection, &self.words, name)?;
                 self.on_damage();
                 Ok(None)
             }
