@@ -89,12 +89,18 @@ pub struct LeaseConfig {
 pub struct LimitsConfig {
     /// Members of the network that the master admits.
     pub peers: usize,
+    /// Members that come from one IP address, or from one /64 of IPv6.
+    pub peers_per_ip: usize,
     /// Names that one peer may hold.
     pub names_per_peer: usize,
+    /// Names that the members of one IP address may hold together.
+    pub names_per_ip: usize,
     /// Names in the index.
     pub names: usize,
     /// Requests of one peer that wait for an answer.
     pub pending_per_peer: usize,
+    /// Requests from one IP address that wait for an answer.
+    pub pending_per_ip: usize,
     /// Requests that wait for an answer in all.
     pub pending: usize,
     /// Connections in all.
@@ -188,9 +194,12 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             peers: 10_000,
+            peers_per_ip: 2000,
             names_per_peer: 200_000,
+            names_per_ip: 2_000_000,
             names: 5_000_000,
             pending_per_peer: 64,
+            pending_per_ip: 1024,
             pending: 4096,
             connections: 2000,
             connections_per_ip: 256,

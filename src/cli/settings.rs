@@ -164,9 +164,12 @@ struct LeaseFile {
 #[serde(deny_unknown_fields, default)]
 struct LimitsFile {
     peers: Option<usize>,
+    peers_per_ip: Option<usize>,
     names_per_peer: Option<usize>,
+    names_per_ip: Option<usize>,
     names: Option<usize>,
     pending_per_peer: Option<usize>,
+    pending_per_ip: Option<usize>,
     pending: Option<usize>,
     connections: Option<usize>,
     connections_per_ip: Option<usize>,
@@ -327,9 +330,12 @@ impl LimitsFile {
     fn merge(self, defaults: LimitsConfig) -> Result<LimitsConfig, Invalid> {
         let Self {
             peers,
+            peers_per_ip,
             names_per_peer,
+            names_per_ip,
             names,
             pending_per_peer,
+            pending_per_ip,
             pending,
             connections,
             connections_per_ip,
@@ -339,9 +345,12 @@ impl LimitsFile {
         let bound = |key, given: Option<usize>, default| at_least_one(key, given.unwrap_or(default));
         Ok(LimitsConfig {
             peers: bound("peers", peers, defaults.peers)?,
+            peers_per_ip: bound("peers_per_ip", peers_per_ip, defaults.peers_per_ip)?,
             names_per_peer: bound("names_per_peer", names_per_peer, defaults.names_per_peer)?,
+            names_per_ip: bound("names_per_ip", names_per_ip, defaults.names_per_ip)?,
             names: bound("names", names, defaults.names)?,
             pending_per_peer: bound("pending_per_peer", pending_per_peer, defaults.pending_per_peer)?,
+            pending_per_ip: bound("pending_per_ip", pending_per_ip, defaults.pending_per_ip)?,
             pending: bound("pending", pending, defaults.pending)?,
             connections: bound("connections", connections, defaults.connections)?,
             connections_per_ip: bound("connections_per_ip", connections_per_ip, defaults.connections_per_ip)?,

@@ -6,14 +6,14 @@ mod agree;
 mod changes;
 mod reach;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
-use swarmdex_protocols::address::{first_those_of, ip_of, is_loopback, works};
+use swarmdex_protocols::address::{Source, first_those_of, ip_of, is_loopback, works};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
     self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Reign, Request, Response, Revoke, Run,
@@ -32,6 +32,7 @@ use absent::Absent;
 use reach::Reaching;
 
 use crate::state::lease::{Action, Holding, LeaseState, Leases};
+use crate::state::origins::Origins;
 use crate::state::runs::{Arrival, Runs};
 use crate::storage::index::{IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp, WriteOutcome};
 
@@ -93,8 +94,7 @@ pub struct Master {
     absent: Absent,
     runs: Runs<ConnectionId>,
     store: IndexStore,
-    pending: HashMap<PeerId, usize>,
-    pending_total: usize,
+    origins: Origins,
     comparing: usize,
     /// Members whose eviction the store had no room to take in.
     evictions: VecDeque<PeerId>,
@@ -127,8 +127,7 @@ impl Master {
             absent,
             runs: Runs::new(&config.lease),
             store,
-            pending: HashMap::new(),
-            pending_total: 0,
+            origins: Origins::default(),
             comparing: 0,
             evictions: VecDeque::new(),
             effects: VecDeque::new(),
@@ -170,8 +169,7 @@ impl Master {
         self.on_sign(&peer, origin.map(|origin| origin.link), now);
         match self.begin(peer, origin, request, now) {
             Ok(Step::Wait(future)) => {
-                *self.pending.entry(peer).or_default() += 1;
-                self.pending_total += 1;
+                self.origins.begin(peer, source_of(origin));
                 Step::Wait(future)
             }
             Ok(answer) => answer,
@@ -190,7 +188,7 @@ impl Master {
         if let Some(reason) = &self.gave_way {
             return Err(Refusal::new(RefusalCode::NotMaster, reason.clone()));
         }
-        self.check_pending(&peer)?;
+        self.check_pending(&peer, source_of(origin))?;
         match request {
             Request::Join(join) => self.join(peer, origin, join, now),
             Request::Announce(announce) => {
@@ -222,6 +220,7 @@ impl Master {
             Request::Leave(index::Leave { session }) => {
                 self.leases.on_leave(&peer, session)?;
                 self.runs.on_left(&peer);
+                self.origins.on_left(&peer);
                 self.reaching.reach.on_left(&peer);
                 self.effects.push_back(Effect::Release(peer));
                 self.write(peer, WriteOp::Evict { peer })
@@ -230,7 +229,8 @@ impl Master {
             Request::Compare(compare) => self.compare(peer, compare),
             Request::Again(index::Again { session, sequence }) => {
                 self.leases.admit_change(&peer, session, sequence)?;
-                self.write(peer, in_session(session, WriteOp::Again { peer }))
+                let neighbours = self.names_of_neighbours(&peer);
+                self.write(peer, in_session(session, WriteOp::Again { peer, neighbours }))
             }
             Request::Seals(index::Seals { session, from }) => {
                 self.leases.admit_question(&peer, session)?;
@@ -246,17 +246,30 @@ impl Master {
         }
     }
 
-    fn check_pending(&self, peer: &PeerId) -> Outcome<()> {
-        let of_peer = self.pending.get(peer).copied().unwrap_or(0);
+    fn check_pending(&self, peer: &PeerId, source: Option<Source>) -> Outcome<()> {
+        let of_peer = self.origins.waiting(peer);
         if of_peer >= self.limits.pending_per_peer {
             let reason = format!("{of_peer} requests of this peer are waiting, the most that one peer may have");
             return Err(Refusal::new(RefusalCode::Quota, reason));
         }
-        if self.pending_total >= self.limits.pending {
-            let reason = format!("{} requests are waiting, the most that the master takes in", self.pending_total);
+        if let Some(source) = source
+            && self.origins.waiting_at(&source) >= self.limits.pending_per_ip
+        {
+            let most = self.limits.pending_per_ip;
+            let reason = format!("{most} requests from {source} are waiting, the most that one address may have");
+            return Err(Refusal::new(RefusalCode::Busy, reason));
+        }
+        if self.origins.total() >= self.limits.pending {
+            let reason = format!("{} requests are waiting, the most that the master takes in", self.origins.total());
             return Err(Refusal::new(RefusalCode::Busy, reason));
         }
         Ok(())
+    }
+
+    /// Names that the other members of a member's address hold.
+    fn names_of_neighbours(&self, peer: &PeerId) -> u64 {
+        let neighbours = self.origins.neighbours(peer).filter_map(|other| self.leases.get(other));
+        neighbours.map(|member| member.names()).sum()
     }
 
     fn write(&self, peer: PeerId, op: WriteOp) -> Outcome<Step> {
@@ -270,13 +283,7 @@ impl Master {
     /// Turns what the store said into the answer.
     pub(super) fn finish(&mut self, done: Done) -> Response {
         let Done { peer, outcome } = done;
-        self.pending_total = self.pending_total.saturating_sub(1);
-        if let Some(count) = self.pending.get_mut(&peer) {
-            *count -= 1;
-            if *count == 0 {
-                self.pending.remove(&peer);
-            }
-        }
+        self.origins.end(&peer);
         let outcome = outcome.map(|kind| match kind {
             DoneKind::Checked(read, holdings) => {
                 holdings.into_iter().for_each(|(owner, holding)| self.leases.set_holding(&owner, holding));
@@ -425,6 +432,7 @@ impl Master {
                 Action::Evict(peer) => {
                     tracing::info!(%peer, "a peer's lease is over: evicted");
                     self.absent.on_back(&peer);
+                    self.origins.on_left(&peer);
                     self.runs.on_left(&peer);
                     self.reaching.reach.on_left(&peer);
                     self.evictions.push_back(peer);
@@ -473,6 +481,11 @@ fn wait<T: Send + 'static>(
         Done { peer, outcome: outcome.map(kind) }
     }
     .boxed()
+}
+
+/// What the address counts as from which a request came; none for the master itself.
+fn source_of(origin: Option<Origin<'_>>) -> Option<Source> {
+    origin?.remote.and_then(ip_of).map(Source::of)
 }
 
 fn in_session(session: Session, change: WriteOp) -> WriteOp {

@@ -60,7 +60,9 @@ pub fn grant_again<V: IndexView>(
     if !as_it_was || view.entry(name)?.is_some() || view.damaged(name)?.is_some() {
         return Ok(None);
     }
-    let room = view.names()? < limits.names && view.names_of(owner)? < limits.names_per_peer;
+    let of_peer = view.names_of(owner)?;
+    let of_address = of_peer + view.names_of_neighbours(owner)?;
+    let room = view.names()? < limits.names && of_peer < limits.names_per_peer && of_address < limits.names_per_ip;
     Ok(room.then(|| Entry { version, ..left.entry.clone() }))
 }
 
@@ -91,6 +93,10 @@ mod tests {
             Ok(self.names)
         }
 
+        fn names_of_neighbours(&self, _: &PeerId) -> Result<u64, Infallible> {
+            Ok(0)
+        }
+
         fn names(&self) -> Result<u64, Infallible> {
             Ok(self.names)
         }
@@ -112,7 +118,7 @@ mod tests {
         }
     }
 
-    const LIMITS: NameLimits = NameLimits { names_per_peer: 4, names: 9 };
+    const LIMITS: NameLimits = NameLimits { names_per_peer: 4, names_per_ip: 4, names: 9 };
 
     fn entry(version: u64) -> Entry {
         let name = Name::parse("name").unwrap();

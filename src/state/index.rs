@@ -17,6 +17,8 @@ pub trait IndexView {
     fn entry(&self, name: &Name) -> Result<Option<Entry>, Self::Error>;
     /// How many names a peer holds.
     fn names_of(&self, owner: &PeerId) -> Result<u64, Self::Error>;
+    /// How many names the other members of a peer's address hold.
+    fn names_of_neighbours(&self, owner: &PeerId) -> Result<u64, Self::Error>;
     /// How many names there are.
     fn names(&self) -> Result<u64, Self::Error>;
     /// The highest version that was ever given.
@@ -34,6 +36,8 @@ pub trait IndexView {
 pub struct NameLimits {
     /// Names that one peer may hold.
     pub names_per_peer: u64,
+    /// Names that the members of one address may hold together.
+    pub names_per_ip: u64,
     /// Names in all.
     pub names: u64,
 }
@@ -158,6 +162,11 @@ pub fn announce<V: IndexView>(
                 let reason = format!("this peer holds {of_peer} names, the most that one peer may hold");
                 return refused(RefusalCode::Quota, reason);
             }
+            if of_peer + view.names_of_neighbours(&owner)? >= limits.names_per_ip {
+                let most = limits.names_per_ip;
+                let reason = format!("the members of this address hold {most} names, the most that one address may hold");
+                return refused(RefusalCode::Quota, reason);
+            }
         }
     }
     let version = next_version(view, evidence, moment)?;
@@ -244,6 +253,7 @@ mod tests {
         entries: BTreeMap<Name, Entry>,
         ended: BTreeMap<Name, Version>,
         last: Version,
+        neighbours: u64,
     }
 
     impl IndexView for Maps {
@@ -255,6 +265,10 @@ mod tests {
 
         fn names_of(&self, owner: &PeerId) -> Result<u64, Infallible> {
             Ok(self.entries.values().filter(|entry| entry.owner == *owner).count() as u64)
+        }
+
+        fn names_of_neighbours(&self, _: &PeerId) -> Result<u64, Infallible> {
+            Ok(self.neighbours)
         }
 
         fn names(&self) -> Result<u64, Infallible> {
@@ -314,7 +328,7 @@ mod tests {
         ]
     }
 
-    const LIMITS: NameLimits = NameLimits { names_per_peer: 4, names: 9 };
+    const LIMITS: NameLimits = NameLimits { names_per_peer: 4, names_per_ip: 6, names: 9 };
 
     fn at(unix_ms: u64) -> Moment {
         Moment { unix_ms, random: 0, run: 7 }
@@ -322,6 +336,35 @@ mod tests {
 
     fn offer(name: &str, content: u8) -> Offer {
         Offer::new(name, ContentId::of(&[content]), 1)
+    }
+
+    #[test]
+    fn names_of_one_address_are_bounded_whatever_peers_they_are_of() {
+        let (mut index, peer) = (Maps { neighbours: LIMITS.names_per_ip - 1, ..Maps::default() }, PeerId::random());
+        let mut ask = |name: &str| {
+            let said = announce(&index, peer, &offer(name, 0), &Evidence::default(), &LIMITS, at(0)).unwrap();
+            if let Announced::Granted { entry, new: true } = &said {
+                index.apply(Change::Put((**entry).clone()));
+            }
+            said
+        };
+        assert!(matches!(ask("a"), Announced::Granted { .. }));
+        let Announced::Refused(refusal) = ask("b") else { panic!("there is no room") };
+        assert!(refusal.code == RefusalCode::Quota && refusal.reason.contains("one address"), "{refusal:?}");
+        assert!(matches!(ask("a"), Announced::Granted { new: false, .. }), "what is held stays");
+    }
+
+    #[test]
+    fn versions_of_two_runs_never_meet() {
+        let [one, other] = [3, 7].map(|run| Moment { unix_ms: 1_700_000_000_000, random: 0, run });
+        let (mut last, mut given) = (Version(5), std::collections::BTreeSet::new());
+        for number in 0..1000 {
+            let moment = if number % 3 == 0 { one } else { other };
+            let version = moment.version_after(last);
+            assert!(version > last && version.0 % swarmdex_protocols::statement::RUNS == moment.run);
+            assert!(given.insert(version));
+            last = version;
+        }
     }
 
     proptest! {

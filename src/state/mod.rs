@@ -29,6 +29,7 @@ pub mod lost;
 pub mod meetings;
 #[cfg(test)]
 mod network;
+pub mod origins;
 pub mod pages;
 pub mod precedents;
 pub mod publish;

@@ -46,7 +46,7 @@ const LIFETIME: Duration = Duration::from_secs(60);
 const LEASE_MS: u64 = 5_000;
 /// How long a master that has started looks every name up.
 const SETTLED_MS: u64 = 6_000;
-const LIMITS: NameLimits = NameLimits { names_per_peer: 100, names: 1000 };
+const LIMITS: NameLimits = NameLimits { names_per_peer: 100, names_per_ip: 1000, names: 1000 };
 /// Wall clock at the beginning.
 const EPOCH_MS: u64 = 1_800_000_000_000;
 

@@ -22,7 +22,16 @@ impl Master {
             }
             turned.refusal
         })?;
+        let source = source_of(origin);
+        if let Some(source) = source
+            && self.origins.others_at(&source, &peer) >= self.limits.peers_per_ip
+        {
+            let most = self.limits.peers_per_ip;
+            let reason = format!("{most} members come from {source}, the most that one address may have");
+            return Err(Refusal::new(RefusalCode::Quota, reason));
+        }
         self.leases.on_join(&peer, addresses.clone(), now)?;
+        self.origins.on_joined(peer, source);
         let replaced = self.runs.on_joined(peer, arrival, now);
         if !replaced.is_empty() {
             tracing::info!(%peer, "another run of a peer takes the place of one that is silent");
@@ -51,9 +60,10 @@ impl Master {
         // Of what this index ended itself after it was granted others know no more, once everybody is back.
         let granted = |offer: &index::Offer| offer.granted.as_ref().filter(|_| !young).map(|granted| granted.version);
         let named = |offer: &index::Offer| Name::parse(&offer.name).ok().map(|name| (name, granted(offer)));
+        let neighbours = self.names_of_neighbours(&peer);
         let names: Vec<_> = offers.iter().filter(doubtful).filter_map(named).collect();
         let (Some(precedents), false) = (self.precedents.clone(), names.is_empty()) else {
-            let change = WriteOp::Announce { peer, offers, last, total, mirror: BTreeMap::new() };
+            let change = WriteOp::Announce { peer, offers, neighbours, last, total, mirror: BTreeMap::new() };
             return self.write(peer, in_session(session, change));
         };
         // Of names that the index knows only those matter of which the peer says that there is more to know.
@@ -70,7 +80,7 @@ impl Master {
             unknown.sort();
             unknown.dedup();
             let mirror = precedents.of(unknown).await;
-            let change = WriteOp::Announce { peer, offers, last, total, mirror };
+            let change = WriteOp::Announce { peer, offers, neighbours, last, total, mirror };
             store.try_write(in_session(session, change))?.await.map_err(stopping)?
         };
         Ok(Step::Wait(announcing.map(move |outcome| Done { peer, outcome: outcome.map(DoneKind::Written) }).boxed()))

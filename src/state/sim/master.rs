@@ -49,6 +49,10 @@ impl IndexView for View<'_> {
         Ok(self.0.entries.values().filter(|(entry, _)| entry.owner == *owner).count() as u64)
     }
 
+    fn names_of_neighbours(&self, _: &PeerId) -> Result<u64, Infallible> {
+        Ok(0)
+    }
+
     fn names(&self) -> Result<u64, Infallible> {
         Ok(self.0.entries.len() as u64)
     }

@@ -90,7 +90,11 @@ pub struct IndexOptions {
 impl IndexOptions {
     /// For this network, with certificates signed by this key.
     pub fn new(network: Network, master: Keypair, limits: &LimitsConfig) -> Self {
-        let limits = NameLimits { names_per_peer: limits.names_per_peer as u64, names: limits.names as u64 };
+        let limits = NameLimits {
+            names_per_peer: limits.names_per_peer as u64,
+            names_per_ip: limits.names_per_ip as u64,
+            names: limits.names as u64,
+        };
         let (rows_per_page, failures) = (read::ROWS_PER_PAGE, Failures::default());
         Self { network, master, limits, clock: unix_ms, mirror: None, failures, rows_per_page }
     }
@@ -148,6 +152,8 @@ pub enum WriteOp {
     Again {
         /// The peer.
         peer: PeerId,
+        /// Names that the other members of its address hold.
+        neighbours: u64,
     },
     /// A member announces.
     Announce {
@@ -155,6 +161,8 @@ pub enum WriteOp {
         peer: PeerId,
         /// What it offers.
         offers: Vec<Offer>,
+        /// Names that the other members of its address hold.
+        neighbours: u64,
         /// Whether its names that were not announced since its join are to be freed.
         last: bool,
         /// With `last`: what it says was granted to it since then, unless it is of an earlier build.
@@ -195,7 +203,7 @@ impl WriteOp {
     fn peer(&self) -> PeerId {
         match self {
             Self::Join { peer, .. }
-            | Self::Again { peer }
+            | Self::Again { peer, .. }
             | Self::Announce { peer, .. }
             | Self::Revoke { peer, .. }
             | Self::Overtaken { peer, .. }

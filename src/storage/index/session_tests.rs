@@ -36,7 +36,7 @@ fn a_report_of_an_earlier_run_is_refused_once_another_has_joined() {
     let (first, _) = join(&store, peer, ShareDigest::empty(), 1);
     let report = |session, name: &str, last| {
         let change =
-            WriteOp::Announce { peer, offers: vec![offer(name, name)], last, total: None, mirror: BTreeMap::new() };
+            WriteOp::Announce { peer, offers: vec![offer(name, name)], neighbours: 0, last, total: None, mirror: BTreeMap::new() };
         write(&store, WriteOp::InSession { session, change: Box::new(change) })
     };
     report(first, "first 1", false).unwrap();

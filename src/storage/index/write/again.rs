@@ -52,7 +52,7 @@ impl Writer {
     }
 
     /// Grants the next part of what a peer left with.
-    pub(super) fn again(&mut self, id: PeerId) -> Result<WriteOutcome, Failure> {
+    pub(super) fn again(&mut self, id: PeerId, neighbours: u64) -> Result<WriteOutcome, Failure> {
         let mut peer = self.member(id)?;
         let noted = away::noted(&self.connection, &id)?;
         let (Some(mut noted), Some(version)) = (
@@ -80,6 +80,7 @@ impl Writer {
                         totals: &self.totals,
                         reports: &self.reports,
                         names_of_peer: peer.held.entries,
+                        neighbours,
                     };
                     let again = grant_again(&view, &left, version, &self.options.limits)?;
                     if again.is_none() {

@@ -42,6 +42,7 @@ pub(super) struct View<'a> {
     pub(super) totals: &'a Totals,
     pub(super) reports: &'a Reports,
     pub(super) names_of_peer: u64,
+    pub(super) neighbours: u64,
 }
 
 impl IndexView for View<'_> {
@@ -65,6 +66,10 @@ impl IndexView for View<'_> {
 
     fn names_of(&self, _: &PeerId) -> Sql<u64> {
         Ok(self.names_of_peer)
+    }
+
+    fn names_of_neighbours(&self, _: &PeerId) -> Sql<u64> {
+        Ok(self.neighbours)
     }
 
     fn names(&self) -> Sql<u64> {
@@ -93,10 +98,10 @@ impl Writer {
                 self.totals.last = after(self.totals.last, *seen, rand::random());
                 self.join(*peer, addresses, &ShareSum { entries: *entries, digest: *digest }, *again)
             }
-            WriteOp::Again { peer } => self.again(*peer),
-            WriteOp::Announce { peer, offers, last, total, mirror } => {
+            WriteOp::Again { peer, neighbours } => self.again(*peer, *neighbours),
+            WriteOp::Announce { peer, offers, neighbours, last, total, mirror } => {
                 let end = last.then_some(total.as_ref());
-                self.announce(*peer, offers, end, mirror)
+                self.announce(*peer, offers, *neighbours, end, mirror)
             }
             WriteOp::Revoke { peer, names } => self.revoke(*peer, names),
             WriteOp::Overtaken { peer, names } => self.free_overtaken(*peer, names),
@@ -111,7 +116,7 @@ impl Writer {
     /// Two runs of one peer may report at once: what the first still had under way when the second joined must not be
     /// taken for a part of the second's report, nor end it.
     fn check_session(&self, change: &WriteOp, session: Session) -> Result<(), Failure> {
-        let (WriteOp::Announce { peer, .. } | WriteOp::Revoke { peer, .. } | WriteOp::Again { peer }) = change else {
+        let (WriteOp::Announce { peer, .. } | WriteOp::Revoke { peer, .. } | WriteOp::Again { peer, .. }) = change else {
             return Ok(());
         };
         if self.member(*peer)?.session == session {
@@ -192,6 +197,7 @@ impl Writer {
         &mut self,
         id: PeerId,
         offers: &[Offer],
+        neighbours: u64,
         end: Option<Option<&ShareSum>>,
         mirror: &BTreeMap<Name, Tally>,
     ) -> Result<WriteOutcome, Failure> {
@@ -208,6 +214,7 @@ impl Writer {
                 totals: &self.totals,
                 reports: &self.reports,
                 names_of_peer: peer.held.entries,
+                neighbours,
             };
             let verdict = match announce(&view, id, offer, &evidence, &self.options.limits, moment)? {
                 Announced::Granted { entry, new } => {
@@ -309,6 +316,7 @@ impl Writer {
                 totals: &self.totals,
                 reports: &self.reports,
                 names_of_peer: peer.held.entries,
+                neighbours: 0,
             };
             let (outcome, change) = revoke(&view, id, name, moment)?;
             if let Some(change) = change {

@@ -1,0 +1,136 @@
+//! Where members and requests come from: one host makes as many peers as it likes, so a master counts by address as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use swarmdex_protocols::PeerId;
+use swarmdex_protocols::address::Source;
+
+/// Members and waiting requests, by peer and by address. No more rows than there are members and requests.
+#[derive(Debug, Default)]
+pub struct Origins {
+    of: BTreeMap<PeerId, Source>,
+    members: BTreeMap<Source, BTreeSet<PeerId>>,
+    /// Requests of a peer that wait, and where the first of them came from.
+    waiting: BTreeMap<PeerId, (usize, Option<Source>)>,
+    waiting_at: BTreeMap<Source, usize>,
+    total: usize,
+}
+
+impl Origins {
+    /// A peer is a member, and came from there; of the master itself that is not known.
+    pub fn on_joined(&mut self, peer: PeerId, source: Option<Source>) {
+        self.on_left(&peer);
+        if let Some(source) = source {
+            self.of.insert(peer, source);
+            self.members.entry(source).or_default().insert(peer);
+        }
+    }
+
+    /// A peer is no member any more.
+    pub fn on_left(&mut self, peer: &PeerId) {
+        let Some(source) = self.of.remove(peer) else { return };
+        if let Some(members) = self.members.get_mut(&source) {
+            members.remove(peer);
+            if members.is_empty() {
+                self.members.remove(&source);
+            }
+        }
+    }
+
+    /// How many members other than this peer come from an address.
+    pub fn others_at(&self, source: &Source, peer: &PeerId) -> usize {
+        let members = self.members.get(source);
+        members.map_or(0, |members| members.len() - usize::from(members.contains(peer)))
+    }
+
+    /// The members that come from where a member does, itself left out.
+    pub fn neighbours(&self, peer: &PeerId) -> impl Iterator<Item = &PeerId> {
+        let members = self.of.get(peer).and_then(|source| self.members.get(source));
+        members.into_iter().flatten().filter(move |other| *other != peer)
+    }
+
+    /// A request waits from now on.
+    pub fn begin(&mut self, peer: PeerId, source: Option<Source>) {
+        let (count, first) = self.waiting.entry(peer).or_insert((0, source));
+        *count += 1;
+        if let Some(source) = *first {
+            *self.waiting_at.entry(source).or_default() += 1;
+        }
+        self.total += 1;
+    }
+
+    /// It waits no longer.
+    pub fn end(&mut self, peer: &PeerId) {
+        let Some((count, source)) = self.waiting.get_mut(peer) else { return };
+        *count -= 1;
+        if let Some(source) = source
+            && let Some(waiting) = self.waiting_at.get_mut(source)
+        {
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.waiting_at.remove(source);
+            }
+        }
+        if *count == 0 {
+            self.waiting.remove(peer);
+        }
+        self.total -= 1;
+    }
+
+    /// Requests of a peer that wait.
+    pub fn waiting(&self, peer: &PeerId) -> usize {
+        self.waiting.get(peer).map_or(0, |(count, _)| *count)
+    }
+
+    /// Requests from an address that wait.
+    pub fn waiting_at(&self, source: &Source) -> usize {
+        self.waiting_at.get(source).copied().unwrap_or(0)
+    }
+
+    /// Requests that wait in all.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(number: u8) -> Source {
+        Source::of([10, 0, 0, number].into())
+    }
+
+    #[test]
+    fn members_are_counted_where_they_are() {
+        let (mut origins, peers) = (Origins::default(), [0; 4].map(|_| PeerId::random()));
+        peers.iter().for_each(|peer| origins.on_joined(*peer, Some(source(1))));
+        origins.on_joined(peers[0], Some(source(1)));
+        assert_eq!((origins.others_at(&source(1), &peers[0]), origins.others_at(&source(1), &PeerId::random())), (3, 4));
+        assert_eq!(origins.neighbours(&peers[0]).count(), 3);
+        origins.on_joined(peers[0], Some(source(2)));
+        assert_eq!((origins.neighbours(&peers[0]).count(), origins.neighbours(&peers[1]).count()), (0, 2));
+        origins.on_joined(peers[1], None);
+        peers.iter().for_each(|peer| origins.on_left(peer));
+        assert!(origins.of.is_empty() && origins.members.is_empty(), "nothing is left of those who went");
+    }
+
+    #[test]
+    fn requests_are_counted_by_peer_by_address_and_in_all() {
+        let (mut origins, peers) = (Origins::default(), [0; 2].map(|_| PeerId::random()));
+        for peer in peers {
+            origins.begin(peer, Some(source(1)));
+            // It moved in the midst of it: what began there ends there.
+            origins.begin(peer, Some(source(2)));
+        }
+        origins.begin(PeerId::random(), None);
+        let counts = |origins: &Origins| (origins.waiting(&peers[0]), origins.waiting_at(&source(1)), origins.total());
+        assert_eq!(counts(&origins), (2, 4, 5));
+        origins.end(&peers[0]);
+        assert_eq!(counts(&origins), (1, 3, 4));
+        origins.end(&PeerId::random());
+        peers.iter().chain(&peers).for_each(|peer| origins.end(peer));
+        assert_eq!((counts(&origins), origins.waiting.len()), ((0, 0, 1), 1));
+        assert!(origins.waiting_at.is_empty());
+    }
+}
