@@ -34,9 +34,7 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
             print_lookup(&found?, json)
         }
         Command::Share { paths, name } => share(&running(args).await?, paths, name, output).await,
-        Command::Revoke { names } => {
-            summary::print_revoked(&running(args).await?.revoke(names).await?, json, verbose)
-        }
+        Command::Revoke { names } => summary::print_revoked(&running(args).await?.revoke(names).await?, json, verbose),
         Command::Ls => print_shared(&running(args).await?.shared().await?, json),
         Command::Peers => print_peers(&running(args).await?.peers().await?, json),
         Command::Status => print_status(&running(args).await?.status().await?, json),

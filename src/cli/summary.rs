@@ -147,7 +147,9 @@ mod tests {
 
     #[test]
     fn lists_are_bounded_unless_all_is_asked_for() {
-        for (length, verbose, expected) in [(0, false, (0, 0)), (10, false, (10, 0)), (11, false, (10, 1)), (11, true, (11, 0))] {
+        for (length, verbose, expected) in
+            [(0, false, (0, 0)), (10, false, (10, 0)), (11, false, (10, 1)), (11, true, (11, 0))]
+        {
             let all = vec![(); length];
             let (some, left) = listed(&all, verbose);
             assert_eq!((some.len(), left), expected);
