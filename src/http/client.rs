@@ -158,8 +158,8 @@ impl Client {
         self.get(&format!("/v1/search?query={}&limit={limit}", escape(query))).await
     }
 
-    /// See [`crate::Node::find`].
-    pub async fn find(&self, query: &str, limit: usize) -> Result<SearchInfo, Error> {
+    /// See [`crate::Node::matching`].
+    pub async fn matching(&self, query: &str, limit: usize) -> Result<SearchInfo, Error> {
         let path = format!("/v1/search?query={}&limit={limit}", escape(query));
         let most = limit.min(MAX_RESULTS);
         let Listed { entries, more } = self.list(&path, most, most).await?;

@@ -236,7 +236,7 @@ async fn a_search_by_way_of_the_dht_says_that_there_is_more() {
     }
     for (limit, expected) in [(3, 3), (7, 7), (8, 8), (9, 8)] {
         until("all owners are found", async || {
-            let found = peers[0].find("img", limit).await.ok()?;
+            let found = peers[0].matching("img", limit).await.ok()?;
             (found.entries.len() == expected && found.more == (expected < 8)).then_some(())
         })
         .await;
