@@ -14,7 +14,8 @@ use tokio::net::UnixStream;
 use super::routes::{MAX_RESULTS, MORE};
 use super::types::{ErrorBody, Line, Parts, RevokeBody, ShareBody};
 use crate::node::{
-    EntryInfo, Error, ErrorKind, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, SearchInfo, SharedInfo, Status,
+    EntryInfo, Error, ErrorKind, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, SearchInfo, SharedInfo,
+    Status,
 };
 use crate::storage::dir::socket_path;
 

@@ -11,7 +11,9 @@ use swarmdex_protocols::words::first;
 use swarmdex_protocols::{Claim, ContentId, Entry, Name, Network, RecordKey, Rule, Statement};
 use tempfile::TempDir;
 
-use crate::harness::{Process, TestNode, alone, code, file, made, process_joined, published, stderr, tcp_address, until};
+use crate::harness::{
+    Process, TestNode, alone, code, file, made, process_joined, published, stderr, tcp_address, until,
+};
 use crate::stranger::{MIRROR, Reply, Stranger, framed};
 
 /// Names, and what people type for them.
