@@ -12,8 +12,8 @@ use swarmdex_protocols::content::Proof;
 use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::index::{
     Again, Announce, Call, Compare, Compared, Connect, Cursor, Fingerprint, Followed, Found, Granted, Join, Joined,
-    Leave, Lookup, Mark, Member, Offer, Owned, Page, Part, Peers, Range, Reach, Refusal, RefusalCode, Renew, Renewed,
-    Reign, Report, Request, Response, Returned, Revocation, Revoke, Run, Sealed, Seals, Search, Sequence, Session,
+    Leave, Lookup, Mark, Member, Offer, Owned, Page, Part, Peers, Range, Reach, Refusal, RefusalCode, Reign, Renew,
+    Renewed, Report, Request, Response, Returned, Revocation, Revoke, Run, Sealed, Seals, Search, Sequence, Session,
     ShareDigest, ShareSum, Verdict,
 };
 use swarmdex_protocols::limits::*;

@@ -34,9 +34,7 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
             print_lookup(&found?, json)
         }
         Command::Share { paths, name } => share(&running(args).await?, paths, name, output).await,
-        Command::Revoke { names } => {
-            summary::print_revoked(&running(args).await?.revoke(names).await?, json, verbose)
-        }
+        Command::Revoke { names } => summary::print_revoked(&running(args).await?.revoke(names).await?, json, verbose),
         Command::Ls { limit } => {
             let shared = running(args).await?.some_shared(limit.unwrap_or(usize::MAX)).await?;
             print_shared(&shared.entries, json)?;
@@ -195,7 +193,10 @@ fn print_lookup(found: &LookupInfo, json: bool) -> Result<(), Failure> {
     table.row(&["certified", if found.certified { "yes, by the master" } else { "no: claimed by its owner" }]);
     table.row(&["answered by", if found.source == Source::Dht { "the DHT" } else { "the master" }]);
     for other in &found.other_owners {
-        table.row(&["also named", &format!("{other}: an older certificate; if this stays, two masters run with one key")]);
+        table.row(&[
+            "also named",
+            &format!("{other}: an older certificate; if this stays, two masters run with one key"),
+        ]);
     }
     for holder in &found.holders {
         let state = format!("{}{}", state_word(holder.state), unreached(holder.reachable));

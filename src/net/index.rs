@@ -16,8 +16,8 @@ use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::address::{Source, first_those_of, ip_of, is_loopback, works};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
-    self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Reign, Request, Response, Revoke, Run,
-    Session,
+    self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Reign, Request, Response,
+    Revoke, Run, Session,
 };
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version};

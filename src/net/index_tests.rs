@@ -76,7 +76,8 @@ fn the_holders_of_an_answer_are_those_that_are_alive() {
             WriteOp::Join { peer, addresses: Vec::new(), digest: ShareDigest::empty(), entries: 1, seen, again: false };
         store.try_write(join).unwrap().blocking_recv().unwrap().unwrap();
         let offers = vec![Offer::new(format!("copy {number}"), content, 1)];
-        let announce = WriteOp::Announce { peer, offers, neighbours: 0, last: false, total: None, mirror: BTreeMap::new() };
+        let announce =
+            WriteOp::Announce { peer, offers, neighbours: 0, last: false, total: None, mirror: BTreeMap::new() };
         store.try_write(announce).unwrap().blocking_recv().unwrap().unwrap();
     }
     let mut master = master(&store, &folder, &peers, now);

@@ -31,8 +31,8 @@ mod queries;
 mod racing;
 mod refused;
 mod renewals;
-mod transport;
 mod stranger;
+mod transport;
 mod trips;
 
 use std::io;

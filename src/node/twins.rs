@@ -348,7 +348,8 @@ mod tests {
         assert_eq!((twins.text().as_deref(), twins.is_refused()), (Some("it gave way"), true));
         twins.on_joined();
         assert!(twins.is_refused(), "until it is started again");
-        let heard = |count: u16| (0..count).map(|port| format!("/ip4/10.0.0.1/tcp/{}", port + 1).parse().unwrap()).collect();
+        let heard =
+            |count: u16| (0..count).map(|port| format!("/ip4/10.0.0.1/tcp/{}", port + 1).parse().unwrap()).collect();
         twins.on_heard_at(heard(1000));
         assert_eq!(twins.heard_at().await.len(), MAX_STRANGE);
         twins.on_heard_at(heard(1));

@@ -413,7 +413,11 @@ impl Announcer {
     /// Whether the master, to which this peer is joined, knows that `name` is given up.
     pub fn is_known_to_be_free(&self, name: &Name) -> bool {
         let withdrawn = self.claims.contains_key(name);
-        !(self.reporting || withdrawn || self.holds(name) || self.revocations.contains_key(name) || self.surplus.contains(name))
+        !(self.reporting
+            || withdrawn
+            || self.holds(name)
+            || self.revocations.contains_key(name)
+            || self.surplus.contains(name))
     }
 
     /// The master's answer, or else what stands in for it.

@@ -164,7 +164,8 @@ pub fn announce<V: IndexView>(
             }
             if of_peer + view.names_of_neighbours(&owner)? >= limits.names_per_ip {
                 let most = limits.names_per_ip;
-                let reason = format!("the members of this address hold {most} names, the most that one address may hold");
+                let reason =
+                    format!("the members of this address hold {most} names, the most that one address may hold");
                 return refused(RefusalCode::Quota, reason);
             }
         }

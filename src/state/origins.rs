@@ -106,7 +106,10 @@ mod tests {
         let (mut origins, peers) = (Origins::default(), [0; 4].map(|_| PeerId::random()));
         peers.iter().for_each(|peer| origins.on_joined(*peer, Some(source(1))));
         origins.on_joined(peers[0], Some(source(1)));
-        assert_eq!((origins.others_at(&source(1), &peers[0]), origins.others_at(&source(1), &PeerId::random())), (3, 4));
+        assert_eq!(
+            (origins.others_at(&source(1), &peers[0]), origins.others_at(&source(1), &PeerId::random())),
+            (3, 4)
+        );
         assert_eq!(origins.neighbours(&peers[0]).count(), 3);
         origins.on_joined(peers[0], Some(source(2)));
         assert_eq!((origins.neighbours(&peers[0]).count(), origins.neighbours(&peers[1]).count()), (0, 2));

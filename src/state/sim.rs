@@ -177,6 +177,7 @@ impl World {
             keys_per_provider: 0,
             providers_per_key: 0,
             lifetime: LIFETIME,
+            own: true,
         };
         let peer = |id: &PeerId| Peer {
             announcer: Announcer::new(*id, []).with_batch(BATCH),

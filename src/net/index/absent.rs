@@ -49,7 +49,8 @@ impl Master {
                 }
                 for (owner, names) in over {
                     let count = names.len();
-                    let written = store.try_write(WriteOp::Overtaken { peer: owner, names })?.await.map_err(stopping)??;
+                    let written =
+                        store.try_write(WriteOp::Overtaken { peer: owner, names })?.await.map_err(stopping)??;
                     if let WriteOutcome::Revoked { holding, .. } = written {
                         tracing::info!(%owner, names = count, "a peer that is away had given up names while this master was: they are free");
                         holdings.insert(owner, holding);

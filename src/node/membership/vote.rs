@@ -113,7 +113,8 @@ mod tests {
 
     fn voices(of: &[PeerId]) -> BTreeMap<PeerId, Followed> {
         let address: Multiaddr = "/ip4/10.0.0.1/tcp/4747".parse().unwrap();
-        let follow = |master: &PeerId| Followed { master: Some(*master), addresses: vec![address.clone(); 100] };
+        let follow =
+            |master: &PeerId| Followed { master: Some(*master), addresses: vec![address.clone(); 100], reign: None };
         of.iter().map(|master| (PeerId::random(), follow(master))).collect()
     }
 

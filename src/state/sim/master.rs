@@ -257,7 +257,8 @@ impl World {
             }
             Batch::Revoke(names) => {
                 for name in &names {
-                    let Ok((_, change)) = revoke(&View(&self.master.disk, &self.master.reports), peer, name, at(unix_ms));
+                    let Ok((_, change)) =
+                        revoke(&View(&self.master.disk, &self.master.reports), peer, name, at(unix_ms));
                     if let Some(change) = change {
                         self.free(change);
                     }

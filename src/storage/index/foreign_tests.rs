@@ -36,7 +36,12 @@ fn join(store: &IndexStore, peer: PeerId) -> (Holding, bool) {
 
 fn announce(store: &IndexStore, peer: PeerId, names: &[String]) -> (Vec<Verdict>, Holding) {
     let offers = names.iter().map(|name| Offer::new(name.clone(), ContentId::of(name.as_bytes()), 1)).collect();
-    match write(store, WriteOp::Announce { peer, offers, neighbours: 0, last: false, total: None, mirror: BTreeMap::new() }).unwrap() {
+    match write(
+        store,
+        WriteOp::Announce { peer, offers, neighbours: 0, last: false, total: None, mirror: BTreeMap::new() },
+    )
+    .unwrap()
+    {
         WriteOutcome::Announced { verdicts, holding, .. } => (verdicts, holding),
         other => panic!("{other:?}"),
     }

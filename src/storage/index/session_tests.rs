@@ -35,8 +35,14 @@ fn a_report_of_an_earlier_run_is_refused_once_another_has_joined() {
     let (store, peer) = (open(folder.path()), PeerId::random());
     let (first, _) = join(&store, peer, ShareDigest::empty(), 1);
     let report = |session, name: &str, last| {
-        let change =
-            WriteOp::Announce { peer, offers: vec![offer(name, name)], neighbours: 0, last, total: None, mirror: BTreeMap::new() };
+        let change = WriteOp::Announce {
+            peer,
+            offers: vec![offer(name, name)],
+            neighbours: 0,
+            last,
+            total: None,
+            mirror: BTreeMap::new(),
+        };
         write(&store, WriteOp::InSession { session, change: Box::new(change) })
     };
     report(first, "first 1", false).unwrap();

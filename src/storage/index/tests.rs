@@ -41,7 +41,9 @@ pub(super) fn offer(name: &str, content: &str) -> Offer {
 }
 
 pub(super) fn announce(store: &IndexStore, peer: PeerId, offers: Vec<Offer>, last: bool) -> Vec<Verdict> {
-    match write(store, WriteOp::Announce { peer, offers, neighbours: 0, last, total: None, mirror: BTreeMap::new() }).unwrap() {
+    match write(store, WriteOp::Announce { peer, offers, neighbours: 0, last, total: None, mirror: BTreeMap::new() })
+        .unwrap()
+    {
         WriteOutcome::Announced { verdicts, .. } => verdicts,
         other => panic!("{other:?}"),
     }
@@ -144,7 +146,14 @@ fn eviction_frees_names_and_leaves_tombstones_that_are_newer() {
     assert_eq!((search(&store, "", 10).len(), search(&store, "a", 10).len(), store.counts()), (0, 0, (0, 0)));
     let refused = write(
         &store,
-        WriteOp::Announce { peer, offers: vec![offer("a", "1")], neighbours: 0, last: false, total: None, mirror: BTreeMap::new() },
+        WriteOp::Announce {
+            peer,
+            offers: vec![offer("a", "1")],
+            neighbours: 0,
+            last: false,
+            total: None,
+            mirror: BTreeMap::new(),
+        },
     )
     .unwrap_err();
     assert_eq!(refused.code, RefusalCode::NotJoined);
@@ -236,7 +245,14 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
     let offers: Vec<_> = (0..1000).map(|number| offer(&format!("name {number}"), "x")).collect();
     let refused = write(
         &store,
-        WriteOp::Announce { peer, offers: offers.clone(), neighbours: 0, last: false, total: None, mirror: BTreeMap::new() },
+        WriteOp::Announce {
+            peer,
+            offers: offers.clone(),
+            neighbours: 0,
+            last: false,
+            total: None,
+            mirror: BTreeMap::new(),
+        },
     )
     .unwrap_err();
     assert_eq!(refused.code, RefusalCode::Storage);
@@ -462,8 +478,11 @@ fn names_come_back_after_the_disk_was_lost() {
     let mut forged = proven(&hers, "1");
     forged.name = "his own".to_owned();
     let offers = vec![proven(&hers, "1"), offer("his", "9"), offer("gone", "9"), offer("claimed", "9"), forged];
-    let written =
-        write(&store, WriteOp::Announce { peer: a, offers, neighbours: 0, last: false, total: None, mirror: mirror.clone() }).unwrap();
+    let written = write(
+        &store,
+        WriteOp::Announce { peer: a, offers, neighbours: 0, last: false, total: None, mirror: mirror.clone() },
+    )
+    .unwrap();
     let WriteOutcome::Announced { verdicts, adopted, .. } = written else { panic!() };
     assert!(matches!(verdicts[0], Verdict::Accepted { version, .. } if version > hers.entry.version));
     assert_eq!(verdicts[1], Verdict::Conflict { owner: b });

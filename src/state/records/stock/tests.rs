@@ -15,6 +15,7 @@ const LIMITS: RecordLimits = RecordLimits {
     keys_per_provider: 200_000,
     providers_per_key: MAX_PROVIDERS,
     lifetime: LIFETIME,
+    own: true,
 };
 
 fn now() -> Now {

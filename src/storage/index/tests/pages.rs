@@ -188,7 +188,14 @@ fn requests_over_many_groups_are_answered_each_by_its_own() {
             let peer = if number % 100 == 50 { stranger } else { peer };
             let offers = vec![offer(&format!("name {}", number % 700), &number.to_string())];
             store
-                .try_write(WriteOp::Announce { peer, offers, neighbours: 0, last: false, total: None, mirror: BTreeMap::new() })
+                .try_write(WriteOp::Announce {
+                    peer,
+                    offers,
+                    neighbours: 0,
+                    last: false,
+                    total: None,
+                    mirror: BTreeMap::new(),
+                })
                 .unwrap()
         })
         .collect();

@@ -116,7 +116,8 @@ impl Writer {
     /// Two runs of one peer may report at once: what the first still had under way when the second joined must not be
     /// taken for a part of the second's report, nor end it.
     fn check_session(&self, change: &WriteOp, session: Session) -> Result<(), Failure> {
-        let (WriteOp::Announce { peer, .. } | WriteOp::Revoke { peer, .. } | WriteOp::Again { peer, .. }) = change else {
+        let (WriteOp::Announce { peer, .. } | WriteOp::Revoke { peer, .. } | WriteOp::Again { peer, .. }) = change
+        else {
             return Ok(());
         };
         if self.member(*peer)?.session == session {
