@@ -94,6 +94,8 @@ pub(super) struct MirrorTask {
     pub(super) library: Library,
     pub(super) standings: Standings,
     pub(super) dir: DataDir,
+    /// Nodes that the configuration names.
+    pub(super) bootstrap: Vec<Multiaddr>,
     pub(super) master: watch::Receiver<MasterState>,
     /// The index and the statements that it makes; a master's alone.
     pub(super) index: Option<(IndexStore, mpsc::Receiver<Statement>)>,
@@ -351,9 +353,11 @@ impl MirrorTask {
         }
     }
 
-    /// Connects to nodes that were known before: the network may be there although its master is not.
+    /// Connects to nodes that were known before, and to those that the configuration names: the network may be there although its
+    /// master is not, or be larger than its master knows.
     fn enter(&self) {
-        let known = self.dir.known_nodes(&self.network);
+        let mut known = self.dir.known_nodes(&self.network);
+        known.extend(self.bootstrap.iter().cloned());
         let net = self.net.clone();
         tasks::spawn(
             "entrance",

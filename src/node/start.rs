@@ -179,6 +179,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         library,
         standings,
         dir,
+        bootstrap: config.bootstrap.clone(),
         master: master_state,
         index: index.zip(made),
         complete: completed,
