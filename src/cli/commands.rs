@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::backend::Backend;
 use super::output::{self, Bar, Table, note, plain, size};
 use super::settings::NodeArgs;
-use super::{Command, Failure, OutputArgs};
+use super::{Command, Failure, OutputArgs, roots};
+use crate::config::Selection;
 use crate::http::{Client, MAX_RESULTS};
 use crate::node::{
     AgreementInfo, EntryInfo, ErrorKind, FailedFile, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState,
@@ -33,9 +34,13 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
             backend.end().await;
             print_lookup(&found?, json)
         }
-        Command::Share { paths, name } => share(&running(args).await?, paths, name, json).await,
+        Command::Share { paths, name } => {
+            share(&running(args).await?, paths, name, args.select.selection(), json).await
+        }
+        Command::Unshare { paths } => roots::unshare(&running(args).await?, paths, json).await,
         Command::Revoke { names } => print_revoked(&running(args).await?.revoke(names).await?, json),
-        Command::Ls => print_shared(&running(args).await?.shared().await?, json),
+        Command::Ls { roots: true } => roots::list(&running(args).await?, json).await,
+        Command::Ls { roots: false } => print_shared(&running(args).await?.shared().await?, json),
         Command::Peers => print_peers(&running(args).await?.peers().await?, json),
         Command::Status => print_status(&running(args).await?.status().await?, json),
         // Dealt with before.
@@ -48,7 +53,7 @@ async fn running(args: &NodeArgs) -> Result<Client, Failure> {
     Client::find(&data_dir).await?.ok_or(Failure::NotRunning(data_dir))
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| Failure::Path(path.to_owned(), error))
 }
 
@@ -106,9 +111,15 @@ fn fail_for(failed: &[FailedFile]) -> Result<(), Failure> {
     failed.first().map_or(Ok(()), |file| Err(Failure::Said(file.kind)))
 }
 
-async fn share(client: &Client, paths: Vec<PathBuf>, name: Option<String>, json: bool) -> Result<(), Failure> {
+async fn share(
+    client: &Client,
+    paths: Vec<PathBuf>,
+    name: Option<String>,
+    selection: Selection,
+    json: bool,
+) -> Result<(), Failure> {
     let paths = paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
-    let mut call = client.share(paths, name).await?;
+    let mut call = client.share(paths, name, selection).await?;
     let mut bar = Bar::new();
     let report: Result<ShareReport, _> = call.follow(|progress| bar.show(&progress)).await;
     bar.finish();
@@ -120,6 +131,9 @@ async fn share(client: &Client, paths: Vec<PathBuf>, name: Option<String>, json:
     }
     for skipped in &report.skipped {
         note(&format!("not shared: {}: {}", plain(&skipped.path.display().to_string()), plain(&skipped.reason)));
+    }
+    if let Some(left_out) = roots::left_out(&report.left_out) {
+        note(&format!("left out: {left_out}; --hidden and --no-ignore share such files, too"));
     }
     let pending = report.entries.iter().filter(|entry| entry.standing == Standing::Pending).count();
     let claimed = report.entries.iter().filter(|entry| entry.standing == Standing::Claimed).count();
@@ -190,6 +204,7 @@ fn print_shared(shared: &[SharedInfo], json: bool) -> Result<(), Failure> {
             Standing::Conflict { conflict_owner } => format!("belongs to {conflict_owner}"),
             Standing::Refused { reason } => format!("refused: {reason}"),
         };
+        let state = if entry.suspended { format!("away, its name is kept: {state}") } else { state };
         table.row(&[entry.entry.name.as_str(), &size(entry.entry.size), &state, &entry.path.display().to_string()]);
     }
     table.print()
@@ -287,8 +302,9 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
         None => {}
     }
     let lost = shared.conflicts + shared.refused;
+    let away = if shared.suspended > 0 { format!("; files of {} are away", shared.suspended) } else { String::new() };
     let names = format!(
-        "{} names, {}: {} certified, {} unconfirmed, {} claimed, {} waiting, {lost} lost",
+        "{} names, {}: {} certified, {} unconfirmed, {} claimed, {} waiting, {lost} lost{away}",
         shared.entries,
         size(shared.bytes),
         shared.certified,

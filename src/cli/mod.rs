@@ -5,7 +5,9 @@ mod commands;
 mod demo;
 mod identity;
 mod output;
+mod roots;
 mod run;
+mod select;
 mod settings;
 
 use std::io::Write;
@@ -93,8 +95,18 @@ enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
+    /// End shares: the names are given up, the files stay
+    Unshare {
+        /// Files and folders that were shared
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
     /// List what this node shares
-    Ls,
+    Ls {
+        /// List the shared files and folders instead, where each came from, and what is left out of it
+        #[arg(long)]
+        roots: bool,
+    },
     /// List the members of the network
     Peers,
     /// Show what this node is doing

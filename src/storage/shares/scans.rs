@@ -13,11 +13,25 @@ use crate::storage::hash::HashError;
 /// How often one that waits looks whether it is wanted any more.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The roots that are being scanned. There are as many as operations that share something.
+/// The roots that are being scanned, and files that are hashed by themselves. There are as many as operations that share
+/// something.
 #[derive(Debug, Default)]
 pub(super) struct Scans {
     roots: Mutex<BTreeSet<PathBuf>>,
     ended: Condvar,
+    hashing: Mutex<BTreeSet<PathBuf>>,
+}
+
+/// A file that is hashed by itself; over when it is dropped.
+pub(super) struct Claim<'a> {
+    scans: &'a Scans,
+    path: PathBuf,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        lock(&self.scans.hashing).remove(&self.path);
+    }
 }
 
 /// A scan; over when it is dropped.
@@ -27,6 +41,12 @@ pub(super) struct Scan<'a> {
 }
 
 impl Scans {
+    /// Takes a file to be hashed, unless somebody does that already.
+    pub(super) fn claim(&self, path: &Path) -> Option<Claim<'_>> {
+        let is_new = lock(&self.hashing).insert(path.to_owned());
+        is_new.then(|| Claim { scans: self, path: path.to_owned() })
+    }
+
     /// Waits until no other scan of `root` is under way, or `cancel` is set.
     pub(super) fn begin(&self, root: &Path, cancel: &AtomicBool) -> Result<Scan<'_>, HashError> {
         let mut roots = lock(&self.roots);
@@ -51,6 +71,16 @@ impl Drop for Scan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_file_is_hashed_by_one_at_a_time() {
+        let scans = Scans::default();
+        let first = scans.claim(Path::new("/a/file"));
+        assert!(first.is_some() && scans.claim(Path::new("/a/file")).is_none());
+        assert!(scans.claim(Path::new("/a/other")).is_some());
+        drop(first);
+        assert!(scans.claim(Path::new("/a/file")).is_some());
+    }
 
     #[test]
     fn one_root_is_scanned_by_one_at_a_time_and_others_beside_it() {
