@@ -46,7 +46,8 @@ fn state(root: &RootInfo) -> String {
 /// How much is left out, for people; `None` for nothing.
 pub(super) fn left_out(left_out: &LeftOut) -> Option<String> {
     let parts = left_out.parts();
-    let parts: Vec<_> = parts.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")).collect();
+    let parts: Vec<_> =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 

@@ -25,7 +25,12 @@ impl SelectArgs {
     }
 
     /// With what the configuration says.
-    pub(super) fn merge(&self, exclude: Option<Vec<String>>, hidden: Option<bool>, no_ignore: Option<bool>) -> Selection {
+    pub(super) fn merge(
+        &self,
+        exclude: Option<Vec<String>>,
+        hidden: Option<bool>,
+        no_ignore: Option<bool>,
+    ) -> Selection {
         let flags = self.selection();
         Selection {
             // Who leaves out more does not mean to leave out less.

@@ -14,7 +14,8 @@ use tokio::net::UnixStream;
 use super::types::{ErrorBody, Line, Parts, RevokeBody, ShareBody, UnshareBody};
 use crate::config::Selection;
 use crate::node::{
-    EntryInfo, Error, ErrorKind, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, RootInfo, SharedInfo, Status, UnsharedInfo,
+    EntryInfo, Error, ErrorKind, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, RootInfo, SharedInfo, Status,
+    UnsharedInfo,
 };
 use crate::storage::dir::socket_path;
 
@@ -136,12 +137,7 @@ impl Client {
     }
 
     /// See [`crate::Node::share_selected`]; follow it with [`Call::follow`].
-    pub async fn share(
-        &self,
-        paths: Vec<PathBuf>,
-        name: Option<String>,
-        selection: Selection,
-    ) -> Result<Call, Error> {
+    pub async fn share(&self, paths: Vec<PathBuf>, name: Option<String>, selection: Selection) -> Result<Call, Error> {
         self.call("/v1/share", &ShareBody { paths, name, selection }).await
     }
 

@@ -256,8 +256,7 @@ impl Keeper {
         }
         let (shares, cancel) = (self.shares.clone(), self.cancel.clone());
         let look = Look { rest: QUIET, hashes: true };
-        let updating =
-            tokio::task::spawn_blocking(move || shares.look(&paths, look, &|_: HashProgress| {}, &cancel));
+        let updating = tokio::task::spawn_blocking(move || shares.look(&paths, look, &|_: HashProgress| {}, &cancel));
         match updating.await {
             Ok(Ok(outcome)) => self.on_looked(outcome, news),
             Ok(Err(_)) if self.cancel.load(Ordering::Relaxed) => {}

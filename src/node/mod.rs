@@ -48,8 +48,8 @@ use crate::log;
 use crate::net::{Net, mdns_interfaces};
 use crate::storage::index::IndexStore;
 use crate::storage::library::Library;
-pub(crate) use crate::storage::shares::check_patterns;
 use crate::storage::shares::ShareTable;
+pub(crate) use crate::storage::shares::check_patterns;
 use crate::tasks::Failures;
 
 /// A running node. Clones are handles to the same node; it runs until [`Node::shutdown`].

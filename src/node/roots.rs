@@ -7,8 +7,8 @@ use swarmdex_protocols::Name;
 
 use super::{Error, Node};
 use crate::config::{Origin, Selection};
-use crate::storage::shares::{RootStanding, RootState};
 pub use crate::storage::shares::{LeftOut, Why};
+use crate::storage::shares::{RootStanding, RootState};
 
 /// Examples of what is left out that are told of each root.
 const EXAMPLES: usize = 100;

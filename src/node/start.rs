@@ -272,7 +272,10 @@ fn prepare(shares: &ShareTable, config: &Config, cancel: &AtomicBool) {
     match shares.declare(&config.share, config.share_from, &config.selection) {
         Ok(outcome) => say_declared(outcome),
         Err(error) => {
-            tracing::error!(error = Error::from(error).describe(), "what flags and configuration name cannot be shared");
+            tracing::error!(
+                error = Error::from(error).describe(),
+                "what flags and configuration name cannot be shared"
+            );
         }
     }
     match shares.rescan(&|_: HashProgress| {}, cancel) {

@@ -223,10 +223,7 @@ async fn a_root_that_is_away_keeps_its_names_and_they_come_back_with_it() {
     let anna = anna.await.unwrap();
     crate::harness::joined(&anna).await;
     suspended(&anna, 2).await;
-    until("the master holds them", async || {
-        (anna.status().await.unwrap().shared.certified == 2).then_some(())
-    })
-    .await;
+    until("the master holds them", async || (anna.status().await.unwrap().shared.certified == 2).then_some(())).await;
     fs::rename(&away, &disk).unwrap();
     suspended(&anna, 0).await;
     assert_eq!(fs::read(ben.fetch("sub/b.jpg").await.unwrap().path).unwrap(), b"b");
@@ -368,7 +365,9 @@ fn what_is_to_be_left_out_is_and_the_answer_counts_it() {
     let output = peer.command(&["share", text(&home), "--exclude", "*.log", "--exclude", "/node/log-*"]);
     assert_eq!(code(&output), 0);
     let said = stderr(&output);
-    for part in ["2 that may hold secrets", "2 of junk", "2 hidden", "1 by .swarmdexignore", "1 data directories", ".env"] {
+    for part in
+        ["2 that may hold secrets", "2 of junk", "2 hidden", "1 by .swarmdexignore", "1 data directories", ".env"]
+    {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert_eq!(names(&peer.json(&["ls"])), ["a.txt", "node/test.toml"]);

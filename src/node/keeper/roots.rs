@@ -104,7 +104,9 @@ impl Keeper {
         let shares = self.shares.clone();
         let seen = tokio::task::spawn_blocking(move || {
             let roots = shares.roots()?;
-            Ok::<_, ShareError>(roots.into_iter().map(|root| (root.clone(), identity(&root))).collect::<BTreeMap<_, _>>())
+            Ok::<_, ShareError>(
+                roots.into_iter().map(|root| (root.clone(), identity(&root))).collect::<BTreeMap<_, _>>(),
+            )
         });
         let roots = match seen.await {
             Ok(Ok(roots)) => roots,

@@ -95,23 +95,54 @@ mod tests {
     #[test]
     fn secrets_and_junk_are_known_in_any_case_and_what_looks_alike_is_not() {
         for (name, is_folder) in [
-            (".env", false), (".ENV", false), (".env.production", false), ("prod.env", false), (".netrc", false),
-            ("id_rsa", false), ("ID_ED25519", false), ("server.pem", false), ("Private.KEY", false), (".aws", true),
-            (".ssh", true), ("login.keyring", false), ("keyrings", true), (".bash_history", false),
-            ("vault.kdbx", false), ("identity.key.old-12D3KooW", false),
+            (".env", false),
+            (".ENV", false),
+            (".env.production", false),
+            ("prod.env", false),
+            (".netrc", false),
+            ("id_rsa", false),
+            ("ID_ED25519", false),
+            ("server.pem", false),
+            ("Private.KEY", false),
+            (".aws", true),
+            (".ssh", true),
+            ("login.keyring", false),
+            ("keyrings", true),
+            (".bash_history", false),
+            ("vault.kdbx", false),
+            ("identity.key.old-12D3KooW", false),
         ] {
             assert_eq!(judge(name, is_folder, 100), Some(Why::Secret), "{name}");
         }
         for (name, is_folder) in [
-            ("Thumbs.db", false), (".DS_Store", false), ("._photo.jpg", false), ("film.mkv.part", false),
-            ("x.crdownload", false), ("~$a.docx", false), (".git", true), (".git", false), ("a.txt~", false),
-            ("#a#", false), ("#recycle", true), ("$RECYCLE.BIN", true), ("lost+found", true), (".a.txt.swp", false),
+            ("Thumbs.db", false),
+            (".DS_Store", false),
+            ("._photo.jpg", false),
+            ("film.mkv.part", false),
+            ("x.crdownload", false),
+            ("~$a.docx", false),
+            (".git", true),
+            (".git", false),
+            ("a.txt~", false),
+            ("#a#", false),
+            ("#recycle", true),
+            ("$RECYCLE.BIN", true),
+            ("lost+found", true),
+            (".a.txt.swp", false),
         ] {
             assert_eq!(judge(name, is_folder, 100), Some(Why::Junk), "{name}");
         }
         for (name, is_folder) in [
-            ("a.txt", false), ("environment", false), (".env.example", false), ("id_rsa.pub", false), ("monkey", false),
-            ("film.part1.rar", false), ("keyrings", false), ("party", true), ("identity.pdf", false), ("é.txt", false),
+            ("a.txt", false),
+            ("environment", false),
+            (".env.example", false),
+            ("id_rsa.pub", false),
+            ("monkey", false),
+            ("film.part1.rar", false),
+            ("keyrings", false),
+            ("party", true),
+            ("identity.pdf", false),
+            ("é.txt", false),
         ] {
             assert_eq!(judge(name, is_folder, 100), None, "{name}");
         }

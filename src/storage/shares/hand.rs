@@ -63,12 +63,7 @@ impl ShareTable {
         Ok(outcome)
     }
 
-    fn add_root(
-        &self,
-        root: &Root,
-        progress: OnProgress<'_>,
-        cancel: &AtomicBool,
-    ) -> Result<ShareOutcome, ShareError> {
+    fn add_root(&self, root: &Root, progress: OnProgress<'_>, cancel: &AtomicBool) -> Result<ShareOutcome, ShareError> {
         let rules = Rules::new(&root.path, &self.selection(root))?;
         let found = scan::scan(root, &root.path, self.own_folder(), rules, BTreeSet::new())?;
         {
@@ -79,7 +74,7 @@ impl ShareTable {
             database.put_roots(std::slice::from_ref(root), &[])?;
             database.forget_unshared(&[&root.path])?;
         }
-        self.note_mounts(root, &found.mounts, &BTreeSet::new())?;
+        self.note_mounts(root, &root.path, found.mounts.clone())?;
         {
             let mut states = self.states();
             states.is_back(&root.path);
@@ -101,9 +96,7 @@ impl ShareTable {
             Some(other) => {
                 ShareError::Taken { path: root.path.clone(), name: other.name, other: other.path.to_path_buf() }
             }
-            None => {
-                ShareError::Path { path: root.path.clone(), source: std::io::Error::other(skipped.reason.clone()) }
-            }
+            None => ShareError::Path { path: root.path.clone(), source: std::io::Error::other(skipped.reason.clone()) },
         }
     }
 

@@ -174,8 +174,9 @@ impl ShareTable {
                 found
             }
         };
-        if found.at == root.path {
-            self.note_mounts(root, &found.mounts, &away)?;
+        if found.at == root.path || !found.mounts.is_empty() {
+            let mounts = found.mounts.iter().chain(&away).cloned().collect();
+            self.note_mounts(root, &found.at, mounts)?;
         }
         if self.states().is_back(&root.path) {
             tracing::info!(path = %root.path.display(), "what is shared there is back");
@@ -224,7 +225,9 @@ impl ShareTable {
     fn away_below(&self, root: &Root, path: &Path) -> Result<BTreeSet<PathBuf>, ShareError> {
         let mounts = lock(&self.shared.database).mounts(&root.path)?;
         let touches = |mount: &&PathBuf| {
-            mount.starts_with(&root.path) && **mount != root.path && (mount.starts_with(path) || path.starts_with(mount))
+            mount.starts_with(&root.path)
+                && **mount != root.path
+                && (mount.starts_with(path) || path.starts_with(mount))
         };
         Ok(mounts.iter().filter(touches).filter(|mount| self.is_unmounted(root, mount, mount)).cloned().collect())
     }
@@ -262,17 +265,14 @@ impl ShareTable {
         Ok(outcome)
     }
 
-    /// Remembers where disks are mounted that a root is on, or that are in it; those that are away still count.
-    pub(super) fn note_mounts(
-        &self,
-        root: &Root,
-        inside: &BTreeSet<PathBuf>,
-        away: &BTreeSet<PathBuf>,
-    ) -> Result<(), ShareError> {
-        let mut mounts: BTreeSet<_> = inside.iter().chain(away).cloned().collect();
+    /// Remembers where disks are mounted that a root is on, and which at and below a path of it.
+    pub(super) fn note_mounts(&self, root: &Root, at: &Path, mut mounts: BTreeSet<PathBuf>) -> Result<(), ShareError> {
         mounts.extend(mount_of(&root.path));
         let database = lock(&self.shared.database);
-        if database.mounts(&root.path)? != mounts {
+        let before = database.mounts(&root.path)?;
+        let beside = |mount: &&PathBuf| mount.starts_with(&root.path) && !mount.starts_with(at);
+        mounts.extend(before.iter().filter(beside).cloned());
+        if before != mounts {
             database.put_mounts(&root.path, &mounts)?;
         }
         Ok(())

@@ -22,13 +22,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use database::Database;
-use swarmdex_protocols::name::InvalidName;
-use swarmdex_protocols::{ContentId, Name};
-use tokio::sync::watch;
 pub use look::{Look, Open};
 pub use presence::{Identity, Mounts, identity, is_remote};
 pub use roots::{DeclareOutcome, RootStanding, RootState};
 pub use select::{LeftOut, MAX_PATTERN, MAX_PATTERNS, Why, check_patterns};
+use swarmdex_protocols::name::InvalidName;
+use swarmdex_protocols::{ContentId, Name};
+use tokio::sync::watch;
 pub use watcher::{Heard, Watcher};
 
 use scans::Scans;

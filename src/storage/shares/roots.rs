@@ -167,12 +167,7 @@ impl ShareTable {
 
     /// Takes up what flags or the configuration name, at a start; what they named before and name no more ends, unless it
     /// was shared by hand as well. Nothing is looked at yet: [`ShareTable::rescan`] does that.
-    pub fn declare(
-        &self,
-        paths: &[PathBuf],
-        origin: Origin,
-        policy: &Selection,
-    ) -> Result<DeclareOutcome, ShareError> {
+    pub fn declare(&self, paths: &[PathBuf], origin: Origin, policy: &Selection) -> Result<DeclareOutcome, ShareError> {
         check_patterns(&policy.exclude)?;
         let database = lock(&self.shared.database);
         let (mut roots, unshared) = (database.roots()?, database.unshared()?);
@@ -246,13 +241,18 @@ impl ShareTable {
             }
             let mut root = database.root(&path)?.unwrap_or_else(|| Root::new(path.clone()));
             root.origins.insert(origin, given.clone());
-            let ended: Vec<_> = left.iter().filter(|left| left.origins.is_empty()).map(|left| left.path.clone()).collect();
+            let ended: Vec<_> =
+                left.iter().filter(|left| left.origins.is_empty()).map(|left| left.path.clone()).collect();
             let put: Vec<_> = left.take().into_iter().filter(|left| !left.origins.is_empty()).chain([root]).collect();
             database.put_roots(&put, &ended.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
             drop(database);
             ended.iter().for_each(|root| drop(self.drop_root(root)));
             let mut states = self.states();
-            states.declared.iter_mut().filter(|other| other.given == given).for_each(|other| other.root = Some(path.clone()));
+            states
+                .declared
+                .iter_mut()
+                .filter(|other| other.given == given)
+                .for_each(|other| other.root = Some(path.clone()));
             new.push(path);
         }
         if !new.is_empty() {

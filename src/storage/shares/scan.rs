@@ -5,8 +5,8 @@ use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
-use swarmdex_protocols::{ContentId, Name};
 use swarmdex_protocols::name::InvalidName;
+use swarmdex_protocols::{ContentId, Name};
 use walkdir::WalkDir;
 
 use super::database::Root;
@@ -110,14 +110,7 @@ pub(super) fn scan(
 }
 
 /// Goes from a root to the folder that holds a path of it. False if the path, or a folder on the way, is left out.
-fn descend(
-    root: &Path,
-    below: &Path,
-    metadata: &Metadata,
-    own: &Path,
-    rules: &mut Rules,
-    found: &mut Found,
-) -> bool {
+fn descend(root: &Path, below: &Path, metadata: &Metadata, own: &Path, rules: &mut Rules, found: &mut Found) -> bool {
     let relative = below.strip_prefix(root).unwrap_or(below);
     let mut folder = root.to_owned();
     let last = relative.components().count().saturating_sub(1);

@@ -5,8 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use ignore::Match;
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
@@ -145,6 +145,8 @@ fn compile(root: &Path, patterns: &[String]) -> Result<Gitignore, ShareError> {
 pub(super) struct Rules {
     hidden: bool,
     no_ignore: bool,
+    /// Whether secrets and junk are left out by their names.
+    lists: bool,
     exclude: Gitignore,
     /// The folders on the way that have an ignore file, each below the one before.
     folders: Vec<(PathBuf, Gitignore)>,
@@ -154,7 +156,10 @@ impl Rules {
     pub(super) fn new(root: &Path, selection: &Selection) -> Result<Self, ShareError> {
         let Selection { exclude, hidden, no_ignore } = selection;
         let exclude = compile(root, exclude)?;
-        Ok(Self { hidden: *hidden, no_ignore: *no_ignore, exclude, folders: Vec::new() })
+        // Who shares `.ssh` by itself means what is in it.
+        let name = root.file_name().unwrap_or_default().to_string_lossy();
+        let lists = !no_ignore && defaults::judge(&name, true, 0).is_none();
+        Ok(Self { hidden: *hidden, no_ignore: *no_ignore, lists, exclude, folders: Vec::new() })
     }
 
     /// Goes on to what is in a folder, below the one before or beside it. An error says why nothing in it is shared: what
@@ -199,7 +204,7 @@ impl Rules {
             }
         }
         let name = name.to_string_lossy();
-        let listed = if self.no_ignore { None } else { defaults::judge(&name, is_folder, length) };
+        let listed = if self.lists { defaults::judge(&name, is_folder, length) } else { None };
         listed.or_else(|| (!self.hidden && name.starts_with('.')).then_some(Why::Hidden))
     }
 }
@@ -242,7 +247,8 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let root = folder.path();
         std::fs::create_dir_all(root.join("sub/deep")).unwrap();
-        std::fs::write(root.join(IGNORE_FILE), "# a comment\n*.raw\n/only-here\nlogs/\n!.wanted\n!server.pem\n").unwrap();
+        std::fs::write(root.join(IGNORE_FILE), "# a comment\n*.raw\n/only-here\nlogs/\n!.wanted\n!server.pem\n")
+            .unwrap();
         std::fs::write(root.join("sub").join(IGNORE_FILE), "!keep.raw\n").unwrap();
         let judged = |selection: &Selection, path: &str, is_folder: bool| {
             let mut rules = Rules::new(root, selection).unwrap();
@@ -274,7 +280,8 @@ mod tests {
             assert_eq!(judged(&usual, path, is_folder), why, "{path}");
         }
         // As in ripgrep: each flag lifts one thing.
-        let (hidden, no_ignore, both) = (selection(&[], true, false), selection(&[], false, true), selection(&[], true, true));
+        let (hidden, no_ignore, both) =
+            (selection(&[], true, false), selection(&[], false, true), selection(&[], true, true));
         for (path, expected) in [
             (".other", [None, Some(Why::Hidden), None]),
             (".env", [Some(Why::Secret), Some(Why::Hidden), None]),

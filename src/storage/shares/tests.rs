@@ -212,7 +212,10 @@ fn one_name_has_one_file() {
     let outcome = stage.add(b.parent().unwrap(), None).unwrap();
     assert_eq!((outcome.entries.len(), outcome.skipped.len()), (0, 1));
     assert_eq!(stage.table.entries()[0].content, ContentId::of(b"1"));
-    assert!(matches!(stage.table.add(&[a, b], Some("x"), &Selection::default(), &|_| {}, &AtomicBool::new(false)), Err(ShareError::OneName)));
+    assert!(matches!(
+        stage.table.add(&[a, b], Some("x"), &Selection::default(), &|_| {}, &AtomicBool::new(false)),
+        Err(ShareError::OneName)
+    ));
 }
 
 #[test]
@@ -376,7 +379,10 @@ fn many_small_files_are_hashed_and_progress_is_told() {
     }
     let last = std::sync::Mutex::new(HashProgress::default());
     let path = stage.folder.path().join("files/many");
-    let outcome = stage.table.add(&[path], None, &Selection::default(), &|now| *last.lock().unwrap() = now, &AtomicBool::new(false)).unwrap();
+    let outcome = stage
+        .table
+        .add(&[path], None, &Selection::default(), &|now| *last.lock().unwrap() = now, &AtomicBool::new(false))
+        .unwrap();
     assert_eq!(outcome.entries.len(), 2000);
     let all = HashProgress { done_bytes: 6000, total_bytes: 6000, done_files: 2000, total_files: 2000 };
     assert_eq!(*last.lock().unwrap(), all);

@@ -46,9 +46,8 @@ impl ShareTable {
         let mut stays: BTreeSet<Name> = known.iter().map(|entry| entry.name.clone()).collect();
         {
             let table = lock(&self.shared.table);
-            let before = |candidate: &&Candidate| {
-                table.get(&candidate.name).is_some_and(|entry| *entry.path == *candidate.path)
-            };
+            let before =
+                |candidate: &&Candidate| table.get(&candidate.name).is_some_and(|entry| *entry.path == *candidate.path);
             // Nobody else gets the name of a file that has to be hashed anew, and nobody gets the file.
             stays.extend(unknown.iter().filter(before).map(|candidate| candidate.name.clone()));
         }
@@ -76,7 +75,11 @@ impl ShareTable {
             }
             let batch = next_batch(&mut rest);
             let hashed = self.hash_all(&batch, progress, cancel)?;
-            self.put(root, batch.into_iter().zip(hashed).map(|(file, result)| (file, Some(result))).collect(), &mut outcome)?;
+            self.put(
+                root,
+                batch.into_iter().zip(hashed).map(|(file, result)| (file, Some(result))).collect(),
+                &mut outcome,
+            )?;
         }
         outcome.open.extend(open);
         Ok(outcome)
@@ -274,7 +277,8 @@ impl ShareTable {
             }
         }
         outcome.changes[2] += unfit.len();
-        let paths: Vec<_> = gone.iter().map(|path| &**path).chain(unfit.iter().map(|(_, path)| path.as_path())).collect();
+        let paths: Vec<_> =
+            gone.iter().map(|path| &**path).chain(unfit.iter().map(|(_, path)| path.as_path())).collect();
         database.note(&new, &paths.into_iter().map(|path| (root, path)).collect::<Vec<_>>())?;
         if !changed.is_empty() || !unfit.is_empty() || !away.is_empty() {
             self.change(|table| {

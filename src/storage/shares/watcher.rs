@@ -94,7 +94,8 @@ impl Watcher {
         lock(&self.roots).remove(root);
         self.leave(root);
         // What is in it may be shared by itself.
-        let inside: Vec<_> = lock(&self.roots).range(root.to_owned()..).take_while(|other| other.starts_with(root)).cloned().collect();
+        let inside: Vec<_> =
+            lock(&self.roots).range(root.to_owned()..).take_while(|other| other.starts_with(root)).cloned().collect();
         for other in inside {
             if let Err(error) = self.watch(&other) {
                 tracing::debug!(%error, "not watched any more");
@@ -104,7 +105,8 @@ impl Watcher {
 
     /// Takes the watches of a root away.
     fn leave(&mut self, root: &Path) {
-        let is_covered = |roots: &BTreeSet<PathBuf>, path: &Path| roots.iter().any(|other| path.starts_with(other) && other != root);
+        let is_covered =
+            |roots: &BTreeSet<PathBuf>, path: &Path| roots.iter().any(|other| path.starts_with(other) && other != root);
         let mut path = root;
         if self.in_folders.remove(root) {
             path = root.parent().unwrap_or(root);

@@ -230,7 +230,8 @@ impl Database {
         let by_name =
             "SELECT 1 FROM excluded WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM revoked WHERE revoked.name = ?1)";
         // An earlier build that takes a name back in knows the name alone.
-        let by_path = "SELECT 1 FROM revoked r JOIN excluded e ON e.name = r.name WHERE r.path = ?1 AND r.root IN (?2, ?3)";
+        let by_path =
+            "SELECT 1 FROM revoked r JOIN excluded e ON e.name = r.name WHERE r.path = ?1 AND r.root IN (?2, ?3)";
         let read = || {
             // Once for all files: a statement by itself takes and gives back the lock of the database.
             let _reading = self.connection.unchecked_transaction()?;

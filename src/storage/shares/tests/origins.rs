@@ -46,10 +46,7 @@ fn what_flags_named_ends_with_them_and_what_was_shared_by_hand_stays() {
     let (stage, outcome) = stage.restarted_by(&["c"], Origin::Configuration);
     assert_eq!(outcome.ended, [stage.path("a")]);
     assert_eq!(stage.kept(), ["c.txt", "mine/b.txt"]);
-    assert_eq!(
-        stage.origins(),
-        [shared("b", vec![Origin::Command]), shared("c", vec![Origin::Configuration])]
-    );
+    assert_eq!(stage.origins(), [shared("b", vec![Origin::Command]), shared("c", vec![Origin::Configuration])]);
     // Nor does what comes into it later.
     stage.file("a/later", b"later");
     stage.update(&[stage.path("a"), stage.path("a/later")]);
@@ -176,10 +173,10 @@ fn what_is_missing_at_the_start_is_taken_up_when_it_comes() {
     assert_eq!(stage.table.unshare(&[stage.path("late/deeper")]).unwrap(), [(stage.path("late/deeper"), Vec::new())]);
     fs::create_dir(stage.path("late/deeper")).unwrap();
     assert!(stage.table.take_up().unwrap().is_empty());
-    assert_eq!(stage.table.unshare(&[links.join("current")]).unwrap(), [(
-        stage.path("releases/2"),
-        ["app", "new"].map(|name| Name::parse(name).unwrap()).to_vec()
-    )]);
+    assert_eq!(
+        stage.table.unshare(&[links.join("current")]).unwrap(),
+        [(stage.path("releases/2"), ["app", "new"].map(|name| Name::parse(name).unwrap()).to_vec())]
+    );
 }
 
 /// The tables of builds that did not note who shared what, with a share in them.

@@ -11,8 +11,20 @@ fn excluding(patterns: &[&str]) -> Selection {
 fn secrets_junk_and_hidden_files_are_left_out_and_counted() {
     let stage = Stage::new();
     for name in [
-        "d/.git/config", "d/.git/HEAD", "d/.aws/credentials", "d/.env", "d/.netrc", "d/Thumbs.db", "d/.DS_Store",
-        "d/film.mkv.part", "d/x.crdownload", "d/~$a.docx", "d/.hidden/deep/file", "d/sub/id_rsa", "d/sub/b.txt", "d/a.txt",
+        "d/.git/config",
+        "d/.git/HEAD",
+        "d/.aws/credentials",
+        "d/.env",
+        "d/.netrc",
+        "d/Thumbs.db",
+        "d/.DS_Store",
+        "d/film.mkv.part",
+        "d/x.crdownload",
+        "d/~$a.docx",
+        "d/.hidden/deep/file",
+        "d/sub/id_rsa",
+        "d/sub/b.txt",
+        "d/a.txt",
     ] {
         stage.file(name, name.as_bytes());
     }
@@ -109,7 +121,10 @@ fn data_directories_of_nodes_are_never_shared() {
         let error = stage.add_selected(&path, None, &everything).unwrap_err();
         assert!(matches!(error, ShareError::DataDirectory { .. }), "{error}");
     }
-    stage.table.declare(&[other.clone(), plain.join("identity.key")], crate::config::Origin::Flag, &everything).unwrap();
+    stage
+        .table
+        .declare(&[other.clone(), plain.join("identity.key")], crate::config::Origin::Flag, &everything)
+        .unwrap();
     rescan(&stage.table);
     assert_eq!(stage.names(), ["notes"]);
     // One that is made later.
