@@ -30,6 +30,8 @@ const SELDOM: Duration = Duration::from_secs(600);
 const OFTEN: Duration = Duration::from_secs(60);
 /// How often it is looked whether roots and disks came or went.
 const ROOTS: Duration = Duration::from_secs(2);
+/// How long a look waits for another scan of a root, before what is due elsewhere has its turn.
+const SCAN_PATIENCE: Duration = Duration::from_secs(5);
 /// Large files that wait to be hashed; with more, everything is looked through once these are.
 const MAX_LARGE: usize = 1024;
 
@@ -255,7 +257,7 @@ impl Keeper {
             return;
         }
         let (shares, cancel) = (self.shares.clone(), self.cancel.clone());
-        let look = Look { rest: QUIET, hashes: true };
+        let look = Look { rest: QUIET, hashes: true, patience: SCAN_PATIENCE };
         let updating = tokio::task::spawn_blocking(move || shares.look(&paths, look, &|_: HashProgress| {}, &cancel));
         match updating.await {
             Ok(Ok(outcome)) => self.on_looked(outcome, news),

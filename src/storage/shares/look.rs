@@ -26,13 +26,15 @@ pub struct Look {
     pub rest: Duration,
     /// Whether files are hashed that are not known.
     pub hashes: bool,
+    /// How long to wait for another scan of a root, which may hash for hours what somebody shares by hand.
+    pub patience: Duration,
 }
 
 impl Look {
     /// At everything, as it is.
-    pub const NOW: Self = Self { rest: Duration::ZERO, hashes: true };
+    pub const NOW: Self = Self { rest: Duration::ZERO, hashes: true, patience: Duration::MAX };
     /// At what is known alone.
-    const KNOWN: Self = Self { rest: Duration::ZERO, hashes: false };
+    const KNOWN: Self = Self { rest: Duration::ZERO, hashes: false, patience: Duration::MAX };
 }
 
 /// What a look left for later.
@@ -123,7 +125,10 @@ impl ShareTable {
                 _ => path,
             };
             for root in roots.iter().filter(|root| path.starts_with(&root.path)) {
-                let _scan = self.shared.scans.begin(&root.path, cancel)?;
+                let Some(_scan) = self.shared.scans.begin_within(&root.path, cancel, look.patience)? else {
+                    outcome.open.busy.push(path.to_owned());
+                    continue;
+                };
                 match self.look_at(root, path, look, progress, cancel) {
                     Ok(looked) => outcome.extend(looked),
                     Err(error @ ShareError::Hash(HashError::Cancelled)) => return Err(error),

@@ -152,6 +152,13 @@ pub struct SharedEntry {
     root: Arc<Path>,
 }
 
+impl SharedEntry {
+    /// Whether it is a file as it is now.
+    fn is(&self, path: &Path, stamp: &FileStamp) -> bool {
+        *self.path == *path && self.stamp == *stamp
+    }
+}
+
 /// A file that is not shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::lock;
 use crate::storage::hash::HashError;
@@ -49,15 +49,29 @@ impl Scans {
 
     /// Waits until no other scan of `root` is under way, or `cancel` is set.
     pub(super) fn begin(&self, root: &Path, cancel: &AtomicBool) -> Result<Scan<'_>, HashError> {
+        self.begin_within(root, cancel, Duration::MAX)?.ok_or(HashError::Cancelled)
+    }
+
+    /// The same; `None` if that takes longer than `patience`.
+    pub(super) fn begin_within(
+        &self,
+        root: &Path,
+        cancel: &AtomicBool,
+        patience: Duration,
+    ) -> Result<Option<Scan<'_>>, HashError> {
+        let begin = Instant::now();
         let mut roots = lock(&self.roots);
         while roots.contains(root) {
             if cancel.load(Ordering::Relaxed) {
                 return Err(HashError::Cancelled);
             }
+            if begin.elapsed() > patience {
+                return Ok(None);
+            }
             (roots, _) = self.ended.wait_timeout(roots, LOOK).unwrap_or_else(PoisonError::into_inner);
         }
         roots.insert(root.to_owned());
-        Ok(Scan { scans: self, root: root.to_owned() })
+        Ok(Some(Scan { scans: self, root: root.to_owned() }))
     }
 }
 
@@ -89,6 +103,7 @@ mod tests {
         let first = scans.begin(Path::new("/a"), &go_on).unwrap();
         drop(scans.begin(Path::new("/b"), &go_on).unwrap());
         assert!(matches!(scans.begin(Path::new("/a"), &stop), Err(HashError::Cancelled)));
+        assert!(scans.begin_within(Path::new("/a"), &go_on, Duration::from_millis(1)).unwrap().is_none());
         std::thread::scope(|scope| {
             let second = scope.spawn(|| drop(scans.begin(Path::new("/a"), &go_on).unwrap()));
             drop(first);

@@ -147,16 +147,27 @@ impl ShareTable {
     }
 
     /// Those files whose hashes are known, and the others.
-    fn split_known(&self, wanted: Vec<Candidate>) -> Result<(Vec<Candidate>, Vec<Candidate>), ShareError> {
+    fn split_known(&self, mut wanted: Vec<Candidate>) -> Result<(Vec<Candidate>, Vec<Candidate>), ShareError> {
+        {
+            // Most files are in the table as they are.
+            let table = lock(&self.shared.table);
+            for candidate in &mut wanted {
+                let same = table.get(&candidate.name).filter(|entry| entry.is(&candidate.path, &candidate.stamp));
+                candidate.content = same.map(|entry| entry.content);
+            }
+        }
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
         for mut candidate in wanted {
-            let cached = lock(&self.shared.database).cached(&candidate.path, &candidate.stamp)?;
-            match cached {
+            let found = match candidate.content {
+                Some(content) => Some(content),
+                None => lock(&self.shared.database).cached(&candidate.path, &candidate.stamp)?,
+            };
+            match found {
                 Some(content) if self.shared.outboards.has(&content, candidate.stamp.len) => {
                     candidate.content = Some(content);
                     known.push(candidate);
                 }
-                _ => unknown.push(candidate),
+                _ => unknown.push(Candidate { content: None, ..candidate }),
             }
         }
         Ok((known, unknown))

@@ -107,7 +107,7 @@ fn what_is_not_at_rest_is_left_for_later_and_holds_nothing_up() {
     let old = stage.file("d/old", b"old");
     stage.add(&stage.path("d"), None).unwrap();
     let look = |rest: u64| {
-        let look = Look { rest: Duration::from_secs(rest), hashes: true };
+        let look = Look { rest: Duration::from_secs(rest), ..Look::NOW };
         stage.table.look(&[stage.path("d")], look, &|_| {}, &AtomicBool::new(false)).unwrap()
     };
     fs::write(&old, "being written").unwrap();
