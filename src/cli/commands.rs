@@ -119,7 +119,7 @@ async fn share(
     json: bool,
 ) -> Result<(), Failure> {
     let paths = paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
-    let mut call = client.share(paths, name, selection).await?;
+    let mut call = client.share_selected(paths, name, selection).await?;
     let mut bar = Bar::new();
     let report: Result<ShareReport, _> = call.follow(|progress| bar.show(&progress)).await;
     bar.finish();

@@ -136,8 +136,18 @@ impl Client {
         serde_json::from_slice(&collect(response.into_body()).await?).map_err(broken)
     }
 
+    /// See [`crate::Node::share`]; follow it with [`Call::follow`].
+    pub async fn share(&self, paths: Vec<PathBuf>, name: Option<String>) -> Result<Call, Error> {
+        self.share_selected(paths, name, Selection::default()).await
+    }
+
     /// See [`crate::Node::share_selected`]; follow it with [`Call::follow`].
-    pub async fn share(&self, paths: Vec<PathBuf>, name: Option<String>, selection: Selection) -> Result<Call, Error> {
+    pub async fn share_selected(
+        &self,
+        paths: Vec<PathBuf>,
+        name: Option<String>,
+        selection: Selection,
+    ) -> Result<Call, Error> {
         self.call("/v1/share", &ShareBody { paths, name, selection }).await
     }
 

@@ -114,7 +114,9 @@ fn what_only_flags_or_the_environment_named_ends_with_them() {
     until_code(&master, "one.txt", 0);
     stop(peer);
     let environment = Process::try_start_with(
-        |command| drop(command.env("SWARMDEX_SHARE", &new)),
+        |command| {
+            command.env("SWARMDEX_SHARE", &new);
+        },
         "peer",
         &folder.path().join("peer"),
         &[&at[0], &at[1]],
