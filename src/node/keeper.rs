@@ -160,7 +160,7 @@ impl Keeper {
             seldom: None,
             roots_due: Instant::now() + ROOTS,
             roots: None,
-            mounts: Some(Mounts::new()),
+            mounts: Some(Mounts::default()),
         }
     }
 

@@ -54,7 +54,7 @@ impl Keeper {
     /// Begins to look whether roots and disks came or went. A disk of another machine may not answer: nothing waits for
     /// that, and the next look begins when this one has ended.
     pub(super) fn look_after_roots(&mut self) {
-        let (shares, mut mounts) = (self.shares.clone(), self.mounts.take().unwrap_or_else(Mounts::new));
+        let (shares, mut mounts) = (self.shares.clone(), self.mounts.take().unwrap_or_default());
         self.roots = Some(tokio::task::spawn_blocking(move || {
             let seen = see(&shares, &mut mounts);
             (mounts, seen)
@@ -168,7 +168,7 @@ mod tests {
     fn a_look_at_roots_sees_what_is_at_each() {
         let folder = TempDir::new().unwrap();
         let shares = ShareTable::open(folder.path(), 1).unwrap();
-        let seen = see(&shares, &mut Mounts::new()).unwrap();
+        let seen = see(&shares, &mut Mounts::default()).unwrap();
         assert!(seen.new.is_empty() && seen.roots.is_empty() && seen.mounts.is_empty());
         assert_eq!(identity(Path::new("/does/not/exist")), None);
     }

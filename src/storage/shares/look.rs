@@ -60,8 +60,9 @@ impl ShareTable {
     /// Looks through everything that is shared, after a start: first at what is known, and then hashes the rest. Names of
     /// roots that are away are kept.
     pub fn rescan(&self, progress: OnProgress<'_>, cancel: &AtomicBool) -> Result<ShareOutcome, ShareError> {
-        for root in lock(&self.shared.database).roots()? {
-            self.recall(&root)?;
+        let known = lock(&self.shared.database).roots()?;
+        for root in &known {
+            self.recall(root)?;
         }
         let roots = self.roots()?;
         let first = self.look(&roots, Look::KNOWN, progress, cancel)?;

@@ -87,14 +87,16 @@ pub struct Mounts {
     mounts: BTreeSet<(String, PathBuf)>,
 }
 
-impl Mounts {
+impl Default for Mounts {
     /// What is mounted now.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let mut found = Self { table: File::open(MOUNT_TABLE).ok(), mounts: BTreeSet::new() };
         found.mounts = found.read().unwrap_or_default();
         found
     }
+}
 
+impl Mounts {
     /// Where something was mounted or unmounted since the last time.
     pub fn changed(&mut self) -> BTreeSet<PathBuf> {
         let Some(table) = &self.table else { return BTreeSet::new() };
@@ -180,6 +182,6 @@ mod tests {
         assert_eq!(unescape(b"a\\\\b\\04\\1347"), b"a\\\\b\\04\\7");
         assert!(is_mount(Path::new("/")));
         assert!(!is_mount(TempDir::new().unwrap().path()));
-        assert!(Mounts::new().changed().is_empty());
+        assert!(Mounts::default().changed().is_empty());
     }
 }

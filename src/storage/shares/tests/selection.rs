@@ -131,7 +131,7 @@ fn data_directories_of_nodes_are_never_shared() {
     let late = stage.path("home/late");
     fs::create_dir(&late).unwrap();
     fs::write(late.join("lock"), "1").unwrap();
-    stage.update(&[late.clone()]);
+    stage.update(std::slice::from_ref(&late));
     assert_eq!(stage.names(), ["late/lock", "notes"], "nobody can know");
     DataDir::open(&late).unwrap().identity().unwrap();
     stage.update(&[late.join("identity.key")]);
