@@ -34,6 +34,32 @@ pub enum OnNewMachine {
     Stop,
 }
 
+/// Who said that something is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// `swarmdex share`: it stands until `unshare`.
+    Command,
+    /// `--share` or `SWARMDEX_SHARE`: it ends with them.
+    Flag,
+    /// The configuration file: it ends with its line there.
+    Configuration,
+    /// An earlier build, which did not note who: it stands until `unshare`.
+    Earlier,
+}
+
+/// What of shared folders is shared. Data directories of nodes never are.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Selection {
+    /// Patterns, in the syntax of `.gitignore`, of what is left out.
+    pub exclude: Vec<String>,
+    /// Whether hidden files and folders are shared.
+    pub hidden: bool,
+    /// Whether what `.swarmdexignore` and the built-in list leave out is shared.
+    pub no_ignore: bool,
+}
+
 /// Everything that a node can be told. Every key of the configuration file is a field here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -51,6 +77,10 @@ pub struct Config {
     pub bootstrap: Vec<Multiaddr>,
     /// Files and folders to share from the start.
     pub share: Vec<PathBuf>,
+    /// Who named them.
+    pub share_from: Origin,
+    /// What of shared folders is shared: `exclude` counts for all of them, the rest for those in `share`.
+    pub selection: Selection,
     /// Whether files that are added to shared folders, changed or deleted are announced and revoked by themselves.
     pub watch: bool,
     /// Where to serve the HTTP interface besides the local socket; `None` turns it off.
@@ -234,6 +264,8 @@ impl Config {
             master: Vec::new(),
             bootstrap: Vec::new(),
             share: Vec::new(),
+            share_from: Origin::Configuration,
+            selection: Selection::default(),
             watch: true,
             http: None,
             mdns: true,

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::backend::Backend;
 use super::output::{self, Bar, Table, note, size};
 use super::settings::NodeArgs;
-use super::{Command, Failure, OutputArgs, summary};
+use super::{Command, Failure, OutputArgs, roots, summary};
+use crate::config::Selection;
 use crate::http::{Client, Listed, MAX_RESULTS};
 use crate::node::{
     AgreementInfo, EntryInfo, ErrorKind, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState, ShareReport,
@@ -33,9 +34,13 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
             backend.end().await;
             print_lookup(&found?, json)
         }
-        Command::Share { paths, name } => share(&running(args).await?, paths, name, output).await,
+        Command::Share { paths, name } => {
+            share(&running(args).await?, paths, name, args.select.selection(), output).await
+        }
+        Command::Unshare { paths } => roots::unshare(&running(args).await?, paths, json).await,
         Command::Revoke { names } => summary::print_revoked(&running(args).await?.revoke(names).await?, json, verbose),
-        Command::Ls { limit } => {
+        Command::Ls { roots: true, .. } => roots::list(&running(args).await?, json).await,
+        Command::Ls { roots: false, limit } => {
             let shared = running(args).await?.some_shared(limit.unwrap_or(usize::MAX)).await?;
             print_shared(&shared.entries, json)?;
             note_cut(&shared);
@@ -76,7 +81,7 @@ async fn running(args: &NodeArgs) -> Result<Client, Failure> {
     Client::find(&data_dir).await?.ok_or_else(|| Failure::NotRunning { data_dir, flags: args.repeated() })
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| Failure::Path(path.to_owned(), error))
 }
 
@@ -128,10 +133,11 @@ async fn share(
     client: &Client,
     paths: Vec<PathBuf>,
     name: Option<String>,
+    selection: Selection,
     &OutputArgs { json, verbose, .. }: &OutputArgs,
 ) -> Result<(), Failure> {
     let paths = paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
-    let mut call = client.share(paths.clone(), name).await?;
+    let mut call = client.share_selected(paths.clone(), name, selection).await?;
     let mut bar = Bar::new();
     let report: Result<ShareReport, _> = call.follow(|progress| bar.show(&progress)).await;
     bar.finish();
@@ -144,6 +150,9 @@ async fn share(
         line.map_or(Ok(()), |line| output::line(&line))?
     }
     summary::note_skipped(&report, verbose);
+    if let Some(left_out) = roots::left_out(&report.left_out) {
+        note(&format!("left out: {left_out}; --hidden and --no-ignore share such files, too"));
+    }
     let pending = report.entries.iter().filter(|entry| entry.standing == Standing::Pending).count();
     let claimed = report.entries.iter().filter(|entry| entry.standing == Standing::Claimed).count();
     if claimed > 0 {
@@ -223,6 +232,7 @@ fn print_shared(shared: &[SharedInfo], json: bool) -> Result<(), Failure> {
             Standing::Conflict { conflict_owner } => format!("belongs to {conflict_owner}"),
             Standing::Refused { reason } => format!("refused: {reason}"),
         };
+        let state = if entry.suspended { format!("away, its name is kept: {state}") } else { state };
         table.row(&[entry.entry.name.as_str(), &size(entry.entry.size), &state, &entry.path.display().to_string()]);
     }
     table.print()
@@ -309,8 +319,9 @@ fn print_status(status: &Status, json: bool) -> Result<(), Failure> {
         None => {}
     }
     let lost = shared.conflicts + shared.refused;
+    let away = if shared.suspended > 0 { format!("; files of {} are away", shared.suspended) } else { String::new() };
     let names = format!(
-        "{} names, {}: {} certified, {} unconfirmed, {} claimed, {} waiting, {lost} lost",
+        "{} names, {}: {} certified, {} unconfirmed, {} claimed, {} waiting, {lost} lost{away}",
         shared.entries,
         size(shared.bytes),
         shared.certified,

@@ -6,7 +6,9 @@ mod demo;
 mod help;
 mod identity;
 mod output;
+mod roots;
 mod run;
+mod select;
 mod settings;
 mod summary;
 
@@ -99,8 +101,17 @@ enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
+    /// End shares: the names are given up, the files stay
+    Unshare {
+        /// Files and folders that were shared
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
     /// List what this node shares
     Ls {
+        /// List the shared files and folders instead, where each came from, and what is left out of it
+        #[arg(long)]
+        roots: bool,
         /// Most names to print [default: all]; a line on stderr says if there are more
         #[arg(long, value_name = "N")]
         limit: Option<usize>,

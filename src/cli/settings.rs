@@ -8,7 +8,11 @@ use etcetera::BaseStrategy;
 use serde::Deserialize;
 use swarmdex_protocols::{Multiaddr, Network};
 
-use crate::config::{Config, DhtConfig, FetchConfig, IdentityConfig, LeaseConfig, LimitsConfig, OnNewMachine, Role};
+use super::select::SelectArgs;
+use crate::config::{
+    Config, DhtConfig, FetchConfig, IdentityConfig, LeaseConfig, LimitsConfig, OnNewMachine, Origin, Role,
+};
+use crate::node::check_patterns;
 
 /// Longest configuration file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -50,6 +54,8 @@ pub(super) struct NodeArgs {
     /// Do not pass on to others what was downloaded
     #[arg(long, global = true, env = "SWARMDEX_NO_RESHARE", value_parser = clap::builder::BoolishValueParser::new())]
     no_reshare: bool,
+    #[command(flatten)]
+    pub(super) select: SelectArgs,
     /// What to do if the data folder was used on another machine before [default: same]
     #[arg(long, global = true, value_enum, env = "SWARMDEX_ON_NEW_MACHINE")]
     on_new_machine: Option<OnNewMachine>,
@@ -120,6 +126,9 @@ pub(super) enum Invalid {
     /// A bound of nothing.
     #[error("{0} must be at least 1")]
     Zero(&'static str),
+    /// A pattern that is none.
+    #[error("{0}")]
+    Pattern(String),
     /// An address of a kind that a node cannot use.
     #[error("{key}: {address} is not of the form /ip4|ip6/ADDRESS/tcp/PORT or …/udp/PORT/quic-v1")]
     Address {
@@ -141,6 +150,9 @@ struct File {
     master: Option<Vec<Multiaddr>>,
     bootstrap: Option<Vec<Multiaddr>>,
     share: Option<Vec<PathBuf>>,
+    exclude: Option<Vec<String>>,
+    hidden: Option<bool>,
+    no_ignore: Option<bool>,
     watch: Option<bool>,
     http: Option<String>,
     mdns: Option<bool>,
@@ -261,6 +273,9 @@ impl NodeArgs {
             master,
             bootstrap,
             share,
+            exclude,
+            hidden,
+            no_ignore,
             watch,
             http,
             mdns,
@@ -287,7 +302,9 @@ impl NodeArgs {
             listen: first_given(&self.listen, listen),
             master: first_given(&self.master, master),
             bootstrap: first_given(&self.bootstrap, bootstrap),
+            share_from: if self.share.is_empty() { Origin::Configuration } else { Origin::Flag },
             share: first_given(&self.share, share),
+            selection: self.select.merge(exclude, hidden, no_ignore),
             watch: watch.unwrap_or(defaults.watch),
             http,
             mdns: !self.no_mdns && mdns.unwrap_or(defaults.mdns),
@@ -300,6 +317,7 @@ impl NodeArgs {
             data_dir: defaults.data_dir,
         };
         check_addresses(&config)?;
+        check_patterns(&config.selection.exclude).map_err(|error| Invalid::Pattern(error.to_string()))?;
         Ok(config)
     }
 }
@@ -484,6 +502,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::config::Selection;
 
     #[derive(Parser)]
     struct Flags {
@@ -509,7 +528,7 @@ mod tests {
             example.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
         let table: toml::Table = toml::from_str(&full).unwrap();
         let count: usize = table.values().map(|value| value.as_table().map_or(1, toml::Table::len)).sum();
-        assert_eq!(count, 10 + 4 + 9 + 7 + 6 + 2, "keys in the example");
+        assert_eq!(count, 13 + 4 + 9 + 7 + 6 + 2, "keys in the example");
         config(&[], &full).unwrap();
     }
 
@@ -523,6 +542,14 @@ mod tests {
             config(&["--role", "slave", "--listen", "/ip6/::1/udp/2/quic-v1", "--http", "off"], file).unwrap();
         assert_eq!((from_flags.role, from_flags.listen.len()), (Role::Peer, 1));
         assert_eq!(from_flags.listen[0].to_string(), "/ip6/::1/udp/2/quic-v1");
+        // What is left out adds up, and who named a share is told apart.
+        let file = "share = [\"/a\"]\nexclude = [\"*.raw\"]\nhidden = true\n";
+        let from_file = config(&[], file).unwrap();
+        assert_eq!((from_file.share_from, from_file.selection.exclude.len()), (Origin::Configuration, 1));
+        let from_flags = config(&["--share", "/b", "--exclude", "*.log", "--no-ignore"], file).unwrap();
+        assert_eq!((from_flags.share_from, from_flags.share), (Origin::Flag, vec![PathBuf::from("/b")]));
+        let exclude = ["*.raw", "*.log"].map(str::to_owned).to_vec();
+        assert_eq!(from_flags.selection, Selection { exclude, hidden: true, no_ignore: true });
     }
 
     #[test]
@@ -553,6 +580,7 @@ mod tests {
             ("listen = [\"/dns4/example.org/tcp/1\"]", "listen"),
             ("master = [\"/ip4/10.0.0.1/udp/1\"]", "master"),
             ("http = \"everywhere\"", "http"),
+            ("exclude = [\"{a,b\"]", "{a,b"),
             ("role = \"king\"", "role"),
             ("network = \"a/b\"", "network"),
         ] {

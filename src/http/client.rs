@@ -12,10 +12,11 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::routes::{MAX_RESULTS, MORE};
-use super::types::{ErrorBody, Line, Parts, RevokeBody, ShareBody};
+use super::types::{ErrorBody, Line, Parts, RevokeBody, ShareBody, UnshareBody};
+use crate::config::Selection;
 use crate::node::{
-    EntryInfo, Error, ErrorKind, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, SearchInfo, SharedInfo,
-    Status,
+    EntryInfo, Error, ErrorKind, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, RootInfo, SearchInfo, SharedInfo,
+    Status, UnsharedInfo,
 };
 use crate::storage::dir::socket_path;
 
@@ -176,7 +177,28 @@ impl Client {
 
     /// See [`crate::Node::share`]; follow it with [`Call::follow`].
     pub async fn share(&self, paths: Vec<PathBuf>, name: Option<String>) -> Result<Call, Error> {
-        self.call("/v1/share", &ShareBody { paths, name }).await
+        self.share_selected(paths, name, Selection::default()).await
+    }
+
+    /// See [`crate::Node::share_selected`]; follow it with [`Call::follow`].
+    pub async fn share_selected(
+        &self,
+        paths: Vec<PathBuf>,
+        name: Option<String>,
+        selection: Selection,
+    ) -> Result<Call, Error> {
+        self.call("/v1/share", &ShareBody { paths, name, selection }).await
+    }
+
+    /// See [`crate::Node::roots`].
+    pub async fn roots(&self) -> Result<Vec<RootInfo>, Error> {
+        self.get("/v1/roots").await
+    }
+
+    /// See [`crate::Node::unshare`].
+    pub async fn unshare(&self, paths: Vec<PathBuf>) -> Result<Vec<UnsharedInfo>, Error> {
+        let response = self.post("/v1/unshare", &UnshareBody { paths }).await?;
+        serde_json::from_slice(&collect(response.into_body()).await?).map_err(broken)
     }
 
     /// See [`crate::Node::get`]; follow it with [`Call::follow`].

@@ -14,7 +14,7 @@ use serde::Serialize;
 use swarmdex_protocols::text::plain_json;
 
 use super::serve::whole_body;
-use super::types::{ErrorBody, Form, Line, ListQuery, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody};
+use super::types::{ErrorBody, Form, Line, ListQuery, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody, UnshareBody};
 use crate::node::{Error, GetRequest, Node, Operation};
 
 /// Longest body of a request, in bytes: the names of the longest command line (6 MiB on Linux), their quotes escaped.
@@ -40,9 +40,11 @@ pub(super) fn router(app: App) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/peers", get(peers))
         .route("/v1/shared", get(shared))
+        .route("/v1/roots", get(async |State(app): State<App>| answer(app.node.roots().await)))
         .route("/v1/lookup", get(lookup))
         .route("/v1/search", get(search))
         .route("/v1/share", post(share))
+        .route("/v1/unshare", post(unshare))
         .route("/v1/revoke", post(revoke))
         .route("/v1/get", post(fetch))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -122,8 +124,12 @@ async fn revoke(State(app): State<App>, Json(RevokeBody { names }): Json<RevokeB
     answer(app.node.revoke(names).await)
 }
 
-async fn share(State(app): State<App>, Json(ShareBody { paths, name }): Json<ShareBody>) -> Response {
-    follow(app.node.share(paths, name))
+async fn unshare(State(app): State<App>, Json(UnshareBody { paths }): Json<UnshareBody>) -> Response {
+    answer(app.node.unshare(paths).await)
+}
+
+async fn share(State(app): State<App>, Json(ShareBody { paths, name, selection }): Json<ShareBody>) -> Response {
+    follow(app.node.share_selected(paths, name, selection))
 }
 
 async fn fetch(State(app): State<App>, Json(request): Json<GetRequest>) -> Response {

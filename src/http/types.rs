@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Selection;
 use crate::node::{ErrorKind, GetReport, Progress, ShareReport};
 
 /// Body of `POST /v1/share`.
@@ -15,6 +16,22 @@ pub struct ShareBody {
     /// New name of the one file, or prefix of the one folder.
     #[serde(default)]
     pub name: Option<String>,
+    /// What of folders is shared.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub selection: Selection,
+}
+
+// What says nothing is not sent: a node of a build before knows no such field.
+fn is_default(selection: &Selection) -> bool {
+    *selection == Selection::default()
+}
+
+/// Body of `POST /v1/unshare`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnshareBody {
+    /// Absolute paths.
+    pub paths: Vec<PathBuf>,
 }
 
 /// Body of `POST /v1/revoke`.
@@ -88,13 +105,15 @@ fn first<T>(list: &mut Vec<T>) -> Vec<T> {
 
 impl Parts for ShareReport {
     fn take_part(&mut self) -> Option<Self> {
-        let part = Self { entries: first(&mut self.entries), skipped: first(&mut self.skipped) };
+        let (entries, skipped) = (first(&mut self.entries), first(&mut self.skipped));
+        let part = Self { entries, skipped, ..Self::default() };
         (part != Self::default()).then_some(part)
     }
 
     fn append(&mut self, next: Self) {
         self.entries.extend(next.entries);
         self.skipped.extend(next.skipped);
+        self.left_out.add(next.left_out);
     }
 }
 

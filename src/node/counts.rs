@@ -52,11 +52,12 @@ impl Counts {
 
 fn walk(shares: &ShareTable, standings: &Standings) -> SharedCounts {
     let mut counts = SharedCounts::default();
-    for entries in shares.entries().chunks(AT_A_TIME) {
+    for entries in shares.kept().chunks(AT_A_TIME) {
         let said = standings.of_all(entries.iter().map(|entry| (&entry.name, &entry.content)));
         for (entry, (standing, confirmed)) in entries.iter().zip(said) {
             counts.entries += 1;
             counts.bytes = counts.bytes.saturating_add(entry.size);
+            counts.suspended += u64::from(entry.suspended);
             let count = match standing {
                 None => &mut counts.pending,
                 Some(Standing::Certified(_)) if confirmed => &mut counts.certified,

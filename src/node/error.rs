@@ -254,7 +254,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::ShuttingDown | Self::Cancelled | Self::Bug => ErrorKind::Other,
-            Self::Share(ShareError::OneName | ShareError::Name { .. }) => ErrorKind::Usage,
+            Self::Share(ShareError::OneName | ShareError::Name { .. } | ShareError::Pattern { .. }) => ErrorKind::Usage,
+            Self::Share(ShareError::NotRoot { .. }) => ErrorKind::NotFound,
             Self::Share(ShareError::Taken { .. }) => ErrorKind::Conflict,
             Self::OtherMachine { .. } | Self::Identity(RenewError::Master { .. }) => ErrorKind::Usage,
             Self::DataDir(_)

@@ -252,7 +252,7 @@ impl Membership {
     }
 
     async fn join(&self, master: PeerId) -> Result<Member, String> {
-        let entries = self.shares.entries();
+        let entries = self.shares.kept();
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
         let (digest, newest, again) = {
             let announcer = self.standings.lock();
@@ -284,7 +284,7 @@ impl Membership {
     }
 
     fn next_batch(&self) -> Option<Batch> {
-        let entries = self.shares.entries();
+        let entries = self.shares.kept();
         let share = |after: Option<&Name>| {
             let from = after.map_or(0, |after| entries.partition_point(|entry| entry.name <= *after));
             entries.get(from..).unwrap_or_default().iter().map(|entry| (&entry.name, &entry.content, entry.size))

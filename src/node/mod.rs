@@ -15,6 +15,7 @@ mod membership;
 mod mirror;
 mod newcomer;
 mod operation;
+mod roots;
 mod share;
 mod small;
 mod standings;
@@ -35,18 +36,20 @@ pub use identity::{IdentityInfo, MachineState, NewIdentityInfo, new_identity, sh
 use libp2p::multiaddr::Protocol;
 use lookup::Questions;
 pub use operation::Operation;
+pub use roots::{LeftOut, LeftOutInfo, RootInfo, RootPresence, UnsharedInfo, Why};
 use standings::Standings;
 use swarmdex_protocols::{Multiaddr, PeerId};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinHandle;
 pub use types::*;
 
-use crate::config::Config;
+use crate::config::{Config, Selection};
 use crate::log;
 use crate::net::{Net, mdns_interfaces};
 use crate::storage::index::IndexStore;
 use crate::storage::library::Library;
 use crate::storage::shares::ShareTable;
+pub(crate) use crate::storage::shares::check_patterns;
 use crate::tasks::Failures;
 
 /// A running node. Clones are handles to the same node; it runs until [`Node::shutdown`].
@@ -238,8 +241,18 @@ impl Node {
     /// Shares files and folders (absolute paths), and keeps them shared across restarts. Ends when the
     /// master has answered, or after hashing if it cannot be reached.
     pub fn share(&self, paths: Vec<PathBuf>, name: Option<String>) -> Operation<ShareReport> {
+        self.share_selected(paths, name, Selection::default())
+    }
+
+    /// The same, saying what of folders is shared.
+    pub fn share_selected(
+        &self,
+        paths: Vec<PathBuf>,
+        name: Option<String>,
+        selection: Selection,
+    ) -> Operation<ShareReport> {
         let node = self.clone();
-        Operation::start("share", move |reins| async move { node.share_paths(paths, name, reins).await })
+        Operation::start("share", move |reins| async move { node.share_paths(paths, name, selection, reins).await })
     }
 
     /// Downloads a file, or every file below a prefix.

@@ -15,6 +15,7 @@ use super::types::{
     EntryInfo, MasterState, Progress, RevokedInfo, ShareReport, SharedCounts, SharedInfo, Skipped, Standing,
 };
 use super::{Error, Node, shorten};
+use crate::config::Selection;
 use crate::state::announce;
 use crate::storage::shares::{self, HashProgress, SharedEntry};
 
@@ -44,6 +45,7 @@ impl Node {
         self,
         paths: Vec<PathBuf>,
         name: Option<String>,
+        selection: Selection,
         reins: Reins,
     ) -> Result<ShareReport, Error> {
         let Reins { progress, mut wish } = reins;
@@ -57,6 +59,7 @@ impl Node {
             shares.add(
                 &paths,
                 name.as_deref(),
+                &selection,
                 &|now| {
                     progress.send_replace(now.into());
                 },
@@ -75,13 +78,14 @@ impl Node {
         Ok(ShareReport {
             entries: outcome.entries.into_iter().map(|entry| self.shared_info(entry)).collect(),
             skipped: outcome.skipped.into_iter().map(Skipped::from).collect(),
+            left_out: outcome.left_out,
         })
     }
 
     /// Waits until every name has an answer, the master's or, while it cannot be reached, the network's, or no more
     /// answers come; `is_open` says which have none. Answers come in the order of the names mostly, so the first that is
     /// open is looked at, and all of them only when nothing moves.
-    async fn settled<T>(&self, names: Vec<T>, is_open: impl Fn(&T) -> bool) {
+    pub(super) async fn settled<T>(&self, names: Vec<T>, is_open: impl Fn(&T) -> bool) {
         let mut changes = self.inner.standings.watch();
         let mut master = self.inner.questions.master.clone();
         let patience = match *master.borrow() {
@@ -129,7 +133,7 @@ impl Node {
         let node = self.clone();
         // A table of 100,000 names takes a while to walk.
         let listing = tokio::task::spawn_blocking(move || {
-            let entries = node.inner.shares.entries();
+            let entries = node.inner.shares.kept();
             entries.iter().map(|entry| node.shared_info(entry.clone())).collect()
         });
         listing.await.map_err(|_| Error::Bug)
@@ -142,7 +146,7 @@ impl Node {
             _ => Version::default(),
         };
         let confirmed = self.inner.standings.is_confirmed(&entry.name);
-        let SharedEntry { name, content, size, path, .. } = entry;
+        let SharedEntry { name, content, size, path, suspended, .. } = entry;
         SharedInfo {
             entry: EntryInfo { name, content, size, owner: self.inner.net.local(), version },
             standing: match standing {
@@ -154,6 +158,7 @@ impl Node {
                 Some(announce::Standing::Refused(reason)) => Standing::Refused { reason },
             },
             path: path.to_path_buf(),
+            suspended,
         }
     }
 
@@ -170,7 +175,7 @@ impl Node {
         let shares = self.inner.shares.clone();
         let removing = names.clone();
         let removed = tokio::task::spawn_blocking(move || {
-            let entries = shares.entries();
+            let entries = shares.kept();
             let shared = |name: &Name| entries.binary_search_by(|entry| entry.name.cmp(name)).is_ok();
             if let Some(name) = removing.iter().find(|name| !shared(name)) {
                 return Err(Error::NotShared { name: shorten(name.as_str()) });

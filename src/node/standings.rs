@@ -222,7 +222,7 @@ impl Standings {
 
     /// A page of this node's names that match, in the order of their places.
     fn page(&self, shares: &ShareTable, pattern: &Pattern, cursor: Option<Cursor>, limit: usize) -> Owned {
-        let entries = shares.entries();
+        let entries = shares.kept();
         let places = self.places(&entries);
         let (mut statements, mut next) = (Vec::new(), None);
         for (index, after) in places.page(cursor, NAMES_PER_PAGE) {

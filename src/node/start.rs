@@ -1,6 +1,5 @@
 //! From a configuration to a running node.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -32,7 +31,7 @@ use crate::storage::grants::Grants;
 use crate::storage::holdings::Holdings;
 use crate::storage::index::{IndexOptions, IndexStore};
 use crate::storage::library::Library;
-use crate::storage::shares::{HashProgress, ShareOutcome, ShareTable};
+use crate::storage::shares::{DeclareOutcome, HashProgress, ShareOutcome, ShareTable, check_patterns};
 use crate::tasks::{self, Failures};
 
 /// How long a node may take to listen on its first address.
@@ -56,6 +55,7 @@ struct Stored {
 fn open(config: &Config, failures: &Failures) -> Result<Stored, Error> {
     let dir = DataDir::open(&config.data_dir)?;
     let (keypair, machine) = take_identity(&dir, config)?;
+    check_patterns(&config.selection.exclude)?;
     let shares = ShareTable::open(dir.path(), config.fetch.threads)?;
     let master = match config.role {
         Role::Peer => None,
@@ -199,8 +199,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         }
         ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(outcome.is_ok())).is_some());
     });
-    let paths = config.share.clone();
-    let begin = begin(shares.clone(), paths, phases.clone(), complete, membership, supervisor.clone());
+    let begin = begin(shares.clone(), config.clone(), phases.clone(), complete, membership, supervisor.clone());
     let member = tasks::spawn("membership", begin);
     let kept = supervisor.clone().run("keeper", (shares, phases), move |(shares, phases)| {
         keep_current(shares.clone(), config.watch, phases.clone()).boxed()
@@ -238,7 +237,7 @@ async fn listening(net: &Net) -> Result<(), Error> {
 /// has to be hashed first is announced as it comes, and joining does not wait for it.
 async fn begin(
     shares: ShareTable,
-    paths: Vec<PathBuf>,
+    config: Config,
     mut phase: watch::Receiver<Phase>,
     complete: watch::Sender<bool>,
     membership: Membership,
@@ -251,10 +250,10 @@ async fn begin(
     let mut hashing = tokio::task::spawn_blocking(move || {
         // Whatever was not taken up by then is not shared; the node is of use without it.
         let _watch = watch;
-        prepare(&shares, &paths, &cancel);
+        prepare(&shares, &config, &cancel);
         // What was granted to an earlier run of this node holds until the master says otherwise.
         standings.change(|announcer| {
-            for entry in shares.entries().iter() {
+            for entry in shares.kept().iter() {
                 announcer.recall_granted(&entry.name, &entry.content, entry.size, unix_ms());
             }
         });
@@ -273,22 +272,39 @@ async fn begin(
     }
 }
 
-fn prepare(shares: &ShareTable, paths: &[PathBuf], cancel: &AtomicBool) {
-    let quiet = |_: HashProgress| {};
-    match shares.rescan(&quiet, cancel) {
-        Ok(outcome) => warn_skipped(&outcome),
+/// Takes up what flags and configuration name, and looks through everything that is shared.
+fn prepare(shares: &ShareTable, config: &Config, cancel: &AtomicBool) {
+    match shares.declare(&config.share, config.share_from, &config.selection) {
+        Ok(outcome) => say_declared(outcome),
+        Err(error) => {
+            tracing::error!(
+                error = Error::from(error).describe(),
+                "what flags and configuration name cannot be shared"
+            );
+        }
+    }
+    match shares.rescan(&|_: HashProgress| {}, cancel) {
+        Ok(outcome) => {
+            warn_skipped(&outcome);
+            let left_out = outcome.left_out.total();
+            let (names, kept) = (shares.entries().len(), shares.kept().len());
+            let away = kept.saturating_sub(names);
+            tracing::info!(names, away, left_out, "shared; 'swarmdex ls --roots' lists the roots");
+        }
         Err(error) => tracing::error!(error = Error::from(error).describe(), "what was shared before cannot be shared"),
     }
-    for path in paths {
-        match shares.add(std::slice::from_ref(path), None, &quiet, cancel) {
-            Ok(outcome) => {
-                tracing::info!(path = %path.display(), names = outcome.entries.len(), "shared");
-                warn_skipped(&outcome);
-            }
-            Err(error) => {
-                tracing::error!(path = %path.display(), error = Error::from(error).describe(), "cannot be shared");
-            }
-        }
+}
+
+fn say_declared(outcome: DeclareOutcome) {
+    let DeclareOutcome { ended, unshared, missing } = outcome;
+    for path in ended {
+        tracing::info!(path = %path.display(), "no flag and no configuration names it any more: not shared any more");
+    }
+    for path in unshared {
+        tracing::warn!(path = %path.display(), "not shared, for it was unshared by hand: 'swarmdex share' takes it up again");
+    }
+    for path in missing {
+        tracing::error!(path = %path.display(), "cannot be shared: nothing is there; it is as soon as it comes");
     }
 }
 

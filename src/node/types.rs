@@ -285,6 +285,9 @@ pub struct SharedCounts {
     pub conflicts: u64,
     /// Refused for another reason.
     pub refused: u64,
+    /// Of all these, those whose files are away: the names are kept, and not served.
+    #[serde(default)]
+    pub suspended: u64,
 }
 
 /// What a master's index holds.
@@ -334,6 +337,9 @@ pub struct SharedInfo {
     pub standing: Standing,
     /// The file.
     pub path: PathBuf,
+    /// Whether it is away with the file or folder that was shared: the name is kept, and not served.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
 }
 
 /// What sharing came to.
@@ -341,8 +347,11 @@ pub struct SharedInfo {
 pub struct ShareReport {
     /// What is shared by it, with the master's verdicts as far as they came.
     pub entries: Vec<SharedInfo>,
-    /// Files that were left out, and why.
+    /// Files that are not shared although they were meant, and why; and what may hold secrets.
     pub skipped: Vec<Skipped>,
+    /// How much was left out in all.
+    #[serde(default)]
+    pub left_out: super::LeftOut,
 }
 
 /// A file that is not shared.

@@ -1,11 +1,10 @@
 //! Which files changed, told once they are at rest.
 //!
 //! A file that is being written changes many times a second, and half of it is of use to nobody: a path is due when
-//! nothing was heard of it, nor of anything below it, for [`QUIET`].
+//! nothing was heard of it for [`QUIET`], whatever is heard of others. What in a folder is not at rest then stays due.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// For how long nothing may be heard of a path before it counts as at rest.
@@ -61,19 +60,15 @@ impl Changes {
         }
         let mut rested: Vec<PathBuf> = Vec::new();
         // Paths are sorted so that a folder comes right before what is below it.
-        for path in self.pending.keys() {
+        self.pending.retain(|path, at| {
+            let rests = *at + QUIET <= now;
             let covered = rested.last().is_some_and(|above| path.starts_with(above));
-            if !covered && self.rests(path).is_some_and(|at| at <= now) {
+            if rests && !covered {
                 rested.push(path.clone());
             }
-        }
-        for above in &rested {
-            let below: Vec<_> = self.below(above).map(|(path, _)| path.clone()).collect();
-            for path in below {
-                self.pending.remove(&path);
-            }
-        }
-        let next = self.pending.keys().filter_map(|path| self.rests(path)).min();
+            !rests
+        });
+        let next = self.pending.values().min().map(|at| *at + QUIET);
         self.next = next.map(|at| at.max(now + TOGETHER));
         (!rested.is_empty()).then_some(Rested::Paths(rested))
     }
@@ -82,22 +77,13 @@ impl Changes {
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.next.into_iter().chain(self.unknown.map(|since| since + QUIET)).min()
     }
-
-    /// When a path is at rest together with all that is below it.
-    fn rests(&self, path: &Path) -> Option<Instant> {
-        self.below(path).map(|(_, at)| *at + QUIET).max()
-    }
-
-    /// What waits at and below a path.
-    fn below(&self, path: &Path) -> impl Iterator<Item = (&PathBuf, &Instant)> {
-        let from = self.pending.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
-        from.take_while(move |(other, _)| other.starts_with(path))
-    }
 }
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
 mod tests {
+    use std::path::Path;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -111,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_told_once_it_is_at_rest_and_a_folder_with_all_below_it() {
+    fn a_file_is_told_once_it_is_at_rest_whatever_goes_on_beside_it() {
         let begin = Instant::now();
         let at = |tenths: u64| begin + Duration::from_millis(100 * tenths);
         let mut changes = Changes::default();
@@ -122,12 +108,17 @@ mod tests {
         assert_eq!((changes.poll(at(14)), changes.poll_timeout()), (None, Some(at(15))));
         assert_eq!(paths(changes.poll(at(15))), ["/a/file"]);
         assert_eq!((changes.poll(at(99)), changes.poll_timeout()), (None, None));
-        // A copy into a new folder that takes long; a neighbour whose name begins alike is not below it.
+        // A folder that is moved in while a file in it is being written; a neighbour whose name begins alike is not below
+        // it.
         changes.on_change("/b".into(), at(100));
-        changes.on_change("/b/long".into(), at(120));
+        changes.on_change("/b/short".into(), at(100));
         changes.on_change("/b.txt".into(), at(100));
-        assert_eq!(paths(changes.poll(at(110))), ["/b.txt"]);
-        assert_eq!(paths(changes.poll(at(130))), ["/b"]);
+        for tenth in (101..130).step_by(3) {
+            changes.on_change("/b/long".into(), at(tenth));
+            let expected: &[&str] = if tenth == 110 { &["/b", "/b.txt"] } else { &[] };
+            assert_eq!(paths(changes.poll(at(tenth))), expected, "{tenth}");
+        }
+        assert_eq!(paths(changes.poll(at(138))), ["/b/long"]);
         assert_eq!(changes.poll_timeout(), None);
     }
 

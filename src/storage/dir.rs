@@ -20,6 +20,9 @@ use super::private;
 const FORMAT: &str = "1";
 /// The node's key.
 const IDENTITY: &str = "identity.key";
+/// What else tells a data directory.
+const MARKS: [&str; 7] =
+    ["lock", "shares.db", "certificates.db", "index.db", "outboards", "http-token", "control.sock"];
 /// Longest file of this module, in bytes.
 const MAX_SMALL_FILE: u64 = 64 << 10;
 
@@ -216,6 +219,26 @@ pub fn read_identity(folder: &Path) -> Result<Option<Keypair>, DataDirError> {
     Keypair::from_protobuf_encoding(&bytes).map(Some).map_err(|_| DataDirError::Identity { path })
 }
 
+/// Whether a folder is the data directory of a node, running or not: what is in it tells.
+pub fn is_data_directory(folder: &Path) -> bool {
+    let holds = |name: &str| fs::symlink_metadata(folder.join(name)).is_ok();
+    // Most folders have neither of the two.
+    match (holds(IDENTITY), holds("format")) {
+        (true, true) => true,
+        (true, false) => MARKS.iter().any(|name| holds(name)) || is_key(&folder.join(IDENTITY)),
+        (false, true) => holds("lock") && MARKS.iter().any(|name| *name != "lock" && holds(name)),
+        (false, false) => false,
+    }
+}
+
+/// Whether a file looks like the key of a node.
+fn is_key(path: &Path) -> bool {
+    let mut bytes = Vec::new();
+    let read = OpenOptions::new().read(true).custom_flags(nofollow() | nonblocking()).open(path);
+    let read = read.and_then(|file| file.take(MAX_SMALL_FILE).read_to_end(&mut bytes));
+    read.is_ok() && Keypair::from_protobuf_encoding(&bytes).is_ok()
+}
+
 /// Where the control socket of the node in a data directory is.
 pub fn socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join("control.sock")
@@ -227,6 +250,11 @@ fn pin_name(network: &Network) -> String {
 
 fn nodes_name(network: &Network) -> String {
     format!("nodes-{network}")
+}
+
+/// A pipe in the place of a file holds nobody up.
+fn nonblocking() -> i32 {
+    rustix::fs::OFlags::NONBLOCK.bits() as i32
 }
 
 fn nofollow() -> i32 {
@@ -317,6 +345,31 @@ mod tests {
             assert!(matches!(dir.identity(), Err(DataDirError::Identity { .. })));
             assert_eq!(fs::read(folder.path().join("identity.key")).unwrap(), bytes);
         }
+    }
+
+    #[test]
+    fn a_data_directory_is_known_by_what_is_in_it() {
+        let folder = TempDir::new().unwrap();
+        let is = |path: &Path| is_data_directory(path);
+        assert!(!is(folder.path()));
+        for name in ["format", "identity.key"] {
+            let other = TempDir::new().unwrap();
+            fs::write(other.path().join(name), "of another program").unwrap();
+            assert!(!is(other.path()), "{name} alone may be anybody's");
+        }
+        let dir = DataDir::open(folder.path()).unwrap();
+        dir.identity().unwrap();
+        assert!(is(folder.path()), "of a node that runs");
+        drop(dir);
+        assert!(is(folder.path()), "of one that does not");
+        // Copied, or restored in part.
+        let key = TempDir::new().unwrap();
+        fs::copy(folder.path().join("identity.key"), key.path().join("identity.key")).unwrap();
+        assert!(is(key.path()));
+        fs::remove_file(folder.path().join("identity.key")).unwrap();
+        fs::write(folder.path().join("shares.db"), "").unwrap();
+        assert!(is(folder.path()), "whose key was taken away");
+        assert!(!is(&folder.path().join("lock")), "a file is none");
     }
 
     #[test]

@@ -24,10 +24,8 @@ pub struct FileStamp {
     pub mtime_ns: i64,
     /// Change time of the inode in nanoseconds since 1970; unlike the modification time it cannot be set back.
     pub ctime_ns: i64,
-    /// Inode.
+    /// Inode. The device is no part of it: a disk that is mounted again may get another number.
     pub inode: u64,
-    /// Device.
-    pub device: u64,
 }
 
 impl FileStamp {
@@ -39,7 +37,6 @@ impl FileStamp {
             mtime_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
             ctime_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
             inode: metadata.ino(),
-            device: metadata.dev(),
         }
     }
 }

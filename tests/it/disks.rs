@@ -61,6 +61,30 @@ impl Disk {
     }
 }
 
+/// A folder that is mounted at another path as well; no more with its value.
+pub struct Bind(std::path::PathBuf);
+
+impl Bind {
+    /// Mounts it. `None`, loudly, where nothing can be mounted.
+    pub fn mount(source: &Path, target: &Path) -> Option<Self> {
+        match run("mount", &["--bind", source.to_str().unwrap(), target.to_str().unwrap()]) {
+            Ok(()) => Some(Self(target.to_owned())),
+            Err(reason) => {
+                println!("SKIPPED: no folder can be mounted on this machine: {reason}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Bind {
+    fn drop(&mut self) {
+        if let Err(reason) = run("umount", &["--lazy", self.0.to_str().unwrap()]) {
+            println!("a folder could not be unmounted: {reason}");
+        }
+    }
+}
+
 impl Drop for Disk {
     fn drop(&mut self) {
         if let Err(reason) = run("umount", &["--lazy", &at(self.folder.path(), "disk")]) {

@@ -311,7 +311,18 @@ impl Process {
 
     /// The same, for a start that may fail: then its exit status and its log.
     pub fn try_start(role: &str, folder: &Path, arguments: &[&str]) -> Result<Self, (ExitStatus, String)> {
+        Self::try_start_with(|_| {}, role, folder, arguments)
+    }
+
+    /// The same, with an environment of its own.
+    pub fn try_start_with(
+        prepare: impl FnOnce(&mut Command),
+        role: &str,
+        folder: &Path,
+        arguments: &[&str],
+    ) -> Result<Self, (ExitStatus, String)> {
         let mut command = program();
+        prepare(&mut command);
         command.args(["run", "--role", role, "--no-mdns"]);
         if !arguments.contains(&"--listen") {
             let [tcp, quic] = free_ports();

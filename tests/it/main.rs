@@ -30,6 +30,7 @@ mod pages;
 mod processes;
 mod renewals;
 mod returning;
+mod shares;
 mod stranger;
 mod transfer;
 mod undead;

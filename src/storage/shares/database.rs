@@ -1,12 +1,15 @@
 //! What is shared and how it hashed, kept across restarts in an SQLite database.
 
-use std::collections::HashSet;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+mod roots;
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, params};
-use swarmdex_protocols::{ContentId, Name};
+use swarmdex_protocols::ContentId;
+
+pub(super) use roots::{GivenUp, Root};
 
 use super::ShareError;
 use crate::storage::hash::FileStamp;
@@ -31,8 +34,6 @@ const TABLES: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
-const REMOVE_ROOT: &str = "DELETE FROM roots WHERE path = ?1";
-
 #[derive(Debug)]
 pub(super) struct Database {
     connection: Connection,
@@ -47,6 +48,7 @@ impl Database {
             OpenError::Database(source) => ShareError::Database { path: path.to_owned(), source },
         };
         let connection = sqlite::open(path, &schema).map_err(refusal)?;
+        connection.execute_batch(roots::TABLES).map_err(|error| refusal(error.into()))?;
         Ok(Self { connection, path: path.to_owned() })
     }
 
@@ -57,78 +59,6 @@ impl Database {
     fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Result<(), ShareError> {
         let run = || self.connection.prepare_cached(sql)?.execute(values);
         run().map(drop).map_err(|source| self.failed(source))
-    }
-
-    pub(super) fn roots(&self) -> Result<Vec<(PathBuf, Option<Name>)>, ShareError> {
-        let read = || {
-            let mut statement = self.connection.prepare("SELECT path, name FROM roots ORDER BY path")?;
-            let rows =
-                statement.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Option<String>>(1)?)))?;
-            rows.collect::<Result<Vec<_>, _>>()
-        };
-        let rows = read().map_err(|source| self.failed(source))?;
-        let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
-        Ok(rows
-            .into_iter()
-            .map(|(bytes, name)| (path(&bytes), name.and_then(|name| Name::parse(&name).ok())))
-            .collect())
-    }
-
-    pub(super) fn has_root(&self, root: &Path) -> Result<bool, ShareError> {
-        let sql = "SELECT count(*) FROM roots WHERE path = ?1";
-        let read = || self.connection.prepare_cached(sql)?.query_row([bytes(root)], |row| row.get::<_, i64>(0));
-        read().map(|count| count > 0).map_err(|source| self.failed(source))
-    }
-
-    pub(super) fn add_root(&self, root: &Path, name: Option<&Name>) -> Result<(), ShareError> {
-        let values = params![bytes(root), name.map(Name::as_str)];
-        self.execute("INSERT OR REPLACE INTO roots (path, name) VALUES (?1, ?2)", values)
-    }
-
-    pub(super) fn remove_root(&self, root: &Path) -> Result<(), ShareError> {
-        self.execute(REMOVE_ROOT, [bytes(root)])
-    }
-
-    /// Those of some names that were given up.
-    pub(super) fn excluded<'a>(&self, names: impl Iterator<Item = &'a Name>) -> Result<HashSet<Name>, ShareError> {
-        let read = || {
-            // Once for all names: a statement by itself takes and gives back the lock of the database.
-            let _reading = self.connection.unchecked_transaction()?;
-            let mut statement = self.connection.prepare_cached("SELECT 1 FROM excluded WHERE name = ?1")?;
-            let mut excluded = HashSet::new();
-            for name in names {
-                if statement.exists([name.as_str()])? {
-                    excluded.insert(name.clone());
-                }
-            }
-            Ok(excluded)
-        };
-        read().map_err(|source| self.failed(source))
-    }
-
-    /// Forgets roots, and remembers names that are not to be shared below others: all of it or nothing.
-    pub(super) fn give_up(&self, roots: &[&Path], names: &[&Name]) -> Result<(), ShareError> {
-        self.together(|connection| {
-            for root in roots {
-                connection.prepare_cached(REMOVE_ROOT)?.execute([bytes(root)])?;
-            }
-            for name in names {
-                let mut statement = connection.prepare_cached("INSERT OR IGNORE INTO excluded (name) VALUES (?1)")?;
-                statement.execute([name.as_str()])?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Takes names back in that were given up: all of them or none.
-    pub(super) fn include(&self, names: &[&Name]) -> Result<(), ShareError> {
-        let excluded = self.excluded(names.iter().copied())?;
-        self.together(|connection| {
-            for name in names.iter().filter(|name| excluded.contains(**name)) {
-                connection.prepare_cached("DELETE FROM excluded WHERE name = ?1")?.execute([name.as_str()])?;
-            }
-            Ok(())
-        })
     }
 
     /// Writes in one transaction.
@@ -142,22 +72,31 @@ impl Database {
         run().map_err(|source| self.failed(source))
     }
 
+    /// The same, for what must not come back after a power cut: what somebody gave up.
+    fn surely(&self, write: impl FnOnce(&Connection) -> Result<(), rusqlite::Error>) -> Result<(), ShareError> {
+        let set = |level: &str| self.connection.pragma_update(None, "synchronous", level);
+        set("FULL").map_err(|source| self.failed(source))?;
+        let written = self.together(write);
+        set("NORMAL").map_err(|source| self.failed(source))?;
+        written
+    }
+
     /// The content id of a file that has not changed since it was hashed.
     pub(super) fn cached(&self, path: &Path, stamp: &FileStamp) -> Result<Option<ContentId>, ShareError> {
-        let sql = "SELECT content FROM files
-            WHERE path = ?1 AND len = ?2 AND mtime = ?3 AND ctime = ?4 AND inode = ?5 AND device = ?6";
+        let sql = "SELECT content FROM files WHERE path = ?1 AND len = ?2 AND mtime = ?3 AND ctime = ?4 AND inode = ?5";
         let read = || {
             let mut statement = self.connection.prepare_cached(sql)?;
-            let [len, inode, device] = [stamp.len, stamp.inode, stamp.device].map(u64::cast_signed);
-            let values = params![bytes(path), len, stamp.mtime_ns, stamp.ctime_ns, inode, device];
+            let [len, inode] = [stamp.len, stamp.inode].map(u64::cast_signed);
+            let values = params![bytes(path), len, stamp.mtime_ns, stamp.ctime_ns, inode];
             statement.query_row(values, |row| row.get::<_, [u8; 32]>(0)).optional()
         };
         read().map(|content| content.map(ContentId::from_bytes)).map_err(|source| self.failed(source))
     }
 
     pub(super) fn cache(&self, path: &Path, stamp: &FileStamp, content: &ContentId) -> Result<(), ShareError> {
-        let [len, inode, device] = [stamp.len, stamp.inode, stamp.device].map(u64::cast_signed);
-        let values = params![bytes(path), len, stamp.mtime_ns, stamp.ctime_ns, inode, device, &content.as_bytes()[..]];
+        let [len, inode] = [stamp.len, stamp.inode].map(u64::cast_signed);
+        // The device is for earlier builds: a disk that is mounted again may get another number.
+        let values = params![bytes(path), len, stamp.mtime_ns, stamp.ctime_ns, inode, 0, &content.as_bytes()[..]];
         let sql = "INSERT OR REPLACE INTO files (path, len, mtime, ctime, inode, device, content)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         self.execute(sql, values)
@@ -166,4 +105,8 @@ impl Database {
 
 fn bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
+}
+
+fn path_of(bytes: Vec<u8>) -> PathBuf {
+    OsString::from_vec(bytes).into()
 }

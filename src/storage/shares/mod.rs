@@ -3,9 +3,15 @@
 //! A server opens files out of this table alone, by content id: nothing from the wire becomes a path.
 
 mod database;
+mod defaults;
+mod hand;
 mod hashing;
+mod look;
+mod presence;
+mod roots;
 mod scan;
 mod scans;
+mod select;
 mod serve;
 mod table;
 mod update;
@@ -13,10 +19,13 @@ mod watcher;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use database::Database;
+pub use look::{Look, Open};
+pub use presence::{Identity, Mounts, identity, is_remote};
+pub use roots::{DeclareOutcome, RootStanding, RootState};
+pub use select::{LeftOut, MAX_PATTERN, MAX_PATTERNS, Why, check_patterns};
 use swarmdex_protocols::name::InvalidName;
 use swarmdex_protocols::{ContentId, Name};
 use tokio::sync::watch;
@@ -61,6 +70,31 @@ pub enum ShareError {
         name: Name,
         /// The file that has it.
         other: PathBuf,
+    },
+    /// It is a node's.
+    #[error("{path} is, or lies in, the data directory of a node, which is never shared")]
+    DataDirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A pattern is none.
+    #[error("{pattern:?} is no pattern of what to leave out: {reason}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It was not shared by itself.
+    #[error(
+        "{path} was not shared by itself{}; 'swarmdex ls --roots' lists what was",
+        .above.as_ref().map(|above| format!(", but with {}: 'swarmdex revoke' gives names up", above.display())).unwrap_or_default()
+    )]
+    NotRoot {
+        /// The path.
+        path: PathBuf,
+        /// The root that it is in.
+        above: Option<PathBuf>,
     },
     /// A file cannot be hashed.
     #[error(transparent)]
@@ -111,9 +145,18 @@ pub struct SharedEntry {
     pub size: u64,
     /// The file.
     pub path: Arc<Path>,
+    /// Whether the file is away: its name is kept, and it is not served.
+    pub suspended: bool,
     stamp: FileStamp,
     /// The file or folder that was shared.
     root: Arc<Path>,
+}
+
+impl SharedEntry {
+    /// Whether it is a file as it is now.
+    fn is(&self, path: &Path, stamp: &FileStamp) -> bool {
+        *self.path == *path && self.stamp == *stamp
+    }
 }
 
 /// A file that is not shared.
@@ -132,8 +175,34 @@ pub struct ShareOutcome {
     pub entries: Vec<SharedEntry>,
     /// The files that are not.
     pub skipped: Vec<Skipped>,
+    /// How much was left out of folders.
+    pub left_out: LeftOut,
     /// Whether this node was at fault for some of them, and should look again later: its disk is full, say.
     pub unfinished: bool,
+    /// What is left to do.
+    pub open: Open,
+    /// Files that were hashed.
+    pub hashed: usize,
+    /// How many entries are new, other than before, and gone.
+    pub changes: [usize; 3],
+    /// Names of files that are away now, and of those that are back.
+    pub suspended: usize,
+    /// See `suspended`.
+    pub resumed: usize,
+}
+
+impl ShareOutcome {
+    fn extend(&mut self, other: Self) {
+        self.entries.extend(other.entries);
+        self.skipped.extend(other.skipped);
+        self.left_out.add(other.left_out);
+        self.unfinished |= other.unfinished;
+        self.open.extend(other.open);
+        self.hashed += other.hashed;
+        self.changes.iter_mut().zip(other.changes).for_each(|(count, more)| *count += more);
+        self.suspended += other.suspended;
+        self.resumed += other.resumed;
+    }
 }
 
 /// How far hashing is.
@@ -170,6 +239,8 @@ struct Shared {
     database: Mutex<Database>,
     /// Held for moments only, never over I/O.
     table: Mutex<Table>,
+    /// Held for moments, and no other lock is taken meanwhile.
+    states: Mutex<roots::RootStates>,
     outboards: serve::Outboards,
     generation: watch::Sender<u64>,
 }
@@ -186,104 +257,16 @@ impl ShareTable {
         let outboards = serve::Outboards::open(folder)?;
         Ok(Self {
             shared: Arc::new(Shared {
-                folder: folder.to_owned(),
+                folder: folder.canonicalize().unwrap_or_else(|_| folder.to_owned()),
                 threads: thread_count(threads),
                 scans: Scans::default(),
                 database: Mutex::new(Database::open(&folder.join("shares.db"))?),
                 table: Mutex::default(),
+                states: Mutex::default(),
                 outboards,
                 generation: watch::Sender::new(0),
             }),
         })
-    }
-
-    /// Shares files and folders, and remembers that. `name` renames a file, or puts `name/` in front of
-    /// what is in a folder.
-    pub fn add(
-        &self,
-        paths: &[PathBuf],
-        name: Option<&str>,
-        progress: OnProgress<'_>,
-        cancel: &AtomicBool,
-    ) -> Result<ShareOutcome, ShareError> {
-        if name.is_some() && paths.len() != 1 {
-            return Err(ShareError::OneName);
-        }
-        let mut roots = Vec::new();
-        for path in paths {
-            let found = path.canonicalize().map_err(|source| ShareError::Path { path: path.clone(), source })?;
-            let prefix = match name {
-                Some(name) => {
-                    Some(Name::from_path_text(name).map_err(|source| ShareError::Name { path: path.clone(), source })?)
-                }
-                None => None,
-            };
-            roots.push((found, prefix));
-        }
-        let mut outcome = ShareOutcome::default();
-        for (root, prefix) in &roots {
-            let _scan = self.shared.scans.begin(root, cancel)?;
-            let known = lock(&self.shared.database).has_root(root)?;
-            let added = self.add_root(root, prefix.as_ref(), progress, cancel);
-            if added.is_err() && !known {
-                lock(&self.shared.database).remove_root(root)?;
-            }
-            let added = added?;
-            outcome.entries.extend(added.entries);
-            outcome.skipped.extend(added.skipped);
-        }
-        Ok(outcome)
-    }
-
-    fn add_root(
-        &self,
-        root: &Path,
-        prefix: Option<&Name>,
-        progress: OnProgress<'_>,
-        cancel: &AtomicBool,
-    ) -> Result<ShareOutcome, ShareError> {
-        let mut found = scan::scan(root, prefix, &self.shared.folder)?;
-        found.strict = true;
-        {
-            let names: Vec<_> = found.candidates.iter().map(|candidate| &candidate.name).collect();
-            let database = lock(&self.shared.database);
-            // Sharing anew brings back what was revoked.
-            database.include(&names)?;
-            database.add_root(root, prefix)?;
-        }
-        let direct = found.direct;
-        let added = self.take_in(root, root, found, progress, cancel)?;
-        match added.skipped.first() {
-            Some(skipped) if direct => Err(self.explain(root, skipped, &names_of(root, prefix))),
-            _ => Ok(added),
-        }
-    }
-
-    /// Why a file that was named directly is not shared.
-    fn explain(&self, root: &Path, skipped: &Skipped, name: &Option<Name>) -> ShareError {
-        let taken = name.as_ref().and_then(|name| lock(&self.shared.table).get(name).cloned());
-        match taken {
-            Some(other) => {
-                ShareError::Taken { path: root.to_owned(), name: other.name, other: other.path.to_path_buf() }
-            }
-            None => ShareError::Path { path: root.to_owned(), source: io::Error::other(skipped.reason.clone()) },
-        }
-    }
-
-    /// Gives names up, all of them or none; returns those that were shared. A file in a shared folder stays out when the
-    /// folder is scanned again, until it is shared anew.
-    pub fn remove(&self, names: &[Name]) -> Result<Vec<Name>, ShareError> {
-        let database = lock(&self.shared.database);
-        let entries: Vec<_> = {
-            let table = lock(&self.shared.table);
-            names.iter().filter_map(|name| table.get(name).cloned()).collect()
-        };
-        let (roots, below): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.root == entry.path);
-        let roots: Vec<_> = roots.iter().map(|entry| &*entry.root).collect();
-        database.give_up(&roots, &below.iter().map(|entry| &entry.name).collect::<Vec<_>>())?;
-        let removed: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
-        self.change(|table| removed.iter().for_each(|name| table.remove(name)));
-        Ok(removed)
     }
 
     /// Files that were found changed when somebody asked for them, to be told to [`ShareTable::update`]; they are told once.
@@ -293,7 +276,7 @@ impl ShareTable {
 
     /// The files and folders that are shared.
     pub fn roots(&self) -> Result<Vec<PathBuf>, ShareError> {
-        Ok(lock(&self.shared.database).roots()?.into_iter().map(|(root, _)| root).collect())
+        Ok(lock(&self.shared.database).roots()?.into_iter().map(|root| root.path).collect())
     }
 
     /// The node's own folder, of which nothing is shared.
@@ -301,7 +284,12 @@ impl ShareTable {
         &self.shared.folder
     }
 
-    /// Everything that is shared, sorted by name.
+    /// Everything of which the names are kept, sorted by name: what is shared, and what is away.
+    pub fn kept(&self) -> Arc<Vec<SharedEntry>> {
+        lock(&self.shared.table).kept()
+    }
+
+    /// Everything that is shared and there, sorted by name.
     pub fn entries(&self) -> Arc<Vec<SharedEntry>> {
         lock(&self.shared.table).listed()
     }
@@ -315,10 +303,6 @@ impl ShareTable {
         change(&mut lock(&self.shared.table));
         self.shared.generation.send_modify(|generation| *generation += 1);
     }
-}
-
-fn names_of(root: &Path, prefix: Option<&Name>) -> Option<Name> {
-    prefix.cloned().or_else(|| Name::from_path_text(root.file_name()?.to_str()?).ok())
 }
 
 /// An error with what caused it.

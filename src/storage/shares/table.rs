@@ -17,8 +17,10 @@ type Place = (Arc<Path>, Arc<Path>);
 #[derive(Debug, Default)]
 pub(super) struct Table {
     entries: BTreeMap<Name, SharedEntry>,
-    /// All entries in the order of their names, until one of them changes.
+    /// All entries in the order of their names, and those of them that are served, until one of them changes.
+    kept: Option<Arc<Vec<SharedEntry>>>,
     listed: Option<Arc<Vec<SharedEntry>>>,
+    suspended: usize,
     places: BTreeMap<Place, Name>,
     /// Always with a name; none of it stands before all names of its content.
     by_content: BTreeSet<(ContentId, Option<Name>)>,
@@ -34,15 +36,28 @@ impl Table {
     /// Adds an entry, in place of the one that has its name.
     pub(super) fn insert(&mut self, entry: SharedEntry) {
         self.remove(&entry.name);
-        self.listed = None;
         self.places.insert((entry.root.clone(), entry.path.clone()), entry.name.clone());
-        self.by_content.insert((entry.content, Some(entry.name.clone())));
+        if entry.suspended {
+            self.suspended += 1;
+        } else {
+            self.by_content.insert((entry.content, Some(entry.name.clone())));
+        }
         self.entries.insert(entry.name.clone(), entry);
     }
 
+    /// Keeps a name, and serves what it stands for no more.
+    pub(super) fn suspend(&mut self, name: &Name) {
+        if let Some(entry) = self.entries.get(name).filter(|entry| !entry.suspended) {
+            let entry = SharedEntry { suspended: true, ..entry.clone() };
+            self.insert(entry);
+        }
+    }
+
     pub(super) fn remove(&mut self, name: &Name) {
+        // A list is made anew when somebody asks.
+        (self.kept, self.listed) = (None, None);
         let Some(entry) = self.entries.remove(name) else { return };
-        self.listed = None;
+        self.suspended -= usize::from(entry.suspended);
         let place = (entry.root, entry.path);
         // Another name may have the place by now.
         if self.places.get(&place) == Some(name) {
@@ -66,10 +81,25 @@ impl Table {
         self.entries.get(name.as_ref().filter(|_| found == content)?)
     }
 
-    /// All entries in the order of their names.
-    pub(super) fn listed(&mut self) -> Arc<Vec<SharedEntry>> {
+    /// All entries in the order of their names, those that are away among them.
+    pub(super) fn kept(&mut self) -> Arc<Vec<SharedEntry>> {
         let list = || Arc::new(self.entries.values().cloned().collect());
+        self.kept.get_or_insert_with(list).clone()
+    }
+
+    /// All entries that are served, in the order of their names.
+    pub(super) fn listed(&mut self) -> Arc<Vec<SharedEntry>> {
+        if self.suspended == 0 {
+            return self.kept();
+        }
+        let list = || Arc::new(self.entries.values().filter(|entry| !entry.suspended).cloned().collect());
         self.listed.get_or_insert_with(list).clone()
+    }
+
+    /// The names of an entry's file in these roots.
+    pub(super) fn names_of(&self, entry: &SharedEntry, roots: &[&Path]) -> impl Iterator<Item = &Name> {
+        let above = roots.iter().filter(|root| entry.path.starts_with(root));
+        above.filter_map(|root| self.places.get(&((*root).into(), entry.path.clone())))
     }
 
     /// Why a file of a root cannot have a name, if another file has it.

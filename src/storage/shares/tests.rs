@@ -1,7 +1,11 @@
+mod away;
 mod lists;
+mod origins;
+mod selection;
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::sync::atomic::AtomicBool;
 
 use swarmdex_protocols::content::{Geometry, verify_chunk};
 use swarmdex_protocols::fetch::{Header, Refusal, Response, Run};
@@ -9,6 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::buffers::Buffers;
+use crate::config::Selection;
 
 const CHUNK: usize = 256 << 10;
 
@@ -28,11 +33,21 @@ impl Stage {
 
     /// The same after a restart.
     fn again(self) -> Self {
+        let again = self.reopened();
+        rescan(&again.table);
+        again
+    }
+
+    /// The same after a restart at which nothing was looked at yet.
+    fn reopened(self) -> Self {
         let Self { folder, table } = self;
         drop(table);
         let table = ShareTable::open(&folder.path().join("data"), 2).unwrap();
-        rescan(&table);
         Self { folder, table }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().canonicalize().unwrap().join("files").join(name)
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -43,7 +58,11 @@ impl Stage {
     }
 
     fn add(&self, path: &Path, name: Option<&str>) -> Result<ShareOutcome, ShareError> {
-        self.table.add(&[path.to_owned()], name, &|_| {}, &AtomicBool::new(false))
+        self.add_selected(path, name, &Selection::default())
+    }
+
+    fn add_selected(&self, path: &Path, name: Option<&str>, selection: &Selection) -> Result<ShareOutcome, ShareError> {
+        self.table.add(&[path.to_owned()], name, selection, &|_| {}, &AtomicBool::new(false))
     }
 
     fn update(&self, paths: &[PathBuf]) -> ShareOutcome {
@@ -52,6 +71,15 @@ impl Stage {
 
     fn names(&self) -> Vec<String> {
         self.table.entries().iter().map(|entry| entry.name.to_string()).collect()
+    }
+
+    /// Those that are kept, of files that are away as well.
+    fn kept(&self) -> Vec<String> {
+        self.table.kept().iter().map(|entry| entry.name.to_string()).collect()
+    }
+
+    fn revoke(&self, name: &str) {
+        assert_eq!(self.table.remove(&[Name::parse(name).unwrap()]).unwrap().len(), 1, "{name}");
     }
 
     fn read(&self, bytes: &[u8], first: u64, count: u32) -> Response {
@@ -78,9 +106,10 @@ fn files_and_folders_are_named_by_the_rules() {
     }
     let files = stage.folder.path().join("files");
     stage.add(&files.join("top.txt"), None).unwrap();
-    stage.add(&files.join("tree"), None).unwrap();
+    let hidden = Selection { hidden: true, ..Selection::default() };
+    stage.add_selected(&files.join("tree"), None, &hidden).unwrap();
     assert_eq!(stage.names(), ["a", "sub/.hidden", "sub/b", "top.txt"]);
-    stage.add(&files.join("tree"), Some("my/tree")).unwrap();
+    stage.add_selected(&files.join("tree"), Some("my/tree"), &hidden).unwrap();
     assert_eq!(stage.names(), ["my/tree/a", "my/tree/sub/.hidden", "my/tree/sub/b", "top.txt"]);
     stage.add(&files.join("top.txt"), Some("other")).unwrap();
     assert_eq!(stage.names(), ["my/tree/a", "my/tree/sub/.hidden", "my/tree/sub/b", "other"]);
@@ -183,7 +212,10 @@ fn one_name_has_one_file() {
     let outcome = stage.add(b.parent().unwrap(), None).unwrap();
     assert_eq!((outcome.entries.len(), outcome.skipped.len()), (0, 1));
     assert_eq!(stage.table.entries()[0].content, ContentId::of(b"1"));
-    assert!(matches!(stage.table.add(&[a, b], Some("x"), &|_| {}, &AtomicBool::new(false)), Err(ShareError::OneName)));
+    assert!(matches!(
+        stage.table.add(&[a, b], Some("x"), &Selection::default(), &|_| {}, &AtomicBool::new(false)),
+        Err(ShareError::OneName)
+    ));
 }
 
 #[test]
@@ -347,7 +379,10 @@ fn many_small_files_are_hashed_and_progress_is_told() {
     }
     let last = std::sync::Mutex::new(HashProgress::default());
     let path = stage.folder.path().join("files/many");
-    let outcome = stage.table.add(&[path], None, &|now| *last.lock().unwrap() = now, &AtomicBool::new(false)).unwrap();
+    let outcome = stage
+        .table
+        .add(&[path], None, &Selection::default(), &|now| *last.lock().unwrap() = now, &AtomicBool::new(false))
+        .unwrap();
     assert_eq!(outcome.entries.len(), 2000);
     let all = HashProgress { done_bytes: 6000, total_bytes: 6000, done_files: 2000, total_files: 2000 };
     assert_eq!(*last.lock().unwrap(), all);

@@ -1,199 +1,399 @@
 //! What is on disk becomes what is shared.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, Instant, SystemTime};
 
 use swarmdex_protocols::Name;
 
+use super::database::Root;
 use super::hashing::hash_candidates;
-use super::scan::{self, Candidate, Found};
+use super::look::{Look, Open};
+use super::scan::{Candidate, Found};
+use super::select::Why;
 use super::{HashResult, OnProgress, ShareError, ShareOutcome, ShareTable, SharedEntry, Skipped, lock, with_cause};
-use crate::storage::hash::{HashError, Hashed};
+use crate::storage::hash::{self, FileStamp, HashError, Hashed};
+
+/// Files at least so long are hashed by themselves, while everything else goes on.
+const LARGE_FILE: u64 = 64 << 20;
+/// Files that are hashed before they are put into the table, and bytes of them: what is hashed is announced while the rest
+/// is still being read.
+const BATCH_FILES: usize = 1000;
+const BATCH_BYTES: u64 = 256 << 20;
+/// How long a look hashes before others may have their turn, and how many times as long as it took to find the files.
+const SLICE: Duration = Duration::from_secs(1);
+const SLICE_OF_SCAN: u32 = 4;
 
 impl ShareTable {
-    /// Looks through everything that is shared. Files that did not change are not read.
-    pub fn rescan(&self, progress: OnProgress<'_>, cancel: &AtomicBool) -> Result<ShareOutcome, ShareError> {
-        let roots = self.roots()?;
-        self.update(&roots, progress, cancel)
-    }
-
-    /// Looks at some files and folders: what is new below a shared folder is shared, what is gone is not any more,
-    /// what changed is hashed anew. Paths that are not shared are ignored.
-    pub fn update(
-        &self,
-        paths: &[PathBuf],
-        progress: OnProgress<'_>,
-        cancel: &AtomicBool,
-    ) -> Result<ShareOutcome, ShareError> {
-        let mut outcome = ShareOutcome::default();
-        let roots = lock(&self.shared.database).roots()?;
-        for path in paths {
-            for (root, prefix) in roots.iter().filter(|(root, _)| path.starts_with(root)) {
-                let _scan = self.shared.scans.begin(root, cancel)?;
-                match self.update_one(root, prefix.as_ref(), path, progress, cancel) {
-                    Ok(looked) => {
-                        outcome.entries.extend(looked.entries);
-                        outcome.skipped.extend(looked.skipped);
-                        outcome.unfinished |= looked.unfinished;
-                    }
-                    Err(ShareError::Hash(HashError::Cancelled)) => return Err(HashError::Cancelled.into()),
-                    // The others are looked at all the same.
-                    Err(error) => {
-                        outcome.skipped.push(Skipped { path: path.clone(), reason: with_cause(&error) });
-                        outcome.unfinished = true;
-                    }
-                }
-            }
-        }
-        Ok(outcome)
-    }
-
-    /// Looks at one path of a root.
-    fn update_one(
-        &self,
-        root: &Path,
-        prefix: Option<&Name>,
-        path: &Path,
-        progress: OnProgress<'_>,
-        cancel: &AtomicBool,
-    ) -> Result<ShareOutcome, ShareError> {
-        let mut missing = Vec::new();
-        let mut found = match scan::scan_below(root, prefix, path, &self.shared.folder) {
-            Ok(found) => found,
-            Err(error) => {
-                // A disk that is not mounted now may be later: the root is kept, only not what was on it.
-                if path == root {
-                    missing.push(Skipped { path: root.to_owned(), reason: with_cause(&error) });
-                }
-                Found::default()
-            }
-        };
-        let excluded = lock(&self.shared.database).excluded(found.candidates.iter().map(|found| &found.name))?;
-        found.candidates.retain(|candidate| !excluded.contains(&candidate.name));
-        found.skipped.extend(missing);
-        self.take_in(root, path, found, progress, cancel)
-    }
-
-    /// Hashes what was found at and below a path of one root, and puts it into the table in place of what was there.
+    /// Hashes what was found at and below a path of one root, and puts it into the table in place of what was there: by
+    /// and by, and as much as `look` allows. `since` is when it was begun to be looked for.
     pub(super) fn take_in(
         &self,
         root: &Path,
-        below: &Path,
+        found: Found,
+        look: Look,
+        since: Instant,
+        progress: OnProgress<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<ShareOutcome, ShareError> {
+        let mut outcome = ShareOutcome { skipped: found.skipped, ..ShareOutcome::default() };
+        let (mut left_out, at) = (found.left_out, found.at);
+        let wanted = self.wanted(root, found.candidates, &mut outcome.skipped, &mut left_out)?;
+        let (known, unknown) = self.split_known(wanted)?;
+        let mut stays: BTreeSet<Name> = known.iter().map(|entry| entry.name.clone()).collect();
+        {
+            let table = lock(&self.shared.table);
+            let before =
+                |candidate: &&Candidate| table.get(&candidate.name).is_some_and(|entry| *entry.path == *candidate.path);
+            // Nobody else gets the name of a file that has to be hashed anew, and nobody gets the file.
+            stays.extend(unknown.iter().filter(before).map(|candidate| candidate.name.clone()));
+        }
+        self.drop_others(root, &at, &stays, &found.unread, &mut outcome)?;
+        self.put(root, known.into_iter().map(|candidate| (candidate, None)).collect(), &mut outcome)?;
+        self.note_left_out(root, &at, &left_out, &mut outcome);
+        let mut open = Open::default();
+        let mut small = Vec::new();
+        for candidate in unknown {
+            if look.rest > Duration::ZERO && is_young(&candidate.stamp, look.rest) {
+                open.busy.push(candidate.path);
+            } else if candidate.stamp.len >= LARGE_FILE && hash::open_regular(&candidate.path).is_ok() {
+                open.large.push(candidate.path);
+            } else {
+                small.push(candidate);
+            }
+        }
+        let slice = SLICE.max(since.elapsed() * SLICE_OF_SCAN);
+        let begin = Instant::now();
+        let mut rest = small.into_iter().peekable();
+        while rest.peek().is_some() {
+            if !look.hashes || begin.elapsed() > slice {
+                open.more.push(at.clone());
+                break;
+            }
+            let batch = next_batch(&mut rest);
+            let hashed = self.hash_all(&batch, progress, cancel)?;
+            self.put(
+                root,
+                batch.into_iter().zip(hashed).map(|(file, result)| (file, Some(result))).collect(),
+                &mut outcome,
+            )?;
+        }
+        outcome.open.extend(open);
+        Ok(outcome)
+    }
+
+    /// The same for what somebody shares by hand and waits for: all of it, or nothing and an error.
+    pub(super) fn take_in_whole(
+        &self,
+        root: &Path,
         found: Found,
         progress: OnProgress<'_>,
         cancel: &AtomicBool,
     ) -> Result<ShareOutcome, ShareError> {
-        let (strict, mut skipped, mut unfinished) = (found.strict, found.skipped, false);
+        let mut outcome = ShareOutcome { skipped: found.skipped, ..ShareOutcome::default() };
+        let mut left_out = found.left_out;
+        let wanted = self.wanted(root, found.candidates, &mut outcome.skipped, &mut left_out)?;
+        let (known, unknown) = self.split_known(wanted)?;
+        let hashed = self.hash_all(&unknown, progress, cancel)?;
+        let lasting = |error: &ShareError| matches!(error, ShareError::Outboard { .. } | ShareError::Database { .. });
+        let mut results: Vec<_> = known.into_iter().map(|candidate| (candidate, None)).collect();
+        for (candidate, result) in unknown.into_iter().zip(hashed) {
+            match result {
+                Err(error) if lasting(&error) => return Err(error),
+                result => results.push((candidate, Some(result))),
+            }
+        }
+        let stays = results.iter().map(|(candidate, _)| candidate.name.clone()).collect();
+        self.drop_others(root, &found.at, &stays, &found.unread, &mut outcome)?;
+        outcome.entries = self.put(root, results, &mut outcome)?;
+        self.note_left_out(root, &found.at, &left_out, &mut outcome);
+        Ok(outcome)
+    }
+
+    /// Of what was found, that which can have its name and was not given up.
+    fn wanted(
+        &self,
+        root: &Path,
+        candidates: Vec<Candidate>,
+        skipped: &mut Vec<Skipped>,
+        left_out: &mut Vec<(PathBuf, Why)>,
+    ) -> Result<Vec<Candidate>, ShareError> {
+        let revoked = {
+            let files = candidates.iter().map(|candidate| (candidate.path.as_path(), &candidate.name));
+            lock(&self.shared.database).revoked(root, files)?
+        };
         let (mut wanted, mut names) = (Vec::new(), BTreeSet::new());
+        let table = lock(&self.shared.table);
+        for (candidate, revoked) in candidates.into_iter().zip(revoked) {
+            let taken = table.taken(&candidate.name, root, &candidate.path);
+            if revoked {
+                left_out.push((candidate.path, Why::Revoked));
+            } else if let Some(taken) = taken {
+                left_out.push((candidate.path, Why::Unfit));
+                skipped.push(taken);
+            } else if !names.insert(candidate.name.clone()) {
+                // Two spellings of a letter are two files to the system, and one name here.
+                let reason = format!("another file of the folder has the name {} already", candidate.name);
+                left_out.push((candidate.path.clone(), Why::Unfit));
+                skipped.push(Skipped { path: candidate.path, reason });
+            } else {
+                wanted.push(candidate);
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Those files whose hashes are known, and the others.
+    fn split_known(&self, mut wanted: Vec<Candidate>) -> Result<(Vec<Candidate>, Vec<Candidate>), ShareError> {
+        {
+            // Most files are in the table as they are.
+            let table = lock(&self.shared.table);
+            for candidate in &mut wanted {
+                let same = table.get(&candidate.name).filter(|entry| entry.is(&candidate.path, &candidate.stamp));
+                candidate.content = same.map(|entry| entry.content);
+            }
+        }
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for mut candidate in wanted {
+            let found = match candidate.content {
+                Some(content) => Some(content),
+                None => lock(&self.shared.database).cached(&candidate.path, &candidate.stamp)?,
+            };
+            match found {
+                Some(content) if self.shared.outboards.has(&content, candidate.stamp.len) => {
+                    candidate.content = Some(content);
+                    known.push(candidate);
+                }
+                _ => unknown.push(Candidate { content: None, ..candidate }),
+            }
+        }
+        Ok((known, unknown))
+    }
+
+    /// Drops what is at and below a path and does not stay; what cannot be looked at is suspended instead.
+    fn drop_others(
+        &self,
+        root: &Path,
+        at: &Path,
+        stays: &BTreeSet<Name>,
+        unread: &BTreeSet<PathBuf>,
+        outcome: &mut ShareOutcome,
+    ) -> Result<(), ShareError> {
+        let (mut gone, mut away) = (Vec::new(), Vec::new());
         {
             let table = lock(&self.shared.table);
-            for candidate in found.candidates {
-                match table.taken(&candidate.name, root, &candidate.path) {
-                    Some(taken) => skipped.push(taken),
-                    // Two spellings of a letter are two files to the system, and one name here.
-                    None if !names.insert(candidate.name.clone()) => {
-                        let reason = format!("another file of the folder has the name {} already", candidate.name);
-                        skipped.push(Skipped { path: candidate.path, reason });
-                    }
-                    None => wanted.push(candidate),
+            for name in table.below(root, at).filter(|name| !stays.contains(*name)) {
+                let Some(entry) = table.get(name) else { continue };
+                let is_unread = entry.path.ancestors().any(|above| unread.contains(above));
+                if !is_unread {
+                    gone.push((name.clone(), entry.path.clone()));
+                } else if !entry.suspended {
+                    away.push(name.clone());
                 }
             }
         }
-        let hashed = self.hash_all(wanted, progress, cancel)?;
-        let (shared_root, mut entries) = (Arc::<Path>::from(root), Vec::new());
-        for (candidate, result) in hashed {
-            match result {
-                Ok((content, stamp)) => entries.push(SharedEntry {
-                    name: candidate.name,
-                    content,
-                    size: stamp.len,
-                    path: candidate.path.into(),
-                    stamp,
-                    root: shared_root.clone(),
-                }),
-                Err(error @ ShareError::Hash(HashError::Cancelled)) => return Err(error),
-                Err(error @ (ShareError::Outboard { .. } | ShareError::Database { .. })) if strict => {
-                    return Err(error);
+        let paths: Vec<_> = gone.iter().map(|(_, path)| (root, &**path)).collect();
+        lock(&self.shared.database).note(&[], &paths)?;
+        outcome.changes[2] += gone.len();
+        outcome.suspended += away.len();
+        if !gone.is_empty() || !away.is_empty() {
+            self.change(|table| {
+                gone.iter().for_each(|(name, _)| table.remove(name));
+                away.iter().for_each(|name| table.suspend(name));
+            });
+        }
+        Ok(())
+    }
+
+    /// Puts files of a root into the table, each with what came of hashing it, if its hash was not known. Returns what is
+    /// shared of them.
+    fn put(
+        &self,
+        root: &Path,
+        results: Vec<(Candidate, Option<HashResult>)>,
+        outcome: &mut ShareOutcome,
+    ) -> Result<Vec<SharedEntry>, ShareError> {
+        let shared_root = Arc::<Path>::from(root);
+        let (mut entries, mut unfit, mut away) = (Vec::new(), Vec::new(), Vec::new());
+        for (candidate, result) in results {
+            let (content, stamp) = match (result, candidate.content) {
+                (Some(Ok(hashed)), _) => {
+                    outcome.hashed += 1;
+                    hashed
                 }
-                Err(error) => {
-                    // A file that is being written keeps its name until it is at rest, and one whose hash could not be
-                    // kept until it can; nobody gets it meanwhile.
-                    let kept = match &error {
-                        ShareError::Hash(HashError::Changing { .. }) => true,
-                        ShareError::Hash(_) => false,
-                        _ => {
-                            unfinished = true;
-                            true
+                (None, Some(content)) => (content, candidate.stamp),
+                (None, None) => continue,
+                (Some(Err(error)), _) => {
+                    match fate(&error) {
+                        Fate::Stays => outcome.open.busy.push(candidate.path.clone()),
+                        Fate::Unfinished => outcome.unfinished = true,
+                        Fate::Away => {
+                            outcome.unfinished = true;
+                            away.push(candidate.name);
                         }
-                    };
-                    let before = lock(&self.shared.table).get(&candidate.name).cloned();
-                    entries.extend(before.filter(|entry| kept && *entry.path == *candidate.path));
-                    skipped.push(Skipped { path: candidate.path, reason: with_cause(&error) });
+                        Fate::Goes => unfit.push((candidate.name, candidate.path.clone())),
+                    }
+                    outcome.skipped.push(Skipped { path: candidate.path, reason: with_cause(&error) });
+                    continue;
                 }
-            }
+            };
+            let (name, path) = (candidate.name, candidate.path.into());
+            let root = shared_root.clone();
+            entries.push(SharedEntry { name, content, size: stamp.len, path, stamp, suspended: false, root });
         }
-        // What was revoked while it was hashed stays so.
+        self.insert(root, entries, unfit, &away, outcome)
+    }
+
+    /// The last step: what was given up, or taken by another file, while a file was hashed, stays out.
+    fn insert(
+        &self,
+        root: &Path,
+        mut entries: Vec<SharedEntry>,
+        mut unfit: Vec<(Name, PathBuf)>,
+        away: &[Name],
+        outcome: &mut ShareOutcome,
+    ) -> Result<Vec<SharedEntry>, ShareError> {
         let database = lock(&self.shared.database);
-        let excluded = database.excluded(entries.iter().map(|entry| &entry.name))?;
-        let given_up = !database.has_root(root)?;
-        entries.retain(|entry| !given_up && !excluded.contains(&entry.name));
-        // And what was shared elsewhere under the same name meanwhile keeps it.
+        if !database.has_root(root)? {
+            return Ok(Vec::new());
+        }
+        let revoked = database.revoked(root, entries.iter().map(|entry| (&*entry.path, &entry.name)))?;
+        let mut revoked = revoked.into_iter();
+        entries.retain(|_| revoked.next() != Some(true));
+        let (mut new, mut changed, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         {
             let table = lock(&self.shared.table);
             entries.retain(|entry| match table.taken(&entry.name, root, &entry.path) {
                 Some(taken) => {
-                    skipped.push(taken);
+                    outcome.skipped.push(taken);
                     false
                 }
                 None => true,
             });
+            unfit.retain(|(name, path)| table.get(name).is_some_and(|entry| *entry.path == **path));
+            for entry in entries.iter().filter(|entry| table.get(&entry.name) != Some(*entry)) {
+                let before = table.get(&entry.name);
+                outcome.changes[0] += usize::from(before.is_none());
+                outcome.changes[1] += usize::from(before.is_some_and(|before| before.content != entry.content));
+                outcome.resumed += usize::from(before.is_some_and(|before| before.suspended));
+                if before.is_none_or(|before| before.path != entry.path) {
+                    new.push((root, &*entry.path));
+                    // Another file of the folder had the name.
+                    gone.extend(before.map(|before| before.path.clone()));
+                }
+                changed.push(entry.clone());
+            }
         }
-        let (gone, changed) = {
-            let table = lock(&self.shared.table);
-            let stays: BTreeSet<_> = entries.iter().map(|entry| &entry.name).collect();
-            let gone: Vec<_> = table.below(root, below).filter(|name| !stays.contains(name)).cloned().collect();
-            let changed = entries.iter().filter(|entry| table.get(&entry.name) != Some(entry)).cloned();
-            (gone, changed.collect::<Vec<_>>())
-        };
-        if !gone.is_empty() || !changed.is_empty() {
+        outcome.changes[2] += unfit.len();
+        let paths: Vec<_> =
+            gone.iter().map(|path| &**path).chain(unfit.iter().map(|(_, path)| path.as_path())).collect();
+        database.note(&new, &paths.into_iter().map(|path| (root, path)).collect::<Vec<_>>())?;
+        if !changed.is_empty() || !unfit.is_empty() || !away.is_empty() {
             self.change(|table| {
-                gone.iter().for_each(|name| table.remove(name));
+                unfit.iter().for_each(|(name, _)| table.remove(name));
+                away.iter().for_each(|name| table.suspend(name));
                 changed.into_iter().for_each(|entry| table.insert(entry));
             });
         }
-        drop(database);
-        Ok(ShareOutcome { entries, skipped, unfinished })
+        Ok(entries)
     }
 
-    /// Content ids of all candidates, from the cache where the file has not changed. Each hash is kept as
-    /// soon as it is known: what is interrupted goes on where it was.
+    /// Content ids of files. Each hash is kept as soon as it is known: what is interrupted goes on where it was.
     fn hash_all(
         &self,
-        wanted: Vec<Candidate>,
+        files: &[Candidate],
         progress: OnProgress<'_>,
         cancel: &AtomicBool,
-    ) -> Result<Vec<(Candidate, HashResult)>, ShareError> {
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
-        for candidate in wanted {
-            let cached = lock(&self.shared.database).cached(&candidate.path, &candidate.stamp)?;
-            match cached {
-                Some(content) if self.shared.outboards.has(&content, candidate.stamp.len) => {
-                    let stamp = candidate.stamp;
-                    known.push((candidate, Ok((content, stamp))));
-                }
-                _ => unknown.push(candidate),
-            }
-        }
+    ) -> Result<Vec<HashResult>, ShareError> {
         let keep = |candidate: &Candidate, hashed: &Hashed| self.keep(&candidate.path, hashed);
-        let hashed = hash_candidates(&unknown, self.shared.threads, progress, cancel, &keep);
-        known.extend(unknown.into_iter().zip(hashed));
-        Ok(known)
+        let results = hash_candidates(files, self.shared.threads, progress, cancel, &keep);
+        if results.iter().any(|result| matches!(result, Err(ShareError::Hash(HashError::Cancelled)))) {
+            return Err(HashError::Cancelled.into());
+        }
+        Ok(results)
+    }
+
+    /// Hashes a large file, so that the next look at it finds its hash known; the table is free meanwhile. False if it is
+    /// being hashed already.
+    pub fn hash_ahead(&self, path: &Path, cancel: &AtomicBool) -> Result<bool, ShareError> {
+        let Some(_claim) = self.shared.scans.claim(path) else { return Ok(false) };
+        let hashed = hash::hash_file(path, self.shared.threads, &AtomicU64::new(0), cancel)?;
+        self.keep(path, &hashed)?;
+        Ok(true)
     }
 
     fn keep(&self, path: &Path, hashed: &Hashed) -> Result<(), ShareError> {
         self.shared.outboards.keep(&hashed.content, &hashed.outboard)?;
         lock(&self.shared.database).cache(path, &hashed.stamp, &hashed.content)
     }
+
+    /// Takes up what was shared when the node ran last, without looking at it: names of a root that is away are kept.
+    pub(super) fn recall(&self, root: &Root) -> Result<(), ShareError> {
+        let known = lock(&self.shared.database).known(&root.path)?;
+        let shared_root = Arc::<Path>::from(root.path.as_path());
+        let entry = |(path, stamp, content): (PathBuf, FileStamp, _)| {
+            let name = super::scan::name_of(root, &path).ok()?;
+            let (size, root) = (stamp.len, shared_root.clone());
+            Some(SharedEntry { name, content, size, path: path.into(), stamp, suspended: true, root })
+        };
+        let mut entries: Vec<_> = known.into_iter().filter_map(entry).collect();
+        let files = entries.iter().map(|entry| (&*entry.path, &entry.name));
+        let revoked = lock(&self.shared.database).revoked(&root.path, files)?;
+        let mut revoked = revoked.into_iter();
+        {
+            let table = lock(&self.shared.table);
+            entries.retain(|entry| revoked.next() != Some(true) && table.get(&entry.name).is_none());
+        }
+        if !entries.is_empty() {
+            self.change(|table| entries.into_iter().for_each(|entry| table.insert(entry)));
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of the name of a file that could not be hashed.
+enum Fate {
+    /// It is being written, or just went: it is looked at again in a moment.
+    Stays,
+    /// This node is at fault.
+    Unfinished,
+    /// It cannot be read now.
+    Away,
+    /// It is none that can be shared.
+    Goes,
+}
+
+fn fate(error: &ShareError) -> Fate {
+    match error {
+        ShareError::Hash(HashError::Changing { .. }) => Fate::Stays,
+        ShareError::Hash(HashError::Io { source, .. }) => match source.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Fate::Stays,
+            ErrorKind::PermissionDenied => Fate::Goes,
+            _ => Fate::Away,
+        },
+        ShareError::Hash(_) => Fate::Goes,
+        _ => Fate::Unfinished,
+    }
+}
+
+/// The next files to hash together.
+fn next_batch(files: &mut std::iter::Peekable<std::vec::IntoIter<Candidate>>) -> Vec<Candidate> {
+    let (mut batch, mut bytes) = (Vec::new(), 0u64);
+    while batch.len() < BATCH_FILES && bytes < BATCH_BYTES {
+        let Some(file) = files.next() else { break };
+        bytes = bytes.saturating_add(file.stamp.len);
+        batch.push(file);
+    }
+    batch
+}
+
+/// Whether a file changed just now. The time of the last change cannot be set by its owner; a clock of another machine
+/// that is far off is not believed.
+fn is_young(stamp: &FileStamp, rest: Duration) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let age = i128::try_from(now.as_nanos()).unwrap_or_default() - i128::from(stamp.ctime_ns);
+    age.unsigned_abs() < rest.as_nanos()
 }

@@ -1,0 +1,120 @@
+//! The files and folders that a node was told to share, and the end of that.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use swarmdex_protocols::Name;
+
+use super::{Error, Node};
+use crate::config::{Origin, Selection};
+pub use crate::storage::shares::{LeftOut, Why};
+use crate::storage::shares::{RootStanding, RootState};
+
+/// Examples of what is left out that are told of each root.
+const EXAMPLES: usize = 100;
+
+/// Whether a root is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "state")]
+pub enum RootPresence {
+    /// It is.
+    Shared,
+    /// It is away: its names are kept, and not served.
+    Away {
+        /// Why.
+        reason: String,
+    },
+    /// Flags or configuration name it, and it is shared as soon as it comes.
+    Waiting,
+    /// Flags or configuration name it, and it was unshared by hand.
+    Unshared,
+}
+
+/// A file or folder that is shared, or is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootInfo {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Who said so.
+    pub from: Vec<Origin>,
+    /// Whether it is there.
+    #[serde(flatten)]
+    pub presence: RootPresence,
+    /// New name of the file, or what stands in front of the names in the folder.
+    pub name: Option<Name>,
+    /// Names that it has.
+    pub names: u64,
+    /// Bytes of what they stand for.
+    pub bytes: u64,
+    /// What of it is shared.
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// How much is left out.
+    pub left_out: LeftOut,
+    /// The first of that, at most a hundred.
+    pub examples: Vec<LeftOutInfo>,
+}
+
+/// Something that is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOutInfo {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Why.
+    pub why: Why,
+}
+
+/// What became of a share that was ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnsharedInfo {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Names that it had.
+    pub names: u64,
+    /// Whether the master knows already; if not, it is told as soon as it can be reached.
+    pub acknowledged: bool,
+}
+
+impl From<RootState> for RootInfo {
+    fn from(state: RootState) -> Self {
+        let RootState { path, origins, prefix, selection, standing, names, bytes, left_out, examples } = state;
+        let presence = match standing {
+            RootStanding::Shared => RootPresence::Shared,
+            RootStanding::Away(reason) => RootPresence::Away { reason },
+            RootStanding::Waiting => RootPresence::Waiting,
+            RootStanding::Unshared => RootPresence::Unshared,
+        };
+        let examples = examples.into_iter().map(|(path, why)| LeftOutInfo { path, why }).collect();
+        Self { path, from: origins, presence, name: prefix, names, bytes, selection, left_out, examples }
+    }
+}
+
+impl Node {
+    /// The files and folders that this node was told to share.
+    pub async fn roots(&self) -> Result<Vec<RootInfo>, Error> {
+        let shares = self.inner.shares.clone();
+        let listing = tokio::task::spawn_blocking(move || shares.root_states(EXAMPLES));
+        Ok(listing.await.map_err(|_| Error::Bug)??.into_iter().map(RootInfo::from).collect())
+    }
+
+    /// Ends shares: all of them, or none if one is no root. Their names are given up; the files stay where they are.
+    pub async fn unshare(&self, paths: Vec<PathBuf>) -> Result<Vec<UnsharedInfo>, Error> {
+        let shares = self.inner.shares.clone();
+        let ending = tokio::task::spawn_blocking(move || shares.unshare(&paths));
+        let ended = ending.await.map_err(|_| Error::Bug)??;
+        let names: Vec<Name> = ended.iter().flat_map(|(_, names)| names.iter().cloned()).collect();
+        self.settled(names, |name| self.inner.standings.knows(name) && !self.is_shared(name)).await;
+        let told = |name: &Name| !self.inner.standings.knows(name) || self.is_shared(name);
+        let info = |(path, names): (PathBuf, Vec<Name>)| UnsharedInfo {
+            path,
+            names: names.len() as u64,
+            acknowledged: names.iter().all(told),
+        };
+        Ok(ended.into_iter().map(info).collect())
+    }
+
+    /// Whether a name is shared, by another root maybe.
+    fn is_shared(&self, name: &Name) -> bool {
+        self.inner.shares.kept().binary_search_by(|entry| entry.name.cmp(name)).is_ok()
+    }
+}

@@ -1,0 +1,187 @@
+//! Whether what is shared is there: roots may be removed and made again, and disks unplugged and mounted again, which no
+//! watcher tells.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statfs, statx};
+
+/// Where Linux lists what is mounted for this process.
+const MOUNT_TABLE: &str = "/proc/self/mountinfo";
+/// Longest such list that is read, in bytes: tens of thousands of mounts.
+const MAX_MOUNT_TABLE: u64 = 16 << 20;
+
+/// File systems of which the system does not tell what other machines, or programs behind them, change: their numbers in
+/// `statfs(2)`.
+const REMOTE: [u32; 14] = [
+    0x6969,      // NFS
+    0x517b,      // SMB
+    0xff53_4d42, // CIFS
+    0xfe53_4d42, // SMB 2
+    0x6573_5546, // FUSE
+    0x0102_1997, // 9P
+    0x00c3_6400, // Ceph
+    0x5346_414f, // AFS
+    0x7375_7245, // Coda
+    0x7461_636f, // OCFS2
+    0x0116_1970, // GFS2
+    0x0bd0_0bd0, // Lustre
+    0x786f_4256, // VirtualBox
+    0x1980_0202, // GPFS
+];
+
+/// Tells a file or folder from another that takes its place. A number of an inode is used again at once by some file
+/// systems; with the time at which it was made it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    born: Option<SystemTime>,
+}
+
+/// What is at a path; `None` if nothing is, or it cannot be told.
+pub fn identity(path: &Path) -> Option<Identity> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some(Identity { device: metadata.dev(), inode: metadata.ino(), born: metadata.created().ok() })
+}
+
+/// Whether something is mounted at a path.
+pub(super) fn is_mount(path: &Path) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    if let Ok(found) = statx(CWD, path, flags, StatxFlags::BASIC_STATS)
+        && found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
+    {
+        return found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    }
+    // Other systems: what is mounted has another device than the folder that it is in.
+    let device = |path: &Path| fs::symlink_metadata(path).ok().map(|metadata| metadata.dev());
+    match (device(path), path.parent()) {
+        (Some(own), Some(above)) => device(above) != Some(own),
+        (Some(_), None) => true,
+        (None, _) => false,
+    }
+}
+
+/// The mount that a path is on: the path itself, or the nearest one above it.
+pub(super) fn mount_of(path: &Path) -> Option<PathBuf> {
+    path.ancestors().find(|above| is_mount(above)).map(Path::to_owned)
+}
+
+/// Whether changes at a path may come from where this system does not hear of them.
+pub fn is_remote(path: &Path) -> bool {
+    // The number has 32 bits whatever its type.
+    statfs(path).is_ok_and(|found| REMOTE.contains(&(found.f_type as u32)))
+}
+
+/// What is mounted where; tells what changed. Where the system has no such list, nothing ever does.
+#[derive(Debug)]
+pub struct Mounts {
+    table: Option<File>,
+    mounts: BTreeSet<(String, PathBuf)>,
+}
+
+impl Default for Mounts {
+    /// What is mounted now.
+    fn default() -> Self {
+        let mut found = Self { table: File::open(MOUNT_TABLE).ok(), mounts: BTreeSet::new() };
+        found.mounts = found.read().unwrap_or_default();
+        found
+    }
+}
+
+impl Mounts {
+    /// Where something was mounted or unmounted since the last time.
+    pub fn changed(&mut self) -> BTreeSet<PathBuf> {
+        let Some(table) = &self.table else { return BTreeSet::new() };
+        // Costs nothing as long as nothing happened: the system marks the file then.
+        let mut waiting = [PollFd::new(table, PollFlags::PRI | PollFlags::ERR)];
+        if poll(&mut waiting, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready == 0) {
+            return BTreeSet::new();
+        }
+        let Some(now) = self.read() else { return BTreeSet::new() };
+        let changed = now.symmetric_difference(&self.mounts).map(|(_, path)| path.clone()).collect();
+        self.mounts = now;
+        changed
+    }
+
+    fn read(&mut self) -> Option<BTreeSet<(String, PathBuf)>> {
+        let table = self.table.as_mut()?;
+        let mut bytes = Vec::new();
+        table.seek(SeekFrom::Start(0)).ok()?;
+        table.take(MAX_MOUNT_TABLE).read_to_end(&mut bytes).ok()?;
+        Some(parse(&bytes))
+    }
+}
+
+/// Number and place of each mount: the first and the fifth field of a line.
+fn parse(table: &[u8]) -> BTreeSet<(String, PathBuf)> {
+    let lines = table.split(|byte| *byte == b'\n');
+    lines
+        .filter_map(|line| {
+            let mut fields = line.split(|byte| *byte == b' ');
+            let number = String::from_utf8_lossy(fields.next()?).into_owned();
+            Some((number, PathBuf::from(OsString::from_vec(unescape(fields.nth(3)?)))))
+        })
+        .collect()
+}
+
+/// Blanks and the like stand as `\040`.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..3).and_then(|digits| str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if *first == b'\\' => {
+                plain.push(byte);
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            _ => {
+                plain.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_made_again_is_another() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("root");
+        assert_eq!(identity(&path), None);
+        fs::create_dir(&path).unwrap();
+        let first = identity(&path);
+        assert!(first.is_some());
+        fs::write(path.join("file"), "x").unwrap();
+        assert_eq!(identity(&path), first, "what is in it changes nothing");
+        fs::rename(&path, folder.path().join("away")).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_ne!(identity(&path), first);
+    }
+
+    #[test]
+    fn the_table_of_mounts_is_read_as_the_system_writes_it() {
+        let table = b"24 29 0:22 / /proc rw shared:5 - proc proc rw\n31 29 8:1 / /mnt/my\\040disk rw - ext4 /dev/sda1 rw\n\nnonsense\n";
+        let found = parse(table);
+        let expected = [("24", "/proc"), ("31", "/mnt/my disk")];
+        assert_eq!(found, expected.map(|(number, path)| (number.to_owned(), path.into())).into());
+        assert_eq!(unescape(b"a\\\\b\\04\\1347"), b"a\\\\b\\04\\7");
+        assert!(is_mount(Path::new("/")));
+        assert!(!is_mount(TempDir::new().unwrap().path()));
+        assert!(Mounts::default().changed().is_empty());
+    }
+}
