@@ -124,7 +124,7 @@ mod tests {
             owner: PeerId::random(),
             version: Version(1),
         };
-        SharedInfo { entry, standing, path }
+        SharedInfo { entry, standing, path, suspended: false }
     }
 
     #[test]
