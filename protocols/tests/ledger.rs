@@ -29,6 +29,7 @@ fn entry(owner: u8, version: u64) -> Entry {
         size: 1,
         owner: key(owner).public().to_peer_id(),
         version: Version(version),
+        attributes: None,
     }
 }
 

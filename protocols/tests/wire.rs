@@ -36,7 +36,7 @@ fn content() -> ContentId {
 }
 
 fn entry(name: &str) -> Entry {
-    Entry { name: Name::parse(name).unwrap(), content: content(), size: 7, owner: peer(), version: Version(9) }
+    Entry { name: Name::parse(name).unwrap(), content: content(), size: 7, owner: peer(), version: Version(9), attributes: None }
 }
 
 fn seal() -> Seal {
@@ -122,7 +122,7 @@ fn sum() -> ShareSum {
 fn responses() -> Vec<Response> {
     let refusal = Refusal::new(RefusalCode::Quota, "too many");
     vec![
-        Response::Joined(Joined { session: Session(8), lease_ms: 30_000, unchanged: false, again: false }),
+        Response::Joined(Joined { session: Session(8), lease_ms: 30_000, unchanged: false, again: false, bare: false }),
         Response::Announced(vec![
             Verdict::Accepted { version: Version(9), seal: seal() },
             Verdict::Conflict { owner: peer() },
@@ -309,7 +309,7 @@ fn returns() -> (Vec<Request>, Vec<Response>) {
             Request::Seals(Seals { session: Session(1), from: "a/b".to_owned() }),
         ],
         vec![
-            Response::Joined(Joined { session: Session(8), lease_ms: 30_000, unchanged: false, again: true }),
+            Response::Joined(Joined { session: Session(8), lease_ms: 30_000, unchanged: false, again: true, bare: false }),
             returned(Some("a/b"), &["a"]),
             returned(None, &[]),
             Response::Sealed(vec![Sealed { name: "a/b".to_owned(), version: Version(9), seal: seal() }]),

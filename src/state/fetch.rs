@@ -164,6 +164,10 @@ pub struct Download<S> {
     looked_again: Option<Instant>,
     /// When a chunk last came.
     came: Option<Instant>,
+    /// Since when it is waited for sources although nothing has come yet, if it is.
+    waits_since: Option<Instant>,
+    /// Whether those who had the content have another one by now.
+    superseded: bool,
     ended: bool,
 }
 
@@ -204,6 +208,8 @@ impl<S: Copy + Ord> Download<S> {
             searching: false,
             looked_again: None,
             came: None,
+            waits_since: None,
+            superseded: false,
             ended: false,
         }
     }
@@ -216,8 +222,10 @@ impl<S: Copy + Ord> Download<S> {
     /// Another source; `whole` if it is known to have everything. False if there are enough, or it is known and was not given up
     /// because it could not be reached.
     pub fn add_source(&mut self, source: S, whole: bool, now: Instant) -> bool {
+        // One that has the content no more may just have begun to look what it has.
+        let again = whole && self.live() == 0 && self.waits_for_owner(now);
         if let Some(known) = self.sources.get_mut(&source) {
-            return known.come_back();
+            return known.come_back(again);
         }
         if !self.make_room() {
             return false;

@@ -14,20 +14,29 @@ pub(super) struct Sharing<'a> {
     content: ContentId,
     geometry: Geometry,
     shares: bool,
+    stays: bool,
 }
 
 impl<'a> Sharing<'a> {
-    pub(super) fn begin(inner: &'a Inner, content: ContentId, geometry: Geometry, part: &Arc<Part>) -> Self {
+    pub(super) fn begin(
+        inner: &'a Inner,
+        content: ContentId,
+        geometry: Geometry,
+        part: &Arc<Part>,
+        fleeting: bool,
+    ) -> Self {
         let held = inner.library.has_whole(&content, &geometry);
         let shares = inner.config.fetch.reshare && !held && !inner.config.transient;
         if shares && geometry.chunks() > 1 {
             inner.library.holdings.begin(content, part.clone());
         }
-        Self { inner, content, geometry, shares }
+        // What is taken away at once is passed on only until then.
+        let stays = !fleeting;
+        Self { inner, content, geometry, shares, stays }
     }
 
     pub(super) fn complete(mut self, whole: Whole) {
-        if std::mem::take(&mut self.shares) {
+        if self.stays && std::mem::take(&mut self.shares) {
             self.inner.library.holdings.complete(self.content, self.geometry, whole);
         }
     }

@@ -36,7 +36,7 @@ fn view(share: &Share) -> impl Iterator<Item = (&Name, &ContentId, u64)> + Clone
 fn next(announcer: &Announcer, share: &Share, unix_ms: u64) -> Option<Batch> {
     let after = |after: Option<&Name>| {
         let begin = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
-        share.range((begin, Bound::Unbounded)).map(|(name, (content, size))| (name, content, *size))
+        share.range((begin, Bound::Unbounded)).map(|(name, (content, size))| (name, content, *size, None))
     };
     announcer.next_batch(after, unix_ms)
 }
@@ -272,7 +272,7 @@ fn without_a_master_what_was_granted_holds_on_and_new_names_are_claimed() {
     let revocation = statement::Revocation::sign(revoked[0].clone(), &network, &key, NOW).unwrap();
     announcer.on_given_up(Statement::Revocation(revocation));
     assert!(announcer.to_give_up(|name| after.contains_key(name)).0.is_empty(), "said once");
-    let entry = Entry { name: name.clone(), content, size, owner: local, version: Version(9) };
+    let entry = Entry { name: name.clone(), content, size, owner: local, version: Version(9), attributes: None };
     announcer.on_claimed(Claim::sign(entry, Version(0), false, &network, &key, NOW).unwrap());
     assert!(announcer.to_claim(view(&after), NOW).is_empty());
     assert_eq!(announcer.to_claim(view(&after), NOW + CLAIM_LIFETIME_MS / 2).len(), 1, "and renewed in time");
