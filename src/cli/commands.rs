@@ -9,8 +9,8 @@ use super::settings::NodeArgs;
 use super::{Command, Failure, OutputArgs, absolute};
 use crate::http::{Client, MAX_RESULTS};
 use crate::node::{
-    AgreementInfo, EntryInfo, ErrorKind, LookupInfo, MasterState, PeerInfo, PeerState,
-    RevokedInfo, ShareReport, SharedInfo, Source, Standing, Status,
+    AgreementInfo, EntryInfo, ErrorKind, LookupInfo, MasterState, PeerInfo, PeerState, RevokedInfo, ShareReport,
+    SharedInfo, Source, Standing, Status,
 };
 
 pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputArgs) -> Result<(), Failure> {

@@ -96,8 +96,7 @@ pub(super) async fn get(args: &NodeArgs, get: GetArgs, json: bool) -> Result<(),
     }
     let request = GetRequest { name: get.name.clone(), output: absolute(&output)?, recursive: get.recursive };
     let options = get.options();
-    let report =
-        with_node(args, Rest::GoesOn, async |backend| download(backend, request, options).await).await?;
+    let report = with_node(args, Rest::GoesOn, async |backend| download(backend, request, options).await).await?;
     if json && get.recursive {
         output::json(&report.files)?;
     } else if json {
@@ -146,13 +145,7 @@ impl Waiting {
 }
 
 /// Downloads a file, and passes it on once all of it is here and verified.
-async fn into_stream(
-    args: &NodeArgs,
-    get: GetArgs,
-    output: &Path,
-    stream: Stream,
-    json: bool,
-) -> Result<(), Failure> {
+async fn into_stream(args: &NodeArgs, get: GetArgs, output: &Path, stream: Stream, json: bool) -> Result<(), Failure> {
     let options = GetOptions { fleeting: true, ..get.options() };
     let to_stdout = stream.is_stdout();
     let got = with_node(args, Rest::Nothing, async |backend| {
@@ -237,9 +230,15 @@ mod tests {
 
     #[test]
     fn times_are_as_people_write_them() {
-        for (text, milliseconds) in
-            [("90", 90_000), ("1.5s", 1500), ("10m", 600_000), ("2 h", 7_200_000), ("1d", 86_400_000), ("5ms", 5), ("0", 0)]
-        {
+        for (text, milliseconds) in [
+            ("90", 90_000),
+            ("1.5s", 1500),
+            ("10m", 600_000),
+            ("2 h", 7_200_000),
+            ("1d", 86_400_000),
+            ("5ms", 5),
+            ("0", 0),
+        ] {
             assert_eq!(parse_time(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
         for text in ["", "s", "-1", "1x", "nan", "inf", "1e9", "31d", "1..2s"] {

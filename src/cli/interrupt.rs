@@ -63,10 +63,8 @@ struct Interrupts(watch::Receiver<Option<Interrupt>>);
 
 impl Interrupts {
     fn listen() -> io::Result<Self> {
-        let mut kinds = vec![
-            (SignalKind::interrupt(), Interrupt::Interrupt),
-            (SignalKind::terminate(), Interrupt::Terminate),
-        ];
+        let mut kinds =
+            vec![(SignalKind::interrupt(), Interrupt::Interrupt), (SignalKind::terminate(), Interrupt::Terminate)];
         if !ignores(SignalKind::hangup()) {
             kinds.push((SignalKind::hangup(), Interrupt::Hangup));
         }
@@ -113,10 +111,7 @@ fn ignores(kind: SignalKind) -> bool {
 }
 
 /// Does some work unless it is interrupted.
-pub(super) async fn interruptible<T>(
-    rest: Rest,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
+pub(super) async fn interruptible<T>(rest: Rest, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let mut interrupts = Interrupts::listen().map_err(Failure::Runtime)?;
     tokio::select! {
         result = work => result,

@@ -13,7 +13,8 @@ use tokio::net::UnixStream;
 
 use super::types::{ErrorBody, GetBody, Line, Parts, RevokeBody, ShareBody};
 use crate::node::{
-    EntryInfo, Error, ErrorKind, GetOptions, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, SharedInfo, Status,
+    EntryInfo, Error, ErrorKind, GetOptions, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, SharedInfo,
+    Status,
 };
 use crate::storage::dir::socket_path;
 

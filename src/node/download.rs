@@ -4,31 +4,32 @@ mod sharing;
 mod silence;
 mod sources;
 mod stalled;
+mod target;
 mod turns;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use sharing::Sharing;
+use sharing::{Sharing, next_word};
 use silence::Unmet;
 pub(super) use sources::ask;
 use sources::{Failure, Found, News, Search, Silence};
 use swarmdex_protocols::content::{self, Geometry, Proof};
 use swarmdex_protocols::fetch::{Any, Header, Other, Refusal, Request, Response, Run, Want};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
+pub(super) use target::{Got, Target};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 pub(super) use turns::Turns;
 use writer::{Writer, Written};
 
-use super::lookup::Checked;
 use super::get::patience::{self, Patience};
+use super::lookup::Checked;
 use super::operation::{Reins, Wish};
 use super::types::Progress;
 use super::{Error, Inner};
@@ -37,28 +38,11 @@ use crate::state::fetch::stalls::Stalls;
 use crate::state::fetch::{Action, Download, Exhausted, FetchPolicy};
 use crate::storage::hash::FileStamp;
 use crate::storage::holdings::{Part, Whole};
-use crate::storage::partial::{PartialFile, Placing};
+use crate::storage::partial::PartialFile;
 use crate::tasks;
 
 /// News of sources that wait to be heard.
 const NEWS: usize = 64;
-
-/// A file in place.
-pub(super) struct Got {
-    pub(super) path: PathBuf,
-    pub(super) bytes: u64,
-    pub(super) sources: Vec<PeerId>,
-    /// As it was left.
-    pub(super) stamp: Option<FileStamp>,
-}
-
-/// Where a file goes, and how.
-pub(super) struct Target {
-    pub(super) path: PathBuf,
-    pub(super) placing: Placing,
-    /// Whether it is soon taken away: it is not passed on then.
-    pub(super) fleeting: bool,
-}
 
 /// How often it is looked how far away sources are that have not answered yet.
 const GETS_NEAR: Duration = Duration::from_millis(50);
@@ -139,7 +123,7 @@ pub(super) async fn download(
         Ok((path, stamp, whole.tree().outboard()))
     });
     let (path, stamp, outboard) = finish.await.map_err(|_| Error::Bug)??;
-    if let (Some(stamp), Some(outboard)) = (stamp, outboard).clone() {
+    if let (Some(stamp), Some(outboard)) = (stamp, outboard) {
         let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         sharing.complete(Whole { path: absolute, stamp, outboard: Arc::new(outboard) });
     }
@@ -207,8 +191,7 @@ impl Task<'_> {
     }
 
     async fn run(mut self, found: Checked, have: &ChunkSet) -> Result<Vec<PeerId>, Error> {
-        let policy =
-            FetchPolicy::new(&self.inner.config.fetch, self.shares(), self.patience.limit(), rand::random());
+        let policy = FetchPolicy::new(&self.inner.config.fetch, self.shares(), self.patience.limit(), rand::random());
         let mut machine = Download::new(self.geometry, policy, Some(have));
         let (now, local) = (Instant::now(), self.inner.net.local());
         if self.patience.is_wanted() {
@@ -502,17 +485,5 @@ impl Task<'_> {
         tracing::warn!(%source, name = %self.name, "sent something else than the content; not asked again");
         self.liars.insert(source);
         machine.on_bad(source, run.first);
-    }
-}
-
-/// The next word of another downloader; for ever if none is listened to.
-async fn next_word(words: &mut Option<mpsc::Receiver<Word>>) -> Word {
-    match words {
-        Some(words) => match words.recv().await {
-            Some(word) => word,
-            // The node is shutting down.
-            None => std::future::pending().await,
-        },
-        None => std::future::pending().await,
     }
 }

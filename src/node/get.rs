@@ -68,7 +68,8 @@ impl Node {
         let got = self.get_single(found, &path, &options, &patience, begin, &reins).await;
         if got.is_err() {
             // Folders that were made for it, unless something else is in them: what has come so far, say.
-            let removing = tokio::task::spawn_blocking(move || made.iter().rev().for_each(|path| drop(std::fs::remove_dir(path))));
+            let removing =
+                tokio::task::spawn_blocking(move || made.iter().rev().for_each(|path| drop(std::fs::remove_dir(path))));
             let _ = removing.await;
         }
         Ok(GetReport { files: vec![got?], ..GetReport::default() })
@@ -80,7 +81,7 @@ impl Node {
             let error = match self.inner.questions.lookup(name).await {
                 Ok(found) => {
                     say(reins, None);
-                    patience.on_progress();
+                    patience.on_found();
                     return Ok(found);
                 }
                 Err(error) => error,
@@ -111,18 +112,16 @@ impl Node {
             // What is not remembered is not replaced, either.
             return self.fetch(found, path.to_owned(), None, options, patience, begin, reins).await.map(|got| got.0);
         };
-        let record = self.record(folder).await?;
+        let record = self.record(folder, Some(rest.clone()), options.update).await?;
         let mut file = Small { entry: found.entry.clone(), rest: rest.clone(), over: None };
         if options.update {
             let network = &self.inner.config.network;
             let looked = in_place::split(vec![file.clone()], folder, &record, options, network, reins).await?;
             record::remember(&record, looked.news).await;
             if let Some(there) = looked.there.into_iter().next() {
-                record::end(&record).await;
                 return Ok(there);
             }
             if let Some(kept) = looked.kept.into_iter().next() {
-                record::end(&record).await;
                 return Err(Error::Kept { path: kept.path, reason: kept.reason });
             }
             file = looked.missing.into_iter().next().unwrap_or(file);
@@ -132,13 +131,12 @@ impl Node {
         if let Ok((_, stamp)) = &result {
             record::remember(&record, vec![record.copy(&file.entry, &rest, *stamp)]).await;
         }
-        record::end(&record).await;
         result.map(|(file, _)| file)
     }
 
-    async fn record(&self, folder: &Path) -> Result<Arc<Record>, Error> {
+    async fn record(&self, folder: &Path, only: Option<String>, makes: bool) -> Result<Arc<Record>, Error> {
         let (config, folder) = (self.inner.config.clone(), folder.to_owned());
-        let opening = tokio::task::spawn_blocking(move || Record::begin(&config, &folder));
+        let opening = tokio::task::spawn_blocking(move || Record::begin(&config, &folder, only.as_deref(), makes));
         Ok(Arc::new(opening.await.map_err(|_| Error::Bug)?))
     }
 
@@ -162,9 +160,8 @@ impl Node {
         let making = output.clone();
         // Where it cannot be made, each file says so.
         let _ = tokio::task::spawn_blocking(move || std::fs::create_dir_all(making)).await;
-        let record = self.record(&output).await?;
-        let folder =
-            Folder { prefix, output: &output, options: Arc::new(options), record, patience, reins: &reins };
+        let record = self.record(&output, None, true).await?;
+        let folder = Folder { prefix, output: &output, options: Arc::new(options), record, patience, reins: &reins };
         let begin = Instant::now();
         let mut report = self.get_folder(&folder, &names).await?;
         if *reins.wish.borrow() == Wish::Cancel {
@@ -192,7 +189,7 @@ impl Node {
             let error = match self.names_below(prefix).await {
                 Ok(names) if !names.is_empty() => {
                     say(reins, None);
-                    patience.on_progress();
+                    patience.on_found();
                     return Ok(names);
                 }
                 Ok(_) => Error::NothingBelow { prefix: shorten(text) },
@@ -243,11 +240,7 @@ impl Node {
         report: &mut GetReport,
     ) -> Result<Vec<Small>, Error> {
         let Folder { output, options, record, reins, patience, .. } = folder;
-        let into = Into {
-            output: Arc::new(output.to_path_buf()),
-            record: record.clone(),
-            options: options.clone(),
-        };
+        let into = Into { output: Arc::new(output.to_path_buf()), record: record.clone(), options: options.clone() };
         loop {
             let Some(first) = files.first() else { return Ok(files) };
             // One lookup tells where the owner of all of them is.

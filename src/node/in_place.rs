@@ -58,7 +58,14 @@ pub(super) async fn split(
     let looking = tokio::task::spawn_blocking(move || {
         // Links on the way to the folder are the user's; below it none is followed.
         let root = record.folder().unwrap_or(&output).to_owned();
-        let looker = Looker { output: &output, root: &root, record: &record, options: &options, network: &network, cancel: &cancel };
+        let looker = Looker {
+            output: &output,
+            root: &root,
+            record: &record,
+            options: &options,
+            network: &network,
+            cancel: &cancel,
+        };
         let mut found = Found::default();
         for file in files {
             let (done, size) = (found.there.len(), file.entry.size);

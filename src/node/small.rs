@@ -13,13 +13,13 @@ use swarmdex_protocols::limits::{MAX_FETCH_BODY, MAX_FETCH_FILES};
 use swarmdex_protocols::{ContentId, Entry, Multiaddr, PeerId};
 
 use super::download::ask;
-use super::operation::{Reins, Wish};
 use super::get::record::{self, Record};
+use super::operation::{Reins, Wish};
 use super::types::{GetOptions, GotFile};
 use super::{Error, Inner, Node};
+use crate::storage::copies::Copy;
 use crate::storage::hash::FileStamp;
 use crate::storage::holdings::Whole;
-use crate::storage::copies::Copy;
 use crate::storage::partial::{Placing, output_path, write_whole};
 
 /// Requests to one owner under way.

@@ -3,7 +3,9 @@
 
 mod again;
 mod alone;
+mod attributes;
 mod changed;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -146,19 +148,6 @@ impl Announcer {
     fn version(&self, name: &Name, content: &ContentId, size: u64) -> Version {
         let certified = || self.certificate(name, content, size).map(|held| held.entry.version).unwrap_or_default();
         self.unsealed.get(name).copied().unwrap_or_else(certified)
-    }
-
-    /// Says, before a join, whether the master lacks attributes of files that it knows.
-    pub fn set_bare(&mut self, bare: bool) {
-        self.bare = bare;
-    }
-
-    /// What a master that knows just this content without being told of it in this session knows of the file beside its bytes:
-    /// what it was told when it granted the name.
-    fn told_attributes(&self, name: &Name, content: &ContentId, size: u64) -> Option<Attributes> {
-        let held = self.certificates.get(name).filter(|_| !self.bare).map(|held| &held.entry);
-        let fits = held.filter(|entry| entry.content == *content && entry.size == size);
-        fits.and_then(|entry| entry.attributes.as_ref()).map(|signed| signed.said())
     }
 
     /// A join: with an unchanged share the master knows `share` already, otherwise it is told everything.
@@ -467,26 +456,6 @@ impl Announcer {
         let recent = |at: Instant| now.saturating_duration_since(at) <= period;
         let granted = self.told.get(name).filter(|told| told.granted().is_some());
         granted.is_some_and(|told| recent(told.at) || self.agreed.is_some_and(recent))
-    }
-
-    /// Certificates to write to disk, or to delete there.
-    pub fn take_unsaved(&mut self) -> Vec<(Name, Option<Certificate>)> {
-        let names = std::mem::take(&mut self.unsaved);
-        names.into_iter().map(|name| (name.clone(), self.certificates.get(&name).cloned())).collect()
-    }
-
-    /// Marks as unsaved what differs from what was found on disk; how many names that are.
-    pub fn resave(&mut self, found: &BTreeMap<String, Option<Certificate>>) -> usize {
-        let before = self.unsaved.len();
-        let unsaved = &mut self.unsaved;
-        let held = self.certificates.iter();
-        unsaved.extend(
-            held.filter(|(name, held)| found.get(name.as_str()) != Some(&Some((*held).clone())))
-                .map(|(name, _)| name.clone()),
-        );
-        let gone = found.keys().filter(|name| !self.certificates.contains_key(name.as_str()));
-        unsaved.extend(gone.filter_map(|name| Name::parse(name).ok()));
-        unsaved.len() - before
     }
 
     /// The certificate of the highest version that this peer was granted.

@@ -29,6 +29,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use patience::pause;
 use source::{Holds, Source};
 use swarmdex_protocols::ChunkSet;
 use swarmdex_protocols::content::Geometry;
@@ -43,10 +44,6 @@ const MAX_FAILURES: u32 = 3;
 const MAX_BUSY: u32 = 30;
 /// Refusals of chunks that a source said it had, in a row, after which it is given up.
 const MAX_BROKEN_WORDS: u32 = 3;
-/// First pause after a failure or a busy answer; doubles up to [`MAX_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Longest pause.
-const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// Sources that are used at a time.
 pub const MAX_SOURCES: usize = 48;
 /// Contents of fewer chunks are not worth the talk of who has what.
@@ -495,8 +492,4 @@ impl<S: Copy + Ord> Download<S> {
     fn reason(&self) -> Exhausted {
         self.sources.values().filter_map(|state| state.lost).max().unwrap_or(Exhausted::Unreachable)
     }
-}
-
-fn pause(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_PAUSE)
 }

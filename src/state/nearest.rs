@@ -161,7 +161,11 @@ mod tests {
     #[test]
     fn slips_of_all_kinds_are_found() {
         for slip in ["climat.csv", "climaate.csv", "clmiate.csv", "climate.csw", "limate.csv"] {
-            assert_eq!(hint(slip, &["climate.csv"], false), Some(Hint::Names(vec!["climate.csv".to_owned()])), "{slip}");
+            assert_eq!(
+                hint(slip, &["climate.csv"], false),
+                Some(Hint::Names(vec!["climate.csv".to_owned()])),
+                "{slip}"
+            );
         }
         for recursive in [true, false] {
             assert_eq!(hint("phtoos", &["photos/a"], recursive), Some(Hint::Folders(vec!["photos".to_owned()])));

@@ -183,7 +183,8 @@ impl Copies {
     /// What was written into a folder, by its path: one row for each content that a file had or was about to have.
     pub fn below(&self, folder: &Path) -> Result<BTreeMap<PathBuf, Vec<Copy>>, CopiesError> {
         let read = || {
-            let sql = "SELECT path, content, folder, name, owner, len, mtime, ctime, inode FROM copies WHERE folder = ?1";
+            let sql =
+                "SELECT path, content, folder, name, owner, len, mtime, ctime, inode FROM copies WHERE folder = ?1";
             let mut statement = self.connection.prepare_cached(sql)?;
             let mut rows = statement.query([bytes(folder)])?;
             let mut copies = BTreeMap::<_, Vec<_>>::new();
@@ -198,10 +199,7 @@ impl Copies {
         read().map_err(|source| self.failed(source))
     }
 
-    fn together(
-        &mut self,
-        write: impl FnOnce(&Connection) -> Result<(), rusqlite::Error>,
-    ) -> Result<(), CopiesError> {
+    fn together(&mut self, write: impl FnOnce(&Connection) -> Result<(), rusqlite::Error>) -> Result<(), CopiesError> {
         let mut run = || {
             // At once, or two processes that read first would both fail to write.
             let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -237,7 +235,8 @@ fn put(connection: &Connection, copy: &Copy, number: i64) -> Result<(), rusqlite
 
 fn copy(row: &Row<'_>) -> Result<Option<Copy>, rusqlite::Error> {
     let path = |column| Ok::<_, rusqlite::Error>(PathBuf::from(std::ffi::OsString::from_vec(row.get(column)?)));
-    let (Ok(name), Ok(owner)) = (Name::parse(row.get_ref(3)?.as_str()?), PeerId::from_bytes(&row.get::<_, Vec<u8>>(4)?))
+    let (Ok(name), Ok(owner)) =
+        (Name::parse(row.get_ref(3)?.as_str()?), PeerId::from_bytes(&row.get::<_, Vec<u8>>(4)?))
     else {
         return Ok(None);
     };

@@ -327,7 +327,8 @@ pub fn output_path<'a>(folder: &Path, segments: impl IntoIterator<Item = &'a str
 /// Makes the folders that a path needs and that are not there; those that were made, the outermost first.
 pub fn make_parents(path: &Path) -> Result<Vec<PathBuf>, PartialError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let missing = |folder: &&Path| matches!(fs::metadata(folder), Err(error) if error.kind() == io::ErrorKind::NotFound);
+    let missing =
+        |folder: &&Path| matches!(fs::metadata(folder), Err(error) if error.kind() == io::ErrorKind::NotFound);
     let mut made: Vec<_> = parent
         .into_iter()
         .flat_map(Path::ancestors)

@@ -29,7 +29,14 @@ fn key(text: &str) -> RecordKey {
 }
 
 fn entry(text: &str, owner: PeerId, version: u64) -> Entry {
-    Entry { name: name(text), content: ContentId::of(b"a lie"), size: 5, owner, version: Version(version), attributes: None }
+    Entry {
+        name: name(text),
+        content: ContentId::of(b"a lie"),
+        size: 5,
+        owner,
+        version: Version(version),
+        attributes: None,
+    }
 }
 
 fn signed(entry: Entry, network: &str, by: &Keypair, at: u64) -> Statement {

@@ -30,7 +30,14 @@ fn unix_ms() -> u64 {
 }
 
 fn entry(text: &str, owner: PeerId, version: u64) -> Entry {
-    Entry { name: Name::parse(text).unwrap(), content: ContentId::of(b"x"), size: 1, owner, version: Version(version), attributes: None }
+    Entry {
+        name: Name::parse(text).unwrap(),
+        content: ContentId::of(b"x"),
+        size: 1,
+        owner,
+        version: Version(version),
+        attributes: None,
+    }
 }
 
 fn refused(code: RefusalCode) -> Response {
@@ -150,7 +157,8 @@ async fn a_search_that_breaks_off_is_filled_up_from_the_dht() {
                     .map(|offer| {
                         let version = Version::default().next(unix_ms());
                         let (name, owner) = (Name::parse(&offer.name).unwrap(), owner.unwrap());
-                        let entry = Entry { name, content: offer.content, size: offer.size, owner, version, attributes: None };
+                        let entry =
+                            Entry { name, content: offer.content, size: offer.size, owner, version, attributes: None };
                         entries.push(entry.clone());
                         let seal = Certificate::sign(entry, &Network::default(), &key, unix_ms()).unwrap().seal;
                         Verdict::Accepted { version, seal }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use swarmdex_protocols::ContentId;
 use swarmdex_protocols::content::Geometry;
+use tokio::sync::mpsc;
 
+use crate::net::Word;
 use crate::node::Inner;
 use crate::storage::holdings::{Part, Whole};
 
@@ -47,5 +49,17 @@ impl Drop for Sharing<'_> {
         if self.shares {
             self.inner.library.holdings.forget(&self.content);
         }
+    }
+}
+
+/// The next word of another downloader; for ever if none is listened to.
+pub(super) async fn next_word(words: &mut Option<mpsc::Receiver<Word>>) -> Word {
+    match words {
+        Some(words) => match words.recv().await {
+            Some(word) => word,
+            // The node is shutting down.
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use swarmdex_protocols::fetch::Run;
 use swarmdex_protocols::{Multiaddr, PeerId};
 
-use super::{Task, patience};
 use super::sources::Silence;
+use super::{Task, patience};
 use crate::node::{Error, Inner};
 use crate::state::fetch::{Download, Exhausted};
 

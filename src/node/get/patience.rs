@@ -1,5 +1,6 @@
 //! How long a download waits for those who are away.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ pub(in crate::node) struct Patience {
     wanted: bool,
     /// When something last came, or was found.
     last: Mutex<Instant>,
+    /// Whether anything came: what never did is not waited for by itself.
+    came: AtomicBool,
 }
 
 impl Patience {
@@ -34,7 +37,7 @@ impl Patience {
         let given = options.wait_seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(MOST).min(MOST));
         let limit = given.unwrap_or(lease + (lease / MORE).min(MOST_MORE));
         let wanted = given.is_some_and(|given| !given.is_zero());
-        Self { limit, wanted, last: Mutex::new(Instant::now()) }
+        Self { limit, wanted, last: Mutex::new(Instant::now()), came: AtomicBool::new(false) }
     }
 
     /// How long it is waited for whoever has something.
@@ -49,6 +52,12 @@ impl Patience {
 
     /// Something came: patience begins anew.
     pub(super) fn on_progress(&self) {
+        self.came.store(true, Ordering::Relaxed);
+        self.on_found();
+    }
+
+    /// Something was found that nobody had.
+    pub(super) fn on_found(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
@@ -60,7 +69,7 @@ impl Patience {
     /// Waits a moment, and says for what. False if it was waited long enough.
     pub(super) async fn pause(&self, reins: &Reins, what: &str) -> Result<bool, Error> {
         let left = self.left();
-        if left.is_zero() {
+        if left.is_zero() || !(self.wanted || self.came.load(Ordering::Relaxed)) {
             return Ok(false);
         }
         say(reins, Some(self.sentence(what)));

@@ -11,8 +11,8 @@ use swarmdex_protocols::{Entry, Name, PeerId};
 
 use super::record::Gone;
 use super::{FILES_AT_A_TIME, Folder};
-use crate::node::operation::Wish;
 use crate::node::in_place::Removed;
+use crate::node::operation::Wish;
 use crate::node::types::{GetReport, KeptFile, MasterState};
 use crate::node::{Error, Node, in_place};
 
@@ -56,10 +56,8 @@ impl Node {
             return Ok(());
         };
         let owners: BTreeSet<PeerId> = listed.values().map(|entry| entry.owner).collect();
-        let (gone, away): (Vec<_>, Vec<_>) = gone
-            .into_iter()
-            .filter(|file| !names.contains(&file.name))
-            .partition(|file| owners.contains(&file.owner));
+        let (gone, away): (Vec<_>, Vec<_>) =
+            gone.into_iter().filter(|file| !names.contains(&file.name)).partition(|file| owners.contains(&file.owner));
         report.kept.extend(away.into_iter().map(|file| keep(file, AWAY)));
         let looks = stream::iter(gone).map(|file| async {
             let found = self.inner.questions.lookup(file.name.as_str()).await;

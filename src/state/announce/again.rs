@@ -36,8 +36,7 @@ impl Announcer {
         for (name, content, size) in granted {
             let standing = Standing::Certified(*version);
             let attributes = self.told_attributes(name, content, size);
-            let answer =
-                Answer { content: *content, size, attributes, standing, sealed_ms: u64::MAX, at: now.mono };
+            let answer = Answer { content: *content, size, attributes, standing, sealed_ms: u64::MAX, at: now.mono };
             // What was believed before, and its certificate, count no more.
             self.changed.mark(name);
             self.told.insert(name.clone(), answer);

@@ -382,3 +382,76 @@ fn what_has_no_seal_yet_is_claimed_when_the_master_is_lost() {
     assert!(announcer.on_sealed(Vec::new()));
     assert_eq!(announcer.granted().unwrap().entries, 1);
 }
+
+/// What the master is told of a file beside its bytes.
+mod attributes {
+    use swarmdex_protocols::statement::Subject;
+    use swarmdex_protocols::{Attributes, Keypair, Network, SignedAttributes};
+
+    use super::*;
+
+    fn signed(attributes: Attributes, offer: &Offer, key: &Keypair) -> Option<Box<SignedAttributes>> {
+        let network = Network::default();
+        let subject = Subject { name: &offer.name, content: &offer.content, size: offer.size, network: &network };
+        Some(Box::new(SignedAttributes::sign(attributes, subject, key).unwrap()))
+    }
+
+    /// Tells the master all that is due; the names.
+    fn tell(announcer: &mut Announcer, share: &Share, attributes: Attributes, key: &Keypair) -> Vec<String> {
+        let mut names = Vec::new();
+        loop {
+            let after = |after: Option<&Name>| {
+                let begin = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+                let rest = share.range((begin, Bound::Unbounded));
+                rest.map(|(name, (content, size))| (name, content, *size, Some(attributes)))
+            };
+            let Some(Batch::Announce { mut offers, last }) = announcer.next_batch(after, NOW) else { return names };
+            offers.iter_mut().for_each(|offer| offer.attributes = signed(attributes, offer, key));
+            names.extend(offers.iter().map(|offer| offer.name.clone()));
+            let verdicts = vec![accepted(1); offers.len()];
+            assert!(announcer.on_announced(&offers, last.is_some(), verdicts, now()));
+        }
+    }
+
+    #[test]
+    fn a_change_of_attributes_is_told_once_and_known_after_a_restart() {
+        let key = Keypair::generate_ed25519();
+        let share = files(7);
+        let (plain, executable) = (Attributes::new(false, 1), Attributes::new(true, 1));
+        let mut announcer = Announcer::new(key.public().to_peer_id(), []).with_batch(3);
+        announcer.on_joined(false, view(&share), now().mono);
+        assert_eq!(tell(&mut announcer, &share, plain, &key).len(), 7);
+        announcer.look_again();
+        assert!(tell(&mut announcer, &share, plain, &key).is_empty());
+        announcer.look_again();
+        assert_eq!(tell(&mut announcer, &share, executable, &key).len(), 7);
+        let said = announcer.statements().all(|statement| match statement {
+            Statement::Certificate(held) => held.entry.attributes(&Network::default()) == Some(executable),
+            _ => false,
+        });
+        assert!(said, "others learn of it by the certificates");
+        // A master that knows the share knows what it was told before.
+        let mut announcer = restart(&mut announcer).with_batch(3);
+        announcer.on_joined(true, view(&share), now().mono);
+        assert!(tell(&mut announcer, &share, executable, &key).is_empty());
+        // Unless it changed while the node was down.
+        announcer.on_joined(true, view(&share), now().mono);
+        assert_eq!(tell(&mut announcer, &share, plain, &key).len(), 7);
+    }
+
+    #[test]
+    fn a_master_that_lacks_attributes_is_told_them() {
+        let key = Keypair::generate_ed25519();
+        let share = files(4);
+        let attributes = Attributes::new(true, 1);
+        let mut announcer = Announcer::new(key.public().to_peer_id(), []).with_batch(3);
+        announcer.on_joined(false, view(&share), now().mono);
+        tell(&mut announcer, &share, attributes, &key);
+        announcer.on_session_over();
+        announcer.set_bare(true);
+        announcer.on_joined(true, view(&share), now().mono);
+        assert_eq!(tell(&mut announcer, &share, attributes, &key).len(), 4);
+        announcer.look_again();
+        assert!(tell(&mut announcer, &share, attributes, &key).is_empty(), "and once");
+    }
+}

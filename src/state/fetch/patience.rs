@@ -6,6 +6,10 @@ use super::{Action, Download, Exhausted, MAX_FAILURES, Source};
 
 /// For how long a download goes on although no source has a chunk that is missing.
 pub(super) const STALL: Duration = Duration::from_secs(30);
+/// First pause after a failure or a busy answer; doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How soon a source without work looks again for a request to take over.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often a download without sources looks for one that is back.
@@ -141,4 +145,9 @@ impl<S: Copy + Ord> Download<S> {
             }
         }
     }
+}
+
+/// How long a source is left alone after so many failures in a row.
+pub(super) fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_PAUSE)
 }

@@ -215,7 +215,14 @@ fn what_peers_left_with_is_bounded() {
         assert!(!away::depart(&connection, peer, session, &held, at).unwrap());
         for name in 0..10 {
             let name = Name::parse(&format!("{number} {name}")).unwrap();
-            let entry = Entry { name, content: ContentId::of(b""), size: 0, owner: *peer, version: Version(1), attributes: None };
+            let entry = Entry {
+                name,
+                content: ContentId::of(b""),
+                size: 0,
+                owner: *peer,
+                version: Version(1),
+                attributes: None,
+            };
             away::remember(&connection, session, &Left { entry, ended: Version(2) }).unwrap();
         }
     }

@@ -489,6 +489,8 @@ fn storage_refusal(error: &rusqlite::Error) -> Refusal {
 #[cfg(test)]
 mod again_tests;
 #[cfg(test)]
+mod attributes_tests;
+#[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]
 mod left_tests;

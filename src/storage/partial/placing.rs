@@ -126,8 +126,7 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> Result<(), PartialError> {
 /// Renames over just the file that is meant: whoever wrote to it, or replaced it, meanwhile keeps what it wrote.
 pub(super) fn rename_over(from: &Path, to: &Path, over: &FileStamp) -> Result<(), PartialError> {
     let changed = || PartialError::Changed { path: to.to_owned() };
-    let exchange =
-        || rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::EXCHANGE);
+    let exchange = || rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::EXCHANGE);
     match exchange() {
         Ok(()) => {}
         // It was removed meanwhile.

@@ -183,7 +183,8 @@ impl Writer {
         let unchanged = held == *share;
         let again = self.returns(&id, share, again && !unchanged)?;
         self.reports.on_joined(id, unchanged, share.entries);
-        let bare = schema::has_bare(&self.connection, &id, false)? || again && schema::has_bare(&self.connection, &id, true)?;
+        let bare =
+            schema::has_bare(&self.connection, &id, false)? || again && schema::has_bare(&self.connection, &id, true)?;
         let holding = self.holding(&Peer { id, session, held });
         Ok(WriteOutcome::Joined { session, unchanged, again, bare, holding })
     }
