@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use super::backend::Backend;
 use super::interrupt::{Rest, interruptible, with_node};
 use super::output::{self, Bar, Table, note, plain, size};
 use super::settings::NodeArgs;
@@ -19,8 +18,8 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
         Command::Get(get) => super::get::get(args, get, json).await,
         Command::Search { words, limit } => {
             let query = words.join(" ");
-            let search = async |backend: &Backend| Ok(backend.search(&query, limit).await?);
-            let found = with_node(args, Rest::Nothing, search).await?;
+            let found =
+                with_node(args, Rest::Nothing, async |backend| Ok(backend.search(&query, limit).await?)).await?;
             print_entries(&found, json)?;
             if found.len() >= limit.min(MAX_RESULTS) {
                 note(&format!("there may be more; --limit lists up to {MAX_RESULTS}, more words find fewer"));
@@ -28,8 +27,8 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
             Ok(())
         }
         Command::Lookup { name } => {
-            let lookup = async |backend: &Backend| Ok(backend.lookup(&name).await?);
-            print_lookup(&with_node(args, Rest::Nothing, lookup).await?, json)
+            let found = with_node(args, Rest::Nothing, async |backend| Ok(backend.lookup(&name).await?)).await?;
+            print_lookup(&found, json)
         }
         // What was hashed is not hashed again.
         Command::Share { paths, name } => {

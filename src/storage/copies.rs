@@ -182,11 +182,21 @@ impl Copies {
 
     /// What was written into a folder, by its path: one row for each content that a file had or was about to have.
     pub fn below(&self, folder: &Path) -> Result<BTreeMap<PathBuf, Vec<Copy>>, CopiesError> {
+        self.read("folder", folder)
+    }
+
+    /// The same of one file.
+    pub fn at(&self, path: &Path) -> Result<BTreeMap<PathBuf, Vec<Copy>>, CopiesError> {
+        self.read("path", path)
+    }
+
+    fn read(&self, column: &str, path: &Path) -> Result<BTreeMap<PathBuf, Vec<Copy>>, CopiesError> {
         let read = || {
-            let sql =
-                "SELECT path, content, folder, name, owner, len, mtime, ctime, inode FROM copies WHERE folder = ?1";
-            let mut statement = self.connection.prepare_cached(sql)?;
-            let mut rows = statement.query([bytes(folder)])?;
+            let sql = format!(
+                "SELECT path, content, folder, name, owner, len, mtime, ctime, inode FROM copies WHERE {column} = ?1"
+            );
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let mut rows = statement.query([bytes(path)])?;
             let mut copies = BTreeMap::<_, Vec<_>>::new();
             while let Some(row) = rows.next()? {
                 // What is damaged says nothing.
@@ -298,6 +308,8 @@ mod tests {
         copies.forget(&[new.path.clone()]).unwrap();
         assert_eq!(copies.below(Path::new("/copies")).unwrap().len(), 1);
         assert!(copies.below(Path::new("/other")).unwrap().is_empty());
+        assert_eq!(copies.at(Path::new("/copies/b")).unwrap().len(), 1);
+        assert!(copies.at(Path::new("/copies")).unwrap().is_empty());
     }
 
     #[test]

@@ -92,7 +92,9 @@ impl Node {
                 () = tokio::time::sleep(STILL) => {}
                 Ok(_) = wish.wait_for(|wish| *wish == Wish::Cancel) => return Err(Error::Cancelled),
             }
-            let now: BTreeSet<Name> = self.names_below(folder.prefix.as_ref()).await?.into_keys().collect();
+            // What was downloaded is there, whether the list can be had again or not.
+            let Ok(now) = self.names_below(folder.prefix.as_ref()).await else { return Ok(None) };
+            let now: BTreeSet<Name> = now.into_keys().collect();
             if now == names {
                 return Ok(Some(names));
             }
