@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::download::{self, Got, Target};
 use super::lookup::{Checked, parse_name};
 use super::operation::{Reins, Wish};
-use super::small::{Into, Small, by_owner};
+use super::small::{Place, Small, by_owner};
 use super::types::{FailedFile, GetOptions, GetReport, GetRequest, GotFile, Progress};
 use super::{Error, Node, in_place, shorten};
 use crate::storage::copies::Copy;
@@ -240,7 +240,7 @@ impl Node {
         report: &mut GetReport,
     ) -> Result<Vec<Small>, Error> {
         let Folder { output, options, record, reins, patience, .. } = folder;
-        let into = Into { output: Arc::new(output.to_path_buf()), record: record.clone(), options: options.clone() };
+        let into = Place { output: Arc::new(output.to_path_buf()), record: record.clone(), options: options.clone() };
         loop {
             let Some(first) = files.first() else { return Ok(files) };
             // One lookup tells where the owner of all of them is.

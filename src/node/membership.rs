@@ -228,7 +228,7 @@ impl Membership {
         {
             return Ok(Told::Rejoin);
         }
-        while let Some(batch) = self.next_batch() {
+        while let Some(batch) = self.next_batch().await {
             if self.send(member, batch).await? == Told::Rejoin {
                 return Ok(Told::Rejoin);
             }
@@ -287,23 +287,27 @@ impl Membership {
         Ok(Member { returning, ..Member::new(master, joined.session) })
     }
 
-    fn next_batch(&self) -> Option<Batch> {
+    async fn next_batch(&self) -> Option<Batch> {
         let entries = self.shares.entries();
         let share = |after: Option<&Name>| {
             let from = after.map_or(0, |after| entries.partition_point(|entry| entry.name <= *after));
             let entries = entries.get(from..).unwrap_or_default().iter();
             entries.map(|entry| (&entry.name, &entry.content, entry.size, Some(entry.attributes())))
         };
-        let mut batch = self.standings.lock().next_batch(share, unix_ms());
-        if let Some(Batch::Announce { offers, .. }) = &mut batch {
-            for offer in offers {
-                // Names of one batch are in order, and of the same share.
+        let batch = self.standings.lock().next_batch(share, unix_ms());
+        let Some(Batch::Announce { mut offers, last }) = batch else { return batch };
+        let (network, keypair) = (self.network.clone(), self.keypair.clone());
+        // A thousand signatures take their time.
+        let signing = tokio::task::spawn_blocking(move || {
+            for offer in &mut offers {
                 let found = entries.binary_search_by(|entry| entry.name.as_str().cmp(&offer.name)).ok();
                 let entry = found.and_then(|number| entries.get(number));
-                offer.attributes = entry.and_then(|entry| entry.signed_attributes(&self.network, &self.keypair));
+                offer.attributes = entry.and_then(|entry| entry.signed_attributes(&network, &keypair));
             }
-        }
-        batch
+            offers
+        });
+        // Nothing else can be told if that fails: the node is ending.
+        signing.await.ok().map(|offers| Batch::Announce { offers, last })
     }
 
     async fn send(&self, member: &mut Member, batch: Batch) -> Result<Told, String> {

@@ -51,7 +51,7 @@ pub(super) struct Outcome {
 
 /// Where and how small files are put in place.
 #[derive(Clone)]
-pub(super) struct Into {
+pub(super) struct Place {
     pub(super) output: Arc<PathBuf>,
     pub(super) record: Arc<Record>,
     pub(super) options: Arc<GetOptions>,
@@ -64,7 +64,7 @@ impl Node {
         owner: PeerId,
         addresses: Vec<Multiaddr>,
         files: Vec<Small>,
-        into: &Into,
+        into: &Place,
         reins: &Reins,
     ) -> Outcome {
         let inner = &self.inner;
@@ -116,7 +116,7 @@ async fn fetch_batch(
     owner: PeerId,
     addresses: Vec<Multiaddr>,
     batch: Vec<Small>,
-    into: Into,
+    into: Place,
 ) -> Outcome {
     let begin = Instant::now();
     let contents: Vec<ContentId> = batch.iter().map(|file| file.entry.content).collect();

@@ -59,7 +59,7 @@ impl Node {
         let (gone, away): (Vec<_>, Vec<_>) =
             gone.into_iter().filter(|file| !names.contains(&file.name)).partition(|file| owners.contains(&file.owner));
         report.kept.extend(away.into_iter().map(|file| keep(file, AWAY)));
-        let looks = stream::iter(gone).map(|file| async {
+        let looks = stream::iter(gone).map(|file| async move {
             let found = self.inner.questions.lookup(file.name.as_str()).await;
             (file, matches!(found, Err(Error::NotFound { .. })))
         });
