@@ -260,6 +260,7 @@ impl Node {
             }
             if came {
                 patience.on_progress();
+                say(reins, None);
                 continue;
             }
             // It is there, and does not send them: others may have them.
@@ -283,10 +284,10 @@ impl Node {
         let (begin, mut missed) = (Instant::now(), None);
         loop {
             let error = match self.try_one_below(file, folder, begin).await {
-                Ok((got, stamp)) => {
+                Ok(((got, stamp), entry)) => {
                     patience.on_progress();
                     say(reins, None);
-                    record::remember(record, vec![record.copy(&file.entry, &file.rest, stamp)]).await;
+                    record::remember(record, vec![record.copy(&entry, &file.rest, stamp)]).await;
                     return Ok(got);
                 }
                 Err(error) => error,
@@ -300,14 +301,17 @@ impl Node {
         }
     }
 
-    async fn try_one_below(&self, file: &Small, folder: &Folder<'_>, begin: Instant) -> Result<Placed, Error> {
+    /// The file as it is now, with what its name stands for by then.
+    async fn try_one_below(&self, file: &Small, folder: &Folder<'_>, begin: Instant) -> Result<(Placed, Entry), Error> {
         let Folder { output, options, reins, patience, .. } = folder;
         let found = self.inner.questions.lookup(file.entry.name.as_str()).await?;
+        let entry = found.entry.clone();
         let (below, rest) = (output.to_path_buf(), file.rest.clone());
         let target = tokio::task::spawn_blocking(move || output_path(&below, rest.split('/')))
             .await
             .map_err(|_| Error::Bug)??;
-        self.fetch(found, target, file.over, options, patience, begin, reins).await
+        let placed = self.fetch(found, target, file.over, options, patience, begin, reins).await?;
+        Ok((placed, entry))
     }
 
     /// Every name below a prefix, and the prefix if it is a name itself. The index narrows them down by a glob.

@@ -57,7 +57,8 @@ pub(super) async fn split(
     let (output, record, options, network) = (output.to_owned(), record.clone(), options.clone(), network.clone());
     let looking = tokio::task::spawn_blocking(move || {
         // Links on the way to the folder are the user's; below it none is followed.
-        let root = record.folder().unwrap_or(&output).to_owned();
+        let root = record.folder().map(Path::to_owned).or_else(|| output.canonicalize().ok());
+        let root = root.unwrap_or_else(|| output.clone());
         let looker = Looker {
             output: &output,
             root: &root,
