@@ -5,7 +5,7 @@ pub(super) mod patience;
 pub(super) mod record;
 mod tidy;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

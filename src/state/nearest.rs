@@ -104,7 +104,9 @@ fn last_segment(name: &str) -> &str {
 fn slips(a: &str, b: &str) -> Option<usize> {
     let a: Vec<char> = a.chars().take(LETTERS).collect();
     let b: Vec<char> = b.chars().take(LETTERS).collect();
-    let most = a.len().max(b.len()).div_ceil(LETTERS_PER_SLIP);
+    let longest = a.len().max(b.len());
+    // Of the shortest names nothing would be left.
+    let most = if longest < LETTERS_PER_SLIP - 1 { 0 } else { longest.div_ceil(LETTERS_PER_SLIP) };
     if a.len().abs_diff(b.len()) > most {
         return None;
     }

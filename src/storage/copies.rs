@@ -210,7 +210,7 @@ impl Copies {
     }
 
     fn together(&mut self, write: impl FnOnce(&Connection) -> Result<(), rusqlite::Error>) -> Result<(), CopiesError> {
-        let mut run = || {
+        let run = || {
             // At once, or two processes that read first would both fail to write.
             let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             write(&transaction)?;

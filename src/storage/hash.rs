@@ -59,7 +59,8 @@ impl FileStamp {
     }
 }
 
-/// A hashed file.#[derive(Debug, Clone)]
+/// A hashed file.
+#[derive(Debug, Clone)]
 pub struct Hashed {
     /// Content id.
     pub content: ContentId,

@@ -329,7 +329,7 @@ async fn copies_of_a_download_that_was_cut_off_are_copies() {
     let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     let pair = Pair::new(&files).await;
     let request = GetRequest { name: "tree".to_owned(), output: pair.ben.output(), recursive: true };
-    let mut operation = pair.ben.get(request);
+    let operation = pair.ben.get(request);
     let mut seen = operation.progress();
     seen.wait_for(|progress| progress.done_files >= 5).await.unwrap();
     drop(operation);

@@ -30,6 +30,7 @@ pub(super) const TABLES: &str = "
         checksum BLOB NOT NULL,
         ended INTEGER NOT NULL,
         session INTEGER NOT NULL,
+        attributes BLOB,
         PRIMARY KEY (owner, name)
     ) STRICT, WITHOUT ROWID;
 ";
