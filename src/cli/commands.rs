@@ -1,27 +1,26 @@
 //! The commands that ask a node.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::backend::Backend;
+use super::interrupt::{Rest, interruptible, with_node};
 use super::output::{self, Bar, Table, note, size};
 use super::settings::NodeArgs;
-use super::{Command, Failure, OutputArgs, roots, summary};
+use super::{Command, Failure, OutputArgs, absolute, roots, summary};
 use crate::config::Selection;
 use crate::http::{Client, Listed, MAX_RESULTS};
 use crate::node::{
-    AgreementInfo, EntryInfo, ErrorKind, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState, ShareReport,
-    SharedInfo, Source, Standing, Status,
+    AgreementInfo, EntryInfo, ErrorKind, LookupInfo, MasterState, PeerInfo, PeerState, ShareReport, SharedInfo, Source,
+    Standing, Status,
 };
 
 pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputArgs) -> Result<(), Failure> {
     let (json, verbose) = (output.json, output.verbose);
     match command {
-        Command::Get { name, output: path, recursive } => get(args, name, path, recursive, output).await,
+        Command::Get(get) => super::get::get(args, get, output).await,
         Command::Search { words, limit } => {
-            let backend = Backend::find_or_start(args).await?;
-            let found = backend.search(&words.join(" "), limit).await;
-            backend.end().await;
-            let found = found?;
+            let query = words.join(" ");
+            let found =
+                with_node(args, Rest::Nothing, async |backend| Ok(backend.search(&query, limit).await?)).await?;
             print_entries(&found.entries, json)?;
             if found.more {
                 note(&there_are_more(found.entries.len(), Some(MAX_RESULTS)));
@@ -29,30 +28,43 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
             Ok(())
         }
         Command::Lookup { name } => {
-            let backend = Backend::find_or_start(args).await?;
-            let found = backend.lookup(&name).await;
-            backend.end().await;
-            print_lookup(&found?, json)
+            let found = with_node(args, Rest::Nothing, async |backend| Ok(backend.lookup(&name).await?)).await?;
+            print_lookup(&found, json)
         }
+        // What was hashed is not hashed again.
         Command::Share { paths, name } => {
-            share(&running(args).await?, paths, name, args.select.selection(), output).await
+            let selection = args.select.selection();
+            let share = async { share(&running(args).await?, paths, name, selection, output).await };
+            interruptible(Rest::GoesOn, share).await
         }
-        Command::Unshare { paths } => roots::unshare(&running(args).await?, paths, json).await,
-        Command::Revoke { names } => summary::print_revoked(&running(args).await?.revoke(names).await?, json, verbose),
-        Command::Ls { roots: true, .. } => roots::list(&running(args).await?, json).await,
+        Command::Unshare { paths } => {
+            interruptible(Rest::GoesOn, async { roots::unshare(&running(args).await?, paths, json).await }).await
+        }
+        Command::Revoke { names } => {
+            let revoke = async { Ok(running(args).await?.revoke(names).await?) };
+            summary::print_revoked(&interruptible(Rest::GoesOn, revoke).await?, json, verbose)
+        }
+        Command::Ls { roots: true, .. } => {
+            interruptible(Rest::Nothing, async { roots::list(&running(args).await?, json).await }).await
+        }
         Command::Ls { roots: false, limit } => {
-            let shared = running(args).await?.some_shared(limit.unwrap_or(usize::MAX)).await?;
+            let list = async { Ok(running(args).await?.some_shared(limit.unwrap_or(usize::MAX)).await?) };
+            let shared = interruptible(Rest::Nothing, list).await?;
             print_shared(&shared.entries, json)?;
             note_cut(&shared);
             Ok(())
         }
         Command::Peers { limit } => {
-            let peers = running(args).await?.some_peers(limit.unwrap_or(usize::MAX)).await?;
+            let list = async { Ok(running(args).await?.some_peers(limit.unwrap_or(usize::MAX)).await?) };
+            let peers = interruptible(Rest::Nothing, list).await?;
             print_peers(&peers.entries, json)?;
             note_cut(&peers);
             Ok(())
         }
-        Command::Status => print_status(&running(args).await?.status().await?, json),
+        Command::Status => {
+            let ask = async { Ok(running(args).await?.status().await?) };
+            print_status(&interruptible(Rest::Nothing, ask).await?, json)
+        }
         // Dealt with before.
         Command::Run | Command::Demo | Command::Identity { .. } | Command::Completions { .. } => Ok(()),
     }
@@ -79,54 +91,6 @@ fn note_cut<T>(list: &Listed<T>) {
 async fn running(args: &NodeArgs) -> Result<Client, Failure> {
     let data_dir = args.data_dir()?;
     Client::find(&data_dir).await?.ok_or_else(|| Failure::NotRunning { data_dir, flags: args.repeated() })
-}
-
-pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|error| Failure::Path(path.to_owned(), error))
-}
-
-async fn get(
-    args: &NodeArgs,
-    name: String,
-    output: Option<PathBuf>,
-    recursive: bool,
-    &OutputArgs { json, verbose, .. }: &OutputArgs,
-) -> Result<(), Failure> {
-    let last = name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
-    let output = match output {
-        Some(path) => path,
-        // A prefix goes into a folder of its own; everything goes here.
-        None if recursive && !last.is_empty() && last != "." && last != ".." => PathBuf::from(&last),
-        None => PathBuf::from("."),
-    };
-    let folder = absolute(&output)?;
-    let request = GetRequest { name, output: folder.clone(), recursive };
-    let backend = Backend::find_or_start(args).await?;
-    let mut bar = Bar::new();
-    let report = tokio::select! {
-        report = backend.get(request, |progress| bar.show(&progress)) => report,
-        // Dropping the request cancels it, which leaves nothing at the target.
-        _ = tokio::signal::ctrl_c() => Err(crate::node::Error::ShuttingDown),
-    };
-    bar.finish();
-    backend.end().await;
-    let report = report?;
-    if json && recursive {
-        output::json(&report.files)?;
-    } else if json {
-        output::json(&report.files.first())?;
-    } else {
-        let bytes: u64 = report.files.iter().map(|file| file.bytes).sum();
-        let each: &[_] = if recursive && !verbose { &[] } else { &report.files };
-        for file in each {
-            output::line(&format!("{}  {}  {:.2} s", file.path.display(), size(file.bytes), file.seconds))?;
-        }
-        if recursive {
-            let files = summary::files(report.files.len());
-            output::line(&format!("{files}, {}, in {}", size(bytes), folder.display()))?;
-        }
-    }
-    summary::fail_for(&report.failed, verbose)
 }
 
 async fn share(

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::output::{self, Table, plain, size};
-use super::{Failure, commands::absolute};
+use super::{Failure, absolute};
 use crate::config::Origin;
 use crate::http::Client;
 use crate::node::{LeftOut, RootInfo, RootPresence, UnsharedInfo};

@@ -12,11 +12,11 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::routes::{MAX_RESULTS, MORE};
-use super::types::{ErrorBody, Line, Parts, RevokeBody, ShareBody, UnshareBody};
+use super::types::{ErrorBody, GetBody, Line, Parts, RevokeBody, ShareBody, UnshareBody};
 use crate::config::Selection;
 use crate::node::{
-    EntryInfo, Error, ErrorKind, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, RootInfo, SearchInfo, SharedInfo,
-    Status, UnsharedInfo,
+    EntryInfo, Error, ErrorKind, GetOptions, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, RootInfo,
+    SearchInfo, SharedInfo, Status, UnsharedInfo,
 };
 use crate::storage::dir::socket_path;
 
@@ -203,7 +203,12 @@ impl Client {
 
     /// See [`crate::Node::get`]; follow it with [`Call::follow`].
     pub async fn fetch(&self, request: &GetRequest) -> Result<Call, Error> {
-        self.call("/v1/get", request).await
+        self.fetch_with(request, &GetOptions::default()).await
+    }
+
+    /// See [`crate::Node::get_with`]; follow it with [`Call::follow`].
+    pub async fn fetch_with(&self, request: &GetRequest, options: &GetOptions) -> Result<Call, Error> {
+        self.call("/v1/get", &GetBody { request: request.clone(), options: options.clone() }).await
     }
 }
 

@@ -14,8 +14,10 @@ use serde::Serialize;
 use swarmdex_protocols::text::plain_json;
 
 use super::serve::whole_body;
-use super::types::{ErrorBody, Form, Line, ListQuery, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody, UnshareBody};
-use crate::node::{Error, GetRequest, Node, Operation};
+use super::types::{
+    ErrorBody, Form, GetBody, Line, ListQuery, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody, UnshareBody,
+};
+use crate::node::{Error, Node, Operation};
 
 /// Longest body of a request, in bytes: the names of the longest command line (6 MiB on Linux), their quotes escaped.
 pub(super) const MAX_BODY: usize = 16 << 20;
@@ -132,8 +134,8 @@ async fn share(State(app): State<App>, Json(ShareBody { paths, name, selection }
     follow(app.node.share_selected(paths, name, selection))
 }
 
-async fn fetch(State(app): State<App>, Json(request): Json<GetRequest>) -> Response {
-    follow(app.node.get(request))
+async fn fetch(State(app): State<App>, Json(GetBody { request, options }): Json<GetBody>) -> Response {
+    follow(app.node.get_with(request, options))
 }
 
 /// An operation on its way to who asked for it.

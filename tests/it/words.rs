@@ -115,6 +115,7 @@ async fn names_of_an_owner_of_an_earlier_build_are_found_as_far_as_words_are_the
         size: 1,
         owner: key.public().to_peer_id(),
         version: Version::default().next(now),
+        attributes: None,
     };
     let claim = Claim::sign(entry, Version(0), false, &Network::default(), &key, now).unwrap();
     let statement = Statement::Claim(claim);

@@ -107,7 +107,14 @@ mod tests {
         let peer = owner.public().to_peer_id();
         let certificate = |name: &str, version| {
             let name = Name::parse(name).unwrap();
-            let entry = Entry { name, content: ContentId::of(b"x"), size: 1, owner: peer, version: Version(version) };
+            let entry = Entry {
+                name,
+                content: ContentId::of(b"x"),
+                size: 1,
+                owner: peer,
+                version: Version(version),
+                attributes: None,
+            };
             Certificate::sign(entry, &network, &master, 1000).unwrap()
         };
         let tally = |statement: Statement| {
@@ -138,7 +145,7 @@ mod tests {
         absent.on_back(&here);
         let entry = |name: &str, owner| {
             let name = Name::parse(name).unwrap();
-            Entry { name, content: ContentId::of(b"x"), size: 1, owner, version: Version(1) }
+            Entry { name, content: ContentId::of(b"x"), size: 1, owner, version: Version(1), attributes: None }
         };
         let page = ReadOutcome::Page(Page { entries: vec![entry("a", away), entry("b", here)], next: None });
         assert_eq!(names_of(&page, &absent.0).into_keys().collect::<Vec<_>>(), [Name::parse("a").unwrap()]);

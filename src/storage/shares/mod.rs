@@ -27,7 +27,8 @@ pub use presence::{Identity, Mounts, identity, is_remote};
 pub use roots::{DeclareOutcome, RootStanding, RootState};
 pub use select::{LeftOut, MAX_PATTERN, MAX_PATTERNS, Why, check_patterns};
 use swarmdex_protocols::name::InvalidName;
-use swarmdex_protocols::{ContentId, Name};
+use swarmdex_protocols::statement::Subject;
+use swarmdex_protocols::{Attributes, ContentId, Keypair, Name, Network, SignedAttributes};
 use tokio::sync::watch;
 pub use watcher::{Heard, Watcher};
 
@@ -156,6 +157,17 @@ impl SharedEntry {
     /// Whether it is a file as it is now.
     fn is(&self, path: &Path, stamp: &FileStamp) -> bool {
         *self.path == *path && self.stamp == *stamp
+    }
+
+    /// What the file has beside its bytes; `None` while it is away.
+    pub fn attributes(&self) -> Option<Attributes> {
+        (!self.suspended).then(|| Attributes::new(self.stamp.executable, self.stamp.mtime_ns))
+    }
+
+    /// The same, said by the owner of the name; `None` if it cannot be signed.
+    pub fn signed_attributes(&self, network: &Network, owner: &Keypair) -> Option<Box<SignedAttributes>> {
+        let subject = Subject { name: self.name.as_str(), content: &self.content, size: self.size, network };
+        SignedAttributes::sign(self.attributes()?, subject, owner).ok().map(Box::new)
     }
 }
 
@@ -292,6 +304,11 @@ impl ShareTable {
     /// Everything that is shared and there, sorted by name.
     pub fn entries(&self) -> Arc<Vec<SharedEntry>> {
         lock(&self.shared.table).listed()
+    }
+
+    /// What is shared under a name.
+    pub fn entry(&self, name: &Name) -> Option<SharedEntry> {
+        lock(&self.shared.table).get(name).cloned()
     }
 
     /// Changes whenever the table does, and when a file is found changed.

@@ -283,6 +283,8 @@ impl Database {
                     mtime_ns: row.get(2)?,
                     ctime_ns: row.get(3)?,
                     inode: row.get::<_, i64>(4)?.cast_unsigned(),
+                    // Nobody knows before the file is back; until then nothing is said of it.
+                    executable: false,
                 };
                 Ok((path_of(row.get(0)?), stamp, ContentId::from_bytes(row.get::<_, [u8; 32]>(5)?)))
             })?;

@@ -207,7 +207,7 @@ fn a_share_table_of_an_earlier_build_opens_with_everything_in_it() {
         database.execute(sql, rusqlite::params![bytes(&roots[1]), None::<String>]).unwrap();
         // Hashed on a device of another number: it is not read again. The content tells.
         let file = roots[0].join("kept");
-        let FileStamp { len, mtime_ns, ctime_ns, inode } = FileStamp::of(&fs::metadata(&file).unwrap());
+        let FileStamp { len, mtime_ns, ctime_ns, inode, .. } = FileStamp::of(&fs::metadata(&file).unwrap());
         let hash = ContentId::of(b"what the cache says");
         let values =
             rusqlite::params![bytes(&file), len as i64, mtime_ns, ctime_ns, inode as i64, 4711, &hash.as_bytes()[..]];
