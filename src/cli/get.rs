@@ -98,7 +98,12 @@ pub(super) async fn get(
         }
         return into_stream(args, get, &output, stream, json).await;
     }
-    let request = GetRequest { name: get.name.clone(), output: absolute(&output)?, recursive: get.recursive };
+    let mut place = absolute(&output)?;
+    // A folder is meant, and the dot is gone by now.
+    if ["/.", "/.."].iter().any(|end| output.as_os_str().as_encoded_bytes().ends_with(end.as_bytes())) {
+        place.push("");
+    }
+    let request = GetRequest { name: get.name.clone(), output: place, recursive: get.recursive };
     let options = get.options();
     let report = with_node(args, Rest::GoesOn, async |backend| download(backend, request, options).await).await?;
     if json && get.recursive {

@@ -86,6 +86,9 @@ impl Node {
                 }
                 Err(error) => error,
             };
+            if let (Error::Name { .. }, Some(folder)) = (&error, name.strip_suffix('/')) {
+                return Err(self.explain_folder(folder, error).await);
+            }
             let what = match &error {
                 Error::NotFound { name } => format!("nobody has {name:?} yet"),
                 error => error.describe(),

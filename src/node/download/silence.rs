@@ -57,7 +57,7 @@ impl Task<'_> {
 
     /// Says that the owner is waited for once that takes a moment, and again when it is over.
     pub(super) fn look_who_is_away(&mut self, machine: &Download<PeerId>) {
-        if !machine.is_waiting() || self.patience.limit().is_zero() {
+        if !self.is_alone(machine) || self.patience.limit().is_zero() {
             if self.away.take().is_some() {
                 patience::say(self.reins, None);
             }
@@ -67,6 +67,15 @@ impl Task<'_> {
         if since.elapsed() >= NOTICE {
             patience::say(self.reins, Some(self.patience.sentence(&patience::away(&self.owner))));
         }
+    }
+
+    /// Whether nobody is left who has what is missing, or nobody of those who owe some of it is connected.
+    fn is_alone(&self, machine: &Download<PeerId>) -> bool {
+        let net = &self.inner.net;
+        let is_there = |source: &PeerId| *source == net.local() || net.last_data(source).is_some();
+        let mut owing = machine.owing().map(|(source, ..)| source).peekable();
+        let cut_off = owing.peek().is_some() && !owing.any(|source| is_there(&source));
+        machine.is_waiting() || machine.is_patient() && cut_off
     }
 
     /// Whether anything was heard of any source since.

@@ -8,7 +8,7 @@ use swarmdex_protocols::words::index_words;
 use swarmdex_protocols::{Name, Pattern};
 
 use super::glob_below;
-use crate::node::{Error, Node};
+use crate::node::{Error, Node, shorten};
 use crate::state::nearest::{Hint, nearest};
 
 /// How long a hint may take.
@@ -31,6 +31,16 @@ impl Node {
             Error::NotFound { name } => Error::NotNamed { name, hint },
             Error::NothingBelow { prefix } => Error::NotBelow { prefix, hint },
             error => error,
+        }
+    }
+
+    /// The same for what ends in a slash, which is no name.
+    pub(super) async fn explain_folder(&self, folder: &str, error: Error) -> Error {
+        match self.hint(folder, false).await {
+            Some(hint @ Hint::Folder { .. }) => {
+                Error::NotNamed { name: shorten(&format!("{folder}/")), hint: sentence(hint) }
+            }
+            _ => error,
         }
     }
 
