@@ -191,13 +191,18 @@ impl Term {
             }
             Self::Glob { glob, .. } => {
                 let last = glob.split('*').count() - 1;
-                glob.split('*').enumerate().flat_map(|(number, piece)| piece_words(piece, number == 0, number == last)).collect()
+                glob.split('*')
+                    .enumerate()
+                    .flat_map(|(number, piece)| piece_words(piece, number == 0, number == last))
+                    .collect()
             }
         }
     }
 
     fn required_first(&self) -> Vec<RequiredWord> {
-        let kind = |(text, prefix): (String, bool)| if prefix { RequiredWord::Begins(text) } else { RequiredWord::Whole(text) };
+        let kind = |(text, prefix): (String, bool)| {
+            if prefix { RequiredWord::Begins(text) } else { RequiredWord::Whole(text) }
+        };
         match self {
             Self::Text(_) => Vec::new(),
             Self::Words(words) => {
@@ -205,7 +210,9 @@ impl Term {
                 let all = words.iter().enumerate().map(|(number, word)| (word.text.to_string(), number == last));
                 all.map(kind).collect()
             }
-            Self::Glob { glob, .. } => first::glob_words(&glob.chars().collect::<Vec<_>>()).into_iter().map(kind).collect(),
+            Self::Glob { glob, .. } => {
+                first::glob_words(&glob.chars().collect::<Vec<_>>()).into_iter().map(kind).collect()
+            }
         }
     }
 }
@@ -416,10 +423,12 @@ mod tests {
         let matches = |query: &str, name: &str| {
             Pattern::parse_by(query, Rule::First).unwrap().matches(&Name::parse(name).unwrap())
         };
-        for (query, name) in [("été", "Été 2023.jpg"), ("img2024", "IMG20240131.jpg"), ("東京", "東京の地図")] {
+        for (query, name) in [("été", "Été 2023.jpg"), ("img2024", "IMG20240131.jpg"), ("東京", "東京の地図")]
+        {
             assert!(matches(query, name), "{query} {name}");
         }
-        for (query, name) in [("ete", "Été 2023.jpg"), ("20240131", "IMG20240131.jpg"), ("地図", "東京の地図")] {
+        for (query, name) in [("ete", "Été 2023.jpg"), ("20240131", "IMG20240131.jpg"), ("地図", "東京の地図")]
+        {
             assert!(!matches(query, name), "{query} {name}");
         }
     }

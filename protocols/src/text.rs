@@ -13,10 +13,7 @@ pub fn is_visible(char: char) -> bool {
     use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator, Surrogate};
     match char {
         ' '..='~' => true,
-        _ => !matches!(
-            get_general_category(char),
-            Control | Format | LineSeparator | ParagraphSeparator | Surrogate
-        ),
+        _ => !matches!(get_general_category(char), Control | Format | LineSeparator | ParagraphSeparator | Surrogate),
     }
 }
 
@@ -65,7 +62,10 @@ mod tests {
             ("a\x1b[31m\nb\u{202e}c", "a\\u{1b}[31m\\u{a}b\\u{202e}c"),
             ("\r\t\0\x7f", "\\u{d}\\u{9}\\u{0}\\u{7f}"),
             ("\u{9b}31m\u{85}\u{9d}0;title\u{7}", "\\u{9b}31m\\u{85}\\u{9d}0;title\\u{7}"),
-            ("\u{2028}\u{2029}\u{61c}\u{200b}\u{200f}\u{2060}\u{2066}\u{feff}", "\\u{2028}\\u{2029}\\u{61c}\\u{200b}\\u{200f}\\u{2060}\\u{2066}\\u{feff}"),
+            (
+                "\u{2028}\u{2029}\u{61c}\u{200b}\u{200f}\u{2060}\u{2066}\u{feff}",
+                "\\u{2028}\\u{2029}\\u{61c}\\u{200b}\\u{200f}\\u{2060}\\u{2066}\\u{feff}",
+            ),
             ("\u{ad}\u{fff9}\u{e0041}", "\\u{ad}\\u{fff9}\\u{e0041}"),
             ("日本 é Straße 🦀", "日本 é Straße 🦀"),
         ] {

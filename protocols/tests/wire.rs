@@ -19,8 +19,8 @@ use swarmdex_protocols::index::{
 use swarmdex_protocols::limits::*;
 use swarmdex_protocols::statement::{self, Seal};
 use swarmdex_protocols::{
-    Certificate, Claim, ContentId, Entry, Keypair, Multiaddr, Name, Network, PeerId, RecordKey, Rule, Statement, Tombstone,
-    Version, mirror,
+    Certificate, Claim, ContentId, Entry, Keypair, Multiaddr, Name, Network, PeerId, RecordKey, Rule, Statement,
+    Tombstone, Version, mirror,
 };
 
 fn key() -> Keypair {

@@ -60,8 +60,8 @@ impl Backend {
 
     pub(super) async fn search(&self, query: &str, limit: usize) -> Result<SearchInfo, Error> {
         match self {
-            Self::Running(client) => client.find(query, limit).await,
-            Self::Own(own) => own.node.find(query, limit).await,
+            Self::Running(client) => client.matching(query, limit).await,
+            Self::Own(own) => own.node.matching(query, limit).await,
         }
     }
 

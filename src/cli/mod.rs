@@ -286,7 +286,9 @@ mod tests {
             let cli = parse(arguments);
             assert!(cli.output.json && matches!(cli.command, Some(Command::Get { recursive: false, .. })));
         }
-        for arguments in [&["--role", "master", "--http", "off", "-v", "ls"], &["ls", "--role", "master", "--http", "off", "-v"]] {
+        for arguments in
+            [&["--role", "master", "--http", "off", "-v", "ls"], &["ls", "--role", "master", "--http", "off", "-v"]]
+        {
             let cli = parse(arguments);
             assert!(cli.output.verbose && cli.node.repeated().is_empty(), "flags that its help does not show");
         }

@@ -448,7 +448,8 @@ fn check_addresses(config: &Config) -> Result<(), Invalid> {
 
 /// A word for a shell.
 fn quoted(word: &str) -> String {
-    let is_safe = |char: char| char.is_alphanumeric() || matches!(char, '/' | '.' | '-' | '_' | '+' | ',' | ':' | '@' | '%');
+    let is_safe =
+        |char: char| char.is_alphanumeric() || matches!(char, '/' | '.' | '-' | '_' | '+' | ',' | ':' | '@' | '%');
     if !word.is_empty() && word.chars().all(is_safe) {
         word.to_owned()
     } else {

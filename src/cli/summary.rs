@@ -1,6 +1,7 @@
 //! What a command says of many files: a line for all of them, and each one that needs somebody's attention, as far as a
 //! person reads on. `--verbose` says all of it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::Failure;
@@ -38,21 +39,22 @@ fn is_lost(standing: &Standing) -> bool {
     matches!(standing, Standing::Conflict { .. } | Standing::Refused { .. })
 }
 
-/// `3 files, 1.5 KiB: 2 certified, 1 belongs to others`.
+/// `3 files, 1.5 KiB: 2 certified, 1 of others`.
 fn counted(entries: &[SharedInfo]) -> String {
     let bytes: u64 = entries.iter().map(|entry| entry.entry.size).sum();
-    let kinds: [(&str, fn(&Standing) -> bool); 6] = [
-        ("certified", |standing| *standing == Standing::Certified),
-        ("unconfirmed", |standing| *standing == Standing::Unconfirmed),
-        ("claimed until the master is back", |standing| *standing == Standing::Claimed),
-        ("waiting for the master", |standing| *standing == Standing::Pending),
-        ("of others", |standing| matches!(standing, Standing::Conflict { .. })),
-        ("refused", |standing| matches!(standing, Standing::Refused { .. })),
-    ];
-    let counts = kinds.into_iter().filter_map(|(word, is)| {
-        let count = entries.iter().filter(|entry| is(&entry.standing)).count();
-        (count > 0).then(|| format!("{count} {word}"))
-    });
+    let word = |standing: &Standing| match standing {
+        Standing::Certified => "certified",
+        Standing::Unconfirmed => "unconfirmed",
+        Standing::Claimed => "claimed until the master is back",
+        Standing::Pending => "waiting for the master",
+        Standing::Conflict { .. } => "of others",
+        Standing::Refused { .. } => "refused",
+    };
+    let mut counts = BTreeMap::<_, usize>::new();
+    for entry in entries {
+        *counts.entry(word(&entry.standing)).or_default() += 1;
+    }
+    let counts = counts.into_iter().map(|(word, count)| format!("{count} {word}"));
     let counts = counts.collect::<Vec<_>>().join(", ");
     let files = files(entries.len());
     if counts.is_empty() { files } else { format!("{files}, {}: {counts}", size(bytes)) }
@@ -147,7 +149,9 @@ mod tests {
 
     #[test]
     fn lists_are_bounded_unless_all_is_asked_for() {
-        for (length, verbose, expected) in [(0, false, (0, 0)), (10, false, (10, 0)), (11, false, (10, 1)), (11, true, (11, 0))] {
+        for (length, verbose, expected) in
+            [(0, false, (0, 0)), (10, false, (10, 0)), (11, false, (10, 1)), (11, true, (11, 0))]
+        {
             let all = vec![(); length];
             let (some, left) = listed(&all, verbose);
             assert_eq!((some.len(), left), expected);

@@ -14,7 +14,8 @@ use tokio::net::UnixStream;
 use super::routes::{MAX_RESULTS, MORE};
 use super::types::{ErrorBody, Line, Parts, RevokeBody, ShareBody};
 use crate::node::{
-    EntryInfo, Error, ErrorKind, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, SearchInfo, SharedInfo, Status,
+    EntryInfo, Error, ErrorKind, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, SearchInfo, SharedInfo,
+    Status,
 };
 use crate::storage::dir::socket_path;
 
@@ -159,8 +160,8 @@ impl Client {
         self.get(&format!("/v1/search?query={}&limit={limit}", escape(query))).await
     }
 
-    /// See [`crate::Node::find`].
-    pub async fn find(&self, query: &str, limit: usize) -> Result<SearchInfo, Error> {
+    /// See [`crate::Node::matching`].
+    pub async fn matching(&self, query: &str, limit: usize) -> Result<SearchInfo, Error> {
         let path = format!("/v1/search?query={}&limit={limit}", escape(query));
         let most = limit.min(MAX_RESULTS);
         let Listed { entries, more } = self.list(&path, most, most).await?;

@@ -143,7 +143,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_shows_nothing_gives_way_and_who_may_be_here_stays() {
-        let door = Door::new(4, 2);
+        let door = Door::new(5, 2);
         let (first, second) = (door.enter(from(1)).unwrap(), door.enter(from(1)).unwrap());
         first.prove();
         let third = door.enter(from(1)).unwrap();
@@ -151,18 +151,18 @@ mod tests {
         third.prove();
         assert!(door.enter(from(1)).is_none(), "all of its places are taken by those who may be here");
         // In all: the source with most of those who show nothing gives one.
-        let (_fourth, fifth) = (door.enter(from(2)).unwrap(), door.enter(from(3)).unwrap());
-        let _sixth = door.enter(from(3)).unwrap();
-        assert_eq!(door.lock().all.len(), 4);
-        assert!(!is_gone(&fifth).await);
-        let _seventh = door.enter(from(4)).unwrap();
-        assert!(is_gone(&fifth).await);
-        drop((first, second, third));
-        assert_eq!(door.lock().all.len(), 2);
+        let (fourth, fifth) = (door.enter(from(3)).unwrap(), door.enter(from(3)).unwrap());
+        let sixth = door.enter(from(2)).unwrap();
+        assert_eq!(door.lock().all.len(), 5);
+        let seventh = door.enter(from(4)).unwrap();
+        assert!(is_gone(&fourth).await && !is_gone(&fifth).await && !is_gone(&sixth).await);
+        assert_eq!(door.lock().all.len(), 5);
+        drop((first, second, third, fourth, fifth, sixth, seventh));
+        assert!(door.lock().all.is_empty());
     }
 
     #[tokio::test]
-    async fn a_million_of_them_take_no_more_than_their_places() {
+    async fn ten_thousand_of_them_take_no_more_than_their_places() {
         let door = Door::new(8, 4);
         let mut tickets = std::collections::VecDeque::new();
         for number in 0..10_000_u32 {

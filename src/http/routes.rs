@@ -85,7 +85,7 @@ async fn lookup(State(app): State<App>, Query(LookupQuery { name }): Query<Looku
 }
 
 async fn search(State(app): State<App>, Query(SearchQuery { query, limit, form }): Query<SearchQuery>) -> Response {
-    match app.node.find(&query, limit.min(MAX_RESULTS)).await {
+    match app.node.matching(&query, limit.min(MAX_RESULTS)).await {
         Ok(found) if form == Form::Object => answer(Ok(found)),
         Ok(found) => list(found.entries, found.more),
         Err(error) => answer::<()>(Err(error)),

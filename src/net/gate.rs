@@ -225,10 +225,10 @@ impl<O, E: std::error::Error + 'static, F: Future<Output = Result<O, E>>> Future
         if let Some(ticket) = &mut this.ticket {
             ticket.note_word();
         }
-        match &mut this.late {
-            Some(late) if late.poll_unpin(context).is_ready() => Poll::Ready(Err(GateError::Late)),
-            _ => Poll::Pending,
+        if this.late.as_mut().is_some_and(|late| late.poll_unpin(context).is_ready()) {
+            return Poll::Ready(Err(GateError::Late));
         }
+        Poll::Pending
     }
 }
 

@@ -227,11 +227,11 @@ impl Node {
 
     /// The entries that match `query`, sorted by name, at most `limit`.
     pub async fn search(&self, query: &str, limit: usize) -> Result<Vec<EntryInfo>, Error> {
-        self.find(query, limit).await.map(|found| found.entries)
+        self.matching(query, limit).await.map(|found| found.entries)
     }
 
     /// The same, and whether there are more.
-    pub async fn find(&self, query: &str, limit: usize) -> Result<SearchInfo, Error> {
+    pub async fn matching(&self, query: &str, limit: usize) -> Result<SearchInfo, Error> {
         self.inner.questions.search(query, limit).await
     }
 

@@ -16,7 +16,8 @@ const FOLDER: u32 = 0o700;
 /// Folders where everybody makes files of his own, such as `/tmp`.
 const STICKY: u32 = 0o1000;
 /// Names that are mended one by one of a folder that is not a node's alone.
-const OURS: [&str; 8] = ["lock", "format", "machine", "config.toml", "http-token", "control.sock", "outboards", "lost+found"];
+const OURS: [&str; 8] =
+    ["lock", "format", "machine", "config.toml", "http-token", "control.sock", "outboards", "lost+found"];
 const OUR_BEGINNINGS: [&str; 6] = ["identity.key", "master-", "nodes-", "index.", "shares.", "certificates."];
 
 /// Makes a folder, and those above it that are missing. One that is there stays as it is.
@@ -204,7 +205,10 @@ mod tests {
         set(folder.path(), 0o755);
         let exposed = mend(folder.path(), false, &[]);
         assert_eq!((exposed.count, exposed.path.as_path()), (1, folder.path()));
-        assert_eq!(["", "thesis.tex", "shares.db", ".format.new"].map(|name| mode(&at(name))), [0o755, 0o644, 0o600, 0o600]);
+        assert_eq!(
+            ["", "thesis.tex", "shares.db", ".format.new"].map(|name| mode(&at(name))),
+            [0o755, 0o644, 0o600, 0o600]
+        );
         fs::remove_file(at("thesis.tex")).unwrap();
         assert_eq!(mend(folder.path(), false, &[]).count, 0);
         assert_eq!(mode(folder.path()), 0o700, "with nothing else in it, it is ours");

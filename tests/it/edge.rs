@@ -138,7 +138,8 @@ fn the_logs_flags_work_for_every_command_and_say_nothing_unasked() {
         command.args(arguments).arg("--data-dir").arg(data).envs(log.map(|log| ("SWARMDEX_LOG", log)));
         command.output().unwrap()
     };
-    for arguments in [&["ls"][..], &["status"], &["lookup", "file"], &["search", "file"], &["peers"], &["share", &path]] {
+    for arguments in [&["ls"][..], &["status"], &["lookup", "file"], &["search", "file"], &["peers"], &["share", &path]]
+    {
         let quiet = run(arguments, &node.data, None);
         assert_eq!((code(&quiet), stderr(&quiet).as_str()), (0, ""), "{arguments:?}");
         let loud = run(arguments, &node.data, Some("debug"));
@@ -154,7 +155,11 @@ fn the_logs_flags_work_for_every_command_and_say_nothing_unasked() {
     let loud = stderr(&run(&own, &elsewhere, Some("info")));
     assert!(loud.contains("INFO swarmdex"), "{loud}");
     let complaint = run(&["ls"], &node.data, Some("a=b=c"));
-    assert!(code(&complaint) == 0 && stderr(&complaint).contains("SWARMDEX_LOG is no filter"), "{}", stderr(&complaint));
+    assert!(
+        code(&complaint) == 0 && stderr(&complaint).contains("SWARMDEX_LOG is no filter"),
+        "{}",
+        stderr(&complaint)
+    );
 }
 
 #[test]
@@ -220,10 +225,16 @@ fn what_others_say_is_printed_plain_and_kept_in_json() {
         }
     });
     let run = |arguments: &[&str]| program().args(arguments).arg("--data-dir").arg(folder.path()).output().unwrap();
-    let is_plain = |text: &str| text.lines().count() == 1 && text.trim_end_matches('\n').chars().all(|char| {
-        !char.is_control() && !matches!(char, '\u{202e}' | '\u{2028}')
-    });
-    for arguments in [&["status"][..], &["peers"], &["lookup", "x"], &["search", "x"], &["share", "/tmp"], &["revoke", "x"]] {
+    let is_plain = |text: &str| {
+        text.lines().count() == 1
+            && text
+                .trim_end_matches('\n')
+                .chars()
+                .all(|char| !char.is_control() && !matches!(char, '\u{202e}' | '\u{2028}'))
+    };
+    for arguments in
+        [&["status"][..], &["peers"], &["lookup", "x"], &["search", "x"], &["share", "/tmp"], &["revoke", "x"]]
+    {
         let output = run(arguments);
         assert!(code(&output) == 1 && is_plain(&stderr(&output)), "{arguments:?}: {:?}", stderr(&output));
         assert!(stderr(&output).contains("\\u{1b}[2J"), "{:?}", stderr(&output));

@@ -343,10 +343,7 @@ impl Process {
     }
 
     fn begin(mut command: Command, data: PathBuf, log: PathBuf) -> Result<Self, (ExitStatus, String)> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(&log).unwrap());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(std::fs::File::create(&log).unwrap());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         let mut output = BufReader::new(child.stdout.take().unwrap());

@@ -138,7 +138,9 @@ fn a_log_that_may_not_grow_any_more_costs_lines_and_not_the_node() {
     // In blocks of 512 bytes: far more than the databases of an empty node, and all of it in the log already.
     std::fs::write(&log, vec![b'\n'; 8 << 20]).unwrap();
     let mut shell = Command::new("sh");
-    shell.args(["-c", "ulimit -f 16384 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_swarmdex")]).env_remove("SWARMDEX_LOG");
+    shell
+        .args(["-c", "ulimit -f 16384 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_swarmdex")])
+        .env_remove("SWARMDEX_LOG");
     let out = File::options().append(true).open(&log).unwrap();
     let mut node = Node::start_by(shell, Stdio::null(), out, &["--share", "/does/not/exist"]);
     node.until(has_lost);

@@ -11,7 +11,9 @@ use swarmdex_protocols::words::first;
 use swarmdex_protocols::{Claim, ContentId, Entry, Name, Network, RecordKey, Rule, Statement};
 use tempfile::TempDir;
 
-use crate::harness::{Process, TestNode, alone, code, file, made, process_joined, published, stderr, tcp_address, until};
+use crate::harness::{
+    Process, TestNode, alone, code, file, made, process_joined, published, stderr, tcp_address, until,
+};
 use crate::stranger::{MIRROR, Reply, Stranger, framed};
 
 /// Names, and what people type for them.
@@ -236,7 +238,7 @@ async fn a_search_by_way_of_the_dht_says_that_there_is_more() {
     }
     for (limit, expected) in [(3, 3), (7, 7), (8, 8), (9, 8)] {
         until("all owners are found", async || {
-            let found = peers[0].find("img", limit).await.ok()?;
+            let found = peers[0].matching("img", limit).await.ok()?;
             (found.entries.len() == expected && found.more == (expected < 8)).then_some(())
         })
         .await;

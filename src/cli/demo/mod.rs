@@ -57,6 +57,9 @@ async fn play() -> Result<(), Failure> {
     step!(11, "Without the master Cleo claims a new name, and Ben wants it too.", outage::claim);
     step!(12, "The master comes back.", outage::master_returns, &address);
     step!(13, "Everybody leaves.", steps::leave);
-    lines(&format!("\nEverything worked, in {:.1} s. The temporary folder is removed.", begin.elapsed().as_secs_f64()))?;
+    lines(&format!(
+        "\nEverything worked, in {:.1} s. The temporary folder is removed.",
+        begin.elapsed().as_secs_f64()
+    ))?;
     Ok(())
 }

@@ -60,7 +60,10 @@ impl Words {
         let words = Self { until, through: last_id(connection)?, two };
         if words.is_behind() {
             let names = words.through.saturating_sub(until);
-            tracing::info!(names, "the words of these names are brought up to date; they are found meanwhile as before");
+            tracing::info!(
+                names,
+                "the words of these names are brought up to date; they are found meanwhile as before"
+            );
         }
         Ok(words)
     }

@@ -94,7 +94,9 @@ fn an_index_of_the_build_before_is_brought_up_to_date_while_everything_is_found(
     // What the first rule finds is found at every moment, what the second finds from its slice on.
     let mut slices = 0;
     loop {
-        for (query, count) in [("plain", 1), ("résumé", 1), ("東京", 1), ("img20240131", 1), ("ünïx", MORE), ("", MORE + 5)] {
+        for (query, count) in
+            [("plain", 1), ("résumé", 1), ("東京", 1), ("img20240131", 1), ("ünïx", MORE), ("", MORE + 5)]
+        {
             assert_eq!(found(&connection, query).len(), count, "{query} after {slices} slices");
         }
         assert_eq!(found(&connection, "resume").len(), usize::from(slices > 0));
@@ -128,7 +130,9 @@ fn names_that_come_and_go_meanwhile_are_found_and_gone() {
     let mut words = Words::load(&connection).unwrap();
     words.catch_up(&connection).unwrap();
     assert!(words.is_behind());
-    let [(first, _), (second, _)] = &rows(&connection, "WHERE name IN ('résumé.txt', 'Ünïx01499')")[..] else { panic!() };
+    let [(first, _), (second, _)] = &rows(&connection, "WHERE name IN ('résumé.txt', 'Ünïx01499')")[..] else {
+        panic!()
+    };
     for id in [*first, *second] {
         words.remove(&connection, id).unwrap();
         connection.execute("DELETE FROM names WHERE id = ?1", [id]).unwrap();
@@ -154,7 +158,8 @@ fn an_earlier_build_may_use_the_database_in_between() {
     made(folder.path(), 0);
     let path = folder.path().join("index.db");
     let connection = Connection::open(&path).unwrap();
-    let earlier = "SELECT n.name FROM words AS w JOIN names AS n ON n.id = w.rowid WHERE words MATCH '\"plain\" AND \"wor\"*'";
+    let earlier =
+        "SELECT n.name FROM words AS w JOIN names AS n ON n.id = w.rowid WHERE words MATCH '\"plain\" AND \"wor\"*'";
     assert_eq!(connection.query_row(earlier, [], |row| row.get::<_, String>(0)), Ok("plain words.txt".to_owned()));
     // The last two names were added by it.
     connection.execute_batch("UPDATE meta SET value = value - 2 WHERE key = 'words_until'").unwrap();
@@ -177,7 +182,8 @@ fn an_index_narrows_by_few_words_and_a_question_of_an_earlier_build_too() {
     let folder = TempDir::new().unwrap();
     made(folder.path(), 0);
     let connection = Connection::open(folder.path().join("index.db")).unwrap();
-    let long = (0..100).map(|number| format!("{}{number}-", if number % 2 == 0 { "a" } else { "b" })).collect::<String>();
+    let long =
+        (0..100).map(|number| format!("{}{number}-", if number % 2 == 0 { "a" } else { "b" })).collect::<String>();
     let (_, expressions) = question(&Pattern::parse(&long).unwrap(), false);
     assert_eq!(expressions[0].split(" AND ").count(), MAX_NARROWING);
     assert_eq!(found(&connection, &long).len(), 0);
@@ -220,7 +226,9 @@ fn a_million_names_are_brought_up_to_date_and_searched() {
         longest = longest.max(slice.elapsed());
     }
     println!("up to date after {:?}, {longest:?} for the longest slice, {} MiB", begin.elapsed(), size());
-    for query in ["resume", "img00000004", "strasse 7", "地図", "図", "東京の地図", "uber*", "*4.png", "daily report 77"] {
+    for query in
+        ["resume", "img00000004", "strasse 7", "地図", "図", "東京の地図", "uber*", "*4.png", "daily report 77"]
+    {
         let pattern = Pattern::parse(query).unwrap();
         let begin = Instant::now();
         let (sql, expressions) = question(&pattern, false);
