@@ -5,6 +5,7 @@ mod agreement;
 mod backup;
 mod closest;
 mod copies;
+mod crash;
 mod dialing;
 mod disks;
 mod early;
