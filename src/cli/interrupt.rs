@@ -19,7 +19,7 @@ pub(super) enum Interrupt {
     /// The terminal is gone.
     Hangup,
     /// Ctrl-C.
-    Interrupt,
+    CtrlC,
     /// `kill`, and systems that shut down.
     Terminate,
 }
@@ -29,7 +29,7 @@ impl Interrupt {
     pub(super) fn exit_code(self) -> u8 {
         match self {
             Self::Hangup => 129,
-            Self::Interrupt => 130,
+            Self::CtrlC => 130,
             Self::Terminate => 143,
         }
     }
@@ -64,7 +64,7 @@ struct Interrupts(watch::Receiver<Option<Interrupt>>);
 impl Interrupts {
     fn listen() -> io::Result<Self> {
         let mut kinds =
-            vec![(SignalKind::interrupt(), Interrupt::Interrupt), (SignalKind::terminate(), Interrupt::Terminate)];
+            vec![(SignalKind::interrupt(), Interrupt::CtrlC), (SignalKind::terminate(), Interrupt::Terminate)];
         if !ignores(SignalKind::hangup()) {
             kinds.push((SignalKind::hangup(), Interrupt::Hangup));
         }

@@ -39,6 +39,7 @@ use crate::storage::index::{IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp,
 type Outcome<T> = Result<T, Refusal>;
 
 /// What to do about a request.
+#[allow(clippy::large_enum_variant)] // It is moved once, to where it is sent.
 pub(super) enum Step {
     /// Answer at once.
     Answer(Response),

@@ -295,16 +295,16 @@ mod tests {
         let mut copies = Copies::open(&folder.path().join("data")).unwrap();
         let (old, next, new) = (written("a", b"old", true), written("a", b"new", false), written("a", b"new", true));
         copies.remember(&[old.clone(), written("b", b"b", true)]).unwrap();
-        copies.remember(&[next.clone()]).unwrap();
+        copies.remember(std::slice::from_ref(&next)).unwrap();
         drop(copies);
         // As after a crash.
         let mut copies = Copies::open(&folder.path().join("data")).unwrap();
         let found = copies.below(Path::new("/copies")).unwrap();
         assert_eq!(found.len(), 2);
         assert!(found[&old.path].contains(&old) && found[&old.path].contains(&next));
-        copies.remember(&[new.clone()]).unwrap();
-        assert_eq!(copies.below(Path::new("/copies")).unwrap()[&new.path], [new.clone()]);
-        copies.forget(&[new.path.clone()]).unwrap();
+        copies.remember(std::slice::from_ref(&new)).unwrap();
+        assert_eq!(copies.below(Path::new("/copies")).unwrap()[&new.path], std::slice::from_ref(&new));
+        copies.forget(std::slice::from_ref(&new.path)).unwrap();
         assert_eq!(copies.below(Path::new("/copies")).unwrap().len(), 1);
         assert!(copies.below(Path::new("/other")).unwrap().is_empty());
         assert_eq!(copies.at(Path::new("/copies/b")).unwrap().len(), 1);
