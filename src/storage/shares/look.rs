@@ -181,6 +181,14 @@ impl ShareTable {
                 found
             }
         };
+        // What went while it was looked at would pass for deleted.
+        if let Some(reason) = self.absence(root)? {
+            return self.suspend(root, reason);
+        }
+        if self.away_below(root, path)? != away {
+            let open = Open { busy: vec![path.to_owned()], ..Open::default() };
+            return Ok(ShareOutcome { open, ..ShareOutcome::default() });
+        }
         if found.at == root.path || !found.mounts.is_empty() {
             let mounts = found.mounts.iter().chain(&away).cloned().collect();
             self.note_mounts(root, &found.at, mounts)?;
