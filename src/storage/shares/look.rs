@@ -26,7 +26,8 @@ pub struct Look {
     pub rest: Duration,
     /// Whether files are hashed that are not known.
     pub hashes: bool,
-    /// How long to wait for another scan of a root, which may hash for hours what somebody shares by hand.
+    /// How long to wait for another scan of a root, which may hash for hours what somebody shares by hand. Who waits for
+    /// less than whatever it takes hashes for a while only, too; what is left then is in [`Open::more`].
     pub patience: Duration,
 }
 
@@ -84,7 +85,7 @@ impl ShareTable {
         let mut outcome = self.look(paths, Look::NOW, progress, cancel)?;
         let mut tried = BTreeSet::new();
         loop {
-            let mut again = std::mem::take(&mut outcome.open.more);
+            let mut again = Vec::new();
             for path in std::mem::take(&mut outcome.open.large) {
                 if !tried.insert(path.clone()) {
                     continue;
@@ -180,6 +181,14 @@ impl ShareTable {
                 found
             }
         };
+        // What went while it was looked at would pass for deleted.
+        if let Some(reason) = self.absence(root)? {
+            return self.suspend(root, reason);
+        }
+        if self.away_below(root, path)? != away {
+            let open = Open { busy: vec![path.to_owned()], ..Open::default() };
+            return Ok(ShareOutcome { open, ..ShareOutcome::default() });
+        }
         if found.at == root.path || !found.mounts.is_empty() {
             let mounts = found.mounts.iter().chain(&away).cloned().collect();
             self.note_mounts(root, &found.at, mounts)?;
