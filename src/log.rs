@@ -4,7 +4,7 @@
 //! take as a whole, is lost and counted. Once lines can be written again, one says how many are missing before it.
 //! Nothing here prints by itself, blocks who logs, or panics.
 //!
-//! Lines say what others said, too: each passes `swarmdex_protocols::text` on its way, see [`fields`].
+//! Lines say what others said, too: each passes `swarmdex_protocols::text` on its way, see `log/fields.rs`.
 
 mod fields;
 

@@ -529,7 +529,7 @@ mod tests {
             example.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
         let table: toml::Table = toml::from_str(&full).unwrap();
         let count: usize = table.values().map(|value| value.as_table().map_or(1, toml::Table::len)).sum();
-        assert_eq!(count, 13 + 4 + 9 + 7 + 6 + 2, "keys in the example");
+        assert_eq!(count, 13 + 4 + 12 + 7 + 6 + 2, "keys in the example");
         config(&[], &full).unwrap();
     }
 

@@ -4,6 +4,7 @@
 mod absent;
 mod agree;
 mod changes;
+mod quotas;
 mod reach;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,7 +14,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
-use swarmdex_protocols::address::{Source, first_those_of, ip_of, is_loopback, works};
+use swarmdex_protocols::address::{first_those_of, ip_of, is_loopback, works};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
     self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Reign, Request, Response,
@@ -29,6 +30,7 @@ use super::mirror::Mirror;
 use super::precedents::Precedents;
 use crate::config::{Config, LimitsConfig};
 use absent::Absent;
+use quotas::source_of;
 use reach::Reaching;
 
 use crate::state::lease::{Action, Holding, LeaseState, Leases};
@@ -247,32 +249,6 @@ impl Master {
         }
     }
 
-    fn check_pending(&self, peer: &PeerId, source: Option<Source>) -> Outcome<()> {
-        let of_peer = self.origins.waiting(peer);
-        if of_peer >= self.limits.pending_per_peer {
-            let reason = format!("{of_peer} requests of this peer are waiting, the most that one peer may have");
-            return Err(Refusal::new(RefusalCode::Quota, reason));
-        }
-        if let Some(source) = source
-            && self.origins.waiting_at(&source) >= self.limits.pending_per_ip
-        {
-            let most = self.limits.pending_per_ip;
-            let reason = format!("{most} requests from {source} are waiting, the most that one address may have");
-            return Err(Refusal::new(RefusalCode::Busy, reason));
-        }
-        if self.origins.total() >= self.limits.pending {
-            let reason = format!("{} requests are waiting, the most that the master takes in", self.origins.total());
-            return Err(Refusal::new(RefusalCode::Busy, reason));
-        }
-        Ok(())
-    }
-
-    /// Names that the other members of a member's address hold.
-    fn names_of_neighbours(&self, peer: &PeerId) -> u64 {
-        let neighbours = self.origins.neighbours(peer).filter_map(|other| self.leases.get(other));
-        neighbours.map(|member| member.names()).sum()
-    }
-
     fn write(&self, peer: PeerId, op: WriteOp) -> Outcome<Step> {
         Ok(Step::Wait(wait(peer, self.store.try_write(op)?, DoneKind::Written)))
     }
@@ -482,11 +458,6 @@ fn wait<T: Send + 'static>(
         Done { peer, outcome: outcome.map(kind) }
     }
     .boxed()
-}
-
-/// What the address counts as from which a request came; none for the master itself.
-fn source_of(origin: Option<Origin<'_>>) -> Option<Source> {
-    origin?.remote.and_then(ip_of).map(Source::of)
 }
 
 fn in_session(session: Session, change: WriteOp) -> WriteOp {

@@ -188,7 +188,7 @@ mod tests {
             welcome(&mut even, from, now);
         }
         assert_eq!(even.arrive(source(3), now), Answer::Refused);
-        assert_eq!(even.arrive(source(3), now + SILENT), Answer::Instead { number: 2, gone: 0 });
+        assert!(matches!(even.arrive(source(3), now + SILENT), Answer::Instead { number: 2, .. }));
     }
 
     proptest! {

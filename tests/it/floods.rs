@@ -99,10 +99,12 @@ async fn two_hundred_peers_behind_an_address_that_floods_get_in() {
     with_many_descriptors();
     let master = TestNode::master().await;
     let address = tcp_address(&master);
-    let port: u16 = address.to_string().rsplit('/').next().unwrap().parse().unwrap();
+    let text = address.to_string();
+    let parts: Vec<_> = text.split('/').collect();
+    let (ip, port) = (parts[2], parts[4].parse::<u16>().unwrap());
     let members: Vec<_> =
         futures::stream::iter((0..PEERS).map(|_| Stranger::start())).buffer_unordered(16).collect().await;
-    let silent: Vec<_> = (0..300).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    let silent: Vec<_> = (0..300).map(|_| TcpStream::connect((ip, port)).unwrap()).collect();
     let joining = members.iter().map(|member| async {
         let id = loop {
             match member.connect(&address).await {

@@ -298,7 +298,8 @@ fn a_new_identity_keeps_the_shares() {
     assert_ne!(new["peer_id"], old.as_str());
     assert!(Path::new(new["old_key"].as_str().unwrap()).exists());
     assert_eq!(parse(&identity(&["show"]))["peer_id"], new["peer_id"]);
-    let again = Process::start("peer", &home, &[&at[0], &at[1]]);
+    let shared = folder.path().join("files/first.txt");
+    let again = Process::start("peer", &home, &[&at[0], &at[1], "--share", shared.to_str().unwrap()]);
     assert_eq!(again.peer_id(), new["peer_id"].as_str().unwrap());
     again.until(&["ls"], |names| names[0]["standing"] == "certified" && names[0]["name"] == "first.txt");
     master.until(&["lookup", "first.txt"], |found| found["owner"] == new["peer_id"]);

@@ -94,7 +94,7 @@ fn broken() -> std::io::PipeWriter {
 
 /// Flags that make a node log much at once: folders that are not there.
 fn noise() -> Vec<String> {
-    (0..2500).flat_map(|number| ["--share".to_owned(), format!("/no/{number}/{}", ["n"; 150].join("/"))]).collect()
+    (0..4500).flat_map(|number| ["--share".to_owned(), format!("/no/{number}/{}", ["n"; 150].join("/"))]).collect()
 }
 
 #[test]
@@ -232,7 +232,8 @@ fn a_node_runs_although_nobody_can_be_told_that_it_is_ready() {
 fn a_command_whose_output_cannot_be_written_says_so_and_fails() {
     let mut node = Node::start(Stdio::null(), Stdio::null(), &[]);
     node.until(is_ready);
-    let shared = node.folder.path().join("file");
+    let folder = TempDir::new().unwrap();
+    let shared = folder.path().join("file");
     std::fs::write(&shared, "x").unwrap();
     assert_eq!(code(&node.command(&["share", shared.to_str().unwrap()])), 0);
     let run = |arguments: &[&str], stdout: Stdio| {

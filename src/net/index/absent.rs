@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use swarmdex_protocols::statement::Rank;
 use swarmdex_protocols::{Statement, Tally};
@@ -11,6 +12,9 @@ use super::*;
 
 /// How often an answer is read anew because names in it were over.
 const ROUNDS: usize = 3;
+/// How long after the start nodes may need to find their master again: before that nobody may be there to be asked. Whoever asks the
+/// master about such a name asks the DHT meanwhile.
+const ACQUAINTED: Duration = Duration::from_secs(3);
 
 /// Members from before the start of which nothing was heard.
 #[derive(Debug, Default)]
@@ -35,15 +39,21 @@ impl Master {
     pub(super) fn read_checked(&self, peer: PeerId, op: ReadOp) -> Outcome<Step> {
         let precedents = self.precedents.clone().filter(|_| !self.absent.0.is_empty());
         let Some(precedents) = precedents else { return self.read(peer, op) };
-        let (store, absent) = (self.store.clone(), self.absent.0.clone());
+        let (store, absent, acquainted) = (self.store.clone(), self.absent.0.clone(), self.began + ACQUAINTED);
         let reading = async move {
             let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
             let mut holdings = BTreeMap::new();
             let mut outcome = store.try_read(op.clone())?.await.map_err(stopping)??;
             for _ in 0..ROUNDS {
                 let granted = names_of(&outcome, &absent);
-                let known = precedents.of(granted.keys().cloned().collect()).await;
-                let over = overtaken(&granted, &known);
+                if granted.is_empty() {
+                    break;
+                }
+                tokio::time::sleep_until(acquainted.into()).await;
+                let known = precedents.of(granted.into_keys().collect()).await;
+                // Their owners may have come back meanwhile, and given them up themselves.
+                outcome = store.try_read(op.clone())?.await.map_err(stopping)??;
+                let over = overtaken(&names_of(&outcome, &absent), &known);
                 if over.is_empty() {
                     break;
                 }

@@ -23,13 +23,7 @@ impl Master {
             turned.refusal
         })?;
         let source = source_of(origin);
-        if let Some(source) = source
-            && self.origins.others_at(&source, &peer) >= self.limits.peers_per_ip
-        {
-            let most = self.limits.peers_per_ip;
-            let reason = format!("{most} members come from {source}, the most that one address may have");
-            return Err(Refusal::new(RefusalCode::Quota, reason));
-        }
+        self.check_members(&peer, source)?;
         self.leases.on_join(&peer, addresses.clone(), now)?;
         self.origins.on_joined(peer, source);
         let replaced = self.runs.on_joined(peer, arrival, now);

@@ -6,6 +6,7 @@
 
 mod away;
 mod compare;
+mod options;
 mod read;
 mod recount;
 mod schema;
@@ -21,17 +22,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use libp2p::identity::Keypair;
 use swarmdex_protocols::index::{
     Cursor, Offer, Page, Refusal, RefusalCode, Returned, Revocation, Sealed, Session, ShareDigest, ShareSum, Verdict,
 };
-use swarmdex_protocols::{Certificate, Multiaddr, Name, Network, Pattern, PeerId, Statement, Tally, Version};
-use tokio::sync::{Notify, mpsc, oneshot};
+use swarmdex_protocols::{Certificate, Multiaddr, Name, Pattern, PeerId, Statement, Tally, Version};
+use tokio::sync::{Notify, oneshot};
 
-use crate::config::LimitsConfig;
 pub use compare::CompareStep;
+pub use options::IndexOptions;
 
-use crate::state::index::NameLimits;
 use crate::state::lease::Holding;
 use crate::tasks::Failures;
 
@@ -72,51 +71,6 @@ pub enum IndexError {
     /// A thread cannot be started.
     #[error("no thread could be started for the index")]
     Thread(#[source] io::Error),
-}
-
-/// What an index is opened with.
-#[derive(Debug, Clone)]
-pub struct IndexOptions {
-    network: Network,
-    master: Keypair,
-    limits: NameLimits,
-    clock: fn() -> u64,
-    mirror: Option<mpsc::Sender<Statement>>,
-    failures: Failures,
-    /// Rows that one page of a search looks at.
-    rows_per_page: usize,
-}
-
-impl IndexOptions {
-    /// For this network, with certificates signed by this key.
-    pub fn new(network: Network, master: Keypair, limits: &LimitsConfig) -> Self {
-        let limits = NameLimits {
-            names_per_peer: limits.names_per_peer as u64,
-            names_per_ip: limits.names_per_ip as u64,
-            names: limits.names as u64,
-        };
-        let (rows_per_page, failures) = (read::ROWS_PER_PAGE, Failures::default());
-        Self { network, master, limits, clock: unix_ms, mirror: None, failures, rows_per_page }
-    }
-
-    /// Hands every statement that the index makes to this queue, after it is on disk. What finds no room there
-    /// is left out: owners publish their certificates by themselves, and tombstones are read again.
-    pub fn with_mirror(mut self, mirror: mpsc::Sender<Statement>) -> Self {
-        self.mirror = Some(mirror);
-        self
-    }
-
-    /// Says here if a thread of the index panics: without it nothing is written, or found, any more.
-    pub fn with_failures(mut self, failures: Failures) -> Self {
-        self.failures = failures;
-        self
-    }
-}
-
-/// The wall clock in milliseconds since 1970: for versions and certificates alone.
-fn unix_ms() -> u64 {
-    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A member from before.
@@ -511,6 +465,18 @@ fn storage_refusal(error: &rusqlite::Error) -> Refusal {
     tracing::error!(%error, "the index database failed");
     Refusal::new(RefusalCode::Storage, "the master's index cannot be used at the moment")
 }
+
+#[cfg(test)]
+use libp2p::identity::Keypair;
+#[cfg(test)]
+use options::unix_ms;
+#[cfg(test)]
+use swarmdex_protocols::Network;
+#[cfg(test)]
+use tokio::sync::mpsc;
+
+#[cfg(test)]
+use crate::config::LimitsConfig;
 
 #[cfg(test)]
 mod again_tests;
