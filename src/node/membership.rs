@@ -163,11 +163,10 @@ impl Membership {
             if news {
                 shares.borrow_and_update();
                 self.standings.lock().look_again();
-                if self.tell(&mut member).await? == Told::Rejoin {
+                if self.tell(&mut member, &mut asked).await? == Told::Rejoin {
                     member = self.rejoin(&member).await?;
                     continue;
                 }
-                asked.borrow_and_update();
             }
             // What changes while the lease is renewed is news of its own.
             news = true;
@@ -222,13 +221,16 @@ impl Membership {
     }
 
     /// Tells the master everything that it does not know.
-    async fn tell(&self, member: &mut Member) -> Result<Told, String> {
+    async fn tell(&self, member: &mut Member, asked: &mut watch::Receiver<u64>) -> Result<Told, String> {
         if let Some(share) = member.returning.take()
             && self.take_back(member, &share).await? == Told::Rejoin
         {
             return Ok(Told::Rejoin);
         }
-        while let Some(batch) = self.next_batch().await {
+        loop {
+            // What is asked for from here on is news of its own; what came before is looked at.
+            asked.borrow_and_update();
+            let Some(batch) = self.next_batch().await else { break };
             if self.send(member, batch).await? == Told::Rejoin {
                 return Ok(Told::Rejoin);
             }

@@ -79,6 +79,8 @@ pub struct Announcer {
     reporting: bool,
     /// The name up to which the share was looked through for what is due: each batch goes on where the last one ended.
     seen: Option<Name>,
+    /// Whether it is to be looked through from its beginning, whatever the answer that is under way is about.
+    afresh: bool,
     /// Names that the master holds for this peer, and of which this peer knows nothing: to be given up unless shared.
     surplus: BTreeSet<Name>,
     /// When the master and this peer last agreed about everything that was granted.
@@ -117,6 +119,7 @@ impl Announcer {
             assumed: BTreeMap::new(),
             reporting: false,
             seen: None,
+            afresh: false,
             surplus: BTreeSet::new(),
             agreed: None,
             certificates: certificates.collect(),
@@ -213,6 +216,7 @@ impl Announcer {
 
     fn forget(&mut self, name: &Name) {
         self.unsealed.remove(name);
+        self.doubted.remove(name);
         if self.certificates.remove(name).is_some() {
             self.changed.mark(name);
             self.unsaved.insert(name.clone());
@@ -249,7 +253,7 @@ impl Announcer {
 
     /// Looks through the whole share for the next batch: it changed, or time has passed.
     pub fn look_again(&mut self) {
-        self.seen = None;
+        (self.seen, self.afresh) = (None, true);
     }
 
     /// Whether the master is to be told of a name: it does not know it, or other attributes of its file, or its certificate is
@@ -295,7 +299,10 @@ impl Announcer {
         if offers.len() != verdicts.len() {
             return false;
         }
-        self.seen = offers.last().and_then(|offer| Name::parse(&offer.name).ok()).or_else(|| self.seen.take());
+        // What was asked for again since these were offered may come before them.
+        if !std::mem::take(&mut self.afresh) {
+            self.seen = offers.last().and_then(|offer| Name::parse(&offer.name).ok()).or_else(|| self.seen.take());
+        }
         for (offer, verdict) in offers.iter().zip(verdicts) {
             let Ok(name) = Name::parse(&offer.name) else { continue };
             self.changed.mark(&name);

@@ -54,6 +54,43 @@ async fn what_was_given_up_without_the_master_is_not_confirmed_when_it_is_back()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_and_shared_again_without_the_master_is_granted_anew_and_found_by_all() {
+    let master = TestNode::start(Role::Master, patient).await;
+    let listen = vec![tcp_address(&master)];
+    let anna = TestNode::peer_with(&master, patient).await;
+    let ben = TestNode::peer_with(&master, patient).await;
+    let path = anna.share_file("again", b"again").await;
+    let before = found(&ben, "again").await.entry.version;
+    acquainted(&[&master, &anna, &ben]).await;
+    published(&anna).await;
+    let dir = master.stop().await;
+    alone(&anna).await;
+    alone(&ben).await;
+    anna.revoke(vec!["again".to_owned()]).await.unwrap();
+    gone(&ben, "again").await;
+    let shared = anna.share(vec![path], None).await.unwrap();
+    assert_eq!(shared.entries[0].standing, Standing::Claimed, "the certificate is over");
+    assert_eq!(found(&ben, "again").await.entry.owner, anna.ready().peer_id);
+    let master = TestNode::try_start(Role::Master, dir, |config| {
+        patient(config);
+        config.listen = listen;
+    })
+    .await
+    .unwrap();
+    joined(&anna).await;
+    joined(&ben).await;
+    until("the name is certified above what ended it", async || {
+        let found = master.lookup("again").await.ok()?;
+        (found.certified && found.entry.version > before).then_some(())
+    })
+    .await;
+    master.abandon();
+    alone(&ben).await;
+    let again = found(&ben, "again").await;
+    assert!(again.certified && again.entry.version > before, "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_two_masters_with_one_key_the_copy_grants_nothing_any_more() {
     let first = TestNode::start(Role::Master, patient).await;
     let listen = vec![tcp_address(&first)];

@@ -32,7 +32,13 @@ impl Announcer {
             }
             if let Some(assumed) = self.assumed.get(name).filter(|assumed| assumed.is(content, size)) {
                 let half_over = |claim: &Claim| unix_ms >= claim.seal.issued_ms.saturating_add(CLAIM_LIFETIME_MS / 2);
-                if matches!(assumed.standing, Standing::Claimed(_)) && self.claims.get(name).is_some_and(half_over) {
+                let due = match assumed.standing {
+                    Standing::Claimed(_) => self.claims.get(name).is_some_and(half_over),
+                    // Others know something later, and do not believe its certificate.
+                    Standing::Certified(_) => self.doubted.contains(name),
+                    Standing::Conflict(_) | Standing::Refused(_) => false,
+                };
+                if due {
                     wanted.push((name.clone(), *content, size));
                 }
                 continue;
@@ -46,7 +52,7 @@ impl Announcer {
 
     /// Counts a name that nobody answered for yet as granted, if there is a certificate that says so.
     pub fn recall_granted(&mut self, name: &Name, content: &ContentId, size: u64, unix_ms: u64) -> bool {
-        let valid = |certificate: &Certificate| certificate.seal.expires_ms > unix_ms;
+        let valid = |certificate: &Certificate| certificate.seal.expires_ms > unix_ms && !self.is_revoked(certificate);
         let granted = self.certificate(name, content, size).is_some_and(valid);
         if granted && self.standing_of(name, content, size).is_none() {
             self.assume_granted(name, content, size, Version::default());
@@ -54,10 +60,17 @@ impl Announcer {
         granted
     }
 
+    /// Whether this peer ended a certificate of its own, and the master does not know yet.
+    fn is_revoked(&self, certificate: &Certificate) -> bool {
+        let revoked = self.revocations.get(&certificate.entry.name);
+        revoked.is_some_and(|revoked| revoked.certificate.entry.version >= certificate.entry.version)
+    }
+
     /// The network has a certificate of this peer's that the peer itself did not get, or lost.
     pub fn on_certificate(&mut self, certificate: Certificate) {
         let Entry { name, content, size, version, .. } = certificate.entry.clone();
         self.certificates.insert(name.clone(), certificate);
+        self.doubted.remove(&name);
         self.unsealed.remove(&name);
         self.unsaved.insert(name.clone());
         self.look_again();
@@ -115,6 +128,8 @@ impl Announcer {
         }
         match statement {
             Statement::Revocation(revocation) => {
+                // If the name is shared again, it has to stand above this.
+                self.doubted.insert(name.clone());
                 self.revocations.insert(name, revocation);
             }
             Statement::Claim(withdrawal) => {

@@ -244,6 +244,21 @@ fn a_lost_name_is_not_asked_for_again_until_told_to() {
 }
 
 #[test]
+fn what_is_asked_for_again_while_an_answer_is_under_way_is_told() {
+    let (first, both) = (share(&["a"]), share(&["a", "b"]));
+    let mut announcer = announcer();
+    announcer.on_joined(true, [], now().mono);
+    announce(&mut announcer, &first, &Verdict::Conflict { owner: PeerId::random() });
+    announcer.look_again();
+    let Some(Batch::Announce { offers, last: None }) = next(&announcer, &both, NOW) else { panic!() };
+    assert_eq!(offers.iter().map(|offer| offer.name.as_str()).collect::<Vec<_>>(), ["b"]);
+    announcer.retry(first.first_key_value().unwrap().0);
+    assert!(announcer.on_announced(&offers, false, vec![accepted(3)], now()));
+    let Some(Batch::Announce { offers, last: None }) = next(&announcer, &both, NOW) else { panic!("it is forgotten") };
+    assert_eq!(offers.iter().map(|offer| offer.name.as_str()).collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
 fn answers_of_the_wrong_length_are_not_believed() {
     let share = share(&["a", "b"]);
     let mut announcer = announcer();
@@ -287,6 +302,48 @@ fn without_a_master_what_was_granted_holds_on_and_new_names_are_claimed() {
     announce(&mut announcer, &after, &accepted(5));
     assert!(matches!(announcer.standing(&name, &content), Some(Standing::Conflict(_))));
     assert_eq!(announcer.statements().count(), 1);
+}
+
+#[test]
+fn what_was_given_up_and_is_shared_again_without_the_master_has_to_stand_above_that() {
+    let key = swarmdex_protocols::Keypair::generate_ed25519();
+    let network = swarmdex_protocols::Network::default();
+    let share = share(&["a"]);
+    let mut announcer = Announcer::new(key.public().to_peer_id(), []);
+    announcer.on_joined(false, view(&share), now().mono);
+    announce_all(&mut announcer, &share, &accepted(4));
+    announcer.on_session_over();
+    let (revoked, _) = announcer.to_give_up(|_| false);
+    let revocation = statement::Revocation::sign(revoked[0].clone(), &network, &key, NOW).unwrap();
+    announcer.on_given_up(Statement::Revocation(revocation));
+    // Nobody believes the certificate any more, so the name is claimed like a new one.
+    let (name, (content, size)) = share.first_key_value().unwrap();
+    assert!(!announcer.recall_granted(name, content, *size, NOW));
+    assert_eq!(announcer.to_claim(view(&share), NOW).len(), 1);
+    // A master that heard nothing of all that takes the share for unchanged: it is to look into it.
+    announcer.on_joined(true, view(&share), now().mono);
+    let Some(Batch::Announce { offers, last: None }) = next(&announcer, &share, NOW) else { panic!() };
+    assert!(offers[0].claimed);
+    announcer.on_announced(&offers, false, vec![accepted(5)], now());
+    assert_eq!(next(&announcer, &share, NOW), None);
+    assert!(matches!(announcer.said(name), Some(Statement::Certificate(held)) if held.entry.version == Version(5)));
+}
+
+#[test]
+fn without_a_master_a_name_is_claimed_whose_certificate_others_do_not_believe() {
+    let share = share(&["a", "b"]);
+    let mut announcer = announcer();
+    announcer.on_joined(false, view(&share), now().mono);
+    announce_all(&mut announcer, &share, &accepted(4));
+    let held = announcer.saved().remove(0);
+    announcer.on_session_over();
+    assert!(announcer.to_claim(view(&share), NOW).is_empty());
+    announcer.doubt(&held.entry.name);
+    let wanted: Vec<_> = announcer.to_claim(view(&share), NOW).into_iter().map(|(name, ..)| name).collect();
+    assert_eq!(wanted, std::slice::from_ref(&held.entry.name));
+    // The network turns out to have just that certificate.
+    announcer.on_certificate(held);
+    assert!(announcer.to_claim(view(&share), NOW).is_empty());
 }
 
 #[test]
