@@ -69,9 +69,10 @@ mod tests {
 
     #[test]
     fn addresses_that_lead_somewhere_come_first() {
-        let all: Vec<_> = ["/ip4/10.0.0.1/tcp/1", "/dns4/host/tcp/1", "/ip4/10.0.0.2/tcp/1", "/ip4/10.0.0.2/udp/1/quic-v1"]
-            .map(address)
-            .into();
+        let all: Vec<_> =
+            ["/ip4/10.0.0.1/tcp/1", "/dns4/host/tcp/1", "/ip4/10.0.0.2/tcp/1", "/ip4/10.0.0.2/udp/1/quic-v1"]
+                .map(address)
+                .into();
         let ips = [IpAddr::from([10, 0, 0, 2])].into();
         let sorted = [2, 3, 0, 1].map(|place: usize| all[place].clone());
         assert_eq!(first_those_of(all.clone(), &ips), sorted);

@@ -16,7 +16,7 @@ pub use crate::digest::{ShareDigest, ShareSum, share_digest};
 use crate::limits::MAX_ADDRESS_BYTES;
 pub use crate::refusal::{Refusal, RefusalCode};
 pub use crate::run::{Fingerprint, Followed, Run};
-use crate::statement::{Certificate, Entry, Seal, Statement, Version};
+use crate::statement::{Certificate, Entry, Seal, SignedAttributes, Statement, Version};
 
 /// Identifies the stretch of time between a peer's join and its leave or eviction. Requests that
 /// change the index carry it, so that a peer that was evicted without noticing cannot act on its old lease.
@@ -153,12 +153,15 @@ pub struct Offer {
     /// Whether the peer claimed the name while it could not reach the master.
     #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
     pub claimed: bool,
+    /// What the peer says of the file beside its bytes, signed by it; the master passes it on as it is.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Box<SignedAttributes>>,
 }
 
 impl Offer {
     /// An offer of what was neither granted nor claimed before.
     pub fn new(name: impl Into<String>, content: ContentId, size: u64) -> Self {
-        Self { name: name.into(), content, size, granted: None, claimed: false }
+        Self { name: name.into(), content, size, granted: None, claimed: false, attributes: None }
     }
 }
 
@@ -327,6 +330,10 @@ pub struct Joined {
     /// Whether the peer left with exactly this share, and is to ask by [`Request::Again`] for what is still free of it.
     #[serde(rename = "g", default, skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,
+    /// Whether the master keeps attributes of files, and lacks those of some name that it holds for the peer or that the peer
+    /// left with.
+    #[serde(rename = "x", default, skip_serializing_if = "std::ops::Not::not")]
+    pub bare: bool,
 }
 
 /// What became of one offer.

@@ -90,15 +90,19 @@ impl Ledger {
         }
     }
 
-    fn settle(&mut self, statement: Statement) -> Result<(), Rejection> {
+    fn settle(&mut self, mut statement: Statement) -> Result<(), Rejection> {
         let rank = statement.rank();
-        if let Some(held) = &self.settled {
+        if let Some(held) = &mut self.settled {
             if held.rank() > rank {
                 return Err(Rejection::Older);
             }
             // The same statement once more: the one that is valid for longer stays.
             if held.rank() == rank && held.expires_ms() >= statement.expires_ms() {
+                held.complete_with(statement);
                 return Ok(());
+            }
+            if held.rank() == rank {
+                statement.complete_with(held.clone());
             }
         }
         self.settled = Some(statement);
@@ -124,11 +128,11 @@ impl Ledger {
         (settled.version() > claim.base).then_some(Rejection::Older)
     }
 
-    fn insert_claim(&mut self, claim: Claim) -> Result<(), Rejection> {
+    fn insert_claim(&mut self, mut claim: Claim) -> Result<(), Rejection> {
         if let Some(rejection) = self.refuses(&claim) {
             return Err(rejection);
         }
-        if let Some(held) = &self.claim {
+        if let Some(held) = &mut self.claim {
             let same = held.entry.owner == claim.entry.owner;
             if !same && !held.withdrawn {
                 return Err(Rejection::Claimed(held.entry.owner));
@@ -136,8 +140,12 @@ impl Ledger {
             if same && held.entry.version > claim.entry.version {
                 return Err(Rejection::Older);
             }
-            if same && held.entry.version == claim.entry.version && held.seal.expires_ms >= claim.seal.expires_ms {
-                return Ok(());
+            if same && held.entry.version == claim.entry.version {
+                if held.seal.expires_ms >= claim.seal.expires_ms {
+                    held.entry.complete_with(&claim.entry);
+                    return Ok(());
+                }
+                claim.entry.complete_with(&held.entry);
             }
         }
         self.claim = Some(claim);
@@ -210,11 +218,11 @@ impl Ledger {
     pub fn decode(bytes: &[u8], name: &Name, authority: &Authority, unix_ms: u64) -> Result<Self, InvalidRecord> {
         let statements = decode_record(bytes)?;
         let mut ledger = Self::default();
-        for statement in statements {
+        for mut statement in statements {
             if statement.name() != name {
                 return Err(InvalidRecord::Name);
             }
-            match statement.verify(authority, unix_ms) {
+            match statement.check(authority, unix_ms) {
                 Ok(()) => {
                     // What the record itself contradicts is left out.
                     let _ = ledger.insert(statement, unix_ms);

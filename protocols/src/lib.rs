@@ -42,5 +42,7 @@ pub use mirror::RecordKey;
 pub use multiaddr::Multiaddr;
 pub use name::{Name, Network};
 pub use pattern::Pattern;
-pub use statement::{Authority, Certificate, Claim, Entry, Statement, Tombstone, Version};
+pub use statement::{
+    Attributes, Authority, Certificate, Claim, Entry, SignedAttributes, Statement, Tombstone, Version,
+};
 pub use tree::Tree;

@@ -72,12 +72,12 @@ pub const MAX_FETCH_BODY: usize = 1 << 20;
 /// Largest file, in bytes (16 TiB): keeps every count of chunks and every product of them inside 64 bits with room to spare.
 pub const MAX_FILE_BYTES: u64 = 1 << 44;
 
-// A full batch of the longest names must fit its message: text, content id, size, an earlier grant and map keys.
-const _: () = assert!(MAX_BATCH_ENTRIES * (MAX_NAME_BYTES + 288) <= MAX_INDEX_MESSAGE);
+// A full batch of the longest names must fit its message: text, content id, size, an earlier grant, attributes and map keys.
+const _: () = assert!(MAX_BATCH_ENTRIES * (MAX_NAME_BYTES + 384) <= MAX_INDEX_MESSAGE);
 // So must the names that are not granted again, and as many names with their seals.
 const _: () = assert!(MAX_BATCH_ENTRIES * (MAX_NAME_BYTES + 160) + 64 <= MAX_INDEX_MESSAGE);
 // So must a full page, whose entries carry owner and version as well.
-const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_NAME_BYTES + 256) <= MAX_INDEX_MESSAGE);
+const _: () = assert!(MAX_PAGE_ENTRIES * (MAX_NAME_BYTES + 352) <= MAX_INDEX_MESSAGE);
 // A page of members with every address that each may have.
 const _: () = assert!(MAX_MEMBERS * (MAX_ADDRESSES * (MAX_ADDRESS_BYTES + 8) + 128) <= MAX_INDEX_MESSAGE);
 // And the answer to a lookup with every holder at its most talkative.
@@ -87,8 +87,8 @@ const _: () = assert!(2 * MAX_REASON_BYTES + 256 <= MAX_RENEW_MESSAGE);
 const _: () = assert!(MAX_COMPARED_RANGES * (2 * MAX_NAME_BYTES + 96) + 1024 <= MAX_INDEX_MESSAGE);
 const _: () = assert!(MAX_COMPARED_RANGES * MAX_RANGE_PARTS * (MAX_NAME_BYTES + 96) <= MAX_INDEX_MESSAGE);
 const _: () = assert!(MAX_COMPARED_RANGES * MAX_RANGE_NAMES * (MAX_NAME_BYTES + 32) <= MAX_INDEX_MESSAGE);
-// A record holds at most a revocation and a claim, each with a name, hashes, peer id, dates and one or two signatures.
-const _: () = assert!(2 * (MAX_NAME_BYTES + 512) <= MAX_RECORD_BYTES);
+// A record holds at most a revocation and a claim, each with a name, hashes, peer id, dates and up to three signatures.
+const _: () = assert!(2 * (MAX_NAME_BYTES + 640) <= MAX_RECORD_BYTES);
 // A full batch of records, of keys and of keys no longer, with the sender's addresses, must fit its message.
 const _: () =
     assert!(MAX_MIRROR_RECORDS * MAX_RECORD_BYTES + 2 * MAX_MIRROR_KEYS * 40 + 64 * 1024 <= MAX_MIRROR_MESSAGE);

@@ -11,12 +11,14 @@
 //! so the first three have one total order, and whoever holds them all agrees on the latest. A claim is
 //! provisional and proves only who made it.
 
+mod attributes;
 mod claim;
 mod seal;
 mod signed;
 
 use std::fmt;
 
+pub use attributes::{Attributes, MAX_MODIFIED_NS, MIN_MODIFIED_NS, SignedAttributes, Subject};
 pub use claim::Claim;
 use libp2p_identity::{PeerId, PublicKey};
 pub use seal::{Invalid, Seal};
@@ -81,6 +83,10 @@ pub struct Entry {
     /// Version of this statement.
     #[serde(rename = "v")]
     pub version: Version,
+    /// What the owner says of the file beside its bytes; not checked, see [`Entry::attributes`]. None from builds that do not
+    /// know of it.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Box<SignedAttributes>>,
 }
 
 impl Entry {
@@ -186,7 +192,33 @@ impl Statement {
         }
     }
 
-    /// Checks signatures, network and dates.
+    /// The entry that it is about, if there is one that stands.
+    fn entry_mut(&mut self) -> Option<&mut Entry> {
+        match self {
+            Self::Certificate(certificate) => Some(&mut certificate.entry),
+            Self::Claim(claim) => Some(&mut claim.entry),
+            Self::Tombstone(_) | Self::Revocation(_) => None,
+        }
+    }
+
+    /// Checks signatures, network and dates, and takes out attributes that are not the owner's: what is stored and passed on
+    /// has been through this.
+    pub fn check(&mut self, authority: &Authority, unix_ms: u64) -> Result<(), Invalid> {
+        self.verify(authority, unix_ms)?;
+        if let Some(entry) = self.entry_mut() {
+            entry.drop_false_attributes(&authority.network);
+        }
+        Ok(())
+    }
+
+    /// Takes over what the same statement has elsewhere and this one has not.
+    pub(crate) fn complete_with(&mut self, mut other: Self) {
+        if let (Some(entry), Some(other)) = (self.entry_mut(), other.entry_mut()) {
+            entry.complete_with(other);
+        }
+    }
+
+    /// Checks signatures, network and dates; attributes are left as they are.
     pub fn verify(&self, authority: &Authority, unix_ms: u64) -> Result<(), Invalid> {
         match self {
             Self::Certificate(certificate) => certificate.verify(&authority.network, &authority.master, unix_ms),

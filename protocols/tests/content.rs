@@ -151,7 +151,14 @@ fn certificate(unix_ms: u64) -> (Certificate, Keypair, Network) {
     let master = Keypair::generate_ed25519();
     let network = Network::parse("lab").unwrap();
     let name = Name::parse("a/b").unwrap();
-    let entry = Entry { name, content: ContentId::of(b"x"), size: 1, owner: PeerId::random(), version: Version(5) };
+    let entry = Entry {
+        name,
+        content: ContentId::of(b"x"),
+        size: 1,
+        owner: PeerId::random(),
+        version: Version(5),
+        attributes: None,
+    };
     (Certificate::sign(entry, &network, &master, unix_ms).unwrap(), master, network)
 }
 

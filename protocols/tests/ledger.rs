@@ -4,11 +4,12 @@
 use proptest::prelude::*;
 use swarmdex_protocols::ledger::{InvalidRecord, Rejection, Standing};
 use swarmdex_protocols::statement::{
-    CERTIFICATE_LIFETIME_MS, CLAIM_LIFETIME_MS, CLOCK_TOLERANCE_MS, Invalid, Revocation,
+    CERTIFICATE_LIFETIME_MS, CLAIM_LIFETIME_MS, CLOCK_TOLERANCE_MS, Invalid, MAX_MODIFIED_NS, MIN_MODIFIED_NS,
+    Revocation, Subject,
 };
 use swarmdex_protocols::{
-    Authority, Certificate, Claim, ContentId, Entry, Keypair, Ledger, Name, Network, Statement, Tally, Tombstone,
-    Version,
+    Attributes, Authority, Certificate, Claim, ContentId, Entry, Keypair, Ledger, Name, Network, SignedAttributes,
+    Statement, Tally, Tombstone, Version,
 };
 
 const NOW: u64 = 1_800_000_000_000;
@@ -29,6 +30,7 @@ fn entry(owner: u8, version: u64) -> Entry {
         size: 1,
         owner: key(owner).public().to_peer_id(),
         version: Version(version),
+        attributes: None,
     }
 }
 
@@ -206,6 +208,94 @@ fn settled() -> impl Strategy<Value = Statement> {
             _ => revoked(owner, version * 2),
         }
     })
+}
+
+/// A certificate with what its owner says of the file.
+fn attributed(owner: u8, version: u64, signer: u8, executable: bool) -> Statement {
+    let mut certificate = certificate(owner, version);
+    let network = Network::default();
+    let entry = &mut certificate.entry;
+    let subject = Subject { name: entry.name.as_str(), content: &entry.content, size: entry.size, network: &network };
+    let signed = SignedAttributes::sign(Attributes::new(executable, 5), subject, &key(signer)).unwrap();
+    entry.attributes = Some(Box::new(signed));
+    Statement::Certificate(certificate)
+}
+
+fn said(statement: &Statement) -> Option<Attributes> {
+    let Statement::Certificate(certificate) = statement else { panic!() };
+    certificate.entry.attributes(&Network::default())
+}
+
+#[test]
+fn attributes_are_the_owners_and_of_just_this_file() {
+    let network = Network::default();
+    let whole = attributed(1, 5, 1, true);
+    assert_eq!(said(&whole), Some(Attributes { executable: true, modified_ns: Some(5) }));
+    assert_eq!(said(&attributed(1, 5, 2, true)), None, "signed by another");
+    assert_eq!(said(&attributed(1, 5, 0, true)), None, "not even by the master");
+    let Statement::Certificate(Certificate { entry, .. }) = whole.clone() else { panic!() };
+    for other in [
+        Entry { content: ContentId::of(b"other"), ..entry.clone() },
+        Entry { size: 2, ..entry.clone() },
+        Entry { name: Name::parse("b").unwrap(), ..entry.clone() },
+        Entry { owner: key(2).public().to_peer_id(), ..entry.clone() },
+    ] {
+        assert_eq!(other.attributes(&network), None);
+    }
+    assert_eq!(entry.attributes(&Network::parse("other").unwrap()), None);
+    // The version is the master's to give.
+    assert!(Entry { version: Version(9), ..entry }.attributes(&network).is_some());
+    // What is false is taken out, and the certificate stands.
+    let mut forged = attributed(1, 5, 2, true);
+    forged.check(&authority(), NOW).unwrap();
+    assert_eq!(forged, certified(1, 5));
+    let mut good = whole.clone();
+    good.check(&authority(), NOW).unwrap();
+    assert_eq!(good, whole);
+}
+
+#[test]
+fn attributes_that_one_node_lost_another_has_in_whatever_order_they_are_read() {
+    let whole = attributed(1, 5, 1, true);
+    for order in [[certified(1, 5), whole.clone()], [whole.clone(), certified(1, 5)]] {
+        let mut ledger = Ledger::default();
+        order.into_iter().for_each(|statement| ledger.insert(statement, NOW).unwrap());
+        assert_eq!(ledger.settled().and_then(said), said(&whole));
+        let bytes = ledger.encode().unwrap();
+        let read = Ledger::decode(&bytes, &entry(1, 5).name, &authority(), NOW).unwrap();
+        assert_eq!(read, ledger);
+    }
+    // Those of an earlier content are not taken over.
+    let mut ledger = Ledger::default();
+    ledger.insert(whole, NOW).unwrap();
+    ledger.insert(certified(2, 6), NOW).unwrap();
+    assert_eq!(ledger.settled().and_then(said), None);
+    // Nor is a record believed that says something false of them.
+    let mut forged = Ledger::default();
+    forged.insert(attributed(1, 5, 2, true), NOW).unwrap();
+    let read = Ledger::decode(&forged.encode().unwrap(), &entry(1, 5).name, &authority(), NOW).unwrap();
+    assert_eq!(read.settled(), Some(&certified(1, 5)));
+}
+
+#[test]
+fn times_that_cannot_be_do_not_travel() {
+    for (modified_ns, said) in [
+        (MIN_MODIFIED_NS, true),
+        (MIN_MODIFIED_NS - 1, false),
+        (i64::MIN, false),
+        (MAX_MODIFIED_NS, true),
+        (MAX_MODIFIED_NS + 1, false),
+        (i64::MAX, false),
+    ] {
+        let attributes = Attributes::new(true, modified_ns);
+        assert_eq!(attributes, Attributes { executable: true, modified_ns: Some(modified_ns).filter(|_| said) });
+        // A peer that signs such a time all the same is not believed about it.
+        let raw = Attributes { executable: true, modified_ns: Some(modified_ns) };
+        let (content, network) = (ContentId::of(&[1]), Network::default());
+        let subject = Subject { name: "a/b", content: &content, size: 1, network: &network };
+        let signed = Some(Box::new(SignedAttributes::sign(raw, subject, &key(1)).unwrap()));
+        assert_eq!(Entry { attributes: signed, ..entry(1, 5) }.attributes(&network), Some(attributes));
+    }
 }
 
 proptest! {

@@ -17,10 +17,10 @@ use swarmdex_protocols::index::{
     ShareDigest, ShareSum, Verdict,
 };
 use swarmdex_protocols::limits::*;
-use swarmdex_protocols::statement::{self, Seal};
+use swarmdex_protocols::statement::{self, MAX_MODIFIED_NS, Seal, Subject};
 use swarmdex_protocols::{
-    Certificate, Claim, ContentId, Entry, Keypair, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tombstone,
-    Version, mirror,
+    Attributes, Certificate, Claim, ContentId, Entry, Keypair, Multiaddr, Name, Network, PeerId, RecordKey,
+    SignedAttributes, Statement, Tombstone, Version, mirror,
 };
 
 fn key() -> Keypair {
@@ -36,7 +36,14 @@ fn content() -> ContentId {
 }
 
 fn entry(name: &str) -> Entry {
-    Entry { name: Name::parse(name).unwrap(), content: content(), size: 7, owner: peer(), version: Version(9) }
+    Entry {
+        name: Name::parse(name).unwrap(),
+        content: content(),
+        size: 7,
+        owner: peer(),
+        version: Version(9),
+        attributes: None,
+    }
 }
 
 fn seal() -> Seal {
@@ -122,7 +129,7 @@ fn sum() -> ShareSum {
 fn responses() -> Vec<Response> {
     let refusal = Refusal::new(RefusalCode::Quota, "too many");
     vec![
-        Response::Joined(Joined { session: Session(8), lease_ms: 30_000, unchanged: false, again: false }),
+        Response::Joined(Joined { session: Session(8), lease_ms: 30_000, unchanged: false, again: false, bare: false }),
         Response::Announced(vec![
             Verdict::Accepted { version: Version(9), seal: seal() },
             Verdict::Conflict { owner: peer() },
@@ -309,11 +316,47 @@ fn returns() -> (Vec<Request>, Vec<Response>) {
             Request::Seals(Seals { session: Session(1), from: "a/b".to_owned() }),
         ],
         vec![
-            Response::Joined(Joined { session: Session(8), lease_ms: 30_000, unchanged: false, again: true }),
+            Response::Joined(Joined {
+                session: Session(8),
+                lease_ms: 30_000,
+                unchanged: false,
+                again: true,
+                bare: false,
+            }),
             returned(Some("a/b"), &["a"]),
             returned(None, &[]),
             Response::Sealed(vec![Sealed { name: "a/b".to_owned(), version: Version(9), seal: seal() }]),
         ],
+    )
+}
+
+fn signed(executable: bool, modified_ns: i64) -> Option<Box<SignedAttributes>> {
+    let (network, content) = (Network::parse("lab").unwrap(), content());
+    let subject = Subject { name: "a/b", content: &content, size: 7, network: &network };
+    let signed = SignedAttributes::sign(Attributes::new(executable, modified_ns), subject, &key());
+    Some(Box::new(signed.unwrap()))
+}
+
+/// What files have beside their bytes.
+fn attributes() -> (Request, Vec<Response>, Statement) {
+    let offers = [(true, 1_700_000_000_123_456_789), (false, -1), (true, i64::MAX)];
+    let offers = offers.map(|(executable, modified_ns)| Offer {
+        attributes: signed(executable, modified_ns),
+        ..Offer::new("a/b", content(), 7)
+    });
+    let entry = Entry { attributes: signed(true, 0), ..entry("a/b") };
+    let joined = Joined { session: Session(8), lease_ms: 30_000, unchanged: true, again: false, bare: true };
+    let network = Network::parse("lab").unwrap();
+    (
+        Request::Announce(Announce {
+            session: Session(1),
+            sequence: Sequence(2),
+            offers: offers.to_vec(),
+            last: false,
+            total: None,
+        }),
+        vec![Response::Joined(joined), Response::Page(Page { entries: vec![entry.clone()], next: None })],
+        Statement::Claim(Claim::sign(entry, Version(8), false, &network, &key(), 1000).unwrap()),
     )
 }
 
@@ -386,6 +429,10 @@ fn every_message_has_its_bytes() {
     all += &lines("request", &requests);
     all += &lines("response", &responses);
     all += &lines("header", &[sending()]);
+    let (request, responses, claim) = attributes();
+    all += &lines("request", &[request]);
+    all += &lines("response", &responses);
+    all += &lines("signed", &[claim]);
     assert_eq!(all, GOLDEN, "the bytes of a message changed: that takes a new protocol id");
 }
 
@@ -423,6 +470,10 @@ fn another_library_writes_and_reads_the_same_bytes() {
     let (requests, responses) = joins_and_masters();
     cross_check(&requests);
     cross_check(&responses);
+    let (request, responses, claim) = attributes();
+    cross_check(&[request]);
+    cross_check(&responses);
+    cross_check(&[claim]);
 }
 
 #[test]
@@ -435,6 +486,29 @@ fn a_new_optional_field_is_ignored_and_a_missing_one_has_its_default() {
     ciborium::into_writer(&newer, &mut bytes).unwrap();
     let search = Search { query: "a".to_owned(), cursor: None, limit: 5 };
     assert_eq!(decode::<Request>(&bytes, 1000), Ok(Request::Search(search)));
+}
+
+/// An entry as builds know it that have never heard of attributes.
+#[derive(serde::Deserialize)]
+struct EarlierEntry {
+    #[serde(rename = "n")]
+    name: Name,
+    #[serde(rename = "v")]
+    version: Version,
+}
+
+#[test]
+fn builds_that_do_not_know_attributes_read_past_them_and_check_the_same_signature() {
+    let network = Network::parse("lab").unwrap();
+    let plain = Certificate::sign(entry("a/b"), &network, &key(), 1000).unwrap();
+    let full = Entry { attributes: signed(true, 5), ..entry("a/b") };
+    let full = Certificate::sign(full, &network, &key(), 1000).unwrap();
+    assert_eq!(full.seal, plain.seal, "the master signs what it always signed");
+    let bytes = encode(&full.entry, 1000).unwrap();
+    let earlier: EarlierEntry = decode(&bytes, 1000).unwrap();
+    assert_eq!((earlier.name, earlier.version), (full.entry.name.clone(), full.entry.version));
+    // And what they pass on without them is as valid.
+    Certificate { entry: plain.entry, seal: full.seal }.verify(&network, &key().public(), 1000).unwrap();
 }
 
 #[test]
@@ -485,13 +559,15 @@ fn messages_at_their_limits_fit() {
         .map(|number| Offer {
             granted: Some(Granted { version: Version(u64::MAX), seal: full_seal() }),
             claimed: true,
+            attributes: signed(true, MAX_MODIFIED_NS),
             ..Offer::new(padded(number), content(), MAX_FILE_BYTES)
         })
         .collect();
     let announce =
         Announce { session: Session(u64::MAX), sequence: Sequence(u64::MAX), offers, last: true, total: None };
     encode(&Request::Announce(announce), MAX_INDEX_MESSAGE).unwrap();
-    let big = Entry { version: Version(u64::MAX), size: u64::MAX, ..entry(&padded(1)) };
+    let attributes = signed(true, MAX_MODIFIED_NS);
+    let big = Entry { version: Version(u64::MAX), size: u64::MAX, attributes: attributes.clone(), ..entry(&padded(1)) };
     let page = Page { entries: vec![big; MAX_PAGE_ENTRIES], next: Some(Cursor(u64::MAX)) };
     encode(&Response::Page(page), MAX_INDEX_MESSAGE).unwrap();
     let accepted = Verdict::Accepted { version: Version(u64::MAX), seal: full_seal() };
@@ -509,7 +585,7 @@ fn messages_at_their_limits_fit() {
     encode(&Response::Found(found), MAX_INDEX_MESSAGE).unwrap();
     let revocation = statement::Revocation {
         certificate: Certificate {
-            entry: Entry { size: u64::MAX, version: Version(u64::MAX), ..entry(&padded(3)) },
+            entry: Entry { size: u64::MAX, version: Version(u64::MAX), attributes, ..entry(&padded(3)) },
             seal: full_seal(),
         },
         seal: full_seal(),

@@ -435,8 +435,8 @@ impl Dht {
         let (network, authority) = (self.network.clone(), self.authority.borrow().clone());
         let checking = tokio::task::spawn_blocking(move || {
             let unix_ms = now().unix_ms;
-            let verify = |statement: Statement| match &authority {
-                Some(authority) if statement.verify(authority, unix_ms).is_ok() => {
+            let verify = |mut statement: Statement| match &authority {
+                Some(authority) if statement.check(authority, unix_ms).is_ok() => {
                     Ok((RecordKey::name(&network, statement.name()), statement))
                 }
                 _ => Err(Verdict::Invalid),

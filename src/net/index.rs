@@ -273,12 +273,12 @@ impl Master {
 
     fn written(&mut self, peer: PeerId, written: WriteOutcome) -> Response {
         match written {
-            WriteOutcome::Joined { session, unchanged, again, holding } => {
+            WriteOutcome::Joined { session, unchanged, again, bare, holding } => {
                 self.leases.on_joined(&peer, session);
                 self.leases.set_holding(&peer, holding);
                 self.try_to_reach(peer, Instant::now());
                 let lease_ms = u64::try_from(self.leases.lease().as_millis()).unwrap_or(u64::MAX);
-                Response::Joined(Joined { session, lease_ms, unchanged, again })
+                Response::Joined(Joined { session, lease_ms, unchanged, again, bare })
             }
             WriteOutcome::Returned { returned, holding } => {
                 self.leases.set_holding(&peer, holding);

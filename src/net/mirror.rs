@@ -289,11 +289,11 @@ impl Mirror {
 fn checked(name: &Name, statements: Vec<Statement>, authority: &Authority) -> Option<Ledger> {
     let unix_ms = now().unix_ms;
     let mut ledger = Ledger::default();
-    for statement in statements.into_iter().take(2) {
+    for mut statement in statements.into_iter().take(2) {
         if statement.name() != name {
             return None;
         }
-        match statement.verify(authority, unix_ms) {
+        match statement.check(authority, unix_ms) {
             // What the node itself contradicts is left out.
             Ok(()) => drop(ledger.insert(statement, unix_ms)),
             Err(swarmdex_protocols::statement::Invalid::Expired) => {}

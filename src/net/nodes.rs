@@ -254,7 +254,8 @@ mod tests {
         assert!(Nodes::default().on_identify(peer, &info, "/swarmdex/1/other", Seen::default()).is_none());
         let seen = Seen { here: false, at: [IpAddr::from([10, 0, 0, 2])].into() };
         let live: Multiaddr = "/ip4/10.0.0.2/tcp/1".parse().unwrap();
-        let info = identify::Info { listen_addrs: info.listen_addrs.into_iter().chain([live.clone()]).collect(), ..info };
+        let info =
+            identify::Info { listen_addrs: info.listen_addrs.into_iter().chain([live.clone()]).collect(), ..info };
         let node = nodes.on_identify(peer, &info, "/swarmdex/1/lab", seen).unwrap();
         assert_eq!(node.addresses[0], live, "the address from which it is seen is not cut off");
     }

@@ -349,8 +349,8 @@ fn entry_of(tally: &Tally) -> Option<Entry> {
 }
 
 /// What an owner says of a name of its own, if it is signed.
-fn believed(statement: Statement, owner: &PeerId, authority: &Authority) -> Option<Ledger> {
-    if statement.owner() != owner || statement.verify(authority, unix_ms()).is_err() {
+fn believed(mut statement: Statement, owner: &PeerId, authority: &Authority) -> Option<Ledger> {
+    if statement.owner() != owner || statement.check(authority, unix_ms()).is_err() {
         return None;
     }
     let mut ledger = Ledger::default();

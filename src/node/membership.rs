@@ -14,7 +14,7 @@ pub(super) use find::{Finder, split_peer};
 use swarmdex_protocols::index::{
     Announce, Fingerprint, Join, Leave, Offer, RefusalCode, Request, Response, Revoke, Sequence, Session,
 };
-use swarmdex_protocols::{Authority, Name, Network, PeerId};
+use swarmdex_protocols::{Authority, Keypair, Name, Network, PeerId};
 use tokio::sync::{broadcast, watch};
 
 use super::Phase;
@@ -64,6 +64,7 @@ pub(super) struct Membership {
     pub(super) lease: Duration,
     pub(super) machine: Option<Fingerprint>,
     pub(super) twins: Twins,
+    pub(super) keypair: Keypair,
 }
 
 impl Membership {
@@ -227,7 +228,7 @@ impl Membership {
         {
             return Ok(Told::Rejoin);
         }
-        while let Some(batch) = self.next_batch() {
+        while let Some(batch) = self.next_batch().await {
             if self.send(member, batch).await? == Told::Rejoin {
                 return Ok(Told::Rejoin);
             }
@@ -274,7 +275,10 @@ impl Membership {
         };
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
         let now = Instant::now();
-        self.standings.change(|announcer| announcer.on_joined(joined.unchanged, share, now));
+        self.standings.change(|announcer| {
+            announcer.set_bare(joined.bare);
+            announcer.on_joined(joined.unchanged, share, now);
+        });
         self.standings.set_lease(Duration::from_millis(joined.lease_ms));
         self.standings.save().await;
         self.twins.on_joined();
@@ -283,13 +287,27 @@ impl Membership {
         Ok(Member { returning, ..Member::new(master, joined.session) })
     }
 
-    fn next_batch(&self) -> Option<Batch> {
+    async fn next_batch(&self) -> Option<Batch> {
         let entries = self.shares.entries();
         let share = |after: Option<&Name>| {
             let from = after.map_or(0, |after| entries.partition_point(|entry| entry.name <= *after));
-            entries.get(from..).unwrap_or_default().iter().map(|entry| (&entry.name, &entry.content, entry.size))
+            let entries = entries.get(from..).unwrap_or_default().iter();
+            entries.map(|entry| (&entry.name, &entry.content, entry.size, Some(entry.attributes())))
         };
-        self.standings.lock().next_batch(share, unix_ms())
+        let batch = self.standings.lock().next_batch(share, unix_ms());
+        let Some(Batch::Announce { mut offers, last }) = batch else { return batch };
+        let (network, keypair) = (self.network.clone(), self.keypair.clone());
+        // A thousand signatures take their time.
+        let signing = tokio::task::spawn_blocking(move || {
+            for offer in &mut offers {
+                let found = entries.binary_search_by(|entry| entry.name.as_str().cmp(&offer.name)).ok();
+                let entry = found.and_then(|number| entries.get(number));
+                offer.attributes = entry.and_then(|entry| entry.signed_attributes(&network, &keypair));
+            }
+            offers
+        });
+        // Nothing else can be told if that fails: the node is ending.
+        signing.await.ok().map(|offers| Batch::Announce { offers, last })
     }
 
     async fn send(&self, member: &mut Member, batch: Batch) -> Result<Told, String> {

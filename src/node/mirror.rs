@@ -288,7 +288,9 @@ impl MirrorTask {
     /// A claim above everything that is known of the name.
     fn sign(&self, name: Name, content: ContentId, size: u64, tally: &Tally) -> Option<Claim> {
         let (base, version) = (tally.base(), tally.version().next(unix_ms()));
-        let entry = Entry { name, content, size, owner: self.net.local(), version };
+        let attributes = self.library.shares.entry(&name).filter(|entry| entry.content == content);
+        let attributes = attributes.and_then(|entry| entry.signed_attributes(&self.network, &self.keypair));
+        let entry = Entry { name, content, size, owner: self.net.local(), version, attributes };
         match Claim::sign(entry, base, false, &self.network, &self.keypair, unix_ms()) {
             Ok(claim) => Some(claim),
             Err(error) => {

@@ -152,6 +152,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         lease: config.lease.lease,
         machine,
         twins: twins.clone(),
+        keypair: keypair.clone(),
     };
     let lookout = Lookout {
         net: net.clone(),

@@ -116,7 +116,14 @@ mod tests {
 
     fn entry(version: u64) -> Entry {
         let name = Name::parse("name").unwrap();
-        Entry { name, content: ContentId::of(b"x"), size: 1, owner: PeerId::random(), version: Version(version) }
+        Entry {
+            name,
+            content: ContentId::of(b"x"),
+            size: 1,
+            owner: PeerId::random(),
+            version: Version(version),
+            attributes: None,
+        }
     }
 
     #[test]

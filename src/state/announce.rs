@@ -3,7 +3,9 @@
 
 mod again;
 mod alone;
+mod attributes;
 mod changed;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 use swarmdex_protocols::index::{Granted, Offer, Revocation, ShareDigest, ShareSum, Verdict, share_digest};
 use swarmdex_protocols::limits::MAX_BATCH_ENTRIES;
 use swarmdex_protocols::statement::{self, CERTIFICATE_LIFETIME_MS};
-use swarmdex_protocols::{Certificate, Claim, ContentId, Entry, Name, PeerId, Version};
+use swarmdex_protocols::{Attributes, Certificate, Claim, ContentId, Entry, Name, PeerId, Version};
 
 use super::Now;
 use super::agreement::{Differences, Held};
@@ -89,6 +91,8 @@ pub struct Announcer {
     unsealed: BTreeMap<Name, Version>,
     /// How far what this peer left with is granted again.
     returned: String,
+    /// Whether the master lacks attributes of this peer's files.
+    bare: bool,
     /// Certificates that this peer gave up while no master could be told.
     revocations: BTreeMap<Name, statement::Revocation>,
     /// Names of which the network knows something later than this peer's certificate.
@@ -119,6 +123,7 @@ impl Announcer {
             claims: BTreeMap::new(),
             unsealed: BTreeMap::new(),
             returned: String::new(),
+            bare: false,
             revocations: BTreeMap::new(),
             doubted: BTreeSet::new(),
             unsaved: BTreeSet::new(),
@@ -167,7 +172,9 @@ impl Announcer {
                     _ => self.certificate(name, content, size).map_or(0, |held| held.seal.issued_ms),
                 };
                 let standing = Standing::Certified(self.version(name, content, size));
-                self.told.insert(name.clone(), Answer { content: *content, size, standing, sealed_ms, at: now });
+                let attributes = self.told_attributes(name, content, size);
+                let answer = Answer { content: *content, size, attributes, standing, sealed_ms, at: now };
+                self.told.insert(name.clone(), answer);
             }
             self.agreed = Some(now);
             self.on_whole();
@@ -220,21 +227,23 @@ impl Announcer {
         share_digest(share.into_iter().map(versioned))
     }
 
-    /// The next change to send for a share, sorted by name, of which `share` gives what comes after some name; `None` if
-    /// the master knows it all.
+    /// The next change to send for a share, sorted by name, of which `share` gives what comes after some name, with what is
+    /// known of each file beside its bytes; `None` if the master knows it all. Offers have no attributes yet: whoever has the
+    /// key adds them, signed.
     pub fn next_batch<'a, I>(&self, share: impl Fn(Option<&Name>) -> I, unix_ms: u64) -> Option<Batch>
     where
-        I: Iterator<Item = (&'a Name, &'a ContentId, u64)> + Clone,
+        I: Iterator<Item = (&'a Name, &'a ContentId, u64, Option<Attributes>)> + Clone,
     {
-        let due = share(self.seen.as_ref()).filter(|(name, content, size)| self.is_due(name, content, *size, unix_ms));
+        let due = share(self.seen.as_ref())
+            .filter(|(name, content, size, attributes)| self.is_due(name, content, *size, *attributes, unix_ms));
         let offers: Vec<_> =
-            due.take(self.batch).map(|(name, content, size)| self.offer(name, content, size)).collect();
+            due.take(self.batch).map(|(name, content, size, _)| self.offer(name, content, size)).collect();
         if self.reporting || !offers.is_empty() {
             // Only a batch of its own ends the report: then every answer that it counts is here.
             let last = (self.reporting && offers.is_empty()).then(|| self.told.granted());
             return Some(Batch::Announce { offers, last });
         }
-        let names = self.surplus(share(None));
+        let names = self.surplus(share(None).map(|(name, content, size, _)| (name, content, size)));
         (!names.is_empty()).then_some(Batch::Revoke(names))
     }
 
@@ -243,11 +252,20 @@ impl Announcer {
         self.seen = None;
     }
 
-    /// Whether the master is to be told of a name: it does not know it, or its certificate is half over.
-    fn is_due(&self, name: &Name, content: &ContentId, size: u64, unix_ms: u64) -> bool {
+    /// Whether the master is to be told of a name: it does not know it, or other attributes of its file, or its certificate is
+    /// half over.
+    fn is_due(
+        &self,
+        name: &Name,
+        content: &ContentId,
+        size: u64,
+        attributes: Option<Attributes>,
+        unix_ms: u64,
+    ) -> bool {
         match self.told.get(name) {
             Some(told) if told.content == *content && told.size == size => match told.standing {
                 Standing::Certified(_) if self.doubted.contains(name) => true,
+                Standing::Certified(_) if attributes.is_some() && attributes != told.attributes => true,
                 Standing::Certified(_) => unix_ms >= told.sealed_ms.saturating_add(CERTIFICATE_LIFETIME_MS / 2),
                 Standing::Claimed(_) => true,
                 Standing::Conflict(_) | Standing::Refused(_) => false,
@@ -289,7 +307,8 @@ impl Announcer {
             let (content, size, owner) = (offer.content, offer.size, self.local);
             let standing = match verdict {
                 Verdict::Accepted { version, seal } => {
-                    let entry = Entry { name: name.clone(), content, size, owner, version };
+                    let attributes = offer.attributes.clone();
+                    let entry = Entry { name: name.clone(), content, size, owner, version, attributes };
                     self.certificates.insert(name.clone(), Certificate { entry, seal });
                     self.unsaved.insert(name.clone());
                     Standing::Certified(version)
@@ -300,7 +319,9 @@ impl Announcer {
                 }
                 Verdict::Refused(refusal) => Standing::Refused(refusal.reason),
             };
-            self.told.insert(name, Answer { content, size, standing, sealed_ms: now.unix_ms, at: now.mono });
+            let attributes = offer.attributes.as_ref().map(|signed| signed.said());
+            let answer = Answer { content, size, attributes, standing, sealed_ms: now.unix_ms, at: now.mono };
+            self.told.insert(name, answer);
         }
         if last {
             // The master counted the same.
@@ -340,7 +361,8 @@ impl Announcer {
         self.told.remove(name);
         if let Some((content, size, version)) = granted {
             let standing = Standing::Certified(version);
-            self.told.insert(name.clone(), Answer { content, size, standing, sealed_ms: 0, at: now });
+            let answer = Answer { content, size, attributes: None, standing, sealed_ms: 0, at: now };
+            self.told.insert(name.clone(), answer);
         }
     }
 
@@ -434,26 +456,6 @@ impl Announcer {
         let recent = |at: Instant| now.saturating_duration_since(at) <= period;
         let granted = self.told.get(name).filter(|told| told.granted().is_some());
         granted.is_some_and(|told| recent(told.at) || self.agreed.is_some_and(recent))
-    }
-
-    /// Certificates to write to disk, or to delete there.
-    pub fn take_unsaved(&mut self) -> Vec<(Name, Option<Certificate>)> {
-        let names = std::mem::take(&mut self.unsaved);
-        names.into_iter().map(|name| (name.clone(), self.certificates.get(&name).cloned())).collect()
-    }
-
-    /// Marks as unsaved what differs from what was found on disk; how many names that are.
-    pub fn resave(&mut self, found: &BTreeMap<String, Option<Certificate>>) -> usize {
-        let before = self.unsaved.len();
-        let unsaved = &mut self.unsaved;
-        let held = self.certificates.iter();
-        unsaved.extend(
-            held.filter(|(name, held)| found.get(name.as_str()) != Some(&Some((*held).clone())))
-                .map(|(name, _)| name.clone()),
-        );
-        let gone = found.keys().filter(|name| !self.certificates.contains_key(name.as_str()));
-        unsaved.extend(gone.filter_map(|name| Name::parse(name).ok()));
-        unsaved.len() - before
     }
 
     /// The certificate of the highest version that this peer was granted.

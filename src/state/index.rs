@@ -6,7 +6,7 @@
 use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, Revocation};
 use swarmdex_protocols::limits::MAX_FILE_BYTES;
 use swarmdex_protocols::statement::Rank;
-use swarmdex_protocols::{Entry, Name, PeerId, Statement, Tally, Version};
+use swarmdex_protocols::{Entry, Name, PeerId, SignedAttributes, Statement, Tally, Version};
 
 /// The index as a rule sees it.
 pub trait IndexView {
@@ -118,6 +118,7 @@ pub fn announce<V: IndexView>(
         Some(entry)
             if entry.content == offer.content
                 && entry.size == offer.size
+                && says_the_same(&entry, offer)
                 && evidence.mirror.rank() <= Some(Rank::certificate(entry.version)) =>
         {
             return Ok(Announced::Granted { entry: Box::new(entry), new: false });
@@ -152,8 +153,15 @@ pub fn announce<V: IndexView>(
         }
     }
     let version = next_version(view, evidence, moment)?;
-    let entry = Entry { name, content: offer.content, size: offer.size, owner, version };
+    let (content, size, attributes) = (offer.content, offer.size, offer.attributes.clone());
+    let entry = Entry { name, content, size, owner, version, attributes };
     Ok(Announced::Granted { entry: Box::new(entry), new: true })
+}
+
+/// Whether an offer says nothing else of the file than its entry; a peer that does not know of attributes says nothing.
+fn says_the_same(entry: &Entry, offer: &Offer) -> bool {
+    let said = |signed: &Option<Box<SignedAttributes>>| signed.as_ref().map(|signed| signed.said());
+    offer.attributes.is_none() || said(&entry.attributes) == said(&offer.attributes)
 }
 
 /// A version above all that this index gave, and above what it gave before it lost its memory.

@@ -147,6 +147,7 @@ mod tests {
             size: 1,
             owner: key.public().to_peer_id(),
             version: Version(7),
+            attributes: None,
         };
         Certificate::sign(entry, &Network::default(), &key, 1000).unwrap()
     }

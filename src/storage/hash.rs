@@ -28,6 +28,8 @@ pub struct FileStamp {
     pub inode: u64,
     /// Device.
     pub device: u64,
+    /// Whether its owner may execute it. It changes together with the change time.
+    pub executable: bool,
 }
 
 impl FileStamp {
@@ -40,7 +42,20 @@ impl FileStamp {
             ctime_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
             inode: metadata.ino(),
             device: metadata.dev(),
+            executable: metadata.mode() & 0o100 != 0,
         }
+    }
+}
+
+impl FileStamp {
+    /// Whether it is of the same file in the same state. A disk that is mounted anew may have another device.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        self.is_alike(other) && self.ctime_ns == other.ctime_ns
+    }
+
+    /// The same of a file that was renamed since, which changes its change time.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        (self.len, self.mtime_ns, self.inode) == (other.len, other.mtime_ns, other.inode)
     }
 }
 

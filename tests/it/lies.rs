@@ -29,7 +29,14 @@ fn key(text: &str) -> RecordKey {
 }
 
 fn entry(text: &str, owner: PeerId, version: u64) -> Entry {
-    Entry { name: name(text), content: ContentId::of(b"a lie"), size: 5, owner, version: Version(version) }
+    Entry {
+        name: name(text),
+        content: ContentId::of(b"a lie"),
+        size: 5,
+        owner,
+        version: Version(version),
+        attributes: None,
+    }
 }
 
 fn signed(entry: Entry, network: &str, by: &Keypair, at: u64) -> Statement {
@@ -109,7 +116,7 @@ async fn no_reader_believes_forged_expired_old_foreign_or_misplaced_records() {
     let now = unix_ms();
     let certified = |entry: swarmdex::node::EntryInfo| {
         let swarmdex::node::EntryInfo { name, content, size, owner, version } = entry;
-        signed(Entry { name, content, size, owner, version }, "swarmdex", &key_of_master, now)
+        signed(Entry { name, content, size, owner, version, attributes: None }, "swarmdex", &key_of_master, now)
     };
     let future = Version::default().next(now + 10 * DAY);
     let claim = |text| {

@@ -30,7 +30,14 @@ fn unix_ms() -> u64 {
 }
 
 fn entry(text: &str, owner: PeerId, version: u64) -> Entry {
-    Entry { name: Name::parse(text).unwrap(), content: ContentId::of(b"x"), size: 1, owner, version: Version(version) }
+    Entry {
+        name: Name::parse(text).unwrap(),
+        content: ContentId::of(b"x"),
+        size: 1,
+        owner,
+        version: Version(version),
+        attributes: None,
+    }
 }
 
 fn refused(code: RefusalCode) -> Response {
@@ -45,7 +52,7 @@ fn renewed() -> Response {
 async fn confused_master(mut answer: impl FnMut(Request) -> Response + Send + 'static) -> (Stranger, TestNode) {
     let master = Stranger::start().await;
     master.answer_index(move |request| {
-        let joined = Joined { session: Session(1), lease_ms: 60_000, unchanged: true, again: false };
+        let joined = Joined { session: Session(1), lease_ms: 60_000, unchanged: true, again: false, bare: false };
         let response = match request {
             Request::Join(_) => Response::Joined(joined),
             request @ (Request::Search(_) | Request::Peers(_)) => answer(request),
@@ -140,7 +147,7 @@ async fn a_search_that_breaks_off_is_filled_up_from_the_dht() {
     let state = granted.clone();
     master.answer_index(move |request| {
         let (owner, entries) = &mut *state.lock().unwrap();
-        let joined = Joined { session: Session(1), lease_ms: 60_000, unchanged: true, again: false };
+        let joined = Joined { session: Session(1), lease_ms: 60_000, unchanged: true, again: false, bare: false };
         let response = match request {
             Request::Join(_) => Response::Joined(joined),
             Request::Announce(announce) => Response::Announced(
@@ -150,7 +157,8 @@ async fn a_search_that_breaks_off_is_filled_up_from_the_dht() {
                     .map(|offer| {
                         let version = Version::default().next(unix_ms());
                         let (name, owner) = (Name::parse(&offer.name).unwrap(), owner.unwrap());
-                        let entry = Entry { name, content: offer.content, size: offer.size, owner, version };
+                        let entry =
+                            Entry { name, content: offer.content, size: offer.size, owner, version, attributes: None };
                         entries.push(entry.clone());
                         let seal = Certificate::sign(entry, &Network::default(), &key, unix_ms()).unwrap().seal;
                         Verdict::Accepted { version, seal }

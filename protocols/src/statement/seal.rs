@@ -96,6 +96,11 @@ impl Body {
         self.number(version.0)
     }
 
+    /// All of it: what is signed without dates.
+    pub(super) fn without_dates(self) -> Vec<u8> {
+        self.0
+    }
+
     fn with_dates(self, issued_ms: u64, expires_ms: u64) -> Vec<u8> {
         self.number(issued_ms).number(expires_ms).0
     }

@@ -112,11 +112,13 @@ pub struct Revocation {
 impl Revocation {
     /// Signs the revocation of `certificate` by its owner at `unix_ms`.
     pub fn sign(
-        certificate: Certificate,
+        mut certificate: Certificate,
         network: &Network,
         owner: &Keypair,
         unix_ms: u64,
     ) -> Result<Self, SigningError> {
+        // Of no use in what is over.
+        certificate.entry.attributes = None;
         let seal = Seal::new(Self::body(&certificate, network), owner, unix_ms, END_LIFETIME_MS)?;
         Ok(Self { certificate, seal })
     }

@@ -10,7 +10,7 @@ use libp2p::swarm::ConnectionId;
 use swarmdex_protocols::address::ip_of;
 use swarmdex_protocols::fetch::Header;
 use swarmdex_protocols::index::{Followed, Refusal, RefusalCode, Request, Response};
-use swarmdex_protocols::limits::MAX_FETCH_BODY;
+use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_FETCH_BODY};
 use swarmdex_protocols::{fetch as fetch_protocol, index as index_protocol, mirror};
 
 use super::{Driver, IndexChannel, Job};

@@ -18,7 +18,8 @@ fn addresses_are_bounded() {
 
 #[test]
 fn of_too_many_addresses_the_one_that_the_master_sees_is_kept() {
-    let mut addresses: Vec<Multiaddr> = (1..100).map(|host| format!("/ip4/10.66.{host}.1/tcp/4747").parse().unwrap()).collect();
+    let mut addresses: Vec<Multiaddr> =
+        (1..100).map(|host| format!("/ip4/10.66.{host}.1/tcp/4747").parse().unwrap()).collect();
     let live: Multiaddr = "/ip4/10.77.0.2/tcp/4747".parse().unwrap();
     addresses.push(live.clone());
     let remote: Multiaddr = "/ip4/10.77.0.2/tcp/50000".parse().unwrap();

@@ -126,7 +126,9 @@ impl Takeover {
         let authority = self.authority.clone();
         let checking = tokio::task::spawn_blocking(move || {
             let unix_ms = now().unix_ms;
-            let valid = new.into_iter().filter(|(_, statement, _)| statement.verify(&authority, unix_ms).is_ok());
+            let mut new = new;
+            new.retain_mut(|(_, statement, _)| statement.check(&authority, unix_ms).is_ok());
+            let valid = new.into_iter();
             let timed = valid.map(|(key, statement, left)| (key, statement, Duration::from_secs(u64::from(left))));
             timed.collect::<Vec<_>>()
         });

@@ -35,7 +35,8 @@ impl Announcer {
         let granted = part.filter(|(name, ..)| !except.contains(name.as_str()));
         for (name, content, size) in granted {
             let standing = Standing::Certified(*version);
-            let answer = Answer { content: *content, size, standing, sealed_ms: u64::MAX, at: now.mono };
+            let attributes = self.told_attributes(name, content, size);
+            let answer = Answer { content: *content, size, attributes, standing, sealed_ms: u64::MAX, at: now.mono };
             // What was believed before, and its certificate, count no more.
             self.changed.mark(name);
             self.told.insert(name.clone(), answer);
@@ -70,7 +71,11 @@ impl Announcer {
                 continue;
             };
             let Answer { content, size, .. } = answer;
-            let entry = Entry { name: name.clone(), content, size, owner: self.local, version };
+            // Signed for an earlier certificate of the same content, and as good for this one.
+            let before = self.certificates.get(&name).map(|held| &held.entry);
+            let before = before.filter(|before| before.content == content && before.size == size);
+            let attributes = before.and_then(|before| before.attributes.clone());
+            let entry = Entry { name: name.clone(), content, size, owner: self.local, version, attributes };
             self.told.insert(name.clone(), Answer { sealed_ms: seal.issued_ms, ..answer });
             self.certificates.insert(name.clone(), Certificate { entry, seal });
             self.unsealed.remove(&name);

@@ -36,7 +36,7 @@ fn view(share: &Share) -> impl Iterator<Item = (&Name, &ContentId, u64)> + Clone
 fn next(announcer: &Announcer, share: &Share, unix_ms: u64) -> Option<Batch> {
     let after = |after: Option<&Name>| {
         let begin = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
-        share.range((begin, Bound::Unbounded)).map(|(name, (content, size))| (name, content, *size))
+        share.range((begin, Bound::Unbounded)).map(|(name, (content, size))| (name, content, *size, None))
     };
     announcer.next_batch(after, unix_ms)
 }
@@ -272,7 +272,7 @@ fn without_a_master_what_was_granted_holds_on_and_new_names_are_claimed() {
     let revocation = statement::Revocation::sign(revoked[0].clone(), &network, &key, NOW).unwrap();
     announcer.on_given_up(Statement::Revocation(revocation));
     assert!(announcer.to_give_up(|name| after.contains_key(name)).0.is_empty(), "said once");
-    let entry = Entry { name: name.clone(), content, size, owner: local, version: Version(9) };
+    let entry = Entry { name: name.clone(), content, size, owner: local, version: Version(9), attributes: None };
     announcer.on_claimed(Claim::sign(entry, Version(0), false, &network, &key, NOW).unwrap());
     assert!(announcer.to_claim(view(&after), NOW).is_empty());
     assert_eq!(announcer.to_claim(view(&after), NOW + CLAIM_LIFETIME_MS / 2).len(), 1, "and renewed in time");
@@ -381,4 +381,77 @@ fn what_has_no_seal_yet_is_claimed_when_the_master_is_lost() {
     assert!(!announcer.on_sealed(vec![sealed("a", 9)]));
     assert!(announcer.on_sealed(Vec::new()));
     assert_eq!(announcer.granted().unwrap().entries, 1);
+}
+
+/// What the master is told of a file beside its bytes.
+mod attributes {
+    use swarmdex_protocols::statement::Subject;
+    use swarmdex_protocols::{Attributes, Keypair, Network, SignedAttributes};
+
+    use super::*;
+
+    fn signed(attributes: Attributes, offer: &Offer, key: &Keypair) -> Option<Box<SignedAttributes>> {
+        let network = Network::default();
+        let subject = Subject { name: &offer.name, content: &offer.content, size: offer.size, network: &network };
+        Some(Box::new(SignedAttributes::sign(attributes, subject, key).unwrap()))
+    }
+
+    /// Tells the master all that is due; the names.
+    fn tell(announcer: &mut Announcer, share: &Share, attributes: Attributes, key: &Keypair) -> Vec<String> {
+        let mut names = Vec::new();
+        loop {
+            let after = |after: Option<&Name>| {
+                let begin = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+                let rest = share.range((begin, Bound::Unbounded));
+                rest.map(|(name, (content, size))| (name, content, *size, Some(attributes)))
+            };
+            let Some(Batch::Announce { mut offers, last }) = announcer.next_batch(after, NOW) else { return names };
+            offers.iter_mut().for_each(|offer| offer.attributes = signed(attributes, offer, key));
+            names.extend(offers.iter().map(|offer| offer.name.clone()));
+            let verdicts = vec![accepted(1); offers.len()];
+            assert!(announcer.on_announced(&offers, last.is_some(), verdicts, now()));
+        }
+    }
+
+    #[test]
+    fn a_change_of_attributes_is_told_once_and_known_after_a_restart() {
+        let key = Keypair::generate_ed25519();
+        let share = files(7);
+        let (plain, executable) = (Attributes::new(false, 1), Attributes::new(true, 1));
+        let mut announcer = Announcer::new(key.public().to_peer_id(), []).with_batch(3);
+        announcer.on_joined(false, view(&share), now().mono);
+        assert_eq!(tell(&mut announcer, &share, plain, &key).len(), 7);
+        announcer.look_again();
+        assert!(tell(&mut announcer, &share, plain, &key).is_empty());
+        announcer.look_again();
+        assert_eq!(tell(&mut announcer, &share, executable, &key).len(), 7);
+        let said = announcer.statements().all(|statement| match statement {
+            Statement::Certificate(held) => held.entry.attributes(&Network::default()) == Some(executable),
+            _ => false,
+        });
+        assert!(said, "others learn of it by the certificates");
+        // A master that knows the share knows what it was told before.
+        let mut announcer = restart(&mut announcer).with_batch(3);
+        announcer.on_joined(true, view(&share), now().mono);
+        assert!(tell(&mut announcer, &share, executable, &key).is_empty());
+        // Unless it changed while the node was down.
+        announcer.on_joined(true, view(&share), now().mono);
+        assert_eq!(tell(&mut announcer, &share, plain, &key).len(), 7);
+    }
+
+    #[test]
+    fn a_master_that_lacks_attributes_is_told_them() {
+        let key = Keypair::generate_ed25519();
+        let share = files(4);
+        let attributes = Attributes::new(true, 1);
+        let mut announcer = Announcer::new(key.public().to_peer_id(), []).with_batch(3);
+        announcer.on_joined(false, view(&share), now().mono);
+        tell(&mut announcer, &share, attributes, &key);
+        announcer.on_session_over();
+        announcer.set_bare(true);
+        announcer.on_joined(true, view(&share), now().mono);
+        assert_eq!(tell(&mut announcer, &share, attributes, &key).len(), 4);
+        announcer.look_again();
+        assert!(tell(&mut announcer, &share, attributes, &key).is_empty(), "and once");
+    }
 }

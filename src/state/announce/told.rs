@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::time::Instant;
 
 use swarmdex_protocols::index::{ShareDigest, ShareSum};
-use swarmdex_protocols::{ContentId, Name, Version};
+use swarmdex_protocols::{Attributes, ContentId, Name, Version};
 
 use super::Standing;
 
@@ -14,6 +14,8 @@ use super::Standing;
 pub(super) struct Answer {
     pub(super) content: ContentId,
     pub(super) size: u64,
+    /// What the master was told of the file beside its bytes.
+    pub(super) attributes: Option<Attributes>,
     pub(super) standing: Standing,
     /// Wall clock when the certificate was signed, in milliseconds since 1970; 0 if there is none.
     pub(super) sealed_ms: u64,

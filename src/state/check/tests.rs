@@ -25,7 +25,14 @@ fn now() -> Now {
 fn statement(number: usize, version: u64, owner: PeerId) -> (RecordKey, What) {
     let name = Name::parse(&format!("name {number}")).unwrap();
     let seal = Seal { issued_ms: now().unix_ms, expires_ms: now().unix_ms + 1_000_000_000, signature: vec![0; 64] };
-    let entry = Entry { name: name.clone(), content: ContentId::of(b"x"), size: 1, owner, version: Version(version) };
+    let entry = Entry {
+        name: name.clone(),
+        content: ContentId::of(b"x"),
+        size: 1,
+        owner,
+        version: Version(version),
+        attributes: None,
+    };
     let certificate = Statement::Certificate(Certificate { entry, seal });
     (RecordKey::name(&Network::default(), &name), What::Statement(Arc::new(certificate)))
 }

@@ -11,7 +11,14 @@ fn name(number: usize) -> Name {
 
 fn entry(number: usize, version: u64) -> Entry {
     let owner = PeerId::from_bytes(&[0, 1, 7]).unwrap();
-    Entry { name: name(number), content: ContentId::of(b"x"), size: 1, owner, version: Version(version) }
+    Entry {
+        name: name(number),
+        content: ContentId::of(b"x"),
+        size: 1,
+        owner,
+        version: Version(version),
+        attributes: None,
+    }
 }
 
 fn page(entries: impl IntoIterator<Item = Entry>, next: Option<u64>) -> Page {

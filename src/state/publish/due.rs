@@ -162,6 +162,7 @@ pub(super) mod tests {
                 size: 1,
                 owner,
                 version: swarmdex_protocols::Version(1),
+                attributes: None,
             };
             let certificate = swarmdex_protocols::Certificate::sign(entry, &network, &master, 1).unwrap();
             // Spread over all first bytes.

@@ -359,7 +359,7 @@ fn statements_go_when_they_have_expired() {
             swarmdex_protocols::statement::Seal { issued_ms: 0, expires_ms: ends(number), signature: vec![0; 64] };
         let content = swarmdex_protocols::ContentId::of(b"x");
         let version = swarmdex_protocols::Version(1);
-        let entry = swarmdex_protocols::Entry { name, content, size: 1, owner, version };
+        let entry = swarmdex_protocols::Entry { name, content, size: 1, owner, version, attributes: None };
         let certificate = Statement::Certificate(swarmdex_protocols::Certificate { entry, seal });
         publications.want(key(number), Some(statement_of(certificate)), now);
     }

@@ -110,7 +110,7 @@ mod tests {
 
     fn claim(name: &Name, content: u8, withdrawn: bool, keypair: &Keypair) -> Statement {
         let (content, owner) = (ContentId::of(&[content]), keypair.public().to_peer_id());
-        let entry = Entry { name: name.clone(), content, size: 1, owner, version: Version(1) };
+        let entry = Entry { name: name.clone(), content, size: 1, owner, version: Version(1), attributes: None };
         Claim::sign(entry, Version(0), withdrawn, &Network::default(), keypair, 1).map(Statement::Claim).unwrap()
     }
 

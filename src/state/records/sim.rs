@@ -78,7 +78,8 @@ impl World {
         let version = Version(self.contents);
         self.nodes[owner].share.insert(name.clone(), (content, version));
         self.ended.remove(name);
-        let entry = Entry { name: name.clone(), content, size: 8, owner: self.nodes[owner].id, version };
+        let entry =
+            Entry { name: name.clone(), content, size: 8, owner: self.nodes[owner].id, version, attributes: None };
         self.grant(Statement::Certificate(Certificate { entry, seal: self.seal() }));
     }
 
@@ -115,7 +116,14 @@ impl World {
         for (name, (content, version)) in &node.share {
             let keys = RecordKey::of_words(&network, name).into_iter().chain([RecordKey::content(&network, content)]);
             wanted.extend(keys.map(|key| (key, What::Provide)));
-            let entry = Entry { name: name.clone(), content: *content, size: 8, owner: node.id, version: *version };
+            let entry = Entry {
+                name: name.clone(),
+                content: *content,
+                size: 8,
+                owner: node.id,
+                version: *version,
+                attributes: None,
+            };
             // As it was signed when it was granted: it is the same each time.
             let seal = Seal {
                 issued_ms: version.0,

@@ -32,7 +32,14 @@ fn seal(now: Now) -> Seal {
 
 fn entry(version: u64) -> Entry {
     let name = Name::parse("a").unwrap();
-    Entry { name, content: ContentId::of(b""), size: 0, owner: PeerId::random(), version: Version(version) }
+    Entry {
+        name,
+        content: ContentId::of(b""),
+        size: 0,
+        owner: PeerId::random(),
+        version: Version(version),
+        attributes: None,
+    }
 }
 
 fn certificate(version: u64, now: Now) -> Statement {

@@ -443,6 +443,7 @@ impl World {
                         size: 1,
                         owner,
                         version: disk.last,
+                        attributes: None,
                     };
                     if disk.members.contains_key(&owner) {
                         disk.entries.entry(name).or_insert((entry, Session::default()));

@@ -68,7 +68,8 @@ impl Peer {
     fn next_batch(&self, unix_ms: u64) -> Option<Batch> {
         let share = |after: Option<&Name>| {
             let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
-            self.share.range::<Name, _>((begin, Bound::Unbounded)).map(|(name, (content, size))| (name, content, *size))
+            let rest = self.share.range::<Name, _>((begin, Bound::Unbounded));
+            rest.map(|(name, (content, size))| (name, content, *size, None))
         };
         self.announcer.next_batch(share, unix_ms)
     }
@@ -304,7 +305,7 @@ impl World {
                 continue;
             }
             let version = tally.version().next(now.unix_ms);
-            let entry = Entry { name, content, size, owner: IDS[number], version };
+            let entry = Entry { name, content, size, owner: IDS[number], version, attributes: None };
             let claim =
                 Claim { entry, base: tally.base(), withdrawn: false, seal: self.seal(number, CLAIM_LIFETIME_MS) };
             self.publish(number, &Statement::Claim(claim.clone()));

@@ -67,7 +67,7 @@ fn who_returns_with_what_it_left_with_gets_all_that_nobody_took() {
     assert_eq!((returned.through, &returned.except[..]), (None, &["b".to_owned(), "d".to_owned()][..]));
     let now: Vec<_> = ["a", "c"].iter().map(|name| lookup(&store, name).unwrap()).collect();
     for (now, before) in now.iter().zip([&held[0], &held[2]]) {
-        let Entry { name, content, size, owner, version } = now.entry.clone();
+        let Entry { name, content, size, owner, version, .. } = now.entry.clone();
         assert_eq!((name, content, size, owner), {
             let entry = before.entry.clone();
             (entry.name, entry.content, entry.size, entry.owner)
@@ -215,7 +215,14 @@ fn what_peers_left_with_is_bounded() {
         assert!(!away::depart(&connection, peer, session, &held, at).unwrap());
         for name in 0..10 {
             let name = Name::parse(&format!("{number} {name}")).unwrap();
-            let entry = Entry { name, content: ContentId::of(b""), size: 0, owner: *peer, version: Version(1) };
+            let entry = Entry {
+                name,
+                content: ContentId::of(b""),
+                size: 0,
+                owner: *peer,
+                version: Version(1),
+                attributes: None,
+            };
             away::remember(&connection, session, &Left { entry, ended: Version(2) }).unwrap();
         }
     }

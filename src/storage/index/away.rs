@@ -30,6 +30,7 @@ pub(super) const TABLES: &str = "
         checksum BLOB NOT NULL,
         ended INTEGER NOT NULL,
         session INTEGER NOT NULL,
+        attributes BLOB,
         PRIMARY KEY (owner, name)
     ) STRICT, WITHOUT ROWID;
 ";
@@ -109,8 +110,8 @@ pub(super) fn forget(connection: &Connection, peer: &PeerId) -> Sql<bool> {
 /// Remembers a name whose owner left with it.
 pub(super) fn remember(connection: &Connection, session: Session, left: &Left) -> Sql<()> {
     let Left { entry, ended } = left;
-    let sql = "INSERT OR REPLACE INTO away (owner, name, content, size, version, checksum, ended, session)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let sql = "INSERT OR REPLACE INTO away (owner, name, content, size, version, checksum, ended, session, attributes)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     let values = params![
         entry.owner.to_bytes(),
         entry.name.as_str(),
@@ -120,13 +121,14 @@ pub(super) fn remember(connection: &Connection, session: Session, left: &Left) -
         &schema::checksum(entry)[..],
         ended.0.cast_signed(),
         session.0.cast_signed(),
+        schema::attributes_column(entry),
     ];
     connection.prepare_cached(sql)?.execute(values).map(drop)
 }
 
 /// The next names that a peer left with, in order. Damaged rows are left out: they are missing in the sum, then.
 pub(super) fn names(connection: &Connection, peer: &PeerId, noted: &Noted, most: usize) -> Sql<Vec<Left>> {
-    let sql = "SELECT name, content, size, version, checksum, ended FROM away
+    let sql = "SELECT name, content, size, version, checksum, ended, attributes FROM away
         WHERE owner = ?1 AND name > ?2 AND session = ?3 ORDER BY name LIMIT ?4";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params![
@@ -147,16 +149,18 @@ pub(super) fn names(connection: &Connection, peer: &PeerId, noted: &Noted, most:
 }
 
 fn left(row: &rusqlite::Row<'_>, owner: PeerId) -> Sql<Left> {
-    let entry = Entry {
+    let mut entry = Entry {
         name: Name::parse(row.get_ref(0)?.as_str()?).map_err(|error| schema::damaged(0, error))?,
         content: ContentId::from_bytes(row.get(1)?),
         size: row.get::<_, i64>(2)?.cast_unsigned(),
         owner,
         version: Version(row.get::<_, i64>(3)?.cast_unsigned()),
+        attributes: None,
     };
     if row.get::<_, [u8; 8]>(4)? != schema::checksum(&entry) {
         return Err(schema::damaged(4, std::io::Error::other("the row does not fit its checksum")));
     }
+    entry.attributes = schema::attributes(row, 6, &entry)?;
     Ok(Left { entry, ended: Version(row.get::<_, i64>(5)?.cast_unsigned()) })
 }
 

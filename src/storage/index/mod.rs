@@ -207,6 +207,8 @@ pub enum WriteOutcome {
         unchanged: bool,
         /// Whether the peer left with exactly this share, and is to ask for it.
         again: bool,
+        /// Whether attributes of some of its names, or of those that it left with, are not known.
+        bare: bool,
         /// What the peer holds.
         holding: Holding,
     },
@@ -486,6 +488,8 @@ fn storage_refusal(error: &rusqlite::Error) -> Refusal {
 
 #[cfg(test)]
 mod again_tests;
+#[cfg(test)]
+mod attributes_tests;
 #[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use swarmdex_protocols::codec;
 use swarmdex_protocols::index::{Session, ShareDigest, ShareSum};
-use swarmdex_protocols::{ContentId, Entry, Multiaddr, Name, PeerId, Version};
+use swarmdex_protocols::{ContentId, Entry, Multiaddr, Name, PeerId, SignedAttributes, Version};
 
 use super::{IndexError, KnownPeer, away};
 use crate::storage::sqlite::{self, OpenError, Schema};
@@ -63,8 +64,19 @@ const ORDER: &str = "
     DROP INDEX IF EXISTS names_by_owner;
 ";
 
+/// Names of which nothing is known beside the bytes: their owners are asked for it. Earlier builds leave the column that is
+/// added alone, see [`attributes`].
+const BARE: &str = "
+    CREATE INDEX IF NOT EXISTS names_bare ON names (owner) WHERE attributes IS NULL;
+    CREATE INDEX IF NOT EXISTS away_bare ON away (owner) WHERE attributes IS NULL;
+";
+/// Longest attributes, in bytes.
+const MAX_ATTRIBUTES: usize = 128;
+
 /// Columns of an entry, in the order of [`entry`].
-pub(super) const ENTRY: &str = "n.id, n.name, n.content, n.size, n.owner, n.version, n.checksum";
+pub(super) const ENTRY: &str = "n.id, n.name, n.content, n.size, n.owner, n.version, n.checksum, n.attributes";
+/// How many they are.
+pub(super) const ENTRY_COLUMNS: usize = 8;
 
 /// What an SQLite error says about the file.
 pub(super) fn explain(path: &Path, source: rusqlite::Error) -> IndexError {
@@ -86,7 +98,29 @@ pub(super) fn open(path: &Path) -> Result<Connection, IndexError> {
     let connection = sqlite::open(path, &schema).map_err(|error| refusal(path, error))?;
     connection.execute_batch(ORDER).map_err(|error| explain(path, error))?;
     connection.execute_batch(away::TABLES).map_err(|error| explain(path, error))?;
+    add_attributes(&connection).map_err(|error| explain(path, error))?;
     Ok(connection)
+}
+
+/// Gives tables that earlier builds made a column for attributes.
+fn add_attributes(connection: &Connection) -> Result<(), rusqlite::Error> {
+    for table in ["names", "away"] {
+        let sql = "SELECT 1 FROM pragma_table_info(?1) WHERE name = 'attributes'";
+        if !connection.prepare(sql)?.exists([table])? {
+            connection.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN attributes BLOB"))?;
+        }
+    }
+    connection.execute_batch(BARE)
+}
+
+/// Whether there is a name of a peer of which nothing is known beside the bytes; `away` looks at those that it left with.
+pub(super) fn has_bare(connection: &Connection, peer: &PeerId, away: bool) -> Result<bool, rusqlite::Error> {
+    let sql = if away {
+        "SELECT 1 FROM away WHERE owner = ?1 AND attributes IS NULL LIMIT 1"
+    } else {
+        "SELECT 1 FROM names WHERE owner = ?1 AND attributes IS NULL LIMIT 1"
+    };
+    connection.prepare_cached(sql)?.exists([peer.to_bytes()])
 }
 
 /// Opens the database for reading beside the writer.
@@ -139,17 +173,55 @@ pub(super) fn peer(row: &Row<'_>, column: usize) -> Result<PeerId, rusqlite::Err
 /// A row as an entry with its id. A row that does not fit its checksum is an error: a flipped bit is
 /// found, not served.
 pub(super) fn entry(row: &Row<'_>) -> Result<(i64, Entry), rusqlite::Error> {
+    let (id, mut entry) = plain_entry(row)?;
+    entry.attributes = attributes(row, 7, &entry)?;
+    Ok((id, entry))
+}
+
+/// The same without attributes, where only the rest counts.
+pub(super) fn plain_entry(row: &Row<'_>) -> Result<(i64, Entry), rusqlite::Error> {
     let entry = Entry {
         name: Name::parse(row.get_ref(1)?.as_str()?).map_err(|error| damaged(1, error))?,
         content: ContentId::from_bytes(row.get(2)?),
         size: row.get::<_, i64>(3)?.cast_unsigned(),
         owner: peer(row, 4)?,
         version: Version(row.get::<_, i64>(5)?.cast_unsigned()),
+        attributes: None,
     };
     if row.get::<_, [u8; 8]>(6)? != checksum(&entry) {
         return Err(damaged(6, std::io::Error::other("the row does not fit its checksum")));
     }
     Ok((row.get(0)?, entry))
+}
+
+/// A column that holds attributes. What does not belong to just this entry is none: builds that do not know the column
+/// change the others and leave it.
+pub(super) fn attributes(
+    row: &Row<'_>,
+    column: usize,
+    entry: &Entry,
+) -> Result<Option<Box<SignedAttributes>>, rusqlite::Error> {
+    let Some(bytes) = row.get_ref(column)?.as_blob_or_null()? else { return Ok(None) };
+    let Some((mark, bytes)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
+    if *mark != mark_of(entry, bytes) {
+        return Ok(None);
+    }
+    Ok(codec::decode(bytes, MAX_ATTRIBUTES).ok().map(Box::new))
+}
+
+/// Attributes as [`attributes`] reads them.
+pub(super) fn attributes_column(entry: &Entry) -> Option<Vec<u8>> {
+    let bytes = codec::encode(entry.attributes.as_deref()?, MAX_ATTRIBUTES).ok()?;
+    Some([&mark_of(entry, &bytes)[..], &bytes].concat())
+}
+
+/// Ties attributes to the rest of their row.
+fn mark_of(entry: &Entry, attributes: &[u8]) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&checksum(entry)).update(attributes);
+    let mut bytes = [0; 8];
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes
 }
 
 /// Whether an error is about the row alone: it was changed from outside, or a bit flipped.
@@ -200,7 +272,7 @@ pub(super) fn checksum(entry: &Entry) -> [u8; 8] {
 
 /// Puts an entry in place of what its name stood for; its id stays.
 pub(super) fn put(connection: &Connection, entry: &Entry, session: Session, new: bool) -> Result<(), rusqlite::Error> {
-    let Entry { name, content, size, owner, version } = entry;
+    let Entry { name, content, size, owner, version, .. } = entry;
     let values = params![
         name.as_str(),
         &content.as_bytes()[..],
@@ -209,14 +281,15 @@ pub(super) fn put(connection: &Connection, entry: &Entry, session: Session, new:
         version.0.cast_signed(),
         session.0.cast_signed(),
         &checksum(entry)[..],
+        attributes_column(entry),
     ];
     if !new {
-        let sql = "UPDATE names SET content = ?2, size = ?3, owner = ?4, version = ?5, session = ?6, checksum = ?7
-            WHERE name = ?1";
+        let sql = "UPDATE names SET content = ?2, size = ?3, owner = ?4, version = ?5, session = ?6, checksum = ?7,
+            attributes = ?8 WHERE name = ?1";
         return connection.prepare_cached(sql)?.execute(values).map(drop);
     }
-    let sql = "INSERT INTO names (name, content, size, owner, version, session, checksum)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let sql = "INSERT INTO names (name, content, size, owner, version, session, checksum, attributes)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     connection.prepare_cached(sql)?.execute(values)?;
     let id = connection.last_insert_rowid();
     let words = swarmdex_protocols::name::words(name.as_str()).collect::<Vec<_>>().join(" ");

@@ -452,6 +452,7 @@ fn names_come_back_after_the_disk_was_lost() {
         size: 1,
         owner: b,
         version: Version::default().next(unix_ms),
+        attributes: None,
     };
     let claim = Claim::sign(claimed, Version::default(), false, &Network::default(), &bert, unix_ms).unwrap();
     let mirror = BTreeMap::from([

@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use database::Database;
 use swarmdex_protocols::name::InvalidName;
-use swarmdex_protocols::{ContentId, Name};
+use swarmdex_protocols::statement::Subject;
+use swarmdex_protocols::{Attributes, ContentId, Keypair, Name, Network, SignedAttributes};
 use tokio::sync::watch;
 pub use watcher::{Heard, Watcher};
 
@@ -114,6 +115,19 @@ pub struct SharedEntry {
     stamp: FileStamp,
     /// The file or folder that was shared.
     root: Arc<Path>,
+}
+
+impl SharedEntry {
+    /// What the file has beside its bytes.
+    pub fn attributes(&self) -> Attributes {
+        Attributes::new(self.stamp.executable, self.stamp.mtime_ns)
+    }
+
+    /// The same, said by the owner of the name; `None` if it cannot be signed.
+    pub fn signed_attributes(&self, network: &Network, owner: &Keypair) -> Option<Box<SignedAttributes>> {
+        let subject = Subject { name: self.name.as_str(), content: &self.content, size: self.size, network };
+        SignedAttributes::sign(self.attributes(), subject, owner).ok().map(Box::new)
+    }
 }
 
 /// A file that is not shared.
@@ -304,6 +318,11 @@ impl ShareTable {
     /// Everything that is shared, sorted by name.
     pub fn entries(&self) -> Arc<Vec<SharedEntry>> {
         lock(&self.shared.table).listed()
+    }
+
+    /// What is shared under a name.
+    pub fn entry(&self, name: &Name) -> Option<SharedEntry> {
+        lock(&self.shared.table).get(name).cloned()
     }
 
     /// Changes whenever the table does, and when a file is found changed.

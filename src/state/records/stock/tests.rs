@@ -36,7 +36,7 @@ fn place(key: &RecordKey) -> Position {
 /// Statements come here verified: the signature does not matter.
 fn statement(number: usize, owner: PeerId, now: Now) -> Statement {
     let name = Name::parse(&format!("name {number}")).unwrap();
-    let entry = Entry { name, content: ContentId::of(b""), size: 0, owner, version: Version(1) };
+    let entry = Entry { name, content: ContentId::of(b""), size: 0, owner, version: Version(1), attributes: None };
     let seal =
         Seal { issued_ms: now.unix_ms, expires_ms: now.unix_ms + CERTIFICATE_LIFETIME_MS, signature: Vec::new() };
     Statement::Certificate(Certificate { entry, seal })

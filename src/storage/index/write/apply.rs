@@ -183,8 +183,10 @@ impl Writer {
         let unchanged = held == *share;
         let again = self.returns(&id, share, again && !unchanged)?;
         self.reports.on_joined(id, unchanged, share.entries);
+        let bare =
+            schema::has_bare(&self.connection, &id, false)? || again && schema::has_bare(&self.connection, &id, true)?;
         let holding = self.holding(&Peer { id, session, held });
-        Ok(WriteOutcome::Joined { session, unchanged, again, holding })
+        Ok(WriteOutcome::Joined { session, unchanged, again, bare, holding })
     }
 
     fn announce(
@@ -250,7 +252,7 @@ impl Writer {
         }
         let granted = offer.granted.as_ref().filter(|granted| {
             let Offer { content, size, .. } = *offer;
-            let entry = Entry { name, content, size, owner: id, version: granted.version };
+            let entry = Entry { name, content, size, owner: id, version: granted.version, attributes: None };
             let certificate = Certificate { entry, seal: granted.seal.clone() };
             certificate.verify_signature(&self.options.network, &self.options.master.public()).is_ok()
         });
@@ -419,7 +421,7 @@ impl Writer {
         let sql = format!("SELECT {}, n.session FROM names AS n WHERE n.name = ?1", schema::ENTRY);
         let stored = |row: &rusqlite::Row<'_>| {
             let (id, entry) = schema::entry(row)?;
-            Ok(Stored { id, entry, session: Session(row.get::<_, i64>(7)?.cast_unsigned()) })
+            Ok(Stored { id, entry, session: Session(row.get::<_, i64>(schema::ENTRY_COLUMNS)?.cast_unsigned()) })
         };
         let found = self.connection.prepare_cached(&sql)?.query_row([name.as_str()], stored).optional();
         match found {
