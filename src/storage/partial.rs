@@ -4,20 +4,22 @@
 #[cfg(test)]
 mod crash;
 mod journal;
+mod placing;
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use journal::Journal;
+pub use placing::{Placing, set_attributes, write_whole};
+use placing::{apply, check_place, rename_new, rename_over};
 use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
 use swarmdex_protocols::{ContentId, Tree};
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 /// End of the names of partial files, and of their journals.
@@ -31,8 +33,14 @@ const MAX_FILE_NAME: usize = 255;
 #[non_exhaustive]
 pub enum PartialError {
     /// Something is at the target already.
-    #[error("{path} exists already; move it away, or choose another place with -o")]
+    #[error("{path} exists already; move it away, choose another place with -o, or bring copies up to date with --update")]
     TargetExists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// What is at the target is not the file any more that was to be replaced.
+    #[error("{path} was changed meanwhile; it is left as it is")]
+    Changed {
         /// The target.
         path: PathBuf,
     },
@@ -83,6 +91,7 @@ pub struct PartialFile {
     path: PathBuf,
     target: PathBuf,
     size: u64,
+    placing: Placing,
     journal: Option<Journal>,
     finished: AtomicBool,
     discarded: AtomicBool,
@@ -92,15 +101,25 @@ impl PartialFile {
     /// Begins a file of `size` bytes that will be at `target`, whose folder exists. Room for it is set aside at once,
     /// so that a full disk shows before the first byte is fetched.
     pub fn create(target: &Path, size: u64) -> Result<Self, PartialError> {
-        let partial = Self::open(target, size)?;
+        Self::create_for(target, size, Placing::default())
+    }
+
+    /// The same, for a file that is put in place in its own way.
+    fn create_for(target: &Path, size: u64, placing: Placing) -> Result<Self, PartialError> {
+        let partial = Self::open(target, size, placing)?;
         partial.reserve()?;
         Ok(partial)
     }
 
     /// Begins a file with this content, or goes on with one that was cut off: the tree says which chunks are there. Each
     /// was read and verified again, so what was damaged meanwhile is not among them.
-    pub fn resume(target: &Path, content: ContentId, geometry: Geometry) -> Result<(Self, Tree), PartialError> {
-        let mut partial = Self::open(target, geometry.size())?;
+    pub fn resume(
+        target: &Path,
+        content: ContentId,
+        geometry: Geometry,
+        placing: Placing,
+    ) -> Result<(Self, Tree), PartialError> {
+        let mut partial = Self::open(target, geometry.size(), placing)?;
         let mut tree = Tree::new(content, geometry);
         if geometry.chunks() == 1 {
             partial.reserve()?;
@@ -131,13 +150,13 @@ impl PartialFile {
     }
 
     /// Opens the hidden file, and locks it.
-    fn open(target: &Path, size: u64) -> Result<Self, PartialError> {
+    fn open(target: &Path, size: u64, placing: Placing) -> Result<Self, PartialError> {
         let name = target.file_name().ok_or_else(|| PartialError::NoFile { path: target.to_owned() })?;
         let folder = match target.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        check_free(target)?;
+        check_place(target, placing.over.as_ref())?;
         let path = folder.join(side_name(name, SUFFIX));
         let file = OpenOptions::new()
             .read(true)
@@ -156,7 +175,7 @@ impl PartialFile {
             return Err(PartialError::InProgress { path: target.to_owned() });
         }
         let (finished, discarded) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { file, path, target: target.to_owned(), size, journal: None, finished, discarded })
+        Ok(Self { file, path, target: target.to_owned(), size, placing, journal: None, finished, discarded })
     }
 
     fn reserve(&self) -> Result<(), PartialError> {
@@ -205,13 +224,19 @@ impl PartialFile {
         self.discarded.store(true, Ordering::Relaxed);
     }
 
-    /// Moves the file to its target, which must not have come to exist meanwhile. With `sync`, its bytes
-    /// are on disk before.
+    /// Moves the file to its target, which must not have come to exist meanwhile, or takes the place of the file that it is to
+    /// replace. With `sync`, its bytes are on disk before.
     pub fn finish(&self, sync: bool) -> Result<PathBuf, PartialError> {
+        let replaced = self.placing.over.and_then(|_| fs::symlink_metadata(&self.target).ok());
+        apply(&self.file, &self.placing, replaced.as_ref());
         if sync {
             self.file.sync_data().map_err(failed("write", &self.path, self.size))?;
         }
-        rename_new(&self.path, &self.target)?;
+        match &self.placing.over {
+            None => rename_new(&self.path, &self.target)?,
+            // What has no place is of no use to another attempt.
+            Some(over) => rename_over(&self.path, &self.target, over).inspect_err(|_| self.discard())?,
+        }
         self.finished.store(true, Ordering::Relaxed);
         if let Some(journal) = &self.journal {
             journal.remove();
@@ -242,63 +267,12 @@ impl Drop for PartialFile {
     }
 }
 
-/// Puts a small file in place as one: a file without a name is written and then given one, which must be free. A crash
-/// leaves nothing. What the system says of the file then, if it does.
-pub fn write_whole(target: &Path, bytes: &[u8]) -> Result<Option<fs::Metadata>, PartialError> {
-    let folder = match target.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-    let Ok(file) = rustix::fs::openat(rustix::fs::CWD, folder, flags, Mode::from_raw_mode(0o644)) else {
-        // Not every file system has files without names; errors of other kinds come again.
-        let partial = PartialFile::create(target, bytes.len() as u64)?;
-        partial.write_chunk(0, bytes)?;
-        partial.finish(false)?;
-        return Ok(partial.metadata().ok());
-    };
-    let file = File::from(file);
-    file.write_all_at(bytes, 0).map_err(failed("write", target, bytes.len() as u64))?;
-    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-    match rustix::fs::linkat(rustix::fs::CWD, &unnamed, rustix::fs::CWD, target, AtFlags::SYMLINK_FOLLOW) {
-        Ok(()) => Ok(file.metadata().ok()),
-        Err(Errno::EXIST) => Err(PartialError::TargetExists { path: target.to_owned() }),
-        Err(error) => Err(failed("make", target, 0)(error.into())),
-    }
-}
-
 /// Whether a path leads to an open file.
 fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(open), Ok(found)) => identity(open) == identity(found),
         _ => false,
-    }
-}
-
-/// Renames without ever replacing what is at the target.
-fn rename_new(from: &Path, to: &Path) -> Result<(), PartialError> {
-    let exists = || PartialError::TargetExists { path: to.to_owned() };
-    match rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE) {
-        Ok(()) => return Ok(()),
-        Err(Errno::EXIST) => return Err(exists()),
-        // Not every file system knows that flag: a hard link fails just so if the target exists.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
-        Err(error) => return Err(failed("make", to, 0)(error.into())),
-    }
-    match fs::hard_link(from, to) {
-        Ok(()) => fs::remove_file(from).map_err(failed("remove", from, 0)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(exists()),
-        Err(error) => Err(failed("make", to, 0)(error)),
-    }
-}
-
-/// Anything at the target, a dangling link included, is in the way.
-fn check_free(target: &Path) -> Result<(), PartialError> {
-    match fs::symlink_metadata(target) {
-        Ok(_) => Err(PartialError::TargetExists { path: target.to_owned() }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failed("look at", target, 0)(error)),
     }
 }
 
@@ -348,6 +322,24 @@ pub fn output_path<'a>(folder: &Path, segments: impl IntoIterator<Item = &'a str
         }
     }
     Ok(path)
+}
+
+/// Makes the folders that a path needs and that are not there; those that were made, the outermost first.
+pub fn make_parents(path: &Path) -> Result<Vec<PathBuf>, PartialError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let missing =
+        |folder: &&Path| matches!(fs::metadata(folder), Err(error) if error.kind() == io::ErrorKind::NotFound);
+    let mut made: Vec<_> = parent
+        .into_iter()
+        .flat_map(Path::ancestors)
+        .take_while(|folder| !folder.as_os_str().is_empty() && missing(folder))
+        .map(Path::to_owned)
+        .collect();
+    made.reverse();
+    if let Some(parent) = parent.filter(|_| !made.is_empty()) {
+        fs::create_dir_all(parent).map_err(failed("make the folder", parent, 0))?;
+    }
+    Ok(made)
 }
 
 fn make_folder(path: &Path) -> Result<(), PartialError> {

@@ -13,7 +13,7 @@ use swarmdex_protocols::ContentId;
 use swarmdex_protocols::content::{Geometry, Outboard, chunk_value};
 use tempfile::TempDir;
 
-use super::PartialFile;
+use super::{PartialFile, Placing};
 
 const CHUNK: usize = 256 << 10;
 /// Where the process that is killed works.
@@ -50,7 +50,7 @@ impl Content {
 
     /// Goes on with a download to its end; the chunks that were missing.
     fn finish(&self, target: &Path, mut on_fetch: impl FnMut()) -> Vec<u64> {
-        let (partial, tree) = PartialFile::resume(target, self.id, self.geometry).unwrap();
+        let (partial, tree) = PartialFile::resume(target, self.id, self.geometry, Placing::default()).unwrap();
         let missing: Vec<_> = (0..self.geometry.chunks()).filter(|index| !tree.have().contains(*index)).collect();
         for index in &missing {
             on_fetch();
@@ -190,7 +190,7 @@ proptest! {
         CONTENT.with(|content| -> Result<(), TestCaseError> {
             let folder = TempDir::new().unwrap();
             let target = folder.path().join("file");
-            let (partial, _) = PartialFile::resume(&target, content.id, content.geometry).unwrap();
+            let (partial, _) = PartialFile::resume(&target, content.id, content.geometry, Placing::default()).unwrap();
             written.iter().for_each(|index| content.write(&partial, *index));
             drop(partial);
             hurt(&target, &damage);

@@ -1,0 +1,214 @@
+//! A whole file gets its attributes and its place: where nothing is, or in place of just the file that is meant.
+
+use std::fs::{self, File, FileTimes, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use swarmdex_protocols::Attributes;
+
+use super::{PartialError, PartialFile, failed};
+use crate::storage::hash::FileStamp;
+
+/// How a file is put in place.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Placing {
+    /// What it has beside its bytes; `None` leaves it to the system.
+    pub attributes: Option<Attributes>,
+    /// The file that it takes the place of, as it was when it was looked at; `None` if nothing may be there.
+    pub over: Option<FileStamp>,
+}
+
+/// Gives a file its attributes, as far as its file system has them. Rights are those that the system gives a new file, or those
+/// of the file that is replaced, and who may read may also execute: bits that give more never come from elsewhere.
+pub(super) fn apply(file: &File, placing: &Placing, replaced: Option<&fs::Metadata>) {
+    const RIGHTS: u32 = 0o777;
+    const READ: u32 = 0o444;
+    const EXECUTE: u32 = 0o111;
+    let Ok(metadata) = file.metadata() else { return };
+    let before = metadata.permissions().mode() & RIGHTS;
+    let base = replaced.map_or(before, |replaced| replaced.permissions().mode() & RIGHTS);
+    let executable = placing.attributes.map(|attributes| attributes.executable);
+    let mode = match executable {
+        Some(true) => base | (base & READ) >> 2,
+        Some(false) => base & !EXECUTE,
+        None => base,
+    };
+    if mode != before
+        && let Err(error) = file.set_permissions(Permissions::from_mode(mode))
+    {
+        tracing::debug!(%error, "the file system does not take the rights of a file");
+    }
+    let modified = placing.attributes.and_then(|attributes| attributes.modified_ns).and_then(time);
+    if let Some(modified) = modified
+        && let Err(error) = file.set_times(FileTimes::new().set_modified(modified))
+    {
+        tracing::debug!(%error, "the file system does not take the time of a file");
+    }
+}
+
+/// Brings the attributes of a file that is in place up to date; what the system says of it then.
+pub fn set_attributes(file: &File, attributes: &Attributes) -> Option<fs::Metadata> {
+    apply(file, &Placing { attributes: Some(*attributes), over: None }, None);
+    file.metadata().ok()
+}
+
+fn time(nanoseconds: i64) -> Option<SystemTime> {
+    let distance = Duration::from_nanos(nanoseconds.unsigned_abs());
+    match nanoseconds {
+        0.. => SystemTime::UNIX_EPOCH.checked_add(distance),
+        _ => SystemTime::UNIX_EPOCH.checked_sub(distance),
+    }
+}
+
+/// Puts a small file in place as one: a file without a name is written and then given one, which must be free unless a
+/// file is to be replaced. A crash leaves nothing. What the system says of the file then, if it does.
+pub fn write_whole(target: &Path, bytes: &[u8], placing: &Placing) -> Result<Option<fs::Metadata>, PartialError> {
+    let folder = match target.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let unnamed = match placing.over {
+        None => rustix::fs::openat(rustix::fs::CWD, folder, flags, Mode::from_raw_mode(0o644)).ok(),
+        Some(_) => None,
+    };
+    let Some(file) = unnamed else {
+        // Not every file system has files without names, nor can they replace others; errors of other kinds come again.
+        let partial = PartialFile::create_for(target, bytes.len() as u64, *placing)?;
+        partial.write_chunk(0, bytes)?;
+        partial.finish(false)?;
+        return Ok(partial.metadata().ok());
+    };
+    let file = File::from(file);
+    file.write_all_at(bytes, 0).map_err(failed("write", target, bytes.len() as u64))?;
+    apply(&file, placing, None);
+    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match rustix::fs::linkat(rustix::fs::CWD, &unnamed, rustix::fs::CWD, target, AtFlags::SYMLINK_FOLLOW) {
+        Ok(()) => Ok(file.metadata().ok()),
+        Err(Errno::EXIST) => Err(PartialError::TargetExists { path: target.to_owned() }),
+        Err(error) => Err(failed("make", target, 0)(error.into())),
+    }
+}
+
+/// Whether a target may be written: nothing is there, a dangling link included, or just the file that is to be replaced.
+pub(super) fn check_place(target: &Path, over: Option<&FileStamp>) -> Result<(), PartialError> {
+    match (fs::symlink_metadata(target), over) {
+        (Err(error), _) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        (Err(error), _) => Err(failed("look at", target, 0)(error)),
+        (Ok(_), None) => Err(PartialError::TargetExists { path: target.to_owned() }),
+        (Ok(found), Some(over)) if found.is_file() && FileStamp::of(&found).is_same_file(over) => Ok(()),
+        (Ok(_), Some(_)) => Err(PartialError::Changed { path: target.to_owned() }),
+    }
+}
+
+/// Renames without ever replacing what is at the target.
+pub(super) fn rename_new(from: &Path, to: &Path) -> Result<(), PartialError> {
+    let exists = || PartialError::TargetExists { path: to.to_owned() };
+    match rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => return Ok(()),
+        Err(Errno::EXIST) => return Err(exists()),
+        // Not every file system knows that flag: a hard link fails just so if the target exists.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        Err(error) => return Err(failed("make", to, 0)(error.into())),
+    }
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from).map_err(failed("remove", from, 0)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(exists()),
+        Err(error) => Err(failed("make", to, 0)(error)),
+    }
+}
+
+/// Renames over just the file that is meant: whoever wrote to it, or replaced it, meanwhile keeps what it wrote.
+pub(super) fn rename_over(from: &Path, to: &Path, over: &FileStamp) -> Result<(), PartialError> {
+    let changed = || PartialError::Changed { path: to.to_owned() };
+    let exchange = || rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::EXCHANGE);
+    match exchange() {
+        Ok(()) => {}
+        // It was removed meanwhile.
+        Err(Errno::NOENT) => return rename_new(from, to),
+        // Not every file system can exchange: what is written in this moment is lost.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            check_place(to, Some(over))?;
+            return fs::rename(from, to).map_err(failed("make", to, 0));
+        }
+        Err(error) => return Err(failed("make", to, 0)(error.into())),
+    }
+    // Renaming changes the change time.
+    let meant = fs::symlink_metadata(from).is_ok_and(|old| old.is_file() && FileStamp::of(&old).is_alike(over));
+    if meant {
+        return fs::remove_file(from).map_err(failed("remove", from, 0));
+    }
+    exchange().map_err(|error| failed("make", to, 0)(error.into()))?;
+    Err(changed())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use swarmdex_protocols::statement::MIN_MODIFIED_NS;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn stamp(path: &Path) -> FileStamp {
+        FileStamp::of(&fs::symlink_metadata(path).unwrap())
+    }
+
+    fn with(executable: bool, modified_ns: i64) -> Placing {
+        Placing { attributes: Some(Attributes::new(executable, modified_ns)), over: None }
+    }
+
+    #[test]
+    fn a_file_gets_the_executable_bit_and_its_time_and_no_other_bit() {
+        let folder = TempDir::new().unwrap();
+        for (number, executable, modified_ns) in
+            [(0, true, 1_000_000_000_123_456_789), (1, false, 0), (2, true, -1_500_000_000), (3, true, MIN_MODIFIED_NS)]
+        {
+            let target = folder.path().join(number.to_string());
+            let metadata = write_whole(&target, b"x", &with(executable, modified_ns)).unwrap().unwrap();
+            assert_eq!(metadata.mode() & 0o7111, if executable { (metadata.mode() & 0o444) >> 2 } else { 0 });
+            assert_eq!(stamp(&target).mtime_ns, modified_ns);
+            let large = folder.path().join(format!("{number} in parts"));
+            let partial = PartialFile::create_for(&large, 1, with(executable, modified_ns)).unwrap();
+            partial.write_chunk(0, b"x").unwrap();
+            partial.finish(true).unwrap();
+            assert_eq!(stamp(&large).mtime_ns, modified_ns);
+            assert_eq!(fs::metadata(&large).unwrap().mode(), metadata.mode());
+        }
+    }
+
+    #[test]
+    fn a_file_is_replaced_if_it_is_just_the_one_that_is_meant() {
+        let folder = TempDir::new().unwrap();
+        let target = folder.path().join("a");
+        let write = |over: FileStamp| write_whole(&target, b"new", &Placing { attributes: None, over: Some(over) });
+        fs::write(&target, "old").unwrap();
+        fs::set_permissions(&target, Permissions::from_mode(0o600)).unwrap();
+        let before = stamp(&target);
+        write(before).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert_eq!(fs::metadata(&target).unwrap().mode() & 0o7777, 0o600, "who may read it stays");
+        // Another file by now.
+        assert!(matches!(write(before), Err(PartialError::Changed { .. })));
+        let now = stamp(&target);
+        let partial = PartialFile::create_for(&target, 3, Placing { attributes: None, over: Some(now) }).unwrap();
+        partial.write_chunk(0, b"abc").unwrap();
+        // Written to while the other was on its way.
+        fs::write(&target, "mine").unwrap();
+        assert!(matches!(partial.finish(false), Err(PartialError::Changed { .. })));
+        drop(partial);
+        assert_eq!(fs::read(&target).unwrap(), b"mine");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        // Gone by now.
+        let now = stamp(&target);
+        fs::remove_file(&target).unwrap();
+        write(now).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+    }
+}
