@@ -69,6 +69,9 @@ pub struct Config {
     pub identity: IdentityConfig,
     /// Whether the node lives for one command only: it asks the DHT and is no part of it. No key of the file.
     pub transient: bool,
+    /// Folder in which such a node remembers what it downloaded where; other nodes do so in their data directory. No key of
+    /// the file.
+    pub copies: Option<PathBuf>,
 }
 
 /// Times of membership.
@@ -234,6 +237,7 @@ impl Config {
             dht: DhtConfig::default(),
             identity: IdentityConfig::default(),
             transient: false,
+            copies: None,
         }
     }
 }

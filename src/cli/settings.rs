@@ -285,6 +285,7 @@ impl NodeArgs {
             dht: dht.merge(defaults.dht)?,
             identity: identity.merge(self.on_new_machine, defaults.identity),
             transient: false,
+            copies: None,
             data_dir: defaults.data_dir,
         };
         check_addresses(&config)?;

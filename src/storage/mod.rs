@@ -1,6 +1,7 @@
 //! What a node keeps on disk. Blocking code on threads of its own, behind bounded queues.
 
 mod coming;
+pub mod copies;
 pub mod dir;
 pub mod grants;
 pub mod hash;
