@@ -29,6 +29,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use patience::pause;
 use source::{Holds, Source};
 use swarmdex_protocols::ChunkSet;
 use swarmdex_protocols::content::Geometry;
@@ -43,10 +44,6 @@ const MAX_FAILURES: u32 = 3;
 const MAX_BUSY: u32 = 30;
 /// Refusals of chunks that a source said it had, in a row, after which it is given up.
 const MAX_BROKEN_WORDS: u32 = 3;
-/// First pause after a failure or a busy answer; doubles up to [`MAX_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Longest pause.
-const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// Sources that are used at a time.
 pub const MAX_SOURCES: usize = 48;
 /// Contents of fewer chunks are not worth the talk of who has what.
@@ -164,6 +161,10 @@ pub struct Download<S> {
     looked_again: Option<Instant>,
     /// When a chunk last came.
     came: Option<Instant>,
+    /// Since when it is waited for sources although nothing has come yet, if it is.
+    waits_since: Option<Instant>,
+    /// Whether those who had the content have another one by now.
+    superseded: bool,
     ended: bool,
 }
 
@@ -204,6 +205,8 @@ impl<S: Copy + Ord> Download<S> {
             searching: false,
             looked_again: None,
             came: None,
+            waits_since: None,
+            superseded: false,
             ended: false,
         }
     }
@@ -216,8 +219,10 @@ impl<S: Copy + Ord> Download<S> {
     /// Another source; `whole` if it is known to have everything. False if there are enough, or it is known and was not given up
     /// because it could not be reached.
     pub fn add_source(&mut self, source: S, whole: bool, now: Instant) -> bool {
+        // One that has the content no more may just have begun to look what it has.
+        let again = whole && self.live() == 0 && self.waits_for_owner(now);
         if let Some(known) = self.sources.get_mut(&source) {
-            return known.come_back();
+            return known.come_back(again);
         }
         if !self.make_room() {
             return false;
@@ -487,8 +492,4 @@ impl<S: Copy + Ord> Download<S> {
     fn reason(&self) -> Exhausted {
         self.sources.values().filter_map(|state| state.lost).max().unwrap_or(Exhausted::Unreachable)
     }
-}
-
-fn pause(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_PAUSE)
 }

@@ -2,10 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Action, Download, Exhausted, MAX_FAILURES};
+use super::{Action, Download, Exhausted, MAX_FAILURES, Source};
 
 /// For how long a download goes on although no source has a chunk that is missing.
 pub(super) const STALL: Duration = Duration::from_secs(30);
+/// First pause after a failure or a busy answer; doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How soon a source without work looks again for a request to take over.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often a download without sources looks for one that is back.
@@ -33,10 +37,31 @@ impl<S: Copy + Ord> Download<S> {
     /// This host has another address: whoever could not be reached from the last one may be from this.
     pub fn on_moved(&mut self) {
         for state in self.sources.values_mut() {
-            state.come_back();
+            state.come_back(false);
             state.not_before = None;
         }
         self.looked_again = None;
+    }
+
+    /// Waits for sources from now on, although nothing has come yet.
+    pub fn wait_from(&mut self, now: Instant) {
+        self.waits_since = Some(now);
+    }
+
+    /// Those who had the content have another one by now: it is not waited for them.
+    pub fn on_superseded(&mut self) {
+        self.superseded = true;
+    }
+
+    /// Whether sources that are lost are waited for.
+    pub fn is_patient(&self) -> bool {
+        self.came.is_some() || self.waits_since.is_some()
+    }
+
+    /// Whether nobody is left, and it is waited for one to be back.
+    pub fn is_waiting(&self) -> bool {
+        let is_over = self.ended || self.written == self.geometry.chunks();
+        self.is_patient() && !is_over && self.live() == 0
     }
 
     /// Whether a chunk has come.
@@ -72,11 +97,17 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Whether those who had the content may be back: a restart, a change of address or a sleep ends within a lease, or the
-    /// name is somebody else's. A download to which nothing came is not kept waiting, and who has the content no more or lied is
-    /// not waited for.
-    fn waits_for_owner(&self, now: Instant) -> bool {
-        let is_away = self.sources.values().any(|state| state.lost == Some(Exhausted::Unreachable));
-        is_away && self.came.is_some_and(|came| now < came + self.policy.patience)
+    /// name is somebody else's. One that was just restarted, and could not be reached, says that it has the content no more until
+    /// it has looked what it has. A download to which nothing came is not kept waiting unless its user said so, and who lied is not waited for.
+    pub(super) fn waits_for_owner(&self, now: Instant) -> bool {
+        let lost = |state: &Source| match state.lost {
+            Some(Exhausted::Unreachable) => true,
+            Some(Exhausted::Gone) => state.failures > 0,
+            Some(Exhausted::Wrong) | None => false,
+        };
+        let is_away = self.sources.is_empty() || self.sources.values().any(lost);
+        let since = self.came.max(self.waits_since);
+        is_away && !self.superseded && since.is_some_and(|since| now < since + self.policy.patience)
     }
 
     /// Whether nothing is under way, and nobody is left or nobody has had what is missing for long.
@@ -114,4 +145,9 @@ impl<S: Copy + Ord> Download<S> {
             }
         }
     }
+}
+
+/// How long a source is left alone after so many failures in a row.
+pub(super) fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_PAUSE)
 }

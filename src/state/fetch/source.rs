@@ -155,9 +155,11 @@ impl Source {
     }
 
     /// It was heard of again. True if it was given up for want of an answer, and gets another chance: one failure ends it.
-    pub(super) fn come_back(&mut self) -> bool {
-        if self.lost != Some(Exhausted::Unreachable) {
-            return false;
+    pub(super) fn come_back(&mut self, even_if_gone: bool) -> bool {
+        match self.lost {
+            Some(Exhausted::Unreachable) => {}
+            Some(Exhausted::Gone) if even_if_gone => self.broken_words = 0,
+            _ => return false,
         }
         self.lost = None;
         (self.failures, self.busy, self.not_before) = (MAX_FAILURES - 1, 0, None);

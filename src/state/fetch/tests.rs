@@ -519,3 +519,81 @@ fn a_source_that_is_found_again_is_asked_again() {
     assert_eq!(download.poll_action(now), Some(Action::Exhausted(Exhausted::Unreachable)), "and not reported again");
     assert!(!download.has_come());
 }
+
+/// An owner that was restarted answers before it has looked what it has.
+#[test]
+fn an_owner_that_is_back_and_does_not_know_yet_what_it_has_is_asked_again() {
+    let begin = Instant::now();
+    let after = |seconds: u64| begin + Duration::from_secs(seconds);
+    // What is asked for at a time, and what comes after it.
+    let requests = |download: &mut Download<u8>, now| {
+        let mut asked = Vec::new();
+        loop {
+            match download.poll_action(now) {
+                Some(Action::Request { first, count, .. }) => asked.push((first, count)),
+                action => return (asked, action),
+            }
+        }
+    };
+    for was_away in [true, false] {
+        let mut download = Download::new(geometry(8), FetchPolicy { swarm: false, ..POLICY }, None);
+        download.add_source(0, true, begin);
+        let (asked, _) = requests(&mut download, begin);
+        let (first, count) = asked[0];
+        assert!(download.on_chunks(0, first, count, begin));
+        download.on_written(0, first, count);
+        let (more, _) = requests(&mut download, begin);
+        let (missing, _) = *asked.iter().skip(1).chain(&more).next().unwrap();
+        if !was_away {
+            // Whoever was there all the time has it no more.
+            download.on_refused(0, missing, Refusal::NotFound, after(3));
+            assert_eq!(download.poll_action(after(3)), Some(Action::Search));
+            download.set_searching(false);
+            assert!(!download.add_source(0, true, after(4)));
+            assert_eq!(download.poll_action(after(4)), Some(Action::Exhausted(Exhausted::Gone)));
+            continue;
+        }
+        download.on_unreachable(0, Some(missing));
+        assert_eq!(download.poll_action(after(1)), Some(Action::Report(0)));
+        assert_eq!(download.poll_action(after(1)), Some(Action::Search));
+        download.set_searching(false);
+        assert!(download.is_waiting());
+        for second in [4, 8] {
+            assert!(download.add_source(0, true, after(second)));
+            assert!(!download.is_waiting());
+            let (asked, _) = requests(&mut download, after(second));
+            download.on_refused(0, asked[0].0, Refusal::NotFound, after(second + 1));
+            assert!(download.is_waiting());
+            assert_eq!(download.poll_action(after(second + 3)), Some(Action::Search));
+            download.set_searching(false);
+            assert_eq!(download.poll_action(after(second + 3)), None, "it waits");
+            assert!(!download.add_source(0, false, after(second + 3)), "somebody's word is not enough");
+        }
+        // What the name does not stand for any more is not waited for.
+        download.on_superseded();
+        assert_eq!(download.poll_action(after(12)), Some(Action::Exhausted(Exhausted::Gone)));
+    }
+}
+
+#[test]
+fn who_is_told_to_waits_for_sources_from_the_start_and_no_longer_than_that() {
+    let begin = Instant::now();
+    let after = |seconds: u64| begin + Duration::from_secs(seconds);
+    let mut download = Download::<u8>::new(geometry(1), FetchPolicy { swarm: false, ..POLICY }, None);
+    download.wait_from(begin);
+    assert!(download.is_waiting() && download.is_patient());
+    let mut searches = 0;
+    for second in 0..30 {
+        if let Some(action) = download.poll_action(after(second)) {
+            assert_eq!(action, Action::Search);
+            searches += 1;
+            download.set_searching(false);
+        }
+    }
+    assert!((14..=16).contains(&searches), "{searches}");
+    assert!(download.add_source(1, true, after(29)));
+    assert!(matches!(download.poll_action(after(29)), Some(Action::Request { source: 1, .. })));
+    download.on_unreachable(1, Some(0));
+    assert_eq!(download.poll_action(after(29)), Some(Action::Report(1)));
+    assert_eq!(download.poll_action(after(30)), Some(Action::Exhausted(Exhausted::Unreachable)));
+}
