@@ -26,6 +26,7 @@ mod lists;
 pub mod lookup;
 pub mod lost;
 pub mod meetings;
+pub mod nearest;
 #[cfg(test)]
 mod network;
 pub mod pages;
