@@ -11,9 +11,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{ErrorBody, Line, Parts, RevokeBody, ShareBody};
+use super::types::{ErrorBody, GetBody, Line, Parts, RevokeBody, ShareBody};
 use crate::node::{
-    EntryInfo, Error, ErrorKind, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, SharedInfo, Status,
+    EntryInfo, Error, ErrorKind, GetOptions, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, SharedInfo,
+    Status,
 };
 use crate::storage::dir::socket_path;
 
@@ -141,7 +142,12 @@ impl Client {
 
     /// See [`crate::Node::get`]; follow it with [`Call::follow`].
     pub async fn fetch(&self, request: &GetRequest) -> Result<Call, Error> {
-        self.call("/v1/get", request).await
+        self.fetch_with(request, &GetOptions::default()).await
+    }
+
+    /// See [`crate::Node::get_with`]; follow it with [`Call::follow`].
+    pub async fn fetch_with(&self, request: &GetRequest, options: &GetOptions) -> Result<Call, Error> {
+        self.call("/v1/get", &GetBody { request: request.clone(), options: options.clone() }).await
     }
 }
 

@@ -12,8 +12,8 @@ use axum::{Json, Router};
 use futures::stream;
 use serde::Serialize;
 
-use super::types::{ErrorBody, Line, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody};
-use crate::node::{Error, GetRequest, Node, Operation};
+use super::types::{ErrorBody, GetBody, Line, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody};
+use crate::node::{Error, Node, Operation};
 
 /// Longest body of a request, in bytes: the names of the longest command line (6 MiB on Linux), their quotes escaped.
 const MAX_BODY: usize = 16 << 20;
@@ -84,8 +84,8 @@ async fn share(State(app): State<App>, Json(ShareBody { paths, name }): Json<Sha
     follow(app.node.share(paths, name))
 }
 
-async fn fetch(State(app): State<App>, Json(request): Json<GetRequest>) -> Response {
-    follow(app.node.get(request))
+async fn fetch(State(app): State<App>, Json(GetBody { request, options }): Json<GetBody>) -> Response {
+    follow(app.node.get_with(request, options))
 }
 
 /// An operation on its way to who asked for it.

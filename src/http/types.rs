@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::node::{ErrorKind, GetReport, Progress, ShareReport};
+use crate::node::{ErrorKind, GetOptions, GetReport, GetRequest, Progress, ShareReport};
 
 /// Body of `POST /v1/share`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,17 @@ pub struct ShareBody {
 pub struct RevokeBody {
     /// Names to give up.
     pub names: Vec<String>,
+}
+
+/// Body of `POST /v1/get`: the fields of both, side by side.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GetBody {
+    /// What to download.
+    #[serde(flatten)]
+    pub request: GetRequest,
+    /// How; what is left out has its default.
+    #[serde(flatten)]
+    pub options: GetOptions,
 }
 
 /// Query of `GET /v1/lookup`.
@@ -72,13 +83,20 @@ impl Parts for ShareReport {
 
 impl Parts for GetReport {
     fn take_part(&mut self) -> Option<Self> {
-        let part = Self { files: first(&mut self.files), failed: first(&mut self.failed) };
-        (!part.files.is_empty() || !part.failed.is_empty()).then_some(part)
+        let part = Self {
+            files: first(&mut self.files),
+            failed: first(&mut self.failed),
+            kept: first(&mut self.kept),
+            deleted: first(&mut self.deleted),
+        };
+        (part != Self::default()).then_some(part)
     }
 
     fn append(&mut self, next: Self) {
         self.files.extend(next.files);
         self.failed.extend(next.failed);
+        self.kept.extend(next.kept);
+        self.deleted.extend(next.deleted);
     }
 }
 
@@ -109,6 +127,19 @@ pub struct ErrorBody {
 mod tests {
     use super::*;
     use crate::node::Skipped;
+
+    #[test]
+    fn a_body_of_an_earlier_build_means_the_defaults() {
+        let earlier = r#"{"name": "a", "output": "/tmp/a", "recursive": true}"#;
+        let body: GetBody = serde_json::from_str(earlier).unwrap();
+        assert_eq!(body.options, GetOptions::default());
+        let options = GetOptions { wait_seconds: Some(0.5), preserve: false, update: true, ..GetOptions::default() };
+        let body = GetBody { options, ..body };
+        let text = serde_json::to_string(&body).unwrap();
+        assert_eq!(serde_json::from_str::<GetBody>(&text).unwrap(), body);
+        // A node of an earlier build finds what it knows.
+        assert_eq!(serde_json::from_str::<GetRequest>(&text).unwrap(), body.request);
+    }
 
     #[test]
     fn an_outcome_of_any_length_goes_in_parts_of_bounded_lines() {

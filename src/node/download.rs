@@ -4,31 +4,33 @@ mod sharing;
 mod silence;
 mod sources;
 mod stalled;
+mod target;
 mod turns;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use sharing::Sharing;
+use sharing::{Sharing, next_word};
 use silence::Unmet;
 pub(super) use sources::ask;
 use sources::{Failure, Found, News, Search, Silence};
 use swarmdex_protocols::content::{self, Geometry, Proof};
 use swarmdex_protocols::fetch::{Any, Header, Other, Refusal, Request, Response, Run, Want};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
+pub(super) use target::{Got, Target};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 pub(super) use turns::Turns;
 use writer::{Writer, Written};
 
+use super::get::patience::{self, Patience};
 use super::lookup::Checked;
-use super::operation::Wish;
+use super::operation::{Reins, Wish};
 use super::types::Progress;
 use super::{Error, Inner};
 use crate::net::{Word, sleep_until};
@@ -41,13 +43,6 @@ use crate::tasks;
 
 /// News of sources that wait to be heard.
 const NEWS: usize = 64;
-
-/// A file in place.
-pub(super) struct Got {
-    pub(super) path: PathBuf,
-    pub(super) bytes: u64,
-    pub(super) sources: Vec<PeerId>,
-}
 
 /// How often it is looked how far away sources are that have not answered yet.
 const GETS_NEAR: Duration = Duration::from_millis(50);
@@ -67,10 +62,12 @@ enum Event {
 pub(super) async fn download(
     inner: &Inner,
     found: Checked,
-    target: PathBuf,
-    progress: &watch::Sender<Progress>,
-    wish: watch::Receiver<Wish>,
+    target: Target,
+    patience: &Patience,
+    reins: &Reins,
 ) -> Result<Got, Error> {
+    let (progress, wish) = (&reins.progress, reins.wish.clone());
+    let Target { path, placing, fleeting } = target;
     let name = found.entry.name.clone();
     let geometry = Geometry::new(found.entry.size).map_err(|_| Error::Answer)?;
     let (size, content) = (found.entry.size, found.entry.content);
@@ -78,7 +75,7 @@ pub(super) async fn download(
     let turn = inner.downloads.turns.take(content).await;
     let holdings = inner.library.holdings.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        let (file, tree) = PartialFile::resume(&target, content, geometry)?;
+        let (file, tree) = PartialFile::resume(&path, content, geometry, placing)?;
         Ok::<_, Error>(Arc::new(Part::new(file, tree, turn, &holdings)))
     });
     // Threads that still write when this is dropped have it too: the turn is theirs until they end.
@@ -89,7 +86,7 @@ pub(super) async fn download(
         tracing::info!(%name, bytes, "goes on with what was downloaded before");
         progress.send_modify(|progress| progress.done_bytes += bytes);
     }
-    let sharing = Sharing::begin(inner, content, geometry, &part);
+    let sharing = Sharing::begin(inner, content, geometry, &part, fleeting);
     let task = Task {
         inner,
         name,
@@ -97,6 +94,10 @@ pub(super) async fn download(
         geometry,
         part: part.clone(),
         addresses: BTreeMap::new(),
+        owner: found.entry.owner,
+        reins,
+        patience,
+        away: None,
         progress,
         wish,
         used: BTreeSet::new(),
@@ -126,7 +127,7 @@ pub(super) async fn download(
         let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         sharing.complete(Whole { path: absolute, stamp, outboard: Arc::new(outboard) });
     }
-    Ok(Got { path, bytes: size, sources })
+    Ok(Got { path, bytes: size, sources, stamp })
 }
 
 struct Task<'a> {
@@ -136,6 +137,11 @@ struct Task<'a> {
     geometry: Geometry,
     part: Arc<Part>,
     addresses: BTreeMap<PeerId, Vec<Multiaddr>>,
+    owner: PeerId,
+    reins: &'a Reins,
+    patience: &'a Patience,
+    /// Since when nobody is there who has what is missing.
+    away: Option<Instant>,
     progress: &'a watch::Sender<Progress>,
     wish: watch::Receiver<Wish>,
     /// Sources that sent chunks which were written.
@@ -185,10 +191,12 @@ impl Task<'_> {
     }
 
     async fn run(mut self, found: Checked, have: &ChunkSet) -> Result<Vec<PeerId>, Error> {
-        let lease = self.inner.standings.lease().max(self.inner.config.lease.lease);
-        let policy = FetchPolicy::new(&self.inner.config.fetch, self.shares(), lease, rand::random());
+        let policy = FetchPolicy::new(&self.inner.config.fetch, self.shares(), self.patience.limit(), rand::random());
         let mut machine = Download::new(self.geometry, policy, Some(have));
         let (now, local) = (Instant::now(), self.inner.net.local());
+        if self.patience.is_wanted() {
+            machine.wait_from(now);
+        }
         if self.inner.library.has_whole(&self.content, &self.geometry) {
             machine.add_source(local, true, now);
         }
@@ -204,7 +212,7 @@ impl Task<'_> {
         }
         let writer = Writer::start(self.part.clone(), self.inner.library.buffers.clone());
         let words = if machine.is_swarm() { Some(self.inner.net.words(self.content).await) } else { None };
-        let unmet = (machine.live() > 0).then(|| Unmet::begin(self.inner));
+        let unmet = (machine.live() > 0 && !self.patience.is_wanted()).then(|| Unmet::begin(self.inner));
         let asks = FuturesUnordered::new();
         let long = Some(now + LONG);
         let mut work = Work { asks, writer, search, news, words, long, unmet, searched: None };
@@ -221,7 +229,7 @@ impl Task<'_> {
 
     fn add(&mut self, machine: &mut Download<PeerId>, found: Found) {
         let Found { peer, addresses, whole } = found;
-        if peer == self.inner.net.local() || !machine.has_come() && self.was_tried(&peer, &addresses) {
+        if peer == self.inner.net.local() || !machine.is_patient() && self.was_tried(&peer, &addresses) {
             return;
         }
         // Of one that was heard of by its own word, others say where it listens.
@@ -265,6 +273,7 @@ impl Task<'_> {
                 () = work.search.failed() => return Err(Error::Bug),
                 _ = looks.tick(), if wish == Wish::Run => {
                     self.look_for_stalls(machine, work);
+                    self.look_who_is_away(machine);
                     stirs = false;
                 }
                 Ok(()) = listen.changed() => self.on_moved(machine, work),
@@ -272,6 +281,7 @@ impl Task<'_> {
                 Some(news) = work.news.recv() => match news {
                     // The index and the DHT know where it is now.
                     News::Found(found) => self.on_found(machine, found),
+                    News::Superseded => machine.on_superseded(),
                     News::Searched(round) if work.search.is_over(round) => machine.set_searching(false),
                     News::Searched(_) => {}
                 },
@@ -475,17 +485,5 @@ impl Task<'_> {
         tracing::warn!(%source, name = %self.name, "sent something else than the content; not asked again");
         self.liars.insert(source);
         machine.on_bad(source, run.first);
-    }
-}
-
-/// The next word of another downloader; for ever if none is listened to.
-async fn next_word(words: &mut Option<mpsc::Receiver<Word>>) -> Word {
-    match words {
-        Some(words) => match words.recv().await {
-            Some(word) => word,
-            // The node is shutting down.
-            None => std::future::pending().await,
-        },
-        None => std::future::pending().await,
     }
 }

@@ -136,6 +136,30 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// No peer holds the name, and there is something like it.
+    #[error("no file is named {name:?}; {hint}")]
+    NotNamed {
+        /// The name.
+        name: String,
+        /// What there is, as the rest of the sentence.
+        hint: String,
+    },
+    /// No peer holds a name below the prefix, and there is something like it.
+    #[error("no file's name begins with {prefix:?}; {hint}")]
+    NotBelow {
+        /// The prefix.
+        prefix: String,
+        /// What there is, as the rest of the sentence.
+        hint: String,
+    },
+    /// A file was left as it is.
+    #[error("{path} is left as it is: {reason}")]
+    Kept {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// No peer holds a name below the prefix.
     #[error("no file's name begins with {prefix:?}; 'swarmdex search' lists what there is")]
     NothingBelow {
@@ -263,11 +287,14 @@ impl Error {
             | Self::Grants(_)
             | Self::Share(_)
             | Self::Partial(_)
+            | Self::Kept { .. }
             | Self::Output { .. } => ErrorKind::Storage,
             Self::Name { .. } | Self::Query(_) | Self::TooManyBelow { .. } => ErrorKind::Usage,
             Self::Net(NetError::Listen { .. }) => ErrorKind::Unreachable,
             Self::Net(_) => ErrorKind::Other,
             Self::NotFound { .. }
+            | Self::NotNamed { .. }
+            | Self::NotBelow { .. }
             | Self::NoIdentity { .. }
             | Self::NothingBelow { .. }
             | Self::NotShared { .. }

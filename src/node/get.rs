@@ -1,129 +1,335 @@
 //! From a name, or a prefix of names, to files in place.
 
+mod hints;
+pub(super) mod patience;
+pub(super) mod record;
+mod tidy;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures::{StreamExt, stream};
+use patience::{Patience, away, is_away, say};
+use record::Record;
 use swarmdex_protocols::limits::MAX_QUERY_BYTES;
-use swarmdex_protocols::{Entry, Name};
+use swarmdex_protocols::{Entry, Name, PeerId};
 use tokio::sync::watch;
 
-use super::download::{self, Got};
+use super::download::{self, Got, Target};
 use super::lookup::{Checked, parse_name};
 use super::operation::{Reins, Wish};
-use super::small::{Small, by_owner};
-use super::types::{FailedFile, GetReport, GetRequest, GotFile, Progress};
+use super::small::{Place, Small, by_owner};
+use super::types::{FailedFile, GetOptions, GetReport, GetRequest, GotFile, Progress};
 use super::{Error, Node, in_place, shorten};
-use crate::storage::partial::output_path;
+use crate::storage::copies::Copy;
+use crate::storage::hash::FileStamp;
+use crate::storage::partial::{Placing, make_parents, output_path};
 
 /// Files of one recursive download that are fetched at a time.
 const FILES_AT_A_TIME: usize = 8;
 /// Most names in one recursive download: bounds the list that is kept.
 const MAX_FILES: usize = 1_000_000;
 
+/// A recursive download.
+struct Folder<'a> {
+    prefix: Option<Name>,
+    output: &'a Path,
+    options: Arc<GetOptions>,
+    record: Arc<Record>,
+    patience: Patience,
+    reins: &'a Reins,
+}
+
 impl Node {
-    pub(super) async fn get_files(self, request: GetRequest, reins: Reins) -> Result<GetReport, Error> {
+    pub(super) async fn get_files(
+        self,
+        request: GetRequest,
+        options: GetOptions,
+        reins: Reins,
+    ) -> Result<GetReport, Error> {
+        let lease = self.inner.standings.lease().max(self.inner.config.lease.lease);
+        let patience = Patience::new(&options, lease);
         if request.recursive {
-            return self.get_below(request, reins).await;
+            return self.get_below(request, options, patience, reins).await;
         }
-        let progress = &reins.progress;
         let begin = Instant::now();
-        let found = self.inner.questions.lookup(&request.name).await?;
-        let target = single_target(&request.output, &found.entry.name);
-        progress.send_modify(|progress| {
+        let found = self.find(&request.name, &patience, &reins).await?;
+        reins.progress.send_modify(|progress| {
             progress.total_bytes = found.entry.size;
             progress.total_files = 1;
             progress.current = found.entry.name.to_string();
         });
-        let file = self.fetch(found, target, begin, &reins).await?;
-        Ok(GetReport { files: vec![file], failed: Vec::new() })
+        let (output, name) = (request.output, found.entry.name.clone());
+        let place = tokio::task::spawn_blocking(move || single_place(&output, &name));
+        let (path, made) = place.await.map_err(|_| Error::Bug)??;
+        let got = self.get_single(found, &path, &options, &patience, begin, &reins).await;
+        if got.is_err() {
+            // Folders that were made for it, unless something else is in them: what has come so far, say.
+            let removing =
+                tokio::task::spawn_blocking(move || made.iter().rev().for_each(|path| drop(std::fs::remove_dir(path))));
+            let _ = removing.await;
+        }
+        Ok(GetReport { files: vec![got?], ..GetReport::default() })
+    }
+
+    /// Looks a name up; what nobody has yet is waited for if the user wants it.
+    async fn find(&self, name: &str, patience: &Patience, reins: &Reins) -> Result<Checked, Error> {
+        loop {
+            let error = match self.inner.questions.lookup(name).await {
+                Ok(found) => {
+                    say(reins, None);
+                    patience.on_found();
+                    return Ok(found);
+                }
+                Err(error) => error,
+            };
+            if let (Error::Name { .. }, Some(folder)) = (&error, name.strip_suffix('/')) {
+                return Err(self.explain_folder(folder, error).await);
+            }
+            let what = match &error {
+                Error::NotFound { name } => format!("nobody has {name:?} yet"),
+                error => error.describe(),
+            };
+            if !(patience.is_wanted() && is_away(&error) && patience.pause(reins, &what).await?) {
+                return Err(self.explain(error).await);
+            }
+        }
+    }
+
+    /// One file by itself. With `update` one that is there is left or replaced, as in a folder.
+    async fn get_single(
+        &self,
+        found: Checked,
+        path: &Path,
+        options: &GetOptions,
+        patience: &Patience,
+        begin: Instant,
+        reins: &Reins,
+    ) -> Result<GotFile, Error> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let rest = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        let (Some(rest), false) = (rest, options.fleeting) else {
+            // What is not remembered is not replaced, either.
+            return self.fetch(found, path.to_owned(), None, options, patience, begin, reins).await.map(|got| got.0);
+        };
+        let record = self.record(folder, Some(rest.clone()), options.update).await?;
+        let mut file = Small { entry: found.entry.clone(), rest: rest.clone(), over: None };
+        if options.update {
+            let network = &self.inner.config.network;
+            let looked = in_place::split(vec![file.clone()], folder, &record, options, network, reins).await?;
+            record::remember(&record, looked.news).await;
+            if let Some(there) = looked.there.into_iter().next() {
+                return Ok(there);
+            }
+            if let Some(kept) = looked.kept.into_iter().next() {
+                return Err(Error::Kept { path: kept.path, reason: kept.reason });
+            }
+            file = looked.missing.into_iter().next().unwrap_or(file);
+            record::remember(&record, before(&record, std::slice::from_ref(&file))).await;
+        }
+        let result = self.fetch(found, path.to_owned(), file.over, options, patience, begin, reins).await;
+        if let Ok((_, stamp)) = &result {
+            record::remember(&record, vec![record.copy(&file.entry, &rest, *stamp)]).await;
+        }
+        result.map(|(file, _)| file)
+    }
+
+    async fn record(&self, folder: &Path, only: Option<String>, makes: bool) -> Result<Arc<Record>, Error> {
+        let (config, folder) = (self.inner.config.clone(), folder.to_owned());
+        let opening = tokio::task::spawn_blocking(move || Record::begin(&config, &folder, only.as_deref(), makes));
+        Ok(Arc::new(opening.await.map_err(|_| Error::Bug)?))
     }
 
     /// Downloads every name below a prefix; a file that fails is reported, and the others go on.
-    async fn get_below(&self, request: GetRequest, reins: Reins) -> Result<GetReport, Error> {
-        let progress = &reins.progress;
+    async fn get_below(
+        &self,
+        request: GetRequest,
+        options: GetOptions,
+        patience: Patience,
+        reins: Reins,
+    ) -> Result<GetReport, Error> {
         let prefix = match request.name.as_str() {
             "" | "/" | "." => None,
             text => Some(parse_name(text.strip_suffix('/').unwrap_or(text))?),
         };
-        let names = self.names_below(prefix.as_ref(), progress).await?;
-        if names.is_empty() {
-            return Err(Error::NothingBelow { prefix: shorten(&request.name) });
+        let names = self.find_below(&request.name, prefix.as_ref(), &patience, &reins).await?;
+        for entry in names.values() {
+            add_total(&reins.progress, entry.size);
         }
+        let output = request.output;
+        let making = output.clone();
+        // Where it cannot be made, each file says so.
+        let _ = tokio::task::spawn_blocking(move || std::fs::create_dir_all(making)).await;
+        let record = self.record(&output, None, true).await?;
+        let folder = Folder { prefix, output: &output, options: Arc::new(options), record, patience, reins: &reins };
         let begin = Instant::now();
-        let (prefix, output, reins) = (&prefix, &request.output, &reins);
-        let files = names.into_values().map(|entry| Small { rest: rest_of(&entry.name, prefix.as_ref()), entry });
-        let (files, missing) = in_place::split(files.collect(), output, reins).await?;
-        let mut report = GetReport { files, failed: Vec::new() };
-        let (small, mut left) = by_owner(missing);
-        for (owner, files) in small {
-            // One lookup tells where the owner of all of them is.
-            let holders = match self.inner.questions.lookup(files[0].entry.name.as_str()).await {
-                Ok(found) => found.holders,
-                Err(_) => Vec::new(),
-            };
-            let addresses = holders.into_iter().find(|holder| holder.peer == owner).map(|holder| holder.addresses);
-            let outcome = self.get_small(owner, addresses.unwrap_or_default(), files, output.clone(), reins).await;
-            left.extend(outcome.left);
-            for (file, result) in outcome.done {
-                report.add(file.entry.name, result);
-            }
-        }
-        let mut results = stream::iter(left)
-            .map(|file| async move {
-                let result = self.get_one_below(&file, output, reins).await;
-                (file.entry.name, result)
-            })
-            .buffer_unordered(FILES_AT_A_TIME);
-        while let Some((name, result)) = results.next().await {
-            report.add(name, result);
-            progress.send_modify(|progress| progress.done_files += 1);
-        }
+        let mut report = self.get_folder(&folder, &names).await?;
         if *reins.wish.borrow() == Wish::Cancel {
             return Err(Error::Cancelled);
         }
+        if folder.options.delete {
+            self.tidy(&folder, names, &mut report).await?;
+        }
+        record::end(&folder.record).await;
         tracing::debug!(files = report.files.len(), elapsed = ?begin.elapsed(), "folder downloaded");
         report.files.sort_by(|a, b| a.name.cmp(&b.name));
         report.failed.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(report)
     }
 
-    async fn get_one_below(&self, file: &Small, output: &Path, reins: &Reins) -> Result<GotFile, Error> {
-        let begin = Instant::now();
+    /// What there is below a prefix; what nobody has yet is waited for if the user wants it.
+    async fn find_below(
+        &self,
+        text: &str,
+        prefix: Option<&Name>,
+        patience: &Patience,
+        reins: &Reins,
+    ) -> Result<BTreeMap<Name, Entry>, Error> {
+        loop {
+            let error = match self.names_below(prefix).await {
+                Ok(names) if !names.is_empty() => {
+                    say(reins, None);
+                    patience.on_found();
+                    return Ok(names);
+                }
+                Ok(_) => Error::NothingBelow { prefix: shorten(text) },
+                Err(error) => error,
+            };
+            let what = match &error {
+                Error::NothingBelow { prefix } => format!("nobody has anything below {prefix:?} yet"),
+                error => error.describe(),
+            };
+            if !(patience.is_wanted() && is_away(&error) && patience.pause(reins, &what).await?) {
+                return Err(self.explain(error).await);
+            }
+        }
+    }
+
+    async fn get_folder(&self, folder: &Folder<'_>, names: &BTreeMap<Name, Entry>) -> Result<GetReport, Error> {
+        let Folder { prefix, output, options, record, reins, .. } = folder;
+        let rest = |name: &Name| rest_of(name, prefix.as_ref());
+        let files = names.values().map(|entry| Small { rest: rest(&entry.name), entry: entry.clone(), over: None });
+        let network = &self.inner.config.network;
+        let looked = in_place::split(files.collect(), output, record, options, network, reins).await?;
+        record::remember(record, [looked.news, before(record, &looked.missing)].concat()).await;
+        let mut report = GetReport { files: looked.there, kept: looked.kept, ..GetReport::default() };
+        reins.progress.send_modify(|progress| progress.done_files += report.kept.len() as u64);
+        let (small, mut left) = by_owner(looked.missing);
+        for (owner, files) in small {
+            left.extend(self.get_all_small(owner, files, folder, &mut report).await?);
+        }
+        let mut results = stream::iter(left)
+            .map(|file| async move {
+                let result = self.get_one_below(&file, folder).await;
+                (file.entry.name, result)
+            })
+            .buffer_unordered(FILES_AT_A_TIME);
+        while let Some((name, result)) = results.next().await {
+            report.add(name, result);
+            reins.progress.send_modify(|progress| progress.done_files += 1);
+        }
+        Ok(report)
+    }
+
+    /// Small files of one owner; those are left that it did not send well. If it goes away in the middle, it is waited for.
+    async fn get_all_small(
+        &self,
+        owner: PeerId,
+        mut files: Vec<Small>,
+        folder: &Folder<'_>,
+        report: &mut GetReport,
+    ) -> Result<Vec<Small>, Error> {
+        let Folder { output, options, record, reins, patience, .. } = folder;
+        let into = Place { output: Arc::new(output.to_path_buf()), record: record.clone(), options: options.clone() };
+        loop {
+            let Some(first) = files.first() else { return Ok(files) };
+            // One lookup tells where the owner of all of them is.
+            let found = self.inner.questions.lookup(first.entry.name.as_str()).await.ok();
+            let holders = found.into_iter().flat_map(|found| found.holders);
+            let at_owner = holders.into_iter().find(|holder| holder.peer == owner);
+            let is_known = at_owner.is_some();
+            let addresses = at_owner.map(|holder| holder.addresses).unwrap_or_default();
+            let outcome = self.get_small(owner, addresses, files, &into, reins).await;
+            let came = !outcome.done.is_empty();
+            files = outcome.left;
+            for (file, result) in outcome.done {
+                report.add(file.entry.name, result);
+            }
+            if files.is_empty() || *reins.wish.borrow() == Wish::Cancel {
+                return Ok(files);
+            }
+            if came {
+                patience.on_progress();
+                say(reins, None);
+                continue;
+            }
+            // It is there, and does not send them: others may have them.
+            if is_known && self.is_there(&owner) {
+                return Ok(files);
+            }
+            if !patience.pause(reins, &away(&owner)).await? {
+                return Ok(files);
+            }
+        }
+    }
+
+    /// Whether a node answers on a connection that stands.
+    fn is_there(&self, owner: &PeerId) -> bool {
+        *owner == self.inner.net.local() || self.inner.net.last_data(owner).is_some()
+    }
+
+    /// One file of a folder. If its owner goes away, it is waited for.
+    async fn get_one_below(&self, file: &Small, folder: &Folder<'_>) -> Result<GotFile, Error> {
+        let Folder { output, options, record, reins, patience, .. } = folder;
+        let (begin, mut missed) = (Instant::now(), None);
+        loop {
+            let error = match self.try_one_below(file, folder, begin).await {
+                Ok(((got, stamp), entry)) => {
+                    patience.on_progress();
+                    say(reins, None);
+                    record::remember(record, vec![record.copy(&entry, &file.rest, stamp)]).await;
+                    return Ok(got);
+                }
+                Err(error) => error,
+            };
+            tracing::debug!(name = %file.entry.name, %error, output = %output.display(), wait = ?options.wait_seconds, "a file does not come");
+            let since = *missed.get_or_insert_with(Instant::now);
+            let there = self.is_there(&file.entry.owner);
+            if !patience.may_come(&error, there, since) || !patience.pause(reins, &away(&file.entry.owner)).await? {
+                return Err(error);
+            }
+        }
+    }
+
+    /// The file as it is now, with what its name stands for by then.
+    async fn try_one_below(&self, file: &Small, folder: &Folder<'_>, begin: Instant) -> Result<(Placed, Entry), Error> {
+        let Folder { output, options, reins, patience, .. } = folder;
         let found = self.inner.questions.lookup(file.entry.name.as_str()).await?;
-        let (folder, rest) = (output.to_owned(), file.rest.clone());
-        let target = tokio::task::spawn_blocking(move || output_path(&folder, rest.split('/')))
+        let entry = found.entry.clone();
+        let (below, rest) = (output.to_path_buf(), file.rest.clone());
+        let target = tokio::task::spawn_blocking(move || output_path(&below, rest.split('/')))
             .await
             .map_err(|_| Error::Bug)??;
-        self.fetch(found, target, begin, reins).await
+        let placed = self.fetch(found, target, file.over, options, patience, begin, reins).await?;
+        Ok((placed, entry))
     }
 
     /// Every name below a prefix, and the prefix if it is a name itself. The index narrows them down by a glob.
-    async fn names_below(
-        &self,
-        prefix: Option<&Name>,
-        progress: &watch::Sender<Progress>,
-    ) -> Result<BTreeMap<Name, Entry>, Error> {
+    async fn names_below(&self, prefix: Option<&Name>) -> Result<BTreeMap<Name, Entry>, Error> {
         let query = prefix.map_or_else(String::new, glob_below);
-        let mut names = BTreeMap::new();
         let entries = self.inner.questions.entries(&query, MAX_FILES + 1).await?;
         if entries.len() > MAX_FILES {
             let prefix = shorten(prefix.map(Name::as_str).unwrap_or_default());
             return Err(Error::TooManyBelow { prefix, most: MAX_FILES });
         }
-        for entry in entries {
-            let wanted = prefix.is_none_or(|prefix| entry.name.is_below(prefix));
-            let size = entry.size;
-            if wanted && names.insert(entry.name.clone(), entry).is_none() {
-                add_total(progress, size);
-            }
-        }
+        let wanted = entries.into_iter().filter(|entry| prefix.is_none_or(|prefix| entry.name.is_below(prefix)));
+        let mut names: BTreeMap<_, _> = wanted.map(|entry| (entry.name.clone(), entry)).collect();
         if let Some(prefix) = prefix {
             match self.inner.questions.lookup(prefix.as_str()).await {
                 Ok(found) => {
-                    add_total(progress, found.entry.size);
                     names.insert(found.entry.name.clone(), found.entry);
                 }
                 Err(Error::NotFound { .. }) => {}
@@ -133,18 +339,38 @@ impl Node {
         Ok(names)
     }
 
-    async fn fetch(&self, found: Checked, target: PathBuf, begin: Instant, reins: &Reins) -> Result<GotFile, Error> {
+    #[allow(clippy::too_many_arguments)] // All of one download, from two callers.
+    async fn fetch(
+        &self,
+        found: Checked,
+        path: PathBuf,
+        over: Option<FileStamp>,
+        options: &GetOptions,
+        patience: &Patience,
+        begin: Instant,
+        reins: &Reins,
+    ) -> Result<Placed, Error> {
         let downloads = &self.inner.downloads;
         let _permit = downloads.permits.acquire().await.map_err(|_| Error::ShuttingDown)?;
         downloads.running.fetch_add(1, Ordering::Relaxed);
         let _running = Running(&downloads.running);
         let name = found.entry.name.clone();
-        let Got { path, bytes, sources } = {
-            let Reins { progress, wish } = reins;
-            download::download(&self.inner, found, target, progress, wish.clone()).await?
-        };
-        Ok(GotFile { name, path, bytes, seconds: begin.elapsed().as_secs_f64(), sources, verified: true })
+        let attributes = options.preserve.then(|| found.entry.attributes(&self.inner.config.network)).flatten();
+        let target = Target { path, placing: Placing { attributes, over }, fleeting: options.fleeting };
+        let Got { path, bytes, sources, stamp } =
+            download::download(&self.inner, found, target, patience, reins).await?;
+        let seconds = begin.elapsed().as_secs_f64();
+        Ok((GotFile { name, path, bytes, seconds, sources, verified: true }, stamp))
     }
+}
+
+/// A file in place, as it was left.
+type Placed = (GotFile, Option<FileStamp>);
+
+/// What is written down before copies are replaced: after a crash either content is theirs.
+fn before(record: &Record, files: &[Small]) -> Vec<Copy> {
+    let replaced = files.iter().filter(|file| file.over.is_some());
+    replaced.map(|file| record.copy(&file.entry, &file.rest, None)).collect()
 }
 
 /// Where a file goes below the output folder. One that is named like the prefix itself goes under its own last segment.
@@ -180,9 +406,14 @@ impl Drop for Running<'_> {
     }
 }
 
-/// A folder that exists takes the file under the last segment of its name.
-fn single_target(output: &Path, name: &Name) -> PathBuf {
-    if output.is_dir() { output.join(name.file_name()) } else { output.to_owned() }
+/// Where a single file goes, and which folders were made for it, the outermost first. A folder that exists, or one that is
+/// said by a slash at the end, takes the file under the last segment of its name.
+fn single_place(output: &Path, name: &Name) -> Result<(PathBuf, Vec<PathBuf>), Error> {
+    let text = output.as_os_str().as_encoded_bytes();
+    let is_folder = text.ends_with(b"/") || text.ends_with(b"/.") || output.is_dir();
+    let path = if is_folder { output.join(name.file_name()) } else { output.to_owned() };
+    let made = make_parents(&path)?;
+    Ok((path, made))
 }
 
 /// A query that every name below the prefix matches: white space, which would split the query, is left to

@@ -1,44 +1,84 @@
-//! Files of a folder that are in place already, as an earlier download left them: known by their bytes, and not fetched
-//! again.
+//! What of a folder is in place already, as an earlier download left it, and is not fetched again; and what may be replaced
+//! or removed, because it is still just that.
 
-use std::path::Path;
+use std::fs::{File, Metadata};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Instant;
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2, unlinkat};
+use swarmdex_protocols::{Attributes, ContentId, Network};
+
 use super::Error;
+use super::get::record::{Gone, Record};
 use super::operation::{CancelOnDrop, Reins, Wish};
 use super::small::Small;
-use super::types::GotFile;
-use crate::storage::hash::{hash_file, thread_count};
+use super::types::{GetOptions, GotFile, KeptFile};
+use crate::storage::copies::Copy;
+use crate::storage::hash::{FileStamp, hash_file, thread_count};
+use crate::storage::partial::set_attributes;
 
-/// Those that are in place below `output`, and those that are missing or others.
+/// What is said of a file that differs from the network's.
+const CHANGED: &str = "it was changed here since it was downloaded; move it away to get the other";
+const UNKNOWN: &str = "it was not downloaded from here; move it away to get the other";
+const NO_FILE: &str = "something else than a file is there; move it away to get the file";
+/// And of one that is gone elsewhere.
+pub(super) const CHANGED_AND_GONE: &str = "it is gone at its owner's, and was changed here since it was downloaded";
+
+/// What was found below a folder.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Files that are in place.
+    pub(super) there: Vec<GotFile>,
+    /// Files that are to be fetched; each says which file it may replace.
+    pub(super) missing: Vec<Small>,
+    /// Files that differ, and that nobody may replace.
+    pub(super) kept: Vec<KeptFile>,
+    /// What is to be remembered of files in place.
+    pub(super) news: Vec<Copy>,
+}
+
+/// Looks at what is below `output`. With `options.update`, what differs is replaced if it is a copy that was not changed.
 pub(super) async fn split(
     files: Vec<Small>,
     output: &Path,
+    record: &Arc<Record>,
+    options: &GetOptions,
+    network: &Network,
     reins: &Reins,
-) -> Result<(Vec<GotFile>, Vec<Small>), Error> {
+) -> Result<Found, Error> {
     if !output.is_dir() {
-        return Ok((Vec::new(), files));
+        return Ok(Found { missing: files, ..Found::default() });
     }
     let cancel = Arc::new(AtomicBool::new(false));
     let _guard = CancelOnDrop(cancel.clone());
-    let (output, progress, mut wish) = (output.to_owned(), reins.progress.clone(), reins.wish.clone());
+    let (progress, mut wish) = (reins.progress.clone(), reins.wish.clone());
+    let (output, record, options, network) = (output.to_owned(), record.clone(), options.clone(), network.clone());
     let looking = tokio::task::spawn_blocking(move || {
-        let (mut there, mut missing) = (Vec::new(), Vec::new());
+        // Links on the way to the folder are the user's; below it none is followed.
+        let root = record.folder().map(Path::to_owned).or_else(|| output.canonicalize().ok());
+        let root = root.unwrap_or_else(|| output.clone());
+        let looker = Looker {
+            output: &output,
+            root: &root,
+            record: &record,
+            options: &options,
+            network: &network,
+            cancel: &cancel,
+        };
+        let mut found = Found::default();
         for file in files {
-            match look(&file, &output, &cancel) {
-                Some(got) => {
-                    progress.send_modify(|progress| {
-                        progress.done_bytes += got.bytes;
-                        progress.done_files += 1;
-                    });
-                    there.push(got);
-                }
-                None => missing.push(file),
+            let (done, size) = (found.there.len(), file.entry.size);
+            looker.look(file, &mut found);
+            if found.there.len() > done {
+                progress.send_modify(|progress| {
+                    progress.done_bytes += size;
+                    progress.done_files += 1;
+                });
             }
         }
-        (there, missing)
+        found
     });
     tokio::select! {
         looked = looking => looked.map_err(|_| Error::Bug),
@@ -46,21 +86,146 @@ pub(super) async fn split(
     }
 }
 
-/// A file that is there, and is what it should be.
-fn look(file: &Small, output: &Path, cancel: &AtomicBool) -> Option<GotFile> {
-    let begin = Instant::now();
-    let path = output.join(&file.rest);
-    let metadata = std::fs::symlink_metadata(&path).ok()?;
-    if !metadata.is_file() || metadata.len() != file.entry.size {
-        return None;
+/// Looks at files one by one.
+struct Looker<'a> {
+    output: &'a Path,
+    root: &'a Path,
+    record: &'a Record,
+    options: &'a GetOptions,
+    network: &'a Network,
+    cancel: &'a AtomicBool,
+}
+
+impl Looker<'_> {
+    fn look(&self, file: Small, found: &mut Found) {
+        let begin = Instant::now();
+        let Some(metadata) = metadata_below(self.root, &file.rest) else { return found.missing.push(file) };
+        let keep = |reason: &str| KeptFile {
+            name: file.entry.name.clone(),
+            path: self.output.join(&file.rest),
+            reason: reason.to_owned(),
+        };
+        if !metadata.is_file() {
+            match self.options.update {
+                true => found.kept.push(keep(NO_FILE)),
+                false => found.missing.push(file),
+            }
+            return;
+        }
+        let now = FileStamp::of(&metadata);
+        let untouched = self.record.untouched(&file.rest, &now);
+        // What was verified when it was written, and was not touched since, need not be read again.
+        let content = || untouched.or_else(|| self.hash(&file.rest));
+        let same_size = metadata.len() == file.entry.size;
+        let content = (same_size || self.options.update && self.record.knows(&file.rest)).then(content).flatten();
+        if content == Some(file.entry.content) && same_size {
+            self.note(&file, &metadata, untouched.is_some(), found);
+            let path = self.output.join(&file.rest);
+            found.there.push(GotFile {
+                name: file.entry.name.clone(),
+                path: std::path::absolute(&path).unwrap_or(path),
+                bytes: file.entry.size,
+                seconds: begin.elapsed().as_secs_f64(),
+                sources: Vec::new(),
+                verified: true,
+            });
+        } else if !self.options.update {
+            found.missing.push(file);
+        } else if untouched.is_some() || content.is_some_and(|content| self.record.wrote(&file.rest, &content)) {
+            found.missing.push(Small { over: Some(now), ..file });
+        } else {
+            found.kept.push(keep(if self.record.knows(&file.rest) { CHANGED } else { UNKNOWN }));
+        }
     }
-    let hashed = hash_file(&path, thread_count(0), &AtomicU64::new(0), cancel).ok()?;
-    (hashed.content == file.entry.content).then(|| GotFile {
-        name: file.entry.name.clone(),
-        path: std::path::absolute(&path).unwrap_or(path),
-        bytes: file.entry.size,
-        seconds: begin.elapsed().as_secs_f64(),
-        sources: Vec::new(),
-        verified: true,
-    })
+
+    fn hash(&self, rest: &str) -> Option<ContentId> {
+        let hashed = hash_file(&self.root.join(rest), thread_count(0), &AtomicU64::new(0), self.cancel).ok()?;
+        Some(hashed.content)
+    }
+
+    /// A copy that is in place: an update brings its attributes up to date as well. What is not remembered yet will be, if a
+    /// download that was cut off wrote it.
+    fn note(&self, file: &Small, metadata: &Metadata, untouched: bool, found: &mut Found) {
+        let stamp = FileStamp::of(metadata);
+        let wanted = self.options.preserve && self.options.update && untouched;
+        let differs = |attributes: &Attributes| {
+            let time = attributes.modified_ns.is_some_and(|modified_ns| modified_ns != stamp.mtime_ns);
+            time || attributes.executable != stamp.executable
+        };
+        let attributes = wanted.then(|| file.entry.attributes(self.network)).flatten();
+        if let Some(attributes) = attributes.filter(differs)
+            && let Some(after) = open_below(self.root, &file.rest, OFlags::RDONLY | OFlags::NONBLOCK)
+                .and_then(|open| set_attributes(&open, &attributes))
+        {
+            found.news.push(self.record.copy(&file.entry, &file.rest, Some(FileStamp::of(&after))));
+            return;
+        }
+        let wrote = self.record.wrote(&file.rest, &file.entry.content) || self.record.is_left_over(metadata);
+        if !untouched && wrote {
+            found.news.push(self.record.copy(&file.entry, &file.rest, Some(stamp)));
+        }
+    }
+}
+
+/// What became of copies of what is gone.
+#[derive(Default)]
+pub(super) struct Removed {
+    /// They were removed.
+    pub(super) removed: Vec<PathBuf>,
+    /// They were not there any more.
+    pub(super) missing: Vec<PathBuf>,
+    /// They were changed, or cannot be removed.
+    pub(super) kept: Vec<Gone>,
+}
+
+/// Removes copies that were not changed, and folders that are empty then.
+pub(super) fn remove(root: &Path, record: &Record, gone: Vec<Gone>) -> Removed {
+    let mut outcome = Removed::default();
+    for file in gone {
+        match remove_one(root, record, &file.rest) {
+            Some(true) => outcome.removed.push(root.join(&file.rest)),
+            None => outcome.missing.push(root.join(&file.rest)),
+            Some(false) => outcome.kept.push(file),
+        }
+    }
+    outcome
+}
+
+/// Whether a copy could be removed; `None` if it is not there.
+fn remove_one(root: &Path, record: &Record, rest: &str) -> Option<bool> {
+    let now = FileStamp::of(&metadata_below(root, rest)?);
+    let hash = || hash_file(&root.join(rest), thread_count(0), &AtomicU64::new(0), &AtomicBool::new(false)).ok();
+    let own = record.untouched(rest, &now).is_some()
+        || hash().is_some_and(|hashed| hashed.stamp == now && record.wrote(rest, &hashed.content));
+    if !own {
+        return Some(false);
+    }
+    let (folder, name) = rest.rsplit_once('/').unwrap_or((".", rest));
+    let Some(parent) = open_below(root, folder, OFlags::PATH | OFlags::DIRECTORY) else { return Some(false) };
+    if unlinkat(&parent, name, AtFlags::empty()).is_err() {
+        return Some(false);
+    }
+    // Folders on the way that are empty now; the first that is not ends it.
+    let mut rest = rest;
+    while let Some((folder, _)) = rest.rsplit_once('/') {
+        let (above, name) = folder.rsplit_once('/').unwrap_or((".", folder));
+        let Some(above) = open_below(root, above, OFlags::PATH | OFlags::DIRECTORY) else { break };
+        if unlinkat(&above, name, AtFlags::REMOVEDIR).is_err() {
+            break;
+        }
+        rest = folder;
+    }
+    Some(true)
+}
+
+/// What is at a place below a folder, no link followed on the way.
+fn metadata_below(root: &Path, rest: &str) -> Option<Metadata> {
+    open_below(root, rest, OFlags::PATH | OFlags::NOFOLLOW)?.metadata().ok()
+}
+
+fn open_below(root: &Path, rest: &str, flags: OFlags) -> Option<File> {
+    let root = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    // With these flags a link at the end is looked at itself.
+    openat2(root, rest, flags | OFlags::CLOEXEC, Mode::empty(), resolve).ok().map(File::from)
 }

@@ -215,6 +215,17 @@ impl Questions {
         Ok(found.into_entries())
     }
 
+    /// Some entries that match: a page of the master's, or what the DHT has.
+    pub(super) async fn few(&self, query: &str, limit: usize) -> Result<Vec<Entry>, Error> {
+        let pattern = Pattern::parse(query).map_err(Error::Query)?;
+        let page = async { self.page(query, None, limit).await.map(|page| page.entries) };
+        let all = async { self.dht.search(query, limit).await };
+        let mut entries = self.hedged(page, all).await?;
+        entries.retain(|entry| pattern.matches(&entry.name));
+        entries.truncate(limit);
+        Ok(entries)
+    }
+
     /// A page of the master's. What it is too busy for is asked again a few times.
     async fn page(&self, query: &str, cursor: Option<Cursor>, limit: usize) -> Result<Page, Error> {
         // At most 500, see the limit.
@@ -292,7 +303,7 @@ pub(super) fn parse_name(text: &str) -> Result<Name, Error> {
 
 impl From<Entry> for EntryInfo {
     fn from(entry: Entry) -> Self {
-        let Entry { name, content, size, owner, version } = entry;
+        let Entry { name, content, size, owner, version, .. } = entry;
         Self { name, content, size, owner, version }
     }
 }
@@ -319,6 +330,6 @@ impl From<Checked> for LookupInfo {
     fn from(checked: Checked) -> Self {
         let Checked { entry, certified, source, holders } = checked;
         let holders = holders.into_iter().map(HolderInfo::from).collect();
-        Self { entry: entry.into(), certified, source, holders }
+        Self { entry: entry.into(), certified, source, holders, executable: None, modified_ms: None }
     }
 }

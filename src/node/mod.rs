@@ -217,7 +217,14 @@ impl Node {
 
     /// What the index says of `name`.
     pub async fn lookup(&self, name: &str) -> Result<LookupInfo, Error> {
-        self.inner.questions.lookup(name).await.map(LookupInfo::from)
+        let found = self.inner.questions.lookup(name).await?;
+        let attributes = found.entry.attributes(&self.inner.config.network);
+        let modified_ns = attributes.and_then(|attributes| attributes.modified_ns);
+        Ok(LookupInfo {
+            executable: attributes.map(|attributes| attributes.executable),
+            modified_ms: modified_ns.map(|nanoseconds| nanoseconds.div_euclid(1_000_000)),
+            ..found.into()
+        })
     }
 
     /// Tells the master that a peer could not be reached; the master sees for itself.
@@ -239,8 +246,13 @@ impl Node {
 
     /// Downloads a file, or every file below a prefix.
     pub fn get(&self, request: GetRequest) -> Operation<GetReport> {
+        self.get_with(request, GetOptions::default())
+    }
+
+    /// The same, in another way than by default.
+    pub fn get_with(&self, request: GetRequest, options: GetOptions) -> Operation<GetReport> {
         let node = self.clone();
-        Operation::start("get", move |reins| async move { node.get_files(request, reins).await })
+        Operation::start("get", move |reins| async move { node.get_files(request, options, reins).await })
     }
 
     /// Leaves the network and stops; the master is told, uploads under way get a few seconds to finish.

@@ -28,7 +28,7 @@ const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
 impl From<HashProgress> for Progress {
     fn from(hashing: HashProgress) -> Self {
         let HashProgress { done_bytes, total_bytes, done_files, total_files } = hashing;
-        Self { done_bytes, total_bytes, done_files, total_files, current: String::new() }
+        Self { done_bytes, total_bytes, done_files, total_files, ..Self::default() }
     }
 }
 

@@ -13,12 +13,14 @@ use swarmdex_protocols::limits::{MAX_FETCH_BODY, MAX_FETCH_FILES};
 use swarmdex_protocols::{ContentId, Entry, Multiaddr, PeerId};
 
 use super::download::ask;
+use super::get::record::{self, Record};
 use super::operation::{Reins, Wish};
-use super::types::GotFile;
+use super::types::{GetOptions, GotFile};
 use super::{Error, Inner, Node};
+use crate::storage::copies::Copy;
 use crate::storage::hash::FileStamp;
 use crate::storage::holdings::Whole;
-use crate::storage::partial::{output_path, write_whole};
+use crate::storage::partial::{Placing, output_path, write_whole};
 
 /// Requests to one owner under way.
 const REQUESTS: usize = 6;
@@ -28,6 +30,8 @@ const REQUESTS: usize = 6;
 pub(super) struct Small {
     pub(super) entry: Entry,
     pub(super) rest: String,
+    /// The file that it may take the place of.
+    pub(super) over: Option<FileStamp>,
 }
 
 /// Whether a file goes with others in one request: it is one chunk, and not empty.
@@ -41,6 +45,16 @@ pub(super) fn is_small(entry: &Entry) -> bool {
 pub(super) struct Outcome {
     pub(super) done: Vec<(Small, Result<GotFile, Error>)>,
     pub(super) left: Vec<Small>,
+    /// What is to be remembered of those in place.
+    copies: Vec<Copy>,
+}
+
+/// Where and how small files are put in place.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) output: Arc<PathBuf>,
+    pub(super) record: Arc<Record>,
+    pub(super) options: Arc<GetOptions>,
 }
 
 impl Node {
@@ -50,29 +64,30 @@ impl Node {
         owner: PeerId,
         addresses: Vec<Multiaddr>,
         files: Vec<Small>,
-        output: PathBuf,
+        into: &Place,
         reins: &Reins,
     ) -> Outcome {
-        let (output, inner) = (Arc::new(output), &self.inner);
+        let inner = &self.inner;
         let mut outcomes = stream::iter(batches(files))
             .map(|batch| {
-                let (addresses, output, mut wish) = (addresses.clone(), output.clone(), reins.wish.clone());
+                let (addresses, into, mut wish) = (addresses.clone(), into.clone(), reins.wish.clone());
                 async move {
                     // An operation that nobody holds any more is dropped as a whole.
                     if wish.wait_for(|wish| *wish != Wish::Pause).await.is_ok_and(|wish| *wish == Wish::Cancel) {
-                        return Outcome { done: Vec::new(), left: batch };
+                        return Outcome { left: batch, ..Outcome::default() };
                     }
-                    fetch_batch(inner, owner, addresses, batch, output).await
+                    fetch_batch(inner, owner, addresses, batch, into).await
                 }
             })
             .buffer_unordered(REQUESTS);
         let mut whole = Outcome::default();
-        while let Some(Outcome { done, left }) = outcomes.next().await {
+        while let Some(Outcome { done, left, copies }) = outcomes.next().await {
             let bytes = done.iter().filter_map(|(_, result)| result.as_ref().ok()).map(|file| file.bytes).sum::<u64>();
             reins.progress.send_modify(|progress| {
                 progress.done_bytes += bytes;
                 progress.done_files += done.len() as u64;
             });
+            record::remember(&into.record, copies).await;
             whole.done.extend(done);
             whole.left.extend(left);
         }
@@ -101,7 +116,7 @@ async fn fetch_batch(
     owner: PeerId,
     addresses: Vec<Multiaddr>,
     batch: Vec<Small>,
-    output: Arc<PathBuf>,
+    into: Place,
 ) -> Outcome {
     let begin = Instant::now();
     let contents: Vec<ContentId> = batch.iter().map(|file| file.entry.content).collect();
@@ -111,9 +126,10 @@ async fn fetch_batch(
     } else {
         ask(&inner.net, owner, addresses, Request::Files(contents)).await.ok()
     };
-    let Some(response) = response else { return Outcome { done: Vec::new(), left: batch } };
+    let Some(response) = response else { return Outcome { left: batch, ..Outcome::default() } };
     let (library, kept) = (inner.library.clone(), batch.clone());
     let keeps = inner.config.fetch.reshare && !inner.config.transient;
+    let network = inner.config.network.clone();
     let placing = tokio::task::spawn_blocking(move || {
         let mut outcome = Outcome::default();
         let mut folders = HashSet::new();
@@ -123,8 +139,11 @@ async fn fetch_batch(
                 outcome.left.push(file);
                 continue;
             };
-            let placed = place(&output, &file.rest, bytes, &mut folders);
+            let attributes = into.options.preserve.then(|| file.entry.attributes(&network)).flatten();
+            let placing = Placing { attributes, over: file.over };
+            let placed = place(&into.output, &file.rest, bytes, &placing, &mut folders);
             let result = placed.map(|(path, stamp)| {
+                outcome.copies.push(into.record.copy(&file.entry, &file.rest, stamp));
                 // What is shared is served from there.
                 let keeps = keeps && !library.shares.has(&file.entry.content);
                 if let (true, Some(stamp), Ok(geometry)) = (keeps, stamp, Geometry::new(file.entry.size)) {
@@ -146,7 +165,7 @@ async fn fetch_batch(
         library.buffers.give(response.body);
         outcome
     });
-    placing.await.unwrap_or(Outcome { done: Vec::new(), left: kept })
+    placing.await.unwrap_or(Outcome { left: kept, ..Outcome::default() })
 }
 
 /// Each file with its bytes, if the answer has as many of them as it must.
@@ -173,6 +192,7 @@ fn place(
     output: &std::path::Path,
     rest: &str,
     bytes: &[u8],
+    placing: &Placing,
     folders: &mut HashSet<PathBuf>,
 ) -> Result<(PathBuf, Option<FileStamp>), Error> {
     let target = match rest.rsplit_once('/') {
@@ -184,7 +204,7 @@ fn place(
             target
         }
     };
-    let metadata = write_whole(&target, bytes)?;
+    let metadata = write_whole(&target, bytes, placing)?;
     let absolute = std::path::absolute(&target).unwrap_or(target);
     Ok((absolute, metadata.map(|metadata| FileStamp::of(&metadata))))
 }
@@ -213,7 +233,8 @@ mod tests {
         let owner = PeerId::from_bytes(&[0, 1, 7]).unwrap();
         let file = |(number, size): (usize, u64)| {
             let (name, content) = (Name::parse(&format!("file {number}")).unwrap(), ContentId::of(b"x"));
-            Small { entry: Entry { name, content, size, owner, version: Version(1) }, rest: number.to_string() }
+            let entry = Entry { name, content, size, owner, version: Version(1), attributes: None };
+            Small { entry, rest: number.to_string(), over: None }
         };
         sizes.into_iter().enumerate().map(file).collect()
     }

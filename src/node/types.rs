@@ -1,7 +1,10 @@
 //! What a node tells its user: one set of types for the handle, the HTTP interface and `--json`.
 
+mod get;
+
 use std::path::PathBuf;
 
+pub use get::{FailedFile, GetOptions, GetReport, GetRequest, GotFile, KeptFile};
 use serde::{Deserialize, Serialize};
 use swarmdex_protocols::{ContentId, Multiaddr, Name, PeerId, Version};
 
@@ -77,6 +80,12 @@ pub struct LookupInfo {
     pub source: Source,
     /// Peers that have the content, the best to ask first.
     pub holders: Vec<HolderInfo>,
+    /// Whether its owner says that the file may be executed; `None` if it says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable: Option<bool>,
+    /// When the file was last modified, by its owner, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modified_ms: Option<i64>,
 }
 
 /// How the master sees a peer.
@@ -348,55 +357,6 @@ pub struct RevokedInfo {
     pub acknowledged: bool,
 }
 
-/// What to download.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GetRequest {
-    /// The name, or with `recursive` the first segments of names; empty means every name.
-    pub name: String,
-    /// Absolute path of the file or folder to write; a folder that exists takes the file under the last segment of its name.
-    pub output: PathBuf,
-    /// Whether to download every name below `name`.
-    pub recursive: bool,
-}
-
-/// One downloaded file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GotFile {
-    /// Its name.
-    pub name: Name,
-    /// Where it is now.
-    pub path: PathBuf,
-    /// Its size in bytes.
-    pub bytes: u64,
-    /// How long it took, lookup included.
-    pub seconds: f64,
-    /// The peers that it came from; none if it was in place already, or is empty.
-    #[serde(with = "text_list")]
-    pub sources: Vec<PeerId>,
-    /// Always true: every chunk was checked against the content id.
-    pub verified: bool,
-}
-
-/// What a download came to.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct GetReport {
-    /// The files that are in place.
-    pub files: Vec<GotFile>,
-    /// With `recursive`, the names that failed; a single file that fails is an error instead.
-    pub failed: Vec<FailedFile>,
-}
-
-/// A name that could not be downloaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailedFile {
-    /// The name.
-    pub name: Name,
-    /// Kind of the error.
-    pub kind: super::ErrorKind,
-    /// The error as a sentence.
-    pub message: String,
-}
-
 /// How far a long operation is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Progress {
@@ -410,6 +370,9 @@ pub struct Progress {
     pub total_files: u64,
     /// What is being worked on.
     pub current: String,
+    /// For what it waits, if it cannot go on, as a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
 }
 
 /// Peer ids as text.

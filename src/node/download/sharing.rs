@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use swarmdex_protocols::ContentId;
 use swarmdex_protocols::content::Geometry;
+use tokio::sync::mpsc;
 
+use crate::net::Word;
 use crate::node::Inner;
 use crate::storage::holdings::{Part, Whole};
 
@@ -14,20 +16,29 @@ pub(super) struct Sharing<'a> {
     content: ContentId,
     geometry: Geometry,
     shares: bool,
+    stays: bool,
 }
 
 impl<'a> Sharing<'a> {
-    pub(super) fn begin(inner: &'a Inner, content: ContentId, geometry: Geometry, part: &Arc<Part>) -> Self {
+    pub(super) fn begin(
+        inner: &'a Inner,
+        content: ContentId,
+        geometry: Geometry,
+        part: &Arc<Part>,
+        fleeting: bool,
+    ) -> Self {
         let held = inner.library.has_whole(&content, &geometry);
         let shares = inner.config.fetch.reshare && !held && !inner.config.transient;
         if shares && geometry.chunks() > 1 {
             inner.library.holdings.begin(content, part.clone());
         }
-        Self { inner, content, geometry, shares }
+        // What is taken away at once is passed on only until then.
+        let stays = !fleeting;
+        Self { inner, content, geometry, shares, stays }
     }
 
     pub(super) fn complete(mut self, whole: Whole) {
-        if std::mem::take(&mut self.shares) {
+        if self.stays && std::mem::take(&mut self.shares) {
             self.inner.library.holdings.complete(self.content, self.geometry, whole);
         }
     }
@@ -38,5 +49,17 @@ impl Drop for Sharing<'_> {
         if self.shares {
             self.inner.library.holdings.forget(&self.content);
         }
+    }
+}
+
+/// The next word of another downloader; for ever if none is listened to.
+pub(super) async fn next_word(words: &mut Option<mpsc::Receiver<Word>>) -> Word {
+    match words {
+        Some(words) => match words.recv().await {
+            Some(word) => word,
+            // The node is shutting down.
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use swarmdex_protocols::fetch::Run;
 use swarmdex_protocols::{Multiaddr, PeerId};
 
-use super::Task;
 use super::sources::Silence;
+use super::{Task, patience};
 use crate::node::{Error, Inner};
 use crate::state::fetch::{Download, Exhausted};
 
@@ -15,6 +15,9 @@ const MAX_NAMED: usize = 3;
 /// How long a download goes on that hears nothing: longer than an attempt to connect takes, and than a node on a connection that
 /// stands takes to answer the next ping.
 const PATIENCE: Duration = Duration::from_millis(6500);
+
+/// How long nobody may be there before it is said.
+const NOTICE: Duration = Duration::from_secs(1);
 
 /// A download that has not heard anything yet of anybody who has the file.
 pub(super) struct Unmet {
@@ -50,6 +53,29 @@ impl Task<'_> {
     pub(super) fn was_tried(&self, source: &PeerId, addresses: &[Multiaddr]) -> bool {
         let silence = self.silent.get(source);
         silence.is_some_and(|silence| addresses.iter().all(|address| silence.tried.contains(address)))
+    }
+
+    /// Says that the owner is waited for once that takes a moment, and again when it is over.
+    pub(super) fn look_who_is_away(&mut self, machine: &Download<PeerId>) {
+        if !self.is_alone(machine) || self.patience.limit().is_zero() {
+            if self.away.take().is_some() {
+                patience::say(self.reins, None);
+            }
+            return;
+        }
+        let since = *self.away.get_or_insert_with(Instant::now);
+        if since.elapsed() >= NOTICE {
+            patience::say(self.reins, Some(self.patience.sentence(&patience::away(&self.owner))));
+        }
+    }
+
+    /// Whether nobody is left who has what is missing, or nobody of those who owe some of it is connected.
+    fn is_alone(&self, machine: &Download<PeerId>) -> bool {
+        let net = &self.inner.net;
+        let is_there = |source: &PeerId| *source == net.local() || net.last_data(source).is_some();
+        let mut owing = machine.owing().map(|(source, ..)| source).peekable();
+        let cut_off = owing.peek().is_some() && !owing.any(|source| is_there(&source));
+        machine.is_waiting() || machine.is_patient() && cut_off
     }
 
     /// Whether anything was heard of any source since.

@@ -34,6 +34,8 @@ pub(super) struct Found {
 /// What the search for sources says.
 pub(super) enum News {
     Found(Found),
+    /// The name stands for another content by now.
+    Superseded,
     /// The round of this number is over.
     Searched(u64),
 }
@@ -132,6 +134,8 @@ async fn search_index(questions: &Questions, name: &Name, content: ContentId, ne
             let found = Found { peer: holder.peer, addresses: holder.addresses, whole: true };
             let _ = news.send(News::Found(found)).await;
         }
+    } else {
+        let _ = news.send(News::Superseded).await;
     }
 }
 
