@@ -1,12 +1,16 @@
 //! Who carries a command out: the node that runs in the data directory, or one that is started for it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Failure;
 use super::settings::NodeArgs;
 use crate::config::{Config, Role};
 use crate::http::Client;
-use crate::node::{EntryInfo, Error, GetReport, GetRequest, LookupInfo, Node, Progress};
+use crate::node::{EntryInfo, Error, GetOptions, GetReport, GetRequest, LookupInfo, Node, Progress};
+
+/// How old a temporary folder has to be to be left over.
+const ORPHANED: Duration = Duration::from_secs(24 * 3600);
 
 /// A node for one command.
 pub(super) enum Backend {
@@ -44,6 +48,8 @@ impl Backend {
             share: Vec::new(),
             http: None,
             transient: true,
+            // What was written where outlives the command.
+            copies: Some(config.data_dir.clone()),
             watch: false,
             ..config
         };
@@ -67,12 +73,13 @@ impl Backend {
     pub(super) async fn get(
         &self,
         request: GetRequest,
+        options: GetOptions,
         mut progress: impl FnMut(Progress),
     ) -> Result<GetReport, Error> {
         match self {
-            Self::Running(client) => client.fetch(&request).await?.follow(progress).await,
+            Self::Running(client) => client.fetch_with(&request, &options).await?.follow(progress).await,
             Self::Own(own) => {
-                let mut operation = own.node.get(request);
+                let mut operation = own.node.get_with(request, options);
                 let mut watch = operation.progress();
                 loop {
                     tokio::select! {
@@ -80,7 +87,7 @@ impl Backend {
                         changed = watch.changed() => if changed.is_ok() {
                             progress(watch.borrow_and_update().clone());
                             // Often enough for the eye.
-                            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                            tokio::time::sleep(Duration::from_millis(20)).await;
                         } else {
                             return operation.outcome().await;
                         },
@@ -106,8 +113,14 @@ pub(super) struct TemporaryFolder(PathBuf);
 
 impl TemporaryFolder {
     pub(super) fn new(prefix: &str) -> Result<Self, Failure> {
+        Self::in_folder(&std::env::temp_dir(), prefix)
+    }
+
+    /// One in another folder than the system's for temporary ones. What processes that were killed left there is removed.
+    pub(super) fn in_folder(folder: &Path, prefix: &str) -> Result<Self, Failure> {
         use std::os::unix::fs::DirBuilderExt;
-        let path = std::env::temp_dir().join(format!("{prefix}-{}-{:08x}", std::process::id(), rand::random::<u32>()));
+        remove_orphans(folder, prefix);
+        let path = folder.join(format!("{prefix}-{}-{:08x}", std::process::id(), rand::random::<u32>()));
         // Fails if it exists: nobody else can have prepared it.
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.map_err(|error| Failure::Path(path.clone(), error))?;
@@ -116,6 +129,24 @@ impl TemporaryFolder {
 
     pub(super) fn path(&self) -> &Path {
         &self.0
+    }
+}
+
+/// Removes folders whose process is gone: their names say which it was.
+fn remove_orphans(folder: &Path, prefix: &str) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_prefix('-'));
+        let Some((pid, _)) = rest.and_then(|rest| rest.split_once('-')) else { continue };
+        let is_pid = !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit());
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+        // The process may be one of another container, that cannot be seen from here.
+        let is_old = age.is_some_and(|age| age > ORPHANED);
+        if is_pid && is_old && !Path::new("/proc").join(pid).exists() {
+            // What belongs to others stays.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 

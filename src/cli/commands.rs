@@ -1,26 +1,25 @@
 //! The commands that ask a node.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::backend::Backend;
+use super::interrupt::{Rest, interruptible, with_node};
 use super::output::{self, Bar, Table, note, plain, size};
 use super::settings::NodeArgs;
-use super::{Command, Failure, OutputArgs};
+use super::{Command, Failure, OutputArgs, absolute};
 use crate::http::{Client, MAX_RESULTS};
 use crate::node::{
-    AgreementInfo, EntryInfo, ErrorKind, FailedFile, GetRequest, LookupInfo, MasterState, PeerInfo, PeerState,
-    RevokedInfo, ShareReport, SharedInfo, Source, Standing, Status,
+    AgreementInfo, EntryInfo, ErrorKind, LookupInfo, MasterState, PeerInfo, PeerState, RevokedInfo, ShareReport,
+    SharedInfo, Source, Standing, Status,
 };
 
 pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputArgs) -> Result<(), Failure> {
     let json = output.json;
     match command {
-        Command::Get { name, output, recursive } => get(args, name, output, recursive, json).await,
+        Command::Get(get) => super::get::get(args, get, json).await,
         Command::Search { words, limit } => {
-            let backend = Backend::find_or_start(args).await?;
-            let found = backend.search(&words.join(" "), limit).await;
-            backend.end().await;
-            let found = found?;
+            let query = words.join(" ");
+            let found =
+                with_node(args, Rest::Nothing, async |backend| Ok(backend.search(&query, limit).await?)).await?;
             print_entries(&found, json)?;
             if found.len() >= limit.min(MAX_RESULTS) {
                 note(&format!("there may be more; --limit lists up to {MAX_RESULTS}, more words find fewer"));
@@ -28,16 +27,30 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
             Ok(())
         }
         Command::Lookup { name } => {
-            let backend = Backend::find_or_start(args).await?;
-            let found = backend.lookup(&name).await;
-            backend.end().await;
-            print_lookup(&found?, json)
+            let found = with_node(args, Rest::Nothing, async |backend| Ok(backend.lookup(&name).await?)).await?;
+            print_lookup(&found, json)
         }
-        Command::Share { paths, name } => share(&running(args).await?, paths, name, json).await,
-        Command::Revoke { names } => print_revoked(&running(args).await?.revoke(names).await?, json),
-        Command::Ls => print_shared(&running(args).await?.shared().await?, json),
-        Command::Peers => print_peers(&running(args).await?.peers().await?, json),
-        Command::Status => print_status(&running(args).await?.status().await?, json),
+        // What was hashed is not hashed again.
+        Command::Share { paths, name } => {
+            let share = async { share(&running(args).await?, paths, name, json).await };
+            interruptible(Rest::GoesOn, share).await
+        }
+        Command::Revoke { names } => {
+            let revoke = async { Ok(running(args).await?.revoke(names).await?) };
+            print_revoked(&interruptible(Rest::GoesOn, revoke).await?, json)
+        }
+        Command::Ls => {
+            let list = async { Ok(running(args).await?.shared().await?) };
+            print_shared(&interruptible(Rest::Nothing, list).await?, json)
+        }
+        Command::Peers => {
+            let list = async { Ok(running(args).await?.peers().await?) };
+            print_peers(&interruptible(Rest::Nothing, list).await?, json)
+        }
+        Command::Status => {
+            let ask = async { Ok(running(args).await?.status().await?) };
+            print_status(&interruptible(Rest::Nothing, ask).await?, json)
+        }
         // Dealt with before.
         Command::Run | Command::Demo | Command::Identity { .. } | Command::Completions { .. } => Ok(()),
     }
@@ -46,64 +59,6 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
 async fn running(args: &NodeArgs) -> Result<Client, Failure> {
     let data_dir = args.data_dir()?;
     Client::find(&data_dir).await?.ok_or(Failure::NotRunning(data_dir))
-}
-
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|error| Failure::Path(path.to_owned(), error))
-}
-
-async fn get(
-    args: &NodeArgs,
-    name: String,
-    output: Option<PathBuf>,
-    recursive: bool,
-    json: bool,
-) -> Result<(), Failure> {
-    let last = name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
-    let output = match output {
-        Some(path) => path,
-        // A prefix goes into a folder of its own; everything goes here.
-        None if recursive && !last.is_empty() && last != "." && last != ".." => PathBuf::from(&last),
-        None => PathBuf::from("."),
-    };
-    let request = GetRequest { name, output: absolute(&output)?, recursive };
-    let backend = Backend::find_or_start(args).await?;
-    let mut bar = Bar::new();
-    let report = tokio::select! {
-        report = backend.get(request, |progress| bar.show(&progress)) => report,
-        // Dropping the request cancels it, which leaves nothing at the target.
-        _ = tokio::signal::ctrl_c() => Err(crate::node::Error::ShuttingDown),
-    };
-    bar.finish();
-    backend.end().await;
-    let report = report?;
-    if json && recursive {
-        output::json(&report.files)?;
-    } else if json {
-        output::json(&report.files.first())?;
-    } else {
-        let bytes: u64 = report.files.iter().map(|file| file.bytes).sum();
-        for file in &report.files {
-            output::line(&format!(
-                "{}  {}  {:.2} s",
-                plain(&file.path.display().to_string()),
-                size(file.bytes),
-                file.seconds
-            ))?;
-        }
-        if recursive {
-            output::line(&format!("{} files, {}", report.files.len(), size(bytes)))?;
-        }
-    }
-    fail_for(&report.failed)
-}
-
-/// Says which files failed; the exit code is that of the first.
-fn fail_for(failed: &[FailedFile]) -> Result<(), Failure> {
-    for file in failed {
-        note(&format!("{}: {}", plain(file.name.as_str()), plain(&file.message)));
-    }
-    failed.first().map_or(Ok(()), |file| Err(Failure::Said(file.kind)))
 }
 
 async fn share(client: &Client, paths: Vec<PathBuf>, name: Option<String>, json: bool) -> Result<(), Failure> {

@@ -3,17 +3,20 @@
 mod backend;
 mod commands;
 mod demo;
+mod get;
 mod identity;
+mod interrupt;
 mod output;
 mod run;
 mod settings;
 
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use interrupt::{Interrupt, Rest};
 use settings::{NodeArgs, SettingsError};
 
 use crate::http::HttpError;
@@ -60,16 +63,7 @@ enum Command {
     /// Run a node in the foreground
     Run,
     /// Download a file, or with --recursive all files below a prefix
-    Get {
-        /// Name of the file, or prefix of names
-        name: String,
-        /// File or folder to write [default: the current folder]
-        #[arg(short, long, value_name = "PATH")]
-        output: Option<PathBuf>,
-        /// Download every name below NAME
-        #[arg(short, long)]
-        recursive: bool,
-    },
+    Get(get::GetArgs),
     /// Find files by words of their names
     Search {
         /// Words in any order, beginnings of words, or globs with *
@@ -133,10 +127,17 @@ enum Failure {
     Path(PathBuf, std::io::Error),
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
+    #[error("cannot write to {0}: {1}")]
+    Write(PathBuf, std::io::Error),
+    #[error("{0}")]
+    Stream(&'static str),
     #[error("this process cannot run a node: {0}")]
     Runtime(std::io::Error),
     #[error("{0}")]
     Demo(String),
+    /// A signal ended it.
+    #[error("{1}")]
+    Interrupted(Interrupt, Rest),
     /// Everything was said already; only the exit code is left to say.
     #[error("")]
     Said(ErrorKind),
@@ -148,12 +149,25 @@ impl Failure {
             Self::Settings(_) => ErrorKind::Usage,
             Self::Node(error) => error.kind(),
             Self::Http(HttpError::Tcp { .. }) => ErrorKind::Unreachable,
-            Self::Http(_) | Self::Path(..) => ErrorKind::Storage,
+            Self::Http(_) | Self::Path(..) | Self::Write(..) => ErrorKind::Storage,
+            Self::Stream(_) => ErrorKind::Usage,
             Self::NotRunning(_) => ErrorKind::Unreachable,
-            Self::Output(_) | Self::Runtime(_) | Self::Demo(_) => ErrorKind::Other,
+            Self::Output(_) | Self::Runtime(_) | Self::Demo(_) | Self::Interrupted(..) => ErrorKind::Other,
             Self::Said(kind) => *kind,
         }
     }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Interrupted(interrupt, _) => interrupt.exit_code(),
+            failure => failure.kind().exit_code(),
+        }
+    }
+}
+
+/// A path that another process understands, which works elsewhere.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::Path(path.to_owned(), error))
 }
 
 /// Runs the program with the arguments of this process.
@@ -187,7 +201,7 @@ fn end(result: Result<(), Failure>) -> ExitCode {
             if !matches!(failure, Failure::Said(_)) {
                 output::note(&failure.to_string());
             }
-            ExitCode::from(failure.kind().exit_code())
+            ExitCode::from(failure.exit_code())
         }
     }
 }
@@ -244,7 +258,7 @@ mod tests {
         assert!(matches!(parse(&["run", "--role", "master"]).command, Some(Command::Run)));
         for arguments in [&["--json", "get", "a", "-o", "b"], &["get", "a", "-o", "b", "--json"]] {
             let cli = parse(arguments);
-            assert!(cli.output.json && matches!(cli.command, Some(Command::Get { recursive: false, .. })));
+            assert!(cli.output.json && matches!(cli.command, Some(Command::Get(get)) if !get.recursive));
         }
     }
 }

@@ -146,6 +146,11 @@ impl Bar {
         }
     }
 
+    /// Says something beside the bar, which makes room for it.
+    pub(super) fn aside(&self, text: &str) {
+        self.bar.suspend(|| note(text));
+    }
+
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use processes::Stage;
 
 use super::Failure;
+use super::interrupt::{Rest, interruptible};
 use super::output::line;
 
 /// Why a step failed, for people.
@@ -17,10 +18,7 @@ type StepResult = Result<String, String>;
 
 /// Runs every step; the first that fails ends it. What was started is ended, and what was written removed.
 pub(super) async fn demo() -> Result<(), Failure> {
-    tokio::select! {
-        result = play() => result,
-        _ = tokio::signal::ctrl_c() => Err(Failure::Demo("the demo was interrupted; everything is cleaned up".to_owned())),
-    }
+    interruptible(Rest::CleanedUp, play()).await
 }
 
 async fn play() -> Result<(), Failure> {
