@@ -124,7 +124,9 @@ fn twenty_dead_addresses_beside_a_live_one_do_not_hide_it() {
     }
     at_anna.ip(&["addr", "add", "10.77.0.2/24", "dev", "eth0"]);
     at_anna.ip(&["route", "replace", "default", "dev", "eth0", "src", "10.77.0.2"]);
-    at_anna.filter("table inet dead {\n chain into {\n type filter hook input priority 0\n ip daddr 10.66.0.0/16 drop\n }\n}\n");
+    at_anna.filter(
+        "table inet dead {\n chain into {\n type filter hook input priority 0\n ip daddr 10.66.0.0/16 drop\n }\n}\n",
+    );
     let folder = TempDir::new().unwrap();
     let mut master = at_master.start("master", folder.path(), &["--no-mdns"]);
     let shared = ["first", "second"].map(|name| file(folder.path(), name, &noise(7, 600_000)));
