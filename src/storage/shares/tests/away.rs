@@ -59,7 +59,9 @@ fn a_root_that_vanishes_keeps_its_names_and_serves_nothing_until_it_is_back() {
     fs::rename(&disk, &away).unwrap();
     stage.update(&[stage.path("disk/photos")]);
     stage.table.unshare(&[stage.path("disk/photos")]).unwrap();
-    assert_eq!(stage.again().kept(), ["c"]);
+    let stage = stage.again();
+    assert_eq!(stage.kept(), ["c", "p/a"]);
+    assert!(stage.table.has(&ContentId::of(b"third")), "another may have the name then");
 }
 
 #[test]
