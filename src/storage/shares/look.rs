@@ -247,6 +247,12 @@ impl ShareTable {
         Ok(mounts.iter().filter(touches).filter(|mount| self.is_unmounted(root, mount, mount)).cloned().collect())
     }
 
+    /// Disks in roots that were mounted when they were looked at last, and are not now.
+    pub fn unmounted(&self) -> Result<BTreeSet<PathBuf>, ShareError> {
+        let mounts = lock(&self.shared.database).all_mounts()?;
+        Ok(mounts.into_iter().filter(|mount| !is_mount(mount)).collect())
+    }
+
     /// Whether a disk is not mounted any more with all that was shared of it, at and below `at`. Who copied everything to
     /// where it was mounted has other files there, and none is away.
     fn is_unmounted(&self, root: &Root, mount: &Path, at: &Path) -> bool {
