@@ -181,7 +181,7 @@ async fn into_stream(args: &NodeArgs, get: GetArgs, output: &Path, stream: Strea
     .await?;
     match (json, to_stdout) {
         // What was asked for is all that standard output gets.
-        (true, true) => crate::log::say(&serde_json::to_string(&got).unwrap_or_default()),
+        (true, true) => output::json_aside(&got)?,
         (true, false) => output::json(&got)?,
         (false, true) => {}
         (false, false) => print_file(&got)?,

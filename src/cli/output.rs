@@ -13,9 +13,19 @@ use crate::node::Progress;
 
 /// Prints a value as JSON on one line. What a terminal would obey is escaped in it.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let mut text = plain_json(serde_json::to_vec(value).map_err(|error| Failure::Output(error.into()))?);
+    let mut text = json_text(value)?;
     text.push(b'\n');
     bytes(&text)
+}
+
+/// The same on stderr, where standard output is for something else.
+pub(super) fn json_aside(value: &impl Serialize) -> Result<(), Failure> {
+    crate::log::say(&String::from_utf8_lossy(&json_text(value)?));
+    Ok(())
+}
+
+fn json_text(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
+    serde_json::to_vec(value).map(plain_json).map_err(|error| Failure::Output(error.into()))
 }
 
 /// Prints a line, whatever is in the text.

@@ -106,7 +106,7 @@ async fn shared(State(app): State<App>, Query(query): Query<ListQuery>) -> Respo
 
 /// A list, and whether there is more of it.
 fn list<T: Serialize>(entries: Vec<T>, more: bool) -> Response {
-    ([(MORE, if more { "true" } else { "false" })], Json(entries)).into_response()
+    ([(MORE, if more { "true" } else { "false" })], json(&entries)).into_response()
 }
 
 /// As much of a list as is wanted.

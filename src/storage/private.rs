@@ -18,7 +18,8 @@ const STICKY: u32 = 0o1000;
 /// Names that are mended one by one of a folder that is not a node's alone.
 const OURS: [&str; 8] =
     ["lock", "format", "machine", "config.toml", "http-token", "control.sock", "outboards", "lost+found"];
-const OUR_BEGINNINGS: [&str; 6] = ["identity.key", "master-", "nodes-", "index.", "shares.", "certificates."];
+const OUR_BEGINNINGS: [&str; 8] =
+    ["identity.key", "master-", "nodes-", "index.", "shares.", "certificates.", "copies.", "swarmdex-"];
 
 /// Makes a folder, and those above it that are missing. One that is there stays as it is.
 pub(super) fn make_folder(path: &Path) -> io::Result<()> {
