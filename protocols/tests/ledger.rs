@@ -222,8 +222,10 @@ fn attributed(owner: u8, version: u64, signer: u8, executable: bool) -> Statemen
 }
 
 fn said(statement: &Statement) -> Option<Attributes> {
-    let Statement::Certificate(certificate) = statement else { unreachable!() };
-    certificate.entry.attributes(&Network::default())
+    match statement {
+        Statement::Certificate(certificate) => certificate.entry.attributes(&Network::default()),
+        _ => None,
+    }
 }
 
 #[test]

@@ -76,6 +76,10 @@ impl Wish {
         let places: BTreeSet<&str> = places.collect();
         let mut ranked: Vec<_> = places.into_iter().filter_map(|place| Some((self.distance(place)?, place))).collect();
         ranked.sort_unstable();
+        // Where letters' case is all that differs, nobody slipped.
+        if ranked.first().is_some_and(|(distance, _)| *distance == 0) {
+            ranked.retain(|(distance, _)| *distance <= 1);
+        }
         let best: Vec<_> = ranked.into_iter().take(MOST).map(|(_, place)| place.to_owned()).collect();
         (!best.is_empty()).then_some(best)
     }
@@ -153,8 +157,9 @@ mod tests {
     #[test]
     fn another_case_comes_before_another_folder_and_that_before_a_slip() {
         let texts = ["docs/Report.txt", "old/report.txt", "docs/reports.txt", "docs/unlike.csv"];
-        let all = ["docs/Report.txt", "old/report.txt", "docs/reports.txt"].map(str::to_owned).to_vec();
-        assert_eq!(hint("docs/report.txt", &texts, false), Some(Hint::Names(all)));
+        let all = |names: &[&str]| Some(Hint::Names(names.iter().map(|name| (*name).to_owned()).collect()));
+        assert_eq!(hint("docs/report.txt", &texts, false), all(&["docs/Report.txt", "old/report.txt"]));
+        assert_eq!(hint("docs/report.txt", &texts[1..], false), all(&["old/report.txt", "docs/reports.txt"]));
         assert_eq!(hint("Report.txt", &texts[..1], false), Some(Hint::Names(vec!["docs/Report.txt".to_owned()])));
         assert_eq!(hint("ÄRGER.TXT", &["ärger.txt"], false), Some(Hint::Names(vec!["ärger.txt".to_owned()])));
         assert_eq!(hint("nothing like it", &texts, false), None);
