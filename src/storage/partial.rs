@@ -33,7 +33,7 @@ const MAX_FILE_NAME: usize = 255;
 #[non_exhaustive]
 pub enum PartialError {
     /// Something is at the target already.
-    #[error("{path} exists already; move it away, or choose another place with -o")]
+    #[error("{path} exists already; move it away, choose another place with -o, or bring copies up to date with --update")]
     TargetExists {
         /// The target.
         path: PathBuf,

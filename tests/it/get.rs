@@ -22,7 +22,15 @@ struct Network {
 
 impl Network {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    /// With settings of its own.
+    fn with(settings: &str) -> Self {
         let folder = TempDir::new().unwrap();
+        for name in ["master", "owner", "peer"] {
+            file(folder.path(), &format!("{name}/extra.toml"), settings.as_bytes());
+        }
         let master = Process::start("master", &made(folder.path(), "master"), &[]);
         let start = |name: &str| Process::start("peer", &made(folder.path(), name), &["--master", &master.address()]);
         let (owner, peer) = (start("owner"), start("peer"));
@@ -106,11 +114,12 @@ fn partial(folder: &Path, name: &str) -> PathBuf {
 #[test]
 fn an_owner_that_is_restarted_in_the_middle_is_waited_for_and_found_at_its_new_address() {
     let bytes = noise(1, 300 << 20);
-    let mut network = Network::new();
+    // By itself it waits a little longer than a lease.
+    let mut network = Network::with("[lease]\nlease_seconds = 30\nping_interval_seconds = 0.5\n");
     network.share("large", &bytes);
     for (round, how) in ["KILL", "TERM"].into_iter().enumerate() {
         let target = format!("copy-{round}");
-        let child = network.get(&["large", "-o", &target, "--wait", "50s"]).spawn().unwrap();
+        let child = network.get(&["large", "-o", &target]).spawn().unwrap();
         let before = network.peer.json(&["status"])["downloaded_bytes"].as_u64().unwrap();
         network.peer.until(&["status"], |status| status["downloaded_bytes"].as_u64().unwrap() > before + (1 << 20));
         network.owner.signal(how);

@@ -288,6 +288,8 @@ fn a_new_identity_keeps_the_shares() {
         serde_json::from_slice(&output.stdout).unwrap()
     };
     let old = first.peer_id();
+    // By hand: what flags alone name ends with them.
+    first.json(&["share", folder.path().join("files/first.txt").to_str().unwrap()]);
     assert_eq!(parse(&identity(&["show"]))["peer_id"], old.as_str(), "also while the node runs");
     let busy = identity(&["new"]);
     assert_eq!(code(&busy), 7, "{}", stderr(&busy));

@@ -68,7 +68,7 @@ async fn what_was_given_up_and_shared_again_without_the_master_is_granted_anew_a
     alone(&ben).await;
     anna.revoke(vec!["again".to_owned()]).await.unwrap();
     gone(&ben, "again").await;
-    let shared = anna.share(vec![path], None).await.unwrap();
+    let shared = anna.share(vec![path], None).outcome().await.unwrap();
     assert_eq!(shared.entries[0].standing, Standing::Claimed, "the certificate is over");
     assert_eq!(found(&ben, "again").await.entry.owner, anna.ready().peer_id);
     let master = TestNode::try_start(Role::Master, dir, |config| {

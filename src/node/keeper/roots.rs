@@ -27,8 +27,12 @@ struct Watched {
 
 fn see(shares: &ShareTable, mounts: &mut Mounts) -> Result<Seen, ShareError> {
     let new = shares.take_up()?;
-    let roots = shares.roots()?.into_iter().map(|root| (root.clone(), identity(&root))).collect();
-    Ok(Seen { new, roots, mounts: mounts.changed() })
+    let roots: BTreeMap<_, _> = shares.roots()?.into_iter().map(|root| (root.clone(), identity(&root))).collect();
+    let mounts = match mounts.changed() {
+        None => BTreeSet::new(),
+        Some(changed) => changed.into_iter().chain(shares.unmounted()?).collect(),
+    };
+    Ok(Seen { new, roots, mounts })
 }
 
 fn watch_all(mut watcher: Watcher, new: &[PathBuf], ended: &[PathBuf], inside: &[PathBuf]) -> Watched {

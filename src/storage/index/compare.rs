@@ -53,7 +53,7 @@ impl CompareStep {
         while let Some(row) = rows.next()? {
             seen += 1;
             last = Some(row.get::<_, String>(1)?);
-            match schema::entry(row) {
+            match schema::plain_entry(row) {
                 Ok((_, entry)) => self.division.push(entry.name.as_str(), &entry.digest()),
                 // What is damaged is not there: its owner announces it again.
                 Err(error) if schema::is_damage(&error) => {}

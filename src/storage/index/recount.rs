@@ -63,7 +63,7 @@ pub(super) fn recount(path: &Path, cancel: &AtomicBool) -> Sql<Option<Recount>> 
             if cancel.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            match schema::entry(row) {
+            match schema::plain_entry(row) {
                 Ok((_, entry)) => counted.entry(entry.owner).or_default().add(&entry.digest()),
                 Err(error) if schema::is_damage(&error) => damaged += 1,
                 Err(error) => return Err(error),

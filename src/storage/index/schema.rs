@@ -172,7 +172,14 @@ pub(super) fn peer(row: &Row<'_>, column: usize) -> Result<PeerId, rusqlite::Err
 /// A row as an entry with its id. A row that does not fit its checksum is an error: a flipped bit is
 /// found, not served.
 pub(super) fn entry(row: &Row<'_>) -> Result<(i64, Entry), rusqlite::Error> {
-    let mut entry = Entry {
+    let (id, mut entry) = plain_entry(row)?;
+    entry.attributes = attributes(row, 7, &entry)?;
+    Ok((id, entry))
+}
+
+/// The same without attributes, where only the rest counts.
+pub(super) fn plain_entry(row: &Row<'_>) -> Result<(i64, Entry), rusqlite::Error> {
+    let entry = Entry {
         name: Name::parse(row.get_ref(1)?.as_str()?).map_err(|error| damaged(1, error))?,
         content: ContentId::from_bytes(row.get(2)?),
         size: row.get::<_, i64>(3)?.cast_unsigned(),
@@ -183,7 +190,6 @@ pub(super) fn entry(row: &Row<'_>) -> Result<(i64, Entry), rusqlite::Error> {
     if row.get::<_, [u8; 8]>(6)? != checksum(&entry) {
         return Err(damaged(6, std::io::Error::other("the row does not fit its checksum")));
     }
-    entry.attributes = attributes(row, 7, &entry)?;
     Ok((row.get(0)?, entry))
 }
 

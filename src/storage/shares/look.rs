@@ -26,7 +26,8 @@ pub struct Look {
     pub rest: Duration,
     /// Whether files are hashed that are not known.
     pub hashes: bool,
-    /// How long to wait for another scan of a root, which may hash for hours what somebody shares by hand.
+    /// How long to wait for another scan of a root, which may hash for hours what somebody shares by hand. Who waits for
+    /// less than whatever it takes hashes for a while only, too; what is left then is in [`Open::more`].
     pub patience: Duration,
 }
 
@@ -84,7 +85,7 @@ impl ShareTable {
         let mut outcome = self.look(paths, Look::NOW, progress, cancel)?;
         let mut tried = BTreeSet::new();
         loop {
-            let mut again = std::mem::take(&mut outcome.open.more);
+            let mut again = Vec::new();
             for path in std::mem::take(&mut outcome.open.large) {
                 if !tried.insert(path.clone()) {
                     continue;
@@ -180,6 +181,14 @@ impl ShareTable {
                 found
             }
         };
+        // What went while it was looked at would pass for deleted.
+        if let Some(reason) = self.absence(root)? {
+            return self.suspend(root, reason);
+        }
+        if self.away_below(root, path)? != away {
+            let open = Open { busy: vec![path.to_owned()], ..Open::default() };
+            return Ok(ShareOutcome { open, ..ShareOutcome::default() });
+        }
         if found.at == root.path || !found.mounts.is_empty() {
             let mounts = found.mounts.iter().chain(&away).cloned().collect();
             self.note_mounts(root, &found.at, mounts)?;
@@ -236,6 +245,12 @@ impl ShareTable {
                 && (mount.starts_with(path) || path.starts_with(mount))
         };
         Ok(mounts.iter().filter(touches).filter(|mount| self.is_unmounted(root, mount, mount)).cloned().collect())
+    }
+
+    /// Disks in roots that were mounted when they were looked at last, and are not now.
+    pub fn unmounted(&self) -> Result<BTreeSet<PathBuf>, ShareError> {
+        let mounts = lock(&self.shared.database).all_mounts()?;
+        Ok(mounts.into_iter().filter(|mount| !is_mount(mount)).collect())
     }
 
     /// Whether a disk is not mounted any more with all that was shared of it, at and below `at`. Who copied everything to

@@ -97,18 +97,19 @@ impl Default for Mounts {
 }
 
 impl Mounts {
-    /// Where something was mounted or unmounted since the last time.
-    pub fn changed(&mut self) -> BTreeSet<PathBuf> {
-        let Some(table) = &self.table else { return BTreeSet::new() };
+    /// Where something was mounted or unmounted since the last time; `None` if nothing was at all. What was mounted and
+    /// unmounted in between is not in it.
+    pub fn changed(&mut self) -> Option<BTreeSet<PathBuf>> {
+        let table = self.table.as_ref()?;
         // Costs nothing as long as nothing happened: the system marks the file then.
         let mut waiting = [PollFd::new(table, PollFlags::PRI | PollFlags::ERR)];
         if poll(&mut waiting, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready == 0) {
-            return BTreeSet::new();
+            return None;
         }
-        let Some(now) = self.read() else { return BTreeSet::new() };
+        let now = self.read()?;
         let changed = now.symmetric_difference(&self.mounts).map(|(_, path)| path.clone()).collect();
         self.mounts = now;
-        changed
+        Some(changed)
     }
 
     fn read(&mut self) -> Option<BTreeSet<(String, PathBuf)>> {
@@ -182,6 +183,6 @@ mod tests {
         assert_eq!(unescape(b"a\\\\b\\04\\1347"), b"a\\\\b\\04\\7");
         assert!(is_mount(Path::new("/")));
         assert!(!is_mount(TempDir::new().unwrap().path()));
-        assert!(Mounts::default().changed().is_empty());
+        assert!(Mounts::default().changed().unwrap_or_default().is_empty());
     }
 }

@@ -65,11 +65,16 @@ impl ShareTable {
                 small.push(candidate);
             }
         }
-        let slice = SLICE.max(since.elapsed() * SLICE_OF_SCAN);
+        // Who waits for whatever takes its time lets nobody else have a turn.
+        let in_turns = look.patience < Duration::MAX;
+        let slice = if in_turns { SLICE.max(since.elapsed() * SLICE_OF_SCAN) } else { Duration::MAX };
         let begin = Instant::now();
         let mut rest = small.into_iter().peekable();
         while rest.peek().is_some() {
-            if !look.hashes || begin.elapsed() > slice {
+            if !look.hashes {
+                break;
+            }
+            if begin.elapsed() > slice {
                 open.more.push(at.clone());
                 break;
             }

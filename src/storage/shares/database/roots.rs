@@ -303,6 +303,16 @@ impl Database {
         read().map_err(|source| self.failed(source))
     }
 
+    /// The same, of all roots.
+    pub(in crate::storage::shares) fn all_mounts(&self) -> Result<BTreeSet<PathBuf>, ShareError> {
+        let read = || {
+            let mut statement = self.connection.prepare_cached("SELECT DISTINCT path FROM mounts")?;
+            let rows = statement.query_map([], |row| Ok(path_of(row.get(0)?)))?;
+            rows.collect::<Result<BTreeSet<_>, _>>()
+        };
+        read().map_err(|source| self.failed(source))
+    }
+
     /// Replaces them.
     pub(in crate::storage::shares) fn put_mounts(
         &self,
