@@ -137,6 +137,10 @@ class History:
             return life.disk == "empty" or (life.disk == "old" and life.of < known)
         return [life for life in self.lives["m"] if known < life.begin <= until and lost(life)]
 
+    def went_back(self):
+        """Whether the master's disk ever did."""
+        return any(life.disk in ("old", "empty") for life in self.lives["m"])
+
     def lease_may_be_over(self, who, begin, end):
         """Whether the master may have ended a lease of `who` between two moments."""
         for life in self.lives["m"]:
@@ -229,7 +233,7 @@ def one_owner(history):
             if one.source in ("master", "disk"):
                 latest.setdefault(one.version, []).append(one)
         # Versions tell the order, unless the master's disk went back: then it is what was said first by whom it concerns.
-        if history.forgot(-1.0, FOREVER):
+        if history.went_back():
             order = [one for one in grants.values() if one.source != "dht"]
         else:
             order = [grants[version] for version in sorted(grants)]
@@ -336,13 +340,13 @@ def settling(history):
 
 
 def without_it(history):
-    lost = history.forgot(-1.0, FOREVER)
+    lost = history.went_back()
     for event in history.of("last"):
         answer, owner = event["answer"], event["owner"]
         found = answer.get("owner") if answer else None
         if owner and found != owner:
             yield f"{event['who']} is to find {event['name']} of {owner}, and says: {answer}"
-        # What a master knew that lost its disk, that it ended something, nobody else may know.
+        # That it ended something a master may have told nobody before its disk went back: then the DHT has what it ended.
         elif not owner and found and answer.get("certified") and not lost:
             yield f"{event['who']} finds {event['name']}, which nobody shares, as {found}'s"
 

@@ -203,6 +203,7 @@ class Rules(unittest.TestCase):
         self.broken(story("p0", {"none": True}), "without it")
         self.broken(story(None, found), "without it")
         self.kept(story(None, {"none": True}))
+        self.kept(story(None, found).kill("m", 3).start("m", 3.5, "old", of=1))
 
 
 class Settling(unittest.TestCase):
