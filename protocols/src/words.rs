@@ -202,6 +202,10 @@ fn class(char: char) -> Class {
             _ => Class::Gap,
         };
     }
+    // Of no script by itself, it is written with kana, and by itself.
+    if char == 'ー' {
+        return Class::Unspaced;
+    }
     match category(char) {
         UppercaseLetter | LowercaseLetter | TitlecaseLetter | ModifierLetter | OtherLetter => match script(char) {
             Script::Common | Script::Inherited => Class::Follows,

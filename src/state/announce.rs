@@ -10,6 +10,7 @@ mod saved;
 mod tests;
 mod told;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -79,8 +80,9 @@ pub struct Announcer {
     reporting: bool,
     /// The name up to which the share was looked through for what is due: each batch goes on where the last one ended.
     seen: Option<Name>,
-    /// Whether it is to be looked through from its beginning, whatever the answer that is under way is about.
-    afresh: bool,
+    /// Whether it is to be looked through from its beginning, whatever the answer that is under way is about: that was asked for
+    /// since the last batch was made.
+    afresh: Cell<bool>,
     /// Names that the master holds for this peer, and of which this peer knows nothing: to be given up unless shared.
     surplus: BTreeSet<Name>,
     /// When the master and this peer last agreed about everything that was granted.
@@ -119,7 +121,7 @@ impl Announcer {
             assumed: BTreeMap::new(),
             reporting: false,
             seen: None,
-            afresh: false,
+            afresh: Cell::new(false),
             surplus: BTreeSet::new(),
             agreed: None,
             certificates: certificates.collect(),
@@ -238,6 +240,7 @@ impl Announcer {
     where
         I: Iterator<Item = (&'a Name, &'a ContentId, u64, Option<Attributes>)> + Clone,
     {
+        self.afresh.set(false);
         let due = share(self.seen.as_ref())
             .filter(|(name, content, size, attributes)| self.is_due(name, content, *size, *attributes, unix_ms));
         let offers: Vec<_> =
@@ -253,7 +256,8 @@ impl Announcer {
 
     /// Looks through the whole share for the next batch: it changed, or time has passed.
     pub fn look_again(&mut self) {
-        (self.seen, self.afresh) = (None, true);
+        self.seen = None;
+        self.afresh.set(true);
     }
 
     /// Whether the master is to be told of a name: it does not know it, or other attributes of its file, or its certificate is
@@ -300,7 +304,7 @@ impl Announcer {
             return false;
         }
         // What was asked for again since these were offered may come before them.
-        if !std::mem::take(&mut self.afresh) {
+        if !self.afresh.take() {
             self.seen = offers.last().and_then(|offer| Name::parse(&offer.name).ok()).or_else(|| self.seen.take());
         }
         for (offer, verdict) in offers.iter().zip(verdicts) {

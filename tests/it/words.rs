@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 
 use libp2p::identity::Keypair;
+use swarmdex::config::{Config, Role};
 use swarmdex_protocols::index::{Owned, Request, Response, Search};
 use swarmdex_protocols::mirror::{self, Store};
 use swarmdex_protocols::statement::Version;
@@ -29,6 +30,11 @@ const FOUND: [(&str, &[&str]); 9] = [
     ("サクラ 한글.png", &["さくら", "ｻｸﾗ", "한글", "\u{1112}\u{1161}\u{11ab}\u{1100}\u{1173}\u{11af}"]),
 ];
 
+/// What the master publishes its owners soon repeat.
+fn often(config: &mut Config) {
+    config.dht.republish = std::time::Duration::from_secs(2);
+}
+
 async fn is_found(node: &TestNode, name: &str, query: &str) {
     let name = Name::from_path_text(name).unwrap();
     until(&format!("{query} finds {name}"), async || {
@@ -40,8 +46,12 @@ async fn is_found(node: &TestNode, name: &str, query: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_found_by_what_people_type_with_and_without_the_master() {
-    let master = TestNode::master().await;
-    let peers = [TestNode::peer(&master).await, TestNode::peer(&master).await, TestNode::peer(&master).await];
+    let master = TestNode::start(Role::Master, often).await;
+    let peers = [
+        TestNode::peer_with(&master, often).await,
+        TestNode::peer_with(&master, often).await,
+        TestNode::peer_with(&master, often).await,
+    ];
     for peer in &peers {
         until("the nodes know each other", async || (peer.status().await.unwrap().dht.nodes >= 3).then_some(())).await;
     }
@@ -100,8 +110,8 @@ async fn a_searcher_of_an_earlier_build_is_answered_by_its_rule() {
 /// An owner of an earlier build is found under its own words alone, and knows its own rule alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_an_owner_of_an_earlier_build_are_found_as_far_as_words_are_the_same() {
-    let master = TestNode::master().await;
-    let peers = [TestNode::peer(&master).await, TestNode::peer(&master).await];
+    let master = TestNode::start(Role::Master, often).await;
+    let peers = [TestNode::peer_with(&master, often).await, TestNode::peer_with(&master, often).await];
     for peer in &peers {
         until("the nodes know each other", async || (peer.status().await.unwrap().dht.nodes >= 2).then_some(())).await;
     }
@@ -222,8 +232,8 @@ fn a_list_that_is_cut_says_so() {
 /// Without a master, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_search_by_way_of_the_dht_says_that_there_is_more() {
-    let master = TestNode::master().await;
-    let peers = [TestNode::peer(&master).await, TestNode::peer(&master).await];
+    let master = TestNode::start(Role::Master, often).await;
+    let peers = [TestNode::peer_with(&master, often).await, TestNode::peer_with(&master, often).await];
     for peer in &peers {
         until("the nodes know each other", async || (peer.status().await.unwrap().dht.nodes >= 2).then_some(())).await;
     }
