@@ -68,9 +68,10 @@ impl ShareTable {
         let roots = self.roots()?;
         let first = self.look(&roots, Look::KNOWN, progress, cancel)?;
         let mut outcome = self.update(&roots, progress, cancel)?;
-        // That a root is away is said once.
-        let said: BTreeSet<_> = outcome.skipped.iter().map(|skipped| skipped.path.clone()).collect();
-        outcome.skipped.extend(first.skipped.into_iter().filter(|skipped| !said.contains(&skipped.path)));
+        // That a root is away is said once, and by now it may be back.
+        let states = self.states();
+        outcome.skipped.extend(first.skipped.into_iter().filter(|skipped| states.away.contains_key(&skipped.path)));
+        drop(states);
         Ok(outcome)
     }
 

@@ -23,7 +23,7 @@ pub(super) struct RootStates {
     pub(super) declared: Vec<Declared>,
     origin: Option<Origin>,
     /// Roots that are away, and why.
-    away: BTreeMap<PathBuf, String>,
+    pub(super) away: BTreeMap<PathBuf, String>,
     pub(super) left_out: BTreeMap<PathBuf, LeftOuts>,
 }
 
