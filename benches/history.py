@@ -241,7 +241,8 @@ def one_owner(history):
         for before, after in zip(order, order[1:]):
             if before.owner == after.owner:
                 continue
-            granted, before = before, ([one for one in latest.get(before.version, []) if one.end <= after.begin] or [before])[-1]
+            known = [one for one in latest.get(before.version, []) if one.end <= after.begin]
+            granted, before = before, (known or [before])[-1]
             if not history.may_have_lost(name, before, after.end) and not history.is_forgotten(granted, before, after.end):
                 yield (f"{name} went from {before.owner} ({before.version}, {before.source}, {before.begin:.3f} to "
                        f"{before.end:.3f}) to {after.owner} ({after.version}, {after.source}, {after.begin:.3f} to {after.end:.3f}), "
