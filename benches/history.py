@@ -169,12 +169,13 @@ class History:
             return "its lease was over"
         return None
 
-    def is_forgotten(self, said, until):
-        """Whether nobody told a master that lost its disk: the owner was not there, nor any node that had stored it."""
+    def is_forgotten(self, granted, said, until):
+        """Whether nobody told a master that lost its disk: the owner was not there, nor any node that was when the name was
+        granted, and so had stored that. Those that came later may have come when nobody was left to tell them."""
         lost = self.forgot(said.end, until)
         if not lost or self.was_up(said.owner, lost[0].begin, until):
             return False
-        return lost[0].begin - said.end < PUBLISHED or not self.witnesses(said.end, until, but=(said.owner,))
+        return lost[0].begin - granted.end < PUBLISHED or not self.witnesses(granted.end, until, but=(said.owner,))
 
     def met(self, who, until):
         """Whether the master had time to write down where a node is, in a run before."""
@@ -240,8 +241,9 @@ def one_owner(history):
         for before, after in zip(order, order[1:]):
             if before.owner == after.owner:
                 continue
-            before = ([one for one in latest.get(before.version, []) if one.end <= after.begin] or [before])[-1]
-            if not history.may_have_lost(name, before, after.end) and not history.is_forgotten(before, after.end):
+            known = [one for one in latest.get(before.version, []) if one.end <= after.begin]
+            granted, before = before, (known or [before])[-1]
+            if not history.may_have_lost(name, before, after.end) and not history.is_forgotten(granted, before, after.end):
                 yield (f"{name} went from {before.owner} ({before.version}, {before.source}, {before.begin:.3f} to "
                        f"{before.end:.3f}) to {after.owner} ({after.version}, {after.source}, {after.begin:.3f} to {after.end:.3f}), "
                        f"and nothing ended its being {before.owner}'s")

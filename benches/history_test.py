@@ -113,6 +113,9 @@ class Rules(unittest.TestCase):
         self.broken(story(True, False), "one owner")
         self.kept(story(True, True))
         self.kept(story(True, False, granted=2.8))
+        # Who knew it was gone before the one who is there could hear of it.
+        late = Story().share("p0", "a", 0.5, 10).kill("p2", 2).kill("p0", 2.5).start("p2", 2.6).kill("m", 2.8).kill("p1", 2.8)
+        self.kept(late.disk(2.8, ("a", "p0", 10)).start("m", 6, "empty").hear(6.2, 7, ("p2",)).share("p2", "a", 6.5, 99))
 
     def test_answers_of_the_master_go_forward(self):
         story = lambda: Story().share("p0", "a", 1, 10).share("p0", "a", 1.5, 12)
