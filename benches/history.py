@@ -105,8 +105,9 @@ class History:
         if answer is None:
             return
         if "error" in answer:
-            # A name that is not shared cannot be given up; else what failed may have been done in part.
-            after = "no" if kind == "revoke" and answer["error"] == "not_found" else before if before == goal else "maybe"
+            # What failed may have been done in part; but who says that there is nothing to give up has done nothing.
+            refused = kind == "revoke" and answer["error"] == "not_found"
+            after = before if refused or before == goal else "maybe"
         else:
             after = goal
         steps.append(Intent(event["end"], after, event))

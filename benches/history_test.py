@@ -239,6 +239,12 @@ class Settling(unittest.TestCase):
         del self.shared["p1"]["a"]
         self.assertIsNone(self.unsettled())
 
+    def test_a_revoke_that_is_refused_ends_nothing(self):
+        self.story.note("revoke", 2, who="p1", name="a", answer={"error": "not_found"})
+        self.assertIsNone(self.unsettled())
+        del self.shared["p1"]["a"]
+        self.assertIn("p1 does not share a", self.unsettled())
+
     def test_two_owners_none_or_another_than_the_master_says(self):
         self.shared["p1"]["a"]["standing"] = "certified"
         self.assertIn("2 certified owners", self.unsettled())
