@@ -171,12 +171,17 @@ class History:
         return None
 
     def is_forgotten(self, granted, said, until):
-        """Whether nobody told a master that lost its disk: the owner was not there, nor any node that was when the name was
-        granted, and so had stored that. Those that came later may have come when nobody was left to tell them."""
+        """Whether nobody told a master that lost its disk: the owner was not there, or never heard that it had the name, nor was any
+        node that was there when the name was granted, and so had stored that. Those that came later may have come when nobody was
+        left to tell them."""
         lost = self.forgot(said.end, until)
-        if not lost or self.was_up(said.owner, lost[0].begin, until):
+        if not lost or self.was_up(said.owner, lost[0].begin, until) and self.was_told(granted):
             return False
         return lost[0].begin - granted.end < PUBLISHED or not self.witnesses(granted.end, until, but=(said.owner,))
+
+    def was_told(self, granted):
+        """Whether anybody was told of a grant: what is on the disk of a master that was killed it may have told nobody."""
+        return any(one.version == granted.version and one.source != "disk" for one in self.said[granted.name])
 
     def met(self, who, until):
         """Whether the master had time to write down where a node is, in a run before."""

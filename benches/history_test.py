@@ -117,6 +117,14 @@ class Rules(unittest.TestCase):
         late = Story().share("p0", "a", 0.5, 10).kill("p2", 2).kill("p0", 2.5).start("p2", 2.6).kill("m", 2.8).kill("p1", 2.8)
         self.kept(late.disk(2.8, ("a", "p0", 10)).start("m", 6, "empty").hear(6.2, 7, ("p2",)).share("p2", "a", 6.5, 99))
 
+    def test_a_grant_that_nobody_was_told_of_is_forgotten_with_the_disk(self):
+        def story(granted=2.8):
+            answer = {"standing": "conflict", "version": 0, "content": "of p0", "owner": "p1"}
+            made = Story().share("p0", "a", 2, 0, "conflict").note("share", granted - 0.1, 4, who="p0", name="a", label="p0/a/1", answer=answer)
+            return made.kill("m", granted).disk(granted, ("a", "p0", 10)).start("m", 3, "empty").hear(3.2, 4.5)
+        self.kept(story().share("p1", "a", 3.5, 99))
+        self.broken(story().found("a", 2.7, "p0", 10).share("p1", "a", 3.5, 99), "one owner")
+
     def test_answers_of_the_master_go_forward(self):
         story = lambda: Story().share("p0", "a", 1, 10).share("p0", "a", 1.5, 12)
         self.broken(story().found("a", 2, "p0", 10), "forward")
