@@ -23,6 +23,7 @@ mod lan;
 mod lies;
 mod logs;
 mod masters;
+mod million;
 mod mirror;
 mod mishaps;
 mod newcomers;
