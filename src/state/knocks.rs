@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// After which time one that has said nothing gives way: a node speaks first, and at once.
-const SILENT: Duration = Duration::from_millis(250);
+const SILENT: Duration = Duration::from_millis(50);
 /// After which time one that has spoken gives way.
 const SLOW: Duration = Duration::from_secs(2);
 
