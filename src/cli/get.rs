@@ -114,13 +114,9 @@ pub(super) async fn get(
         print(&report, &get, verbose)?;
     }
     // What was changed here is each user's own to look at.
-    for kept in &report.kept {
-        note(&format!("kept {}: {}", kept.path.display(), kept.reason));
-    }
+    summary::note_each(&report.kept, verbose, "kept", |kept| format!("{}: {}", kept.path.display(), kept.reason));
     if json {
-        for path in &report.deleted {
-            note(&format!("removed {}", path.display()));
-        }
+        summary::note_each(&report.deleted, verbose, "removed", |path| path.display().to_string());
     }
     summary::fail_for(&report.failed, verbose)
 }

@@ -71,12 +71,19 @@ fn more(left: usize, what: &str) -> String {
 
 /// Says what was left out of a share.
 pub(super) fn note_skipped(report: &ShareReport, verbose: bool) {
-    let (some, left) = listed(&report.skipped, verbose);
-    for skipped in some {
-        note(&format!("not shared: {}: {}", skipped.path.display(), skipped.reason));
+    note_each(&report.skipped, verbose, "not shared", |skipped| {
+        format!("{}: {}", skipped.path.display(), skipped.reason)
+    });
+}
+
+/// Says the same of each, as far as a person reads on.
+pub(super) fn note_each<T>(all: &[T], verbose: bool, what: &str, text: impl Fn(&T) -> String) {
+    let (some, left) = listed(all, verbose);
+    for one in some {
+        note(&format!("{what}: {}", text(one)));
     }
     if left > 0 {
-        note(&format!("not shared: {left} more; --verbose names them"));
+        note(&format!("{what}: {left} more; --verbose names them"));
     }
 }
 

@@ -112,6 +112,16 @@ fn a_folder_of_many_files_has_one_line_and_verbose_says_it_of_each() {
     let json = other.json(&["get", "-r", "many", "-o", &out("c")]);
     assert_eq!(json.as_array().unwrap().len(), 200);
 
+    // What was changed here is kept, and of many as much is said.
+    for number in 0..30 {
+        file(Path::new(&out("a")), &format!("file-{number}"), b"changed here");
+    }
+    let kept = |flags: &[&str]| {
+        let updated = other.command(&[&["get", "-r", "many", "-o", &out("a")], flags].concat());
+        stderr(&updated).lines().filter(|line| line.contains("kept: ")).count()
+    };
+    assert_eq!((kept(&["--update"]), kept(&["--update", "-v"])), (11, 30));
+
     let names: Vec<_> = (0..150).map(|number| format!("many/file-{number}")).collect();
     let revoke = |names: &[String], flag: &str| {
         let names = names.iter().map(String::as_str);
