@@ -489,9 +489,13 @@ async fn records_and_keys_reach_a_node_in_many_messages_also_if_it_refuses_some(
     let sizes: Vec<_> = heard.stores.iter().map(|(store, _)| (store.statements.len(), store.provide.len())).collect();
     assert!(sizes.iter().all(|(records, keys)| *records <= MAX_MIRROR_RECORDS && *keys <= MAX_MIRROR_KEYS));
     assert!(sizes.len() > 7 && sizes[..3].iter().all(|(records, _)| *records == MAX_MIRROR_RECORDS), "{sizes:?}");
-    let statements = |number: usize| names(&heard.stores[number].0.statements);
-    assert_ne!(statements(1), statements(2), "what was not taken does not come again at once");
-    // A message or two are under way meanwhile.
-    let comes_again = (4..7).any(|number| statements(3) == statements(number));
-    assert!(comes_again, "what it was too busy for does");
+    let statements = |number: usize| BTreeSet::from_iter(names(&heard.stores[number].0.statements));
+    // The first later message with some of the same: how many are under way meanwhile is a matter of how busy this machine is.
+    let again =
+        |number: usize| (number + 1..sizes.len()).find(|later| !statements(*later).is_disjoint(&statements(number)));
+    let (malformed, busy) = (again(1).unwrap(), again(3).unwrap());
+    assert!(
+        busy < malformed,
+        "what it was too busy for comes again at once, and what it did not take with the next round"
+    );
 }
