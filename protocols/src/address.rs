@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use multiaddr::{Multiaddr, Protocol};
 
 use crate::index::check_address;
+use crate::limits::MAX_ADDRESSES;
 
 /// The IP address that an address begins with.
 pub fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
@@ -78,6 +79,15 @@ pub fn is_tcp(address: &Multiaddr) -> bool {
 /// passes on those: a host may have more interfaces that lead nowhere (bridges, tunnels) than a message has room for.
 pub fn first_those_of(mut addresses: Vec<Multiaddr>, ips: &BTreeSet<IpAddr>) -> Vec<Multiaddr> {
     addresses.sort_by_key(|address| ip_of(address).is_none_or(|ip| !ips.contains(&ip)));
+    addresses
+}
+
+/// Of what a node says of itself, the addresses that are worth keeping: those that can work, the node being on the same host if it is
+/// `here`; those at which it is `seen` first, as many as a message has room for.
+pub fn worth_keeping(addresses: Vec<Multiaddr>, here: bool, seen: &BTreeSet<IpAddr>) -> Vec<Multiaddr> {
+    let addresses = addresses.into_iter().filter(|address| works(address, here)).collect();
+    let mut addresses = first_those_of(addresses, seen);
+    addresses.truncate(MAX_ADDRESSES);
     addresses
 }
 

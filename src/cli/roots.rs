@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::output::{self, Table, plain, size};
+use super::output::{self, Table, size};
 use super::{Failure, absolute};
 use crate::config::Origin;
 use crate::http::Client;
@@ -60,7 +60,7 @@ pub(super) async fn unshare(client: &Client, paths: Vec<PathBuf>, json: bool) ->
     }
     for UnsharedInfo { path, names, acknowledged } in &ended {
         let end = if *acknowledged { "" } else { " (the master will be told)" };
-        output::line(&format!("{}  {names} names given up{end}", plain(&path.display().to_string())))?;
+        output::line(&format!("{}  {names} names given up{end}", path.display()))?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ mod agree;
 mod changes;
 mod quotas;
 mod reach;
+mod returning;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -14,13 +15,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
-use swarmdex_protocols::address::{first_those_of, ip_of, is_loopback, works};
+use swarmdex_protocols::address::{ip_of, is_loopback, worth_keeping};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
     self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Reign, Request, Response,
     Revoke, Run, Session,
 };
-use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
+use swarmdex_protocols::limits::{MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version};
 use tokio::sync::oneshot;
 
@@ -32,6 +33,7 @@ use crate::config::{Config, LimitsConfig};
 use absent::Absent;
 use quotas::source_of;
 use reach::Reaching;
+use returning::Returning;
 
 use crate::state::lease::{Action, Holding, LeaseState, Leases};
 use crate::state::origins::Origins;
@@ -95,6 +97,7 @@ pub struct Master {
     limits: LimitsConfig,
     leases: Leases,
     absent: Absent,
+    returning: Returning,
     runs: Runs<ConnectionId>,
     store: IndexStore,
     origins: Origins,
@@ -119,6 +122,7 @@ impl Master {
     pub fn new(store: IndexStore, config: &Config, known: Vec<KnownPeer>, now: Instant) -> Self {
         let mut leases = Leases::new(&config.lease, config.limits.peers);
         let absent = Absent::new(known.iter().map(|known| known.peer));
+        let returning = Returning::new(known.iter().map(|known| known.peer), now);
         let known = known
             .into_iter()
             .map(|KnownPeer { peer, addresses, held }| (peer, addresses, Holding { sum: held, at: 0 }));
@@ -128,6 +132,7 @@ impl Master {
             limits: config.limits,
             leases,
             absent,
+            returning,
             runs: Runs::new(&config.lease),
             store,
             origins: Origins::default(),
@@ -142,6 +147,11 @@ impl Master {
             // Whoever lost this master tries again at least so often.
             settled: now + config.lease.lease.max(config.lease.max_backoff * 2),
         }
+    }
+
+    /// Its index is new, although the master is not: the one before was lost.
+    pub fn on_lost_index(&self) {
+        self.returning.on_lost();
     }
 
     /// Consults the DHT from now on, in this run.
@@ -222,6 +232,7 @@ impl Master {
             Request::Peers(index::Peers { after }) => Ok(Step::Answer(self.members(after))),
             Request::Leave(index::Leave { session }) => {
                 self.leases.on_leave(&peer, session)?;
+                self.returning.on_told(&peer);
                 self.runs.on_left(&peer);
                 self.origins.on_left(&peer);
                 self.reaching.reach.on_left(&peer);
@@ -261,28 +272,12 @@ impl Master {
     pub(super) fn finish(&mut self, done: Done) -> Response {
         let Done { peer, outcome } = done;
         self.origins.end(&peer);
-        let outcome = outcome.map(|kind| match kind {
-            DoneKind::Checked(read, holdings) => {
-                holdings.into_iter().for_each(|(owner, holding)| self.leases.set_holding(&owner, holding));
-                DoneKind::Read(*read)
-            }
-            kind => kind,
-        });
         match outcome {
             Ok(DoneKind::Written(written)) => self.written(peer, written),
-            // It was taken apart above.
-            Ok(DoneKind::Checked(..)) => Response::Done,
-            Ok(DoneKind::Read(ReadOutcome::Found { certificate, holders })) => {
-                Response::Found(Found { holders: self.holders(&certificate.entry.owner, holders), certificate })
-            }
-            Ok(DoneKind::Read(ReadOutcome::Page(Page { entries, next }))) => Response::Page(Page { entries, next }),
-            Ok(DoneKind::Read(ReadOutcome::NotFound)) => {
-                Response::Refused(Refusal::new(RefusalCode::NotFound, "nobody holds that name"))
-            }
-            Ok(DoneKind::Read(ReadOutcome::Sealed(sealed))) => Response::Sealed(sealed),
-            // Not asked for by any request.
-            Ok(DoneKind::Read(ReadOutcome::Tombstones(_) | ReadOutcome::Unknown(_) | ReadOutcome::Compared(_))) => {
-                Response::Done
+            Ok(DoneKind::Read(read)) => self.answer(read),
+            Ok(DoneKind::Checked(read, holdings)) => {
+                holdings.into_iter().for_each(|(owner, holding)| self.leases.set_holding(&owner, holding));
+                self.answer(*read)
             }
             Ok(DoneKind::Compared(answers, looks)) => {
                 self.comparing = self.comparing.saturating_sub(1);
@@ -293,11 +288,27 @@ impl Master {
         }
     }
 
+    fn answer(&self, read: ReadOutcome) -> Response {
+        match read {
+            ReadOutcome::Found { certificate, holders } => {
+                Response::Found(Found { holders: self.holders(&certificate.entry.owner, holders), certificate })
+            }
+            ReadOutcome::Page(Page { entries, next }) => Response::Page(Page { entries, next }),
+            ReadOutcome::NotFound => Response::Refused(Refusal::new(RefusalCode::NotFound, "nobody holds that name")),
+            ReadOutcome::Sealed(sealed) => Response::Sealed(sealed),
+            // Not asked for by any request.
+            ReadOutcome::Tombstones(_) | ReadOutcome::Unknown(_) | ReadOutcome::Compared(_) => Response::Done,
+        }
+    }
+
     fn written(&mut self, peer: PeerId, written: WriteOutcome) -> Response {
         match written {
             WriteOutcome::Joined { session, unchanged, again, bare, holding } => {
                 self.leases.on_joined(&peer, session);
                 self.absent.on_back(&peer);
+                if unchanged {
+                    self.returning.on_told(&peer);
+                }
                 self.leases.set_holding(&peer, holding);
                 self.try_to_reach(peer, Instant::now());
                 let lease_ms = u64::try_from(self.leases.lease().as_millis()).unwrap_or(u64::MAX);
@@ -409,6 +420,7 @@ impl Master {
                 Action::Evict(peer) => {
                     tracing::info!(%peer, "a peer's lease is over: evicted");
                     self.absent.on_back(&peer);
+                    self.returning.on_told(&peer);
                     self.origins.on_left(&peer);
                     self.runs.on_left(&peer);
                     self.reaching.reach.on_left(&peer);
@@ -484,11 +496,7 @@ pub(super) fn refuse_bytes(error: &DecodeError) -> Refusal {
 /// Addresses worth passing on: well-formed, bounded, and no loopback address of another machine. Those of the host as it is seen come
 /// first: of that one it is known that it leads there.
 fn useful_addresses(addresses: Vec<Multiaddr>, remote: Option<&Multiaddr>) -> Vec<Multiaddr> {
-    let here = remote.is_none_or(is_loopback);
-    let addresses = addresses.into_iter().filter(|address| works(address, here)).collect();
-    let mut addresses = first_those_of(addresses, &remote.and_then(ip_of).into_iter().collect());
-    addresses.truncate(MAX_ADDRESSES);
-    addresses
+    worth_keeping(addresses, remote.is_none_or(is_loopback), &remote.and_then(ip_of).into_iter().collect())
 }
 
 #[cfg(test)]

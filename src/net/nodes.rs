@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId, identify, mdns};
-use swarmdex_protocols::address::{first_those_of, is_loopback, is_tcp, is_zoned, without_peer, works};
+use swarmdex_protocols::address::{is_loopback, is_tcp, is_zoned, without_peer, works, worth_keeping};
 use swarmdex_protocols::index::Run;
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 
@@ -167,10 +167,8 @@ impl Nodes {
         }
         let role = if info.agent_version.ends_with("(master)") { Role::Master } else { Role::Peer };
         self.ours.insert(peer, role);
-        let addresses = info.listen_addrs.iter().map(|address| without_peer(address.clone()));
-        let addresses = addresses.filter(|address| works(address, seen.here)).collect();
-        let mut addresses = first_those_of(addresses, &seen.at);
-        addresses.truncate(MAX_ADDRESSES);
+        let addresses = info.listen_addrs.iter().map(|address| without_peer(address.clone())).collect();
+        let addresses = worth_keeping(addresses, seen.here, &seen.at);
         let lan = self.heard.contains_key(&peer);
         Some(Identified { peer, role, addresses, lan, seen: Instant::now() })
     }

@@ -93,9 +93,7 @@ impl Node {
                 Error::NotFound { name } => format!("nobody has {name:?} yet"),
                 error => error.describe(),
             };
-            if !(patience.is_wanted() && is_away(&error) && patience.pause(reins, &what).await?) {
-                return Err(self.explain(error).await);
-            }
+            self.wait_for(error, &what, patience, reins).await?;
         }
     }
 
@@ -202,10 +200,16 @@ impl Node {
                 Error::NothingBelow { prefix } => format!("nobody has anything below {prefix:?} yet"),
                 error => error.describe(),
             };
-            if !(patience.is_wanted() && is_away(&error) && patience.pause(reins, &what).await?) {
-                return Err(self.explain(error).await);
-            }
+            self.wait_for(error, &what, patience, reins).await?;
         }
+    }
+
+    /// Waits a moment for what nobody has yet, if the user wants that; else it is an error that says what there is instead.
+    async fn wait_for(&self, error: Error, what: &str, patience: &Patience, reins: &Reins) -> Result<(), Error> {
+        if patience.is_wanted() && is_away(&error) && patience.pause(reins, what).await? {
+            return Ok(());
+        }
+        Err(self.explain(error).await)
     }
 
     async fn get_folder(&self, folder: &Folder<'_>, names: &BTreeMap<Name, Entry>) -> Result<GetReport, Error> {

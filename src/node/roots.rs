@@ -104,7 +104,7 @@ impl Node {
         let ended = ending.await.map_err(|_| Error::Bug)??;
         let names: Vec<Name> = ended.iter().flat_map(|(_, names)| names.iter().cloned()).collect();
         self.settled(names, |name| self.inner.standings.knows(name) && !self.is_shared(name)).await;
-        let told = |name: &Name| !self.inner.standings.knows(name) || self.is_shared(name);
+        let told = |name: &Name| self.is_acknowledged(name) || self.is_shared(name);
         let info = |(path, names): (PathBuf, Vec<Name>)| UnsharedInfo {
             path,
             names: names.len() as u64,

@@ -184,9 +184,13 @@ impl Node {
         });
         removed.await.map_err(|_| Error::Bug)??;
         self.settled(names.clone(), |name| self.inner.standings.knows(name)).await;
-        // What the network was told while the master was away, the master does not know yet.
+        let info = |name: &Name| RevokedInfo { name: name.to_string(), acknowledged: self.is_acknowledged(name) };
+        Ok(names.iter().map(info).collect())
+    }
+
+    /// Whether the master knows that a name is given up. What the network was told while the master was away, it does not know yet.
+    pub(super) fn is_acknowledged(&self, name: &Name) -> bool {
         let joined = matches!(*self.inner.questions.master.borrow(), MasterState::Joined { .. } | MasterState::Own);
-        let told = |name: &Name| joined && self.inner.standings.is_known_to_be_free(name);
-        Ok(names.iter().map(|name| RevokedInfo { name: name.to_string(), acknowledged: told(name) }).collect())
+        joined && self.inner.standings.is_known_to_be_free(name)
     }
 }

@@ -26,7 +26,7 @@ use crate::buffers::Buffers;
 use crate::config::{Config, Role};
 use crate::descriptors::Plan;
 use crate::net::{Master, Mirror, Net, Services};
-use crate::storage::dir::DataDir;
+use crate::storage::dir::{DataDir, read_identity};
 use crate::storage::grants::Grants;
 use crate::storage::holdings::Holdings;
 use crate::storage::index::{IndexOptions, IndexStore};
@@ -54,9 +54,11 @@ struct Stored {
 
 fn open(config: &Config, failures: &Failures) -> Result<Stored, Error> {
     let dir = DataDir::open(&config.data_dir)?;
+    let is_new = read_identity(dir.path()).is_ok_and(|identity| identity.is_none());
     let (keypair, machine) = take_identity(&dir, config)?;
     check_patterns(&config.selection.exclude)?;
     let shares = ShareTable::open(dir.path(), config.fetch.threads)?;
+    recall(&shares, config);
     let master = match config.role {
         Role::Peer => None,
         Role::Master => {
@@ -66,12 +68,16 @@ fn open(config: &Config, failures: &Failures) -> Result<Stored, Error> {
                 .with_failures(failures.clone());
             let (store, known) = IndexStore::open(&dir.index_path(), options)?;
             let master = Master::new(store.clone(), config, known, Instant::now());
+            if store.is_new() && !is_new {
+                master.on_lost_index();
+            }
             Some((store, master, to_publish))
         }
     };
     let grants = Grants::open(&dir.grants_path())?;
     let certificates = grants.all()?;
     let standings = Standings::new(keypair.public().to_peer_id(), grants, certificates);
+    recall_granted(&shares, &standings);
     Ok(Stored { dir, keypair, machine, shares, standings, master })
 }
 
@@ -164,7 +170,6 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         is_found: !config.transient,
         twins: twins.clone(),
         master: master_state.clone(),
-        index: index.clone().map(|index| (index, std::time::Instant::now())),
         republish: config.dht.republish,
         phase: phases.clone(),
     };
@@ -200,7 +205,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         }
         ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(outcome.is_ok())).is_some());
     });
-    let begin = begin(shares.clone(), config.clone(), phases.clone(), complete, membership, supervisor.clone());
+    let begin = begin(shares.clone(), phases.clone(), complete, membership, supervisor.clone());
     let member = tasks::spawn("membership", begin);
     let kept = supervisor.clone().run("keeper", (shares, phases), move |(shares, phases)| {
         keep_current(shares.clone(), config.watch, phases.clone()).boxed()
@@ -238,7 +243,6 @@ async fn listening(net: &Net) -> Result<(), Error> {
 /// has to be hashed first is announced as it comes, and joining does not wait for it.
 async fn begin(
     shares: ShareTable,
-    config: Config,
     mut phase: watch::Receiver<Phase>,
     complete: watch::Sender<bool>,
     membership: Membership,
@@ -251,13 +255,9 @@ async fn begin(
     let mut hashing = tokio::task::spawn_blocking(move || {
         // Whatever was not taken up by then is not shared; the node is of use without it.
         let _watch = watch;
-        prepare(&shares, &config, &cancel);
-        // What was granted to an earlier run of this node holds until the master says otherwise.
-        standings.change(|announcer| {
-            for entry in shares.kept().iter() {
-                announcer.recall_granted(&entry.name, &entry.content, entry.size, unix_ms());
-            }
-        });
+        look_through(&shares, &cancel);
+        // What was away, and was granted before that.
+        recall_granted(&shares, &standings);
         complete.send_replace(!cancel.load(Ordering::Relaxed));
     });
     tokio::select! {
@@ -273,8 +273,8 @@ async fn begin(
     }
 }
 
-/// Takes up what flags and configuration name, and looks through everything that is shared.
-fn prepare(shares: &ShareTable, config: &Config, cancel: &AtomicBool) {
+/// Takes up what flags and configuration name, and knows what was shared before. Who asks as soon as the node answers is told of it.
+fn recall(shares: &ShareTable, config: &Config) {
     match shares.declare(&config.share, config.share_from, &config.selection) {
         Ok(outcome) => say_declared(outcome),
         Err(error) => {
@@ -284,6 +284,22 @@ fn prepare(shares: &ShareTable, config: &Config, cancel: &AtomicBool) {
             );
         }
     }
+    if let Err(error) = shares.recall() {
+        tracing::error!(error = Error::from(error).describe(), "what was shared before is not known");
+    }
+}
+
+/// What was granted to an earlier run of this node holds until the master says otherwise.
+fn recall_granted(shares: &ShareTable, standings: &Standings) {
+    standings.change(|announcer| {
+        for entry in shares.kept().iter() {
+            announcer.recall_granted(&entry.name, &entry.content, entry.size, unix_ms());
+        }
+    });
+}
+
+/// Looks through everything that is shared.
+fn look_through(shares: &ShareTable, cancel: &AtomicBool) {
     match shares.rescan(&|_: HashProgress| {}, cancel) {
         Ok(outcome) => {
             warn_skipped(&outcome);

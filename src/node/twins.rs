@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use libp2p::multiaddr::Protocol;
-use swarmdex_protocols::index::{Reign, check_address};
+use swarmdex_protocols::index::{Request, Response, check_address};
 use swarmdex_protocols::{Multiaddr, Network, RecordKey};
 use tokio::sync::watch;
 
@@ -18,7 +18,6 @@ use super::types::MasterState;
 use crate::net::{Mirror, Net, sleep_until};
 use crate::state::publish::What;
 use crate::state::reign::gives_way;
-use crate::storage::index::IndexStore;
 
 /// How often the log tells of a twin, at most.
 const WARNING_PAUSE: Duration = Duration::from_secs(60);
@@ -62,6 +61,11 @@ struct State {
 }
 
 impl State {
+    /// Whether this run may publish: what it says would take the place of what the other says.
+    fn may_publish(&self) -> bool {
+        self.refused.is_none() && self.gave_way.is_none()
+    }
+
     fn text(&self, now: Instant) -> Option<&str> {
         let met = self.met.as_ref().filter(|(at, _)| now.saturating_duration_since(*at) <= MEMORY);
         let met = met.map(|(_, text)| text.as_str());
@@ -151,15 +155,13 @@ impl Twins {
 
     /// Whether the master keeps another run, or this one gave way. Then it publishes nothing: it would take the place of the other's.
     pub(super) fn is_refused(&self) -> bool {
-        let state = self.state.borrow();
-        state.refused.is_some() || state.gave_way.is_some()
+        !self.state.borrow().may_publish()
     }
 
     /// Waits until this run may publish.
     pub(super) async fn admitted(&self) {
         // The sender is held by `self`.
-        let admitted = |state: &State| state.refused.is_none() && state.gave_way.is_none();
-        let _ = self.state.subscribe().wait_for(admitted).await;
+        let _ = self.state.subscribe().wait_for(State::may_publish).await;
     }
 }
 
@@ -172,8 +174,6 @@ pub(super) struct Lookout {
     pub(super) is_found: bool,
     pub(super) twins: Twins,
     pub(super) master: watch::Receiver<MasterState>,
-    /// The index, and since when it is served; a master's alone.
-    pub(super) index: Option<(IndexStore, Instant)>,
     pub(super) republish: Duration,
     pub(super) phase: watch::Receiver<Phase>,
 }
@@ -202,7 +202,7 @@ impl Lookout {
                     address.iter().for_each(|address| self.twins.on_met(address));
                     self.find_master(address.into_iter().collect()).await;
                 }
-                addresses = self.twins.heard_at(), if self.index.is_some() => self.find_master(addresses).await,
+                addresses = self.twins.heard_at(), if self.is_master() => self.find_master(addresses).await,
                 // Who notices by itself is gone.
                 changed = master.changed() => {
                     if changed.is_err() {
@@ -259,7 +259,7 @@ impl Lookout {
         if self.is_found && !self.twins.is_refused() {
             self.mirror.store(vec![(key, What::Provide)]).await;
         }
-        if self.index.is_some() {
+        if self.is_master() {
             // It is asked as by a stranger, which nobody takes for a meeting.
             return self.find_master(strange).await;
         }
@@ -279,9 +279,15 @@ impl Lookout {
 }
 
 impl Lookout {
+    fn is_master(&self) -> bool {
+        matches!(*self.master.borrow(), MasterState::Own)
+    }
+
     /// Sees whether another master with this one's key is at one of these addresses, and which of the two gives way.
     async fn find_master(&self, addresses: Vec<Multiaddr>) {
-        let Some((index, began)) = &self.index else { return };
+        if addresses.is_empty() || !self.is_master() {
+            return;
+        }
         let asking = to_knock_at(addresses).into_iter().map(|address| async {
             let followed = self.net.twin_at(address.clone()).await;
             (address, followed.and_then(|followed| followed.reign))
@@ -290,9 +296,8 @@ impl Lookout {
             // Nobody there, or this node itself by a detour.
             let Some(theirs) = reign.filter(|theirs| theirs.run != self.net.run()) else { continue };
             self.twins.on_met(&address);
-            let (first, last) = index.versions();
-            let age_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            if gives_way(&Reign { run: self.net.run(), age_ms, first, last }, &theirs) {
+            let Ok(Response::Master(own)) = self.net.index(self.net.local(), Request::Master).await else { return };
+            if own.reign.is_some_and(|own| gives_way(&own, &theirs)) {
                 let reason = format!(
                     "another master runs with this one's key, at {address}, and its index is the newer: this one grants nothing any more; stop it, and start it again only where the other does not run (with a copy of the other's data directory nothing is lost)"
                 );

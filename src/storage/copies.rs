@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use swarmdex_protocols::{ContentId, Name, PeerId};
 
 use super::hash::FileStamp;
-use super::sqlite::{self, OpenError, Schema};
+use super::sqlite::{self, Schema};
 
 /// Marks the database as ours: "swdc".
 const APPLICATION_ID: i32 = 0x7377_6463;
@@ -103,24 +103,7 @@ impl Copies {
         let path = folder.join(FILE);
         let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: TABLES, synchronous: "NORMAL" };
         let failed = |source| CopiesError::Database { path: path.clone(), source };
-        let connection = match sqlite::open(&path, &schema) {
-            Ok(connection) => connection,
-            Err(OpenError::Database(source)) => return Err(failed(source)),
-            Err(OpenError::Foreign | OpenError::Damaged(_)) => {
-                let aside = path.with_extension("damaged");
-                tracing::warn!(path = %path.display(), aside = %aside.display(), "a damaged record of downloads is moved aside");
-                for extension in ["db-wal", "db-shm"] {
-                    // They belong to what is moved away.
-                    let _ = std::fs::remove_file(path.with_extension(extension));
-                }
-                std::fs::rename(&path, &aside)
-                    .map_err(|error| failed(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
-                sqlite::open(&path, &schema).map_err(|error| match error {
-                    OpenError::Database(source) => failed(source),
-                    OpenError::Foreign | OpenError::Damaged(_) => failed(rusqlite::Error::InvalidQuery),
-                })?
-            }
-        };
+        let connection = sqlite::open_or_renew(&path, &schema, "the record of downloads").map_err(failed)?;
         connection.busy_timeout(BUSY).map_err(failed)?;
         Ok(Self { path, connection, most: MAX_COPIES })
     }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, params};
 use swarmdex_protocols::{Certificate, Name, codec};
 
-use crate::storage::sqlite::{self, OpenError, Schema};
+use crate::storage::sqlite::{self, Schema};
 
 /// Marks the database as ours: "swdg".
 const APPLICATION_ID: i32 = 0x7377_6467;
@@ -43,24 +43,7 @@ impl Grants {
     pub fn open(path: &Path) -> Result<Self, GrantsError> {
         let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: TABLES, synchronous: "NORMAL" };
         let failed = |source| GrantsError { path: path.to_owned(), source };
-        let connection = match sqlite::open(path, &schema) {
-            Ok(connection) => connection,
-            Err(OpenError::Database(source)) => return Err(failed(source)),
-            Err(OpenError::Foreign | OpenError::Damaged(_)) => {
-                let aside = path.with_extension("damaged");
-                tracing::warn!(path = %path.display(), aside = %aside.display(), "damaged certificates are moved aside");
-                for extension in ["db-wal", "db-shm"] {
-                    // They belong to what is moved away.
-                    let _ = std::fs::remove_file(path.with_extension(extension));
-                }
-                std::fs::rename(path, &aside)
-                    .map_err(|error| failed(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
-                sqlite::open(path, &schema).map_err(|error| match error {
-                    OpenError::Database(source) => failed(source),
-                    OpenError::Foreign | OpenError::Damaged(_) => failed(rusqlite::Error::InvalidQuery),
-                })?
-            }
-        };
+        let connection = sqlite::open_or_renew(path, &schema, "certificates").map_err(failed)?;
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection), version: Mutex::new(None) })
     }
 

@@ -45,7 +45,7 @@ impl FileStamp {
 }
 
 impl FileStamp {
-    /// Whether it is of the same file in the same state. A disk that is mounted anew may have another device.
+    /// Whether it is of the same file in the same state, as far as is written down of a stamp: all but the executable bit.
     pub fn is_same_file(&self, other: &Self) -> bool {
         self.is_alike(other) && self.ctime_ns == other.ctime_ns
     }

@@ -38,6 +38,26 @@ impl From<rusqlite::Error> for OpenError {
     }
 }
 
+/// The same for what can be had anew: a database that is damaged or foreign is moved aside, and `what` says what it held.
+pub(super) fn open_or_renew(path: &Path, schema: &Schema<'_>, what: &str) -> Result<Connection, rusqlite::Error> {
+    match open(path, schema) {
+        Ok(connection) => return Ok(connection),
+        Err(OpenError::Database(error)) => return Err(error),
+        Err(OpenError::Foreign | OpenError::Damaged(_)) => {}
+    }
+    let aside = path.with_extension("damaged");
+    tracing::warn!(path = %path.display(), aside = %aside.display(), "{what} cannot be read: moved aside");
+    for extension in ["db-wal", "db-shm"] {
+        // They belong to what is moved away.
+        let _ = std::fs::remove_file(path.with_extension(extension));
+    }
+    std::fs::rename(path, &aside).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    open(path, schema).map_err(|error| match error {
+        OpenError::Database(error) => error,
+        OpenError::Foreign | OpenError::Damaged(_) => rusqlite::Error::InvalidQuery,
+    })
+}
+
 /// Opens the database for writing, and makes its tables if the file is new.
 pub(super) fn open(path: &Path, schema: &Schema<'_>) -> Result<Connection, OpenError> {
     let Schema { application_id, version, tables, synchronous } = schema;

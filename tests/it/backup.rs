@@ -8,7 +8,9 @@ use swarmdex::node::{EntryInfo, Standing};
 use swarmdex_protocols::Multiaddr;
 use tempfile::TempDir;
 
-use crate::harness::{TestNode, alone, found, gone, joined, published, tcp_address, until};
+use crate::harness::{
+    Process, TestNode, alone, file, found, gone, joined, process_joined, published, tcp_address, until,
+};
 use crate::identity::copy;
 
 fn often(config: &mut Config) {
@@ -132,4 +134,53 @@ async fn a_name_granted_since_the_backup_is_free_once_its_owner_is_gone_for_good
     assert!(restored.master.lookup("since").await.unwrap().entry.version > restored.since.version);
     assert_eq!(taken.owner, restored.peers[2].ready().peer_id);
     versions_rise(&restored, "later").await;
+}
+
+/// The owner of a name is up, and has not found the master again yet when another peer asks for the name.
+async fn asked_before_its_owner_is_back(is_lost: bool) {
+    let master = TestNode::start(Role::Master, often).await;
+    let (listen, folder) = (tcp_address(&master), TempDir::new().unwrap());
+    let owner = Process::start("peer", folder.path(), &["--master", &listen.to_string()]);
+    process_joined(&owner);
+    let dir = master.stop().await;
+    let image = TempDir::new().unwrap();
+    copy(&dir.path().join("data"), &image.path().join("data"));
+    if is_lost {
+        for entry in std::fs::read_dir(image.path().join("data")).unwrap().map(Result::unwrap) {
+            let is_file = entry.file_type().unwrap().is_file();
+            match entry.file_name() == "identity.key" {
+                true => {}
+                false if is_file => std::fs::remove_file(entry.path()).unwrap(),
+                false => std::fs::remove_dir_all(entry.path()).unwrap(),
+            }
+        }
+    }
+    owner.until(&["status"], |status| status["master"]["state"] == "unreachable");
+    let master = back(dir, &listen).await;
+    process_joined(&owner);
+    let shared = owner.json(&["share", &file(folder.path(), "since", b"since")]);
+    assert_eq!(shared["entries"][0]["standing"], "certified", "{shared}");
+    // It stands still: the master is back, and another comes first.
+    owner.signal("STOP");
+    drop(master.stop().await);
+    let master = back(image, &listen).await;
+    let other = TestNode::peer_with(&master, often).await;
+    joined(&other).await;
+    let wanting = other.share(vec![other.file("since", b"usurped")], None);
+    owner.signal("CONT");
+    let report = wanting.outcome().await.unwrap();
+    let conflict_owner = owner.peer_id().parse().unwrap();
+    assert_eq!(report.entries[0].standing, Standing::Conflict { conflict_owner });
+    let found = master.lookup("since").await.unwrap();
+    assert_eq!(found.entry.owner, conflict_owner);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_granted_since_the_backup_is_not_given_away_before_its_owner_had_time_to_return() {
+    asked_before_its_owner_is_back(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_lost_its_index_gives_no_name_away_before_its_owner_had_time_to_return() {
+    asked_before_its_owner_is_back(true).await;
 }

@@ -104,6 +104,31 @@ fn a_revocation_and_the_end_of_a_share_stand_though_flags_go_on_naming_them() {
 }
 
 #[test]
+fn what_was_shared_before_is_known_as_soon_as_the_node_answers() {
+    const FILES: usize = 5000;
+    let folder = TempDir::new().unwrap();
+    let (_master, at) = master(folder.path());
+    let root = folder.path().canonicalize().unwrap().join("d");
+    for number in 0..FILES {
+        file(folder.path(), &format!("d/{number}.txt"), number.to_string().as_bytes());
+    }
+    let mut peer = start(folder.path(), &at, &[]);
+    peer.json(&["share", text(&root)]);
+    peer.kill();
+    let listed = Process::start("peer", &made(folder.path(), "peer"), &[&at[0], &at[1]]);
+    let entries = listed.json(&["ls"]);
+    let standings = entries.as_array().unwrap().iter().map(|entry| &entry["standing"]);
+    assert_eq!(standings.filter(|standing| **standing != "pending").count(), FILES);
+    drop(listed);
+    let mut revoking = Process::start("peer", &made(folder.path(), "peer"), &[&at[0], &at[1]]);
+    let revoked = revoking.json(&["revoke", "7.txt"]);
+    assert_eq!(revoked[0]["name"], "7.txt");
+    revoking.kill();
+    let ending = Process::start("peer", &made(folder.path(), "peer"), &[&at[0], &at[1]]);
+    assert_eq!(ending.json(&["unshare", text(&root)])[0]["names"], FILES - 1);
+}
+
+#[test]
 fn what_only_flags_or_the_environment_named_ends_with_them() {
     let folder = TempDir::new().unwrap();
     let (master, at) = master(folder.path());

@@ -2,6 +2,7 @@
 
 use swarmdex::config::{Config, Role};
 use swarmdex::node::Standing;
+use swarmdex_protocols::Multiaddr;
 use tempfile::TempDir;
 
 use crate::harness::{TestNode, alone, found, gone, joined, published, tcp_address, until};
@@ -11,6 +12,15 @@ use crate::identity::copy;
 fn patient(config: &mut Config) {
     config.lease.lease = std::time::Duration::from_secs(600);
     config.dht.republish = std::time::Duration::from_secs(2);
+}
+
+/// Starts a master where it was before.
+async fn back(dir: TempDir, listen: Vec<Multiaddr>) -> TestNode {
+    let start = TestNode::try_start(Role::Master, dir, |config| {
+        patient(config);
+        config.listen = listen;
+    });
+    start.await.unwrap()
 }
 
 async fn acquainted(nodes: &[&TestNode]) {
@@ -28,6 +38,7 @@ async fn what_was_given_up_without_the_master_is_not_confirmed_when_it_is_back()
     let anna = TestNode::peer_with(&master, patient).await;
     let ben = TestNode::peer_with(&master, patient).await;
     anna.share_file("gone", b"gone").await;
+    let ended = anna.share_file("ended", b"ended").await;
     anna.share_file("stays", b"stays").await;
     acquainted(&[&master, &anna, &ben]).await;
     published(&anna).await;
@@ -35,17 +46,16 @@ async fn what_was_given_up_without_the_master_is_not_confirmed_when_it_is_back()
     alone(&anna).await;
     let revoked = anna.revoke(vec!["gone".to_owned()]).await.unwrap();
     assert!(!revoked[0].acknowledged, "there is no master that could have acknowledged it");
+    let unshared = anna.unshare(vec![ended]).await.unwrap();
+    assert!(!unshared[0].acknowledged, "nor this");
     // Nobody is left who could tell the master.
     anna.abandon();
-    let master = TestNode::try_start(Role::Master, dir, |config| {
-        patient(config);
-        config.listen = listen;
-    })
-    .await
-    .unwrap();
+    let master = back(dir, listen).await;
     joined(&ben).await;
-    gone(&ben, "gone").await;
-    gone(&master, "gone").await;
+    for name in ["gone", "ended"] {
+        gone(&ben, name).await;
+        gone(&master, name).await;
+    }
     let names: Vec<_> = ben.search("gone", 10).await.unwrap_or_default().into_iter().map(|entry| entry.name).collect();
     assert!(names.is_empty(), "{names:?}");
     assert!(found(&ben, "stays").await.certified, "of what nobody ended nothing is lost");
@@ -71,12 +81,7 @@ async fn what_was_given_up_and_shared_again_without_the_master_is_granted_anew_a
     let shared = anna.share(vec![path], None).outcome().await.unwrap();
     assert_eq!(shared.entries[0].standing, Standing::Claimed, "the certificate is over");
     assert_eq!(found(&ben, "again").await.entry.owner, anna.ready().peer_id);
-    let master = TestNode::try_start(Role::Master, dir, |config| {
-        patient(config);
-        config.listen = listen;
-    })
-    .await
-    .unwrap();
+    let master = back(dir, listen).await;
     joined(&anna).await;
     joined(&ben).await;
     until("the name is certified above what ended it", async || {
@@ -100,12 +105,7 @@ async fn of_two_masters_with_one_key_the_copy_grants_nothing_any_more() {
     let dir = first.stop().await;
     let image = TempDir::new().unwrap();
     copy(&dir.path().join("data"), &image.path().join("data"));
-    let first = TestNode::try_start(Role::Master, dir, |config| {
-        patient(config);
-        config.listen = listen;
-    })
-    .await
-    .unwrap();
+    let first = back(dir, listen).await;
     let anna = TestNode::peer_with(&first, patient).await;
     anna.share_file("old", b"old").await;
     let copy = TestNode::try_start(Role::Master, image, patient).await.unwrap();

@@ -3,18 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use swarmdex_protocols::statement::Rank;
 use swarmdex_protocols::{Statement, Tally};
 
+use super::returning::ACQUAINTED;
 use super::*;
 
 /// How often an answer is read anew because names in it were over.
 const ROUNDS: usize = 3;
-/// How long after the start nodes may need to find their master again: before that nobody may be there to be asked. Whoever asks the
-/// master about such a name asks the DHT meanwhile.
-const ACQUAINTED: Duration = Duration::from_secs(3);
 
 /// Members from before the start of which nothing was heard.
 #[derive(Debug, Default)]
@@ -49,6 +46,7 @@ impl Master {
                 if granted.is_empty() {
                     break;
                 }
+                // Whoever asks the master about such a name asks the DHT meanwhile.
                 tokio::time::sleep_until(acquainted.into()).await;
                 let known = precedents.of(granted.into_keys().collect()).await;
                 // Their owners may have come back meanwhile, and given them up themselves.

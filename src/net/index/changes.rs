@@ -33,6 +33,9 @@ impl Master {
         self.effects.extend(replaced.into_iter().map(Effect::Close));
         self.effects.push_back(Effect::Keep(peer));
         let seen = join.newest.as_ref().map(|certificate| self.seen_version(certificate)).unwrap_or_default();
+        if seen > self.store.versions().1 {
+            self.returning.on_lost();
+        }
         // While names may have been claimed that this index does not know of yet, each is looked up: by an offer of its own.
         let again = join.again && now >= self.settled;
         let Join { digest, entries, .. } = join;
@@ -56,27 +59,50 @@ impl Master {
         let named = |offer: &index::Offer| Name::parse(&offer.name).ok().map(|name| (name, granted(offer)));
         let neighbours = self.names_of_neighbours(&peer);
         let names: Vec<_> = offers.iter().filter(doubtful).filter_map(named).collect();
-        let (Some(precedents), false) = (self.precedents.clone(), names.is_empty()) else {
-            let change = WriteOp::Announce { peer, offers, neighbours, last, total, mirror: BTreeMap::new() };
-            return self.write(peer, in_session(session, change));
-        };
         // Of names that the index knows only those matter of which the peer says that there is more to know.
         let claimed = offers.iter().filter(|offer| offer.claimed).filter_map(|offer| Name::parse(&offer.name).ok());
         let claimed: Vec<_> = claimed.collect();
-        let store = self.store.clone();
-        let announcing = async move {
-            let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
-            let mut unknown = match store.try_read(ReadOp::Unknown { names })?.await.map_err(stopping)?? {
-                ReadOutcome::Unknown(names) => names,
-                _ => Vec::new(),
-            };
-            unknown.extend(claimed);
-            unknown.sort();
-            unknown.dedup();
-            let mirror = precedents.of(unknown).await;
-            let change = WriteOp::Announce { peer, offers, neighbours, last, total, mirror };
-            store.try_write(in_session(session, change))?.await.map_err(stopping)?
+        let change =
+            move |mirror| in_session(session, WriteOp::Announce { peer, offers, neighbours, last, total, mirror });
+        let (store, returning) = (self.store.clone(), self.returning.clone());
+        let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
+        let written = move |outcome: WriteOutcome| {
+            if last {
+                returning.on_told(&peer);
+            }
+            outcome
+        };
+        let announcing = match self.precedents.clone().filter(|_| !names.is_empty()) {
+            // In its turn, after all that came before it.
+            None => {
+                let writing = store.try_write(change(BTreeMap::new()))?;
+                async move { writing.await.map_err(stopping)?.map(written) }.boxed()
+            }
+            Some(precedents) => {
+                let returning = self.returning.clone();
+                async move {
+                    let mut doubted = unknown(&store, names).await?;
+                    if !doubted.is_empty() {
+                        returning.wait(&peer).await;
+                    }
+                    doubted.extend(claimed);
+                    doubted.sort();
+                    doubted.dedup();
+                    let mirror = precedents.of(doubted).await;
+                    store.try_write(change(mirror))?.await.map_err(stopping)?.map(written)
+                }
+                .boxed()
+            }
         };
         Ok(Step::Wait(announcing.map(move |outcome| Done { peer, outcome: outcome.map(DoneKind::Written) }).boxed()))
+    }
+}
+
+/// Those of names that the index does not know.
+async fn unknown(store: &IndexStore, names: Vec<(Name, Option<Version>)>) -> Outcome<Vec<Name>> {
+    let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
+    match store.try_read(ReadOp::Unknown { names })?.await.map_err(stopping)?? {
+        ReadOutcome::Unknown(names) => Ok(names),
+        _ => Ok(Vec::new()),
     }
 }

@@ -1,3 +1,5 @@
+use swarmdex_protocols::limits::MAX_ADDRESSES;
+
 use super::*;
 
 #[test]

@@ -25,9 +25,18 @@ struct Watched {
     unheard: BTreeSet<PathBuf>,
 }
 
+/// All roots, and what is at each.
+fn identities(shares: &ShareTable) -> Result<BTreeMap<PathBuf, Option<Identity>>, ShareError> {
+    let identified = |root: PathBuf| {
+        let identity = identity(&root);
+        (root, identity)
+    };
+    Ok(shares.roots()?.into_iter().map(identified).collect())
+}
+
 fn see(shares: &ShareTable, mounts: &mut Mounts) -> Result<Seen, ShareError> {
     let new = shares.take_up()?;
-    let roots: BTreeMap<_, _> = shares.roots()?.into_iter().map(|root| (root.clone(), identity(&root))).collect();
+    let roots = identities(shares)?;
     let mounts = match mounts.changed() {
         None => BTreeSet::new(),
         Some(changed) => changed.into_iter().chain(shares.unmounted()?).collect(),
@@ -106,13 +115,7 @@ impl Keeper {
     /// have changed before it was watched.
     pub(super) async fn watch_roots(&mut self, all: bool) {
         let shares = self.shares.clone();
-        let seen = tokio::task::spawn_blocking(move || {
-            let roots = shares.roots()?;
-            Ok::<_, ShareError>(
-                roots.into_iter().map(|root| (root.clone(), identity(&root))).collect::<BTreeMap<_, _>>(),
-            )
-        });
-        let roots = match seen.await {
+        let roots = match tokio::task::spawn_blocking(move || identities(&shares)).await {
             Ok(Ok(roots)) => roots,
             Ok(Err(error)) => return warn(error.into()),
             Err(_) => return warn(Error::Bug),

@@ -383,6 +383,11 @@ impl IndexStore {
         (version(&self.inner.counts.first), version(&self.inner.counts.last))
     }
 
+    /// Whether nothing was ever in it when it was opened.
+    pub fn is_new(&self) -> bool {
+        self.versions().0 == Version::default()
+    }
+
     /// Waits until [`Self::take_corrected`] or [`Self::take_members`] has news. For one waiter.
     pub async fn found(&self) {
         self.inner.counts.found.notified().await;

@@ -58,13 +58,9 @@ impl Open {
 }
 
 impl ShareTable {
-    /// Looks through everything that is shared, after a start: first at what is known, and then hashes the rest. Names of
-    /// roots that are away are kept.
+    /// Looks through everything that is shared, after a start and [`ShareTable::recall`]: first at what is known, and then
+    /// hashes the rest. Names of roots that are away are kept.
     pub fn rescan(&self, progress: OnProgress<'_>, cancel: &AtomicBool) -> Result<ShareOutcome, ShareError> {
-        let known = lock(&self.shared.database).roots()?;
-        for root in &known {
-            self.recall(root)?;
-        }
         let roots = self.roots()?;
         let first = self.look(&roots, Look::KNOWN, progress, cancel)?;
         let mut outcome = self.update(&roots, progress, cancel)?;

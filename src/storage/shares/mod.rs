@@ -263,7 +263,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ShareTable {
-    /// Opens the share table in a data directory. Nothing is shared until [`ShareTable::rescan`].
+    /// Opens the share table in a data directory. Nothing is known until [`ShareTable::recall`], nor served until
+    /// [`ShareTable::rescan`].
     /// `threads` hash at a time; 0 means one for each processor.
     pub fn open(folder: &Path, threads: usize) -> Result<Self, ShareError> {
         let outboards = serve::Outboards::open(folder)?;

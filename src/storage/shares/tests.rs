@@ -89,6 +89,7 @@ impl Stage {
 }
 
 fn rescan(table: &ShareTable) -> ShareOutcome {
+    table.recall().unwrap();
     table.rescan(&|_| {}, &AtomicBool::new(false)).unwrap()
 }
 

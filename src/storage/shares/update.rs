@@ -335,8 +335,14 @@ impl ShareTable {
         lock(&self.shared.database).cache(path, &hashed.stamp, &hashed.content)
     }
 
-    /// Takes up what was shared when the node ran last, without looking at it: names of a root that is away are kept.
-    pub(super) fn recall(&self, root: &Root) -> Result<(), ShareError> {
+    /// Takes up what was shared when the node ran last, without looking at it: until then it looks as if nothing were shared.
+    /// Names are kept, and nothing is served before [`ShareTable::rescan`] has found the file.
+    pub fn recall(&self) -> Result<(), ShareError> {
+        let roots = lock(&self.shared.database).roots()?;
+        roots.iter().try_for_each(|root| self.recall_root(root))
+    }
+
+    fn recall_root(&self, root: &Root) -> Result<(), ShareError> {
         let known = lock(&self.shared.database).known(&root.path)?;
         let shared_root = Arc::<Path>::from(root.path.as_path());
         let entry = |(path, stamp, content): (PathBuf, FileStamp, _)| {

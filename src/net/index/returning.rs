@@ -1,0 +1,80 @@
+//! Who may hold names of which this index does not know: a disk that was lost, or is an older copy, forgot what was granted last,
+//! and the DHT may not have heard of that. So right after its start the master grants no name that it does not know before the members
+//! from before have told what they hold, or had time to.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use libp2p::PeerId;
+use tokio::sync::watch;
+
+/// How long after the start nodes may need to find their master again: before that nobody may be there to be asked.
+pub(super) const ACQUAINTED: Duration = Duration::from_secs(3);
+
+/// Whom a master waits for. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Returning {
+    missing: watch::Sender<Missing>,
+    until: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Missing {
+    /// Members from before the start that have not told all that they hold.
+    members: BTreeSet<PeerId>,
+    /// Whether there may be others, of whom nothing is known.
+    others: bool,
+}
+
+impl Returning {
+    /// Waits for all that the index knew when the master began.
+    pub(super) fn new(known: impl IntoIterator<Item = PeerId>, began: Instant) -> Self {
+        let missing = Missing { members: known.into_iter().collect(), others: false };
+        Self { missing: watch::Sender::new(missing), until: began + ACQUAINTED }
+    }
+
+    /// The index lost what it knew: there may be members of whom it does not know.
+    pub(super) fn on_lost(&self) {
+        self.missing.send_modify(|missing| missing.others = true);
+    }
+
+    /// A member told all that it holds, or is none any more.
+    pub(super) fn on_told(&self, peer: &PeerId) {
+        self.missing.send_if_modified(|missing| missing.members.remove(peer));
+    }
+
+    /// Waits until nobody but `peer`, whose names they are, can hold names of which the index does not know, as far as that can be
+    /// waited for.
+    pub(super) async fn wait(&self, peer: &PeerId) {
+        let mut missing = self.missing.subscribe();
+        let told = missing.wait_for(|missing| !missing.others && missing.members.iter().all(|member| member == peer));
+        let _ = tokio::time::timeout_at(self.until.into(), told).await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // A moment to begin at.
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_waited_for_who_told_and_the_rest_for_a_while() {
+        let [one, other, third] = std::array::from_fn(|_| PeerId::random());
+        let began = tokio::time::Instant::now();
+        let returning = Returning::new([one, other], began.into());
+        let again = returning.clone();
+        assert_eq!(again.wait(&third).now_or_never(), None);
+        returning.on_told(&other);
+        assert_eq!(again.wait(&other).now_or_never(), None);
+        assert_eq!(again.wait(&one).now_or_never(), Some(()), "nobody waits for itself");
+        returning.on_told(&one);
+        assert_eq!(again.wait(&third).now_or_never(), Some(()));
+        // Of whom nothing is known nobody can say that all are back.
+        returning.on_lost();
+        again.wait(&third).await;
+        assert_eq!(began.elapsed(), ACQUAINTED);
+        assert_eq!(again.wait(&third).now_or_never(), Some(()));
+    }
+}
