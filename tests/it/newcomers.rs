@@ -138,18 +138,21 @@ async fn a_newcomer_takes_over_what_its_neighbours_hold_although_the_owner_and_t
         config.bootstrap = bootstrap;
     })
     .await;
-    // Of 26 nodes that live it is among the twenty closest to most keys; some that died still count.
+    // Of 26 nodes that live it is among the twenty closest to most keys; some that died still count. Of one in a hundred newcomers
+    // twenty nodes are in the other half of the key space, and then it is close to none of the keys there.
+    let mut last = (0, 0);
     until("it took over its part", async || {
-        let (records, providers) = held(&newcomer).await;
-        (records >= u64::from(FILES) / 2 && providers >= u64::from(FILES) / 2).then_some(())
+        last = held(&newcomer).await;
+        (last.0 >= u64::from(FILES) / 4 && last.1 >= u64::from(FILES) / 4).then_some(())
     })
     .await;
+    let (records, _) = last;
     let before = newcomer.status().await.unwrap().dht.lookup_requests;
     for number in 0..FILES {
         assert!(newcomer.lookup(&format!("file {number}")).await.unwrap().certified);
     }
     let asked = newcomer.status().await.unwrap().dht.lookup_requests - before;
-    assert!(asked <= 6 * u64::from(FILES), "{asked} questions for {FILES} names");
+    assert!(asked <= 6 * u64::from(FILES), "{asked} questions for {FILES} names, of which it had {records}");
 }
 
 /// Of seven nodes three are cut off, the master among them: what they know nobody else can deny.
