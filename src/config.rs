@@ -161,7 +161,7 @@ pub struct FetchConfig {
     pub threads: usize,
     /// Whether what was downloaded, wholly or in part, is passed on while the node runs.
     pub reshare: bool,
-    /// Whether a download counts as done only when its bytes are on disk, not merely with the system.
+    /// Whether a download counts as done only when its bytes and its name are on disk, not merely with the system.
     pub sync: bool,
 }
 
@@ -251,7 +251,7 @@ impl Default for FetchConfig {
             downloads: 16,
             threads: 0,
             reshare: true,
-            sync: false,
+            sync: true,
         }
     }
 }

@@ -66,6 +66,8 @@ pub struct Plan {
     pub connections: usize,
     /// Those of them from one address.
     pub connections_per_ip: usize,
+    /// Small files that are open while they wait for the disk; out of the reserve.
+    pub unplaced: usize,
 }
 
 impl Plan {
@@ -88,7 +90,8 @@ impl Plan {
         // One address must not have all that is left.
         let of_one = if connections < config.limits.connections { (connections / 2).max(1) } else { usize::MAX };
         let connections_per_ip = config.limits.connections_per_ip.min(of_one);
-        Self { limit, control, http, handshakes, dials, connections, connections_per_ip }
+        let unplaced = (RESERVE / 2).min(limit / PART).max(1);
+        Self { limit, control, http, handshakes, dials, connections, connections_per_ip, unplaced }
     }
 
     /// Says so if it is less than what is configured.

@@ -37,6 +37,9 @@ pub(super) struct GetArgs {
     /// Leave the executable bit and the time of files to the system
     #[arg(long)]
     no_preserve: bool,
+    /// Do not wait until what came is on disk: faster on a slow one, and a power cut takes some of it
+    #[arg(long)]
+    no_sync: bool,
     /// Wait so long for owners that are away, and for names that nobody has yet: 90s, 10m, 2h
     /// [default: longer than a lease, once something has come]
     #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "no_wait")]
@@ -55,6 +58,7 @@ impl GetArgs {
             update: self.update || self.delete,
             delete: self.delete,
             fleeting: false,
+            no_sync: self.no_sync,
         }
     }
 

@@ -67,7 +67,7 @@ pub(super) async fn download(
     reins: &Reins,
 ) -> Result<Got, Error> {
     let (progress, wish) = (&reins.progress, reins.wish.clone());
-    let Target { path, placing, fleeting } = target;
+    let Target { path, placing, fleeting, sync } = target;
     let name = found.entry.name.clone();
     let geometry = Geometry::new(found.entry.size).map_err(|_| Error::Answer)?;
     let (size, content) = (found.entry.size, found.entry.content);
@@ -104,6 +104,7 @@ pub(super) async fn download(
         liars: BTreeSet::new(),
         silent: BTreeMap::new(),
         suspect: found.holders.iter().filter(|holder| holder.suspect).map(|holder| holder.peer).collect(),
+        sync,
         hidden: found
             .holders
             .iter()
@@ -115,7 +116,6 @@ pub(super) async fn download(
         last_failure: None,
     };
     let sources = if geometry.is_empty() { task.check_empty()? } else { task.run(found, &have).await? };
-    let sync = inner.config.fetch.sync;
     let whole = part.clone();
     let finish = tokio::task::spawn_blocking(move || -> Result<_, Error> {
         let path = whole.file.finish(sync)?;
@@ -140,6 +140,8 @@ struct Task<'a> {
     owner: PeerId,
     reins: &'a Reins,
     patience: &'a Patience,
+    /// Whether what comes is to be on disk.
+    sync: bool,
     /// Since when nobody is there who has what is missing.
     away: Option<Instant>,
     progress: &'a watch::Sender<Progress>,
@@ -210,7 +212,7 @@ impl Task<'_> {
             machine.set_searching(true);
             search.begin();
         }
-        let writer = Writer::start(self.part.clone(), self.inner.library.buffers.clone());
+        let writer = Writer::start(self.part.clone(), self.inner.library.buffers.clone(), self.sync);
         let words = if machine.is_swarm() { Some(self.inner.net.words(self.content).await) } else { None };
         let unmet = (machine.live() > 0 && !self.patience.is_wanted()).then(|| Unmet::begin(self.inner));
         let asks = FuturesUnordered::new();

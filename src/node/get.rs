@@ -26,7 +26,7 @@ use super::types::{FailedFile, GetOptions, GetReport, GetRequest, GotFile, Progr
 use super::{Error, Node, in_place, shorten};
 use crate::storage::copies::Copy;
 use crate::storage::hash::FileStamp;
-use crate::storage::partial::{Placing, make_parents, output_path};
+use crate::storage::partial::{Placing, make_parents, output_path, sync_folders_of, sync_made};
 
 /// Files of one recursive download that are fetched at a time.
 const FILES_AT_A_TIME: usize = 8;
@@ -66,12 +66,17 @@ impl Node {
         let place = tokio::task::spawn_blocking(move || single_place(&output, &name));
         let (path, made) = place.await.map_err(|_| Error::Bug)??;
         let got = self.get_single(found, &path, &options, &patience, begin, &reins).await;
-        if got.is_err() {
-            // Folders that were made for it, unless something else is in them: what has come so far, say.
-            let removing =
-                tokio::task::spawn_blocking(move || made.iter().rev().for_each(|path| drop(std::fs::remove_dir(path))));
-            let _ = removing.await;
-        }
+        let (is_there, syncs) = (got.is_ok(), options.syncs(&self.inner.config.fetch));
+        let tidying = tokio::task::spawn_blocking(move || match is_there {
+            true if syncs => sync_made(&made),
+            true => Ok(()),
+            false => {
+                // Unless something else is in them: what has come so far, say.
+                made.iter().rev().for_each(|path| drop(std::fs::remove_dir(path)));
+                Ok(())
+            }
+        });
+        tidying.await.map_err(|_| Error::Bug)??;
         Ok(GetReport { files: vec![got?], ..GetReport::default() })
     }
 
@@ -113,7 +118,7 @@ impl Node {
             // What is not remembered is not replaced, either.
             return self.fetch(found, path.to_owned(), None, options, patience, begin, reins).await.map(|got| got.0);
         };
-        let record = self.record(folder, Some(rest.clone()), options.update).await?;
+        let record = self.record(folder, Some(rest.clone()), options.update, options).await?;
         let mut file = Small { entry: found.entry.clone(), rest: rest.clone(), over: None };
         if options.update {
             let network = &self.inner.config.network;
@@ -135,9 +140,17 @@ impl Node {
         result.map(|(file, _)| file)
     }
 
-    async fn record(&self, folder: &Path, only: Option<String>, makes: bool) -> Result<Arc<Record>, Error> {
+    async fn record(
+        &self,
+        folder: &Path,
+        only: Option<String>,
+        makes: bool,
+        options: &GetOptions,
+    ) -> Result<Arc<Record>, Error> {
         let (config, folder) = (self.inner.config.clone(), folder.to_owned());
-        let opening = tokio::task::spawn_blocking(move || Record::begin(&config, &folder, only.as_deref(), makes));
+        let syncs = options.syncs(&config.fetch);
+        let begin = move || Record::begin(&config, &folder, only.as_deref(), makes, syncs);
+        let opening = tokio::task::spawn_blocking(begin);
         Ok(Arc::new(opening.await.map_err(|_| Error::Bug)?))
     }
 
@@ -158,10 +171,11 @@ impl Node {
             add_total(&reins.progress, entry.size);
         }
         let output = request.output;
-        let making = output.clone();
+        let (making, syncs) = (output.clone(), options.syncs(&self.inner.config.fetch));
         // Where it cannot be made, each file says so.
-        let _ = tokio::task::spawn_blocking(move || std::fs::create_dir_all(making)).await;
-        let record = self.record(&output, None, true).await?;
+        let make = move || make_parents(&making.join("file")).and_then(|made| if syncs { sync_made(&made) } else { Ok(()) });
+        let _ = tokio::task::spawn_blocking(make).await;
+        let record = self.record(&output, None, true, &options).await?;
         let folder = Folder { prefix, output: &output, options: Arc::new(options), record, patience, reins: &reins };
         let begin = Instant::now();
         let mut report = self.get_folder(&folder, &names).await?;
@@ -318,6 +332,11 @@ impl Node {
             .await
             .map_err(|_| Error::Bug)??;
         let placed = self.fetch(found, target, file.over, options, patience, begin, reins).await?;
+        if options.syncs(&self.inner.config.fetch) && file.rest.contains('/') {
+            let (path, top) = (placed.0.path.clone(), output.to_path_buf());
+            let syncing = tokio::task::spawn_blocking(move || sync_folders_of([path.as_path()], &top));
+            syncing.await.map_err(|_| Error::Bug)??;
+        }
         Ok((placed, entry))
     }
 
@@ -360,7 +379,8 @@ impl Node {
         let _running = Running(&downloads.running);
         let name = found.entry.name.clone();
         let attributes = options.preserve.then(|| found.entry.attributes(&self.inner.config.network)).flatten();
-        let target = Target { path, placing: Placing { attributes, over }, fleeting: options.fleeting };
+        let sync = options.syncs(&self.inner.config.fetch);
+        let target = Target { path, placing: Placing { attributes, over }, fleeting: options.fleeting, sync };
         let Got { path, bytes, sources, stamp } =
             download::download(&self.inner, found, target, patience, reins).await?;
         let seconds = begin.elapsed().as_secs_f64();

@@ -82,6 +82,8 @@ struct Downloads {
     permits: Arc<Semaphore>,
     running: AtomicUsize,
     turns: Turns,
+    /// Small files that may be open while they wait for the disk, and how many that are.
+    unplaced: (Arc<Semaphore>, usize),
 }
 
 /// How far a node has got; it never goes back.

@@ -2,7 +2,7 @@
 //! place as one.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,10 +20,13 @@ use super::{Error, Inner, Node};
 use crate::storage::copies::Copy;
 use crate::storage::hash::FileStamp;
 use crate::storage::holdings::Whole;
-use crate::storage::partial::{Placing, output_path, write_whole};
+use crate::storage::durable::sync_files;
+use crate::storage::partial::{PartialError, Placing, Unplaced, output_path, sync_folders_of};
 
 /// Requests to one owner under way.
 const REQUESTS: usize = 6;
+/// Files that are written and wait for the disk together, at most. They are open meanwhile.
+const TOGETHER: usize = 64;
 
 /// A file to fetch, and where it goes below the output folder.
 #[derive(Debug, Clone)]
@@ -127,21 +130,29 @@ async fn fetch_batch(
         ask(&inner.net, owner, addresses, Request::Files(contents)).await.ok()
     };
     let Some(response) = response else { return Outcome { left: batch, ..Outcome::default() } };
+    let together = TOGETHER.min(batch.len()).min(inner.downloads.unplaced.1);
+    let room = inner.downloads.unplaced.0.clone().acquire_many_owned(together as u32).await;
+    let Ok(room) = room else { return Outcome { left: batch, ..Outcome::default() } };
     let (library, kept) = (inner.library.clone(), batch.clone());
     let keeps = inner.config.fetch.reshare && !inner.config.transient;
-    let network = inner.config.network.clone();
+    let (network, sync) = (inner.config.network.clone(), into.options.syncs(&inner.config.fetch));
     let placing = tokio::task::spawn_blocking(move || {
+        let _room = room;
         let mut outcome = Outcome::default();
-        let mut folders = HashSet::new();
+        let mut good = Vec::new();
         for (file, bytes) in split(batch, &response) {
             // What the owner sends wrongly others may have.
-            let Some(bytes) = bytes.filter(|bytes| ContentId::of(bytes) == file.entry.content) else {
-                outcome.left.push(file);
-                continue;
-            };
-            let attributes = into.options.preserve.then(|| file.entry.attributes(&network)).flatten();
-            let placing = Placing { attributes, over: file.over };
-            let placed = place(&into.output, &file.rest, bytes, &placing, &mut folders);
+            match bytes.filter(|bytes| ContentId::of(bytes) == file.entry.content) {
+                Some(bytes) => good.push((file, bytes)),
+                None => outcome.left.push(file),
+            }
+        }
+        let preserve = into.options.preserve;
+        let placing = |file: &Small| Placing {
+            attributes: preserve.then(|| file.entry.attributes(&network)).flatten(),
+            over: file.over,
+        };
+        for (file, placed) in good.chunks(together).flat_map(|files| place_all(&into.output, files, placing, sync)) {
             let result = placed.map(|(path, stamp)| {
                 outcome.copies.push(into.record.copy(&file.entry, &file.rest, stamp));
                 // What is shared is served from there.
@@ -188,14 +199,46 @@ fn split(batch: Vec<Small>, response: &Response) -> Vec<(Small, Option<&[u8]>)> 
     pieces
 }
 
-fn place(
-    output: &std::path::Path,
-    rest: &str,
-    bytes: &[u8],
-    placing: &Placing,
-    folders: &mut HashSet<PathBuf>,
-) -> Result<(PathBuf, Option<FileStamp>), Error> {
-    let target = match rest.rsplit_once('/') {
+/// A file in place, and as what.
+type Placed = (PathBuf, Option<FileStamp>);
+
+/// Writes files, waits for the disk once for all of them if that is wanted, and puts each in place.
+fn place_all(
+    output: &Path,
+    files: &[(Small, &[u8])],
+    placing: impl Fn(&Small) -> Placing,
+    sync: bool,
+) -> Vec<(Small, Result<Placed, Error>)> {
+    let mut folders = HashSet::new();
+    let written = files.iter().map(|(file, bytes)| {
+        let target = target(output, &file.rest, &mut folders)?;
+        Unplaced::write(&target, bytes, &placing(file))
+    });
+    let written: Vec<_> = written.collect();
+    let open: Vec<_> = written.iter().flatten().map(Unplaced::file).collect();
+    let mut synced = if sync { sync_files(&open) } else { Vec::new() }.into_iter();
+    let mut place = |unplaced: Unplaced| {
+        synced.next().unwrap_or(Ok(())).map_err(|error| unplaced.failure(error))?;
+        let path = unplaced.target().to_owned();
+        Ok((path, unplaced.place()?))
+    };
+    let mut placed: Vec<_> = written.into_iter().map(|written| written.and_then(&mut place)).collect();
+    let in_place = placed.iter().flatten().map(|(path, _)| path.as_path());
+    if sync && let Err(error) = sync_folders_of(in_place, output) {
+        let lost = |path: &Path| PartialError::Unsure { path: path.to_owned(), reason: error.to_string() };
+        placed = placed.into_iter().map(|placed| placed.and_then(|(path, _)| Err(lost(&path)))).collect();
+    }
+    let outcome = |placed: (PathBuf, Option<std::fs::Metadata>)| {
+        let (path, metadata) = placed;
+        (std::path::absolute(&path).unwrap_or(path), metadata.map(|metadata| FileStamp::of(&metadata)))
+    };
+    let files = files.iter().map(|(file, _)| file.clone());
+    files.zip(placed.into_iter().map(|placed| placed.map(outcome).map_err(Error::from))).collect()
+}
+
+/// Where a file goes; the folders on the way are made.
+fn target(output: &Path, rest: &str, folders: &mut HashSet<PathBuf>) -> Result<PathBuf, PartialError> {
+    Ok(match rest.rsplit_once('/') {
         // The folder was made and looked at for a file before.
         Some((folder, name)) if folders.contains(&output.join(folder)) => output.join(folder).join(name),
         folder => {
@@ -203,10 +246,7 @@ fn place(
             folders.insert(folder.map_or_else(|| output.to_owned(), |(folder, _)| output.join(folder)));
             target
         }
-    };
-    let metadata = write_whole(&target, bytes, placing)?;
-    let absolute = std::path::absolute(&target).unwrap_or(target);
-    Ok((absolute, metadata.map(|metadata| FileStamp::of(&metadata))))
+    })
 }
 
 /// Small files by owner; the others are left.

@@ -83,7 +83,8 @@ fn open(config: &Config, failures: &Failures) -> Result<Stored, Error> {
 
 pub(super) async fn start(config: Config) -> Result<Node, Error> {
     // Before anything is opened.
-    Plan::of(&config).report(&config);
+    let plan = Plan::of(&config);
+    plan.report(&config);
     let failures = Failures::default();
     let (opening, watched) = (config.clone(), failures.clone());
     let stored = tokio::task::spawn_blocking(move || open(&opening, &watched)).await.map_err(|_| Error::Bug)??;
@@ -135,6 +136,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
                 permits: Arc::new(Semaphore::new(config.fetch.downloads.max(1))),
                 running: AtomicUsize::new(0),
                 turns: Turns::default(),
+                unplaced: (Arc::new(Semaphore::new(plan.unplaced)), plan.unplaced),
             },
             started: Instant::now(),
             life: Life {

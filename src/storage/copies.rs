@@ -96,12 +96,14 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Opens the record in a data directory, or makes a new one. One that is damaged or foreign is moved aside.
-    pub fn open(folder: &Path) -> Result<Self, CopiesError> {
+    /// Opens the record in a data directory, or makes a new one. One that is damaged or foreign is moved aside. With `syncs` what
+    /// is remembered is on disk before it goes on.
+    pub fn open(folder: &Path, syncs: bool) -> Result<Self, CopiesError> {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(|source| CopiesError::Folder { path: folder.to_owned(), source })?;
         let path = folder.join(FILE);
-        let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: TABLES, synchronous: "NORMAL" };
+        let synchronous = if syncs { "FULL" } else { "NORMAL" };
+        let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: TABLES, synchronous };
         let failed = |source| CopiesError::Database { path: path.clone(), source };
         let connection = sqlite::open_or_renew(&path, &schema, "the record of downloads").map_err(failed)?;
         connection.busy_timeout(BUSY).map_err(failed)?;
@@ -275,13 +277,13 @@ mod tests {
     #[test]
     fn what_a_file_was_is_known_until_the_next_is_in_place() {
         let folder = TempDir::new().unwrap();
-        let mut copies = Copies::open(&folder.path().join("data")).unwrap();
+        let mut copies = Copies::open(&folder.path().join("data"), true).unwrap();
         let (old, next, new) = (written("a", b"old", true), written("a", b"new", false), written("a", b"new", true));
         copies.remember(&[old.clone(), written("b", b"b", true)]).unwrap();
         copies.remember(std::slice::from_ref(&next)).unwrap();
         drop(copies);
         // As after a crash.
-        let mut copies = Copies::open(&folder.path().join("data")).unwrap();
+        let mut copies = Copies::open(&folder.path().join("data"), true).unwrap();
         let found = copies.below(Path::new("/copies")).unwrap();
         assert_eq!(found.len(), 2);
         assert!(found[&old.path].contains(&old) && found[&old.path].contains(&next));
@@ -297,7 +299,7 @@ mod tests {
     #[test]
     fn the_record_is_bounded_and_the_oldest_go() {
         let folder = TempDir::new().unwrap();
-        let mut copies = Copies { most: 10, ..Copies::open(folder.path()).unwrap() };
+        let mut copies = Copies { most: 10, ..Copies::open(folder.path(), true).unwrap() };
         for number in 0..25 {
             copies.remember(&[written(&format!("{number:02}"), b"x", true)]).unwrap();
         }
@@ -309,7 +311,7 @@ mod tests {
     #[test]
     fn a_download_that_was_cut_off_is_known_by_the_next() {
         let folder = TempDir::new().unwrap();
-        let mut copies = Copies::open(folder.path()).unwrap();
+        let mut copies = Copies::open(folder.path(), true).unwrap();
         let output = Path::new("/copies");
         assert_eq!(copies.begin(output, 5).unwrap(), None);
         assert_eq!(copies.begin(output, 9).unwrap(), Some(5));
@@ -321,7 +323,7 @@ mod tests {
     fn a_damaged_record_is_moved_aside() {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join(FILE), b"this is no database, whatever its name may be").unwrap();
-        assert!(Copies::open(folder.path()).unwrap().below(Path::new("/")).unwrap().is_empty());
+        assert!(Copies::open(folder.path(), true).unwrap().below(Path::new("/")).unwrap().is_empty());
         assert!(folder.path().join("copies.damaged").exists());
     }
 }

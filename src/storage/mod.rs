@@ -3,6 +3,7 @@
 mod coming;
 pub mod copies;
 pub mod dir;
+pub mod durable;
 pub mod grants;
 pub mod hash;
 pub mod holdings;

@@ -11,16 +11,19 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use journal::Journal;
-pub use placing::{Placing, set_attributes, write_whole};
+pub use placing::{Placing, Unplaced, set_attributes};
 use placing::{apply, check_place, rename_new, rename_over};
 use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
 use swarmdex_protocols::{ContentId, Tree};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
+
+use super::durable::{folders_of, sync_folder};
 
 /// End of the names of partial files, and of their journals.
 const SUFFIX: &str = ".swarmdex-part";
@@ -66,6 +69,14 @@ pub enum PartialError {
         /// Size of the file in bytes.
         needed: u64,
     },
+    /// The file is there, and may not be after a power cut.
+    #[error("{path} is there, but the disk did not take its name: {reason}")]
+    Unsure {
+        /// The target.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
     /// Something in the way is no folder.
     #[error("{path} is in the way: it is no folder, and is not followed if it is a link")]
     NoFolder {
@@ -97,6 +108,8 @@ pub struct PartialFile {
     journal: Option<Journal>,
     finished: AtomicBool,
     discarded: AtomicBool,
+    /// What the system said when bytes could not be written to the disk. It says so once.
+    lost: OnceLock<i32>,
 }
 
 impl PartialFile {
@@ -177,7 +190,8 @@ impl PartialFile {
             return Err(PartialError::InProgress { path: target.to_owned() });
         }
         let (finished, discarded) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { file, path, target: target.to_owned(), size, placing, journal: None, finished, discarded })
+        let (target, lost) = (target.to_owned(), OnceLock::new());
+        Ok(Self { file, path, target, size, placing, journal: None, finished, discarded, lost })
     }
 
     fn reserve(&self) -> Result<(), PartialError> {
@@ -226,13 +240,28 @@ impl PartialFile {
         self.discarded.store(true, Ordering::Relaxed);
     }
 
-    /// Moves the file to its target, which must not have come to exist meanwhile, or takes the place of the file that it is to
-    /// replace. With `sync`, its bytes are on disk before.
-    pub fn finish(&self, sync: bool) -> Result<PathBuf, PartialError> {
+    /// Waits until the bytes that were written before are on disk. An error is kept for [`PartialFile::finish`].
+    pub fn flush(&self) {
+        if let Err(error) = self.file.sync_data() {
+            let _ = self.lost.set(error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()));
+        }
+    }
+
+    /// Gives the file its attributes: what is left is its place.
+    fn settle(&self) {
         let replaced = self.placing.over.and_then(|_| fs::symlink_metadata(&self.target).ok());
         apply(&self.file, &self.placing, replaced.as_ref());
+    }
+
+    /// Moves the file to its target, which must not have come to exist meanwhile, or takes the place of the file that it is to
+    /// replace. With `sync`, its bytes are on disk before, and its name is when this returns.
+    pub fn finish(&self, sync: bool) -> Result<PathBuf, PartialError> {
+        self.settle();
         if sync {
-            self.file.sync_data().map_err(failed("write", &self.path, self.size))?;
+            let lost = self.lost.get().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(*errno)));
+            let synced = lost.and_then(|()| self.file.sync_all());
+            // What is there instead nobody knows, and the journal does not either.
+            synced.map_err(failed("write", &self.path, self.size)).inspect_err(|_| self.discard())?;
         }
         match &self.placing.over {
             None => rename_new(&self.path, &self.target)?,
@@ -244,7 +273,7 @@ impl PartialFile {
             journal.remove();
         }
         if sync && let Some(folder) = self.path.parent() {
-            File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write", folder, self.size))?;
+            sync_folder(folder).map_err(failed("write", folder, self.size))?;
         }
         Ok(self.target.clone())
     }
@@ -342,6 +371,16 @@ pub fn make_parents(path: &Path) -> Result<Vec<PathBuf>, PartialError> {
         fs::create_dir_all(parent).map_err(failed("make the folder", parent, 0))?;
     }
     Ok(made)
+}
+
+/// Waits until the names of files below `top` are on disk, with the folders on the way.
+pub fn sync_folders_of<'a>(files: impl IntoIterator<Item = &'a Path>, top: &Path) -> Result<(), PartialError> {
+    folders_of(files, top).iter().try_for_each(|folder| sync_folder(folder).map_err(failed("write", folder, 0)))
+}
+
+/// Waits until folders that were made are on disk, the outermost first.
+pub fn sync_made(made: &[PathBuf]) -> Result<(), PartialError> {
+    made.iter().filter_map(|folder| folder.parent()).try_for_each(|above| sync_folder(above).map_err(failed("write", above, 0)))
 }
 
 fn make_folder(path: &Path) -> Result<(), PartialError> {

@@ -22,4 +22,6 @@ pub(in crate::node) struct Target {
     pub(in crate::node) placing: Placing,
     /// Whether it is soon taken away: it is not passed on then.
     pub(in crate::node) fleeting: bool,
+    /// Whether it has to be on disk.
+    pub(in crate::node) sync: bool,
 }

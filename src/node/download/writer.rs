@@ -12,6 +12,8 @@ use crate::buffers::Buffers;
 use crate::node::Error;
 use crate::storage::holdings::Part;
 
+/// Bytes after which the disk is told to take what was written, so that little is left to wait for at the end.
+const WRITE_BACK: u64 = 8 << 20;
 /// Answers that wait to be written; the windows of the sources keep them far below.
 const QUEUE: usize = 1024;
 
@@ -40,12 +42,17 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(part: Arc<Part>, buffers: Buffers) -> Self {
+    /// With `syncs` the bytes go to the disk while more of them come.
+    pub(super) fn start(part: Arc<Part>, buffers: Buffers, syncs: bool) -> Self {
         let (jobs, queue) = mpsc::sync_channel::<Job>(QUEUE);
         let (outcomes, results) = events::channel(QUEUE);
+        let mut write_back = syncs.then(WriteBack::default);
         let thread = tokio::task::spawn_blocking(move || {
             while let Ok(Job { source, run, response }) = queue.recv() {
                 let written = write(&part, run, &response);
+                if let Some(write_back) = &mut write_back {
+                    write_back.wrote(&part, response.body.len());
+                }
                 part.landed(run.first);
                 buffers.give(response.body);
                 if outcomes.blocking_send((source, run, written)).is_err() {
@@ -71,6 +78,31 @@ impl Writer {
         let Self { jobs, results, thread } = self;
         drop((jobs, results));
         thread.await.map_err(|_| Error::Bug)
+    }
+}
+
+/// Keeps the disk busy while a download runs, from a thread that ends with this.
+#[derive(Default)]
+struct WriteBack {
+    wake: Option<mpsc::SyncSender<()>>,
+    bytes: u64,
+}
+
+impl WriteBack {
+    fn wrote(&mut self, part: &Arc<Part>, bytes: usize) {
+        self.bytes += bytes as u64;
+        if self.bytes < WRITE_BACK {
+            return;
+        }
+        let wake = self.wake.get_or_insert_with(|| {
+            let ((wake, woken), part) = (mpsc::sync_channel(1), part.clone());
+            tokio::task::spawn_blocking(move || woken.iter().for_each(|()| part.file.flush()));
+            wake
+        });
+        // While the disk is busy more is gathered.
+        if wake.try_send(()).is_ok() {
+            self.bytes = 0;
+        }
     }
 }
 

@@ -32,12 +32,12 @@ pub(in crate::node) struct Record {
 impl Record {
     /// Opens the record of a folder, which is there, and begins a download into it; of one file if that is `only` meant. A command that downloads one file makes no
     /// data directory for it: `makes`. Blocks on the disk.
-    pub(super) fn begin(config: &Config, folder: &Path, only: Option<&str>, makes: bool) -> Self {
+    pub(super) fn begin(config: &Config, folder: &Path, only: Option<&str>, makes: bool, syncs: bool) -> Self {
         let home = if config.transient { config.copies.clone() } else { Some(config.data_dir.clone()) };
         let Some(home) = home.filter(|home| makes || home.is_dir()) else { return Self::default() };
         let Ok(folder) = folder.canonicalize() else { return Self::default() };
         let open = || -> Result<_, CopiesError> {
-            let mut copies = Copies::open(&home)?;
+            let mut copies = Copies::open(&home, syncs)?;
             let (known, unfinished) = match only {
                 Some(file) => (copies.at(&folder.join(file))?, None),
                 None => (copies.below(&folder)?, copies.begin(&folder, now_ns())?),

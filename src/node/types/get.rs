@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use swarmdex_protocols::{Name, PeerId};
 
+use crate::config::FetchConfig;
 use crate::node::ErrorKind;
 
 /// What to download.
@@ -34,11 +35,20 @@ pub struct GetOptions {
     pub delete: bool,
     /// Whether the file is taken away as soon as it is there: it is not passed on afterwards, nor remembered.
     pub fleeting: bool,
+    /// Whether it is over before what came is on disk, and not merely with the system. A power cut takes some of it then.
+    pub no_sync: bool,
+}
+
+impl GetOptions {
+    /// Whether files have to be on disk, given what the node's settings say.
+    pub(in crate::node) fn syncs(&self, config: &FetchConfig) -> bool {
+        config.sync && !self.no_sync && !self.fleeting
+    }
 }
 
 impl Default for GetOptions {
     fn default() -> Self {
-        Self { wait_seconds: None, preserve: true, update: false, delete: false, fleeting: false }
+        Self { wait_seconds: None, preserve: true, update: false, delete: false, fleeting: false, no_sync: false }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::{self, File, FileTimes, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
@@ -65,33 +65,85 @@ fn time(nanoseconds: i64) -> Option<SystemTime> {
     }
 }
 
-/// Puts a small file in place as one: a file without a name is written and then given one, which must be free unless a
-/// file is to be replaced. A crash leaves nothing. What the system says of the file then, if it does.
-pub fn write_whole(target: &Path, bytes: &[u8], placing: &Placing) -> Result<Option<fs::Metadata>, PartialError> {
-    let folder = match target.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-    let unnamed = match placing.over {
-        None => rustix::fs::openat(rustix::fs::CWD, folder, flags, Mode::from_raw_mode(0o644)).ok(),
-        Some(_) => None,
-    };
-    let Some(file) = unnamed else {
-        // Not every file system has files without names, nor can they replace others; errors of other kinds come again.
-        let partial = PartialFile::create_for(target, bytes.len() as u64, *placing)?;
-        partial.write_chunk(0, bytes)?;
-        partial.finish(false)?;
-        return Ok(partial.metadata().ok());
-    };
-    let file = File::from(file);
-    file.write_all_at(bytes, 0).map_err(failed("write", target, bytes.len() as u64))?;
-    apply(&file, placing, None);
-    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-    match rustix::fs::linkat(rustix::fs::CWD, &unnamed, rustix::fs::CWD, target, AtFlags::SYMLINK_FOLLOW) {
-        Ok(()) => Ok(file.metadata().ok()),
-        Err(Errno::EXIST) => Err(PartialError::TargetExists { path: target.to_owned() }),
-        Err(error) => Err(failed("make", target, 0)(error.into())),
+/// A small file that is written, and has no place yet: many of them wait for the disk together. Dropping it leaves nothing.
+#[derive(Debug)]
+pub struct Unplaced {
+    target: PathBuf,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    /// A file without a name: a crash leaves nothing.
+    Unnamed(File),
+    /// Not every file system has such files, nor can they replace others.
+    Partial(PartialFile),
+}
+
+impl Unplaced {
+    /// Writes a file that is to be at `target`, which must be free unless a file is to be replaced.
+    pub fn write(target: &Path, bytes: &[u8], placing: &Placing) -> Result<Self, PartialError> {
+        let folder = match target.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let unnamed = match placing.over {
+            None => rustix::fs::openat(rustix::fs::CWD, folder, flags, Mode::from_raw_mode(0o644)).ok(),
+            Some(_) => None,
+        };
+        let held = match unnamed {
+            Some(file) => {
+                let file = File::from(file);
+                file.write_all_at(bytes, 0).map_err(failed("write", target, bytes.len() as u64))?;
+                apply(&file, placing, None);
+                Held::Unnamed(file)
+            }
+            // Errors of other kinds come again.
+            None => {
+                let partial = PartialFile::create_for(target, bytes.len() as u64, *placing)?;
+                partial.write_chunk(0, bytes)?;
+                partial.settle();
+                Held::Partial(partial)
+            }
+        };
+        Ok(Self { target: target.to_owned(), held })
+    }
+
+    /// Its bytes.
+    pub fn file(&self) -> &File {
+        match &self.held {
+            Held::Unnamed(file) => file,
+            Held::Partial(partial) => &partial.file,
+        }
+    }
+
+    /// Where it is to be.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Puts it in place. What the system says of the file then, if it does.
+    pub fn place(self) -> Result<Option<fs::Metadata>, PartialError> {
+        let Self { target, held } = self;
+        let file = match held {
+            Held::Unnamed(file) => file,
+            Held::Partial(partial) => {
+                partial.finish(false)?;
+                return Ok(partial.metadata().ok());
+            }
+        };
+        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+        match rustix::fs::linkat(rustix::fs::CWD, &unnamed, rustix::fs::CWD, &target, AtFlags::SYMLINK_FOLLOW) {
+            Ok(()) => Ok(file.metadata().ok()),
+            Err(Errno::EXIST) => Err(PartialError::TargetExists { path: target }),
+            Err(error) => Err(failed("make", &target, 0)(error.into())),
+        }
+    }
+
+    /// Why it gets no place, after the disk refused its bytes.
+    pub fn failure(&self, error: io::Error) -> PartialError {
+        failed("write", &self.target, 0)(error)
     }
 }
 
@@ -155,6 +207,10 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+
+    fn write_whole(target: &Path, bytes: &[u8], placing: &Placing) -> Result<Option<fs::Metadata>, PartialError> {
+        Unplaced::write(target, bytes, placing)?.place()
+    }
 
     fn stamp(path: &Path) -> FileStamp {
         FileStamp::of(&fs::symlink_metadata(path).unwrap())

@@ -81,6 +81,13 @@ impl Database {
         written
     }
 
+    /// Waits until all that was written before is on disk.
+    pub(super) fn settle(&self) -> Result<(), ShareError> {
+        // Writes the log to the disk, and then what is in it to its place.
+        let settling = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        settling.map_err(|source| self.failed(source))
+    }
+
     /// The content id of a file that has not changed since it was hashed.
     pub(super) fn cached(&self, path: &Path, stamp: &FileStamp) -> Result<Option<ContentId>, ShareError> {
         let sql = "SELECT content FROM files WHERE path = ?1 AND len = ?2 AND mtime = ?3 AND ctime = ?4 AND inode = ?5";

@@ -60,6 +60,8 @@ impl ShareTable {
                 }
             }
         }
+        // Whoever is told that it is shared finds it shared after a power cut.
+        lock(&self.shared.database).settle()?;
         Ok(outcome)
     }
 
