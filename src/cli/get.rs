@@ -9,7 +9,7 @@ use stream::Stream;
 
 use super::backend::{Backend, TemporaryFolder};
 use super::interrupt::{Rest, with_node};
-use super::output::{self, Bar, note, size};
+use super::output::{self, Bar, size};
 use super::settings::NodeArgs;
 use super::{Failure, OutputArgs, absolute, summary};
 use crate::node::{GetOptions, GetReport, GetRequest, GotFile, Progress};

@@ -173,7 +173,8 @@ impl Node {
         let output = request.output;
         let (making, syncs) = (output.clone(), options.syncs(&self.inner.config.fetch));
         // Where it cannot be made, each file says so.
-        let make = move || make_parents(&making.join("file")).and_then(|made| if syncs { sync_made(&made) } else { Ok(()) });
+        let make =
+            move || make_parents(&making.join("file")).and_then(|made| if syncs { sync_made(&made) } else { Ok(()) });
         let _ = tokio::task::spawn_blocking(make).await;
         let record = self.record(&output, None, true, &options).await?;
         let folder = Folder { prefix, output: &output, options: Arc::new(options), record, patience, reins: &reins };

@@ -18,9 +18,9 @@ use super::operation::{Reins, Wish};
 use super::types::{GetOptions, GotFile};
 use super::{Error, Inner, Node};
 use crate::storage::copies::Copy;
+use crate::storage::durable::sync_files;
 use crate::storage::hash::FileStamp;
 use crate::storage::holdings::Whole;
-use crate::storage::durable::sync_files;
 use crate::storage::partial::{PartialError, Placing, Unplaced, output_path, sync_folders_of};
 
 /// Requests to one owner under way.

@@ -380,7 +380,9 @@ pub fn sync_folders_of<'a>(files: impl IntoIterator<Item = &'a Path>, top: &Path
 
 /// Waits until folders that were made are on disk, the outermost first.
 pub fn sync_made(made: &[PathBuf]) -> Result<(), PartialError> {
-    made.iter().filter_map(|folder| folder.parent()).try_for_each(|above| sync_folder(above).map_err(failed("write", above, 0)))
+    made.iter()
+        .filter_map(|folder| folder.parent())
+        .try_for_each(|above| sync_folder(above).map_err(failed("write", above, 0)))
 }
 
 fn make_folder(path: &Path) -> Result<(), PartialError> {

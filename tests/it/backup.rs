@@ -166,7 +166,7 @@ async fn asked_before_its_owner_is_back(is_lost: bool) {
     let master = back(image, &listen).await;
     let other = TestNode::peer_with(&master, often).await;
     joined(&other).await;
-    let wanting = other.share(vec![other.file("since", b"usurped")], None);
+    let mut wanting = other.share(vec![other.file("since", b"usurped")], None);
     owner.signal("CONT");
     let report = wanting.outcome().await.unwrap();
     let conflict_owner = owner.peer_id().parse().unwrap();
