@@ -33,7 +33,7 @@ use crate::config::{Config, LimitsConfig};
 use absent::Absent;
 use quotas::source_of;
 use reach::Reaching;
-use returning::Returning;
+use returning::{ACQUAINTED, Returning};
 
 use crate::state::lease::{Action, Holding, LeaseState, Leases};
 use crate::state::origins::Origins;
@@ -144,8 +144,8 @@ impl Master {
             gave_way: None,
             reaching: Reaching::default(),
             precedents: None,
-            // Whoever lost this master tries again at least so often.
-            settled: now + config.lease.lease.max(config.lease.max_backoff * 2),
+            // Whoever lost this master tries again at least so often. What waits for others is not to be overtaken.
+            settled: now + config.lease.lease.max(config.lease.max_backoff * 2).max(ACQUAINTED),
         }
     }
 

@@ -1,9 +1,13 @@
 //! Joins and announces: what is looked up before the index is asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use swarmdex_protocols::Tally;
+use swarmdex_protocols::index::{Offer, ShareSum};
+
 use super::*;
+use crate::storage::index::Later;
 
 impl Master {
     pub(super) fn join(&mut self, peer: PeerId, origin: Option<Origin<'_>>, join: Join, now: Instant) -> Outcome<Step> {
@@ -53,49 +57,108 @@ impl Master {
     pub(super) fn announce(&self, peer: PeerId, announce: Announce, now: Instant) -> Outcome<Step> {
         let Announce { session, offers, last, total, .. } = announce;
         let young = now < self.settled;
-        let doubtful = |offer: &&index::Offer| young || offer.claimed || offer.granted.is_some();
+        let doubtful = |offer: &&Offer| young || offer.claimed || offer.granted.is_some();
         // Of what this index ended itself after it was granted others know no more, once everybody is back.
-        let granted = |offer: &index::Offer| offer.granted.as_ref().filter(|_| !young).map(|granted| granted.version);
-        let named = |offer: &index::Offer| Name::parse(&offer.name).ok().map(|name| (name, granted(offer)));
+        let granted = |offer: &Offer| offer.granted.as_ref().filter(|_| !young).map(|granted| granted.version);
+        let named = |offer: &Offer| Name::parse(&offer.name).ok().map(|name| (name, granted(offer)));
         let neighbours = self.names_of_neighbours(&peer);
         let names: Vec<_> = offers.iter().filter(doubtful).filter_map(named).collect();
-        // Of names that the index knows only those matter of which the peer says that there is more to know.
-        let claimed = offers.iter().filter(|offer| offer.claimed).filter_map(|offer| Name::parse(&offer.name).ok());
-        let claimed: Vec<_> = claimed.collect();
-        let change =
-            move |mirror| in_session(session, WriteOp::Announce { peer, offers, neighbours, last, total, mirror });
-        let (store, returning) = (self.store.clone(), self.returning.clone());
-        let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
-        let written = move |outcome: WriteOutcome| {
-            if last {
-                returning.on_told(&peer);
-            }
-            outcome
-        };
+        let announce =
+            Announcing { peer, session, neighbours, store: self.store.clone(), returning: self.returning.clone() };
         let announcing = match self.precedents.clone().filter(|_| !names.is_empty()) {
             // In its turn, after all that came before it.
             None => {
-                let writing = store.try_write(change(BTreeMap::new()))?;
-                async move { writing.await.map_err(stopping)?.map(written) }.boxed()
+                let writing = announce.write(offers, last, total, BTreeMap::new())?;
+                async move { announce.written(writing.await, last) }.boxed()
             }
-            Some(precedents) => {
-                let returning = self.returning.clone();
-                async move {
-                    let mut doubted = unknown(&store, names).await?;
-                    if !doubted.is_empty() {
-                        returning.wait(&peer).await;
-                    }
-                    doubted.extend(claimed);
-                    doubted.sort();
-                    doubted.dedup();
-                    let mirror = precedents.of(doubted).await;
-                    store.try_write(change(mirror))?.await.map_err(stopping)?.map(written)
-                }
-                .boxed()
-            }
+            Some(precedents) => announce.after_a_look(precedents, names, offers, last, total).boxed(),
         };
         Ok(Step::Wait(announcing.map(move |outcome| Done { peer, outcome: outcome.map(DoneKind::Written) }).boxed()))
     }
+}
+
+type Written = Result<Outcome<WriteOutcome>, oneshot::error::RecvError>;
+
+/// An announce under way.
+struct Announcing {
+    peer: PeerId,
+    session: Session,
+    neighbours: u64,
+    store: IndexStore,
+    returning: Returning,
+}
+
+impl Announcing {
+    /// Offers that the index does not know, and that their owner cannot show a grant of, wait for those who may; the others do not
+    /// wait for them. `names` are those of which the DHT may know more than the index.
+    async fn after_a_look(
+        self,
+        precedents: Precedents,
+        names: Vec<(Name, Option<Version>)>,
+        offers: Vec<Offer>,
+        last: bool,
+        total: Option<ShareSum>,
+    ) -> Outcome<WriteOutcome> {
+        let mut doubted: BTreeSet<_> = unknown(&self.store, names).await?.into_iter().collect();
+        let name = |offer: &Offer| Name::parse(&offer.name).ok();
+        let waits = |offer: &Offer| offer.granted.is_none() && name(offer).is_some_and(|name| doubted.contains(&name));
+        let waiting: Vec<_> = offers.iter().map(waits).collect();
+        // Of names that the index knows only those matter of which the peer says that there is more to know.
+        doubted.extend(offers.iter().filter(|offer| offer.claimed).filter_map(name));
+        if !self.returning.is_complete(&self.peer) && waiting.contains(&true) {
+            let both = offers.into_iter().zip(&waiting);
+            let (later, first): (Vec<_>, Vec<_>) = both.partition(|(_, waits)| **waits);
+            let [later, first] =
+                [later, first].map(|part| part.into_iter().map(|(offer, _)| offer).collect::<Vec<_>>());
+            let of = |part: &[Offer]| part.iter().filter_map(name).filter(|name| doubted.contains(name)).collect();
+            let (of_first, of_later) = (of(&first), of(&later));
+            let mirror = precedents.of(of_first).await;
+            let first = self.written(self.write(first, false, None, mirror)?.await, false)?;
+            self.returning.wait(&self.peer).await;
+            let mirror = precedents.of(of_later).await;
+            let later = self.written(self.write(later, last, total, mirror)?.await, last)?;
+            return Ok(together(first, later, &waiting));
+        }
+        let mirror = precedents.of(doubted.into_iter().collect()).await;
+        self.written(self.write(offers, last, total, mirror)?.await, last)
+    }
+
+    fn write(
+        &self,
+        offers: Vec<Offer>,
+        last: bool,
+        total: Option<ShareSum>,
+        mirror: BTreeMap<Name, Tally>,
+    ) -> Outcome<Later<WriteOutcome>> {
+        let (peer, neighbours) = (self.peer, self.neighbours);
+        let change = WriteOp::Announce { peer, offers, neighbours, last, total, mirror };
+        self.store.try_write(in_session(self.session, change))
+    }
+
+    fn written(&self, written: Written, last: bool) -> Outcome<WriteOutcome> {
+        let outcome = written.map_err(|_| Refusal::new(RefusalCode::Busy, "the master is stopping"))??;
+        if last {
+            self.returning.on_told(&self.peer);
+        }
+        Ok(outcome)
+    }
+}
+
+/// The outcome of offers of which those that `waited` were written after the others.
+fn together(first: WriteOutcome, later: WriteOutcome, waited: &[bool]) -> WriteOutcome {
+    let announced = |outcome| match outcome {
+        WriteOutcome::Announced { verdicts, holding, adopted } => Some((verdicts.into_iter(), holding, adopted)),
+        _ => None,
+    };
+    // There is no other outcome of an announce.
+    let (Some((mut first, _, mut adopted)), Some((mut later, holding, more))) =
+        (announced(first), announced(later.clone()))
+    else {
+        return later;
+    };
+    adopted.extend(more);
+    let verdicts = waited.iter().filter_map(|waited| if *waited { later.next() } else { first.next() }).collect();
+    WriteOutcome::Announced { verdicts, holding, adopted }
 }
 
 /// Those of names that the index does not know.

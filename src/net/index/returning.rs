@@ -26,6 +26,12 @@ struct Missing {
     others: bool,
 }
 
+impl Missing {
+    fn is_nobody_but(&self, peer: &PeerId) -> bool {
+        !self.others && self.members.iter().all(|member| member == peer)
+    }
+}
+
 impl Returning {
     /// Waits for all that the index knew when the master began.
     pub(super) fn new(known: impl IntoIterator<Item = PeerId>, began: Instant) -> Self {
@@ -43,11 +49,16 @@ impl Returning {
         self.missing.send_if_modified(|missing| missing.members.remove(peer));
     }
 
+    /// Whether nobody but `peer` can hold names of which the index does not know.
+    pub(super) fn is_complete(&self, peer: &PeerId) -> bool {
+        self.missing.borrow().is_nobody_but(peer) || tokio::time::Instant::now() >= self.until.into()
+    }
+
     /// Waits until nobody but `peer`, whose names they are, can hold names of which the index does not know, as far as that can be
     /// waited for.
     pub(super) async fn wait(&self, peer: &PeerId) {
         let mut missing = self.missing.subscribe();
-        let told = missing.wait_for(|missing| !missing.others && missing.members.iter().all(|member| member == peer));
+        let told = missing.wait_for(|missing| missing.is_nobody_but(peer));
         let _ = tokio::time::timeout_at(self.until.into(), told).await;
     }
 }

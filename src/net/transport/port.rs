@@ -49,9 +49,13 @@ async fn first_word(
     spoke: Arc<AtomicBool>,
 ) -> io::Result<tcp::tokio::TcpStream> {
     let stream = accepted.await?;
-    tokio::time::timeout(SILENCE, stream.0.readable())
+    // Looked at and not taken: a socket that was just accepted may be called readable with nothing to read.
+    let first = tokio::time::timeout(SILENCE, stream.0.peek(&mut [0]))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "whoever connected said nothing"))??;
+    if first == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     spoke.store(true, Ordering::Release);
     Ok(stream)
 }
