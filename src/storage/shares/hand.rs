@@ -61,6 +61,7 @@ impl ShareTable {
             }
         }
         // Whoever is told that it is shared finds it shared after a power cut.
+        self.shared.outboards.sync()?;
         lock(&self.shared.database).settle()?;
         Ok(outcome)
     }

@@ -1,7 +1,7 @@
 //! Chunks for others, with their proofs.
 
 use std::collections::VecDeque;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -12,33 +12,56 @@ use swarmdex_protocols::{ContentId, Name};
 
 use super::{ShareError, ShareTable, SharedEntry, lock};
 use crate::buffers::Buffers;
+use crate::storage::durable::{sync_files, sync_folder};
 use crate::storage::hash::{FileStamp, open_regular};
 use crate::storage::private;
 
 /// Outboards that are kept in memory.
 const KEPT: usize = 16;
+/// Outboards that are not known to be on disk, at most; they are synced so many at a time, and open meanwhile.
+const UNSYNCED: usize = 1024;
+const SYNCED_TOGETHER: usize = 64;
 
 /// The trees above the chunks of shared files, one file for each content of more than one chunk.
 #[derive(Debug)]
 pub(super) struct Outboards {
     folder: PathBuf,
     kept: Mutex<VecDeque<(ContentId, Arc<Outboard>)>>,
+    unsynced: Mutex<Vec<PathBuf>>,
 }
 
 impl Outboards {
     pub(super) fn open(data_dir: &Path) -> Result<Self, ShareError> {
         let folder = data_dir.join("outboards");
         private::make_folder(&folder).map_err(|source| ShareError::Outboard { path: folder.clone(), source })?;
-        Ok(Self { folder, kept: Mutex::default() })
+        Ok(Self { folder, kept: Mutex::default(), unsynced: Mutex::default() })
     }
 
     fn path(&self, content: &ContentId) -> PathBuf {
         self.folder.join(content.to_string())
     }
 
-    /// Whether proofs can be made for a content of `size` bytes.
-    pub(super) fn has(&self, content: &ContentId, size: u64) -> bool {
-        Geometry::new(size).is_ok_and(|geometry| geometry.chunks() == 1) || self.path(content).is_file()
+    /// Whether proofs can be made for a content of `size` bytes. What this run has not served yet is checked: a power cut may have left
+    /// the name of a file, and not its bytes.
+    pub(super) fn has(&self, content: &ContentId, size: u64, served: bool) -> bool {
+        let there =
+            |geometry| if served { self.path(content).is_file() } else { self.look_up(content, geometry).is_some() };
+        Geometry::new(size).is_ok_and(|geometry| geometry.chunks() == 1 || there(geometry))
+    }
+
+    /// Waits until all that is kept is on disk.
+    pub(super) fn sync(&self) -> Result<(), ShareError> {
+        let unsynced = std::mem::take(&mut *lock(&self.unsynced));
+        for paths in unsynced.chunks(SYNCED_TOGETHER) {
+            // Some may be gone again.
+            let files: Vec<_> = paths.iter().filter_map(|path| Some((path, File::open(path).ok()?))).collect();
+            let outcomes = sync_files(&files.iter().map(|(_, file)| file).collect::<Vec<_>>());
+            for ((path, _), outcome) in files.iter().zip(outcomes) {
+                outcome.map_err(|source| ShareError::Outboard { path: path.to_path_buf(), source })?;
+            }
+        }
+        let failed = |source| ShareError::Outboard { path: self.folder.clone(), source };
+        if unsynced.is_empty() { Ok(()) } else { sync_folder(&self.folder).map_err(failed) }
     }
 
     /// Keeps the values of the chunks; the levels above are computed, and so checked, when they are read.
@@ -53,7 +76,13 @@ impl Outboards {
             private::write(&new, leaves)?;
             fs::rename(&new, &path)
         };
-        write().map_err(|source| ShareError::Outboard { path: path.clone(), source })
+        write().map_err(|source| ShareError::Outboard { path: path.clone(), source })?;
+        let many = {
+            let mut unsynced = lock(&self.unsynced);
+            unsynced.push(path);
+            unsynced.len() >= UNSYNCED
+        };
+        if many { self.sync() } else { Ok(()) }
     }
 
     /// The outboard of a content; `None` if it is not kept, or damaged.
@@ -61,19 +90,23 @@ impl Outboards {
         if let Some((_, outboard)) = lock(&self.kept).iter().find(|(other, _)| other == content) {
             return Some(outboard.clone());
         }
-        let bytes = fs::read(self.path(content)).ok()?;
-        let (values, rest) = bytes.as_chunks::<32>();
-        let (outboard, root) = Outboard::build(geometry, values.to_vec())?;
-        if root != *content || !rest.is_empty() {
-            // Gone, it is made anew with the hash.
-            let _ = fs::remove_file(self.path(content));
-            return None;
-        }
-        let outboard = Arc::new(outboard);
+        let outboard = Arc::new(self.look_up(content, geometry)?);
         let mut kept = lock(&self.kept);
         kept.push_front((*content, outboard.clone()));
         kept.truncate(KEPT);
         Some(outboard)
+    }
+
+    /// What is on disk, checked.
+    fn look_up(&self, content: &ContentId, geometry: Geometry) -> Option<Outboard> {
+        let bytes = fs::read(self.path(content)).ok()?;
+        let (values, rest) = bytes.as_chunks::<32>();
+        let built = Outboard::build(geometry, values.to_vec()).filter(|(_, root)| root == content && rest.is_empty());
+        if built.is_none() {
+            // Gone, it is made anew with the hash.
+            let _ = fs::remove_file(self.path(content));
+        }
+        built.map(|(outboard, _)| outboard)
     }
 }
 

@@ -312,6 +312,25 @@ fn a_lost_or_damaged_outboard_is_made_anew_and_never_served() {
     assert!(matches!(stage.read(&bytes, 0, 1).header, Header::Chunks { .. }));
 }
 
+/// As a power cut leaves it: the name is there, and the bytes are not.
+#[test]
+fn what_a_power_cut_left_of_an_outboard_is_noticed_at_the_start_and_not_by_others() {
+    let bytes = noise(3 * CHUNK);
+    for left in [Some(0), Some(96), Some(64), None] {
+        let stage = Stage::new();
+        stage.add(&stage.file("file", &bytes), None).unwrap();
+        let outboard = stage.folder.path().join("data/outboards").join(ContentId::of(&bytes).to_string());
+        assert_eq!(fs::metadata(&outboard).unwrap().len(), 96);
+        match left {
+            Some(zeros) => fs::write(&outboard, vec![0; zeros]).unwrap(),
+            None => fs::remove_file(&outboard).unwrap(),
+        }
+        let stage = stage.again();
+        assert!(matches!(stage.read(&bytes, 0, 1).header, Header::Chunks { .. }), "{left:?}");
+        assert_eq!(fs::metadata(&outboard).unwrap().len(), 96);
+    }
+}
+
 #[test]
 fn an_update_looks_at_what_it_is_told_alone() {
     let stage = Stage::new();

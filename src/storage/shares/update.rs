@@ -153,22 +153,24 @@ impl ShareTable {
 
     /// Those files whose hashes are known, and the others.
     fn split_known(&self, mut wanted: Vec<Candidate>) -> Result<(Vec<Candidate>, Vec<Candidate>), ShareError> {
+        let mut served = Vec::with_capacity(wanted.len());
         {
             // Most files are in the table as they are.
             let table = lock(&self.shared.table);
             for candidate in &mut wanted {
                 let same = table.get(&candidate.name).filter(|entry| entry.is(&candidate.path, &candidate.stamp));
                 candidate.content = same.map(|entry| entry.content);
+                served.push(same.is_some_and(|entry| !entry.suspended));
             }
         }
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
-        for mut candidate in wanted {
+        for (mut candidate, served) in wanted.into_iter().zip(served) {
             let found = match candidate.content {
                 Some(content) => Some(content),
                 None => lock(&self.shared.database).cached(&candidate.path, &candidate.stamp)?,
             };
             match found {
-                Some(content) if self.shared.outboards.has(&content, candidate.stamp.len) => {
+                Some(content) if self.shared.outboards.has(&content, candidate.stamp.len, served) => {
                     candidate.content = Some(content);
                     known.push(candidate);
                 }
