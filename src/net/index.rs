@@ -322,7 +322,7 @@ impl Master {
                 self.leases.set_holding(&peer, holding);
                 for (owner, holding) in adopted {
                     let names = holding.sum.entries;
-                    tracing::info!(%owner, names, "the DHT says that a name belongs to another peer");
+                    tracing::debug!(%owner, names, "what a peer holds changed by what another announced");
                     self.set_holding(&owner, holding, Instant::now());
                 }
                 Response::Announced(verdicts)

@@ -67,7 +67,7 @@ pub enum Announced {
     Granted {
         /// The entry.
         entry: Box<Entry>,
-        /// Whether it has to be put into the index; if not, it is there.
+        /// Whether it has to be put into the index, maybe in place of somebody else's; if not, it is there.
         new: bool,
     },
     /// Another holds the name.
@@ -125,14 +125,19 @@ pub fn announce<V: IndexView>(
         return refused(RefusalCode::Malformed, reason);
     }
     match view.entry(&name)? {
-        Some(entry) if entry.owner != owner => return Ok(Announced::Conflict(entry.owner)),
+        // Unless the peer shows that the name was granted to it later: this index went back to an older copy of itself.
+        Some(entry) if entry.owner != owner && !is_overtaken(&entry, evidence) => {
+            return Ok(Announced::Conflict(entry.owner));
+        }
+        Some(entry) if entry.owner != owner => {}
         // Unless something later was said of it: by this master before it lost its memory, or by the owner, who gave
         // the name up and took it again while no master could be told. Then the name has to stand above that.
         Some(entry)
             if entry.content == offer.content
                 && entry.size == offer.size
                 && says_the_same(&entry, offer)
-                && evidence.mirror.rank() <= Some(Rank::certificate(entry.version)) =>
+                && evidence.mirror.rank() <= Some(Rank::certificate(entry.version))
+                && evidence.granted.is_none_or(|granted| granted <= entry.version) =>
         {
             return Ok(Announced::Granted { entry: Box::new(entry), new: false });
         }
@@ -175,6 +180,12 @@ pub fn announce<V: IndexView>(
     let (content, size, attributes) = (offer.content, offer.size, offer.attributes.clone());
     let entry = Entry { name, content, size, owner, version, attributes };
     Ok(Announced::Granted { entry: Box::new(entry), new: true })
+}
+
+/// Whether a later grant to somebody else is shown, of which nobody knows an end.
+fn is_overtaken(entry: &Entry, evidence: &Evidence) -> bool {
+    let known = evidence.mirror.settled().map(Statement::version).unwrap_or_default();
+    evidence.granted.is_some_and(|granted| granted > entry.version && granted >= known)
 }
 
 /// Whether an offer says nothing else of the file than its entry; a peer that does not know of attributes says nothing.
@@ -345,6 +356,30 @@ mod tests {
 
     fn offer(name: &str, content: u8) -> Offer {
         Offer::new(name, ContentId::of(&[content]), 1)
+    }
+
+    #[test]
+    fn a_later_grant_counts_more_than_an_index_that_went_back() {
+        let [holder, owner] = [PeerId::random(), PeerId::random()];
+        let name = Name::parse("a").unwrap();
+        let entry = |owner, version| {
+            let (content, name) = (ContentId::of(&[0]), name.clone());
+            Entry { name, content, size: 1, owner, version: Version(version), attributes: None }
+        };
+        let index = Maps { entries: [(name.clone(), entry(holder, 10))].into(), last: Version(12), ..Maps::default() };
+        let ask = |owner, granted: Option<u64>| {
+            let evidence = Evidence { granted: granted.map(Version), ..Evidence::default() };
+            announce(&index, owner, &offer("a", 0), &evidence, &LIMITS, at(0)).unwrap()
+        };
+        for earlier in [None, Some(9), Some(10)] {
+            assert_eq!(ask(owner, earlier), Announced::Conflict(holder));
+            assert_eq!(ask(holder, earlier), Announced::Granted { entry: Box::new(entry(holder, 10)), new: false });
+        }
+        // Granted anew, above all that was given.
+        for asks in [owner, holder] {
+            let Announced::Granted { entry, new: true } = ask(asks, Some(20)) else { panic!("it was granted later") };
+            assert!(entry.owner == asks && entry.version > Version(20), "{entry:?}");
+        }
     }
 
     #[test]

@@ -58,8 +58,7 @@ impl Master {
         let Announce { session, offers, last, total, .. } = announce;
         let young = now < self.settled;
         let doubtful = |offer: &&Offer| young || offer.claimed || offer.granted.is_some();
-        // Of what this index ended itself after it was granted others know no more, once everybody is back.
-        let granted = |offer: &Offer| offer.granted.as_ref().filter(|_| !young).map(|granted| granted.version);
+        let granted = |offer: &Offer| offer.granted.as_ref().map(|granted| granted.version);
         let named = |offer: &Offer| Name::parse(&offer.name).ok().map(|name| (name, granted(offer)));
         let neighbours = self.names_of_neighbours(&peer);
         let names: Vec<_> = offers.iter().filter(doubtful).filter_map(named).collect();
@@ -71,7 +70,8 @@ impl Master {
                 let writing = announce.write(offers, last, total, BTreeMap::new())?;
                 async move { announce.written(writing.await, last) }.boxed()
             }
-            Some(precedents) => announce.after_a_look(precedents, names, offers, last, total).boxed(),
+            // Of what this index ended itself after it was granted others know no more, once everybody is back.
+            Some(precedents) => announce.after_a_look(precedents, (names, young), offers, last, total).boxed(),
         };
         Ok(Step::Wait(announcing.map(move |outcome| Done { peer, outcome: outcome.map(DoneKind::Written) }).boxed()))
     }
@@ -94,12 +94,12 @@ impl Announcing {
     async fn after_a_look(
         self,
         precedents: Precedents,
-        names: Vec<(Name, Option<Version>)>,
+        (names, ended): (Vec<(Name, Option<Version>)>, bool),
         offers: Vec<Offer>,
         last: bool,
         total: Option<ShareSum>,
     ) -> Outcome<WriteOutcome> {
-        let mut doubted: BTreeSet<_> = unknown(&self.store, names).await?.into_iter().collect();
+        let mut doubted: BTreeSet<_> = unknown(&self.store, names, ended).await?.into_iter().collect();
         let name = |offer: &Offer| Name::parse(&offer.name).ok();
         let waits = |offer: &Offer| offer.granted.is_none() && name(offer).is_some_and(|name| doubted.contains(&name));
         let waiting: Vec<_> = offers.iter().map(waits).collect();
@@ -161,10 +161,10 @@ fn together(first: WriteOutcome, later: WriteOutcome, waited: &[bool]) -> WriteO
     WriteOutcome::Announced { verdicts, holding, adopted }
 }
 
-/// Those of names that the index does not know.
-async fn unknown(store: &IndexStore, names: Vec<(Name, Option<Version>)>) -> Outcome<Vec<Name>> {
+/// Those of names that the index does not know, or knows by an earlier grant.
+async fn unknown(store: &IndexStore, names: Vec<(Name, Option<Version>)>, ended: bool) -> Outcome<Vec<Name>> {
     let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
-    match store.try_read(ReadOp::Unknown { names })?.await.map_err(stopping)?? {
+    match store.try_read(ReadOp::Unknown { names, ended })?.await.map_err(stopping)?? {
         ReadOutcome::Unknown(names) => Ok(names),
         _ => Ok(Vec::new()),
     }

@@ -162,7 +162,8 @@ fn a_damaged_row_is_left_out_of_searches_and_goes_with_its_owner() {
     assert_eq!(page.entries.len(), 4);
     let lookup = ReadOp::Lookup { name: Name::parse(&all[2]).unwrap() };
     assert!(store.try_read(lookup).unwrap().blocking_recv().unwrap().is_err(), "the DHT is asked instead");
-    let unknown = ReadOp::Unknown { names: all.iter().map(|name| (Name::parse(name).unwrap(), None)).collect() };
+    let names = all.iter().map(|name| (Name::parse(name).unwrap(), None)).collect();
+    let unknown = ReadOp::Unknown { names, ended: false };
     let ReadOutcome::Unknown(unknown) = store.try_read(unknown).unwrap().blocking_recv().unwrap().unwrap() else {
         panic!()
     };

@@ -1,5 +1,6 @@
 //! Peers that left in order and return with the certificates of before.
 
+use swarmdex_protocols::ContentId;
 use swarmdex_protocols::index::Granted;
 use tempfile::TempDir;
 
@@ -14,7 +15,7 @@ fn again(name: &str, content: &str, granted: &Certificate) -> Offer {
 
 fn unknown(store: &IndexStore, names: &[(&str, Option<Version>)]) -> Vec<String> {
     let names = names.iter().map(|(name, granted)| (Name::parse(name).unwrap(), *granted)).collect();
-    match store.try_read(ReadOp::Unknown { names }).unwrap().blocking_recv().unwrap().unwrap() {
+    match store.try_read(ReadOp::Unknown { names, ended: false }).unwrap().blocking_recv().unwrap().unwrap() {
         ReadOutcome::Unknown(names) => names.iter().map(ToString::to_string).collect(),
         other => panic!("{other:?}"),
     }
@@ -64,4 +65,46 @@ fn who_returns_gets_what_is_still_free_above_its_tombstones() {
     let Verdict::Accepted { version, .. } = &verdicts[1] else { panic!("{verdicts:?}") };
     let now = lookup(&store, "b").unwrap().entry;
     assert!(now.owner == anna && now.version == *version && *version > b.entry.version, "above the tombstone");
+}
+
+/// An index that went back to an older copy of itself is shown a grant that it gave since, of a name that it has for another.
+#[test]
+fn a_grant_that_is_later_than_the_index_moves_the_name_and_both_sums_stay_right() {
+    let folder = TempDir::new().unwrap();
+    let older = TempDir::new().unwrap();
+    let (anna, ben) = (PeerId::random(), PeerId::random());
+    let store = open(folder.path());
+    for peer in [anna, ben] {
+        join(&store, peer, ShareDigest::empty(), 0);
+    }
+    announce(&store, anna, vec![offer("a", "1"), offer("b", "2")], true);
+    let kept = lookup(&store, "b").unwrap().entry.digest();
+    store.close();
+    std::fs::copy(folder.path().join("index.db"), older.path().join("index.db")).unwrap();
+    let store = open(folder.path());
+    write(&store, WriteOp::Revoke { peer: anna, names: vec!["a".to_owned()] }).unwrap();
+    announce(&store, ben, vec![offer("a", "3")], true);
+    let granted = lookup(&store, "a").unwrap();
+    store.close();
+
+    let store = open(older.path());
+    assert_eq!(lookup(&store, "a").unwrap().entry.owner, anna);
+    assert_eq!(unknown(&store, &[("a", Some(granted.entry.version))]), ["a"], "the DHT is asked about it");
+    let forged = Offer { content: ContentId::of(b"another"), ..again("a", "3", &granted) };
+    assert!(matches!(announce(&store, ben, vec![forged], false)[..], [Verdict::Conflict { owner }] if owner == anna));
+    let offers = vec![again("a", "3", &granted)];
+    let op = WriteOp::Announce { peer: ben, offers, neighbours: 0, last: false, total: None, mirror: BTreeMap::new() };
+    let WriteOutcome::Announced { verdicts, holding, adopted } = write(&store, op).unwrap() else { panic!() };
+    assert!(matches!(verdicts[..], [Verdict::Accepted { version, .. }] if version > granted.entry.version));
+    let mut left = ShareSum::default();
+    left.add(&kept);
+    assert_eq!((holding.sum.entries, adopted[&anna].sum), (1, left));
+    // As everything is counted anew at the next start.
+    let now = lookup(&store, "a").unwrap().entry;
+    assert_eq!((now.owner, store.counts().0), (ben, 2));
+    store.close();
+    let (store, known) = IndexStore::open(&older.path().join("index.db"), super::tests::options()).unwrap();
+    let held = |peer| known.iter().find(|known| known.peer == peer).unwrap().held;
+    assert_eq!((held(anna), held(ben).entries), (left, 1));
+    assert_eq!(store.counts().0, 2);
 }

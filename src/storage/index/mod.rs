@@ -228,11 +228,13 @@ pub enum ReadOp {
         /// Most.
         limit: u32,
     },
-    /// Names of these of which others may know more than the index: it does not have them, and did not end them after the
-    /// version at which they were granted last, as far as that is said.
+    /// Names of these of which others may know more than the index: it does not have them, or has them by an earlier grant than is
+    /// shown.
     Unknown {
-        /// The names, each with that version.
+        /// The names, each with the version of that grant.
         names: Vec<(Name, Option<Version>)>,
+        /// Whether those are among them, too, that the index ended after that grant.
+        ended: bool,
     },
     /// Goes on dividing what a member holds in a range of names.
     Compare(Box<CompareStep>),

@@ -43,7 +43,9 @@ impl Reader {
                         ReadOp::Tombstones { before, limit } => {
                             self.tombstones(before, limit).map(|page| Ok(ReadOutcome::Tombstones(page)))
                         }
-                        ReadOp::Unknown { names } => self.unknown(names).map(|all| Ok(ReadOutcome::Unknown(all))),
+                        ReadOp::Unknown { names, ended } => {
+                            self.unknown(names, ended).map(|all| Ok(ReadOutcome::Unknown(all)))
+                        }
                         ReadOp::Seals { peer, from } => {
                             self.seals(&peer, &from).map(|sealed| Ok(ReadOutcome::Sealed(sealed)))
                         }
@@ -134,17 +136,19 @@ impl Reader {
         Ok(TombstonePage { tombstones, next: last.filter(|_| seen == limit) })
     }
 
-    fn unknown(&self, names: Vec<(Name, Option<Version>)>) -> Sql<Vec<Name>> {
+    fn unknown(&self, names: Vec<(Name, Option<Version>)>, ended: bool) -> Sql<Vec<Name>> {
         let sql = format!("SELECT {} FROM names AS n WHERE n.name = ?1", schema::ENTRY);
         let mut statement = self.connection.prepare_cached(&sql)?;
         let mut unknown = Vec::new();
         for (name, granted) in names {
             let known = match statement.query_row([name.as_str()], schema::entry).optional() {
-                Ok(known) => known.is_some(),
+                // A grant that is later than the index knows of: it went back to an older copy of itself.
+                Ok(known) => known.is_some_and(|(_, entry)| granted.is_none_or(|granted| granted <= entry.version)),
                 // What a damaged row said, the mirror may know.
                 Err(error) if schema::is_damage(&error) => false,
                 Err(error) => return Err(error),
             };
+            let granted = granted.filter(|_| !ended);
             let over = || granted.map_or(Ok(false), |granted| schema::is_over(&self.connection, &name, granted));
             if !known && !over()? {
                 unknown.push(name);

@@ -222,6 +222,7 @@ impl Writer {
             let verdict = match announce(&view, id, offer, &evidence, &self.options.limits, moment)? {
                 Announced::Granted { entry, new } => {
                     if new {
+                        adopted.extend(self.displace(&peer, &entry.name)?);
                         self.change(&mut peer, Change::Put((*entry).clone()), unix_ms)?;
                     } else {
                         self.confirm(&peer, &entry)?;
@@ -230,6 +231,7 @@ impl Writer {
                 }
                 Announced::Adopt(entry) => {
                     let owner = entry.owner;
+                    tracing::info!(%owner, name = %entry.name, "the DHT says that a name belongs to another peer");
                     adopted.insert(owner, self.adopt(*entry, unix_ms)?);
                     Verdict::Conflict { owner }
                 }
@@ -266,6 +268,17 @@ impl Writer {
             certificate.verify_signature(&self.options.network, &self.options.master.public()).is_ok()
         });
         Ok(Evidence { mirror, granted: granted.map(|granted| granted.version) })
+    }
+
+    /// Takes a name from a member that another is about to get, since it was granted to that one later. What the member holds then.
+    fn displace(&mut self, by: &Peer, name: &Name) -> Result<Option<(PeerId, Holding)>, Failure> {
+        let Some(before) = self.stored(name)?.filter(|before| before.entry.owner != by.id) else { return Ok(None) };
+        let holder = before.entry.owner;
+        tracing::info!(%name, by = %by.id, %holder, "a name was granted to another peer after this copy of the index was made");
+        let mut peer = self.member(holder)?;
+        self.count_out(&mut peer, &before);
+        self.store(&peer)?;
+        Ok(Some((holder, self.holding(&peer))))
     }
 
     /// Takes in a name of a peer that may be no member: it has a lease to come back in.
@@ -399,7 +412,9 @@ impl Writer {
             Change::Put(entry) => {
                 let before = self.stored(&entry.name)?;
                 match &before {
-                    Some(before) => self.count_out(peer, before),
+                    Some(before) if before.entry.owner == peer.id => self.count_out(peer, before),
+                    // It was taken from its holder.
+                    Some(_) => {}
                     None => self.totals.names += 1,
                 }
                 let digest = entry.digest();
