@@ -34,9 +34,15 @@ impl Absent {
 impl Master {
     /// Answers a question about names, those of absent members after a look at the DHT.
     pub(super) fn read_checked(&self, peer: PeerId, op: ReadOp) -> Outcome<Step> {
-        let precedents = self.precedents.clone().filter(|_| !self.absent.0.is_empty());
+        // Those that are back, and have more to tell than fits one message.
+        let untold = self.returning.untold();
+        let absent = match untold.is_subset(&self.absent.0) {
+            true => self.absent.0.clone(),
+            false => Arc::new(self.absent.0.union(&untold).copied().collect()),
+        };
+        let precedents = self.precedents.clone().filter(|_| !absent.is_empty());
         let Some(precedents) = precedents else { return self.read(peer, op) };
-        let (store, absent, acquainted) = (self.store.clone(), self.absent.0.clone(), self.began + ACQUAINTED);
+        let (store, acquainted) = (self.store.clone(), self.began + ACQUAINTED);
         let reading = async move {
             let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
             let mut holdings = BTreeMap::new();

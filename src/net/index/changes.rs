@@ -43,6 +43,7 @@ impl Master {
         // While names may have been claimed that this index does not know of yet, each is looked up: by an offer of its own.
         let again = join.again && now >= self.settled;
         let Join { digest, entries, .. } = join;
+        self.returning.on_joined(&peer, entries);
         self.write(peer, WriteOp::Join { peer, addresses, digest, entries, seen, again })
     }
 
@@ -114,13 +115,16 @@ impl Announcing {
             let (of_first, of_later) = (of(&first), of(&later));
             let mirror = precedents.of(of_first).await;
             let first = self.written(self.write(first, false, None, mirror)?.await, false)?;
+            self.returning.on_offers(&self.peer, waiting.len());
             self.returning.wait(&self.peer).await;
             let mirror = precedents.of(of_later).await;
             let later = self.written(self.write(later, last, total, mirror)?.await, last)?;
             return Ok(together(first, later, &waiting));
         }
         let mirror = precedents.of(doubted.into_iter().collect()).await;
-        self.written(self.write(offers, last, total, mirror)?.await, last)
+        let outcome = self.written(self.write(offers, last, total, mirror)?.await, last)?;
+        self.returning.on_offers(&self.peer, waiting.len());
+        Ok(outcome)
     }
 
     fn write(

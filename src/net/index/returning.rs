@@ -2,7 +2,7 @@
 //! and the DHT may not have heard of that. So right after its start the master grants no name that it does not know before the members
 //! from before have told what they hold, or had time to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
@@ -10,6 +10,9 @@ use tokio::sync::watch;
 
 /// How long after the start nodes may need to find their master again: before that nobody may be there to be asked.
 pub(super) const ACQUAINTED: Duration = Duration::from_secs(3);
+
+/// What those who waited told, and gave up, is here so long after that.
+const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// Whom a master waits for. Clones share it.
 #[derive(Debug, Clone)]
@@ -20,22 +23,22 @@ pub(super) struct Returning {
 
 #[derive(Debug, Default)]
 struct Missing {
-    /// Members from before the start that have not told all that they hold.
-    members: BTreeSet<PeerId>,
+    /// Members from before the start whose report is not over; once they have joined, how many entries they have not told yet.
+    members: BTreeMap<PeerId, Option<u64>>,
     /// Whether there may be others, of whom nothing is known.
     others: bool,
 }
 
 impl Missing {
     fn is_nobody_but(&self, peer: &PeerId) -> bool {
-        !self.others && self.members.iter().all(|member| member == peer)
+        !self.others && self.members.iter().all(|(member, left)| member == peer || *left == Some(0))
     }
 }
 
 impl Returning {
     /// Waits for all that the index knew when the master began.
     pub(super) fn new(known: impl IntoIterator<Item = PeerId>, began: Instant) -> Self {
-        let missing = Missing { members: known.into_iter().collect(), others: false };
+        let missing = Missing { members: known.into_iter().map(|peer| (peer, None)).collect(), others: false };
         Self { missing: watch::Sender::new(missing), until: began + ACQUAINTED }
     }
 
@@ -44,9 +47,31 @@ impl Returning {
         self.missing.send_modify(|missing| missing.others = true);
     }
 
-    /// A member told all that it holds, or is none any more.
+    /// A member joined, and has so many entries to tell.
+    pub(super) fn on_joined(&self, peer: &PeerId, entries: u64) {
+        self.missing.send_if_modified(|missing| {
+            missing.members.get_mut(peer).is_some_and(|left| left.replace(entries) != Some(entries))
+        });
+    }
+
+    /// A member told some of its entries. Those that are new to it may wait themselves: what it was granted before is known.
+    pub(super) fn on_offers(&self, peer: &PeerId, offers: usize) {
+        self.missing.send_if_modified(|missing| {
+            let Some(Some(left)) = missing.members.get_mut(peer) else { return false };
+            *left = left.saturating_sub(offers as u64);
+            *left == 0
+        });
+    }
+
+    /// The report of a member is over, or it is none any more.
     pub(super) fn on_told(&self, peer: &PeerId) {
-        self.missing.send_if_modified(|missing| missing.members.remove(peer));
+        self.missing.send_if_modified(|missing| missing.members.remove(peer).is_some());
+    }
+
+    /// Members whose reports are not over, while they are waited for and a moment longer: they may have given names up.
+    pub(super) fn untold(&self) -> BTreeSet<PeerId> {
+        let is_over = tokio::time::Instant::now() >= (self.until + A_MOMENT).into();
+        if is_over { BTreeSet::new() } else { self.missing.borrow().members.keys().copied().collect() }
     }
 
     /// Whether nobody but `peer` can hold names of which the index does not know.
@@ -82,6 +107,17 @@ mod tests {
         assert_eq!(again.wait(&one).now_or_never(), Some(()), "nobody waits for itself");
         returning.on_told(&one);
         assert_eq!(again.wait(&third).now_or_never(), Some(()));
+        // Who told as much as it said that it has need not be waited for, whatever it waits for itself.
+        let returning = Returning::new([one, other], began.into());
+        returning.on_joined(&one, 3);
+        returning.on_joined(&other, 0);
+        returning.on_offers(&one, 2);
+        assert_eq!(returning.wait(&third).now_or_never(), None);
+        returning.on_offers(&one, 1);
+        assert_eq!(returning.wait(&third).now_or_never(), Some(()));
+        assert_eq!(returning.untold(), [one, other].into(), "it may have more to say");
+        returning.on_told(&one);
+        assert_eq!(returning.untold(), [other].into());
         // Of whom nothing is known nobody can say that all are back.
         returning.on_lost();
         again.wait(&third).await;

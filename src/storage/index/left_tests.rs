@@ -88,6 +88,7 @@ fn a_grant_that_is_later_than_the_index_moves_the_name_and_both_sums_stay_right(
     store.close();
 
     let store = open(older.path());
+    join(&store, ben, ShareDigest::empty(), 0);
     assert_eq!(lookup(&store, "a").unwrap().entry.owner, anna);
     assert_eq!(unknown(&store, &[("a", Some(granted.entry.version))]), ["a"], "the DHT is asked about it");
     let forged = Offer { content: ContentId::of(b"another"), ..again("a", "3", &granted) };
