@@ -119,7 +119,7 @@ mod tests {
         returning.on_told(&one);
         assert_eq!(returning.untold(), [other].into());
         // Of whom nothing is known nobody can say that all are back.
-        returning.on_lost();
+        again.on_lost();
         again.wait(&third).await;
         assert_eq!(began.elapsed(), ACQUAINTED);
         assert_eq!(again.wait(&third).now_or_never(), Some(()));

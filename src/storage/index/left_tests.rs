@@ -82,6 +82,7 @@ fn a_grant_that_is_later_than_the_index_moves_the_name_and_both_sums_stay_right(
     store.close();
     std::fs::copy(folder.path().join("index.db"), older.path().join("index.db")).unwrap();
     let store = open(folder.path());
+    join(&store, ben, ShareDigest::empty(), 0);
     write(&store, WriteOp::Revoke { peer: anna, names: vec!["a".to_owned()] }).unwrap();
     announce(&store, ben, vec![offer("a", "3")], true);
     let granted = lookup(&store, "a").unwrap();
