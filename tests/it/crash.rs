@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Seconds after which a campaign that hangs is ended, with all that it started.
-const PATIENCE: &str = "300";
+const PATIENCE: &str = "600";
 
 /// Runs a program of the benchmarks, and fails with all that it printed if it does.
 fn passes(arguments: &[&str]) {
