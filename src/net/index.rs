@@ -3,6 +3,7 @@
 
 mod absent;
 mod agree;
+mod answers;
 mod changes;
 mod quotas;
 mod reach;
@@ -288,19 +289,6 @@ impl Master {
         }
     }
 
-    fn answer(&self, read: ReadOutcome) -> Response {
-        match read {
-            ReadOutcome::Found { certificate, holders } => {
-                Response::Found(Found { holders: self.holders(&certificate.entry.owner, holders), certificate })
-            }
-            ReadOutcome::Page(Page { entries, next }) => Response::Page(Page { entries, next }),
-            ReadOutcome::NotFound => Response::Refused(Refusal::new(RefusalCode::NotFound, "nobody holds that name")),
-            ReadOutcome::Sealed(sealed) => Response::Sealed(sealed),
-            // Not asked for by any request.
-            ReadOutcome::Tombstones(_) | ReadOutcome::Unknown(_) | ReadOutcome::Compared(_) => Response::Done,
-        }
-    }
-
     fn written(&mut self, peer: PeerId, written: WriteOutcome) -> Response {
         match written {
             WriteOutcome::Joined { session, unchanged, again, bare, holding } => {
@@ -336,30 +324,6 @@ impl Master {
                 Response::Done
             }
         }
-    }
-
-    /// Members that have the content: those alive first, and the owner of the name first among equals.
-    fn holders(&self, owner: &PeerId, peers: Vec<PeerId>) -> Vec<Member> {
-        let mut holders: Vec<_> = peers.into_iter().filter_map(|peer| self.member(&peer)).collect();
-        holders.sort_by_key(|holder| (holder.suspect, holder.peer != *owner));
-        holders.truncate(MAX_HOLDERS);
-        holders
-    }
-
-    fn member(&self, peer: &PeerId) -> Option<Member> {
-        let record = self.leases.get(peer)?;
-        Some(Member {
-            peer: *peer,
-            addresses: record.addresses.to_vec(),
-            suspect: record.state == LeaseState::Suspect,
-            entries: record.names(),
-            reachable: self.reaching.reach.of(peer),
-        })
-    }
-
-    fn members(&self, after: Option<PeerId>) -> Response {
-        let peers = self.leases.peers_after(after.as_ref()).take(MAX_MEMBERS);
-        Response::Members(peers.filter_map(|peer| self.member(&peer)).collect())
     }
 
     /// Counts of the moment.
@@ -466,10 +430,15 @@ fn wait<T: Send + 'static>(
     kind: fn(T) -> DoneKind,
 ) -> BoxFuture<'static, Done> {
     async move {
-        let outcome = receiver.await.unwrap_or_else(|_| Err(Refusal::new(RefusalCode::Busy, "the master is stopping")));
+        let outcome = receiver.await.unwrap_or_else(|gone| Err(stopping(gone)));
         Done { peer, outcome: outcome.map(kind) }
     }
     .boxed()
+}
+
+/// Why the store has no answer any more.
+fn stopping(_: oneshot::error::RecvError) -> Refusal {
+    Refusal::new(RefusalCode::Busy, "the master is stopping")
 }
 
 fn in_session(session: Session, change: WriteOp) -> WriteOp {

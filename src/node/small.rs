@@ -152,7 +152,9 @@ async fn fetch_batch(
             attributes: preserve.then(|| file.entry.attributes(&network)).flatten(),
             over: file.over,
         };
-        for (file, placed) in good.chunks(together).flat_map(|files| place_all(&into.output, files, placing, sync)) {
+        let mut folders = HashSet::new();
+        let mut place = |files| place_all(&into.output, files, placing, sync, &mut folders);
+        for (file, placed) in good.chunks(together).flat_map(&mut place) {
             let result = placed.map(|(path, stamp)| {
                 outcome.copies.push(into.record.copy(&file.entry, &file.rest, stamp));
                 // What is shared is served from there.
@@ -208,10 +210,10 @@ fn place_all(
     files: &[(Small, &[u8])],
     placing: impl Fn(&Small) -> Placing,
     sync: bool,
+    folders: &mut HashSet<PathBuf>,
 ) -> Vec<(Small, Result<Placed, Error>)> {
-    let mut folders = HashSet::new();
     let written = files.iter().map(|(file, bytes)| {
-        let target = target(output, &file.rest, &mut folders)?;
+        let target = target(output, &file.rest, folders)?;
         Unplaced::write(&target, bytes, &placing(file))
     });
     let written: Vec<_> = written.collect();

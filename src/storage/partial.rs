@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod crash;
+mod folders;
 mod journal;
 mod placing;
 
@@ -10,10 +11,12 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use folders::folder_of;
+pub use folders::{make_parents, output_path, sync_folders_of, sync_made};
 use journal::Journal;
 pub use placing::{Placing, Unplaced, set_attributes};
 use placing::{apply, check_place, rename_new, rename_over};
@@ -23,7 +26,7 @@ use swarmdex_protocols::{ContentId, Tree};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::durable::{folders_of, sync_folder};
+use super::durable::sync_folder;
 
 /// End of the names of partial files, and of their journals.
 const SUFFIX: &str = ".swarmdex-part";
@@ -167,10 +170,7 @@ impl PartialFile {
     /// Opens the hidden file, and locks it.
     fn open(target: &Path, size: u64, placing: Placing) -> Result<Self, PartialError> {
         let name = target.file_name().ok_or_else(|| PartialError::NoFile { path: target.to_owned() })?;
-        let folder = match target.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
+        let folder = folder_of(target);
         check_place(target, placing.over.as_ref())?;
         let path = folder.join(side_name(name, SUFFIX));
         let file = OpenOptions::new()
@@ -334,66 +334,6 @@ fn side_name(name: &std::ffi::OsStr, suffix: &str) -> OsString {
 pub fn is_partial(name: &std::ffi::OsStr) -> bool {
     let bytes = name.as_encoded_bytes();
     bytes.starts_with(b".") && [SUFFIX, JOURNAL].iter().any(|suffix| bytes.ends_with(suffix.as_bytes()))
-}
-
-/// The path of `segments` below `folder`; makes the folders on the way, and follows no link among them.
-pub fn output_path<'a>(folder: &Path, segments: impl IntoIterator<Item = &'a str>) -> Result<PathBuf, PartialError> {
-    fs::create_dir_all(folder).map_err(failed("make the folder", folder, 0))?;
-    let mut path = folder.to_owned();
-    let mut segments = segments.into_iter().peekable();
-    while let Some(segment) = segments.next() {
-        // Names have no such segments; a path made of anything else must not escape either.
-        let mut components = Path::new(segment).components();
-        let (Some(Component::Normal(_)), None) = (components.next(), components.next()) else {
-            return Err(PartialError::NoFile { path: path.join(segment) });
-        };
-        path.push(segment);
-        if segments.peek().is_some() {
-            make_folder(&path)?;
-        }
-    }
-    Ok(path)
-}
-
-/// Makes the folders that a path needs and that are not there; those that were made, the outermost first.
-pub fn make_parents(path: &Path) -> Result<Vec<PathBuf>, PartialError> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let missing =
-        |folder: &&Path| matches!(fs::metadata(folder), Err(error) if error.kind() == io::ErrorKind::NotFound);
-    let mut made: Vec<_> = parent
-        .into_iter()
-        .flat_map(Path::ancestors)
-        .take_while(|folder| !folder.as_os_str().is_empty() && missing(folder))
-        .map(Path::to_owned)
-        .collect();
-    made.reverse();
-    if let Some(parent) = parent.filter(|_| !made.is_empty()) {
-        fs::create_dir_all(parent).map_err(failed("make the folder", parent, 0))?;
-    }
-    Ok(made)
-}
-
-/// Waits until the names of files below `top` are on disk, with the folders on the way.
-pub fn sync_folders_of<'a>(files: impl IntoIterator<Item = &'a Path>, top: &Path) -> Result<(), PartialError> {
-    folders_of(files, top).iter().try_for_each(|folder| sync_folder(folder).map_err(failed("write", folder, 0)))
-}
-
-/// Waits until folders that were made are on disk, the outermost first.
-pub fn sync_made(made: &[PathBuf]) -> Result<(), PartialError> {
-    made.iter()
-        .filter_map(|folder| folder.parent())
-        .try_for_each(|above| sync_folder(above).map_err(failed("write", above, 0)))
-}
-
-fn make_folder(path: &Path) -> Result<(), PartialError> {
-    match fs::create_dir(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let found = fs::symlink_metadata(path).map_err(failed("look at", path, 0))?;
-            if found.is_dir() { Ok(()) } else { Err(PartialError::NoFolder { path: path.to_owned() }) }
-        }
-        Err(error) => Err(failed("make the folder", path, 0)(error)),
-    }
 }
 
 #[cfg(test)]

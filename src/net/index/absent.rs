@@ -44,7 +44,6 @@ impl Master {
         let Some(precedents) = precedents else { return self.read(peer, op) };
         let (store, acquainted) = (self.store.clone(), self.began + ACQUAINTED);
         let reading = async move {
-            let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
             let mut holdings = BTreeMap::new();
             let mut outcome = store.try_read(op.clone())?.await.map_err(stopping)??;
             for _ in 0..ROUNDS {

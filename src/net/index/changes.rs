@@ -140,7 +140,7 @@ impl Announcing {
     }
 
     fn written(&self, written: Written, last: bool) -> Outcome<WriteOutcome> {
-        let outcome = written.map_err(|_| Refusal::new(RefusalCode::Busy, "the master is stopping"))??;
+        let outcome = written.map_err(stopping)??;
         if last {
             self.returning.on_told(&self.peer);
         }
@@ -167,7 +167,6 @@ fn together(first: WriteOutcome, later: WriteOutcome, waited: &[bool]) -> WriteO
 
 /// Those of names that the index does not know, or knows by an earlier grant.
 async fn unknown(store: &IndexStore, names: Vec<(Name, Option<Version>)>, ended: bool) -> Outcome<Vec<Name>> {
-    let stopping = |_| Refusal::new(RefusalCode::Busy, "the master is stopping");
     match store.try_read(ReadOp::Unknown { names, ended })?.await.map_err(stopping)?? {
         ReadOutcome::Unknown(names) => Ok(names),
         _ => Ok(Vec::new()),

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use swarmdex_protocols::Attributes;
 
-use super::{PartialError, PartialFile, failed};
+use super::{PartialError, PartialFile, failed, folder_of};
 use crate::storage::hash::FileStamp;
 
 /// How a file is put in place.
@@ -83,10 +83,7 @@ enum Held {
 impl Unplaced {
     /// Writes a file that is to be at `target`, which must be free unless a file is to be replaced.
     pub fn write(target: &Path, bytes: &[u8], placing: &Placing) -> Result<Self, PartialError> {
-        let folder = match target.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
+        let folder = folder_of(target);
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
         let unnamed = match placing.over {
             None => rustix::fs::openat(rustix::fs::CWD, folder, flags, Mode::from_raw_mode(0o644)).ok(),

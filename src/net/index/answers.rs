@@ -1,0 +1,43 @@
+//! Answers to questions: what the store said, and how the members stand.
+
+use super::*;
+
+impl Master {
+    /// To a question that the store answered.
+    pub(super) fn answer(&self, read: ReadOutcome) -> Response {
+        match read {
+            ReadOutcome::Found { certificate, holders } => {
+                Response::Found(Found { holders: self.holders(&certificate.entry.owner, holders), certificate })
+            }
+            ReadOutcome::Page(Page { entries, next }) => Response::Page(Page { entries, next }),
+            ReadOutcome::NotFound => Response::Refused(Refusal::new(RefusalCode::NotFound, "nobody holds that name")),
+            ReadOutcome::Sealed(sealed) => Response::Sealed(sealed),
+            // Not asked for by any request.
+            ReadOutcome::Tombstones(_) | ReadOutcome::Unknown(_) | ReadOutcome::Compared(_) => Response::Done,
+        }
+    }
+
+    /// Members that have the content: those alive first, and the owner of the name first among equals.
+    fn holders(&self, owner: &PeerId, peers: Vec<PeerId>) -> Vec<Member> {
+        let mut holders: Vec<_> = peers.into_iter().filter_map(|peer| self.member(&peer)).collect();
+        holders.sort_by_key(|holder| (holder.suspect, holder.peer != *owner));
+        holders.truncate(MAX_HOLDERS);
+        holders
+    }
+
+    fn member(&self, peer: &PeerId) -> Option<Member> {
+        let record = self.leases.get(peer)?;
+        Some(Member {
+            peer: *peer,
+            addresses: record.addresses.to_vec(),
+            suspect: record.state == LeaseState::Suspect,
+            entries: record.names(),
+            reachable: self.reaching.reach.of(peer),
+        })
+    }
+
+    pub(super) fn members(&self, after: Option<PeerId>) -> Response {
+        let peers = self.leases.peers_after(after.as_ref()).take(MAX_MEMBERS);
+        Response::Members(peers.filter_map(|peer| self.member(&peer)).collect())
+    }
+}
