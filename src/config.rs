@@ -60,6 +60,15 @@ pub struct Selection {
     pub no_ignore: bool,
 }
 
+/// How files and folders are shared by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ShareOptions {
+    /// What of folders is shared.
+    pub selection: Selection,
+    /// Whether every file is hashed, also where its times say that it has not changed since it was.
+    pub rehash: bool,
+}
+
 /// Everything that a node can be told. Every key of the configuration file is a field here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {

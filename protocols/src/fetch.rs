@@ -29,6 +29,9 @@ pub enum Request {
     /// A run that was asked for before is not wanted any more.
     #[serde(rename = "cancel")]
     Cancel(Run),
+    /// What came for a run is not part of the content: the holder may want to look whether its file is still that.
+    #[serde(rename = "wrong")]
+    Wrong(Run),
 }
 
 /// A run of chunks.

@@ -31,6 +31,16 @@ pub fn plain_lines(text: &str) -> String {
     text.split('\n').map(plain).collect::<Vec<_>>().join("\n")
 }
 
+/// The bytes as text, those that are no UTF-8 as `\xE9`. File systems have such names.
+pub fn of_bytes(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for piece in bytes.utf8_chunks() {
+        text.push_str(piece.valid());
+        piece.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02X}")));
+    }
+    text
+}
+
 /// JSON that means the same, with everything escaped that does not show: its writers leave most of it as it is.
 /// What is no UTF-8 stays.
 pub fn plain_json(json: Vec<u8>) -> Vec<u8> {
@@ -55,6 +65,19 @@ pub fn plain_json(json: Vec<u8>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_are_shown() {
+        for (bytes, text) in [
+            (&b"caf\xe9.txt"[..], "caf\\xE9.txt"),
+            (b"\xc3\xa9\xc3", "\u{e9}\\xC3"),
+            (b"\xf0\x9f\xa6a", "\\xF0\\x9F\\xA6a"),
+            ("日本".as_bytes(), "日本"),
+            (b"", ""),
+        ] {
+            assert_eq!(of_bytes(bytes), text);
+        }
+    }
 
     #[test]
     fn nothing_reaches_a_terminal_as_a_command_and_no_line_is_forged() {

@@ -6,7 +6,7 @@ use super::interrupt::{Rest, interruptible, with_node};
 use super::output::{self, Bar, Table, note, size};
 use super::settings::NodeArgs;
 use super::{Command, Failure, OutputArgs, absolute, roots, summary};
-use crate::config::Selection;
+use crate::config::ShareOptions;
 use crate::http::{Client, Listed, MAX_RESULTS};
 use crate::node::{
     AgreementInfo, EntryInfo, ErrorKind, LookupInfo, MasterState, PeerInfo, PeerState, ShareReport, SharedInfo, Source,
@@ -32,9 +32,9 @@ pub(super) async fn command(command: Command, args: &NodeArgs, output: &OutputAr
             print_lookup(&found, json)
         }
         // What was hashed is not hashed again.
-        Command::Share { paths, name } => {
-            let selection = args.select.selection();
-            let share = async { share(&running(args).await?, paths, name, selection, output).await };
+        Command::Share { paths, name, rehash } => {
+            let options = ShareOptions { selection: args.select.selection(), rehash };
+            let share = async { share(&running(args).await?, paths, name, options, output).await };
             interruptible(Rest::GoesOn, share).await
         }
         Command::Unshare { paths } => {
@@ -97,11 +97,11 @@ async fn share(
     client: &Client,
     paths: Vec<PathBuf>,
     name: Option<String>,
-    selection: Selection,
+    options: ShareOptions,
     &OutputArgs { json, verbose, .. }: &OutputArgs,
 ) -> Result<(), Failure> {
     let paths = paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
-    let mut call = client.share_selected(paths.clone(), name, selection).await?;
+    let mut call = client.share_with(paths.clone(), name, options).await?;
     let mut bar = Bar::new();
     let report: Result<ShareReport, _> = call.follow(|progress| bar.show(&progress)).await;
     bar.finish();
@@ -130,6 +130,9 @@ async fn share(
         if lost(kind) {
             return Err(Failure::Said(kind));
         }
+    }
+    if report.skipped.iter().any(|skipped| skipped.failed) {
+        return Err(Failure::Said(ErrorKind::Storage));
     }
     Ok(())
 }

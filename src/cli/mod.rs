@@ -88,6 +88,9 @@ enum Command {
         /// New name of the file, or what to put in front of the names in the folder
         #[arg(long = "as", value_name = "NAME")]
         name: Option<String>,
+        /// Hash every file, also those whose times say that they have not changed since they were
+        #[arg(long)]
+        rehash: bool,
     },
     /// Give names up
     Revoke {

@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 
 use super::routes::{MAX_RESULTS, MORE};
 use super::types::{ErrorBody, GetBody, Line, Parts, RevokeBody, ShareBody, UnshareBody};
-use crate::config::Selection;
+use crate::config::ShareOptions;
 use crate::node::{
     EntryInfo, Error, ErrorKind, GetOptions, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, RootInfo,
     SearchInfo, SharedInfo, Status, UnsharedInfo,
@@ -108,7 +108,7 @@ impl Client {
     }
 
     async fn post(&self, path: &str, body: &impl Serialize) -> Result<Response<Incoming>, Error> {
-        self.send(Method::POST, path, serde_json::to_vec(body).map_err(broken)?).await
+        self.send(Method::POST, path, serde_json::to_vec(body).map_err(|_| Error::NotText)?).await
     }
 
     async fn call(&self, path: &str, body: &impl Serialize) -> Result<Call, Error> {
@@ -177,17 +177,18 @@ impl Client {
 
     /// See [`crate::Node::share`]; follow it with [`Call::follow`].
     pub async fn share(&self, paths: Vec<PathBuf>, name: Option<String>) -> Result<Call, Error> {
-        self.share_selected(paths, name, Selection::default()).await
+        self.share_with(paths, name, ShareOptions::default()).await
     }
 
-    /// See [`crate::Node::share_selected`]; follow it with [`Call::follow`].
-    pub async fn share_selected(
+    /// See [`crate::Node::share_with`]; follow it with [`Call::follow`].
+    pub async fn share_with(
         &self,
         paths: Vec<PathBuf>,
         name: Option<String>,
-        selection: Selection,
+        options: ShareOptions,
     ) -> Result<Call, Error> {
-        self.call("/v1/share", &ShareBody { paths, name, selection }).await
+        let ShareOptions { selection, rehash } = options;
+        self.call("/v1/share", &ShareBody { paths, name, selection, rehash }).await
     }
 
     /// See [`crate::Node::roots`].

@@ -17,6 +17,7 @@ use super::serve::whole_body;
 use super::types::{
     ErrorBody, Form, GetBody, Line, ListQuery, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody, UnshareBody,
 };
+use crate::config::ShareOptions;
 use crate::node::{Error, Node, Operation};
 
 /// Longest body of a request, in bytes: the names of the longest command line (6 MiB on Linux), their quotes escaped.
@@ -130,8 +131,9 @@ async fn unshare(State(app): State<App>, Json(UnshareBody { paths }): Json<Unsha
     answer(app.node.unshare(paths).await)
 }
 
-async fn share(State(app): State<App>, Json(ShareBody { paths, name, selection }): Json<ShareBody>) -> Response {
-    follow(app.node.share_selected(paths, name, selection))
+async fn share(State(app): State<App>, Json(body): Json<ShareBody>) -> Response {
+    let ShareBody { paths, name, selection, rehash } = body;
+    follow(app.node.share_with(paths, name, ShareOptions { selection, rehash }))
 }
 
 async fn fetch(State(app): State<App>, Json(GetBody { request, options }): Json<GetBody>) -> Response {

@@ -19,6 +19,9 @@ pub struct ShareBody {
     /// What of folders is shared.
     #[serde(default, skip_serializing_if = "is_default")]
     pub selection: Selection,
+    /// Whether no hash is believed that was made before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rehash: bool,
 }
 
 // What says nothing is not sent: a node of a build before knows no such field.
@@ -193,7 +196,8 @@ mod tests {
         for (count, parts) in
             [(0, 0), (1, 0), (MAX_PART, 0), (MAX_PART + 1, 1), (5 * MAX_PART, 4), (5 * MAX_PART + 1, 5)]
         {
-            let skipped = |number: usize| Skipped { path: number.to_string().into(), reason: String::new() };
+            let skipped =
+                |number: usize| Skipped { path: number.to_string().into(), reason: String::new(), failed: false };
             let report = ShareReport { skipped: (0..count).map(skipped).collect(), ..ShareReport::default() };
             let (mut left, mut whole, mut taken) = (report.clone(), ShareReport::default(), 0);
             while let Some(part) = left.take_part() {

@@ -5,6 +5,7 @@ mod reach;
 mod routing;
 mod serve;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::stream::FuturesUnordered;
@@ -16,7 +17,7 @@ use swarmdex_protocols::address::without_peer;
 use swarmdex_protocols::index::{Request, Response, Run};
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 use swarmdex_protocols::{fetch as fetch_protocol, mirror};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 use super::behaviour::{Behaviour, BehaviourEvent, protocol_version};
 use super::codec::Received;
@@ -33,6 +34,7 @@ use super::pending::Pending;
 use super::trips::Trips;
 use super::{Came, Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
 use crate::config::{Config, Role};
+use crate::state::complaints::Complaints;
 use crate::state::meetings::Meetings;
 use paths::{Doubts, TICKS};
 pub(super) use reach::Reachability;
@@ -76,6 +78,9 @@ pub(super) struct Driver {
     requests: Requests,
     uploads: Uploads,
     crowd: Crowd,
+    complaints: Complaints<PeerId>,
+    /// One complaint is looked into at a time.
+    looking: Arc<Semaphore>,
     reachability: Reachability,
     services: Services,
     dht: Dht,
@@ -179,6 +184,8 @@ impl Driver {
             },
             uploads,
             crowd: Crowd::default(),
+            complaints: Complaints::default(),
+            looking: Arc::new(Semaphore::new(1)),
             reachability,
             services,
             dht,

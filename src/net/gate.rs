@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -51,12 +51,37 @@ struct Inside {
     knocks: Knocks,
     places: BTreeMap<u64, Arc<Place>>,
     /// Whether the one that comes now has said something; set below, for whoever asks above.
-    coming: Option<Arc<AtomicBool>>,
+    coming: Option<Arc<Word>>,
+}
+
+/// The first word of one that connects: it is said, or it is too late for it, and never both. Who was answered would take itself
+/// for connected.
+#[derive(Debug, Default)]
+pub(super) struct Word(AtomicU8);
+
+const SAID: u8 = 1;
+const LATE: u8 = 2;
+
+impl Word {
+    /// It is said; false if it is too late.
+    pub(super) fn say(&self) -> bool {
+        self.0.compare_exchange(0, SAID, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// It is too late now; false if it is said.
+    fn end(&self) -> bool {
+        self.0.compare_exchange(0, LATE, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn is_said(&self) -> bool {
+        self.0.load(Ordering::Acquire) == SAID
+    }
 }
 
 /// What the two sides of a handshake tell each other.
 #[derive(Debug, Default)]
 struct Place {
+    word: Option<Arc<Word>>,
     gone: AtomicBool,
     waker: AtomicWaker,
 }
@@ -77,17 +102,18 @@ impl Door {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next one that asks at this gate, on this thread and in this very call, sets the flag as soon as it has said
-    /// something.
-    pub(super) fn announce(&self, spoke: Arc<AtomicBool>) {
-        self.lock().coming = Some(spoke);
+    /// The next one that asks at this gate, on this thread and in this very call, says by this that it has said something.
+    pub(super) fn announce(&self, word: Arc<Word>) {
+        self.lock().coming = Some(word);
     }
 
     /// A place for one from there; whether another one lost its place, or `None` if there is none.
     fn enter(&self, source: IpAddr, now: Instant) -> (Option<Ticket>, bool) {
         let mut inside = self.lock();
-        let spoke = inside.coming.take();
-        let (number, gave_way) = match inside.knocks.arrive(source, now) {
+        let word = inside.coming.take();
+        let Inside { knocks, places, .. } = &mut *inside;
+        let ends = |number| places.get(&number).and_then(|place| place.word.as_ref()).is_none_or(|word| word.end());
+        let (number, gave_way) = match knocks.arrive(source, now, ends) {
             Answer::Refused => return (None, true),
             Answer::Welcome(number) => (number, false),
             Answer::Instead { number, gone } => {
@@ -98,13 +124,13 @@ impl Door {
                 (number, true)
             }
         };
-        if spoke.is_none() {
+        if word.is_none() {
             // Nobody knocks at this transport without a word.
             inside.knocks.spoke(number);
         }
-        let place = Arc::new(Place::default());
+        let place = Arc::new(Place { word, ..Place::default() });
         inside.places.insert(number, place.clone());
-        (Some(Ticket { door: self.clone(), number, place, spoke }), gave_way)
+        (Some(Ticket { door: self.clone(), number, place, silent: true }), gave_way)
     }
 }
 
@@ -114,12 +140,14 @@ struct Ticket {
     door: Door,
     number: u64,
     place: Arc<Place>,
-    spoke: Option<Arc<AtomicBool>>,
+    /// Whether nothing was heard of it so far.
+    silent: bool,
 }
 
 impl Ticket {
     fn note_word(&mut self) {
-        if self.spoke.take_if(|spoke| spoke.load(Ordering::Acquire)).is_some() {
+        if self.silent && self.place.word.as_ref().is_some_and(|word| word.is_said()) {
+            self.silent = false;
             self.door.lock().knocks.spoke(self.number);
         }
     }

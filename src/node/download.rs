@@ -24,6 +24,7 @@ use swarmdex_protocols::fetch::{Any, Header, Other, Refusal, Request, Response, 
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
 pub(super) use target::{Got, Target};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 pub(super) use turns::Turns;
 use writer::{Writer, Written};
@@ -44,6 +45,9 @@ use crate::tasks;
 /// News of sources that wait to be heard.
 const NEWS: usize = 64;
 
+/// Complaints of one download, and how long it waits for them when it has failed.
+const MAX_COMPLAINTS: usize = 64;
+const COMPLAINING: Duration = Duration::from_secs(1);
 /// How often it is looked how far away sources are that have not answered yet.
 const GETS_NEAR: Duration = Duration::from_millis(50);
 /// A download that takes longer lets others find in the DHT what it has, and a large one looks for holders there.
@@ -102,6 +106,7 @@ pub(super) async fn download(
         wish,
         used: BTreeSet::new(),
         liars: BTreeSet::new(),
+        complaints: Vec::new(),
         silent: BTreeMap::new(),
         suspect: found.holders.iter().filter(|holder| holder.suspect).map(|holder| holder.peer).collect(),
         sync,
@@ -150,6 +155,8 @@ struct Task<'a> {
     used: BTreeSet<PeerId>,
     /// Sources that sent something else.
     liars: BTreeSet<PeerId>,
+    /// What is said of that to them.
+    complaints: Vec<JoinHandle<()>>,
     /// Sources that no connection could be made to.
     silent: BTreeMap<PeerId, Silence>,
     /// Holders that the master misses, and those that it cannot connect to.
@@ -187,7 +194,8 @@ impl Task<'_> {
                 Ok(Vec::new())
             }
             Err(_) => {
-                Err(Error::Verification { name: self.name, content: self.content, sources: "the index".to_owned() })
+                let (name, content, sources) = (self.name, self.content, "the index".to_owned());
+                Err(Error::Verification { name, content, sources, kept: false })
             }
         }
     }
@@ -224,7 +232,12 @@ impl Task<'_> {
         work.writer.end().await?;
         match end {
             Ok(Ok(())) => Ok(self.used.into_iter().collect()),
-            Ok(Err(reason)) => Err(self.exhausted(reason)),
+            Ok(Err(reason)) => {
+                // A command may end with the download, and its node with it.
+                let complaints = futures::future::join_all(std::mem::take(&mut self.complaints));
+                let _ = tokio::time::timeout(COMPLAINING, complaints).await;
+                Err(self.exhausted(reason))
+            }
             Err(error) => Err(error),
         }
     }
@@ -356,6 +369,9 @@ impl Task<'_> {
             let library = self.inner.library.clone();
             return async move {
                 match tokio::task::spawn_blocking(move || library.chunks(&run)).await {
+                    Ok(Response { header: Header::Refused(refusal), .. }) => {
+                        Event::Failed(source, run, Failure::Refused(refusal))
+                    }
                     Ok(response) => Event::Arrived(source, run, response),
                     Err(_) => Event::Failed(source, run, Failure::Refused(Refusal::Storage)),
                 }
@@ -449,6 +465,9 @@ impl Task<'_> {
             Event::Failed(source, run, Failure::Nonsense) => self.on_wrong(machine, source, run),
             // It was asked to forget the request.
             Event::Failed(_, _, Failure::Refused(Refusal::Cancelled)) => {}
+            Event::Failed(source, run, Failure::Refused(refusal)) if source == self.inner.net.local() => {
+                self.on_own_refused(machine, run, refusal);
+            }
             Event::Failed(source, run, Failure::Refused(refusal)) => {
                 self.last_failure = Some(refusal.to_string());
                 machine.on_refused(source, run.first, refusal, now);
@@ -484,8 +503,25 @@ impl Task<'_> {
     }
 
     fn on_wrong(&mut self, machine: &mut Download<PeerId>, source: PeerId, run: Run) {
+        if source == self.inner.net.local() {
+            // Nobody's lie: the file changed, and its times do not say so.
+            self.on_own_refused(machine, run, Refusal::Changed);
+            let library = self.inner.library.clone();
+            drop(tokio::task::spawn_blocking(move || library.check(&run)));
+            return;
+        }
         tracing::warn!(%source, name = %self.name, "sent something else than the content; not asked again");
         self.liars.insert(source);
         machine.on_bad(source, run.first);
+        if self.complaints.len() < MAX_COMPLAINTS {
+            let complaint = sources::complain(self.inner.net.clone(), source, run);
+            self.complaints.push(tasks::spawn("complaint", complaint));
+        }
+    }
+
+    /// What of the content is here has changed since.
+    fn on_own_refused(&mut self, machine: &mut Download<PeerId>, run: Run, refusal: Refusal) {
+        tracing::info!(name = %self.name, "the copy of it that is here has changed; it is fetched from others");
+        machine.on_refused(self.inner.net.local(), run.first, refusal, Instant::now());
     }
 }

@@ -74,6 +74,9 @@ pub enum Error {
     /// Its user ended it.
     #[error("cancelled")]
     Cancelled,
+    /// A path cannot be told to a running node.
+    #[error("a path that is not UTF-8 cannot be told to a running node; rename it, or name the folder that it is in")]
+    NotText,
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -251,7 +254,10 @@ pub enum Error {
         content: ContentId,
     },
     /// What was sent is not the content.
-    #[error("what {sources} sent for {name} is not the content {content}; nothing was kept")]
+    #[error(
+        "what {sources} sent for {name} is not the content {content}; {}",
+        if *kept { "what was right of it is kept for another attempt" } else { "nothing was kept" }
+    )]
     Verification {
         /// The name.
         name: Name,
@@ -259,6 +265,8 @@ pub enum Error {
         content: ContentId,
         /// Who sent it.
         sources: String,
+        /// Whether chunks that were right wait beside the target.
+        kept: bool,
     },
     /// A task of the node panicked.
     #[error("a thread of the node ended early; this is a bug, see its log")]
@@ -290,7 +298,7 @@ impl Error {
             | Self::Partial(_)
             | Self::Kept { .. }
             | Self::Output { .. } => ErrorKind::Storage,
-            Self::Name { .. } | Self::Query(_) | Self::TooManyBelow { .. } => ErrorKind::Usage,
+            Self::NotText | Self::Name { .. } | Self::Query(_) | Self::TooManyBelow { .. } => ErrorKind::Usage,
             Self::Net(NetError::Listen { .. }) => ErrorKind::Unreachable,
             Self::Net(_) => ErrorKind::Other,
             Self::NotFound { .. }

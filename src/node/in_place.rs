@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, unlinkat};
 use swarmdex_protocols::{Attributes, ContentId, Network};
 
 use super::Error;
@@ -18,6 +18,7 @@ use super::types::{GetOptions, GotFile, KeptFile};
 use crate::storage::copies::Copy;
 use crate::storage::hash::{FileStamp, hash_file, thread_count};
 use crate::storage::partial::set_attributes;
+use crate::storage::straight::open_straight;
 
 /// What is said of a file that differs from the network's.
 const CHANGED: &str = "it was changed here since it was downloaded; move it away to get the other";
@@ -225,7 +226,6 @@ fn metadata_below(root: &Path, rest: &str) -> Option<Metadata> {
 
 fn open_below(root: &Path, rest: &str, flags: OFlags) -> Option<File> {
     let root = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    // With these flags a link at the end is looked at itself.
-    openat2(root, rest, flags | OFlags::CLOEXEC, Mode::empty(), resolve).ok().map(File::from)
+    // A link at the end is looked at itself if the flags say so.
+    open_straight(root, Path::new(rest), flags).ok().map(File::from)
 }

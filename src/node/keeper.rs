@@ -16,6 +16,7 @@ use super::start::warn_skipped;
 use super::{Error, Phase};
 use crate::net::sleep_until;
 use crate::state::changes::{Changes, QUIET, Rested};
+use crate::state::restless::Restless;
 use crate::storage::hash::HashError;
 use crate::storage::shares::{
     HashProgress, Heard, Identity, Look, Mounts, ShareError, ShareOutcome, ShareTable, Watcher,
@@ -60,6 +61,7 @@ struct Keeper {
     /// Told when a change found no place among those heard.
     missed: Arc<Notify>,
     changes: Changes,
+    restless: Restless,
     /// Paths at which a look was not done.
     more: BTreeSet<PathBuf>,
     large: Large,
@@ -153,6 +155,7 @@ impl Keeper {
             heard,
             missed,
             changes: Changes::default(),
+            restless: Restless::default(),
             more: BTreeSet::new(),
             large: Large::default(),
             watches,
@@ -174,7 +177,8 @@ impl Keeper {
             self.large.begin(&self.shares, &self.cancel);
             let now = (!self.more.is_empty()).then(Instant::now);
             let roots = self.roots.is_none().then_some(self.roots_due);
-            let due = [self.changes.poll_timeout(), self.often, self.seldom, now, roots].into_iter().flatten().min();
+            let (changes, restless) = (self.changes.poll_timeout(), self.restless.poll_timeout());
+            let due = [changes, restless, self.often, self.seldom, now, roots].into_iter().flatten().min();
             tokio::select! {
                 Some(heard) = self.heard.recv() => self.on_heard(heard),
                 () = self.missed.notified() => self.on_heard(Heard::Lost),
@@ -208,7 +212,7 @@ impl Keeper {
             // It is being written, or somebody else hashes it: it is looked at again in a moment.
             Some(Ok(false)) => self.changes.on_change(path, Instant::now()),
             Some(Err(_)) if self.cancel.load(Ordering::Relaxed) => {}
-            Some(Err(ShareError::Hash(HashError::Changing { .. }))) => self.changes.on_change(path, Instant::now()),
+            Some(Err(ShareError::Hash(HashError::Changing { .. }))) => self.on_changing(path),
             Some(Err(error)) => {
                 warn(error.into());
                 self.hurry();
@@ -245,6 +249,8 @@ impl Keeper {
             Some(Rested::Everything) => self.watch_roots(true).await,
             None => {}
         }
+        let restless = self.restless.poll(now);
+        self.update(restless, false).await;
         // One at a time: what comes meanwhile is not to wait for all of them.
         if let Some(path) = self.more.pop_first() {
             self.update(vec![path], false).await;
@@ -256,11 +262,16 @@ impl Keeper {
         if paths.is_empty() {
             return;
         }
-        let (shares, cancel) = (self.shares.clone(), self.cancel.clone());
+        let (shares, cancel, looked_at) = (self.shares.clone(), self.cancel.clone(), paths.clone());
         let look = Look { rest: QUIET, hashes: true, patience: SCAN_PATIENCE };
         let updating = tokio::task::spawn_blocking(move || shares.look(&paths, look, &|_: HashProgress| {}, &cancel));
         match updating.await {
-            Ok(Ok(outcome)) => self.on_looked(outcome, news),
+            Ok(Ok(outcome)) => {
+                let unread = &outcome.open;
+                let unread: BTreeSet<_> = unread.changing.iter().chain(&unread.busy).chain(&unread.large).collect();
+                looked_at.iter().filter(|path| !unread.contains(path)).for_each(|path| self.restless.on_rested(path));
+                self.on_looked(outcome, news);
+            }
             Ok(Err(_)) if self.cancel.load(Ordering::Relaxed) => {}
             Ok(Err(error)) => {
                 warn(error.into());
@@ -287,12 +298,19 @@ impl Keeper {
         }
         let now = Instant::now();
         outcome.open.busy.into_iter().for_each(|path| self.changes.on_change(path, now));
+        outcome.open.changing.into_iter().for_each(|path| self.on_changing(path));
         outcome.open.large.into_iter().for_each(|path| self.large.push(path));
         let stands_still = !outcome.open.more.is_empty() && outcome.hashed == 0;
         if !stands_still {
             self.more.extend(outcome.open.more);
         }
         if outcome.unfinished || stands_still {
+            self.hurry();
+        }
+    }
+
+    fn on_changing(&mut self, path: PathBuf) {
+        if !self.restless.on_changing(path, Instant::now()) {
             self.hurry();
         }
     }

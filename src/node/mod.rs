@@ -43,7 +43,7 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinHandle;
 pub use types::*;
 
-use crate::config::{Config, Selection};
+use crate::config::{Config, ShareOptions};
 use crate::log;
 use crate::net::{Net, mdns_interfaces};
 use crate::storage::index::IndexStore;
@@ -250,18 +250,18 @@ impl Node {
     /// Shares files and folders (absolute paths), and keeps them shared across restarts. Ends when the
     /// master has answered, or after hashing if it cannot be reached.
     pub fn share(&self, paths: Vec<PathBuf>, name: Option<String>) -> Operation<ShareReport> {
-        self.share_selected(paths, name, Selection::default())
+        self.share_with(paths, name, ShareOptions::default())
     }
 
-    /// The same, saying what of folders is shared.
-    pub fn share_selected(
+    /// The same, in another way than by default.
+    pub fn share_with(
         &self,
         paths: Vec<PathBuf>,
         name: Option<String>,
-        selection: Selection,
+        options: ShareOptions,
     ) -> Operation<ShareReport> {
         let node = self.clone();
-        Operation::start("share", move |reins| async move { node.share_paths(paths, name, selection, reins).await })
+        Operation::start("share", move |reins| async move { node.share_paths(paths, name, options, reins).await })
     }
 
     /// Downloads a file, or every file below a prefix.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use swarmdex_protocols::Name;
 
+use super::types::path_text;
 use super::{Error, Node};
 use crate::config::{Origin, Selection};
 pub use crate::storage::shares::{LeftOut, Why};
@@ -34,6 +35,7 @@ pub enum RootPresence {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootInfo {
     /// The file or folder.
+    #[serde(with = "path_text")]
     pub path: PathBuf,
     /// Who said so.
     pub from: Vec<Origin>,
@@ -59,6 +61,7 @@ pub struct RootInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOutInfo {
     /// The file or folder.
+    #[serde(with = "path_text")]
     pub path: PathBuf,
     /// Why.
     pub why: Why,
@@ -68,6 +71,7 @@ pub struct LeftOutInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnsharedInfo {
     /// The file or folder.
+    #[serde(with = "path_text")]
     pub path: PathBuf,
     /// Names that it had.
     pub names: u64,

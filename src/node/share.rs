@@ -15,7 +15,7 @@ use super::types::{
     EntryInfo, MasterState, Progress, RevokedInfo, ShareReport, SharedCounts, SharedInfo, Skipped, Standing,
 };
 use super::{Error, Node, shorten};
-use crate::config::Selection;
+use crate::config::ShareOptions;
 use crate::state::announce;
 use crate::storage::shares::{self, HashProgress, SharedEntry};
 
@@ -35,8 +35,8 @@ impl From<HashProgress> for Progress {
 
 impl From<shares::Skipped> for Skipped {
     fn from(skipped: shares::Skipped) -> Self {
-        let shares::Skipped { path, reason } = skipped;
-        Self { path, reason }
+        let shares::Skipped { path, reason, failed } = skipped;
+        Self { path, reason, failed }
     }
 }
 
@@ -45,7 +45,7 @@ impl Node {
         self,
         paths: Vec<PathBuf>,
         name: Option<String>,
-        selection: Selection,
+        options: ShareOptions,
         reins: Reins,
     ) -> Result<ShareReport, Error> {
         let Reins { progress, mut wish } = reins;
@@ -59,7 +59,7 @@ impl Node {
             shares.add(
                 &paths,
                 name.as_deref(),
-                &selection,
+                &options,
                 &|now| {
                     progress.send_replace(now.into());
                 },

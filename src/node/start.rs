@@ -20,7 +20,7 @@ use super::newcomer::Newcomer;
 use super::standings::Standings;
 use super::supervise::Supervisor;
 use super::twins::{Lookout, Twins};
-use super::types::MasterState;
+use super::types::{MasterState, path_text};
 use super::{Downloads, Error, Inner, Life, Node, Phase, Turns};
 use crate::buffers::Buffers;
 use crate::config::{Config, Role};
@@ -329,6 +329,6 @@ fn say_declared(outcome: DeclareOutcome) {
 
 pub(super) fn warn_skipped(outcome: &ShareOutcome) {
     for skipped in &outcome.skipped {
-        tracing::warn!(path = %skipped.path.display(), reason = skipped.reason, "not shared");
+        tracing::warn!(path = path_text::shown(&skipped.path), reason = skipped.reason, "not shared");
     }
 }

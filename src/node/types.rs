@@ -345,6 +345,7 @@ pub struct SharedInfo {
     #[serde(flatten)]
     pub standing: Standing,
     /// The file.
+    #[serde(with = "path_text")]
     pub path: PathBuf,
     /// Whether it is away with the file or folder that was shared: the name is kept, and not served.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -367,9 +368,13 @@ pub struct ShareReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// The file.
+    #[serde(with = "path_text")]
     pub path: PathBuf,
     /// Why.
     pub reason: String,
+    /// Whether it would be shared if the disk, or this system, had done what was asked of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
 }
 
 /// What became of one name in a revoke.
@@ -425,6 +430,41 @@ pub(crate) mod optional_text {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PeerId>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
         text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+    }
+}
+
+/// Paths as texts: what of one is no UTF-8 is shown, and not told so that it could be opened by it.
+pub(crate) mod path_text {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+    use swarmdex_protocols::text;
+
+    pub(crate) fn shown(path: &Path) -> String {
+        text::of_bytes(OsStr::as_bytes(path.as_os_str()))
+    }
+
+    pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&shown(path))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        PathBuf::deserialize(deserializer)
+    }
+
+    /// Lists of paths.
+    pub(crate) mod list {
+        use super::*;
+
+        pub(crate) fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq(paths.iter().map(|path| shown(path)))
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+            Vec::deserialize(deserializer)
+        }
     }
 }
 

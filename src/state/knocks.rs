@@ -61,24 +61,31 @@ impl Knocks {
         Self { most, most_of_one, next: 0, pending: BTreeMap::new(), counts: BTreeMap::new() }
     }
 
-    /// Somebody connects.
-    pub fn arrive(&mut self, source: IpAddr, now: Instant) -> Answer {
+    /// Somebody connects. Whoever is to give way because it is silent is ended by `ends`, unless it has said something just now:
+    /// then that is false, and somebody else is looked for.
+    pub fn arrive(&mut self, source: IpAddr, now: Instant, mut ends: impl FnMut(u64) -> bool) -> Answer {
         let of_source = self.counts.get(&source).copied().unwrap_or(0);
         if of_source < self.most_of_one && self.pending.len() < self.most {
             return Answer::Welcome(self.add(source, now));
         }
-        let gone = if of_source >= self.most_of_one {
-            self.weakest(source, |knock| knock.gives_way(now))
-        } else {
-            let largest = self.counts.iter().max_by_key(|(_, count)| **count).map(|(other, count)| (*other, *count));
-            largest.and_then(|(other, count)| {
-                // Whoever has many places has no right to the last one of somebody else.
-                self.weakest(other, |knock| count > of_source + 1 || knock.gives_way(now))
-            })
+        let gone = loop {
+            let Some(gone) = self.who_gives_way(source, of_source, now) else { return Answer::Refused };
+            match self.pending.get_mut(&gone) {
+                Some(knock) if !knock.spoke && !ends(gone) => knock.spoke = true,
+                _ => break gone,
+            }
         };
-        let Some(gone) = gone else { return Answer::Refused };
         self.leave(gone);
         Answer::Instead { number: self.add(source, now), gone }
+    }
+
+    fn who_gives_way(&self, source: IpAddr, of_source: usize, now: Instant) -> Option<u64> {
+        if of_source >= self.most_of_one {
+            return self.weakest(source, |knock| knock.gives_way(now));
+        }
+        let (other, count) = self.counts.iter().max_by_key(|(_, count)| **count)?;
+        // Whoever has many places has no right to the last one of somebody else.
+        self.weakest(*other, |knock| *count > of_source + 1 || knock.gives_way(now))
     }
 
     fn add(&mut self, source: IpAddr, since: Instant) -> u64 {
@@ -135,8 +142,12 @@ mod tests {
         IpAddr::from([10, 0, 0, number])
     }
 
+    fn arrive(knocks: &mut Knocks, from: u8, now: Instant) -> Answer {
+        knocks.arrive(source(from), now, |_| true)
+    }
+
     fn welcome(knocks: &mut Knocks, from: u8, now: Instant) -> u64 {
-        match knocks.arrive(source(from), now) {
+        match arrive(knocks, from, now) {
             Answer::Welcome(number) => number,
             other => panic!("{other:?}"),
         }
@@ -149,7 +160,7 @@ mod tests {
             welcome(&mut knocks, 1, now);
         }
         for _ in 0..10_000 {
-            assert_eq!(knocks.arrive(source(1), now), Answer::Refused);
+            assert_eq!(arrive(&mut knocks, 1, now), Answer::Refused);
         }
         for other in 2..=64 {
             welcome(&mut knocks, other, now);
@@ -165,12 +176,30 @@ mod tests {
         let silent = welcome(&mut knocks, 1, begin);
         let later = begin + SILENT;
         welcome(&mut knocks, 1, later);
-        let Answer::Instead { number, gone } = knocks.arrive(source(1), later) else { panic!() };
+        let Answer::Instead { number, gone } = arrive(&mut knocks, 1, later) else { panic!() };
         assert_eq!(gone, silent);
         knocks.spoke(number);
         // What gets on keeps its place until it is slow.
-        assert_eq!(knocks.arrive(source(1), later), Answer::Refused);
-        assert!(matches!(knocks.arrive(source(1), later + SLOW), Answer::Instead { .. }));
+        assert_eq!(arrive(&mut knocks, 1, later), Answer::Refused);
+        assert!(matches!(arrive(&mut knocks, 1, later + SLOW), Answer::Instead { .. }));
+        assert_eq!(knocks.len(), 3);
+    }
+
+    #[test]
+    fn one_that_speaks_in_the_last_moment_stays_and_the_next_gives_way() {
+        let (mut knocks, begin) = (Knocks::new(256, 3), Instant::now());
+        let [first, second, third] = [1, 1, 1].map(|from| welcome(&mut knocks, from, begin));
+        let (later, mut asked) = (begin + SILENT, Vec::new());
+        let answer = knocks.arrive(source(1), later, |number| {
+            asked.push(number);
+            number == third
+        });
+        assert!(matches!(answer, Answer::Instead { gone, .. } if gone == third));
+        assert_eq!(asked, [first, second, third]);
+        assert_eq!(
+            knocks.arrive(source(1), later, |_| unreachable!("those have spoken, and this one came just now")),
+            Answer::Refused
+        );
         assert_eq!(knocks.len(), 3);
     }
 
@@ -181,14 +210,14 @@ mod tests {
         for from in [1, 1, 1, 2, 2, 2, 3] {
             welcome(&mut knocks, from, now);
         }
-        assert_eq!(knocks.arrive(source(4), now), Answer::Instead { number: 8, gone: first }, "at once");
+        assert_eq!(arrive(&mut knocks, 4, now), Answer::Instead { number: 8, gone: first }, "at once");
         // Nobody has two more than this one would have.
         let mut even = Knocks::new(2, 2);
         for from in 1..=2 {
             welcome(&mut even, from, now);
         }
-        assert_eq!(even.arrive(source(3), now), Answer::Refused);
-        assert!(matches!(even.arrive(source(3), now + SILENT), Answer::Instead { number: 2, .. }));
+        assert_eq!(arrive(&mut even, 3, now), Answer::Refused);
+        assert!(matches!(arrive(&mut even, 3, now + SILENT), Answer::Instead { number: 2, .. }));
     }
 
     proptest! {
@@ -201,7 +230,7 @@ mod tests {
                 if what == 0 && !inside.is_empty() {
                     knocks.leave(inside.remove(0).0);
                 } else {
-                    match knocks.arrive(source(from), now) {
+                    match arrive(&mut knocks, from, now) {
                         Answer::Welcome(number) => inside.push((number, from)),
                         Answer::Instead { number, gone } => {
                             inside.retain(|(other, _)| *other != gone);

@@ -14,6 +14,7 @@ pub mod calls;
 pub mod changes;
 pub mod check;
 pub mod closest;
+pub mod complaints;
 pub mod fetch;
 pub mod find;
 pub mod guests;
@@ -41,6 +42,7 @@ pub mod records;
 pub mod refusals;
 pub mod reign;
 pub mod reports;
+pub mod restless;
 pub mod runs;
 pub mod settling;
 #[cfg(test)]

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, OFlags};
 use rustix::io::Errno;
 use swarmdex_protocols::ContentId;
 use swarmdex_protocols::content::{ChainingValue, FileTooLarge, Geometry, Outboard, chunk_value};
+
+use super::straight::open_straight;
 
 /// How often a file that changes while it is hashed is hashed again.
 const ATTEMPTS: usize = 3;
@@ -45,6 +47,11 @@ impl FileStamp {
 }
 
 impl FileStamp {
+    /// One that no file has: the change time is none that a file system gives.
+    pub fn distrusted(self) -> Self {
+        Self { ctime_ns: i64::MIN, ..self }
+    }
+
     /// Whether it is of the same file in the same state, as far as is written down of a stamp: all but the executable bit.
     pub fn is_same_file(&self, other: &Self) -> bool {
         self.is_alike(other) && self.ctime_ns == other.ctime_ns
@@ -87,7 +94,7 @@ pub enum HashError {
         path: PathBuf,
     },
     /// It changes faster than it can be read.
-    #[error("{path} changes while it is read; share it again when it is at rest")]
+    #[error("{path} changes while it is read; it is taken up when it is at rest")]
     Changing {
         /// The file.
         path: PathBuf,
@@ -110,8 +117,8 @@ pub enum HashError {
 /// the file either: the path has none when it is shared, and one that appears later could lead anywhere.
 pub fn open_regular(path: &Path) -> Result<(File, FileStamp), HashError> {
     let failed = |source| HashError::Io { path: path.to_owned(), source };
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = match open_straight(CWD, path, flags) {
         Ok(file) => File::from(file),
         Err(Errno::LOOP) => return Err(HashError::NotRegular { path: path.to_owned() }),
         Err(error) => return Err(failed(error.into())),

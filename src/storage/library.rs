@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use swarmdex_protocols::content::{Geometry, Proof};
+use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
 use swarmdex_protocols::fetch::{Header, Refusal, Response, Run};
 use swarmdex_protocols::limits::{MAX_FETCH_BODY, MAX_FETCH_FILES};
 use swarmdex_protocols::{ChunkSet, ContentId};
@@ -66,6 +66,20 @@ impl Library {
         Response { header: Header::Files { bytes: body.len() as u32, sizes }, body }
     }
 
+    /// Looks whether a content is still here as it was, after somebody got something else for a run of its chunks; what is
+    /// not is given up. Blocks on the disk.
+    pub fn check(&self, run: &Run) {
+        self.shares.check(run, &self.buffers);
+        let Some(held) = self.holdings.get(&run.content) else { return };
+        if let Ok(response) = self.read_held(&held, run) {
+            if !is_right(run, &held.geometry(), &response) {
+                tracing::info!(content = %run.content, "the copy of it that is here has changed; it is not passed on any more");
+                self.holdings.forget(&run.content);
+            }
+            self.buffers.give(response.body);
+        }
+    }
+
     /// Which chunks of a content are here: `None` if nothing is, then `None` if it is here whole.
     pub fn have(&self, content: &ContentId) -> Option<Option<ChunkSet>> {
         if self.shares.has(content) { Some(None) } else { self.holdings.chunks(content) }
@@ -101,6 +115,15 @@ impl Library {
         matches!(self.have(content), Some(None))
             && self.holdings.get(content).is_none_or(|held| held.geometry() == *geometry)
     }
+}
+
+/// Whether what was read for a run is part of its content.
+pub(super) fn is_right(run: &Run, geometry: &Geometry, response: &Response) -> bool {
+    let Header::Chunks { proofs, .. } = &response.header else { return true };
+    // Every chunk but the last of the file has the same length, so equal pieces are the chunks.
+    let length = usize::try_from(geometry.chunk_bytes()).unwrap_or(usize::MAX);
+    let chunks = (run.first..).zip(response.body.chunks(length)).zip(proofs);
+    chunks.into_iter().all(|((index, bytes), proof)| check_chunk(&run.content, geometry, index, bytes, proof).is_ok())
 }
 
 fn read_whole(whole: &Whole, begin: u64, body: &mut [u8]) -> Result<(), Refusal> {

@@ -13,3 +13,4 @@ pub mod partial;
 mod private;
 pub mod shares;
 mod sqlite;
+pub mod straight;

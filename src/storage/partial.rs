@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod crash;
+mod error;
 mod folders;
 mod journal;
 mod placing;
@@ -15,11 +16,13 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use error::failed;
+pub use error::{Lack, PartialError};
 use folders::folder_of;
 pub use folders::{make_parents, output_path, sync_folders_of, sync_made};
 use journal::Journal;
 pub use placing::{Placing, Unplaced, set_attributes};
-use placing::{apply, check_place, rename_new, rename_over};
+use placing::{apply, check_place, is_taken, rename_new, rename_over};
 use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
 use swarmdex_protocols::{ContentId, Tree};
 
@@ -33,71 +36,6 @@ const SUFFIX: &str = ".swarmdex-part";
 const JOURNAL: &str = ".swarmdex-log";
 /// Longest file name, in bytes.
 const MAX_FILE_NAME: usize = 255;
-
-/// Why a download cannot be written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PartialError {
-    /// Something is at the target already.
-    #[error(
-        "{path} exists already; move it away, choose another place with -o, or bring copies up to date with --update"
-    )]
-    TargetExists {
-        /// The target.
-        path: PathBuf,
-    },
-    /// What is at the target is not the file any more that was to be replaced.
-    #[error("{path} was changed meanwhile; it is left as it is")]
-    Changed {
-        /// The target.
-        path: PathBuf,
-    },
-    /// The target names no file.
-    #[error("{path} is no place for a file")]
-    NoFile {
-        /// The target.
-        path: PathBuf,
-    },
-    /// Another download writes there.
-    #[error("another download to {path} is under way")]
-    InProgress {
-        /// The target.
-        path: PathBuf,
-    },
-    /// The disk is full.
-    #[error("no room for {path}: {needed} bytes are needed; free some space and try again")]
-    DiskFull {
-        /// The target.
-        path: PathBuf,
-        /// Size of the file in bytes.
-        needed: u64,
-    },
-    /// The file is there, and may not be after a power cut.
-    #[error("{path} is there, but the disk did not take its name: {reason}")]
-    Unsure {
-        /// The target.
-        path: PathBuf,
-        /// What the system said.
-        reason: String,
-    },
-    /// Something in the way is no folder.
-    #[error("{path} is in the way: it is no folder, and is not followed if it is a link")]
-    NoFolder {
-        /// What is in the way.
-        path: PathBuf,
-    },
-    /// The system refused.
-    #[error("cannot {act} {path}")]
-    Io {
-        /// What was to be done.
-        act: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// A file that is being downloaded. Dropping it without [`PartialFile::finish`] leaves it for another attempt if
 /// there is a journal with anything in it, and removes it otherwise.
@@ -145,8 +83,12 @@ impl PartialFile {
         }
         let path = partial.path.with_file_name(side_name(target.file_name().unwrap_or_default(), JOURNAL));
         let whole = partial.file.metadata().is_ok_and(|metadata| metadata.len() == geometry.size());
-        let failed = |path: &Path| failed("write", path, geometry.size());
-        let (journal, records) = Journal::open(&path, &content, geometry.size()).map_err(failed(&path))?;
+        let (mut journal, records) = match Journal::open(&path, &content, geometry.size()) {
+            Ok((journal, records)) => (Some(journal), records),
+            // Room for the file and not for this: then it does not go on where it was cut off.
+            Err(error) if Lack::of(&error, &path).is_some() => (None, Vec::new()),
+            Err(error) => return Err(failed("write", &path, geometry.size())(error)),
+        };
         let mut bytes = Vec::new();
         for (index, proof) in records.iter().filter(|(index, _)| whole && *index < geometry.chunks()) {
             bytes.resize(usize::try_from(geometry.len(*index)).unwrap_or(0), 0);
@@ -156,14 +98,21 @@ impl PartialFile {
                 tree.insert(*index, &found, proof);
             }
         }
-        let fresh = tree.have().is_empty();
-        let cleared = if fresh { journal.clear().map_err(failed(&path)) } else { Ok(()) };
-        // From here on it is removed together with the file.
-        partial.journal = Some(journal);
-        cleared?;
-        if fresh {
-            partial.reserve()?;
+        if !tree.have().is_empty() {
+            // From here on it is removed together with the file.
+            partial.journal = journal;
+            return Ok((partial, tree));
         }
+        // The file first: it needs its room more.
+        partial.reserve().inspect_err(|_| journal.iter().for_each(Journal::remove))?;
+        if let Some(Err(error)) = journal.as_ref().map(Journal::clear) {
+            journal.iter().for_each(Journal::remove);
+            if Lack::of(&error, &path).is_none() {
+                return Err(failed("write", &path, geometry.size())(error));
+            }
+            journal = None;
+        }
+        partial.journal = journal;
         Ok((partial, tree))
     }
 
@@ -171,8 +120,13 @@ impl PartialFile {
     fn open(target: &Path, size: u64, placing: Placing) -> Result<Self, PartialError> {
         let name = target.file_name().ok_or_else(|| PartialError::NoFile { path: target.to_owned() })?;
         let folder = folder_of(target);
-        check_place(target, placing.over.as_ref())?;
         let path = folder.join(side_name(name, SUFFIX));
+        let free = check_place(target, placing.over.as_ref());
+        // Whose it is shows when it is locked.
+        let taken = free.is_err() && placing.over.is_none() && is_taken(target, &path, size);
+        if !taken {
+            free?;
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -189,13 +143,16 @@ impl PartialFile {
         if file.try_lock().is_err() || !is_at(&file, &path) {
             return Err(PartialError::InProgress { path: target.to_owned() });
         }
+        if taken {
+            fs::remove_file(target).map_err(failed("remove", target, size))?;
+        }
         let (finished, discarded) = (AtomicBool::new(false), AtomicBool::new(false));
         let (target, lost) = (target.to_owned(), OnceLock::new());
         Ok(Self { file, path, target, size, placing, journal: None, finished, discarded, lost })
     }
 
     fn reserve(&self) -> Result<(), PartialError> {
-        let full = || PartialError::DiskFull { path: self.target.clone(), needed: self.size };
+        let full = |error: Errno| failed("write", &self.target, self.size)(error.into());
         self.file.set_len(0).map_err(failed("write", &self.path, self.size))?;
         if self.size == 0 {
             return Ok(());
@@ -204,11 +161,11 @@ impl PartialFile {
         if let Ok(room) = rustix::fs::fstatvfs(&self.file)
             && room.f_bavail.saturating_mul(room.f_frsize) < self.size
         {
-            return Err(full());
+            return Err(full(Errno::NOSPC));
         }
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, self.size) {
             Ok(()) => Ok(()),
-            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Err(full()),
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(full(error)),
             // Not every file system can set room aside; the length alone will do.
             Err(_) => self.file.set_len(self.size).map_err(failed("write", &self.path, self.size)),
         }
@@ -219,10 +176,15 @@ impl PartialFile {
         self.file.write_all_at(bytes, offset).map_err(failed("write", &self.path, self.size))
     }
 
-    /// Writes down that chunks, which were verified and written, are there.
+    /// Writes down that chunks, which were verified and written, are there. Without room for that they are fetched again by another
+    /// attempt.
     pub fn record<'a>(&self, chunks: impl IntoIterator<Item = (u64, &'a Proof)>) -> Result<(), PartialError> {
-        let Some(journal) = &self.journal else { return Ok(()) };
-        journal.append(chunks).map_err(failed("write", &self.path, self.size))
+        match self.journal.as_ref().map(|journal| journal.append(chunks)) {
+            Some(Err(error)) if Lack::of(&error, &self.path).is_none() => {
+                Err(failed("write", &self.path, self.size)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads bytes that were written.
@@ -238,6 +200,12 @@ impl PartialFile {
     /// Dropping it removes it, whatever it has.
     pub fn discard(&self) {
         self.discarded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it stays when it is dropped, so that another attempt goes on with it.
+    pub fn is_resumable(&self) -> bool {
+        let recorded = self.journal.as_ref().is_some_and(|journal| !journal.is_empty());
+        recorded && !self.discarded.load(Ordering::Relaxed)
     }
 
     /// Waits until the bytes that were written before are on disk. An error is kept for [`PartialFile::finish`].
@@ -284,8 +252,7 @@ impl Drop for PartialFile {
         if *self.finished.get_mut() {
             return;
         }
-        let resumable = self.journal.as_ref().is_some_and(|journal| !journal.is_empty());
-        if resumable && !*self.discarded.get_mut() {
+        if self.is_resumable() {
             return;
         }
         // The journal first: without it the other is of no use.
@@ -304,16 +271,6 @@ fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(open), Ok(found)) => identity(open) == identity(found),
         _ => false,
-    }
-}
-
-fn failed(act: &'static str, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> PartialError + use<> {
-    let path = path.to_owned();
-    move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            PartialError::DiskFull { path, needed }
-        }
-        _ => PartialError::Io { act, path, source },
     }
 }
 
@@ -427,7 +384,7 @@ mod tests {
     fn a_file_larger_than_the_disk_fails_before_the_first_byte() {
         let folder = TempDir::new().unwrap();
         let error = PartialFile::create(&folder.path().join("a"), 1 << 44).unwrap_err();
-        assert!(matches!(error, PartialError::DiskFull { needed, .. } if needed == 1 << 44), "{error:?}");
+        assert!(matches!(error, PartialError::NoRoom { needed, .. } if needed == 1 << 44), "{error:?}");
         assert!(names(&folder).is_empty());
     }
 

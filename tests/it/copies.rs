@@ -82,9 +82,12 @@ async fn a_node_that_restarts_is_filled_before_the_next_publication() {
     alone(&peers[0]).await;
     published(&peers[0]).await;
     let (entrance, gone) = (tcp_address(&peers[0]), tcp_address(&master));
-    let stored = peers[1].status().await.unwrap().dht;
-    // The keys of three names, and those of the nodes themselves.
-    assert!(stored.records == 3 && stored.providers >= 10 + 3, "{stored:?}");
+    until("the names and the nodes are found at the other one", async || {
+        let stored = peers[1].status().await.unwrap().dht;
+        // The keys of three names, and those of the nodes themselves, which nobody's publication waits for.
+        (stored.records == 3 && stored.providers >= 10 + 3).then_some(())
+    })
+    .await;
     let sent = peers[0].status().await.unwrap().dht.mirror.sent;
     let dir = peers.remove(1).into_dir().await;
     let restarted = TestNode::try_start(Role::Peer, dir, |config| {

@@ -327,6 +327,12 @@ impl Driver {
                         let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(done));
                         self.uploads.cancel(&peer, &run).map_or(Ok(()), |channel| Err((channel, Refusal::Cancelled)))
                     }
+                    Ok(Request::Wrong(run)) => {
+                        self.on_complaint(peer, run);
+                        let done = Response::bare(Header::Done);
+                        let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(done));
+                        Ok(())
+                    }
                     Ok(mut request) => {
                         self.on_asked_for_chunks(peer);
                         let holdings = &self.services.library.holdings;
@@ -360,6 +366,19 @@ impl Driver {
             request_response::Event::ResponseSent { request_id, .. } => {
                 self.uploads.finish(&request_id, Instant::now());
             }
+        }
+    }
+
+    /// Somebody got something else than a content from here.
+    fn on_complaint(&mut self, peer: PeerId, run: fetch_protocol::Run) {
+        let Ok(turn) = self.looking.clone().try_acquire_owned() else { return };
+        if self.complaints.hear(peer, Instant::now()) {
+            let library = self.services.library.clone();
+            tracing::debug!(%peer, content = %run.content, chunk = run.first, "says that it got something else");
+            drop(tokio::task::spawn_blocking(move || {
+                library.check(&run);
+                drop(turn);
+            }));
         }
     }
 
@@ -401,9 +420,10 @@ pub(super) fn read(library: Library, upload: Upload) -> BoxFuture<'static, Job> 
         fetch_protocol::Request::Chunks(want) => library.chunks(&want.run()),
         fetch_protocol::Request::Files(contents) => library.files(&contents),
         // Answered when they came, or made a request for one chunk.
-        fetch_protocol::Request::Any(_) | fetch_protocol::Request::Have(_) | fetch_protocol::Request::Cancel(_) => {
-            fetch_protocol::Response::bare(Header::Done)
-        }
+        fetch_protocol::Request::Any(_)
+        | fetch_protocol::Request::Have(_)
+        | fetch_protocol::Request::Cancel(_)
+        | fetch_protocol::Request::Wrong(_) => fetch_protocol::Response::bare(Header::Done),
     });
     async move {
         // A reader that panicked has read nothing.

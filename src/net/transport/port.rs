@@ -8,7 +8,6 @@ use std::io;
 use std::net::{SocketAddr, SocketAddrV6};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, Transport, tcp};
 
 use crate::net::discovery::interfaces;
-use crate::net::gate::Door;
+use crate::net::gate::{Door, Word};
 
 /// For how long one that connects may say nothing. It is the one to begin, and a first packet that is lost comes again after a
 /// second.
@@ -46,7 +45,7 @@ impl AnyPort {
 /// Waits until something can be read, but not for long.
 async fn first_word(
     accepted: impl Future<Output = io::Result<tcp::tokio::TcpStream>>,
-    spoke: Arc<AtomicBool>,
+    word: Arc<Word>,
 ) -> io::Result<tcp::tokio::TcpStream> {
     let stream = accepted.await?;
     // Looked at and not taken: a socket that was just accepted may be called readable with nothing to read.
@@ -56,7 +55,9 @@ async fn first_word(
     if first == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    spoke.store(true, Ordering::Release);
+    if !word.say() {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "others of its address took its place"));
+    }
     Ok(stream)
 }
 
@@ -111,11 +112,11 @@ impl Transport for AnyPort {
         context: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
         Pin::new(&mut self.inner).poll(context).map(|event| {
-            let spoke = Arc::new(AtomicBool::new(false));
+            let word = Arc::<Word>::default();
             if let (TransportEvent::Incoming { .. }, Some(door)) = (&event, &self.door) {
-                door.announce(spoke.clone());
+                door.announce(word.clone());
             }
-            event.map_upgrade(|accepted| first_word(accepted, spoke).boxed())
+            event.map_upgrade(|accepted| first_word(accepted, word).boxed())
         })
     }
 }

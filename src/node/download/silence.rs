@@ -93,7 +93,8 @@ impl Task<'_> {
         match reason {
             Exhausted::Wrong => {
                 let sources = self.liars.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                Error::Verification { name: self.name, content: self.content, sources }
+                let kept = self.part.file.is_resumable();
+                Error::Verification { name: self.name, content: self.content, sources, kept }
             }
             Exhausted::Gone => Error::ContentGone { name: self.name, content: self.content },
             Exhausted::Unreachable => {

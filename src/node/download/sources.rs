@@ -274,6 +274,11 @@ pub(super) async fn cancel(net: Net, source: PeerId, run: Run) {
     let _ = net.fetch(source, Request::Cancel(run)).await;
 }
 
+/// Says that what came for a run is not part of the content: the holder can look whether its file is still that.
+pub(super) async fn complain(net: Net, source: PeerId, run: Run) {
+    let _ = net.fetch(source, Request::Wrong(run)).await;
+}
+
 /// Where this node is best reached: by TCP before QUIC, and from other machines before this one.
 fn own_addresses(net: &Net) -> Vec<Multiaddr> {
     let listen = net.listen();

@@ -58,6 +58,7 @@ pub struct GotFile {
     /// Its name.
     pub name: Name,
     /// Where it is now.
+    #[serde(with = "super::path_text")]
     pub path: PathBuf,
     /// Its size in bytes.
     pub bytes: u64,
@@ -81,7 +82,7 @@ pub struct GetReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<KeptFile>,
     /// With `delete`, files that were removed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "super::path_text::list")]
     pub deleted: Vec<PathBuf>,
 }
 
@@ -91,6 +92,7 @@ pub struct KeptFile {
     /// Its name in the network.
     pub name: Name,
     /// The file.
+    #[serde(with = "super::path_text")]
     pub path: PathBuf,
     /// Why it was not touched.
     pub reason: String,

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::{PartialError, failed};
+use super::error::{PartialError, failed};
 use crate::storage::durable::{folders_of, sync_folder};
 
 /// The folder that a path is in.

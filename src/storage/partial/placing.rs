@@ -1,17 +1,19 @@
 //! A whole file gets its attributes and its place: where nothing is, or in place of just the file that is meant.
 
-use std::fs::{self, File, FileTimes, Permissions};
+use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use swarmdex_protocols::Attributes;
 
-use super::{PartialError, PartialFile, failed, folder_of};
+use super::error::{PartialError, failed};
+use super::{PartialFile, folder_of};
 use crate::storage::hash::FileStamp;
 
 /// How a file is put in place.
@@ -65,6 +67,9 @@ fn time(nanoseconds: i64) -> Option<SystemTime> {
     }
 }
 
+/// Whether a file without a name can get one: by the name that this process has for it.
+static HAS_PROC: LazyLock<bool> = LazyLock::new(|| Path::new("/proc/self/fd").is_dir());
+
 /// A small file that is written, and has no place yet: many of them wait for the disk together. Dropping it leaves nothing.
 #[derive(Debug)]
 pub struct Unplaced {
@@ -86,8 +91,8 @@ impl Unplaced {
         let folder = folder_of(target);
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
         let unnamed = match placing.over {
-            None => rustix::fs::openat(rustix::fs::CWD, folder, flags, Mode::from_raw_mode(0o644)).ok(),
-            Some(_) => None,
+            None if *HAS_PROC => rustix::fs::openat(rustix::fs::CWD, folder, flags, Mode::from_raw_mode(0o644)).ok(),
+            _ => None,
         };
         let held = match unnamed {
             Some(file) => {
@@ -161,15 +166,53 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> Result<(), PartialError> {
     match rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => return Ok(()),
         Err(Errno::EXIST) => return Err(exists()),
-        // Not every file system knows that flag: a hard link fails just so if the target exists.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        // Not every file system knows that flag, nor does every sandbox let it through: a hard link fails just so if the target
+        // exists.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::PERM) => {}
         Err(error) => return Err(failed("make", to, 0)(error.into())),
     }
     match fs::hard_link(from, to) {
         Ok(()) => fs::remove_file(from).map_err(failed("remove", from, 0)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(exists()),
-        Err(error) => Err(failed("make", to, 0)(error)),
+        // Nor does every file system know those.
+        Err(_) => rename_taken(from, to),
     }
+}
+
+/// Takes the name by an empty file, which fails if it exists, and renames over that: what somebody else puts there meanwhile is
+/// left alone but for the moment between the last look and the renaming. Cut off in between it leaves the empty file:
+/// [`is_taken`] tells it.
+fn rename_taken(from: &Path, to: &Path) -> Result<(), PartialError> {
+    let taken = match OpenOptions::new().write(true).create_new(true).open(to) {
+        Ok(taken) => taken,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(PartialError::TargetExists { path: to.to_owned() });
+        }
+        Err(error) => return Err(failed("make", to, 0)(error)),
+    };
+    // Held open, it keeps its number also where numbers are made up.
+    let is_mine = || match (taken.metadata(), fs::symlink_metadata(to)) {
+        (Ok(mine), Ok(found)) => {
+            found.is_file() && found.len() == 0 && (mine.dev(), mine.ino()) == (found.dev(), found.ino())
+        }
+        _ => false,
+    };
+    if !is_mine() {
+        return Err(PartialError::TargetExists { path: to.to_owned() });
+    }
+    fs::rename(from, to).map_err(|error| {
+        if is_mine() {
+            let _ = fs::remove_file(to);
+        }
+        failed("make", to, 0)(error)
+    })
+}
+
+/// Whether what is at a target is there for a download of something else than an empty file, whose hidden file is still
+/// beside it.
+pub(super) fn is_taken(target: &Path, partial: &Path, size: u64) -> bool {
+    let length = |path: &Path| fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file).map(|found| found.len());
+    size > 0 && length(target) == Some(0) && length(partial) == Some(size)
 }
 
 /// Renames over just the file that is meant: whoever wrote to it, or replaced it, meanwhile keeps what it wrote.
@@ -198,8 +241,6 @@ pub(super) fn rename_over(from: &Path, to: &Path, over: &FileStamp) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use swarmdex_protocols::statement::MIN_MODIFIED_NS;
     use tempfile::TempDir;
 
@@ -234,6 +275,44 @@ mod tests {
             assert_eq!(stamp(&large).mtime_ns, modified_ns);
             assert_eq!(fs::metadata(&large).unwrap().mode(), metadata.mode());
         }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_first_replaces_nothing() {
+        let folder = TempDir::new().unwrap();
+        let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
+        fs::write(&from, "new").unwrap();
+        fs::write(&to, "").unwrap();
+        assert!(matches!(rename_taken(&from, &to), Err(PartialError::TargetExists { .. })));
+        fs::remove_file(&to).unwrap();
+        rename_taken(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"new");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        // What cannot be renamed leaves nothing.
+        fs::remove_file(&to).unwrap();
+        assert!(rename_taken(&from, &to).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_name_that_was_taken_by_a_download_that_was_cut_off_is_given_back() {
+        let folder = TempDir::new().unwrap();
+        let target = folder.path().join("a");
+        let partial = PartialFile::create(&target, 3).unwrap();
+        std::mem::forget(partial);
+        // As a crash between the two steps leaves it.
+        fs::write(&target, "").unwrap();
+        assert!(matches!(PartialFile::create(&target, 3), Err(PartialError::InProgress { .. })));
+        let other = folder.path().join("b");
+        fs::copy(folder.path().join(".a.swarmdex-part"), folder.path().join(".b.swarmdex-part")).unwrap();
+        fs::write(&other, "").unwrap();
+        let partial = PartialFile::create(&other, 3).unwrap();
+        partial.write_chunk(0, b"new").unwrap();
+        partial.finish(false).unwrap();
+        assert_eq!(fs::read(&other).unwrap(), b"new");
+        // Without the hidden file it is somebody else's.
+        fs::write(folder.path().join("c"), "").unwrap();
+        assert!(matches!(PartialFile::create(&folder.path().join("c"), 3), Err(PartialError::TargetExists { .. })));
     }
 
     #[test]

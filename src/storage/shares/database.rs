@@ -100,6 +100,11 @@ impl Database {
         read().map(|content| content.map(ContentId::from_bytes)).map_err(|source| self.failed(source))
     }
 
+    /// Keeps what is known of a file, and believes it no more: whatever its times are, it is hashed anew.
+    pub(super) fn distrust(&self, path: &Path) -> Result<(), ShareError> {
+        self.execute("UPDATE files SET ctime = ?2 WHERE path = ?1", params![bytes(path), i64::MIN])
+    }
+
     pub(super) fn cache(&self, path: &Path, stamp: &FileStamp, content: &ContentId) -> Result<(), ShareError> {
         let [len, inode] = [stamp.len, stamp.inode].map(u64::cast_signed);
         // The device is for earlier builds: a disk that is mounted again may get another number.

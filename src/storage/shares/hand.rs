@@ -2,27 +2,30 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use swarmdex_protocols::Name;
 
 use super::database::{GivenUp, Root};
+use super::look::Open;
 use super::roots::{absolute, is_declared, resolve};
 use super::select::{Rules, Why, check_patterns};
 use super::{OnProgress, ShareError, ShareOutcome, ShareTable, SharedEntry, lock, scan};
-use crate::config::{Origin, Selection};
+use crate::config::{Origin, ShareOptions};
 
 impl ShareTable {
     /// Shares files and folders by hand, and remembers that. `name` renames a file, or puts `name/` in front of what is in
-    /// a folder; `selection` says what of a folder is shared.
+    /// a folder.
     pub fn add(
         &self,
         paths: &[PathBuf],
         name: Option<&str>,
-        selection: &Selection,
+        options: &ShareOptions,
         progress: OnProgress<'_>,
         cancel: &AtomicBool,
     ) -> Result<ShareOutcome, ShareError> {
+        let ShareOptions { selection, rehash } = options;
         if name.is_some() && paths.len() != 1 {
             return Err(ShareError::OneName);
         }
@@ -47,7 +50,7 @@ impl ShareTable {
             let mut root = Root { prefix, selection: selection.clone(), origins, path };
             root.origins.remove(&Origin::Earlier);
             root.origins.insert(Origin::Command, given);
-            match self.add_root(&root, progress, cancel) {
+            match self.add_root(&root, *rehash, progress, cancel) {
                 Ok(added) => outcome.extend(added),
                 Err(error) => {
                     // As it was before.
@@ -60,13 +63,23 @@ impl ShareTable {
                 }
             }
         }
+        // Folders without files are watched too, and what was not at rest is looked at again.
+        let Open { busy, changing, .. } = &outcome.open;
+        let stale: Vec<_> = busy.iter().chain(changing).map(|path| Arc::from(path.as_path())).collect();
+        self.change(|table| table.stale.extend(stale));
         // Whoever is told that it is shared finds it shared after a power cut.
         self.shared.outboards.sync()?;
         lock(&self.shared.database).settle()?;
         Ok(outcome)
     }
 
-    fn add_root(&self, root: &Root, progress: OnProgress<'_>, cancel: &AtomicBool) -> Result<ShareOutcome, ShareError> {
+    fn add_root(
+        &self,
+        root: &Root,
+        rehash: bool,
+        progress: OnProgress<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<ShareOutcome, ShareError> {
         let rules = Rules::new(&root.path, &self.selection(root))?;
         let found = scan::scan(root, &root.path, self.own_folder(), rules, BTreeSet::new())?;
         {
@@ -84,7 +97,7 @@ impl ShareTable {
             states.set_ended(&root.path, false);
         }
         let direct = found.direct;
-        let added = self.take_in_whole(&root.path, found, progress, cancel)?;
+        let added = self.take_in_whole(&root.path, found, rehash, progress, cancel)?;
         match added.skipped.first() {
             Some(skipped) if direct => Err(self.explain(root, skipped)),
             _ => Ok(added),

@@ -47,6 +47,8 @@ pub struct Open {
     pub large: Vec<PathBuf>,
     /// Files that were not at rest.
     pub busy: Vec<PathBuf>,
+    /// Files that were found changing while they were read.
+    pub changing: Vec<PathBuf>,
 }
 
 impl Open {
@@ -54,6 +56,7 @@ impl Open {
         self.more.extend(other.more);
         self.large.extend(other.large);
         self.busy.extend(other.busy);
+        self.changing.extend(other.changing);
     }
 }
 
@@ -93,7 +96,7 @@ impl ShareTable {
                     Ok(false) => {}
                     Err(error @ ShareError::Hash(HashError::Cancelled)) => return Err(error),
                     Err(error) => {
-                        outcome.skipped.push(Skipped { path, reason: with_cause(&error) });
+                        outcome.skipped.push(Skipped { path, reason: with_cause(&error), failed: true });
                         outcome.unfinished = true;
                     }
                 }
@@ -133,7 +136,11 @@ impl ShareTable {
                     Err(error @ ShareError::Hash(HashError::Cancelled)) => return Err(error),
                     // The others are looked at all the same.
                     Err(error) => {
-                        outcome.skipped.push(Skipped { path: path.to_owned(), reason: with_cause(&error) });
+                        outcome.skipped.push(Skipped {
+                            path: path.to_owned(),
+                            reason: with_cause(&error),
+                            failed: true,
+                        });
                         outcome.unfinished = true;
                     }
                 }
@@ -167,13 +174,13 @@ impl ShareTable {
         let found = match scan::scan(root, path, self.own_folder(), rules, away.clone()) {
             Ok(found) => found,
             Err(error @ ShareError::DataDirectory { .. }) => {
-                let skipped = vec![Skipped { path: root.path.clone(), reason: with_cause(&error) }];
+                let skipped = vec![Skipped { path: root.path.clone(), reason: with_cause(&error), failed: true }];
                 Found { skipped, ..Found::nothing(&root.path) }
             }
             Err(error) => {
                 let mut found = Found::nothing(path);
                 if path == root.path {
-                    found.skipped.push(Skipped { path: root.path.clone(), reason: with_cause(&error) });
+                    found.skipped.push(Skipped { path: root.path.clone(), reason: with_cause(&error), failed: true });
                 }
                 found
             }
@@ -278,7 +285,7 @@ impl ShareTable {
         if self.states().is_away(&root.path, &reason) {
             let kept = lock(&self.shared.table).below(&root.path, &root.path).count();
             let reason = format!("{reason}; its {kept} names are kept until it is back or 'swarmdex unshare' ends it");
-            outcome.skipped.push(Skipped { path: root.path.clone(), reason });
+            outcome.skipped.push(Skipped { path: root.path.clone(), reason, failed: false });
         }
         Ok(outcome)
     }

@@ -178,6 +178,8 @@ pub struct Skipped {
     pub path: PathBuf,
     /// Why, for people.
     pub reason: String,
+    /// Whether it would be shared if the disk, or this system, had done what was asked of it.
+    pub failed: bool,
 }
 
 /// What sharing came to.

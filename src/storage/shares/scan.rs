@@ -55,7 +55,12 @@ impl Found {
     }
 
     fn skip(&mut self, path: &Path, reason: String) {
-        self.skipped.push(Skipped { path: path.to_owned(), reason });
+        self.skipped.push(Skipped { path: path.to_owned(), reason, failed: false });
+        self.left_out.push((path.to_owned(), Why::Unfit));
+    }
+
+    fn fail(&mut self, path: &Path, error: &dyn std::error::Error) {
+        self.skipped.push(Skipped { path: path.to_owned(), reason: format!("cannot be read: {error}"), failed: true });
         self.left_out.push((path.to_owned(), Why::Unfit));
     }
 
@@ -67,7 +72,7 @@ impl Found {
             _ => "",
         };
         if !reason.is_empty() {
-            self.skipped.push(Skipped { path: path.to_owned(), reason: reason.to_owned() });
+            self.skipped.push(Skipped { path: path.to_owned(), reason: reason.to_owned(), failed: false });
         }
         self.left_out.push((path.to_owned(), why));
     }
@@ -142,7 +147,11 @@ fn enter(folder: &Path, rules: &mut Rules, found: &mut Found) -> bool {
         Ok(None) => true,
         Ok(Some(wrong)) => {
             let path = folder.join(super::select::IGNORE_FILE);
-            found.skipped.push(Skipped { path, reason: format!("a part of it is not understood: {wrong}") });
+            found.skipped.push(Skipped {
+                path,
+                reason: format!("a part of it is not understood: {wrong}"),
+                failed: false,
+            });
             true
         }
         Err(reason) => {
@@ -181,7 +190,7 @@ fn walk(root: &Root, below: &Path, own: &Path, rules: &mut Rules, found: &mut Fo
                 let is_gone = error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
                 // What went meanwhile is gone; of what cannot be read nobody knows.
                 if !is_gone {
-                    found.skip(&path, format!("cannot be read: {error}"));
+                    found.fail(&path, &error);
                     found.unread.insert(path);
                 }
             }
@@ -213,7 +222,7 @@ fn visit(root: &Root, item: &walkdir::DirEntry, rules: &Rules, found: &mut Found
         }
         (Err(error), _) => found.skip(path, error.to_string()),
         (_, Err(error)) if error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound) => {}
-        (_, Err(error)) => found.skip(path, format!("cannot be read: {error}")),
+        (_, Err(error)) => found.fail(path, &error),
     }
 }
 

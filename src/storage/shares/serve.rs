@@ -10,12 +10,15 @@ use swarmdex_protocols::content::{Geometry, Outboard, Proof};
 use swarmdex_protocols::fetch::{Header, Refusal, Response, Run};
 use swarmdex_protocols::{ContentId, Name};
 
-use super::{ShareError, ShareTable, SharedEntry, lock};
+use super::{ShareError, ShareTable, SharedEntry, lock, with_cause};
 use crate::buffers::Buffers;
 use crate::storage::durable::{sync_files, sync_folder};
 use crate::storage::hash::{FileStamp, open_regular};
+use crate::storage::library::is_right;
 use crate::storage::private;
 
+/// Files with one content that are looked at after a complaint.
+const CHECKED: usize = 16;
 /// Outboards that are kept in memory.
 const KEPT: usize = 16;
 /// Outboards that are not known to be on disk, at most; they are synced so many at a time, and open meanwhile.
@@ -129,6 +132,43 @@ impl ShareTable {
             before = Some(entry.name);
         }
         Err(refusal)
+    }
+
+    /// Looks whether the files that are shared with a content still have these chunks of it. Those that do not are withdrawn,
+    /// and hashed anew whatever their times say. Blocks on the disk.
+    pub(in crate::storage) fn check(&self, run: &Run, buffers: &Buffers) {
+        let mut before = None;
+        for _ in 0..CHECKED {
+            let Some(entry) = self.with_content(&run.content, before.as_ref()) else { return };
+            match (self.read_from(&entry, run, buffers), Geometry::new(entry.size)) {
+                (Ok(response), Ok(geometry)) => {
+                    if !is_right(run, &geometry, &response) {
+                        self.doubt(&entry);
+                    }
+                    buffers.give(response.body);
+                }
+                (Err(Refusal::Changed), _) => self.mark_stale(&entry),
+                _ => {}
+            }
+            before = Some(entry.name);
+        }
+    }
+
+    /// A file has other bytes than its times say.
+    fn doubt(&self, entry: &SharedEntry) {
+        tracing::warn!(
+            name = %entry.name,
+            path = %entry.path.display(),
+            "the file changed since it was shared, and its times do not say so, as those of databases and images that programs \
+             have mapped: withdrawn until it is hashed anew"
+        );
+        if let Err(error) = lock(&self.shared.database).distrust(&entry.path) {
+            tracing::warn!(error = with_cause(&error), "a hash cannot be forgotten");
+        }
+        self.change(|table| {
+            table.distrust(&entry.name);
+            table.stale.insert(entry.path.clone());
+        });
     }
 
     /// Whether a file with this content is shared.

@@ -53,6 +53,13 @@ impl Table {
         }
     }
 
+    /// The same, and whatever the times of its file are, it is another one than was hashed.
+    pub(super) fn distrust(&mut self, name: &Name) {
+        if let Some(entry) = self.entries.get(name).cloned() {
+            self.insert(SharedEntry { suspended: true, stamp: entry.stamp.distrusted(), ..entry });
+        }
+    }
+
     pub(super) fn remove(&mut self, name: &Name) {
         // A list is made anew when somebody asks.
         (self.kept, self.listed) = (None, None);
@@ -106,6 +113,6 @@ impl Table {
     pub(super) fn taken(&self, name: &Name, root: &Path, path: &Path) -> Option<Skipped> {
         let other = self.entries.get(name).filter(|other| *other.root != *root && *other.path != *path)?;
         let reason = format!("the name {name} is taken by {}", other.path.display());
-        Some(Skipped { path: path.to_owned(), reason })
+        Some(Skipped { path: path.to_owned(), reason, failed: false })
     }
 }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::buffers::Buffers;
-use crate::config::Selection;
+use crate::config::{Selection, ShareOptions};
 
 const CHUNK: usize = 256 << 10;
 
@@ -62,7 +62,8 @@ impl Stage {
     }
 
     fn add_selected(&self, path: &Path, name: Option<&str>, selection: &Selection) -> Result<ShareOutcome, ShareError> {
-        self.table.add(&[path.to_owned()], name, selection, &|_| {}, &AtomicBool::new(false))
+        let options = ShareOptions { selection: selection.clone(), rehash: false };
+        self.table.add(&[path.to_owned()], name, &options, &|_| {}, &AtomicBool::new(false))
     }
 
     fn update(&self, paths: &[PathBuf]) -> ShareOutcome {
@@ -214,7 +215,7 @@ fn one_name_has_one_file() {
     assert_eq!((outcome.entries.len(), outcome.skipped.len()), (0, 1));
     assert_eq!(stage.table.entries()[0].content, ContentId::of(b"1"));
     assert!(matches!(
-        stage.table.add(&[a, b], Some("x"), &Selection::default(), &|_| {}, &AtomicBool::new(false)),
+        stage.table.add(&[a, b], Some("x"), &ShareOptions::default(), &|_| {}, &AtomicBool::new(false)),
         Err(ShareError::OneName)
     ));
 }
@@ -401,7 +402,7 @@ fn many_small_files_are_hashed_and_progress_is_told() {
     let path = stage.folder.path().join("files/many");
     let outcome = stage
         .table
-        .add(&[path], None, &Selection::default(), &|now| *last.lock().unwrap() = now, &AtomicBool::new(false))
+        .add(&[path], None, &ShareOptions::default(), &|now| *last.lock().unwrap() = now, &AtomicBool::new(false))
         .unwrap();
     assert_eq!(outcome.entries.len(), 2000);
     let all = HashProgress { done_bytes: 6000, total_bytes: 6000, done_files: 2000, total_files: 2000 };

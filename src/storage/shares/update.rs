@@ -90,18 +90,20 @@ impl ShareTable {
         Ok(outcome)
     }
 
-    /// The same for what somebody shares by hand and waits for: all of it, or nothing and an error.
+    /// The same for what somebody shares by hand and waits for: all of it, or nothing and an error. With `rehash` no hash is
+    /// believed that was made before.
     pub(super) fn take_in_whole(
         &self,
         root: &Path,
         found: Found,
+        rehash: bool,
         progress: OnProgress<'_>,
         cancel: &AtomicBool,
     ) -> Result<ShareOutcome, ShareError> {
         let mut outcome = ShareOutcome { skipped: found.skipped, ..ShareOutcome::default() };
         let mut left_out = found.left_out;
         let wanted = self.wanted(root, found.candidates, &mut outcome.skipped, &mut left_out)?;
-        let (known, unknown) = self.split_known(wanted)?;
+        let (known, unknown) = if rehash { (Vec::new(), wanted) } else { self.split_known(wanted)? };
         let hashed = self.hash_all(&unknown, progress, cancel)?;
         let lasting = |error: &ShareError| matches!(error, ShareError::Outboard { .. } | ShareError::Database { .. });
         let mut results: Vec<_> = known.into_iter().map(|candidate| (candidate, None)).collect();
@@ -143,7 +145,7 @@ impl ShareTable {
                 // Two spellings of a letter are two files to the system, and one name here.
                 let reason = format!("another file of the folder has the name {} already", candidate.name);
                 left_out.push((candidate.path.clone(), Why::Unfit));
-                skipped.push(Skipped { path: candidate.path, reason });
+                skipped.push(Skipped { path: candidate.path, reason, failed: false });
             } else {
                 wanted.push(candidate);
             }
@@ -235,7 +237,8 @@ impl ShareTable {
                 (None, None) => continue,
                 (Some(Err(error)), _) => {
                     match fate(&error) {
-                        Fate::Stays => outcome.open.busy.push(candidate.path.clone()),
+                        Fate::Changes => outcome.open.changing.push(candidate.path.clone()),
+                        Fate::Went => outcome.open.busy.push(candidate.path.clone()),
                         Fate::Unfinished => outcome.unfinished = true,
                         Fate::Away => {
                             outcome.unfinished = true;
@@ -243,7 +246,7 @@ impl ShareTable {
                         }
                         Fate::Goes => unfit.push((candidate.name, candidate.path.clone())),
                     }
-                    outcome.skipped.push(Skipped { path: candidate.path, reason: with_cause(&error) });
+                    outcome.skipped.push(Skipped { path: candidate.path, reason: with_cause(&error), failed: true });
                     continue;
                 }
             };
@@ -369,8 +372,10 @@ impl ShareTable {
 
 /// What becomes of the name of a file that could not be hashed.
 enum Fate {
-    /// It is being written, or just went: it is looked at again in a moment.
-    Stays,
+    /// It stays: it is being written, and looked at again when it may be at rest.
+    Changes,
+    /// It stays: it just went, and it is looked at again in a moment.
+    Went,
     /// This node is at fault.
     Unfinished,
     /// It cannot be read now.
@@ -381,9 +386,9 @@ enum Fate {
 
 fn fate(error: &ShareError) -> Fate {
     match error {
-        ShareError::Hash(HashError::Changing { .. }) => Fate::Stays,
+        ShareError::Hash(HashError::Changing { .. }) => Fate::Changes,
         ShareError::Hash(HashError::Io { source, .. }) => match source.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => Fate::Stays,
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Fate::Went,
             ErrorKind::PermissionDenied => Fate::Goes,
             _ => Fate::Away,
         },
