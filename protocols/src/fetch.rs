@@ -253,8 +253,8 @@ pub enum Refusal {
     /// 4: too many requests are waiting: ask again later.
     #[error("it is busy")]
     Busy,
-    /// 5: the holder cannot read its file.
-    #[error("it cannot read the file")]
+    /// 5: the holder cannot read its file: its disk fails, or does not answer. It may do so again.
+    #[error("its disk does not answer, or fails")]
     Storage,
     /// 6: the bytes of the request are no request.
     #[error("it did not understand the request")]

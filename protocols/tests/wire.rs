@@ -253,6 +253,7 @@ fn fetches() -> Vec<fetch::Request> {
         fetch::Request::Have(fetch::Have { content: content(), addresses: Vec::new(), have: Vec::new() }),
         fetch::Request::Files(vec![content(), content()]),
         fetch::Request::Cancel(run),
+        fetch::Request::Wrong(run),
     ]
 }
 

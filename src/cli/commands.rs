@@ -114,6 +114,7 @@ async fn share(
         line.map_or(Ok(()), |line| output::line(&line))?
     }
     summary::note_skipped(&report, verbose);
+    summary::note_written(&report, verbose);
     if let Some(left_out) = roots::left_out(&report.left_out) {
         note(&format!("left out: {left_out}; --hidden and --no-ignore share such files, too"));
     }

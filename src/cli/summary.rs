@@ -76,6 +76,19 @@ pub(super) fn note_skipped(report: &ShareReport, verbose: bool) {
     });
 }
 
+/// Says which files are being written to, and what that means.
+pub(super) fn note_written(report: &ShareReport, verbose: bool) {
+    note_each(&report.written, verbose, "open for writing", |written| {
+        format!(
+            "{} by {} ({}): what it changes through memory shows in no time of the file; share a copy or a snapshot, or it again by \
+             --rehash when it is at rest",
+            written.path.display(),
+            written.program,
+            written.pid
+        )
+    });
+}
+
 /// Says the same of each, as far as a person reads on.
 pub(super) fn note_each<T>(all: &[T], verbose: bool, what: &str, text: impl Fn(&T) -> String) {
     let (some, left) = listed(all, verbose);

@@ -128,6 +128,8 @@ impl Parts for ShareReport {
         self.entries.extend(next.entries);
         self.skipped.extend(next.skipped);
         self.left_out.add(next.left_out);
+        // At most a thousand.
+        self.written.extend(next.written);
     }
 }
 

@@ -1,11 +1,11 @@
 //! The event loop.
 
+mod complaints;
 mod paths;
 mod reach;
 mod routing;
 mod serve;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::stream::FuturesUnordered;
@@ -17,7 +17,7 @@ use swarmdex_protocols::address::without_peer;
 use swarmdex_protocols::index::{Request, Response, Run};
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 use swarmdex_protocols::{fetch as fetch_protocol, mirror};
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::behaviour::{Behaviour, BehaviourEvent, protocol_version};
 use super::codec::Received;
@@ -34,8 +34,8 @@ use super::pending::Pending;
 use super::trips::Trips;
 use super::{Came, Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
 use crate::config::{Config, Role};
-use crate::state::complaints::Complaints;
 use crate::state::meetings::Meetings;
+use complaints::Hearing;
 use paths::{Doubts, TICKS};
 pub(super) use reach::Reachability;
 use serve::{IndexReply, read};
@@ -78,9 +78,7 @@ pub(super) struct Driver {
     requests: Requests,
     uploads: Uploads,
     crowd: Crowd,
-    complaints: Complaints<PeerId>,
-    /// One complaint is looked into at a time.
-    looking: Arc<Semaphore>,
+    complaints: Hearing,
     reachability: Reachability,
     services: Services,
     dht: Dht,
@@ -184,8 +182,7 @@ impl Driver {
             },
             uploads,
             crowd: Crowd::default(),
-            complaints: Complaints::default(),
-            looking: Arc::new(Semaphore::new(1)),
+            complaints: Hearing::default(),
             reachability,
             services,
             dht,

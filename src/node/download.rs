@@ -7,6 +7,7 @@ mod stalled;
 mod target;
 mod turns;
 mod writer;
+mod wrong;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,9 +46,6 @@ use crate::tasks;
 /// News of sources that wait to be heard.
 const NEWS: usize = 64;
 
-/// Complaints of one download, and how long it waits for them when it has failed.
-const MAX_COMPLAINTS: usize = 64;
-const COMPLAINING: Duration = Duration::from_secs(1);
 /// How often it is looked how far away sources are that have not answered yet.
 const GETS_NEAR: Duration = Duration::from_millis(50);
 /// A download that takes longer lets others find in the DHT what it has, and a large one looks for holders there.
@@ -106,6 +104,7 @@ pub(super) async fn download(
         wish,
         used: BTreeSet::new(),
         liars: BTreeSet::new(),
+        unread: BTreeSet::new(),
         complaints: Vec::new(),
         silent: BTreeMap::new(),
         suspect: found.holders.iter().filter(|holder| holder.suspect).map(|holder| holder.peer).collect(),
@@ -155,6 +154,8 @@ struct Task<'a> {
     used: BTreeSet<PeerId>,
     /// Sources that sent something else.
     liars: BTreeSet<PeerId>,
+    /// Sources whose disks do not answer.
+    unread: BTreeSet<PeerId>,
     /// What is said of that to them.
     complaints: Vec<JoinHandle<()>>,
     /// Sources that no connection could be made to.
@@ -233,9 +234,7 @@ impl Task<'_> {
         match end {
             Ok(Ok(())) => Ok(self.used.into_iter().collect()),
             Ok(Err(reason)) => {
-                // A command may end with the download, and its node with it.
-                let complaints = futures::future::join_all(std::mem::take(&mut self.complaints));
-                let _ = tokio::time::timeout(COMPLAINING, complaints).await;
+                self.complain().await;
                 Err(self.exhausted(reason))
             }
             Err(error) => Err(error),
@@ -414,15 +413,6 @@ impl Task<'_> {
         chunks.is_some_and(|chunks| machine.on_word(source, &chunks, Instant::now()))
     }
 
-    fn report(&self, source: PeerId) {
-        let questions = self.inner.questions.clone();
-        tasks::spawn("report", async move {
-            if let Err(error) = questions.report(source).await {
-                tracing::debug!(%source, %error, "a report was not taken");
-            }
-        });
-    }
-
     fn on_event(&mut self, machine: &mut Download<PeerId>, work: &mut Work, event: Event) -> Result<(), Error> {
         let now = Instant::now();
         match event {
@@ -469,6 +459,9 @@ impl Task<'_> {
                 self.on_own_refused(machine, run, refusal);
             }
             Event::Failed(source, run, Failure::Refused(refusal)) => {
+                if refusal == Refusal::Storage {
+                    self.unread.insert(source);
+                }
                 self.last_failure = Some(refusal.to_string());
                 machine.on_refused(source, run.first, refusal, now);
             }
@@ -491,6 +484,7 @@ impl Task<'_> {
         match written {
             Written::Done => {
                 machine.on_written(source, run.first, run.count);
+                self.unread.remove(&source);
                 self.used.insert(source);
                 let indexes = run.first..run.first + u64::from(run.count);
                 let bytes = indexes.map(|index| self.geometry.len(index)).sum::<u64>();
@@ -500,28 +494,5 @@ impl Task<'_> {
             Written::Failed(error) => return Err(error),
         }
         Ok(())
-    }
-
-    fn on_wrong(&mut self, machine: &mut Download<PeerId>, source: PeerId, run: Run) {
-        if source == self.inner.net.local() {
-            // Nobody's lie: the file changed, and its times do not say so.
-            self.on_own_refused(machine, run, Refusal::Changed);
-            let library = self.inner.library.clone();
-            drop(tokio::task::spawn_blocking(move || library.check(&run)));
-            return;
-        }
-        tracing::warn!(%source, name = %self.name, "sent something else than the content; not asked again");
-        self.liars.insert(source);
-        machine.on_bad(source, run.first);
-        if self.complaints.len() < MAX_COMPLAINTS {
-            let complaint = sources::complain(self.inner.net.clone(), source, run);
-            self.complaints.push(tasks::spawn("complaint", complaint));
-        }
-    }
-
-    /// What of the content is here has changed since.
-    fn on_own_refused(&mut self, machine: &mut Download<PeerId>, run: Run, refusal: Refusal) {
-        tracing::info!(name = %self.name, "the copy of it that is here has changed; it is fetched from others");
-        machine.on_refused(self.inner.net.local(), run.first, refusal, Instant::now());
     }
 }

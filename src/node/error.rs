@@ -245,6 +245,14 @@ pub enum Error {
         /// Who has not answered for how long, and what was tried.
         reason: String,
     },
+    /// Those who have the content cannot read it.
+    #[error("{name} cannot be fetched now, for {reason}; try again later, or see to that disk")]
+    DisksSilent {
+        /// The name.
+        name: Name,
+        /// Whose disks.
+        reason: String,
+    },
     /// Every holder refused to send the content.
     #[error("no peer that should have {name} still has the content {content}; its owner has to share it again")]
     ContentGone {
@@ -315,6 +323,7 @@ impl Error {
             | Self::MasterUnreachable { .. }
             | Self::Request(_)
             | Self::Answer
+            | Self::DisksSilent { .. }
             | Self::HoldersUnreachable { .. } => ErrorKind::Unreachable,
             Self::Refused(refusal) => match refusal.code {
                 RefusalCode::NotFound => ErrorKind::NotFound,

@@ -1,5 +1,6 @@
 //! From a name, or a prefix of names, to files in place.
 
+mod alike;
 mod hints;
 pub(super) mod patience;
 pub(super) mod record;
@@ -50,6 +51,16 @@ impl Node {
         options: GetOptions,
         reins: Reins,
     ) -> Result<GetReport, Error> {
+        let config = self.inner.config.clone();
+        let unsynced = !options.syncs(&config.fetch) && !options.fleeting;
+        let report = self.get_all(request, options, reins).await;
+        if unsynced {
+            record::settle_later(&config);
+        }
+        report
+    }
+
+    async fn get_all(self, request: GetRequest, options: GetOptions, reins: Reins) -> Result<GetReport, Error> {
         let lease = self.inner.standings.lease().max(self.inner.config.lease.lease);
         let patience = Patience::new(&options, lease);
         if request.recursive {
@@ -115,8 +126,12 @@ impl Node {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let rest = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
         let (Some(rest), false) = (rest, options.fleeting) else {
-            // What is not remembered is not replaced, either.
-            return self.fetch(found, path.to_owned(), None, options, patience, begin, reins).await.map(|got| got.0);
+            // What is not remembered is not replaced, either, and what is taken away at once need not be on disk.
+            let sync = !options.fleeting;
+            return self
+                .fetch(found, path.to_owned(), None, sync, options, patience, begin, reins)
+                .await
+                .map(|got| got.0);
         };
         let record = self.record(folder, Some(rest.clone()), options.update, options).await?;
         let mut file = Small { entry: found.entry.clone(), rest: rest.clone(), over: None };
@@ -133,7 +148,9 @@ impl Node {
             file = looked.missing.into_iter().next().unwrap_or(file);
             record::remember(&record, before(&record, std::slice::from_ref(&file))).await;
         }
-        let result = self.fetch(found, path.to_owned(), file.over, options, patience, begin, reins).await;
+        record::expect(&record, vec![(rest.clone(), file.entry.content)]).await;
+        let sync = record.syncs();
+        let result = self.fetch(found, path.to_owned(), file.over, sync, options, patience, begin, reins).await;
         if let Ok((_, stamp)) = &result {
             record::remember(&record, vec![record.copy(&file.entry, &rest, *stamp)]).await;
         }
@@ -177,9 +194,17 @@ impl Node {
             move || make_parents(&making.join("file")).and_then(|made| if syncs { sync_made(&made) } else { Ok(()) });
         let _ = tokio::task::spawn_blocking(make).await;
         let record = self.record(&output, None, true, &options).await?;
+        let (top, below, mut places) = (output.clone(), prefix.clone(), names.clone());
+        let looking = tokio::task::spawn_blocking(move || {
+            let alike = alike::take_out(&top, below.as_ref(), &mut places);
+            (places, alike)
+        });
+        let (places, alike) = looking.await.map_err(|_| Error::Bug)?;
+        reins.progress.send_modify(|progress| progress.done_files += alike.len() as u64);
         let folder = Folder { prefix, output: &output, options: Arc::new(options), record, patience, reins: &reins };
         let begin = Instant::now();
-        let mut report = self.get_folder(&folder, &names).await?;
+        let mut report = self.get_folder(&folder, &places).await?;
+        report.failed.extend(alike);
         if *reins.wish.borrow() == Wish::Cancel {
             return Err(Error::Cancelled);
         }
@@ -234,6 +259,8 @@ impl Node {
         let network = &self.inner.config.network;
         let looked = in_place::split(files.collect(), output, record, options, network, reins).await?;
         record::remember(record, [looked.news, before(record, &looked.missing)].concat()).await;
+        let coming = looked.missing.iter().map(|file| (file.rest.clone(), file.entry.content));
+        record::expect(record, coming.collect()).await;
         let mut report = GetReport { files: looked.there, kept: looked.kept, ..GetReport::default() };
         reins.progress.send_modify(|progress| progress.done_files += report.kept.len() as u64);
         let (small, mut left) = by_owner(looked.missing);
@@ -325,15 +352,19 @@ impl Node {
 
     /// The file as it is now, with what its name stands for by then.
     async fn try_one_below(&self, file: &Small, folder: &Folder<'_>, begin: Instant) -> Result<(Placed, Entry), Error> {
-        let Folder { output, options, reins, patience, .. } = folder;
+        let Folder { output, options, record, reins, patience, .. } = folder;
         let found = self.inner.questions.lookup(file.entry.name.as_str()).await?;
         let entry = found.entry.clone();
         let (below, rest) = (output.to_path_buf(), file.rest.clone());
         let target = tokio::task::spawn_blocking(move || output_path(&below, rest.split('/')))
             .await
             .map_err(|_| Error::Bug)??;
-        let placed = self.fetch(found, target, file.over, options, patience, begin, reins).await?;
-        if options.syncs(&self.inner.config.fetch) && file.rest.contains('/') {
+        if entry.content != file.entry.content {
+            record::expect(record, vec![(file.rest.clone(), entry.content)]).await;
+        }
+        let sync = record.syncs();
+        let placed = self.fetch(found, target, file.over, sync, options, patience, begin, reins).await?;
+        if sync && file.rest.contains('/') {
             let (path, top) = (placed.0.path.clone(), output.to_path_buf());
             let syncing = tokio::task::spawn_blocking(move || sync_folders_of([path.as_path()], &top));
             syncing.await.map_err(|_| Error::Bug)??;
@@ -369,6 +400,7 @@ impl Node {
         found: Checked,
         path: PathBuf,
         over: Option<FileStamp>,
+        sync: bool,
         options: &GetOptions,
         patience: &Patience,
         begin: Instant,
@@ -380,7 +412,6 @@ impl Node {
         let _running = Running(&downloads.running);
         let name = found.entry.name.clone();
         let attributes = options.preserve.then(|| found.entry.attributes(&self.inner.config.network)).flatten();
-        let sync = options.syncs(&self.inner.config.fetch);
         let target = Target { path, placing: Placing { attributes, over }, fleeting: options.fleeting, sync };
         let Got { path, bytes, sources, stamp } =
             download::download(&self.inner, found, target, patience, reins).await?;

@@ -13,11 +13,13 @@ use super::lookup::parse_name;
 use super::operation::{CancelOnDrop, Reins, Wish};
 use super::types::{
     EntryInfo, MasterState, Progress, RevokedInfo, ShareReport, SharedCounts, SharedInfo, Skipped, Standing,
+    WrittenFile,
 };
 use super::{Error, Node, shorten};
 use crate::config::ShareOptions;
 use crate::state::announce;
 use crate::storage::shares::{self, HashProgress, SharedEntry};
+use crate::storage::writers;
 
 /// How long a command waits for the next of the master's verdicts on what it shares or revokes: a hundred thousand of them take
 /// a while in all.
@@ -37,6 +39,13 @@ impl From<shares::Skipped> for Skipped {
     fn from(skipped: shares::Skipped) -> Self {
         let shares::Skipped { path, reason, failed } = skipped;
         Self { path, reason, failed }
+    }
+}
+
+impl From<writers::Written> for WrittenFile {
+    fn from(written: writers::Written) -> Self {
+        let writers::Written { path, program, pid } = written;
+        Self { path, program, pid }
     }
 }
 
@@ -70,6 +79,10 @@ impl Node {
             outcome = hashing => outcome.map_err(|_| Error::Bug)??,
             Ok(_) = wish.wait_for(|wish| *wish == Wish::Cancel) => return Err(Error::Cancelled),
         };
+        let entries = outcome.entries.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            writers::written(entries.iter().map(|entry| (&*entry.path, entry.stamp().inode)))
+        });
         let names: Vec<_> = outcome.entries.iter().map(|entry| entry.name.clone()).collect();
         self.inner.standings.retry(&names);
         let mut open: Vec<_> = outcome.entries.iter().map(|entry| (entry.name.clone(), entry.content)).collect();
@@ -79,6 +92,7 @@ impl Node {
             entries: outcome.entries.into_iter().map(|entry| self.shared_info(entry)).collect(),
             skipped: outcome.skipped.into_iter().map(Skipped::from).collect(),
             left_out: outcome.left_out,
+            written: looking.await.unwrap_or_default().into_iter().map(WrittenFile::from).collect(),
         })
     }
 

@@ -135,7 +135,7 @@ async fn fetch_batch(
     let Ok(room) = room else { return Outcome { left: batch, ..Outcome::default() } };
     let (library, kept) = (inner.library.clone(), batch.clone());
     let keeps = inner.config.fetch.reshare && !inner.config.transient;
-    let (network, sync) = (inner.config.network.clone(), into.options.syncs(&inner.config.fetch));
+    let (network, sync) = (inner.config.network.clone(), into.record.syncs());
     let placing = tokio::task::spawn_blocking(move || {
         let _room = room;
         let mut outcome = Outcome::default();

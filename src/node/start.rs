@@ -26,6 +26,7 @@ use crate::buffers::Buffers;
 use crate::config::{Config, Role};
 use crate::descriptors::Plan;
 use crate::net::{Master, Mirror, Net, Services};
+use crate::storage::copies;
 use crate::storage::dir::{DataDir, read_identity};
 use crate::storage::grants::Grants;
 use crate::storage::holdings::Holdings;
@@ -96,7 +97,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let owned = standings.service(shares.clone());
     // Enough for the windows of a fast download or two.
     let buffers = Buffers::new(BUFFERS);
-    let library = Library { shares: shares.clone(), holdings: Holdings::default(), buffers };
+    let library = Library { shares: shares.clone(), holdings: Holdings::default(), buffers, reads: Arc::default() };
     let services = Services { library: library.clone(), index: master, owned: owned.clone() };
     let (net, loop_task) = Net::start(keypair.clone(), &config, services)?;
     listening(&net).await?;
@@ -302,6 +303,10 @@ fn recall_granted(shares: &ShareTable, standings: &Standings) {
 
 /// Looks through everything that is shared.
 fn look_through(shares: &ShareTable, cancel: &AtomicBool) {
+    // What a power cut took from a download is not shared as if its user had changed it.
+    if let Err(error) = copies::settle(shares.own_folder(), cancel) {
+        tracing::warn!(%error, "what was downloaded is not known to be on disk");
+    }
     match shares.rescan(&|_: HashProgress| {}, cancel) {
         Ok(outcome) => {
             warn_skipped(&outcome);

@@ -362,6 +362,21 @@ pub struct ShareReport {
     /// How much was left out in all.
     #[serde(default)]
     pub left_out: super::LeftOut,
+    /// Files that programs have open for writing. What they change through a mapping shows late, or never.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub written: Vec<WrittenFile>,
+}
+
+/// A file that a program has open for writing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenFile {
+    /// The file.
+    #[serde(with = "path_text")]
+    pub path: PathBuf,
+    /// The program, as it calls itself.
+    pub program: String,
+    /// Its process id.
+    pub pid: u32,
 }
 
 /// A file that is not shared.

@@ -42,6 +42,8 @@ use crate::state::random::Random;
 const MAX_FAILURES: u32 = 3;
 /// Refusals because of too much work, in a row, after which a source is given up.
 const MAX_BUSY: u32 = 30;
+/// Refusals because of its disk, in a row, after which a source is given up.
+const MAX_UNREAD: u32 = 6;
 /// Refusals of chunks that a source said it had, in a row, after which it is given up.
 const MAX_BROKEN_WORDS: u32 = 3;
 /// Sources that are used at a time.
@@ -368,10 +370,12 @@ impl<S: Copy + Ord> Download<S> {
         self.give_up(source, first);
         let Some(state) = self.sources.get_mut(&source) else { return };
         match (refusal, &state.holds) {
-            (Refusal::Busy, _) => {
+            // A disk that does not answer may do so again.
+            (Refusal::Busy | Refusal::Storage, _) => {
                 state.busy += 1;
                 state.not_before = Some(now + pause(state.busy));
-                if state.busy >= MAX_BUSY {
+                let most = if refusal == Refusal::Busy { MAX_BUSY } else { MAX_UNREAD };
+                if state.busy >= most {
                     self.lose(source, Exhausted::Unreachable);
                 }
             }

@@ -3,6 +3,8 @@
 //! Written down before a file is put in place, with its content, and again afterwards, with its stamp: after a crash in
 //! between the content tells. Losing the record costs nothing but that: what is not known to be a copy is taken for the user's.
 
+mod unsynced;
+
 use std::collections::BTreeMap;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
@@ -13,6 +15,8 @@ use swarmdex_protocols::{ContentId, Name, PeerId};
 
 use super::hash::FileStamp;
 use super::sqlite::{self, Schema};
+
+pub use unsynced::settle;
 
 /// Marks the database as ours: "swdc".
 const APPLICATION_ID: i32 = 0x7377_6463;
@@ -107,6 +111,7 @@ impl Copies {
         let failed = |source| CopiesError::Database { path: path.clone(), source };
         let connection = sqlite::open_or_renew(&path, &schema, "the record of downloads").map_err(failed)?;
         connection.busy_timeout(BUSY).map_err(failed)?;
+        connection.execute_batch(unsynced::TABLE).map_err(failed)?;
         Ok(Self { path, connection, most: MAX_COPIES })
     }
 
@@ -123,6 +128,7 @@ impl Copies {
                     let values = params![bytes(&copy.path), &copy.content.as_bytes()[..]];
                     connection.prepare_cached(sql)?.execute(values)?;
                 }
+                unsynced::placed(connection, copy)?;
                 put(connection, copy, last.saturating_add(1 + number as i64))?;
             }
             let sql = "DELETE FROM copies WHERE number <=
@@ -229,7 +235,7 @@ fn put(connection: &Connection, copy: &Copy, number: i64) -> Result<(), rusqlite
 }
 
 fn copy(row: &Row<'_>) -> Result<Option<Copy>, rusqlite::Error> {
-    let path = |column| Ok::<_, rusqlite::Error>(PathBuf::from(std::ffi::OsString::from_vec(row.get(column)?)));
+    let path = |column| Ok::<_, rusqlite::Error>(path_of(row.get(column)?));
     let (Ok(name), Ok(owner)) =
         (Name::parse(row.get_ref(3)?.as_str()?), PeerId::from_bytes(&row.get::<_, Vec<u8>>(4)?))
     else {
@@ -250,6 +256,10 @@ fn copy(row: &Row<'_>) -> Result<Option<Copy>, rusqlite::Error> {
     };
     let content = ContentId::from_bytes(content);
     Ok(Some(Copy { path: path(0)?, folder: path(2)?, name, owner, content, stamp }))
+}
+
+fn path_of(bytes: Vec<u8>) -> PathBuf {
+    std::ffi::OsString::from_vec(bytes).into()
 }
 
 fn bytes(path: &Path) -> &[u8] {

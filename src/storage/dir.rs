@@ -1,6 +1,7 @@
 //! The data directory of a node: its lock, its identity, the master that it trusts.
 
 mod machine;
+mod probe;
 mod renew;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -11,9 +12,11 @@ use std::sync::Arc;
 
 use libp2p::identity::Keypair;
 pub use machine::{Machine, compare as compare_machine, fingerprint};
+use probe::{Made, probe};
 pub use renew::{RenewError, Renewed};
 use swarmdex_protocols::{Multiaddr, Network, PeerId};
 
+use super::durable::sync_folder;
 use super::private;
 
 /// Version of what is in a data directory.
@@ -60,6 +63,16 @@ pub enum DataDirError {
         /// The file.
         path: PathBuf,
     },
+    /// Its file system cannot do what a node needs.
+    #[error("{path} cannot hold a node: {kind} has no {lack}; choose another --data-dir")]
+    Unfit {
+        /// The folder.
+        path: PathBuf,
+        /// What kind of file system it is.
+        kind: String,
+        /// What it lacks.
+        lack: &'static str,
+    },
     /// The pinned master is damaged.
     #[error("{path} does not name a master; remove it to trust the next master that is found")]
     Pin {
@@ -94,8 +107,15 @@ pub struct DataDir {
 impl DataDir {
     /// Makes the folder if need be, locks it for this node, and closes it to other users.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        let made = Made::before(path);
         private::make_folder(path).map_err(failed("make the folder", path))?;
         let path = path.canonicalize().map_err(failed("find", path))?;
+        if !is_data_directory(&path)
+            && let Err(error) = probe(&path)
+        {
+            made.undo();
+            return Err(error);
+        }
         let lock = lock(&path)?;
         let format = path.join("format");
         match read_small(&format) {
@@ -300,7 +320,7 @@ pub fn write_small(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), DataDi
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, &target)?;
-        File::open(folder)?.sync_all()
+        sync_folder(folder)
     };
     write().map_err(failed("write", &target))
 }

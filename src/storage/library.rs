@@ -2,15 +2,18 @@
 //! becomes a path.
 
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Instant;
 
 use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
 use swarmdex_protocols::fetch::{Header, Refusal, Response, Run};
 use swarmdex_protocols::limits::{MAX_FETCH_BODY, MAX_FETCH_FILES};
 use swarmdex_protocols::{ChunkSet, ContentId};
 
+use super::hanging::Reads;
 use super::hash::{FileStamp, open_regular};
 use super::holdings::{Held, Holdings, Whole};
-use super::shares::ShareTable;
+use super::shares::{ShareTable, unread};
 use crate::buffers::Buffers;
 
 /// What a node serves; clones share it.
@@ -22,6 +25,8 @@ pub struct Library {
     pub holdings: Holdings,
     /// Memory for chunks.
     pub buffers: Buffers,
+    /// Reads of copies under way.
+    pub reads: Arc<Reads>,
 }
 
 impl Library {
@@ -94,7 +99,11 @@ impl Library {
         let mut body = self.buffers.take(length);
         let read = match held {
             Held::Part(part) => part.file.read_chunk(range.start, &mut body).map_err(|_| Refusal::Storage),
-            Held::Whole(whole, ..) => read_whole(whole, range.start, &mut body),
+            Held::Whole(whole, ..) => {
+                let folder = whole.path.parent().unwrap_or(&whole.path);
+                let reading = self.reads.begin(&folder.into(), Instant::now());
+                reading.ok_or(Refusal::Storage).and_then(|_reading| read_whole(whole, range.start, &mut body))
+            }
         };
         if read == Err(Refusal::Changed) {
             // It is its user's file: what became of it is nobody else's business.
@@ -131,7 +140,7 @@ fn read_whole(whole: &Whole, begin: u64, body: &mut [u8]) -> Result<(), Refusal>
     if stamp != whole.stamp {
         return Err(Refusal::Changed);
     }
-    file.read_exact_at(body, begin).map_err(|_| Refusal::Storage)?;
+    file.read_exact_at(body, begin).map_err(|error| unread(&error))?;
     let after = file.metadata().map_err(|_| Refusal::Storage)?;
     if FileStamp::of(&after) == whole.stamp { Ok(()) } else { Err(Refusal::Changed) }
 }

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use error::failed;
 pub use error::{Lack, PartialError};
+use error::{failed, unnamed};
 use folders::folder_of;
 pub use folders::{make_parents, output_path, sync_folders_of, sync_made};
 use journal::Journal;
@@ -26,7 +26,7 @@ use placing::{apply, check_place, is_taken, rename_new, rename_over};
 use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
 use swarmdex_protocols::{ContentId, Tree};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, statvfs};
 use rustix::io::Errno;
 
 use super::durable::sync_folder;
@@ -81,7 +81,8 @@ impl PartialFile {
             partial.reserve()?;
             return Ok((partial, tree));
         }
-        let path = partial.path.with_file_name(side_name(target.file_name().unwrap_or_default(), JOURNAL));
+        let name = side_name(target.file_name().unwrap_or_default(), JOURNAL, longest_name(folder_of(target)));
+        let path = partial.path.with_file_name(name);
         let whole = partial.file.metadata().is_ok_and(|metadata| metadata.len() == geometry.size());
         let (mut journal, records) = match Journal::open(&path, &content, geometry.size()) {
             Ok((journal, records)) => (Some(journal), records),
@@ -120,7 +121,7 @@ impl PartialFile {
     fn open(target: &Path, size: u64, placing: Placing) -> Result<Self, PartialError> {
         let name = target.file_name().ok_or_else(|| PartialError::NoFile { path: target.to_owned() })?;
         let folder = folder_of(target);
-        let path = folder.join(side_name(name, SUFFIX));
+        let path = folder.join(side_name(name, SUFFIX, longest_name(folder)));
         let free = check_place(target, placing.over.as_ref());
         // Whose it is shows when it is locked.
         let taken = free.is_err() && placing.over.is_none() && is_taken(target, &path, size);
@@ -135,7 +136,7 @@ impl PartialFile {
             .mode(0o644)
             .custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32)
             .open(&path)
-            .map_err(failed("write", &path, size))?;
+            .map_err(unnamed(target, &path, size))?;
         if !file.metadata().map_err(failed("look at", &path, size))?.is_file() {
             return Err(PartialError::NoFile { path });
         }
@@ -274,11 +275,18 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
+/// Longest name of a file in a folder, in bytes.
+fn longest_name(folder: &Path) -> usize {
+    let said = statvfs(folder).ok().and_then(|found| usize::try_from(found.f_namemax).ok());
+    // Some count in other units than bytes, and some say nothing.
+    said.filter(|most| (1..MAX_FILE_NAME).contains(most)).unwrap_or(MAX_FILE_NAME)
+}
+
 /// `.NAME` and a suffix; a name too long for that is cut and told apart by its hash.
-fn side_name(name: &std::ffi::OsStr, suffix: &str) -> OsString {
+fn side_name(name: &std::ffi::OsStr, suffix: &str, most: usize) -> OsString {
     let bytes = name.as_encoded_bytes();
     let mut partial = OsString::from(".");
-    if bytes.len() + 1 + suffix.len() <= MAX_FILE_NAME {
+    if bytes.len() + 1 + suffix.len() <= most {
         partial.push(name);
     } else {
         partial.push(&blake3::hash(bytes).to_hex()[..32]);
@@ -404,6 +412,18 @@ mod tests {
         let target = folder.path().join("n".repeat(255));
         PartialFile::create(&target, 1).unwrap().finish(false).unwrap();
         assert!(target.exists());
+    }
+
+    #[test]
+    fn a_name_that_its_file_system_does_not_take_is_named() {
+        let folder = TempDir::new().unwrap();
+        let error = PartialFile::create(&folder.path().join("n".repeat(256)), 1).unwrap_err();
+        assert!(matches!(error, PartialError::Name { .. } | PartialError::Io { .. }), "{error:?}");
+        assert!(names(&folder).is_empty());
+        // Where names are shorter, the hidden ones are, too.
+        let name = std::ffi::OsString::from("n".repeat(140));
+        assert!(side_name(&name, SUFFIX, 143).len() < 60 && side_name(&name, SUFFIX, 255).len() > 140);
+        assert_eq!(longest_name(folder.path()), 255);
     }
 
     #[test]

@@ -31,15 +31,20 @@ fn step_by_step(from: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<Owne
             Component::ParentDir | Component::Prefix(_) => return Err(Errno::XDEV),
         };
         let at = folder.as_ref().map_or(from, AsFd::as_fd);
-        if parts.peek().is_none() {
-            return openat(at, name, flags | OFlags::NOFOLLOW, Mode::empty());
-        }
-        let on_the_way = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let next = openat(at, name, on_the_way, Mode::empty()).map_err(|error| {
-            let is_link =
-                || statat(at, name, AtFlags::SYMLINK_NOFOLLOW).map(|found| FileType::from_raw_mode(found.st_mode));
-            if error == Errno::NOTDIR && is_link() == Ok(FileType::Symlink) { Errno::LOOP } else { error }
+        let is_last = parts.peek().is_none();
+        let on_the_way = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let flags = OFlags::NOFOLLOW | if is_last { flags } else { on_the_way };
+        let is_link = || {
+            let found = statat(at, name, AtFlags::SYMLINK_NOFOLLOW).map(|found| FileType::from_raw_mode(found.st_mode));
+            found == Ok(FileType::Symlink)
+        };
+        let next = openat(at, name, flags, Mode::empty()).map_err(|error| match error {
+            Errno::NOTDIR if is_link() => Errno::LOOP,
+            error => error,
         })?;
+        if is_last {
+            return Ok(next);
+        }
         folder = Some(next);
     }
     Err(Errno::NOENT)

@@ -31,6 +31,62 @@ impl Disk {
         })
     }
 
+    /// A disk in memory with room for so many files, folders among them. `None`, loudly, where nothing can be mounted.
+    pub fn of_few_files(files: u64) -> Option<Self> {
+        Self::mounted(|folder| {
+            run("mount", &["-t", "tmpfs", "-o", &format!("nr_inodes={files}"), "none", &at(folder.path(), "disk")])
+        })
+    }
+
+    /// A disk of 64 MiB that has no permissions, no links, no sockets, no two names that differ in capitals alone, and no renaming
+    /// that replaces nothing; and a program behind it that can be stopped, which then does not answer. `None`, loudly, where
+    /// there is none.
+    pub fn plain() -> Option<Self> {
+        Self::mounted(|folder| {
+            let image = at(folder.path(), "image");
+            std::fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).map_err(|error| error.to_string())?;
+            run("mkfs.exfat", &[&image])?;
+            let found = Command::new("losetup")
+                .args(["--find", "--show", &image])
+                .output()
+                .map_err(|error| error.to_string())?;
+            let device = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+            std::fs::write(folder.path().join("device"), &device).unwrap();
+            run("mount.exfat-fuse", &[&device, &at(folder.path(), "disk")])
+        })
+    }
+
+    /// A disk of 40 MiB, a usual one, that waits for a plain one below it: stopped, it takes nothing, and what is in memory can be read.
+    /// `None`, loudly, where there is none.
+    pub fn waiting() -> Option<(Self, Self)> {
+        let below = Self::plain()?;
+        let image = below.path().join("image").to_str().unwrap().to_owned();
+        let above = Self::mounted(|folder| {
+            std::fs::File::create(&image).and_then(|file| file.set_len(40 << 20)).map_err(|error| error.to_string())?;
+            run("mkfs.ext4", &["-q", "-F", &image])?;
+            run("mount", &["-o", "loop", &image, &at(folder.path(), "disk")])
+        })?;
+        // The first is gone before the second.
+        Some((above, below))
+    }
+
+    /// The device of a plain disk.
+    fn device(&self) -> Option<String> {
+        std::fs::read_to_string(self.folder.path().join("device")).ok()
+    }
+
+    /// Stops the program behind the disk, or lets it go on.
+    pub fn signal(&self, name: &str) {
+        let command = format!("mount.exfat-fuse\0{}\0", self.device().unwrap());
+        let listed = std::fs::read_dir("/proc").unwrap().flatten();
+        let behind = listed.filter(|entry| {
+            std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line.starts_with(command.as_bytes()))
+        });
+        let pids: Vec<_> = behind.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        assert_eq!(pids.len(), 1, "{pids:?}");
+        run("kill", &[&format!("-{name}"), &pids[0]]).unwrap();
+    }
+
     fn mounted(mount: impl FnOnce(&TempDir) -> Result<(), String>) -> Option<Self> {
         let folder = TempDir::new().unwrap();
         std::fs::create_dir(folder.path().join("disk")).unwrap();
@@ -87,8 +143,18 @@ impl Drop for Bind {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        let device = self.device();
+        if device.is_some() {
+            // One that was stopped would stay for ever.
+            self.signal("CONT");
+        }
         if let Err(reason) = run("umount", &["--lazy", &at(self.folder.path(), "disk")]) {
             println!("a disk could not be unmounted: {reason}");
+        }
+        if let Some(device) = device
+            && let Err(reason) = run("losetup", &["--detach", &device])
+        {
+            println!("a device could not be given back: {reason}");
         }
     }
 }

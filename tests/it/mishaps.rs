@@ -119,8 +119,8 @@ async fn a_file_edited_in_the_middle_of_its_transfer_is_gone_and_fetched_anew() 
     assert_eq!(ben.leftovers(), ["file"]);
 }
 
-/// Transfer: a full disk at every stage: at the first byte, in the midst of what is written beside the file, or not at
-/// all; afterwards there is room, and it goes on.
+/// Transfer: a full disk is known at the first byte, and who has room for the file alone has it; afterwards there is room, and
+/// it goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_full_at_any_stage_is_a_clear_error_and_then_the_download_goes_on() {
     const SIZE: u64 = 24 << 20;
@@ -151,7 +151,8 @@ async fn a_disk_that_is_full_at_any_stage_is_a_clear_error_and_then_the_download
         assert!(twice <= 2 * WINDOW, "{room} bytes of room: {twice} bytes were fetched twice");
         std::fs::remove_file(disk.path().join("file")).unwrap();
     }
-    assert!(failures >= 4, "the disk was full {failures} times");
+    // What is written beside the file is left out where there is no room for it.
+    assert_eq!(failures, 2, "there was room for the file otherwise");
 }
 
 /// Transfer: the disk fills up in the middle where no room can be set aside, and files that differ in capitals alone go

@@ -69,6 +69,19 @@ async fn new_changed_renamed_and_deleted_files_are_announced_and_revoked() {
     assert_eq!(names, ["alone", "t/folder/other", "t/last"]);
 }
 
+/// A folder to drop files into, which is empty when it is shared.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dropped_into_an_empty_folder_is_shared() {
+    let master = TestNode::master().await;
+    let anna = TestNode::peer(&master).await;
+    let drop = anna.dir.path().join("files/drop");
+    std::fs::create_dir_all(&drop).unwrap();
+    let report = anna.share(vec![drop.clone()], None).outcome().await.unwrap();
+    assert!(report.entries.is_empty());
+    std::fs::write(drop.join("dropped"), "x").unwrap();
+    stands_for(&master, "dropped", b"x").await;
+}
+
 /// More changes at once than can wait to be heard.
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_files_that_appear_at_once_are_all_announced() {

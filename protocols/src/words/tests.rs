@@ -98,6 +98,38 @@ fn keys_of_a_name_are_bounded() {
     assert_eq!(keys("東京の地図.pdf"), 1 + 2 * 2 + 4);
 }
 
+/// Whatever letter there is: a name that has it is found by the word that it is in, in any case and any normal form, and its owner is
+/// looked for where it is found.
+#[test]
+fn every_letter_is_found_in_any_case_and_any_normal_form() {
+    let network = Network::default();
+    let mut letters = 0;
+    for letter in (0..=u32::from(char::MAX)).filter_map(char::from_u32).filter(|char| char.is_alphabetic()) {
+        // Of what is written without spaces each character is a word, and the whole blocks are alike.
+        if matches!(class(letter), Class::Unspaced) && u32::from(letter) % 64 != 0 {
+            continue;
+        }
+        letters += 1;
+        for word in [format!("{letter}"), format!("a{letter}b"), format!("{letter}stan"), format!("x{letter}")] {
+            let Ok(name) = Name::from_path_text(&format!("one {word} two")) else { continue };
+            let keys = RecordKey::of_words(&network, &name);
+            let cases = [word.clone(), word.to_lowercase(), word.to_uppercase(), CASE.fold_string(&word).into_owned()];
+            for typed in cases.iter().flat_map(|text| {
+                let forms: [String; 4] =
+                    [text.nfc().collect(), text.nfd().collect(), text.nfkc().collect(), text.nfkd().collect()];
+                forms
+            }) {
+                // Some letters stand for several words, or for a mark alone.
+                let pattern = Pattern::parse(&typed).unwrap();
+                assert!(pattern.matches(&name), "{typed:?} in {name:?}");
+                let key = RecordKey::of_search(&network, &pattern);
+                assert!(key.iter().any(|key| keys.contains(key)), "{typed:?} of {name:?}");
+            }
+        }
+    }
+    assert!(letters > 20_000, "{letters}");
+}
+
 fn word() -> impl Strategy<Value = String> {
     let latin = "[A-Za-zÀ-ÖØ-öø-ÿĀ-ſß]{1,8}";
     let others = prop_oneof![

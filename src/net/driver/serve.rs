@@ -22,6 +22,7 @@ use crate::net::index::{Origin, Step, refuse_bytes};
 use crate::net::pending::request_error;
 use crate::net::renewals::{self, Asker, Unanswered};
 use crate::net::{IndexAnswer, MirrorAnswer, RequestError};
+use crate::storage::hanging::HANGING;
 use crate::storage::library::Library;
 
 /// Requests for what this node owns that are answered at a time.
@@ -328,7 +329,7 @@ impl Driver {
                         self.uploads.cancel(&peer, &run).map_or(Ok(()), |channel| Err((channel, Refusal::Cancelled)))
                     }
                     Ok(Request::Wrong(run)) => {
-                        self.on_complaint(peer, run);
+                        self.complaints.hear(peer, run, &self.services.library);
                         let done = Response::bare(Header::Done);
                         let _ = self.swarm.behaviour_mut().fetch.send_response(channel, Ok(done));
                         Ok(())
@@ -366,19 +367,6 @@ impl Driver {
             request_response::Event::ResponseSent { request_id, .. } => {
                 self.uploads.finish(&request_id, Instant::now());
             }
-        }
-    }
-
-    /// Somebody got something else than a content from here.
-    fn on_complaint(&mut self, peer: PeerId, run: fetch_protocol::Run) {
-        let Ok(turn) = self.looking.clone().try_acquire_owned() else { return };
-        if self.complaints.hear(peer, Instant::now()) {
-            let library = self.services.library.clone();
-            tracing::debug!(%peer, content = %run.content, chunk = run.first, "says that it got something else");
-            drop(tokio::task::spawn_blocking(move || {
-                library.check(&run);
-                drop(turn);
-            }));
         }
     }
 
@@ -428,7 +416,9 @@ pub(super) fn read(library: Library, upload: Upload) -> BoxFuture<'static, Job> 
     async move {
         // A reader that panicked has read nothing.
         let refused = fetch_protocol::Response::refused(fetch_protocol::Refusal::Storage);
-        Job::Upload { id, channel, response: reading.await.unwrap_or(refused) }
+        // Nor has one whose disk does not answer.
+        let read = tokio::time::timeout(HANGING, reading).await;
+        Job::Upload { id, channel, response: read.unwrap_or(Ok(refused.clone())).unwrap_or(refused) }
     }
     .boxed()
 }

@@ -9,6 +9,7 @@ use super::sources::Silence;
 use super::{Task, patience};
 use crate::node::{Error, Inner};
 use crate::state::fetch::{Download, Exhausted};
+use crate::tasks;
 
 /// Holders that an error names, and addresses of one that was not given up yet.
 const MAX_NAMED: usize = 3;
@@ -85,6 +86,16 @@ impl Task<'_> {
         net.downloaded_bytes() > unmet.received || self.addresses.keys().any(answers)
     }
 
+    /// Tells the master of a source that does not answer.
+    pub(super) fn report(&self, source: PeerId) {
+        let questions = self.inner.questions.clone();
+        tasks::spawn("report", async move {
+            if let Err(error) = questions.report(source).await {
+                tracing::debug!(%source, %error, "a report was not taken");
+            }
+        });
+    }
+
     /// Why the download ended without the file.
     pub(super) fn exhausted(self, reason: Exhausted) -> Error {
         if self.addresses.is_empty() {
@@ -99,6 +110,9 @@ impl Task<'_> {
             Exhausted::Gone => Error::ContentGone { name: self.name, content: self.content },
             Exhausted::Unreachable => {
                 let reason = self.who_is_silent();
+                if self.addresses.keys().all(|source| self.unread.contains(source)) {
+                    return Error::DisksSilent { name: self.name, reason };
+                }
                 Error::HoldersUnreachable { name: self.name, holders: self.addresses.len(), reason }
             }
         }
@@ -114,6 +128,7 @@ impl Task<'_> {
                 _ => "",
             };
             let text = match self.silent.get(source) {
+                _ if self.unread.contains(source) => "has it on a disk that does not answer, or fails".to_owned(),
                 Some(silence) => describe(silence, Instant::now()),
                 // Its connection stands, or broke, or it is still being tried.
                 None => {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +11,7 @@ use swarmdex_protocols::{ContentId, Entry, Name, PeerId};
 
 use super::rest_of;
 use crate::config::Config;
-use crate::storage::copies::{Copies, CopiesError, Copy};
+use crate::storage::copies::{self, Copies, CopiesError, Copy};
 use crate::storage::hash::FileStamp;
 
 /// How far the clock of a file system may be behind the system's.
@@ -27,6 +28,8 @@ pub(in crate::node) struct Record {
     known: BTreeMap<PathBuf, Vec<Copy>>,
     /// Since when something was written there that may not be remembered, in nanoseconds since 1970.
     unfinished_ns: Option<i64>,
+    /// Whether what is put there has to be on disk before.
+    syncs: AtomicBool,
 }
 
 impl Record {
@@ -34,9 +37,12 @@ impl Record {
     /// data directory for it: `makes`. Blocks on the disk.
     pub(super) fn begin(config: &Config, folder: &Path, only: Option<&str>, makes: bool, syncs: bool) -> Self {
         let home = if config.transient { config.copies.clone() } else { Some(config.data_dir.clone()) };
-        let Some(home) = home.filter(|home| makes || home.is_dir()) else { return Self::default() };
-        let Ok(folder) = folder.canonicalize() else { return Self::default() };
+        // Without a record everything is waited for.
+        let Some(home) = home.filter(|home| makes || !syncs || home.is_dir()) else { return Self::none() };
+        let Ok(folder) = folder.canonicalize() else { return Self::none() };
         let open = || -> Result<_, CopiesError> {
+            // What an earlier download left is not believed before it is looked at.
+            copies::settle(&home, &AtomicBool::new(false))?;
             let mut copies = Copies::open(&home, syncs)?;
             let (known, unfinished) = match only {
                 Some(file) => (copies.at(&folder.join(file))?, None),
@@ -46,12 +52,36 @@ impl Record {
         };
         match open() {
             Ok((copies, known, unfinished_ns)) => {
-                Self { copies: Some(Mutex::new(copies)), folder, known, unfinished_ns }
+                Self { copies: Some(Mutex::new(copies)), folder, known, unfinished_ns, syncs: syncs.into() }
             }
             Err(error) => {
                 tracing::warn!(%error, "what is downloaded cannot be remembered");
-                Self { folder, ..Self::default() }
+                Self { folder, ..Self::none() }
             }
+        }
+    }
+
+    /// None: then everything is waited for.
+    fn none() -> Self {
+        Self { syncs: true.into(), ..Self::default() }
+    }
+
+    /// Whether a file has to be on disk before it is put in place.
+    pub(in crate::node) fn syncs(&self) -> bool {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
+    /// Files are about to be put in place. Where nobody waits for the disk, they are written down, to be looked at after a power cut;
+    /// where that fails, they are waited for. Blocks on the disk.
+    pub(super) fn expect<'a>(&self, files: impl IntoIterator<Item = (&'a str, ContentId)>) {
+        if self.syncs() {
+            return;
+        }
+        let files: Vec<_> = files.into_iter().map(|(rest, content)| (self.folder.join(rest), content)).collect();
+        let written = self.copies().map(|mut copies| copies.expect(&files));
+        if !matches!(written, Some(Ok(()))) {
+            tracing::debug!(folder = %self.folder.display(), "without a record: on disk before it is in place");
+            self.syncs.store(true, Ordering::Relaxed);
         }
     }
 
@@ -154,6 +184,28 @@ pub(in crate::node) async fn remember(record: &Arc<Record>, copies: Vec<Copy>) {
     }
     let record = record.clone();
     let _ = tokio::task::spawn_blocking(move || record.remember(&copies)).await;
+}
+
+/// What nobody waited for is written to the disk beside everything else. A command leaves that to the next start.
+pub(super) fn settle_later(config: &Config) {
+    if !config.transient {
+        let home = config.data_dir.clone();
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = copies::settle(&home, &AtomicBool::new(false)) {
+                tracing::warn!(%error, "what was downloaded is not known to be on disk");
+            }
+        }));
+    }
+}
+
+/// See [`Record::expect`].
+pub(super) async fn expect(record: &Arc<Record>, files: Vec<(String, ContentId)>) {
+    if record.syncs() {
+        return;
+    }
+    let record = record.clone();
+    let expected = move || record.expect(files.iter().map(|(rest, content)| (rest.as_str(), *content)));
+    let _ = tokio::task::spawn_blocking(expected).await;
 }
 
 /// Says that the download is over.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::statvfs;
+use rustix::io::Errno;
 
 /// Why a download cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,14 @@ pub enum PartialError {
     Changed {
         /// The target.
         path: PathBuf,
+    },
+    /// The file system of the target has no such name.
+    #[error("{path} cannot be the name of a file there: {reason}; choose another by -o")]
+    Name {
+        /// The target.
+        path: PathBuf,
+        /// Why.
+        reason: &'static str,
     },
     /// The target names no file.
     #[error("{path} is no place for a file")]
@@ -122,6 +131,34 @@ fn has_inodes(path: &Path) -> bool {
     found.is_ok_and(|found| found.f_files == 0 || found.f_favail > 0)
 }
 
+const CHARACTERS: &str = "it has characters that its file system does not take, such as : ? * \" < > |";
+
+/// What is wrong with a name for the file system that it is to be in; `None` if that is not what an error says.
+pub(super) fn wrong_name(error: &io::Error) -> Option<&'static str> {
+    match Errno::from_io_error(error)? {
+        Errno::NAMETOOLONG => Some("it is longer than its file system takes"),
+        Errno::ILSEQ => Some("it has characters that its file system cannot write"),
+        // So say FAT, exFAT and NTFS.
+        Errno::INVAL => Some(CHARACTERS),
+        _ => None,
+    }
+}
+
+/// An error about making the target of a download, or the hidden file of its name.
+pub(super) fn unnamed(target: &Path, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> PartialError + use<> {
+    let (target, path) = (target.to_owned(), path.to_owned());
+    // Some say of such a name that there is none, although there is the folder.
+    let is_none = |source: &io::Error| source.kind() == io::ErrorKind::NotFound;
+    let wrong = move |source: &io::Error, path: &Path| {
+        let unwritten = is_none(source) && super::folder_of(path).is_dir();
+        wrong_name(source).or(unwritten.then_some(CHARACTERS))
+    };
+    move |source| match wrong(&source, &path) {
+        Some(reason) => PartialError::Name { path: target, reason },
+        None => failed("write", &path, needed)(source),
+    }
+}
+
 /// An error about a path, for a file of `needed` bytes.
 pub(super) fn failed(act: &'static str, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> PartialError + use<> {
     let path = path.to_owned();
@@ -138,8 +175,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let path = Path::new("/tmp/x");
-        let text = |errno: rustix::io::Errno| failed("write", path, 7)(errno.into()).to_string();
-        use rustix::io::Errno;
+        let text = |errno: Errno| failed("write", path, 7)(errno.into()).to_string();
         assert!(text(Errno::NOSPC).contains("7 bytes are needed"));
         assert!(text(Errno::DQUOT).contains("quota"));
         assert!(text(Errno::FBIG).contains("shorter"));

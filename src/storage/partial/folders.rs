@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::error::{PartialError, failed};
+use super::error::{PartialError, failed, wrong_name};
 use crate::storage::durable::{folders_of, sync_folder};
 
 /// The folder that a path is in.
@@ -68,6 +68,9 @@ fn make_folder(path: &Path) -> Result<(), PartialError> {
             let found = fs::symlink_metadata(path).map_err(failed("look at", path, 0))?;
             if found.is_dir() { Ok(()) } else { Err(PartialError::NoFolder { path: path.to_owned() }) }
         }
-        Err(error) => Err(failed("make the folder", path, 0)(error)),
+        Err(error) => match wrong_name(&error) {
+            Some(reason) => Err(PartialError::Name { path: path.to_owned(), reason }),
+            None => Err(failed("make the folder", path, 0)(error)),
+        },
     }
 }

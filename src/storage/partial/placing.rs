@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use swarmdex_protocols::Attributes;
 
-use super::error::{PartialError, failed};
+use super::error::{PartialError, failed, wrong_name};
 use super::{PartialFile, folder_of};
 use crate::storage::hash::FileStamp;
 
@@ -153,7 +153,10 @@ impl Unplaced {
 pub(super) fn check_place(target: &Path, over: Option<&FileStamp>) -> Result<(), PartialError> {
     match (fs::symlink_metadata(target), over) {
         (Err(error), _) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        (Err(error), _) => Err(failed("look at", target, 0)(error)),
+        (Err(error), _) => match wrong_name(&error) {
+            Some(reason) => Err(PartialError::Name { path: target.to_owned(), reason }),
+            None => Err(failed("look at", target, 0)(error)),
+        },
         (Ok(_), None) => Err(PartialError::TargetExists { path: target.to_owned() }),
         (Ok(found), Some(over)) if found.is_file() && FileStamp::of(&found).is_same_file(over) => Ok(()),
         (Ok(_), Some(_)) => Err(PartialError::Changed { path: target.to_owned() }),

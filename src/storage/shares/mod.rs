@@ -26,6 +26,7 @@ pub use look::{Look, Open};
 pub use presence::{Identity, Mounts, identity, is_remote};
 pub use roots::{DeclareOutcome, RootStanding, RootState};
 pub use select::{LeftOut, MAX_PATTERN, MAX_PATTERNS, Why, check_patterns};
+pub(super) use serve::unread;
 use swarmdex_protocols::name::InvalidName;
 use swarmdex_protocols::statement::Subject;
 use swarmdex_protocols::{Attributes, ContentId, Keypair, Name, Network, SignedAttributes};
@@ -35,6 +36,7 @@ pub use watcher::{Heard, Watcher};
 use scans::Scans;
 use table::Table;
 
+use super::hanging::Reads;
 use super::hash::{FileStamp, HashError, thread_count};
 
 /// Why something cannot be shared.
@@ -159,6 +161,11 @@ impl SharedEntry {
         *self.path == *path && self.stamp == *stamp
     }
 
+    /// The file as it was hashed.
+    pub fn stamp(&self) -> &FileStamp {
+        &self.stamp
+    }
+
     /// What the file has beside its bytes; `None` while it is away.
     pub fn attributes(&self) -> Option<Attributes> {
         (!self.suspended).then(|| Attributes::new(self.stamp.executable, self.stamp.mtime_ns))
@@ -256,6 +263,7 @@ struct Shared {
     /// Held for moments, and no other lock is taken meanwhile.
     states: Mutex<roots::RootStates>,
     outboards: serve::Outboards,
+    reads: Reads,
     generation: watch::Sender<u64>,
 }
 
@@ -279,6 +287,7 @@ impl ShareTable {
                 table: Mutex::default(),
                 states: Mutex::default(),
                 outboards,
+                reads: Reads::default(),
                 generation: watch::Sender::new(0),
             }),
         })

@@ -2,10 +2,7 @@
 //! watcher tells.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -13,10 +10,7 @@ use std::time::SystemTime;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statfs, statx};
 
-/// Where Linux lists what is mounted for this process.
-const MOUNT_TABLE: &str = "/proc/self/mountinfo";
-/// Longest such list that is read, in bytes: tens of thousands of mounts.
-const MAX_MOUNT_TABLE: u64 = 16 << 20;
+use crate::storage::mounts;
 
 /// File systems of which the system does not tell what other machines, or programs behind them, change: their numbers in
 /// `statfs(2)`.
@@ -90,7 +84,7 @@ pub struct Mounts {
 impl Default for Mounts {
     /// What is mounted now.
     fn default() -> Self {
-        let mut found = Self { table: File::open(MOUNT_TABLE).ok(), mounts: BTreeSet::new() };
+        let mut found = Self { table: File::open(mounts::TABLE).ok(), mounts: BTreeSet::new() };
         found.mounts = found.read().unwrap_or_default();
         found
     }
@@ -113,44 +107,9 @@ impl Mounts {
     }
 
     fn read(&mut self) -> Option<BTreeSet<(String, PathBuf)>> {
-        let table = self.table.as_mut()?;
-        let mut bytes = Vec::new();
-        table.seek(SeekFrom::Start(0)).ok()?;
-        table.take(MAX_MOUNT_TABLE).read_to_end(&mut bytes).ok()?;
-        Some(parse(&bytes))
+        let mounts = mounts::read(self.table.as_mut()?).ok()?;
+        Some(mounts.into_iter().map(|mount| (mount.number, mount.place)).collect())
     }
-}
-
-/// Number and place of each mount: the first and the fifth field of a line.
-fn parse(table: &[u8]) -> BTreeSet<(String, PathBuf)> {
-    let lines = table.split(|byte| *byte == b'\n');
-    lines
-        .filter_map(|line| {
-            let mut fields = line.split(|byte| *byte == b' ');
-            let number = String::from_utf8_lossy(fields.next()?).into_owned();
-            Some((number, PathBuf::from(OsString::from_vec(unescape(fields.nth(3)?)))))
-        })
-        .collect()
-}
-
-/// Blanks and the like stand as `\040`.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, tail @ ..] = rest {
-        let digits = tail.get(..3).and_then(|digits| str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) if *first == b'\\' => {
-                plain.push(byte);
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            _ => {
-                plain.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    plain
 }
 
 #[cfg(test)]
@@ -175,12 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_mounts_is_read_as_the_system_writes_it() {
-        let table = b"24 29 0:22 / /proc rw shared:5 - proc proc rw\n31 29 8:1 / /mnt/my\\040disk rw - ext4 /dev/sda1 rw\n\nnonsense\n";
-        let found = parse(table);
-        let expected = [("24", "/proc"), ("31", "/mnt/my disk")];
-        assert_eq!(found, expected.map(|(number, path)| (number.to_owned(), path.into())).into());
-        assert_eq!(unescape(b"a\\\\b\\04\\1347"), b"a\\\\b\\04\\7");
+    fn what_is_mounted_is_known_and_does_not_change_by_itself() {
         assert!(is_mount(Path::new("/")));
         assert!(!is_mount(TempDir::new().unwrap().path()));
         assert!(Mounts::default().changed().unwrap_or_default().is_empty());

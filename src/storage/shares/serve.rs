@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use swarmdex_protocols::content::{Geometry, Outboard, Proof};
 use swarmdex_protocols::fetch::{Header, Refusal, Response, Run};
@@ -13,9 +14,30 @@ use swarmdex_protocols::{ContentId, Name};
 use super::{ShareError, ShareTable, SharedEntry, lock, with_cause};
 use crate::buffers::Buffers;
 use crate::storage::durable::{sync_files, sync_folder};
-use crate::storage::hash::{FileStamp, open_regular};
+use crate::storage::hash::{FileStamp, HashError, open_regular};
 use crate::storage::library::is_right;
 use crate::storage::private;
+
+/// What a read that failed says: a file that ends early was cut short.
+pub(in crate::storage) fn unread(error: &std::io::Error) -> Refusal {
+    if error.kind() == std::io::ErrorKind::UnexpectedEof { Refusal::Changed } else { Refusal::Storage }
+}
+
+/// Whether it is the disk that fails, and not the file that is gone or closed to this node.
+fn is_failing(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let errors = [
+        Errno::IO,
+        Errno::NOTCONN,
+        Errno::STALE,
+        Errno::TIMEDOUT,
+        Errno::HOSTDOWN,
+        Errno::REMOTEIO,
+        Errno::NODEV,
+        Errno::NXIO,
+    ];
+    Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
+}
 
 /// Files with one content that are looked at after a complaint.
 const CHECKED: usize = 16;
@@ -202,13 +224,18 @@ impl ShareTable {
             .map(|index| outboard.proof(index))
             .collect::<Option<Vec<Proof>>>()
             .ok_or(Refusal::Range)?;
-        let (file, stamp) = open_regular(&entry.path).map_err(|_| Refusal::Changed)?;
+        let _reading = self.shared.reads.begin(&entry.root, Instant::now()).ok_or(Refusal::Storage)?;
+        let (file, stamp) = open_regular(&entry.path).map_err(|error| match error {
+            // A disk that fails has not forgotten the file.
+            HashError::Io { source, .. } if is_failing(&source) => Refusal::Storage,
+            _ => Refusal::Changed,
+        })?;
         if stamp != entry.stamp {
             return Err(Refusal::Changed);
         }
         let length = usize::try_from(range.end - range.start).map_err(|_| Refusal::Range)?;
         let mut body = buffers.take(length);
-        file.read_exact_at(&mut body, range.start).map_err(|_| Refusal::Storage)?;
+        file.read_exact_at(&mut body, range.start).map_err(|error| unread(&error))?;
         // A change while it was read would show here; one that does not is caught by the receiver.
         let after = file.metadata().map_err(|_| Refusal::Storage)?;
         if FileStamp::of(&after) != entry.stamp {

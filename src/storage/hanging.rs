@@ -1,0 +1,78 @@
+//! Reads that the disk does not answer. A thread that waits for it cannot be called back, so no others follow it there: they would all
+//! end up waiting, and nothing else would be served.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// After which time a disk counts as one that does not answer. Disks that sleep need some seconds to spin up.
+pub const HANGING: Duration = Duration::from_secs(10);
+
+/// Reads under way, by the file or folder that was shared, or the folder of a copy.
+#[derive(Debug, Default)]
+pub struct Reads {
+    begun: Mutex<BTreeMap<Arc<Path>, BTreeMap<u64, Instant>>>,
+}
+
+/// A read; over when it is dropped.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    reads: &'a Reads,
+    root: Arc<Path>,
+    number: u64,
+}
+
+impl Reads {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<Path>, BTreeMap<u64, Instant>>> {
+        // Changed in single steps: a panic leaves none half-changed.
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a read; `None` if one there has had no answer for long.
+    pub fn begin(&self, root: &Arc<Path>, now: Instant) -> Option<Reading<'_>> {
+        let mut begun = self.lock();
+        let there = begun.entry(root.clone()).or_default();
+        let hangs = there.first_key_value().is_some_and(|(_, since)| now.saturating_duration_since(*since) >= HANGING);
+        if hangs {
+            return None;
+        }
+        let number = there.last_key_value().map_or(0, |(number, _)| number + 1);
+        there.insert(number, now);
+        Some(Reading { reads: self, root: root.clone(), number })
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let mut begun = self.reads.lock();
+        if let Some(there) = begun.get_mut(&self.root) {
+            there.remove(&self.number);
+            if there.is_empty() {
+                begun.remove(&self.root);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_one_waits_for_long_no_other_follows_until_it_is_over() {
+        let (reads, begin) = (Reads::default(), Instant::now());
+        let [one, other] = ["/one", "/other"].map(|path| Arc::<Path>::from(Path::new(path)));
+        let first = reads.begin(&one, begin).unwrap();
+        let second = reads.begin(&one, begin + HANGING / 2).unwrap();
+        assert!(reads.begin(&one, begin + HANGING).is_none());
+        assert!(reads.begin(&other, begin + HANGING).is_some());
+        drop(first);
+        // The second began later.
+        assert!(reads.begin(&one, begin + HANGING).is_some());
+        assert!(reads.begin(&one, begin + HANGING * 2).is_none());
+        drop(second);
+        assert!(reads.begin(&one, begin + HANGING * 2).is_some());
+        assert!(reads.lock().is_empty());
+    }
+}
