@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use interrupt::{Interrupt, Rest};
 use settings::{NodeArgs, SettingsError};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::http::HttpError;
 use crate::log::{self, Format, Program};
@@ -269,6 +270,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(Failure::Runtime)?;
+    survive_limits(&runtime);
     let result = match command {
         None | Some(Command::Run) => runtime.block_on(run::run(&node)),
         Some(Command::Demo) => runtime.block_on(demo::demo()),
@@ -278,6 +280,15 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     // Threads that wait for a disk do not hold up the end of the program.
     runtime.shutdown_background();
     result
+}
+
+/// A file that grows beyond what the user or the service may write is an error of that write, and not the end of the program.
+fn survive_limits(runtime: &tokio::runtime::Runtime) {
+    let kind = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    // The handler stays for as long as the program runs.
+    if let Err(error) = runtime.block_on(async { signal(kind) }) {
+        tracing::debug!(%error, "a file that is too long would end the program");
+    }
 }
 
 /// Threads for what waits on the network, given so many processors. Files, hashes and SQLite have threads of their own, and

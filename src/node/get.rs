@@ -4,6 +4,7 @@ mod alike;
 mod hints;
 pub(super) mod patience;
 pub(super) mod record;
+mod report;
 mod tidy;
 
 use std::collections::BTreeMap;
@@ -23,11 +24,11 @@ use super::download::{self, Got, Target};
 use super::lookup::{Checked, parse_name};
 use super::operation::{Reins, Wish};
 use super::small::{Place, Small, by_owner};
-use super::types::{FailedFile, GetOptions, GetReport, GetRequest, GotFile, Progress};
+use super::types::{GetOptions, GetReport, GetRequest, GotFile, Progress};
 use super::{Error, Node, in_place, shorten};
 use crate::storage::copies::Copy;
 use crate::storage::hash::FileStamp;
-use crate::storage::partial::{Placing, make_parents, output_path, sync_folders_of, sync_made};
+use crate::storage::partial::{Placing, make_parents, output_path, sync_made};
 
 /// Files of one recursive download that are fetched at a time.
 const FILES_AT_A_TIME: usize = 8;
@@ -152,7 +153,7 @@ impl Node {
         let sync = record.syncs();
         let result = self.fetch(found, path.to_owned(), file.over, sync, options, patience, begin, reins).await;
         if let Ok((_, stamp)) = &result {
-            record::remember(&record, vec![record.copy(&file.entry, &rest, *stamp)]).await;
+            record::ended(&record, record.copy(&file.entry, &rest, *stamp)).await;
         }
         result.map(|(file, _)| file)
     }
@@ -262,6 +263,7 @@ impl Node {
         let coming = looked.missing.iter().map(|file| (file.rest.clone(), file.entry.content));
         record::expect(record, coming.collect()).await;
         let mut report = GetReport { files: looked.there, kept: looked.kept, ..GetReport::default() };
+        let there = report.files.len();
         reins.progress.send_modify(|progress| progress.done_files += report.kept.len() as u64);
         let (small, mut left) = by_owner(looked.missing);
         for (owner, files) in small {
@@ -276,6 +278,9 @@ impl Node {
         while let Some((name, result)) = results.next().await {
             report.add(name, result);
             reins.progress.send_modify(|progress| progress.done_files += 1);
+        }
+        if record.syncs() {
+            report.sync_names(there, output).await?;
         }
         Ok(report)
     }
@@ -364,11 +369,6 @@ impl Node {
         }
         let sync = record.syncs();
         let placed = self.fetch(found, target, file.over, sync, options, patience, begin, reins).await?;
-        if sync && file.rest.contains('/') {
-            let (path, top) = (placed.0.path.clone(), output.to_path_buf());
-            let syncing = tokio::task::spawn_blocking(move || sync_folders_of([path.as_path()], &top));
-            syncing.await.map_err(|_| Error::Bug)??;
-        }
         Ok((placed, entry))
     }
 
@@ -434,15 +434,6 @@ fn rest_of(name: &Name, prefix: Option<&Name>) -> String {
     match prefix {
         Some(prefix) => name.strip_prefix(prefix).unwrap_or(name.file_name()).to_owned(),
         None => name.as_str().to_owned(),
-    }
-}
-
-impl GetReport {
-    fn add(&mut self, name: Name, result: Result<GotFile, Error>) {
-        match result {
-            Ok(file) => self.files.push(file),
-            Err(error) => self.failed.push(FailedFile { name, kind: error.kind(), message: error.describe() }),
-        }
     }
 }
 

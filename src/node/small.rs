@@ -21,7 +21,7 @@ use crate::storage::copies::Copy;
 use crate::storage::durable::sync_files;
 use crate::storage::hash::FileStamp;
 use crate::storage::holdings::Whole;
-use crate::storage::partial::{PartialError, Placing, Unplaced, output_path, sync_folders_of};
+use crate::storage::partial::{PartialError, Placing, Unplaced, output_path};
 
 /// Requests to one owner under way.
 const REQUESTS: usize = 6;
@@ -204,7 +204,8 @@ fn split(batch: Vec<Small>, response: &Response) -> Vec<(Small, Option<&[u8]>)> 
 /// A file in place, and as what.
 type Placed = (PathBuf, Option<FileStamp>);
 
-/// Writes files, waits for the disk once for all of them if that is wanted, and puts each in place.
+/// Writes files, waits for the disk once for all of them if that is wanted, and puts each in place. Their names are waited for at the end
+/// of the download.
 fn place_all(
     output: &Path,
     files: &[(Small, &[u8])],
@@ -224,12 +225,7 @@ fn place_all(
         let path = unplaced.target().to_owned();
         Ok((path, unplaced.place()?))
     };
-    let mut placed: Vec<_> = written.into_iter().map(|written| written.and_then(&mut place)).collect();
-    let in_place = placed.iter().flatten().map(|(path, _)| path.as_path());
-    if sync && let Err(error) = sync_folders_of(in_place, output) {
-        let lost = |path: &Path| PartialError::Unsure { path: path.to_owned(), reason: error.to_string() };
-        placed = placed.into_iter().map(|placed| placed.and_then(|(path, _)| Err(lost(&path)))).collect();
-    }
+    let placed: Vec<_> = written.into_iter().map(|written| written.and_then(&mut place)).collect();
     let outcome = |placed: (PathBuf, Option<std::fs::Metadata>)| {
         let (path, metadata) = placed;
         (std::path::absolute(&path).unwrap_or(path), metadata.map(|metadata| FileStamp::of(&metadata)))

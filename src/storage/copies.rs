@@ -96,23 +96,23 @@ pub struct Copy {
 pub struct Copies {
     path: PathBuf,
     connection: Connection,
+    syncs: bool,
     most: u32,
 }
 
 impl Copies {
-    /// Opens the record in a data directory, or makes a new one. One that is damaged or foreign is moved aside. With `syncs` what
-    /// is remembered is on disk before it goes on.
+    /// Opens the record in a data directory, or makes a new one. One that is damaged or foreign is moved aside. With `syncs` the
+    /// beginning and the end of a download are on disk before it goes on, and all that was remembered in between.
     pub fn open(folder: &Path, syncs: bool) -> Result<Self, CopiesError> {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(|source| CopiesError::Folder { path: folder.to_owned(), source })?;
         let path = folder.join(FILE);
-        let synchronous = if syncs { "FULL" } else { "NORMAL" };
-        let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: TABLES, synchronous };
+        let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: TABLES, synchronous: "NORMAL" };
         let failed = |source| CopiesError::Database { path: path.clone(), source };
         let connection = sqlite::open_or_renew(&path, &schema, "the record of downloads").map_err(failed)?;
         connection.busy_timeout(BUSY).map_err(failed)?;
         connection.execute_batch(unsynced::TABLE).map_err(failed)?;
-        Ok(Self { path, connection, most: MAX_COPIES })
+        Ok(Self { path, connection, syncs, most: MAX_COPIES })
     }
 
     /// Remembers files in one transaction, and forgets those that were written first where there are too many. One with a
@@ -150,8 +150,8 @@ impl Copies {
     /// Begins a download into a folder, at this time in nanoseconds since 1970. If one that began earlier did not end, since
     /// when: what it wrote last may not be remembered.
     pub fn begin(&mut self, folder: &Path, now_ns: i64) -> Result<Option<i64>, CopiesError> {
-        let mut before = None;
-        self.together(|connection| {
+        let (mut before, sure) = (None, self.syncs);
+        self.written(sure, |connection| {
             let sql = "SELECT since FROM unfinished WHERE folder = ?1";
             let mut statement = connection.prepare_cached(sql)?;
             before = statement.query_row([bytes(folder)], |row| row.get(0)).optional()?;
@@ -166,7 +166,7 @@ impl Copies {
 
     /// A download into a folder has come to its end: all that it wrote is remembered.
     pub fn end(&mut self, folder: &Path) -> Result<(), CopiesError> {
-        self.together(|connection| {
+        self.written(self.syncs, |connection| {
             connection.prepare_cached("DELETE FROM unfinished WHERE folder = ?1")?.execute([bytes(folder)]).map(drop)
         })
     }
@@ -198,6 +198,21 @@ impl Copies {
             Ok(copies)
         };
         read().map_err(|source| self.failed(source))
+    }
+
+    /// Writes in one transaction; if that is to be sure, it and all before are on disk then.
+    fn written(
+        &mut self,
+        sure: bool,
+        write: impl FnOnce(&Connection) -> Result<(), rusqlite::Error>,
+    ) -> Result<(), CopiesError> {
+        let set = |connection: &Connection, level: &str| connection.pragma_update(None, "synchronous", level);
+        if sure {
+            set(&self.connection, "FULL").map_err(|source| self.failed(source))?;
+        }
+        let outcome = self.together(write);
+        set(&self.connection, "NORMAL").map_err(|source| self.failed(source))?;
+        outcome
     }
 
     fn together(&mut self, write: impl FnOnce(&Connection) -> Result<(), rusqlite::Error>) -> Result<(), CopiesError> {

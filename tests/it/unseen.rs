@@ -173,6 +173,37 @@ fn a_name_that_is_no_text_costs_a_line_and_nothing_else() {
     assert!(roots.to_string().contains("caf\\\\xE9.txt"), "{roots}");
 }
 
+/// A limit of the user's for the length of files ends one download, with its reason, and not the program.
+#[test]
+fn a_limit_for_the_length_of_files_ends_one_download() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let files = made(folder.path(), "files");
+    std::fs::write(files.join("large"), noise(8, 3 << 20)).unwrap();
+    std::fs::write(files.join("small"), "x").unwrap();
+    let master = Process::start("master", &made(folder.path(), "master"), &[]);
+    let at = ["--master", &master.address()];
+    let anna = Process::start(
+        "peer",
+        &made(folder.path(), "anna"),
+        &[&at[..], &["--share", files.to_str().unwrap()]].concat(),
+    );
+    anna.until(&["status"], |status| status["shared"]["certified"] == 2);
+    let get = |name: &str| {
+        let script = format!(
+            "ulimit -f 2048; exec '{}' get {name} -o '{}' --master '{}' --no-mdns --data-dir '{}'",
+            env!("CARGO_BIN_EXE_swarmdex"),
+            folder.path().join(name).display(),
+            master.address(),
+            folder.path().join("getter").display()
+        );
+        Command::new("bash").args(["-c", &script]).output().unwrap()
+    };
+    let output = get("large");
+    assert!(code(&output) == 7 && stderr(&output).contains("may a file be as long"), "{}", stderr(&output));
+    let output = get("small");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+}
+
 /// A disk that has space and no place for one more file says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_without_inodes_is_told_from_one_without_space() {

@@ -208,6 +208,12 @@ pub(super) async fn expect(record: &Arc<Record>, files: Vec<(String, ContentId)>
     let _ = tokio::task::spawn_blocking(expected).await;
 }
 
+/// Says of a single file that it is in place, for certain if it has to be.
+pub(super) async fn ended(record: &Arc<Record>, copy: Copy) {
+    remember(record, vec![copy]).await;
+    end(record).await;
+}
+
 /// Says that the download is over.
 pub(super) async fn end(record: &Arc<Record>) {
     let record = record.clone();

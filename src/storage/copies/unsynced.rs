@@ -62,12 +62,8 @@ enum Finding {
 impl Copies {
     /// Writes down that files are about to be put in place without waiting for the disk; that itself is on disk then.
     pub fn expect(&mut self, files: &[(PathBuf, ContentId)]) -> Result<(), CopiesError> {
-        let set = |connection: &Connection, level: &str| connection.pragma_update(None, "synchronous", level);
-        let failed = |source| CopiesError::Database { path: self.path.clone(), source };
-        let before: i64 = self.connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).map_err(failed)?;
-        set(&self.connection, "FULL").map_err(failed)?;
         let boot = boot();
-        let written = self.together(|connection| {
+        self.written(true, |connection| {
             let sql = "INSERT OR REPLACE INTO unsynced (path, content, boot, mount) VALUES (?1, ?2, ?3, ?4)";
             let mut statement = connection.prepare_cached(sql)?;
             let mut last: Option<(&Path, String)> = None;
@@ -80,9 +76,7 @@ impl Copies {
                 statement.execute(params![bytes(path), &content.as_bytes()[..], boot, mount.as_str()])?;
             }
             Ok(())
-        });
-        self.connection.pragma_update(None, "synchronous", before).map_err(|source| self.failed(source))?;
-        written
+        })
     }
 
     /// Files that may not be on disk, after a path in the order of paths.
