@@ -3,37 +3,34 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long one that complained is not heard again.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How long nobody is.
-const BREATH: Duration = Duration::from_millis(50);
-/// Those that are remembered: no more can have been heard within the pause.
-const MOST: usize = (PAUSE.as_millis() / BREATH.as_millis()) as usize + 1;
+/// Complaints of one that are heard within a second.
+const MOST_OF_ONE: u32 = 4;
+const SECOND: Duration = Duration::from_secs(1);
+/// Those that are heard within it.
+const MOST: usize = 64;
 
-/// Those whose complaints were heard lately.
+/// Those whose complaints were heard within the last second: since when, and how many.
 #[derive(Debug)]
 pub struct Complaints<P> {
-    heard: BTreeMap<P, Instant>,
-    last: Option<Instant>,
+    heard: BTreeMap<P, (Instant, u32)>,
 }
 
 impl<P> Default for Complaints<P> {
     fn default() -> Self {
-        Self { heard: BTreeMap::new(), last: None }
+        Self { heard: BTreeMap::new() }
     }
 }
 
 impl<P: Ord> Complaints<P> {
     /// Whether a complaint is looked into.
     pub fn hear(&mut self, from: P, now: Instant) -> bool {
-        self.heard.retain(|_, at| now.saturating_duration_since(*at) < PAUSE);
-        let breathes = self.last.is_some_and(|last| now.saturating_duration_since(last) < BREATH);
-        if breathes || self.heard.contains_key(&from) || self.heard.len() >= MOST {
+        self.heard.retain(|_, (since, _)| now.saturating_duration_since(*since) < SECOND);
+        if self.heard.len() >= MOST && !self.heard.contains_key(&from) {
             return false;
         }
-        self.heard.insert(from, now);
-        self.last = Some(now);
-        true
+        let (_, count) = self.heard.entry(from).or_insert((now, 0));
+        *count += 1;
+        *count <= MOST_OF_ONE
     }
 }
 
@@ -43,19 +40,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_complains_all_the_time_is_heard_once_a_second_and_others_beside_it() {
+    fn one_that_complains_all_the_time_is_heard_now_and_then_and_others_beside_it() {
         let (mut complaints, begin) = (Complaints::default(), Instant::now());
-        let heard = |complaints: &mut Complaints<u32>, from| {
-            (0..10_000).filter(|at| complaints.hear(from, begin + Duration::from_millis(*at))).count()
-        };
-        assert_eq!(heard(&mut complaints, 1), 10);
-        // Many of them do not make a node read its disk all the time either.
-        let mut complaints = Complaints::default();
-        let (mut total, mut most) = (0, 0);
-        for at in 0..10_000_u32 {
-            total += usize::from(complaints.hear(at, begin + Duration::from_millis(u64::from(at))));
-            most = most.max(complaints.heard.len());
+        let mut heard = [0; 2];
+        for at in 0..10_000 {
+            let now = begin + Duration::from_millis(at);
+            heard[0] += u32::from(complaints.hear(1, now));
+            if at % 900 == 0 {
+                heard[1] += u32::from(complaints.hear(2, now));
+            }
         }
-        assert_eq!((total, most), (200, 20));
+        assert_eq!(heard, [10 * MOST_OF_ONE, 12]);
+    }
+
+    #[test]
+    fn many_that_complain_are_bounded() {
+        let (mut complaints, begin) = (Complaints::default(), Instant::now());
+        let heard = (0..1000).filter(|from| complaints.hear(*from, begin)).count();
+        assert_eq!((heard, complaints.heard.len()), (MOST, MOST));
     }
 }

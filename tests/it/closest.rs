@@ -102,7 +102,8 @@ async fn half_of_a_network_that_starts_again_in_the_middle_of_a_sweep_ends_with_
     share(&owner, "before").await;
     let half = peers.split_off(12);
     let again = half.into_iter().map(|node| async {
-        let listen = node.ready().listen;
+        // A port of QUIC is not free at once.
+        let listen = vec![tcp_address(&node)];
         node.abandon();
         TestNode::try_start(Role::Peer, node.into_dir().await, |config| {
             once(config);

@@ -41,3 +41,17 @@ fn thirty_power_cuts_take_back_nothing_that_was_acknowledged() {
     let seed = std::env::var("CRASH_SEED").unwrap_or_else(|_| "1".to_owned());
     passes(&["benches/power_cut", "30", &seed]);
 }
+
+/// The same without root and file systems of its own, from the system calls of the nodes.
+#[test]
+fn power_cuts_that_system_calls_tell_of_take_back_nothing_either() {
+    passes(&["benches/power_cut", "5", "1", "--only", "traced"]);
+}
+
+/// A call that fails, for calls of each kind of file: a full disk, and one that fails. All of them: `benches/nth_write`.
+#[test]
+fn a_write_that_fails_is_one_failure_and_no_other() {
+    for error in ["EIO", "ENOSPC"] {
+        passes(&["benches/nth_write", "5", "--step", "4", "--error", error]);
+    }
+}

@@ -141,7 +141,6 @@ fn a_copy_that_changed_is_fetched_from_others_and_nobody_is_blamed() {
     std::fs::File::options().write(true).open(&first).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
     get("second");
     let log = ben.log();
-    assert!(log.contains("the copy of it that is here has changed"), "{log}");
     assert!(!log.contains("sent something else") && !log.contains("WARN"), "{log}");
 }
 

@@ -1,38 +1,52 @@
 //! What others say of chunks that they got from here.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 use swarmdex_protocols::fetch::Run;
-use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
 
 use crate::state::complaints::Complaints;
 use crate::storage::library::Library;
+use crate::tasks;
 
-/// Hears complaints, and has one of them looked into at a time.
+/// Complaints that wait.
+const WAITING: usize = 64;
+/// Between two of them the disk is left to others.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Hears complaints, and has them looked into one after the other.
 pub(super) struct Hearing {
     complaints: Complaints<PeerId>,
-    looking: Arc<Semaphore>,
+    waiting: Option<mpsc::Sender<Run>>,
 }
 
 impl Default for Hearing {
     fn default() -> Self {
-        Self { complaints: Complaints::default(), looking: Arc::new(Semaphore::new(1)) }
+        Self { complaints: Complaints::default(), waiting: None }
     }
 }
 
 impl Hearing {
     /// Somebody got something else than a content from here.
     pub(super) fn hear(&mut self, from: PeerId, run: Run, library: &Library) {
-        let Ok(turn) = self.looking.clone().try_acquire_owned() else { return };
-        if self.complaints.hear(from, Instant::now()) {
-            tracing::debug!(peer = %from, content = %run.content, chunk = run.first, "says that it got something else");
-            let library = library.clone();
-            drop(tokio::task::spawn_blocking(move || {
-                library.check(&run);
-                drop(turn);
-            }));
+        if !self.complaints.hear(from, Instant::now()) {
+            return;
         }
+        tracing::debug!(peer = %from, content = %run.content, chunk = run.first, "says that it got something else");
+        let waiting = self.waiting.get_or_insert_with(|| {
+            let (waiting, mut queue) = mpsc::channel::<Run>(WAITING);
+            let library = library.clone();
+            drop(tasks::spawn("complaints", async move {
+                while let Some(run) = queue.recv().await {
+                    let library = library.clone();
+                    let _ = tokio::task::spawn_blocking(move || library.check(&run)).await;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }));
+            waiting
+        });
+        // Where too many wait, somebody else will complain.
+        let _ = waiting.try_send(run);
     }
 }
