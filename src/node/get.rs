@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use futures::{StreamExt, stream};
 use patience::{Patience, away, is_away, say};
-use record::Record;
+use record::{Expecting, Record};
 use swarmdex_protocols::limits::MAX_QUERY_BYTES;
 use swarmdex_protocols::{Entry, Name, PeerId};
 use tokio::sync::watch;
@@ -54,9 +54,10 @@ impl Node {
     ) -> Result<GetReport, Error> {
         let config = self.inner.config.clone();
         let unsynced = !options.syncs(&config.fetch) && !options.fleeting;
+        let output = request.output.clone();
         let report = self.get_all(request, options, reins).await;
         if unsynced {
-            record::settle_later(&config);
+            record::settle_later(&config, output);
         }
         report
     }
@@ -149,12 +150,13 @@ impl Node {
             file = looked.missing.into_iter().next().unwrap_or(file);
             record::remember(&record, before(&record, std::slice::from_ref(&file))).await;
         }
-        record::expect(&record, vec![(rest.clone(), file.entry.content)]).await;
+        record::expect(&record, vec![self.expecting(&file, options)]).await;
         let sync = record.syncs();
         let result = self.fetch(found, path.to_owned(), file.over, sync, options, patience, begin, reins).await;
         if let Ok((_, stamp)) = &result {
             record::ended(&record, record.copy(&file.entry, &rest, *stamp)).await;
         }
+        record::give_up(&record).await;
         result.map(|(file, _)| file)
     }
 
@@ -204,7 +206,9 @@ impl Node {
         reins.progress.send_modify(|progress| progress.done_files += alike.len() as u64);
         let folder = Folder { prefix, output: &output, options: Arc::new(options), record, patience, reins: &reins };
         let begin = Instant::now();
-        let mut report = self.get_folder(&folder, &places).await?;
+        let report = self.get_folder(&folder, &places).await;
+        record::give_up(&folder.record).await;
+        let mut report = report?;
         report.failed.extend(alike);
         if *reins.wish.borrow() == Wish::Cancel {
             return Err(Error::Cancelled);
@@ -217,6 +221,13 @@ impl Node {
         report.files.sort_by(|a, b| a.name.cmp(&b.name));
         report.failed.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(report)
+    }
+
+    /// What is known of a file before it is in place.
+    fn expecting(&self, file: &Small, options: &GetOptions) -> Expecting {
+        let attributes = options.preserve.then(|| file.entry.attributes(&self.inner.config.network)).flatten();
+        let modified_ns = attributes.and_then(|attributes| attributes.modified_ns);
+        Expecting { rest: file.rest.clone(), content: file.entry.content, len: file.entry.size, modified_ns }
     }
 
     /// What there is below a prefix; what nobody has yet is waited for if the user wants it.
@@ -260,7 +271,7 @@ impl Node {
         let network = &self.inner.config.network;
         let looked = in_place::split(files.collect(), output, record, options, network, reins).await?;
         record::remember(record, [looked.news, before(record, &looked.missing)].concat()).await;
-        let coming = looked.missing.iter().map(|file| (file.rest.clone(), file.entry.content));
+        let coming = looked.missing.iter().map(|file| self.expecting(file, options));
         record::expect(record, coming.collect()).await;
         let mut report = GetReport { files: looked.there, kept: looked.kept, ..GetReport::default() };
         let there = report.files.len();
@@ -280,7 +291,9 @@ impl Node {
             reins.progress.send_modify(|progress| progress.done_files += 1);
         }
         if record.syncs() {
-            report.sync_names(there, output).await?;
+            // Nobody knows what of an attempt that was cut off is on disk.
+            let first = if record.was_cut_off() { 0 } else { there };
+            report.sync_names(first, output).await?;
         }
         Ok(report)
     }
@@ -365,7 +378,8 @@ impl Node {
             .await
             .map_err(|_| Error::Bug)??;
         if entry.content != file.entry.content {
-            record::expect(record, vec![(file.rest.clone(), entry.content)]).await;
+            let file = Small { entry: entry.clone(), ..file.clone() };
+            record::expect(record, vec![self.expecting(&file, options)]).await;
         }
         let sync = record.syncs();
         let placed = self.fetch(found, target, file.over, sync, options, patience, begin, reins).await?;

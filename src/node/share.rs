@@ -80,19 +80,20 @@ impl Node {
             Ok(_) = wish.wait_for(|wish| *wish == Wish::Cancel) => return Err(Error::Cancelled),
         };
         let entries = outcome.entries.clone();
-        let looking = tokio::task::spawn_blocking(move || {
-            writers::written(entries.iter().map(|entry| (&*entry.path, entry.stamp().inode)))
-        });
+        let looking = tokio::task::spawn_blocking(move || writers::written(entries.iter().map(|entry| &*entry.path)));
         let names: Vec<_> = outcome.entries.iter().map(|entry| entry.name.clone()).collect();
         self.inner.standings.retry(&names);
         let mut open: Vec<_> = outcome.entries.iter().map(|entry| (entry.name.clone(), entry.content)).collect();
         open.sort_unstable();
         self.settled(open, |(name, content)| self.inner.standings.of(name, content).is_none()).await;
+        // What is said along with it is worth a moment.
+        let written = tokio::time::timeout(Duration::from_secs(2), looking).await;
+        let written = written.ok().and_then(Result::ok).unwrap_or_default();
         Ok(ShareReport {
             entries: outcome.entries.into_iter().map(|entry| self.shared_info(entry)).collect(),
             skipped: outcome.skipped.into_iter().map(Skipped::from).collect(),
             left_out: outcome.left_out,
-            written: looking.await.unwrap_or_default().into_iter().map(WrittenFile::from).collect(),
+            written: written.into_iter().map(WrittenFile::from).collect(),
         })
     }
 

@@ -1,5 +1,6 @@
 //! From a configuration to a running node.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -44,6 +45,9 @@ const HASHING_PATIENCE: Duration = Duration::from_secs(3);
 const BUFFERS: usize = 12;
 
 /// What is read from disk before the node goes online.
+/// How long a start waits for what it looks at first.
+const SETTLING: Duration = Duration::from_secs(3);
+
 struct Stored {
     dir: DataDir,
     keypair: libp2p::identity::Keypair,
@@ -58,6 +62,7 @@ fn open(config: &Config, failures: &Failures) -> Result<Stored, Error> {
     let is_new = read_identity(dir.path()).is_ok_and(|identity| identity.is_none());
     let (keypair, machine) = take_identity(&dir, config)?;
     check_patterns(&config.selection.exclude)?;
+    settle(dir.path().to_owned());
     let shares = ShareTable::open(dir.path(), config.fetch.threads)?;
     recall(&shares, config);
     let master = match config.role {
@@ -292,6 +297,22 @@ fn recall(shares: &ShareTable, config: &Config) {
     }
 }
 
+/// Looks at downloads that nobody waited for, before they could be shared as if their user had changed them. If that takes longer (all of
+/// a large one has to be read, or a disk does not answer) it goes on beside everything else.
+fn settle(home: PathBuf) {
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    let settling = move || {
+        let _done = done;
+        if let Err(error) = copies::settle(&home, Path::new("/"), &AtomicBool::new(false)) {
+            tracing::warn!(%error, "what was downloaded is not known to be on disk");
+        }
+    };
+    if std::thread::Builder::new().name("settle".to_owned()).spawn(settling).is_ok() {
+        // Ends when the other side is gone, too.
+        let _ = is_done.recv_timeout(SETTLING);
+    }
+}
+
 /// What was granted to an earlier run of this node holds until the master says otherwise.
 fn recall_granted(shares: &ShareTable, standings: &Standings) {
     standings.change(|announcer| {
@@ -303,10 +324,6 @@ fn recall_granted(shares: &ShareTable, standings: &Standings) {
 
 /// Looks through everything that is shared.
 fn look_through(shares: &ShareTable, cancel: &AtomicBool) {
-    // What a power cut took from a download is not shared as if its user had changed it.
-    if let Err(error) = copies::settle(shares.own_folder(), cancel) {
-        tracing::warn!(%error, "what was downloaded is not known to be on disk");
-    }
     match shares.rescan(&|_: HashProgress| {}, cancel) {
         Ok(outcome) => {
             warn_skipped(&outcome);

@@ -365,6 +365,14 @@ impl<S: Copy + Ord> Download<S> {
         self.lose(source, Exhausted::Wrong);
     }
 
+    /// What the source sent is not part of the content any more, by no fault of its own.
+    pub fn on_changed(&mut self, source: S, first: u64) {
+        if let Some(count) = self.settle(source, first) {
+            self.put_back(first, count);
+        }
+        self.lose(source, Exhausted::Gone);
+    }
+
     /// The source refused.
     pub fn on_refused(&mut self, source: S, first: u64, refusal: Refusal, now: Instant) {
         self.give_up(source, first);

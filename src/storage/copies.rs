@@ -16,7 +16,7 @@ use swarmdex_protocols::{ContentId, Name, PeerId};
 use super::hash::FileStamp;
 use super::sqlite::{self, Schema};
 
-pub use unsynced::settle;
+pub use unsynced::{Expected, settle};
 
 /// Marks the database as ours: "swdc".
 const APPLICATION_ID: i32 = 0x7377_6463;
@@ -128,13 +128,22 @@ impl Copies {
                     let values = params![bytes(&copy.path), &copy.content.as_bytes()[..]];
                     connection.prepare_cached(sql)?.execute(values)?;
                 }
-                unsynced::placed(connection, copy)?;
                 put(connection, copy, last.saturating_add(1 + number as i64))?;
             }
             let sql = "DELETE FROM copies WHERE number <=
                 (SELECT number FROM copies ORDER BY number DESC LIMIT 1 OFFSET ?1)";
             connection.prepare_cached(sql)?.execute([most]).map(drop)
         })
+    }
+
+    /// The same of one that is in place for certain: it is on disk then, with all that was remembered before, if that is wanted.
+    pub fn remember_surely(&mut self, copy: &Copy) -> Result<(), CopiesError> {
+        let set = |connection: &Connection, level: &str| connection.pragma_update(None, "synchronous", level);
+        let level = if self.syncs { "FULL" } else { "NORMAL" };
+        set(&self.connection, level).map_err(|source| self.failed(source))?;
+        let remembered = self.remember(std::slice::from_ref(copy));
+        set(&self.connection, "NORMAL").map_err(|source| self.failed(source))?;
+        remembered
     }
 
     /// Forgets files: they are gone.

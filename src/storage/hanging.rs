@@ -6,13 +6,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::mounts;
+
 /// After which time a disk counts as one that does not answer. Disks that sleep need some seconds to spin up.
 pub const HANGING: Duration = Duration::from_secs(10);
 
-/// Reads under way, by the file or folder that was shared, or the folder of a copy.
+/// For how long the list of mounts is believed.
+const MOUNTED: Duration = Duration::from_secs(10);
+
+/// Reads under way, by the mount that a path is on.
 #[derive(Debug, Default)]
 pub struct Reads {
     begun: Mutex<BTreeMap<Arc<Path>, BTreeMap<u64, Instant>>>,
+    mounts: Mutex<Option<(Instant, Arc<[Arc<Path>]>)>>,
 }
 
 /// A read; over when it is dropped.
@@ -29,8 +35,28 @@ impl Reads {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a read; `None` if one there has had no answer for long.
-    pub fn begin(&self, root: &Arc<Path>, now: Instant) -> Option<Reading<'_>> {
+    /// The mount that a path is on, as the system lists them: no file is looked at.
+    fn mount_of(&self, path: &Path, now: Instant) -> Arc<Path> {
+        let mounts = {
+            let mut known = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
+            match known.as_ref().filter(|(since, _)| now.saturating_duration_since(*since) < MOUNTED) {
+                Some((_, mounts)) => mounts.clone(),
+                None => {
+                    let mounts: Arc<[Arc<Path>]> = mounts::places().into_iter().map(Arc::from).collect();
+                    known.insert((now, mounts)).1.clone()
+                }
+            }
+        };
+        let above = mounts.iter().filter(|mount| path.starts_with(mount));
+        above.max_by_key(|mount| mount.as_os_str().len()).cloned().unwrap_or_else(|| Path::new("/").into())
+    }
+
+    /// Begins a read of a file; `None` if one on its disk has had no answer for long.
+    pub fn begin(&self, path: &Path, now: Instant) -> Option<Reading<'_>> {
+        self.begin_at(&self.mount_of(path, now), now)
+    }
+
+    fn begin_at(&self, root: &Arc<Path>, now: Instant) -> Option<Reading<'_>> {
         let mut begun = self.lock();
         let there = begun.entry(root.clone()).or_default();
         let hangs = there.first_key_value().is_some_and(|(_, since)| now.saturating_duration_since(*since) >= HANGING);
@@ -60,19 +86,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn files_of_one_disk_are_told_from_those_of_another() {
+        let (reads, now) = (Reads::default(), Instant::now());
+        assert_eq!(*reads.mount_of(Path::new("/proc/1/status"), now), *Path::new("/proc"));
+        assert_eq!(*reads.mount_of(Path::new("/"), now), *Path::new("/"));
+        assert!(reads.begin(Path::new("/proc/1/status"), now).is_some());
+    }
+
+    #[test]
     fn where_one_waits_for_long_no_other_follows_until_it_is_over() {
         let (reads, begin) = (Reads::default(), Instant::now());
         let [one, other] = ["/one", "/other"].map(|path| Arc::<Path>::from(Path::new(path)));
-        let first = reads.begin(&one, begin).unwrap();
-        let second = reads.begin(&one, begin + HANGING / 2).unwrap();
-        assert!(reads.begin(&one, begin + HANGING).is_none());
-        assert!(reads.begin(&other, begin + HANGING).is_some());
+        let first = reads.begin_at(&one, begin).unwrap();
+        let second = reads.begin_at(&one, begin + HANGING / 2).unwrap();
+        assert!(reads.begin_at(&one, begin + HANGING).is_none());
+        assert!(reads.begin_at(&other, begin + HANGING).is_some());
         drop(first);
         // The second began later.
-        assert!(reads.begin(&one, begin + HANGING).is_some());
-        assert!(reads.begin(&one, begin + HANGING * 2).is_none());
+        assert!(reads.begin_at(&one, begin + HANGING).is_some());
+        assert!(reads.begin_at(&one, begin + HANGING * 2).is_none());
         drop(second);
-        assert!(reads.begin(&one, begin + HANGING * 2).is_some());
+        assert!(reads.begin_at(&one, begin + HANGING * 2).is_some());
         assert!(reads.lock().is_empty());
     }
 }

@@ -100,8 +100,7 @@ impl Library {
         let read = match held {
             Held::Part(part) => part.file.read_chunk(range.start, &mut body).map_err(|_| Refusal::Storage),
             Held::Whole(whole, ..) => {
-                let folder = whole.path.parent().unwrap_or(&whole.path);
-                let reading = self.reads.begin(&folder.into(), Instant::now());
+                let reading = self.reads.begin(&whole.path, Instant::now());
                 reading.ok_or(Refusal::Storage).and_then(|_reading| read_whole(whole, range.start, &mut body))
             }
         };

@@ -30,6 +30,12 @@ pub(super) fn read(table: &mut File) -> io::Result<Vec<Mount>> {
     Ok(parse(&bytes))
 }
 
+/// Where something is mounted.
+pub(super) fn places() -> Vec<PathBuf> {
+    let mounts = File::open(TABLE).and_then(|mut table| read(&mut table)).unwrap_or_default();
+    mounts.into_iter().map(|mount| mount.place).collect()
+}
+
 /// What kind of file system an absolute path without links is on, if that is known.
 pub(super) fn kind_of(path: &Path) -> Option<String> {
     let mounts = read(&mut File::open(TABLE).ok()?).ok()?;

@@ -1,10 +1,9 @@
 //! Which files programs have open for writing, as Linux tells of the processes that this one may look at: its user's, or all of them
 //! for root. What they write through a mapping shows in no time of the file for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Longest list of mappings of one process that is read, in bytes.
@@ -23,9 +22,10 @@ pub struct Written {
     pub pid: u32,
 }
 
-/// Those of some files, each with its inode, that a program has open for writing; each once.
-pub fn written<'a>(files: impl IntoIterator<Item = (&'a Path, u64)>) -> Vec<Written> {
-    let files: BTreeMap<u64, &Path> = files.into_iter().map(|(path, inode)| (inode, path)).collect();
+/// Those of some files, by their paths without links, that a program has open for writing; each once. No file is looked at itself: a disk
+/// that does not answer holds nobody up.
+pub fn written<'a>(files: impl IntoIterator<Item = &'a Path>) -> Vec<Written> {
+    let files: HashSet<&Path> = files.into_iter().collect();
     let mut found = BTreeMap::<PathBuf, Written>::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -41,7 +41,7 @@ pub fn written<'a>(files: impl IntoIterator<Item = (&'a Path, u64)>) -> Vec<Writ
     found.into_values().collect()
 }
 
-fn open<'a>(process: &Path, files: &BTreeMap<u64, &'a Path>) -> Vec<&'a Path> {
+fn open<'a>(process: &Path, files: &HashSet<&'a Path>) -> Vec<&'a Path> {
     let entries = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
     let writes = |entry: &fs::DirEntry| {
         let info = fs::read_to_string(process.join("fdinfo").join(entry.file_name())).ok()?;
@@ -50,30 +50,25 @@ fn open<'a>(process: &Path, files: &BTreeMap<u64, &'a Path>) -> Vec<&'a Path> {
         Some(u32::from_str_radix(flags.trim(), 8).ok()? & 3 != 0)
     };
     let one = |entry: fs::DirEntry| {
-        let found = fs::metadata(entry.path()).ok().filter(|found| found.is_file())?;
-        let path = files.get(&found.ino())?;
-        let is_it =
-            fs::symlink_metadata(path).is_ok_and(|named| (named.dev(), named.ino()) == (found.dev(), found.ino()));
-        (is_it && writes(&entry) == Some(true)).then_some(*path)
+        let path = *files.get(fs::read_link(entry.path()).ok()?.as_path())?;
+        (writes(&entry) == Some(true)).then_some(path)
     };
     entries.filter_map(one).collect()
 }
 
 /// What is mapped may be closed.
-fn mapped<'a>(process: &Path, files: &BTreeMap<u64, &'a Path>) -> Vec<&'a Path> {
+fn mapped<'a>(process: &Path, files: &HashSet<&'a Path>) -> Vec<&'a Path> {
     let mut maps = Vec::new();
     let read = fs::File::open(process.join("maps")).and_then(|file| file.take(MAX_MAPS).read_to_end(&mut maps));
     if read.is_err() {
         return Vec::new();
     }
     let text = String::from_utf8_lossy(&maps);
-    // Range, rights, offset, device, inode, path. The device of some file systems is another one than `stat` tells.
+    // Range, rights, offset, device, inode, and the path behind blanks.
     let one = |line: &str| {
-        let mut fields = line.split_ascii_whitespace();
-        let rights = fields.nth(1)?.as_bytes();
-        let path = *files.get(&fields.nth(2)?.parse().ok()?)?;
-        let writes = rights.get(1) == Some(&b'w') && rights.get(3) == Some(&b's');
-        (writes && line.ends_with(&*path.to_string_lossy())).then_some(path)
+        let rights = line.split_ascii_whitespace().nth(1)?.as_bytes();
+        let path = *files.get(Path::new(line.get(line.find('/')?..)?))?;
+        (rights.get(1) == Some(&b'w') && rights.get(3) == Some(&b's')).then_some(path)
     };
     text.lines().filter_map(one).collect()
 }
@@ -102,8 +97,8 @@ mod tests {
             child
         };
         let mut children = [start("<", "read"), start(">>", "written")];
-        let files = ["read", "written", "nobody"].map(|name| (path(name), fs::metadata(path(name)).unwrap().ino()));
-        let found = written(files.iter().map(|(path, inode)| (path.as_path(), *inode)));
+        let files = ["read", "written", "nobody"].map(path);
+        let found = written(files.iter().map(PathBuf::as_path));
         let found: Vec<_> = found.into_iter().map(|written| (written.path, written.pid)).collect();
         assert_eq!(found, [(path("written"), children[1].id())]);
         for child in &mut children {

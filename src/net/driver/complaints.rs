@@ -7,6 +7,7 @@ use swarmdex_protocols::fetch::Run;
 use tokio::sync::mpsc;
 
 use crate::state::complaints::Complaints;
+use crate::storage::hanging::HANGING;
 use crate::storage::library::Library;
 use crate::tasks;
 
@@ -40,7 +41,9 @@ impl Hearing {
             drop(tasks::spawn("complaints", async move {
                 while let Some(run) = queue.recv().await {
                     let library = library.clone();
-                    let _ = tokio::task::spawn_blocking(move || library.check(&run)).await;
+                    let check = tokio::task::spawn_blocking(move || library.check(&run));
+                    // A disk that does not answer holds up no other complaint.
+                    let _ = tokio::time::timeout(HANGING, check).await;
                     tokio::time::sleep(PAUSE).await;
                 }
             }));

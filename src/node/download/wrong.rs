@@ -18,7 +18,8 @@ impl Task<'_> {
     pub(super) fn on_wrong(&mut self, machine: &mut Download<PeerId>, source: PeerId, run: Run) {
         if source == self.inner.net.local() {
             // Nobody's lie: the file changed, and its times do not say so.
-            self.on_own_refused(machine, run, Refusal::Changed);
+            self.say_changed();
+            machine.on_changed(source, run.first);
             let library = self.inner.library.clone();
             drop(tokio::task::spawn_blocking(move || library.check(&run)));
             return;
@@ -34,8 +35,12 @@ impl Task<'_> {
 
     /// What of the content is here has changed since.
     pub(super) fn on_own_refused(&mut self, machine: &mut Download<PeerId>, run: Run, refusal: Refusal) {
-        tracing::info!(name = %self.name, "the copy of it that is here has changed; it is fetched from others");
+        self.say_changed();
         machine.on_refused(self.inner.net.local(), run.first, refusal, Instant::now());
+    }
+
+    fn say_changed(&self) {
+        tracing::info!(name = %self.name, "the copy of it that is here has changed; it is fetched from others");
     }
 
     /// Waits a moment until complaints have been heard: a command may end with the download, and its node with it.

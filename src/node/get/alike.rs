@@ -40,7 +40,7 @@ pub(super) fn take_out(folder: &Path, prefix: Option<&Name>, names: &mut BTreeMa
 }
 
 /// Whether a folder can hold two names that differ in capital letters alone. If it cannot be tried, the files say so themselves.
-fn tells_letters_apart(folder: &Path) -> bool {
+pub(super) fn tells_letters_apart(folder: &Path) -> bool {
     let [small, capital] = TRIED.map(|name| folder.join(name));
     if OpenOptions::new().write(true).create_new(true).open(&small).is_err() {
         return true;

@@ -11,7 +11,7 @@ use swarmdex_protocols::{ContentId, Entry, Name, PeerId};
 
 use super::rest_of;
 use crate::config::Config;
-use crate::storage::copies::{self, Copies, CopiesError, Copy};
+use crate::storage::copies::{self, Copies, CopiesError, Copy, Expected};
 use crate::storage::hash::FileStamp;
 
 /// How far the clock of a file system may be behind the system's.
@@ -30,6 +30,19 @@ pub(in crate::node) struct Record {
     unfinished_ns: Option<i64>,
     /// Whether what is put there has to be on disk before.
     syncs: AtomicBool,
+    /// What was written down, and has not come so far.
+    expected: Mutex<BTreeMap<PathBuf, Expected>>,
+}
+
+/// A file that is about to be put in place.
+#[derive(Debug, Clone)]
+pub(in crate::node) struct Expecting {
+    /// Its place below the folder.
+    pub(in crate::node) rest: String,
+    pub(in crate::node) content: ContentId,
+    pub(in crate::node) len: u64,
+    /// The time that it will be given, if it will be.
+    pub(in crate::node) modified_ns: Option<i64>,
 }
 
 impl Record {
@@ -42,7 +55,7 @@ impl Record {
         let Ok(folder) = folder.canonicalize() else { return Self::none() };
         let open = || -> Result<_, CopiesError> {
             // What an earlier download left is not believed before it is looked at.
-            copies::settle(&home, &AtomicBool::new(false))?;
+            copies::settle(&home, &folder, &AtomicBool::new(false))?;
             let mut copies = Copies::open(&home, syncs)?;
             let (known, unfinished) = match only {
                 Some(file) => (copies.at(&folder.join(file))?, None),
@@ -52,7 +65,8 @@ impl Record {
         };
         match open() {
             Ok((copies, known, unfinished_ns)) => {
-                Self { copies: Some(Mutex::new(copies)), folder, known, unfinished_ns, syncs: syncs.into() }
+                let (copies, syncs) = (Some(Mutex::new(copies)), syncs.into());
+                Self { copies, folder, known, unfinished_ns, syncs, expected: Mutex::default() }
             }
             Err(error) => {
                 tracing::warn!(%error, "what is downloaded cannot be remembered");
@@ -71,17 +85,52 @@ impl Record {
         self.syncs.load(Ordering::Relaxed)
     }
 
-    /// Files are about to be put in place. Where nobody waits for the disk, they are written down, to be looked at after a power cut;
-    /// where that fails, they are waited for. Blocks on the disk.
-    pub(super) fn expect<'a>(&self, files: impl IntoIterator<Item = (&'a str, ContentId)>) {
+    /// Files are about to be put in place, each with the time that it will have. Where nobody waits for the disk, they are written
+    /// down, to be looked at after a power cut; where that fails, or one will have any time, they are waited for. Blocks on the
+    /// disk.
+    fn expect(&self, files: Vec<Expecting>) {
         if self.syncs() {
             return;
         }
-        let files: Vec<_> = files.into_iter().map(|(rest, content)| (self.folder.join(rest), content)).collect();
-        let written = self.copies().map(|mut copies| copies.expect(&files));
-        if !matches!(written, Some(Ok(()))) {
-            tracing::debug!(folder = %self.folder.display(), "without a record: on disk before it is in place");
-            self.syncs.store(true, Ordering::Relaxed);
+        let expected = files.into_iter().map(|Expecting { rest, content, len, modified_ns }| {
+            Some(Expected { path: self.folder.join(rest), content, len, mtime_ns: modified_ns? })
+        });
+        let written = expected.collect::<Option<Vec<_>>>().and_then(|expected| {
+            let written = self.copies()?.expect(&expected);
+            (written.ok()?).then_some(expected)
+        });
+        match written {
+            Some(expected) => self.expected().extend(expected.into_iter().map(|file| (file.path.clone(), file))),
+            None => {
+                tracing::debug!(folder = %self.folder.display(), "without a record: on disk before it is in place");
+                self.syncs.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn expected(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Expected>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Files are in place. One that did not get the time by which it would be known again is written to the disk.
+    fn placed(&self, copies: &[Copy]) {
+        for copy in copies {
+            let Some(stamp) = &copy.stamp else { continue };
+            let Some(file) = self.expected().remove(&copy.path) else { continue };
+            if !file.may_be(stamp) {
+                let synced = std::fs::File::open(&copy.path).and_then(|file| file.sync_all());
+                tracing::debug!(path = %copy.path.display(), ?synced, "its file system keeps no times: on disk now");
+            }
+        }
+    }
+
+    /// What was expected and did not come is not waited for any more. Blocks on the disk.
+    fn give_up(&self) {
+        let left: Vec<_> = std::mem::take(&mut *self.expected()).into_values().collect();
+        if let Some(mut record) = self.copies().filter(|_| !left.is_empty())
+            && let Err(error) = record.unexpect(&left)
+        {
+            tracing::warn!(%error, "what did not come cannot be forgotten");
         }
     }
 
@@ -128,6 +177,7 @@ impl Record {
 
     /// Writes down what is, or is about to be, in place. Blocks on the disk.
     fn remember(&self, copies: &[Copy]) {
+        self.placed(copies);
         if let Some(mut record) = self.copies().filter(|_| !copies.is_empty())
             && let Err(error) = record.remember(copies)
         {
@@ -142,6 +192,11 @@ impl Record {
         {
             tracing::warn!(%error, "what is gone cannot be forgotten");
         }
+    }
+
+    /// Whether a download into the folder was cut off before.
+    pub(in crate::node) fn was_cut_off(&self) -> bool {
+        self.unfinished_ns.is_some()
     }
 
     /// The download is over, and all of it is remembered. Blocks on the disk.
@@ -186,12 +241,15 @@ pub(in crate::node) async fn remember(record: &Arc<Record>, copies: Vec<Copy>) {
     let _ = tokio::task::spawn_blocking(move || record.remember(&copies)).await;
 }
 
-/// What nobody waited for is written to the disk beside everything else. A command leaves that to the next start.
-pub(super) fn settle_later(config: &Config) {
+/// What nobody waited for is written to the disk beside everything else. A command leaves that to the next one there, and to the next
+/// start of a node.
+pub(super) fn settle_later(config: &Config, output: PathBuf) {
     if !config.transient {
         let home = config.data_dir.clone();
         drop(tokio::task::spawn_blocking(move || {
-            if let Err(error) = copies::settle(&home, &AtomicBool::new(false)) {
+            let folder = if output.is_dir() { Some(output.as_path()) } else { output.parent() };
+            let Some(Ok(folder)) = folder.map(Path::canonicalize) else { return };
+            if let Err(error) = copies::settle(&home, &folder, &AtomicBool::new(false)) {
                 tracing::warn!(%error, "what was downloaded is not known to be on disk");
             }
         }));
@@ -199,19 +257,30 @@ pub(super) fn settle_later(config: &Config) {
 }
 
 /// See [`Record::expect`].
-pub(super) async fn expect(record: &Arc<Record>, files: Vec<(String, ContentId)>) {
+pub(super) async fn expect(record: &Arc<Record>, files: Vec<Expecting>) {
     if record.syncs() {
         return;
     }
     let record = record.clone();
-    let expected = move || record.expect(files.iter().map(|(rest, content)| (rest.as_str(), *content)));
-    let _ = tokio::task::spawn_blocking(expected).await;
+    let _ = tokio::task::spawn_blocking(move || record.expect(files)).await;
+}
+
+/// See [`Record::give_up`].
+pub(super) async fn give_up(record: &Arc<Record>) {
+    let record = record.clone();
+    let _ = tokio::task::spawn_blocking(move || record.give_up()).await;
 }
 
 /// Says of a single file that it is in place, for certain if it has to be.
 pub(super) async fn ended(record: &Arc<Record>, copy: Copy) {
-    remember(record, vec![copy]).await;
-    end(record).await;
+    let record = record.clone();
+    let remember = move || {
+        record.placed(std::slice::from_ref(&copy));
+        if let Some(Err(error)) = record.copies().map(|mut copies| copies.remember_surely(&copy)) {
+            tracing::warn!(%error, "what was downloaded cannot be remembered");
+        }
+    };
+    let _ = tokio::task::spawn_blocking(remember).await;
 }
 
 /// Says that the download is over.

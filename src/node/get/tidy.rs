@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 use swarmdex_protocols::{Entry, Name, PeerId};
 
 use super::record::Gone;
-use super::{FILES_AT_A_TIME, Folder};
+use super::{FILES_AT_A_TIME, Folder, alike, rest_of};
 use crate::node::in_place::Removed;
 use crate::node::operation::Wish;
 use crate::node::types::{GetReport, KeptFile, MasterState};
@@ -65,9 +65,15 @@ impl Node {
         });
         let looked: Vec<_> = looks.buffer_unordered(FILES_AT_A_TIME).collect().await;
         let gone: Vec<_> = looked.into_iter().filter(|(_, gone)| *gone).map(|(file, _)| file).collect();
+        let prefix = folder.prefix.as_ref();
+        let places: BTreeSet<_> = names.iter().map(|name| rest_of(name, prefix).to_lowercase()).collect();
         let (record, output) = (folder.record.clone(), folder.output.to_owned());
         let removing = tokio::task::spawn_blocking(move || {
             let root = record.folder().unwrap_or(&output);
+            // Where capital letters are the same as small ones, one of another name may be one that is there.
+            let apart = alike::tells_letters_apart(root);
+            let is_other = |file: &Gone| apart || !places.contains(&file.rest.to_lowercase());
+            let gone = gone.into_iter().filter(is_other).collect();
             let Removed { removed, missing, kept } = in_place::remove(root, &record, gone);
             record.forget(&[removed.as_slice(), missing.as_slice()].concat());
             let place = |path: &std::path::PathBuf| path.strip_prefix(root).map(|rest| output.join(rest)).ok();

@@ -161,11 +161,6 @@ impl SharedEntry {
         *self.path == *path && self.stamp == *stamp
     }
 
-    /// The file as it was hashed.
-    pub fn stamp(&self) -> &FileStamp {
-        &self.stamp
-    }
-
     /// What the file has beside its bytes; `None` while it is away.
     pub fn attributes(&self) -> Option<Attributes> {
         (!self.suspended).then(|| Attributes::new(self.stamp.executable, self.stamp.mtime_ns))

@@ -224,7 +224,7 @@ impl ShareTable {
             .map(|index| outboard.proof(index))
             .collect::<Option<Vec<Proof>>>()
             .ok_or(Refusal::Range)?;
-        let _reading = self.shared.reads.begin(&entry.root, Instant::now()).ok_or(Refusal::Storage)?;
+        let _reading = self.shared.reads.begin(&entry.path, Instant::now()).ok_or(Refusal::Storage)?;
         let (file, stamp) = open_regular(&entry.path).map_err(|error| match error {
             // A disk that fails has not forgotten the file.
             HashError::Io { source, .. } if is_failing(&source) => Refusal::Storage,
