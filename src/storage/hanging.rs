@@ -14,11 +14,14 @@ pub const HANGING: Duration = Duration::from_secs(10);
 /// For how long the list of mounts is believed.
 const MOUNTED: Duration = Duration::from_secs(10);
 
+/// When mounts were listed, and where they are.
+type Listed = (Instant, Arc<[Arc<Path>]>);
+
 /// Reads under way, by the mount that a path is on.
 #[derive(Debug, Default)]
 pub struct Reads {
     begun: Mutex<BTreeMap<Arc<Path>, BTreeMap<u64, Instant>>>,
-    mounts: Mutex<Option<(Instant, Arc<[Arc<Path>]>)>>,
+    mounts: Mutex<Option<Listed>>,
 }
 
 /// A read; over when it is dropped.

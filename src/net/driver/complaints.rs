@@ -17,15 +17,10 @@ const WAITING: usize = 64;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Hears complaints, and has them looked into one after the other.
+#[derive(Default)]
 pub(super) struct Hearing {
     complaints: Complaints<PeerId>,
     waiting: Option<mpsc::Sender<Run>>,
-}
-
-impl Default for Hearing {
-    fn default() -> Self {
-        Self { complaints: Complaints::default(), waiting: None }
-    }
 }
 
 impl Hearing {
