@@ -62,7 +62,10 @@ fn open(config: &Config, failures: &Failures) -> Result<Stored, Error> {
     let is_new = read_identity(dir.path()).is_ok_and(|identity| identity.is_none());
     let (keypair, machine) = take_identity(&dir, config)?;
     check_patterns(&config.selection.exclude)?;
-    settle(dir.path().to_owned());
+    // The folder of a command is its own, and new.
+    if !config.transient {
+        settle(dir.path().to_owned());
+    }
     let shares = ShareTable::open(dir.path(), config.fetch.threads)?;
     recall(&shares, config);
     let master = match config.role {
