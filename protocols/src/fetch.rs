@@ -146,6 +146,24 @@ impl Run {
         }
         Ok(geometry.offset(self.first)..geometry.offset(end).min(geometry.size()))
     }
+
+    /// The chunks of a response, each with its index and its proof; `None` unless there are as many of them, and as long ones, as the
+    /// run has.
+    pub fn chunks<'a>(
+        &self,
+        geometry: &Geometry,
+        proofs: &'a [Proof],
+        body: &'a [u8],
+    ) -> Option<impl Iterator<Item = (u64, &'a [u8], &'a Proof)> + use<'a>> {
+        let indexes = self.first..self.first.checked_add(u64::from(self.count))?;
+        let bytes: u64 = indexes.clone().map(|index| geometry.len(index)).sum();
+        if proofs.len() != self.count as usize || body.len() as u64 != bytes {
+            return None;
+        }
+        // Every chunk but the last of the file has the same length, so equal pieces are the chunks.
+        let length = usize::try_from(geometry.chunk_bytes()).ok()?;
+        Some(indexes.zip(body.chunks(length)).zip(proofs).map(|((index, bytes), proof)| (index, bytes, proof)))
+    }
 }
 
 /// What precedes the raw bytes of a response.

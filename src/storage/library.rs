@@ -128,10 +128,8 @@ impl Library {
 /// Whether what was read for a run is part of its content.
 pub(super) fn is_right(run: &Run, geometry: &Geometry, response: &Response) -> bool {
     let Header::Chunks { proofs, .. } = &response.header else { return true };
-    // Every chunk but the last of the file has the same length, so equal pieces are the chunks.
-    let length = usize::try_from(geometry.chunk_bytes()).unwrap_or(usize::MAX);
-    let chunks = (run.first..).zip(response.body.chunks(length)).zip(proofs);
-    chunks.into_iter().all(|((index, bytes), proof)| check_chunk(&run.content, geometry, index, bytes, proof).is_ok())
+    let is_part = |(index, bytes, proof)| check_chunk(&run.content, geometry, index, bytes, proof).is_ok();
+    run.chunks(geometry, proofs, &response.body).is_some_and(|mut chunks| chunks.all(is_part))
 }
 
 fn read_whole(whole: &Whole, begin: u64, body: &mut [u8]) -> Result<(), Refusal> {

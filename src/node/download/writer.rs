@@ -129,7 +129,7 @@ fn write(part: &Part, run: Run, response: &Response) -> Written {
 
 /// The chunks of a response with their proofs, if it has as many and as long ones as were asked for.
 fn split<'a>(
-    geometry: &'a Geometry,
+    geometry: &Geometry,
     run: Run,
     response: &'a Response,
 ) -> Option<impl Iterator<Item = (u64, &'a [u8], &'a Proof)> + use<'a>> {
@@ -138,14 +138,7 @@ fn split<'a>(
         Header::Instead { proof, .. } => std::slice::from_ref(proof),
         _ => return None,
     };
-    let indexes = run.first..run.first + u64::from(run.count);
-    let bytes: u64 = indexes.clone().map(|index| geometry.len(index)).sum();
-    if proofs.len() != run.count as usize || response.body.len() as u64 != bytes {
-        return None;
-    }
-    // Every chunk but the last of the file has the same length, so equal pieces are the chunks.
-    let length = usize::try_from(geometry.chunk_bytes()).ok()?;
-    Some(indexes.zip(response.body.chunks(length)).zip(proofs).map(|((index, bytes), proof)| (index, bytes, proof)))
+    run.chunks(geometry, proofs, &response.body)
 }
 
 #[cfg(test)]
