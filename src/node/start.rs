@@ -58,11 +58,11 @@ struct Stored {
 }
 
 fn open(config: &Config, failures: &Failures) -> Result<Stored, Error> {
-    let dir = DataDir::open(&config.data_dir)?;
+    // The folder of a command is its own, and new.
+    let dir = if config.transient { DataDir::open_temporary } else { DataDir::open }(&config.data_dir)?;
     let is_new = read_identity(dir.path()).is_ok_and(|identity| identity.is_none());
     let (keypair, machine) = take_identity(&dir, config)?;
     check_patterns(&config.selection.exclude)?;
-    // The folder of a command is its own, and new.
     if !config.transient {
         settle(dir.path().to_owned());
     }
@@ -306,7 +306,7 @@ fn settle(home: PathBuf) {
     let (done, is_done) = std::sync::mpsc::channel::<()>();
     let settling = move || {
         let _done = done;
-        if let Err(error) = copies::settle(&home, Path::new("/"), &AtomicBool::new(false)) {
+        if let Err(error) = copies::settle(&home, Path::new("/")) {
             tracing::warn!(%error, "what was downloaded is not known to be on disk");
         }
     };

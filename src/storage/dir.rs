@@ -105,17 +105,24 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the folder if need be, locks it for this node, and closes it to other users.
+    /// Makes the folder if need be, locks it for this node, and closes it to other users. Before the first start there it is tried
+    /// whether its file system can hold a node.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let made = Made::before(path);
         private::make_folder(path).map_err(failed("make the folder", path))?;
-        let path = path.canonicalize().map_err(failed("find", path))?;
-        if !is_data_directory(&path)
-            && let Err(error) = probe(&path)
+        if !is_data_directory(path)
+            && let Err(error) = probe(path)
         {
             made.undo();
             return Err(error);
         }
+        Self::open_temporary(path)
+    }
+
+    /// The same of one that is made for a moment, and new each time.
+    pub fn open_temporary(path: &Path) -> Result<Self, DataDirError> {
+        private::make_folder(path).map_err(failed("make the folder", path))?;
+        let path = path.canonicalize().map_err(failed("find", path))?;
         let lock = lock(&path)?;
         let format = path.join("format");
         match read_small(&format) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::mounts;
+use super::mounts::{self, Mount};
 
 /// After which time a disk counts as one that does not answer. Disks that sleep need some seconds to spin up.
 pub const HANGING: Duration = Duration::from_secs(10);
@@ -15,7 +15,7 @@ pub const HANGING: Duration = Duration::from_secs(10);
 const MOUNTED: Duration = Duration::from_secs(10);
 
 /// When mounts were listed, and where they are.
-type Listed = (Instant, Arc<[Arc<Path>]>);
+type Listed = (Instant, Arc<[Mount]>);
 
 /// Reads under way, by the mount that a path is on.
 #[derive(Debug, Default)]
@@ -44,14 +44,10 @@ impl Reads {
             let mut known = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
             match known.as_ref().filter(|(since, _)| now.saturating_duration_since(*since) < MOUNTED) {
                 Some((_, mounts)) => mounts.clone(),
-                None => {
-                    let mounts: Arc<[Arc<Path>]> = mounts::places().into_iter().map(Arc::from).collect();
-                    known.insert((now, mounts)).1.clone()
-                }
+                None => known.insert((now, mounts::list().into())).1.clone(),
             }
         };
-        let above = mounts.iter().filter(|mount| path.starts_with(mount));
-        above.max_by_key(|mount| mount.as_os_str().len()).cloned().unwrap_or_else(|| Path::new("/").into())
+        mounts::of(&mounts, path).map_or(Path::new("/"), |mount| &mount.place).into()
     }
 
     /// Begins a read of a file; `None` if one on its disk has had no answer for long.

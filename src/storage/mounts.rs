@@ -30,18 +30,19 @@ pub(super) fn read(table: &mut File) -> io::Result<Vec<Mount>> {
     Ok(parse(&bytes))
 }
 
-/// Where something is mounted.
-pub(super) fn places() -> Vec<PathBuf> {
-    let mounts = File::open(TABLE).and_then(|mut table| read(&mut table)).unwrap_or_default();
-    mounts.into_iter().map(|mount| mount.place).collect()
+/// All of them; none where the system has no such list.
+pub(super) fn list() -> Vec<Mount> {
+    File::open(TABLE).and_then(|mut table| read(&mut table)).unwrap_or_default()
+}
+
+/// The mount that an absolute path without links is on. Of two at one place the later one is what shows.
+pub(super) fn of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    mounts.iter().filter(|mount| path.starts_with(&mount.place)).max_by_key(|mount| mount.place.as_os_str().len())
 }
 
 /// What kind of file system an absolute path without links is on, if that is known.
 pub(super) fn kind_of(path: &Path) -> Option<String> {
-    let mounts = read(&mut File::open(TABLE).ok()?).ok()?;
-    // Of two mounts at one place the later one is what shows.
-    let above = mounts.into_iter().filter(|mount| path.starts_with(&mount.place));
-    above.max_by_key(|mount| mount.place.as_os_str().len()).map(|mount| mount.kind)
+    of(&list(), path).map(|mount| mount.kind.clone())
 }
 
 /// Number and place are the first and the fifth field of a line; the kind is the first behind a dash that stands alone, before which

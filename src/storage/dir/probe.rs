@@ -57,6 +57,7 @@ pub(super) fn probe(folder: &Path) -> Result<(), DataDirError> {
     match lack {
         None => Ok(()),
         Some((lack, _)) => {
+            let folder = &folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
             let kind = mounts::kind_of(folder).filter(|kind| !kind.is_empty());
             let kind = kind.map_or_else(|| "its file system".to_owned(), |kind| format!("its file system ({kind})"));
             Err(DataDirError::Unfit { path: folder.to_owned(), kind, lack })
