@@ -7,6 +7,7 @@ pub(super) mod record;
 mod report;
 mod tidy;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::time::Instant;
 
 use futures::{StreamExt, stream};
 use patience::{Patience, away, is_away, say};
-use record::{Expecting, Record};
+use record::Record;
 use swarmdex_protocols::limits::MAX_QUERY_BYTES;
 use swarmdex_protocols::{Entry, Name, PeerId};
 use tokio::sync::watch;
@@ -52,12 +53,12 @@ impl Node {
         options: GetOptions,
         reins: Reins,
     ) -> Result<GetReport, Error> {
-        let config = self.inner.config.clone();
-        let unsynced = !options.syncs(&config.fetch) && !options.fleeting;
+        let inner = self.inner.clone();
+        let unsynced = !options.syncs(&inner.config.fetch) && !options.fleeting;
         let output = request.output.clone();
         let report = self.get_all(request, options, reins).await;
         if unsynced {
-            record::settle_later(&config, output);
+            record::settle_later(&inner.config, output);
         }
         report
     }
@@ -150,7 +151,7 @@ impl Node {
             file = looked.missing.into_iter().next().unwrap_or(file);
             record::remember(&record, before(&record, std::slice::from_ref(&file))).await;
         }
-        record::expect(&record, vec![self.expecting(&file, options)]).await;
+        record::expect(&record, [record.expected_of(&file.entry, &rest, options)]).await;
         let sync = record.syncs();
         let result = self.fetch(found, path.to_owned(), file.over, sync, options, patience, begin, reins).await;
         if let Ok((_, stamp)) = &result {
@@ -197,15 +198,17 @@ impl Node {
             move || make_parents(&making.join("file")).and_then(|made| if syncs { sync_made(&made) } else { Ok(()) });
         let _ = tokio::task::spawn_blocking(make).await;
         let record = self.record(&output, None, true, &options).await?;
-        let (top, below, mut places) = (output.clone(), prefix.clone(), names.clone());
+        let (top, below) = (output.clone(), prefix.clone());
         let looking = tokio::task::spawn_blocking(move || {
-            let alike = alike::take_out(&top, below.as_ref(), &mut places);
-            (places, alike)
+            let alike = alike::find(&top, below.as_ref(), &names);
+            (names, alike)
         });
-        let (places, alike) = looking.await.map_err(|_| Error::Bug)?;
+        let (names, alike) = looking.await.map_err(|_| Error::Bug)?;
         reins.progress.send_modify(|progress| progress.done_files += alike.len() as u64);
         let folder = Folder { prefix, output: &output, options: Arc::new(options), record, patience, reins: &reins };
         let begin = Instant::now();
+        let mut places = Cow::Borrowed(&names);
+        alike.iter().for_each(|file| drop(places.to_mut().remove(&file.name)));
         let report = self.get_folder(&folder, &places).await;
         record::give_up(&folder.record).await;
         let mut report = report?;
@@ -221,13 +224,6 @@ impl Node {
         report.files.sort_by(|a, b| a.name.cmp(&b.name));
         report.failed.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(report)
-    }
-
-    /// What is known of a file before it is in place.
-    fn expecting(&self, file: &Small, options: &GetOptions) -> Expecting {
-        let attributes = options.preserve.then(|| file.entry.attributes(&self.inner.config.network)).flatten();
-        let modified_ns = attributes.and_then(|attributes| attributes.modified_ns);
-        Expecting { rest: file.rest.clone(), content: file.entry.content, len: file.entry.size, modified_ns }
     }
 
     /// What there is below a prefix; what nobody has yet is waited for if the user wants it.
@@ -271,8 +267,8 @@ impl Node {
         let network = &self.inner.config.network;
         let looked = in_place::split(files.collect(), output, record, options, network, reins).await?;
         record::remember(record, [looked.news, before(record, &looked.missing)].concat()).await;
-        let coming = looked.missing.iter().map(|file| self.expecting(file, options));
-        record::expect(record, coming.collect()).await;
+        record::expect(record, looked.missing.iter().map(|file| record.expected_of(&file.entry, &file.rest, options)))
+            .await;
         let mut report = GetReport { files: looked.there, kept: looked.kept, ..GetReport::default() };
         let there = report.files.len();
         reins.progress.send_modify(|progress| progress.done_files += report.kept.len() as u64);
@@ -378,8 +374,7 @@ impl Node {
             .await
             .map_err(|_| Error::Bug)??;
         if entry.content != file.entry.content {
-            let file = Small { entry: entry.clone(), ..file.clone() };
-            record::expect(record, vec![self.expecting(&file, options)]).await;
+            record::expect(record, [record.expected_of(&entry, &file.rest, options)]).await;
         }
         let sync = record.syncs();
         let placed = self.fetch(found, target, file.over, sync, options, patience, begin, reins).await?;

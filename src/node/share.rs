@@ -79,8 +79,8 @@ impl Node {
             outcome = hashing => outcome.map_err(|_| Error::Bug)??,
             Ok(_) = wish.wait_for(|wish| *wish == Wish::Cancel) => return Err(Error::Cancelled),
         };
-        let entries = outcome.entries.clone();
-        let looking = tokio::task::spawn_blocking(move || writers::written(entries.iter().map(|entry| &*entry.path)));
+        let paths: Vec<_> = outcome.entries.iter().map(|entry| entry.path.clone()).collect();
+        let looking = tokio::task::spawn_blocking(move || writers::written(paths.iter().map(|path| &**path)));
         let names: Vec<_> = outcome.entries.iter().map(|entry| entry.name.clone()).collect();
         self.inner.standings.retry(&names);
         let mut open: Vec<_> = outcome.entries.iter().map(|entry| (entry.name.clone(), entry.content)).collect();

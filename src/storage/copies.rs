@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use swarmdex_protocols::{ContentId, Name, PeerId};
 
@@ -112,14 +113,21 @@ impl Copies {
         let connection = sqlite::open_or_renew(&path, &schema, "the record of downloads").map_err(failed)?;
         connection.busy_timeout(BUSY).map_err(failed)?;
         connection.execute_batch(unsynced::TABLE).map_err(failed)?;
+        // Each download opens the record and closes it, and to carry the log over would wait for the disk twice: that is done once
+        // for many of them.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
         Ok(Self { path, connection, syncs, most: MAX_COPIES })
     }
 
     /// Remembers files in one transaction, and forgets those that were written first where there are too many. One with a
     /// stamp is in place: what was there before is of no interest any more.
     pub fn remember(&mut self, copies: &[Copy]) -> Result<(), CopiesError> {
+        self.put_all(copies, false)
+    }
+
+    fn put_all(&mut self, copies: &[Copy], sure: bool) -> Result<(), CopiesError> {
         let most = self.most;
-        self.together(|connection| {
+        self.written(sure, |connection| {
             let last: i64 =
                 connection.query_row("SELECT coalesce(max(number), 0) FROM copies", [], |row| row.get(0))?;
             for (number, copy) in copies.iter().enumerate() {
@@ -138,12 +146,7 @@ impl Copies {
 
     /// The same of one that is in place for certain: it is on disk then, with all that was remembered before, if that is wanted.
     pub fn remember_surely(&mut self, copy: &Copy) -> Result<(), CopiesError> {
-        let set = |connection: &Connection, level: &str| connection.pragma_update(None, "synchronous", level);
-        let level = if self.syncs { "FULL" } else { "NORMAL" };
-        set(&self.connection, level).map_err(|source| self.failed(source))?;
-        let remembered = self.remember(std::slice::from_ref(copy));
-        set(&self.connection, "NORMAL").map_err(|source| self.failed(source))?;
-        remembered
+        self.put_all(std::slice::from_ref(copy), self.syncs)
     }
 
     /// Forgets files: they are gone.
@@ -215,10 +218,11 @@ impl Copies {
         sure: bool,
         write: impl FnOnce(&Connection) -> Result<(), rusqlite::Error>,
     ) -> Result<(), CopiesError> {
-        let set = |connection: &Connection, level: &str| connection.pragma_update(None, "synchronous", level);
-        if sure {
-            set(&self.connection, "FULL").map_err(|source| self.failed(source))?;
+        if !sure {
+            return self.together(write);
         }
+        let set = |connection: &Connection, level: &str| connection.pragma_update(None, "synchronous", level);
+        set(&self.connection, "FULL").map_err(|source| self.failed(source))?;
         let outcome = self.together(write);
         set(&self.connection, "NORMAL").map_err(|source| self.failed(source))?;
         outcome

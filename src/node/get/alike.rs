@@ -12,9 +12,8 @@ use crate::node::{ErrorKind, FailedFile};
 /// By which it is tried whether letters are told apart.
 const TRIED: [&str; 2] = [".swarmdex-case", ".SWARMDEX-CASE"];
 
-/// Takes out of `names` all but the first of those that would be one file in a folder, which exists; says so of each. Blocks on the
-/// disk.
-pub(super) fn take_out(folder: &Path, prefix: Option<&Name>, names: &mut BTreeMap<Name, Entry>) -> Vec<FailedFile> {
+/// All but the first of those names that would be one file in a folder, which exists. Blocks on the disk.
+pub(super) fn find(folder: &Path, prefix: Option<&Name>, names: &BTreeMap<Name, Entry>) -> Vec<FailedFile> {
     let mut first = HashMap::<String, Name>::new();
     let mut others = Vec::new();
     for name in names.keys() {
@@ -28,7 +27,6 @@ pub(super) fn take_out(folder: &Path, prefix: Option<&Name>, names: &mut BTreeMa
         return Vec::new();
     }
     let failed = others.into_iter().map(|(name, before)| {
-        names.remove(&name);
         let message = format!(
             "{name} and {before} are one file in {}, whose file system does not tell capital letters from small ones; get it into \
              another folder by -o",
@@ -65,9 +63,8 @@ mod tests {
             let content = ContentId::of(b"x");
             (name.clone(), Entry { name, content, size: 1, owner, version: Version(1), attributes: None })
         };
-        let mut names: BTreeMap<_, _> = ["a/Same", "a/same", "a/other"].map(entry).into();
-        assert!(take_out(folder.path(), None, &mut names).is_empty());
-        assert_eq!(names.len(), 3);
+        let names: BTreeMap<_, _> = ["a/Same", "a/same", "a/other"].map(entry).into();
+        assert!(find(folder.path(), None, &names).is_empty());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -11,6 +11,7 @@ use swarmdex_protocols::{ContentId, Entry, Name, PeerId};
 
 use super::rest_of;
 use crate::config::Config;
+use crate::node::types::GetOptions;
 use crate::storage::copies::{self, Copies, CopiesError, Copy, Expected};
 use crate::storage::hash::FileStamp;
 
@@ -34,17 +35,6 @@ pub(in crate::node) struct Record {
     expected: Mutex<BTreeMap<PathBuf, Expected>>,
 }
 
-/// A file that is about to be put in place.
-#[derive(Debug, Clone)]
-pub(in crate::node) struct Expecting {
-    /// Its place below the folder.
-    pub(in crate::node) rest: String,
-    pub(in crate::node) content: ContentId,
-    pub(in crate::node) len: u64,
-    /// The time that it will be given, if it will be.
-    pub(in crate::node) modified_ns: Option<i64>,
-}
-
 impl Record {
     /// Opens the record of a folder, which is there, and begins a download into it; of one file if that is `only` meant. A command that downloads one file makes no
     /// data directory for it: `makes`. Blocks on the disk.
@@ -54,9 +44,9 @@ impl Record {
         let Some(home) = home.filter(|home| makes || !syncs || home.is_dir()) else { return Self::none() };
         let Ok(folder) = folder.canonicalize() else { return Self::none() };
         let open = || -> Result<_, CopiesError> {
-            // What an earlier download left is not believed before it is looked at.
-            copies::settle(&home, &folder, &AtomicBool::new(false))?;
             let mut copies = Copies::open(&home, syncs)?;
+            // What an earlier download left is not believed before it is looked at.
+            copies.settle(&folder)?;
             let (known, unfinished) = match only {
                 Some(file) => (copies.at(&folder.join(file))?, None),
                 None => (copies.below(&folder)?, copies.begin(&folder, now_ns())?),
@@ -85,22 +75,27 @@ impl Record {
         self.syncs.load(Ordering::Relaxed)
     }
 
-    /// Files are about to be put in place, each with the time that it will have. Where nobody waits for the disk, they are written
-    /// down, to be looked at after a power cut; where that fails, or one will have any time, they are waited for. Blocks on the
-    /// disk.
-    fn expect(&self, files: Vec<Expecting>) {
-        if self.syncs() {
-            return;
-        }
-        let expected = files.into_iter().map(|Expecting { rest, content, len, modified_ns }| {
-            Some(Expected { path: self.folder.join(rest), content, len, mtime_ns: modified_ns? })
-        });
-        let written = expected.collect::<Option<Vec<_>>>().and_then(|expected| {
-            let written = self.copies()?.expect(&expected);
-            (written.ok()?).then_some(expected)
+    /// What is known of a file of an entry before it is in place; `None` if it gets any time. Whether its owner said so shows when it
+    /// gets that time.
+    pub(super) fn expected_of(&self, entry: &Entry, rest: &str, options: &GetOptions) -> Option<Expected> {
+        let said = entry.attributes.as_deref().filter(|_| options.preserve)?.said();
+        Some(Expected {
+            path: self.folder.join(rest),
+            content: entry.content,
+            len: entry.size,
+            mtime_ns: said.modified_ns?,
+        })
+    }
+
+    /// Files are about to be put in place, and nobody waits for the disk: they are written down, to be looked at after a power cut.
+    /// Where that fails, or one is not known beforehand, they are waited for. Blocks on the disk.
+    fn expect(&self, files: Option<Vec<Expected>>) {
+        let written = files.and_then(|files| {
+            let written = self.copies()?.expect(&files);
+            (written.ok()?).then_some(files)
         });
         match written {
-            Some(expected) => self.expected().extend(expected.into_iter().map(|file| (file.path.clone(), file))),
+            Some(files) => self.expected().extend(files.into_iter().map(|file| (file.path.clone(), file))),
             None => {
                 tracing::debug!(folder = %self.folder.display(), "without a record: on disk before it is in place");
                 self.syncs.store(true, Ordering::Relaxed);
@@ -249,24 +244,27 @@ pub(super) fn settle_later(config: &Config, output: PathBuf) {
         drop(tokio::task::spawn_blocking(move || {
             let folder = if output.is_dir() { Some(output.as_path()) } else { output.parent() };
             let Some(Ok(folder)) = folder.map(Path::canonicalize) else { return };
-            if let Err(error) = copies::settle(&home, &folder, &AtomicBool::new(false)) {
+            if let Err(error) = copies::settle(&home, &folder) {
                 tracing::warn!(%error, "what was downloaded is not known to be on disk");
             }
         }));
     }
 }
 
-/// See [`Record::expect`].
-pub(super) async fn expect(record: &Arc<Record>, files: Vec<Expecting>) {
+/// See [`Record::expect`]; where everything is waited for, nothing is done.
+pub(super) async fn expect(record: &Arc<Record>, files: impl IntoIterator<Item = Option<Expected>>) {
     if record.syncs() {
         return;
     }
-    let record = record.clone();
+    let (record, files) = (record.clone(), files.into_iter().collect());
     let _ = tokio::task::spawn_blocking(move || record.expect(files)).await;
 }
 
 /// See [`Record::give_up`].
 pub(super) async fn give_up(record: &Arc<Record>) {
+    if record.expected().is_empty() {
+        return;
+    }
     let record = record.clone();
     let _ = tokio::task::spawn_blocking(move || record.give_up()).await;
 }

@@ -71,9 +71,9 @@ impl Node {
         let removing = tokio::task::spawn_blocking(move || {
             let root = record.folder().unwrap_or(&output);
             // Where capital letters are the same as small ones, one of another name may be one that is there.
-            let apart = alike::tells_letters_apart(root);
-            let is_other = |file: &Gone| apart || !places.contains(&file.rest.to_lowercase());
-            let gone = gone.into_iter().filter(is_other).collect();
+            let is_alike = |file: &Gone| places.contains(&file.rest.to_lowercase());
+            let apart = !gone.iter().any(is_alike) || alike::tells_letters_apart(root);
+            let gone = gone.into_iter().filter(|file| apart || !is_alike(file)).collect();
             let Removed { removed, missing, kept } = in_place::remove(root, &record, gone);
             record.forget(&[removed.as_slice(), missing.as_slice()].concat());
             let place = |path: &std::path::PathBuf| path.strip_prefix(root).map(|rest| output.join(rest)).ok();

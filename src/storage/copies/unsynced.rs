@@ -6,9 +6,9 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use rusqlite::{Row, params};
+use rusqlite::{Connection, Row, params};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use swarmdex_protocols::ContentId;
 
@@ -117,8 +117,7 @@ impl Copies {
     pub fn unexpect(&mut self, files: &[Expected]) -> Result<(), CopiesError> {
         self.together(|connection| {
             for file in files {
-                let values = params![bytes(&file.path), &file.content.as_bytes()[..]];
-                connection.prepare_cached("DELETE FROM unsynced WHERE path = ?1 AND content = ?2")?.execute(values)?;
+                on_row(connection, DROP, file)?;
             }
             Ok(())
         })
@@ -159,44 +158,51 @@ impl Copies {
     fn settled(&mut self, files: &[(Unsure, Finding)]) -> Result<(), CopiesError> {
         self.together(|connection| {
             for (Unsure { file, .. }, finding) in files {
-                let values = params![bytes(&file.path), &file.content.as_bytes()[..]];
-                let run = |sql: &str| connection.prepare_cached(sql)?.execute(values).map(drop);
                 match finding {
                     Finding::Open => {}
                     // The disk says so once.
-                    Finding::Failed => run("UPDATE unsynced SET boot = '' WHERE path = ?1 AND content = ?2")?,
-                    Finding::Safe | Finding::Gone => run("DELETE FROM unsynced WHERE path = ?1 AND content = ?2")?,
+                    Finding::Failed => on_row(connection, DOUBT, file)?,
+                    Finding::Safe | Finding::Gone => on_row(connection, DROP, file)?,
                     Finding::Removed => {
-                        run("DELETE FROM unsynced WHERE path = ?1 AND content = ?2")?;
-                        run("DELETE FROM copies WHERE path = ?1 AND content = ?2")?;
+                        on_row(connection, DROP, file)?;
+                        on_row(connection, FORGET, file)?;
                     }
                 }
             }
             Ok(())
         })
     }
-}
 
-/// Has files at and below a path that may not be on disk written there, as the record in `home` has them; those that a power cut left
-/// with something else in them are removed. Blocks on the disk.
-pub fn settle(home: &Path, below: &Path, cancel: &AtomicBool) -> Result<(), CopiesError> {
-    if !home.join(FILE).exists() {
-        return Ok(());
-    }
-    let (mut copies, mut after) = (Copies::open(home, false)?, PathBuf::new());
-    loop {
-        let files = copies.unsure(below, &after)?;
-        let Some(last) = files.last() else { return Ok(()) };
-        after.clone_from(&last.file.path);
-        let findings = look(&copies, files, cancel)?;
-        copies.settled(&findings)?;
-        if cancel.load(Ordering::Relaxed) {
-            return Ok(());
+    /// Has files at and below a path that may not be on disk written there; those that a power cut left with something else in them
+    /// are removed. Blocks on the disk.
+    pub fn settle(&mut self, below: &Path) -> Result<(), CopiesError> {
+        let mut after = PathBuf::new();
+        loop {
+            let files = self.unsure(below, &after)?;
+            let Some(last) = files.last() else { return Ok(()) };
+            after.clone_from(&last.file.path);
+            let findings = look(self, files)?;
+            self.settled(&findings)?;
         }
     }
 }
 
-fn look(copies: &Copies, files: Vec<Unsure>, cancel: &AtomicBool) -> Result<Vec<(Unsure, Finding)>, CopiesError> {
+/// The same as the record in `home` has them, if there is one.
+pub fn settle(home: &Path, below: &Path) -> Result<(), CopiesError> {
+    if home.join(FILE).exists() { Copies::open(home, false)?.settle(below) } else { Ok(()) }
+}
+
+/// What is done with the row of a file.
+const DROP: &str = "DELETE FROM unsynced WHERE path = ?1 AND content = ?2";
+const DOUBT: &str = "UPDATE unsynced SET boot = '' WHERE path = ?1 AND content = ?2";
+const FORGET: &str = "DELETE FROM copies WHERE path = ?1 AND content = ?2";
+
+fn on_row(connection: &Connection, sql: &str, file: &Expected) -> Result<(), rusqlite::Error> {
+    let values = params![bytes(&file.path), &file.content.as_bytes()[..]];
+    connection.prepare_cached(sql)?.execute(values).map(drop)
+}
+
+fn look(copies: &Copies, files: Vec<Unsure>) -> Result<Vec<(Unsure, Finding)>, CopiesError> {
     // What is synced is what was looked at: by now something else may be there.
     let open: Vec<_> = files.iter().map(|unsure| open_regular(&unsure.file.path)).collect();
     let there: Vec<&File> = open.iter().flatten().map(|(file, _)| file).collect();
@@ -213,7 +219,7 @@ fn look(copies: &Copies, files: Vec<Unsure>, cancel: &AtomicBool) -> Result<Vec<
         let synced = opened.is_ok()
             && outcomes.next().is_some_and(|outcome| outcome.is_ok())
             && !failed.iter().any(|folder| unsure.file.path.parent() == Some(folder));
-        let finding = find(copies, &unsure, opened.map(|(_, now)| now), synced, cancel)?;
+        let finding = find(copies, &unsure, opened.map(|(_, now)| now), synced)?;
         findings.push((unsure, finding));
     }
     Ok(findings)
@@ -224,7 +230,6 @@ fn find(
     unsure: &Unsure,
     found: Result<FileStamp, HashError>,
     synced: bool,
-    cancel: &AtomicBool,
 ) -> Result<Finding, CopiesError> {
     let now = match found {
         Ok(now) => now,
@@ -243,7 +248,8 @@ fn find(
     if !unsure.cut {
         return Ok(if synced { Finding::Safe } else { Finding::Failed });
     }
-    let Ok(hashed) = hash_file(&file.path, thread_count(0), &AtomicU64::new(0), cancel) else {
+    let hashed = hash_file(&file.path, thread_count(0), &AtomicU64::new(0), &AtomicBool::new(false));
+    let Ok(hashed) = hashed else {
         return Ok(Finding::Open);
     };
     if hashed.content == file.content {
