@@ -15,17 +15,25 @@ pub struct Disk {
 impl Disk {
     /// A disk in memory, of so many bytes. `None`, loudly, where nothing can be mounted.
     pub fn small(bytes: u64) -> Option<Self> {
-        Self::mounted(|folder| {
-            run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "none", &at(folder.path(), "disk")])
-        })
+        Self::in_memory(&format!("size={bytes}"))
+    }
+
+    fn in_memory(options: &str) -> Option<Self> {
+        Self::mounted(|folder| run("mount", &["-t", "tmpfs", "-o", options, "none", &at(folder.path(), "disk")]))
+    }
+
+    /// An image of so many MiB in a folder.
+    fn image(folder: &Path, mebibytes: u64) -> Result<String, String> {
+        let image = at(folder, "image");
+        let made = std::fs::File::create(&image).and_then(|file| file.set_len(mebibytes << 20));
+        made.map(|()| image).map_err(|error| error.to_string())
     }
 
     /// A disk of 32 MiB that does not tell capitals from small letters, and sets no room aside. `None`, loudly, where
     /// there is none.
     pub fn blind_to_case() -> Option<Self> {
         Self::mounted(|folder| {
-            let image = at(folder.path(), "image");
-            std::fs::File::create(&image).and_then(|file| file.set_len(32 << 20)).map_err(|error| error.to_string())?;
+            let image = Self::image(folder.path(), 32)?;
             run("mkntfs", &["-q", "-F", "-f", &image])?;
             run("lowntfs-3g", &["-o", "ignore_case", &image, &at(folder.path(), "disk")])
         })
@@ -33,9 +41,7 @@ impl Disk {
 
     /// A disk in memory with room for so many files, folders among them. `None`, loudly, where nothing can be mounted.
     pub fn of_few_files(files: u64) -> Option<Self> {
-        Self::mounted(|folder| {
-            run("mount", &["-t", "tmpfs", "-o", &format!("nr_inodes={files}"), "none", &at(folder.path(), "disk")])
-        })
+        Self::in_memory(&format!("nr_inodes={files}"))
     }
 
     /// A disk of 64 MiB that has no permissions, no links, no sockets, no two names that differ in capitals alone, and no renaming
@@ -43,8 +49,7 @@ impl Disk {
     /// there is none.
     pub fn plain() -> Option<Self> {
         Self::mounted(|folder| {
-            let image = at(folder.path(), "image");
-            std::fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).map_err(|error| error.to_string())?;
+            let image = Self::image(folder.path(), 64)?;
             run("mkfs.exfat", &[&image])?;
             let found = Command::new("losetup")
                 .args(["--find", "--show", &image])
@@ -60,9 +65,8 @@ impl Disk {
     /// `None`, loudly, where there is none.
     pub fn waiting() -> Option<(Self, Self)> {
         let below = Self::plain()?;
-        let image = below.path().join("image").to_str().unwrap().to_owned();
         let above = Self::mounted(|folder| {
-            std::fs::File::create(&image).and_then(|file| file.set_len(40 << 20)).map_err(|error| error.to_string())?;
+            let image = Self::image(&below.path(), 40)?;
             run("mkfs.ext4", &["-q", "-F", &image])?;
             run("mount", &["-o", "loop", &image, &at(folder.path(), "disk")])
         })?;

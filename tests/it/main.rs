@@ -31,6 +31,7 @@ mod nodes;
 mod outage;
 mod pages;
 mod processes;
+mod races;
 mod renewals;
 mod returning;
 mod shares;

@@ -116,20 +116,22 @@ async fn a_file_that_changes_unseen_is_hashed_anew_when_somebody_asks_for_that()
     }
 }
 
+/// A master, and an owner that was told to share a folder.
+fn sharing(folder: &Path, files: &Path) -> (Process, Process) {
+    let master = Process::start("master", &made(folder, "master"), &[]);
+    let arguments = ["--master", &master.address(), "--share", files.to_str().unwrap()];
+    let owner = Process::start("peer", &made(folder, "anna"), &arguments);
+    (master, owner)
+}
+
 /// A copy that its user touched is not passed on any more, and nobody is blamed for that.
 #[test]
 fn a_copy_that_changed_is_fetched_from_others_and_nobody_is_blamed() {
     let folder = tempfile::TempDir::new().unwrap();
     let files = made(folder.path(), "files");
     std::fs::write(files.join("big.bin"), noise(3, 3 << 20)).unwrap();
-    let master = Process::start("master", &made(folder.path(), "master"), &[]);
-    let at = ["--master", &master.address()];
-    let anna = Process::start(
-        "peer",
-        &made(folder.path(), "anna"),
-        &[&at[..], &["--share", files.to_str().unwrap()]].concat(),
-    );
-    let ben = Process::start("peer", &made(folder.path(), "ben"), &at);
+    let (master, anna) = sharing(folder.path(), &files);
+    let ben = Process::start("peer", &made(folder.path(), "ben"), &["--master", &master.address()]);
     anna.until(&["status"], |status| status["shared"]["certified"] == 1);
     process_joined(&ben);
     let get = |name: &str| {
@@ -180,13 +182,7 @@ fn a_limit_for_the_length_of_files_ends_one_download() {
     let files = made(folder.path(), "files");
     std::fs::write(files.join("large"), noise(8, 3 << 20)).unwrap();
     std::fs::write(files.join("small"), "x").unwrap();
-    let master = Process::start("master", &made(folder.path(), "master"), &[]);
-    let at = ["--master", &master.address()];
-    let anna = Process::start(
-        "peer",
-        &made(folder.path(), "anna"),
-        &[&at[..], &["--share", files.to_str().unwrap()]].concat(),
-    );
+    let (master, anna) = sharing(folder.path(), &files);
     anna.until(&["status"], |status| status["shared"]["certified"] == 2);
     let get = |name: &str| {
         let script = format!(
