@@ -13,15 +13,19 @@ use crate::config::Config;
 const RESERVE: usize = 256;
 /// For one download: its partial file, its journal, the folder.
 const OF_DOWNLOAD: usize = 4;
-/// What is wanted, at most.
+/// Connections on the control socket, at most.
 const CONTROL: usize = 512;
+/// Connections of the HTTP interface over TCP, at most.
 const HTTP: usize = 256;
+/// Handshakes of connections from outside, at most.
 const HANDSHAKES: usize = 256;
-/// Attempts to connect; each may try two addresses at a time.
+/// Attempts to connect, at most.
 const DIALS: usize = 256;
+/// Addresses that each attempt may try at a time.
 const OF_DIAL: usize = 2;
-/// Part of what is there that each kind may take where it is not enough for all, and what is left to each.
+/// Part of what is there that each kind may take where it is not enough for all.
 const PART: usize = 8;
+/// What is left to each kind in any case.
 const LEAST: usize = 8;
 /// More than that is as good as no limit.
 const UNLIMITED: usize = 1 << 20;

@@ -1,7 +1,7 @@
 //! The log of a process: lines wait in a bounded queue, and a thread of its own writes them to stderr.
 //!
-//! A log that cannot be written is no reason to stop: a line that finds no room in the queue, or that the system does not
-//! take as a whole, is lost and counted. Once lines can be written again, one says how many are missing before it.
+//! A log that cannot be written is no reason to stop. A line that finds no room in the queue, or that the system does
+//! not take as a whole, is lost and counted. Once lines can be written again, one says how many are missing before it.
 //! Nothing here prints by itself, blocks who logs, or panics.
 //!
 //! Lines say what others said, too: each passes `swarmdex_protocols::text` on its way, see `log/fields.rs`.
@@ -29,14 +29,17 @@ use crate::tasks;
 
 /// Environment variable that filters logs.
 const VARIABLE: &str = "SWARMDEX_LOG";
-/// What is logged if it is not set: by a node, and by a command, whose output is what it was asked for.
+/// What a node logs if it is not set.
 const OF_NODE: &str = "info,libp2p_mdns=warn,libp2p_kad=error,libp2p_swarm=warn";
+/// What a command logs if it is not set: its output is what it was asked for.
 const OF_COMMAND: &str = "error,swarmdex::log=warn";
-/// Lines that wait to be written, and their bytes: a burst, and not what a reader that hangs never reads.
+/// Lines that wait to be written, at most: a burst, and not what a reader that hangs never reads.
 const QUEUE_LINES: usize = 4096;
+/// Bytes of these lines, at most.
 const QUEUE_BYTES: usize = 1 << 20;
-/// How often a line is tried again that a file without blocking has no room for, and the pause before each attempt.
+/// How often a line is tried again that a file without blocking has no room for.
 const RETRIES: u32 = 100;
+/// The pause before each of these attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// How long the end of the process waits for lines that are not written yet.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);

@@ -16,9 +16,9 @@ fn outlive_full_files() {
     }
 }
 
-/// Has glibc keep some MiB that were freed. Buffers of some KiB come and go by the ten thousand in a transfer, and by
-/// itself it gives their pages back to the system each time and asks for them again: a tenth of the processor time of
-/// a download, and a sixth of its duration (`benches/transfer`).
+/// Has glibc keep some MiB that were freed. Buffers of some KiB come and go by the ten thousand in a transfer. By
+/// itself it gives their pages back to the system each time and asks for them again. That was a tenth of the processor
+/// time of a download, and a sixth of its duration (`benches/transfer`).
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn keep_freed_memory() {
     const MIB: libc::c_int = 1 << 20;

@@ -82,8 +82,8 @@ pub fn first_those_of(mut addresses: Vec<Multiaddr>, ips: &BTreeSet<IpAddr>) -> 
     addresses
 }
 
-/// Of what a node says of itself, the addresses that are worth keeping: those that can work, the node being on the same host if it is
-/// `here`; those at which it is `seen` first, as many as a message has room for.
+/// Of what a node says of itself, the addresses that are worth keeping: those that can work, as many as a message has
+/// room for. The node is on the same host if it is `here`. Addresses at which it is `seen` come first.
 pub fn worth_keeping(addresses: Vec<Multiaddr>, here: bool, seen: &BTreeSet<IpAddr>) -> Vec<Multiaddr> {
     let addresses = addresses.into_iter().filter(|address| works(address, here)).collect();
     let mut addresses = first_those_of(addresses, seen);

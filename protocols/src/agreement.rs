@@ -1,9 +1,9 @@
 //! How a peer and its master see that they agree about the peer's names, and find the names about which they do not.
 //!
 //! With each renewal of its lease a peer says what it holds, by count and digest. If the master counts otherwise, the
-//! peer compares ranges of names, in order, with it: a range that differs is divided until its names can be
-//! listed, so that one name among a million costs a few messages of about a kilobyte. (Range-based set
-//! reconciliation: Meyer, 2023, arXiv 2212.13567.)
+//! peer compares ranges of names with it, in order. A range that differs is divided until its names can be listed. So
+//! one name among a million costs a few messages of about a kilobyte. (Range-based set reconciliation: Meyer, 2023,
+//! arXiv 2212.13567.)
 
 use serde::{Deserialize, Serialize};
 

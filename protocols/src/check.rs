@@ -1,5 +1,5 @@
-//! Whether two nodes hold the same of what one of them said: ranges of keys with a count and a digest, so that what is
-//! alike costs one small message and what differs is found.
+//! Whether two nodes hold the same of what one of them said. They compare ranges of keys by a count and a digest, so
+//! that what is alike costs one small message and what differs is found.
 //!
 //! An item is a statement under the key of its name, or a key under which the sayer is found. Its **mark** is 8 bytes;
 //! the digest of a range is the exclusive-or of the marks in it. It guards against accidents, not against malice: whoever

@@ -1,9 +1,8 @@
 //! Content ids, chunk geometry, and the proof that one chunk belongs to a content id.
 //!
-//! A content id is the plain BLAKE3 hash of a file. BLAKE3 is a binary Merkle tree, so a chunk whose
-//! length is a power-of-two multiple of 1 KiB is a whole subtree: its chaining value and those of its
-//! siblings on the way up (the [`Proof`]) give the root. Source: the BLAKE3 paper, section 2.1, and
-//! the `hazmat` module of the `blake3` crate.
+//! A content id is the plain BLAKE3 hash of a file. BLAKE3 is a binary Merkle tree, so a chunk whose length is a
+//! power-of-two multiple of 1 KiB is a whole subtree. Its chaining value and those of its siblings on the way up (the
+//! [`Proof`]) give the root. Source: the BLAKE3 paper, section 2.1, and the `hazmat` module of the `blake3` crate.
 //!
 //! This module does arithmetic on bytes alone; it opens no file and keeps no state.
 

@@ -1,7 +1,7 @@
 //! The index protocol: what a peer asks of the master, and what the master answers.
 //!
-//! Names, queries and addresses in requests travel as plain text and bytes: the receiver parses each
-//! one by itself, so that one bad name costs its own verdict and not the whole batch.
+//! Names, queries and addresses in requests travel as plain text and bytes. The receiver parses each one by itself, so
+//! that one bad name costs its own verdict and not the whole batch.
 
 use core::net::Ipv4Addr;
 

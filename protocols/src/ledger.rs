@@ -1,8 +1,8 @@
 //! What is known of one name: the latest statement that the master stands behind, and a claim beside it.
 //!
-//! Merging is the same wherever it is done - at a node that stores, at a reader, at a master that rebuilds its
-//! index - and does not depend on the order in which statements arrive, claims of different owners excepted:
-//! of those a ledger keeps the first, and most ledgers of the nodes closest to the name decide ([`Tally`]).
+//! Merging is the same wherever it is done: at a node that stores, at a reader, at a master that rebuilds its index. It
+//! does not depend on the order in which statements arrive. Claims of different owners are the exception: a ledger
+//! keeps the first, and most ledgers of the nodes closest to the name decide ([`Tally`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,8 +1,8 @@
 //! The mirror: keys of records in the DHT, and the protocol by which many of them are stored and read at once.
 //!
-//! One record travels by Kademlia's own messages. Thousands for one region of the key space go in batches over
-//! this protocol, to nodes that Kademlia found: one message for hundreds of records, and an answer that says what
-//! became of each, which Kademlia's acknowledgement does not.
+//! One record travels by Kademlia's own messages. Thousands for one region of the key space go in batches over this
+//! protocol, to nodes that Kademlia found. One message holds hundreds of records. Its answer says what became of each,
+//! which Kademlia's acknowledgement does not.
 
 use std::collections::BTreeSet;
 
@@ -80,8 +80,8 @@ impl RecordKey {
         keys
     }
 
-    /// Three keys under which the owner of one name is found, also one that knows the first rule alone: its longest word,
-    /// the first letters of it (the word again if it has no more), and the empty word.
+    /// Three keys under which the owner of one name is found, also one that knows the first rule alone. They are those
+    /// of its longest word, of the first letters of it (the word again if it has no more), and of the empty word.
     pub fn of_owner(network: &Network, name: &Name) -> [Self; 3] {
         let longest = first::words(name.as_str()).max_by_key(String::len).unwrap_or_default();
         let word = Self::word(network, &longest);
@@ -89,8 +89,8 @@ impl RecordKey {
         [word, beginning, Self::word(network, "")]
     }
 
-    /// The keys under which the owners of all names that match are found: by the rule that is known here, and by the first,
-    /// which is all that owners of earlier builds know. Mostly it is one.
+    /// The keys under which the owners of all names that match are found. They follow by the rule that is known here,
+    /// and by the first, which is all that owners of earlier builds know. Mostly it is one.
     pub fn of_search(network: &Network, pattern: &Pattern) -> Vec<Self> {
         let mut keys = vec![Self::of_longest(network, pattern.required_words())];
         let first = Self::of_longest(network, pattern.required_first_words());

@@ -7,9 +7,9 @@
 //! | [`Revocation`] | owner | this certificate of mine is over |
 //! | [`Claim`] | owner | while no master can be reached: I would have this name |
 //!
-//! Versions come from the master alone, also those of revocations, which carry the certificate that they end:
-//! so the first three have one total order, and whoever holds them all agrees on the latest. A claim is
-//! provisional and proves only who made it.
+//! Versions come from the master alone, also those of revocations, which carry the certificate that they end. So the
+//! first three have one total order, and whoever holds them all agrees on the latest. A claim is provisional and proves
+//! only who made it.
 
 mod attributes;
 mod claim;
@@ -62,9 +62,9 @@ impl Version {
         Self(next.saturating_add((run % RUNS + RUNS - next % RUNS) % RUNS))
     }
 
-    /// A version above `self` by a random gap of up to four minutes: where a master goes on after versions that it
-    /// does not remember having given. It may have given more of them than it learns of, each just above the last;
-    /// a gap of 2^28 makes it as good as certain that none of those is given again, to somebody else.
+    /// A version above `self` by a random gap of up to four minutes: where a master goes on after versions that it does
+    /// not remember having given. It may have given more of them than it learns of, each just above the last. A gap of
+    /// 2^28 makes it as good as certain that none of those is given again, to somebody else.
     pub fn leap(self, random: u64) -> Self {
         Self(self.0.saturating_add(1 + random % (1 << 28)))
     }

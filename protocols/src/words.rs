@@ -1,13 +1,14 @@
 //! The words of names and queries: which letters count as the same, and where one word ends and the next begins.
 //!
-//! **Folding.** Texts that people take for the same are folded to the same characters ([`fold`]), by Unicode's own tables:
-//! compatibility decomposition (width, ligatures, presentation forms), full case folding (ß is ss, ς is σ), accents and
-//! points of alphabets that are read without them (Latin, Greek, Cyrillic, Arabic, Hebrew, Syriac) left out, native digits
-//! as ASCII's, katakana as hiragana, and what is left composed again. Marks of other scripts are a part of their word.
+//! **Folding.** Texts that people take for the same are folded to the same characters ([`fold`]), by Unicode's own
+//! tables. Compatibility decomposition comes first (width, ligatures, presentation forms), then full case folding (ß is
+//! ss, ς is σ). Accents and points are left out of alphabets that are read without them (Latin, Greek, Cyrillic,
+//! Arabic, Hebrew, Syriac). Native digits become ASCII's, katakana becomes hiragana, and what is left is composed
+//! again. Marks of other scripts are a part of their word.
 //!
-//! **Words** are runs of letters of one script, and runs of digits. Of scripts that are written without spaces (Han, kana,
-//! Hangul, Thai, Lao, Khmer, Burmese, …) each character is a word of its own that remembers whether it follows the one
-//! before directly; what an index holds of them is single characters and pairs.
+//! **Words** are runs of letters of one script, and runs of digits. Of scripts that are written without spaces (Han,
+//! kana, Hangul, Thai, Lao, Khmer, Burmese, …) each character is a word of its own. It remembers whether it follows the
+//! one before directly. An index holds single characters and pairs of them.
 //!
 //! Names found and keys published follow from this: what it says of a character must not change. Where Unicode adds
 //! characters, nodes of different builds may disagree about these alone.

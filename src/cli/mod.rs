@@ -291,9 +291,9 @@ fn survive_limits(runtime: &tokio::runtime::Runtime) {
     }
 }
 
-/// Threads for what waits on the network, given so many processors. Files, hashes and SQLite have threads of their own, and
-/// each more that shares the rest wakes and is woken more often: with one instead of two on two processors a download was 6 %
-/// faster (`benches/loopback`) and took 9 % less processor time of both sides.
+/// Threads for what waits on the network, given so many processors. Files, hashes and SQLite have threads of their own,
+/// and each more that shares the rest wakes and is woken more often. With one instead of two on two processors a
+/// download was 6 % faster (`benches/loopback`), and took 9 % less processor time of both sides.
 fn async_workers(processors: usize) -> usize {
     processors.div_ceil(2)
 }

@@ -1,7 +1,7 @@
 //! Who is served: connections are bounded before anything is known of who makes them.
 //!
-//! One that has shown nothing (the token; on the Unix socket a whole request) has a short life, and gives way as soon
-//! as there is no place for the next: whoever has the token gets in, however many others hold sockets open.
+//! One that has shown nothing (the token; on the Unix socket a whole request) has a short life. It gives way as soon as
+//! there is no place for the next. So whoever has the token gets in, however many others hold sockets open.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

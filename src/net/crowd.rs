@@ -1,5 +1,5 @@
-//! Who lately asked for which content, and passes on what it has: told to the next who asks, so that downloaders of the same
-//! content find each other at once, master or not.
+//! Who lately asked for which content, and passes on what it has. The next who asks is told, so that downloaders of the
+//! same content find each other at once, master or not.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -11,8 +11,9 @@ use swarmdex_protocols::fetch::Other;
 use swarmdex_protocols::limits::{MAX_ADDRESS_BYTES, MAX_FETCH_OTHERS, MAX_OTHER_ADDRESSES};
 use tokio::sync::mpsc;
 
-/// Contents that are remembered, and peers of each.
+/// Contents that are remembered, at most.
 const MAX_CONTENTS: usize = 1024;
+/// Peers of each content that are remembered, at most.
 const MAX_PEERS: usize = 128;
 /// For how long a peer is named after it asked.
 const FRESH: Duration = Duration::from_secs(30);

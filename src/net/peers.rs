@@ -46,8 +46,8 @@ impl Drop for Calling {
 }
 
 impl Net {
-    /// Connects to `peer` like [`Net::connect`]; if that takes a moment, or leads nowhere, the master has `peer` connect to this node:
-    /// whoever is behind a router or a firewall makes connections, and takes none in.
+    /// Connects to `peer` like [`Net::connect`]. If that takes a moment, or leads nowhere, the master has `peer`
+    /// connect to this node. Whoever is behind a router or a firewall makes connections, and takes none in.
     pub async fn connect_or_call(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<PeerId, ConnectError> {
         let mut direct = pin!(self.connect(Some(peer), addresses));
         let mut call = pin!(self.call(peer));

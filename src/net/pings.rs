@@ -1,8 +1,8 @@
 //! Pings that are left out where something else says the same.
 //!
-//! A renewal that is answered shows as much as a ping: a member that renews does not ping its master as well, so that the
-//! renewals of very many members cost the master less than their pings did (`benches/renewals`). And pings at once where
-//! somebody doubts that a connection leads anywhere. The pings themselves are libp2p's.
+//! A renewal that is answered shows as much as a ping, so a member that renews does not ping its master as well. The
+//! renewals of very many members then cost the master less than their pings did (`benches/renewals`). And pings at once
+//! where somebody doubts that a connection leads anywhere. The pings themselves are libp2p's.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -17,9 +17,9 @@ use crate::tasks;
 
 /// How long one look may take: a DHT that does not answer holds nobody up for ever. What it said until then counts.
 const PATIENCE: Duration = Duration::from_secs(6);
-/// Parts of the key space that one look goes through side by side, a power of two, and from how many known nodes on: in a
-/// smaller network every node is asked about everything.
+/// Parts of the key space that one look goes through side by side, a power of two.
 const PARTS: usize = 4;
+/// From how many known nodes on it does so: in a smaller network every node is asked about everything.
 const DIVIDED_FROM: usize = 2 * REPLICATION;
 
 type Tallies = BTreeMap<Name, Tally>;

@@ -1,7 +1,8 @@
 //! Sees whether a node can be reached where it says that it listens.
 //!
-//! With a key that is made for it, and on sockets of its own: the node takes the connection for a stranger's, and neither side takes it
-//! for one more between the two, on which requests would be lost when it is closed. A router in between knows nothing of it either.
+//! It does so with a key that is made for it, and on sockets of its own. So the node takes the connection for a
+//! stranger's. Neither side takes it for one more between the two, on which requests would be lost when it is closed. A
+//! router in between knows nothing of it either.
 
 use std::pin::pin;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Connections over TCP: TLS 1.3 as libp2p specifies it, with the cipher that the processor is fastest at, and buffers
 //! above and below that make large reads and writes of many small ones.
 //!
-//! `libp2p::tls` speaks the same protocol, but prefers ChaCha20 wherever it runs, writes each frame of the muxer by
-//! itself and reads 4 KiB at a time: about half of the processor time of a download went there. Handshake,
+//! `libp2p::tls` speaks the same protocol, but prefers ChaCha20 wherever it runs. It writes each frame of the muxer by
+//! itself, and reads 4 KiB at a time. About half of the processor time of a download went there. Handshake,
 //! certificates and the meaning of a peer id are rustls's and libp2p's own.
 
 mod ahead;

@@ -34,8 +34,8 @@ const OWNERS_AT_A_TIME: usize = 64;
 /// How long one owner may take for a page, connecting included, and how many pages it is asked for.
 const OWNER_PATIENCE: Duration = Duration::from_secs(3);
 const PAGES_OF_OWNER: usize = 1000;
-/// How many of them may have less than was asked for, and for how long after the first question: an owner looks at 20,000
-/// names for each, and one that has nothing to say must not keep a search going.
+/// How many of them may have less than was asked for, and for how long after the first question. An owner looks at
+/// 20,000 names for each, and one that has nothing to say must not keep a search going.
 const THIN_PAGES: usize = 32;
 const THIN_PATIENCE: Duration = Duration::from_secs(10);
 /// How often an owner is asked for a page if it is busy, or if it answered before, and the pause after the first time.
@@ -264,8 +264,8 @@ impl Dht {
         Ok(Listing { entries: tallies.values().filter_map(entry_of).collect(), cut })
     }
 
-    /// What one owner, or this node itself, proves in answer to a search, page after page, until it has proved
-    /// `limit` or cannot prove the half of what it says.
+    /// What one owner, or this node itself, proves in answer to a search, page after page. It ends when the owner has
+    /// proved `limit` names, or cannot prove half of what it says.
     fn pages<'a>(
         &'a self,
         owner: PeerId,

@@ -1,5 +1,5 @@
-//! Keeps what is shared as it is on disk: hears of changes, waits until files are at rest, and looks at them anew; looks
-//! after roots and disks that come and go, of which the system does not tell.
+//! Keeps what is shared as it is on disk: hears of changes, waits until files are at rest, and looks at them anew. It
+//! looks after roots and disks that come and go, too, of which the system does not tell.
 
 mod roots;
 

@@ -40,15 +40,15 @@ const BATCH: usize = 10_000;
 const CLAIMS: usize = 2000;
 /// Statements of the index that wait to be published; what finds no room is published by its owner.
 pub(super) const MADE_QUEUE: usize = 1 << 15;
-/// Tombstones of a master that are published again in one round, the latest first and the next ones in the next round: nodes
-/// keep each for as long as it is valid, and new nodes are told of these. And how many are read at a time: each has to be
-/// signed, and whoever looks a name up waits meanwhile.
+/// Tombstones of a master that are published again in one round, the latest first and the next ones in the next round.
+/// Nodes keep each for as long as it is valid, and new nodes are told of these. And how many are read at a time: each
+/// has to be signed, and whoever looks a name up waits meanwhile.
 const TOMBSTONES: usize = 20_000;
 const TOMBSTONE_PAGE: u32 = 2000;
 /// How soon names that could not be claimed are tried again.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
-/// How often the nodes that are known are written to disk, claims are renewed and lost ones tried again, in the end; and how
-/// soon at first, doubled each time: a node that stops soon after it came remembers its neighbours, too.
+/// How often the nodes that are known are written to disk, claims are renewed and lost ones tried again, in the end;
+/// and how soon at first, doubled each time. So a node that stops soon after it came remembers its neighbours, too.
 const CHECK: Duration = Duration::from_secs(60);
 const FIRST_CHECK: Duration = Duration::from_secs(1);
 /// Nodes that are remembered for the next start, and how many of them are tried at a time.
@@ -156,7 +156,7 @@ impl MirrorTask {
                 }
             }
             tokio::time::sleep(SETTLE.min(self.republish / 10)).await;
-            // What a twin publishes would take the place of what the member with this identity does.
+            // A twin publishes nothing: it would take the place of what the member with this identity publishes.
             self.twins.admitted().await;
             let of = [*shares.borrow_and_update(), *said.borrow_and_update(), *held.borrow_and_update()];
             let alone = matches!(*master.borrow_and_update(), MasterState::Unreachable { .. });

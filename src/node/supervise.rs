@@ -13,7 +13,7 @@ use crate::tasks::{Failures, Watch};
 /// Pause before a task that panicked begins anew, doubled each time.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a task begins anew before the node gives up, and for how long it must run to be as good as one that never
-/// panicked: a fault that is met again at once is not cured by trying.
+/// panicked. A fault that is met again at once is not cured by trying.
 const RESTARTS: u32 = 5;
 const CALM: Duration = Duration::from_secs(600);
 

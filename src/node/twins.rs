@@ -1,7 +1,7 @@
 //! Other nodes with the identity of this one: copied disks, restored backups, containers with data baked in.
 //!
 //! The master refuses the second of two runs and tells both. Without it a node looks, from time to time, under which
-//! addresses it is itself found in the DHT, and knocks where it does not listen: whoever answers there with its own key
+//! addresses it is itself found in the DHT. It knocks where it does not listen. Whoever answers there with its own key
 //! is a twin, and has noticed it, too.
 
 use std::sync::Arc;
@@ -25,17 +25,20 @@ const WARNING_PAUSE: Duration = Duration::from_secs(60);
 const MEMORY: Duration = Duration::from_secs(900);
 /// How soon after the start the DHT is asked first; the pause doubles.
 const FIRST_CHECK: Duration = Duration::from_secs(1);
-/// Addresses that are looked at and knocked at in one check, and how long each check may take.
+/// Addresses that are looked at in one check, at most.
 const MAX_STRANGE: usize = 32;
+/// Addresses that are knocked at in one check, at most.
 const MAX_KNOCKS: usize = 4;
+/// How long each check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
-/// Of two twins that find each other, the one that listens at the lesser address knocks in every check, the other in each
-/// of so many: two that knock at each other all the time cannot be told from one that reaches itself.
+/// Of two twins that find each other, the one that listens at the lesser address knocks in every check, the other in
+/// each of so many. Two that knock at each other all the time cannot be told from one that reaches itself.
 const SELDOM: u32 = 4;
-/// Checks in the time in which records are published once: of a member, whose master notices by itself; of a master; and
-/// without one.
+/// Checks of a member in the time in which records are published once: its master notices by itself.
 const CHECKS_OF_MEMBER: u32 = 1;
+/// Checks of a master in that time.
 const CHECKS_OF_MASTER: u32 = 4;
+/// Checks, in that time, of a node that has lost its master.
 const CHECKS_ALONE: u32 = 20;
 /// A member's first is due after this part of that time: many that start at once have other things to ask.
 const FIRST_OF_MEMBER: u32 = 4;

@@ -258,7 +258,7 @@ pub struct MirrorInfo {
     pub records: u64,
     /// Of these, those that some node stores.
     pub published: u64,
-    /// Those that wait for room: at the nodes that are to store them, or in this node's own list.
+    /// Records that wait for room, at the nodes that are to store them or in this node's own list.
     #[serde(default)]
     pub no_room: u64,
     /// Records sent since the start, repetitions counted.

@@ -1,8 +1,8 @@
 //! Peers that come back with the share that they left with: what of it is granted again at once.
 //!
-//! A name that its owner leaves with is free, and anybody may take it. The index remembers beside its tombstone what the
-//! name stood for, and what the peer held in all. If the peer joins with just that, it is told nothing that it does not
-//! know but which names it did not get; one version, higher than every tombstone, serves for all of them.
+//! A name that its owner leaves with is free, and anybody may take it. The index remembers beside its tombstone what
+//! the name stood for, and what the peer held in all. If the peer joins with just that, it is told only which names it
+//! did not get. One version, higher than every tombstone, serves for all others.
 
 use swarmdex_protocols::index::ShareSum;
 use swarmdex_protocols::{Entry, Version};

@@ -7,12 +7,13 @@ use swarmdex_protocols::PeerId;
 
 /// How long a node that came is left to find its place.
 const SETTLE: Duration = Duration::from_secs(1);
-/// How soon one that does not answer is tried again, doubled each time; and how often it is tried.
+/// How soon one that does not answer is tried again, doubled each time.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often it is tried.
 const ATTEMPTS: u32 = 6;
-/// One that comes again and again is asked no more often than this, and gets no more than so many items a second: it may
-/// have kept nothing of what it was sent.
+/// The least time between two questions to one that comes again and again.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Items that such a node gets, at most: it may have kept nothing of what it was sent.
 const ITEMS_A_SECOND: u32 = 4096;
 /// Nodes that are remembered: those beyond are left to the repetitions.
 pub const MAX_ARRIVALS: usize = 1024;

@@ -1,6 +1,6 @@
 //! Which files changed, told once they are at rest.
 //!
-//! A file that is being written changes many times a second, and half of it is of use to nobody: a path is due when
+//! A file that is being written changes many times a second, and half of it is of use to nobody. So a path is due when
 //! nothing was heard of it for [`QUIET`], whatever is heard of others. What in a folder is not at rest then stays due.
 
 use std::collections::BTreeMap;

@@ -153,8 +153,8 @@ impl Comparison {
         self.items.into_iter().map(|(key, what, _)| (key, what)).collect()
     }
 
-    /// Keys under which the node says that this one is found although this one did not say so, at most [`MAX_REPAIRS`] or a sixteenth of
-    /// the items: those that are not published at all are to be withdrawn.
+    /// Keys under which the node says that this one is found although this one did not say so, at most [`MAX_REPAIRS`]
+    /// or a sixteenth of the items. Those that are not published at all are to be withdrawn.
     pub fn into_surplus(self) -> Vec<RecordKey> {
         self.surplus.into_iter().collect()
     }

@@ -1,10 +1,10 @@
 //! The nodes closest to a place, by few questions: three at a time, always the closest that are known, until the closest have
 //! answered and what they say agrees.
 //!
-//! Kademlia's query is over when all twenty have answered, which takes some thirty messages, and connections to nodes on the way
-//! there. Whoever stores records talks to the twenty anyway, right afterwards. So here the closest few are asked, each of which
-//! knows nearly all of the others; a node of which one of them alone speaks is asked itself; and as soon as one that is asked
-//! turns out to be gone, all are.
+//! Kademlia's query is over when all twenty have answered, which takes some thirty messages, and connections to nodes
+//! on the way there. Whoever stores records talks to the twenty anyway, right afterwards. So here the closest few are
+//! asked, each of which knows nearly all of the others. A node of which one of them alone speaks is asked itself. As
+//! soon as one that is asked turns out to be gone, all are asked.
 
 use std::collections::BTreeMap;
 

@@ -188,8 +188,8 @@ impl Leases {
         }
     }
 
-    /// Whether a peer may change the index in this session with this number: a number lower than one
-    /// before is an old change that comes late, the same number is one that is repeated.
+    /// Whether a peer may change the index in this session with this number. A number lower than one before is an old
+    /// change that comes late. The same number is a change that is repeated.
     pub fn admit_change(&mut self, peer: &PeerId, session: Session, sequence: Sequence) -> Result<(), Refusal> {
         let member = self.of_session(peer, session)?;
         if sequence < member.sequence {

@@ -90,7 +90,7 @@ fn closest(nodes: &[(Position, PeerId)], target: &Position) -> Vec<(Position, Pe
     nodes
 }
 
-/// An answer that breaks off in the middle of a sweep is not taken for the whole network: the regions behind it go to
+/// An answer that breaks off in the middle of a sweep is not taken for the whole network. The regions behind it go to
 /// the nodes that are closest to them all the same.
 #[test]
 fn a_sweep_over_many_regions_survives_answers_that_break_off() {

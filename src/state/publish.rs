@@ -229,8 +229,8 @@ impl Publications {
         self.most.min(MAX_WITHDRAWALS)
     }
 
-    /// What is to be published under a key from now on, again and again: what is new or changed is due at once, what is no
-    /// longer wanted is dropped, and withdrawn where this node was to be found by it.
+    /// What is to be published under a key from now on, again and again. What is new or changed is due at once. What is
+    /// no longer wanted is dropped, and withdrawn where this node was to be found by it.
     pub fn want(&mut self, key: RecordKey, what: Option<What>, now: Instant) {
         let held = self.items.get_mut(&key);
         let Some(what) = what else {
@@ -321,9 +321,9 @@ impl Publications {
         held.map(|(key, item)| (*key, item.what.clone())).collect()
     }
 
-    /// What a node that came is to hold: it is closer to these keys than a node that stored them; or, of what others
-    /// published for this node, one of the closest of `known`, the positions of the nodes that this one knows of, itself
-    /// included.
+    /// What a node that came is to hold: it is closer to these keys than a node that stored them. Of what others
+    /// published for this node, it is one of the closest of `known`. These are the positions of the nodes that this one
+    /// knows of, itself included.
     pub fn belonging(&self, node: &Position, known: &[Position], places: &Places) -> Vec<(RecordKey, What)> {
         let holders = self.holders.positions(places.peer);
         let around = Neighbourhood::around(node, known);

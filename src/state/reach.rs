@@ -10,12 +10,15 @@ use swarmdex_protocols::{Multiaddr, PeerId};
 
 /// How long after a join a member is tried first: its listeners are there by then.
 const FIRST: Duration = Duration::from_secs(1);
-/// How soon again: routers are set up, and laptops carried home. An attempt that could not even be made is no news.
+/// How soon a member is tried again that was reached.
 const AGAIN_REACHED: Duration = Duration::from_secs(7200);
+/// How soon one is tried again that was not reached: routers are set up, and laptops carried home.
 const AGAIN_UNREACHED: Duration = Duration::from_secs(600);
+/// How soon one is tried again for which no attempt could be made: that is no news.
 const AGAIN_UNSURE: Duration = Duration::from_secs(30);
-/// Attempts at a time, and how far apart they begin: each is a handshake of some milliseconds, and ten thousand may join at once.
+/// Attempts at a time.
 const AT_A_TIME: usize = 8;
+/// How far apart they begin: each is a handshake of some milliseconds, and ten thousand may join at once.
 const APART: Duration = Duration::from_millis(100);
 /// An attempt that nothing was heard of for so long is over.
 const LOST: Duration = Duration::from_secs(30);

@@ -9,8 +9,9 @@ use swarmdex_protocols::address::Source;
 
 /// Pause between two words about it.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Sources that are counted one by one in such a pause, and those of them that are named.
+/// Sources that are counted one by one in such a pause.
 const COUNTED: usize = 64;
+/// Sources of these that are named.
 const NAMED: usize = 3;
 
 /// Those that were refused since the last word about it.

@@ -76,9 +76,9 @@ impl Reports {
         }
     }
 
-    /// A peer says that it has told everything, and that `total` of it was granted. Whether what it did not announce may be
-    /// freed: peers of earlier builds do not say how much was granted, and may end a report of many batches early; where such a
-    /// one has offered less than its join told, it keeps everything.
+    /// A peer says that it has told everything, and that `total` of it was granted. Whether what it did not announce
+    /// may be freed. Peers of earlier builds do not say how much was granted, and may end a report of many batches
+    /// early. Where such a one has offered less than its join told, it keeps everything.
     ///
     /// # Errors
     ///

@@ -73,8 +73,8 @@ pub struct Runs<L> {
 }
 
 impl<L: Copy + Ord> Runs<L> {
-    /// Nobody yet. A run that leaves its pings unanswered for as long as a peer may before it is suspect, and in any
-    /// case for half a lease, makes room for another: so a restart is let in within its lease.
+    /// Nobody yet. A run makes room for another once it has left its pings unanswered for as long as a peer may before
+    /// it is suspect, and for half a lease at most. So a restart is let in within its lease.
     pub fn new(config: &LeaseConfig) -> Self {
         let missed = config.ping_interval.saturating_mul(config.missed_pings.saturating_add(1));
         Self {
@@ -173,7 +173,7 @@ impl<L: Copy + Ord> Runs<L> {
         self.joined.remove(peer);
     }
 
-    /// What the run that is a member is to hear of a twin that was refused lately.
+    /// A notice for the run that is a member, if a twin of it was refused lately.
     pub fn twin_notice(&self, peer: &PeerId, now: Instant) -> Option<String> {
         let twin = self.joined.get(peer)?.twin.as_ref()?;
         let recent = now.saturating_duration_since(twin.last) <= self.memory;

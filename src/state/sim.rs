@@ -1,6 +1,6 @@
-//! A network of state machines in simulated time: a master with its rules and leases, peers with their announcers,
-//! and the records that they store, under loss, delay, reordering, duplication, partitions, crashes, lost disks
-//! and clocks that are off. One seed is one history, always the same.
+//! A network of state machines in simulated time: a master with its rules and leases, peers with their announcers, and
+//! the records that they store. It meets loss, delay, reordering, duplication, partitions, crashes, lost disks and
+//! clocks that are off. One seed is one history, always the same.
 //!
 //! What is simulated here is what `net` and `node` do between the machines, in as few lines as possible.
 

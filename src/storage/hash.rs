@@ -113,8 +113,8 @@ pub enum HashError {
     Cancelled,
 }
 
-/// Opens a regular file for reading. A pipe does not hold this up, and no link is followed, on the way to
-/// the file either: the path has none when it is shared, and one that appears later could lead anywhere.
+/// Opens a regular file for reading. A pipe does not hold this up, and no link is followed, on the way to the file
+/// either. The path has none when it is shared, and one that appears later could lead anywhere.
 pub fn open_regular(path: &Path) -> Result<(File, FileStamp), HashError> {
     let failed = |source| HashError::Io { path: path.to_owned(), source };
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;

@@ -45,8 +45,8 @@ pub(super) fn kind_of(path: &Path) -> Option<String> {
     of(&list(), path).map(|mount| mount.kind.clone())
 }
 
-/// Number and place are the first and the fifth field of a line; the kind is the first behind a dash that stands alone, before which
-/// there may be any number of fields.
+/// Number and place are the first and the fifth field of a line. The kind is the first behind a dash that stands alone;
+/// any number of fields may come before that.
 fn parse(table: &[u8]) -> Vec<Mount> {
     let lines = table.split(|byte| *byte == b'\n');
     lines

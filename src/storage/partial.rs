@@ -1,5 +1,5 @@
-//! Downloads on their way: a hidden file beside the target, renamed into place when it is whole, and beside it
-//! a journal of the chunks that were verified, so that a download goes on where it was cut off.
+//! Downloads on their way: a hidden file beside the target, renamed into place when it is whole. Beside it is a journal
+//! of the chunks that were verified, so that a download goes on where it was cut off.
 
 #[cfg(test)]
 mod crash;
@@ -31,8 +31,9 @@ use rustix::io::Errno;
 
 use super::durable::sync_folder;
 
-/// End of the names of partial files, and of their journals.
+/// End of the names of partial files.
 const SUFFIX: &str = ".swarmdex-part";
+/// End of the names of their journals.
 const JOURNAL: &str = ".swarmdex-log";
 /// Longest file name, in bytes.
 const MAX_FILE_NAME: usize = 255;

@@ -1,5 +1,5 @@
-//! What is for the user of a node alone: its files have mode 0600 and its folders 0700 from the moment they are made,
-//! whatever the umask, and what an earlier build made otherwise is mended.
+//! What is for the user of a node alone. Its files have mode 0600 and its folders 0700 from the moment they are made,
+//! whatever the umask. What an earlier build made otherwise is mended.
 //!
 //! The umask of the process is left as it is: files that are downloaded are made as their user wishes.
 
@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 /// What others than its owner may do with a file.
 const OTHERS: u32 = 0o077;
-/// What its owner may do with a file, and with a folder.
+/// Rights of a file: its owner's alone.
 const FILE: u32 = 0o600;
+/// Rights of a folder: its owner's alone.
 const FOLDER: u32 = 0o700;
 /// Folders where everybody makes files of his own, such as `/tmp`.
 const STICKY: u32 = 0o1000;
@@ -97,8 +98,9 @@ impl Exposed {
 }
 
 /// Takes from others what they may do with a data directory and everything that a node has in it, apart from files in
-/// `except`. A folder that is somebody's as well (his home, or `/var/lib`) stays as it is, but for what is ours: that is one
-/// with folders in it that no node makes, or, unless it `was_used` by a node before, with anything else in it.
+/// `except`. A folder that is somebody's as well (a home, or `/var/lib`) stays as it is, but for what is ours. That is
+/// one with folders in it that no node makes. Unless it `was_used` by a node before, it is also one with anything else
+/// in it.
 pub(super) fn mend(folder: &Path, was_used: bool, except: &[&str]) -> Exposed {
     let mut exposed = Exposed::default();
     let entries: Vec<_> = match fs::read_dir(folder) {

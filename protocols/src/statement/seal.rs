@@ -70,9 +70,9 @@ impl Seal {
     }
 }
 
-/// The bytes that a signature covers: a domain, so that a signature made for anything else is none here,
-/// then every field, each text and byte string behind its length as 4 bytes, every number as 8 bytes, all
-/// big-endian; the dates come last.
+/// The bytes that a signature covers. They begin with a domain, so that a signature made for anything else is none
+/// here. Then comes every field: each text and byte string behind its length as 4 bytes, every number as 8 bytes, all
+/// big-endian. The dates come last.
 pub(super) struct Body(Vec<u8>);
 
 impl Body {

@@ -17,8 +17,9 @@ pub(crate) fn lower(text: &str) -> String {
 /// The dot that "İ" has in lower case: it is no letter, and yet no end of the word that the name has there.
 const DOT_ABOVE: char = '\u{307}';
 
-/// Runs of letters and digits in a glob in lower case that begin a word in every match: those at its beginning and
-/// those after a character that is neither letter nor digit; each with whether a longer word will do, by what follows.
+/// Runs of letters and digits in a glob in lower case that begin a word in every match. These are the one at its
+/// beginning and those after a character that is neither letter nor digit. Each comes with whether a longer word will
+/// do, by what follows.
 pub(crate) fn glob_words(glob: &[char]) -> Vec<(String, bool)> {
     let mut required = Vec::new();
     let mut at = 0;

@@ -88,7 +88,7 @@ fn names_of(outcome: &ReadOutcome, absent: &BTreeSet<PeerId>) -> BTreeMap<Name, 
     of_absent.map(|entry| (entry.name.clone(), (entry.owner, entry.version))).collect()
 }
 
-/// Those of which the DHT has a later end than the index has a grant, by owner.
+/// Names, by owner, of which the DHT has an end that is later than the grant in the index.
 fn overtaken(
     granted: &BTreeMap<Name, (PeerId, Version)>,
     known: &BTreeMap<Name, Tally>,

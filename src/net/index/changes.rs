@@ -104,7 +104,7 @@ impl Announcing {
         let name = |offer: &Offer| Name::parse(&offer.name).ok();
         let waits = |offer: &Offer| offer.granted.is_none() && name(offer).is_some_and(|name| doubted.contains(&name));
         let waiting: Vec<_> = offers.iter().map(waits).collect();
-        // Of names that the index knows only those matter of which the peer says that there is more to know.
+        // A name that the index knows is looked up only if the peer claimed it: then there is more to know.
         doubted.extend(offers.iter().filter(|offer| offer.claimed).filter_map(name));
         if !self.returning.is_complete(&self.peer) && waiting.contains(&true) {
             let both = offers.into_iter().zip(&waiting);

@@ -1,6 +1,6 @@
-//! Who may hold names of which this index does not know: a disk that was lost, or is an older copy, forgot what was granted last,
-//! and the DHT may not have heard of that. So right after its start the master grants no name that it does not know before the members
-//! from before have told what they hold, or had time to.
+//! Who may hold names of which this index does not know. A disk that was lost, or is an older copy, forgot what was
+//! granted last, and the DHT may not have heard of that. So right after its start the master grants no name that it
+//! does not know before the members from before have told what they hold, or had time to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -8,9 +8,10 @@ use crate::state::check::{Comparison, MAX_REPAIRS};
 /// Portions that are sent again to one node in one round. One that came, and is filled, gets all that it lacks.
 const PORTIONS: usize = 16;
 
-/// How long a node is left alone that has answered enough questions for now, and how often: a share of a million names of which one in a
-/// hundred differs takes more looks than one node may ask for in ten seconds.
+/// How long a node is left alone that has answered enough questions for now.
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
+/// How often one node is left alone so. A share of a million names of which one in a hundred differs takes more looks
+/// than one node may ask for in ten seconds.
 const MAX_PAUSES: usize = 20;
 
 /// Why a node does not say what it holds.
@@ -53,8 +54,8 @@ impl Mirror {
         for (range, missing) in comparison.missing() {
             differences.repaired += missing.len();
             differences.whole = self.send(node, &addresses, missing).await;
-            // One that does not keep what it is sent is left to the repetitions. What one that came holds besides, of what
-            // was revoked while it was away, say, is not known: there it is enough that it takes what it is sent.
+            // One that does not keep what it is sent is left to the repetitions. What a newcomer holds besides is not
+            // known: it may hold what was revoked while it was away. There it is enough that it takes what it is sent.
             if !differences.whole || !fresh && self.says(node, &addresses, range).await != Some(true) {
                 differences.whole = false;
                 break;

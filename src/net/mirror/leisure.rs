@@ -2,16 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-/// How long it is looked whether this process gets the processor, and how late it may be without consequences.
+/// How long a task sleeps to see whether this process gets the processor.
 const LOOK: Duration = Duration::from_millis(1);
+/// How late it may wake up without consequences.
 const TOLERATED: Duration = Duration::from_millis(100);
-/// How many times as long as this process was late the work waits, and how long at most.
+/// The work waits so many times as long as the process was late.
 const TIMES: u32 = 5;
+/// The work waits no longer than this.
 const MOST: Duration = Duration::from_secs(5);
 
-/// Passes at once where there is time, and waits for a while where there is none: what nodes publish, repeat and compare can
-/// wait. Without this a machine, or a network, that has too much to do for a moment never comes to rest: answers are late,
-/// questions are asked again, members are lost and come back, and all that is more to do.
+/// Passes at once where there is time, and waits for a while where there is none: what nodes publish, repeat and
+/// compare can wait. Without this a machine, or a network, that has too much to do for a moment never comes to rest.
+/// Answers are late, questions are asked again, members are lost and come back, and all that is more to do.
 pub async fn leisure() {
     let begin = Instant::now();
     tokio::time::sleep(LOOK).await;

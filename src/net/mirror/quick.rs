@@ -11,9 +11,9 @@ use crate::state::precedents::Neighbours;
 const CLOSEST: Duration = Duration::from_secs(1);
 /// Nodes that are read from at a time: all that have a name, so that none waits behind one that is silent.
 const READS_AT_A_TIME: usize = 32;
-/// How long the nodes of a region may take, and how long the rest of them when three quarters have answered: what most of
-/// them hold is known then.
+/// How long the nodes of a region may take.
 const ANSWERS: Duration = Duration::from_millis(2500);
+/// How long the rest of them may take when three quarters have answered: what most of them hold is known then.
 const LATE: Duration = Duration::from_secs(1);
 
 /// What readers that share it know of nodes.

@@ -1,7 +1,7 @@
 //! Reads as much as the socket has, for a reader that asks for little at a time, and waits for whole records of TLS.
 //!
-//! On a slow link every packet of 1.4 KiB would wake the connection's task otherwise, eleven times for a record of 16 KiB of
-//! which nothing can be used before it is whole.
+//! Otherwise every packet of 1.4 KiB on a slow link would wake the connection's task. That is eleven times for a record
+//! of 16 KiB, of which nothing can be used before it is whole.
 
 use std::io;
 use std::pin::Pin;

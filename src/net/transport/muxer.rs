@@ -1,8 +1,8 @@
 //! Yamux, polled as often as it has something to do.
 //!
-//! A connection of libp2p polls its muxer twice in every turn of its task, once for what is under way and once for new streams,
-//! and yamux's side of both is the same pass over the whole connection. Together with a turn of the task for every flush that
-//! waits for company, two of three passes had nothing to do when many downloaded from each other.
+//! A connection of libp2p polls its muxer twice in every turn of its task: once for what is under way and once for new
+//! streams. Yamux's side of both is the same pass over the whole connection. Together with a turn of the task for every
+//! flush that waits for company, two of three passes had nothing to do when many downloaded from each other.
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,8 +26,8 @@ const MAX_INBOUND: usize = 256;
 /// Passes over the connection after which others have their turn.
 const MAX_PASSES: usize = 64;
 
-/// How long a connection may take to close in order. Where the other end is gone without a word that would be until the system
-/// gives up, and as long the swarm takes the two for connected: a better connection is not made meanwhile.
+/// How long a connection may take to close in order. Where the other end is gone without a word that would be until the
+/// system gives up. For so long the swarm takes the two for connected, and no better connection is made.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The upgrade of a connection to one of many streams.
@@ -65,7 +65,7 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
     }
 }
 
-/// Of what yamux is at once.
+/// Wraps the muxer that yamux makes. Its upgrade is ready at once.
 fn wrapped<C>(
     upgraded: Ready<Result<yamux::Muxer<Coalesce<C>>, io::Error>>,
     put_off: Arc<AtomicBool>,

@@ -1,13 +1,16 @@
 //! How much may wait between the muxer and the network: as much as leaves in a tenth of a second.
 //!
-//! Whatever waits there goes before everything that comes later. On a fast link large buffers save wake-ups; on a slow one that
-//! several fill, the answer to a ping would wait for seconds behind chunks, and a lease be over before it.
+//! Whatever waits there goes before everything that comes later. On a fast link large buffers save wake-ups. On a slow
+//! one that several fill, the answer to a ping would wait for seconds behind chunks, and the lease would be over before
+//! it comes.
 
 use std::time::{Duration, Instant};
 
-/// What may wait, at most and at least; and until it is known how fast it leaves.
+/// Bytes that may wait, at most.
 const MOST: usize = 256 << 10;
+/// Bytes that may wait in any case.
 const LEAST: usize = 16 << 10;
+/// Bytes that may wait until it is known how fast they leave.
 const FIRST: usize = 64 << 10;
 /// How long what waits may take.
 const WAITS: Duration = Duration::from_millis(100);

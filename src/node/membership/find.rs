@@ -217,7 +217,7 @@ impl Finder {
     }
 }
 
-/// Addresses of one peer id together, so that they are tried at once; those without a peer id one by one, TCP
+/// Addresses of one peer id come together, so that they are tried at once. Those without a peer id come one by one, TCP
 /// before QUIC, which takes long to find out that nobody is there.
 fn group_by_peer(addresses: &[Multiaddr]) -> Vec<(Option<PeerId>, Vec<Multiaddr>)> {
     let mut groups: Vec<(Option<PeerId>, Vec<Multiaddr>)> = Vec::new();

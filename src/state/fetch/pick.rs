@@ -9,8 +9,8 @@ use super::{Action, Download, Flight};
 const LOOK_AT: u64 = 4096;
 /// Sources that are asked for one run at most.
 const MAX_ASKERS: usize = 6;
-/// Sources that have a part and are asked at a time: the requests of a large crowd would else wait in long queues at all
-/// of them, while those who have come by the chunk meanwhile are not asked for it.
+/// Sources that have a part and are asked at a time. Else the requests of a large crowd would wait in long queues at
+/// all of them, while those who have come by the chunk meanwhile are not asked for it.
 const MAX_PARTS: usize = 16;
 /// How much faster a source has to be to take over a request, and what its answer takes at least, in seconds.
 const CLEARLY: f64 = 1.5;

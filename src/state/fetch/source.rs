@@ -7,8 +7,8 @@ use swarmdex_protocols::ChunkSet;
 
 use super::{Exhausted, FetchPolicy, MAX_FAILURES};
 
-/// Bytes that a source is trusted with before its rate is known: so many, and on long paths so many more for each millisecond of a
-/// round trip, up to some, lest the path be empty when the first of them have come.
+/// Bytes that a source is trusted with before its rate is known. On long paths there are so many more for each
+/// millisecond of a round trip, up to a most: else the path is empty when the first of them have come.
 const FIRST_WINDOW: u64 = 1 << 20;
 const FIRST_WINDOW_MORE: u64 = 20 << 10;
 const LONG_FIRST_WINDOW: u64 = 5 << 20;
@@ -21,8 +21,9 @@ const AHEAD: Duration = Duration::from_millis(500);
 const AHEAD_TRIPS: u32 = 4;
 /// How many times the policy's window a source on a long path may be asked for.
 const LONG_WINDOW: u64 = 4;
-/// A source that answers within this time, and some round trips, is asked for more and more at first, as long as that makes it
-/// faster: until the rate rose by less than a quarter in three round trips (the end of BBR's start).
+/// A source that answers within this time, and some round trips, is asked for more and more at first. That goes on as
+/// long as it makes the source faster: until the rate rose by less than a quarter in three round trips (the end of
+/// BBR's start).
 const PROMPT: Duration = Duration::from_millis(1500);
 const PROMPT_TRIPS: u32 = 8;
 const STILL_RISES: f64 = 1.25;
@@ -273,7 +274,8 @@ impl Source {
         };
         let before: u64 = self.asked.values().filter(|other| other.at <= asked.at).map(|other| other.bytes).sum();
         let expected = 2.0 * self.round_trip.as_secs_f64() + before as f64 / rate.max(1.0);
-        // What is late by some time takes as long again, or nobody would take it over until it is overdue.
+        // A late answer is taken to need as long again as it is late. Else nobody would take it over until it is
+        // overdue.
         if age > 2.0 * expected + 0.5 { f64::INFINITY } else { (expected - age).abs() }
     }
 }

@@ -11,9 +11,9 @@ const QUIET: Duration = Duration::from_secs(2);
 /// How long the answer may take, beside some round trips.
 const ANSWER: Duration = Duration::from_secs(1);
 const ANSWER_TRIPS: u32 = 3;
-/// A source that answers and is not sending has others to serve first, or waits for its disk: so long.
+/// How long a source may take that answers and is not sending: it has others to serve first, or waits for its disk.
 const LONGEST: Duration = Duration::from_secs(20);
-/// One that says that it is sending shares a full link with others, or none of it arrives: so long.
+/// How long a source may take that says that it is sending: it shares a full link with others, or nothing arrives.
 const LONGEST_SENDING: Duration = Duration::from_secs(6);
 
 /// What to do about a source.

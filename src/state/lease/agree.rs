@@ -9,15 +9,16 @@ use super::Leases;
 use super::account::State;
 
 /// Renewals of all members in one second. What is over comes less often, as heartbeats do in Nomad
-/// (`max_heartbeats_per_second`), as far as a lease allows: ten thousand members then cost less than the pings did that
+/// (`max_heartbeats_per_second`), as far as a lease allows. Ten thousand members then cost less than the pings did that
 /// their renewals take the place of (`benches/renewals`).
 const RENEWALS_PER_SECOND: u32 = 400;
 /// Renewals in a row that find a difference, repairs between them; then the member has to join and report anew.
 const MAX_DIFFERENCES: u32 = 4;
 /// Comparisons of one member between two renewals that agree.
 const MAX_COMPARISONS: u32 = 2048;
-/// Names that are looked at for one member between two renewals that agree: so many times what it holds, and some.
+/// Names that are looked at for one member between two renewals that agree: so many times what it holds.
 const LOOKS: u64 = 6;
+/// Names that are looked at in addition to that.
 const MORE_LOOKS: u64 = 100_000;
 
 /// What the index holds of a member, as of one change of the index.

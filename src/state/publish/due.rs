@@ -6,8 +6,9 @@ use super::*;
 pub(super) const RETRY: Duration = Duration::from_secs(2);
 /// What is repeated within this part of the interval goes together, if there is not too much of it.
 const SOON: u32 = 5;
-/// A master has published what it granted after so long, and one second more for so many records.
+/// After so long a master has published what it granted, and a second later for each [`MASTER_RATE`] records.
 const MASTER_TIME: Duration = Duration::from_secs(60);
+/// Records that a master publishes in a second, as others count on.
 const MASTER_RATE: usize = 500;
 /// For how long a master that was lost a while ago is to be lost before what it granted meanwhile is due.
 const LOST_AGAIN: Duration = Duration::from_secs(60);
@@ -80,9 +81,10 @@ impl Publications {
         due.take(most).map(|(_, key, item)| (*key, item.what.clone())).collect()
     }
 
-    /// Of `asked` nodes, this one included, so many stored what was due. A withdrawal is done once every node took it: each
-    /// that still says it leads others astray. What nobody else was asked to store, because this node knows nobody yet, is
-    /// here and tried again soon, and so is what fewer than half of those asked took: they were too busy, or are gone.
+    /// Of `asked` nodes, this one included, so many stored what was due. A withdrawal is done once every node took it:
+    /// each that still says it leads others astray. What nobody else was asked to store, because this node knows nobody
+    /// yet, is here and tried again soon. So is what fewer than half of those asked took: they were too busy, or are
+    /// gone.
     pub fn on_published(&mut self, key: &RecordKey, what: &What, stored: usize, asked: usize, now: Instant) {
         let copies = if *what == What::Withdraw && stored < asked { 0 } else { stored };
         let spread = spread(self.interval, key);

@@ -1,8 +1,9 @@
 //! A pass over keys in the order of the key space.
 //!
-//! An answer of the network names nodes close to one key, and never all of them for sure: queries run out of time, nodes
-//! are dead or have just come. So how far an answer reaches is read from how close its nodes are, and not from how many
-//! they are; a short one is checked by further questions in the same region, until one of them names nobody new.
+//! An answer of the network names nodes close to one key, and never all of them for sure: queries run out of time,
+//! nodes are dead or have just come. So how far an answer reaches is read from how close its nodes are, and not from
+//! how many they are. A short one is checked by further questions in the same region, until one of them names nobody
+//! new.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,10 +21,11 @@ const STALE: usize = REPLICATION / 2;
 const ALL: usize = 2;
 /// An answer of so many nodes is whole enough: of the others nearly all are named by the answers beside it.
 const WHOLE: usize = REPLICATION - 2;
-/// Further questions in a region, each for a key around which nodes are known only farther than around others; keys of a
-/// region that are looked at for that; and radii that are kept to compare with.
+/// Further questions in a region, each for a key around which nodes are known only farther than around others.
 const MORE_QUESTIONS: usize = 4;
+/// Keys of a region that are looked at for that.
 const SAMPLES: usize = 24;
+/// Radii that are kept to compare with.
 const MAX_RADII: usize = 48;
 /// How much farther, as a difference of logarithms: twice as far. Less finds no more and asks about whole networks twice.
 const THIN: f64 = 1.0;

@@ -1,5 +1,5 @@
-//! Which records and keys follow from what a node says of its names and from what it holds, kept change by change:
-//! a share of a hundred thousand names is not gone through for one.
+//! Which records and keys follow from what a node says of its names and from what it holds. That is kept change by
+//! change: a share of a hundred thousand names is not gone through for one.
 
 use std::collections::{BTreeMap, BTreeSet};
 

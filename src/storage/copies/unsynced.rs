@@ -1,8 +1,8 @@
 //! Files that were put in place without waiting for the disk: written down, for certain, before they are, and looked at after
 //! the next start. A power cut may leave any of them at its full length with nothing in it.
 //!
-//! A file is removed on positive evidence alone: it has the time that was to be given to it, at most its length, and another content
-//! than anything that was ever downloaded there. Whatever else is found at the place is somebody's own.
+//! A file is removed on positive evidence alone. It has the time that was to be given to it and at most its length, and
+//! its content was never downloaded there. Whatever else is found at the place is somebody's own.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -35,8 +35,9 @@ const MOST: i64 = 2_000_000;
 const PAGE: usize = 64;
 /// Where Linux tells one start of the machine from the next.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
-/// Some file systems have times of two seconds, and others of hundredths of one; from the former's on that is seen at the time.
+/// Some file systems cut times to hundredths of a second: such a time is a multiple of this.
 const COARSE_NS: i64 = 10_000_000;
+/// Others cut them to two seconds, which is the coarsest.
 const COARSEST_NS: i64 = 2_000_000_000;
 
 /// A file that is about to be put in place without waiting for the disk.

@@ -1,8 +1,8 @@
 //! The index on disk: an SQLite database with one thread that writes and one that reads.
 //!
-//! The writer takes all requests that wait into one transaction, decides each by the rules of
-//! `state::index` against the database as it is inside that transaction, and answers after the commit
-//! (`synchronous=FULL`): what was acknowledged survives a crash, and a commit is shared by many.
+//! The writer takes all requests that wait into one transaction. It decides each by the rules of `state::index`,
+//! against the database as it is inside that transaction. It answers after the commit (`synchronous=FULL`): so what was
+//! acknowledged survives a crash, and many share a commit.
 
 mod away;
 mod compare;

@@ -161,8 +161,9 @@ pub(super) fn are_two(connection: &Connection) -> Sql<bool> {
     connection.prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = 'words_next'")?.exists([])
 }
 
-/// What finds rows in the order of their ids that may match: the text, of which `?1` is the id before, `?2` the most rows,
-/// and what is to be given for `?3` and `?4`. Each row is an entry, all of it null for a name that is gone, and an id.
+/// What finds rows that may match, in the order of their ids. In the text `?1` is the id before and `?2` the most rows;
+/// with it comes what is to be given for `?3` and `?4`. Each row is an entry, all of it null for a name that is gone,
+/// and an id.
 pub(super) fn question(pattern: &Pattern, two: bool) -> (String, Vec<String>) {
     let entry = schema::ENTRY;
     let second = expression(pattern.required_words());

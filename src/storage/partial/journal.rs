@@ -31,8 +31,8 @@ pub(super) struct Journal {
 type Record = (u64, Proof);
 
 impl Journal {
-    /// Opens the journal of a partial file, and reads it if it is about this content; what is torn at its end
-    /// is cut off, so that what is added is found behind what was read.
+    /// Opens the journal of a partial file, and reads it if it is about this content. What is torn at its end is cut
+    /// off, so that what is added is found behind what was read.
     pub(super) fn open(path: &Path, content: &ContentId, size: u64) -> io::Result<(Self, Vec<Record>)> {
         let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32;
         let mut file = OpenOptions::new()

@@ -25,8 +25,9 @@ pub struct Placing {
     pub over: Option<FileStamp>,
 }
 
-/// Gives a file its attributes, as far as its file system has them. Rights are those that the system gives a new file, or those
-/// of the file that is replaced, and who may read may also execute: bits that give more never come from elsewhere.
+/// Gives a file its attributes, as far as its file system has them. Rights are those that the system gives a new file,
+/// or those of the file that is replaced. Of an executable file who may read may also execute. Bits that give more
+/// never come from elsewhere.
 pub(super) fn apply(file: &File, placing: &Placing, replaced: Option<&fs::Metadata>) {
     const RIGHTS: u32 = 0o777;
     const READ: u32 = 0o444;
@@ -182,9 +183,9 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> Result<(), PartialError> {
     }
 }
 
-/// Takes the name by an empty file, which fails if it exists, and renames over that: what somebody else puts there meanwhile is
-/// left alone but for the moment between the last look and the renaming. Cut off in between it leaves the empty file:
-/// [`is_taken`] tells it.
+/// Takes the name by an empty file, which fails if it exists, and renames over that. What somebody else puts there
+/// meanwhile is left alone, but for the moment between the last look and the renaming. Cut off in between it leaves the
+/// empty file: [`is_taken`] tells it.
 fn rename_taken(from: &Path, to: &Path) -> Result<(), PartialError> {
     let taken = match OpenOptions::new().write(true).create_new(true).open(to) {
         Ok(taken) => taken,

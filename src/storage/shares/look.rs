@@ -74,8 +74,8 @@ impl ShareTable {
         Ok(outcome)
     }
 
-    /// Looks at some files and folders, until everything in them is hashed: what is new below a shared folder is shared,
-    /// what is gone is not any more, what changed is hashed anew. Paths that are not shared are ignored.
+    /// Looks at some files and folders, until everything in them is hashed. What is new below a shared folder is
+    /// shared, what is gone is not any more, what changed is hashed anew. Paths that are not shared are ignored.
     pub fn update(
         &self,
         paths: &[PathBuf],
@@ -216,7 +216,7 @@ impl ShareTable {
         }
     }
 
-    /// Why a whole root is away, if it is: a folder that is gone may be on a disk that was unplugged, and a folder that is
+    /// Why a whole root is away, if it is. A folder that is gone may be on a disk that was unplugged. A folder that is
     /// there may be the empty one on which the disk is to be mounted.
     fn absence(&self, root: &Root) -> Result<Option<String>, ShareError> {
         let mounts = lock(&self.shared.database).mounts(&root.path)?;

@@ -43,8 +43,9 @@ fn is_failing(error: &std::io::Error) -> bool {
 const CHECKED: usize = 16;
 /// Outboards that are kept in memory.
 const KEPT: usize = 16;
-/// Outboards that are not known to be on disk, at most; they are synced so many at a time, and open meanwhile.
+/// Outboards that are not known to be on disk, at most.
 const UNSYNCED: usize = 1024;
+/// Outboards that are synced at a time, and open meanwhile.
 const SYNCED_TOGETHER: usize = 64;
 
 /// The trees above the chunks of shared files, one file for each content of more than one chunk.

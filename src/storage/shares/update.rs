@@ -19,17 +19,19 @@ use crate::storage::hash::{self, FileStamp, HashError, Hashed};
 
 /// Files at least so long are hashed by themselves, while everything else goes on.
 const LARGE_FILE: u64 = 64 << 20;
-/// Files that are hashed before they are put into the table, and bytes of them: what is hashed is announced while the rest
-/// is still being read.
+/// Files that are hashed before they are put into the table, at most: what is hashed is announced while the rest is
+/// still being read.
 const BATCH_FILES: usize = 1000;
+/// Bytes of these files, at most.
 const BATCH_BYTES: u64 = 256 << 20;
-/// How long a look hashes before others may have their turn, and how many times as long as it took to find the files.
+/// How long a look hashes before others may have their turn.
 const SLICE: Duration = Duration::from_secs(1);
+/// It may hash so many times as long as it took to find the files, if that is more.
 const SLICE_OF_SCAN: u32 = 4;
 
 impl ShareTable {
-    /// Hashes what was found at and below a path of one root, and puts it into the table in place of what was there: by
-    /// and by, and as much as `look` allows. `since` is when it was begun to be looked for.
+    /// Hashes what was found at and below a path of one root, and puts it into the table in place of what was there. It
+    /// does so by and by, as much as `look` allows. `since` is when it was begun to be looked for.
     pub(super) fn take_in(
         &self,
         root: &Path,

@@ -33,7 +33,7 @@ pub(super) fn position(number: usize) -> Position {
 /// What a sweep over a network came to.
 struct Swept {
     queries: usize,
-    /// Of the nodes closest to a key so many are to store its record, of [`REPLICATION`]: in the mean, and at least.
+    /// How many of the [`REPLICATION`] nodes closest to a key are to store its record: in the mean, and at least.
     mean: f64,
     least: usize,
 }
