@@ -6,7 +6,7 @@ default:
 
 # Every check and test, as before a merge; installs what it needs
 all *ARGS:
-    bash tests/run {{ARGS}}
+    bash tests/run {{ ARGS }}
 
 # All checks that run no test
 check: fmt-check lint doc deny
@@ -34,11 +34,11 @@ deny:
 
 # All tests, or those that a filter names: just test tests::floors
 test *ARGS:
-    cargo nextest run --workspace --locked --no-fail-fast {{ARGS}}
+    cargo nextest run --workspace --locked --no-fail-fast {{ ARGS }}
 
 # Unit tests of the library alone
 unit *ARGS:
-    cargo nextest run --workspace --locked --lib {{ARGS}}
+    cargo nextest run --workspace --locked --lib {{ ARGS }}
 
 # Examples in the documentation
 doctest:
@@ -55,4 +55,4 @@ bench-small:
 # Rounds of crashes: for changes of what is on disk, in the index or in the mirror
 crash ROUNDS="60":
     cargo build --release --locked
-    benches/crash {{ROUNDS}}
+    benches/crash {{ ROUNDS }}
