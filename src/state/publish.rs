@@ -321,9 +321,9 @@ impl Publications {
         held.map(|(key, item)| (*key, item.what.clone())).collect()
     }
 
-    /// What a node that came is to hold: it is closer to these keys than a node that stored them. Of what others
-    /// published for this node, it is one of the closest of `known`. These are the positions of the nodes that this one
-    /// knows of, itself included.
+    /// What a node that came is to hold. It is closer to these keys than a node that stored them. Or, where others
+    /// published for this node, it is one of the closest of `known`: the positions of the nodes that this one knows of,
+    /// itself included.
     pub fn belonging(&self, node: &Position, known: &[Position], places: &Places) -> Vec<(RecordKey, What)> {
         let holders = self.holders.positions(places.peer);
         let around = Neighbourhood::around(node, known);
