@@ -1,13 +1,16 @@
 //! What an address says of itself: over which transport it leads, to which host, and for whom that can work.
+//!
+//! Everything that orders, cuts or chooses addresses does it here: by their [`Kind`], for whom they work ([`works`]), and how many a
+//! message has room for ([`bounded`]).
 
 use core::fmt;
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::collections::BTreeSet;
 
+use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 
-use crate::index::check_address;
-use crate::limits::MAX_ADDRESSES;
+use crate::limits::{MAX_ADDRESS_BYTES, MAX_ADDRESSES};
 
 /// The IP address that an address begins with.
 pub fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
@@ -59,7 +62,7 @@ pub fn is_loopback(address: &Multiaddr) -> bool {
 /// Whether an address of a third node can work for two that tell each other of it, or one of the teller's own for the other.
 /// A loopback address leads to whoever listens on the same host: it works for nodes `here` alone, which are connected over one.
 pub fn works(address: &Multiaddr, here: bool) -> bool {
-    check_address(address) && (here || !is_loopback(address))
+    is_dialable(address) && (here || !is_loopback(address))
 }
 
 /// Whether an address is link-local with its zone, over TCP: it means something on this host alone, and is not told to others.
@@ -70,9 +73,50 @@ pub fn is_zoned(address: &Multiaddr) -> bool {
     zone && local && matches!(parts.next(), Some(Protocol::Tcp(port)) if port != 0) && parts.next().is_none()
 }
 
-/// Whether an address is one over TCP.
+/// Over what an address leads, in the order in which ways are preferred: a direct one before one through another node, and TCP before
+/// QUIC, which takes seconds to find out that nobody is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Directly, over TCP.
+    Tcp,
+    /// Directly, over UDP and QUIC.
+    Quic,
+    /// Through another node, over whatever leads to that one.
+    Relayed,
+    /// Anything else: nobody here can dial it.
+    Other,
+}
+
+impl Kind {
+    /// That of an address.
+    pub fn of(address: &Multiaddr) -> Self {
+        let has = |what: fn(&Protocol<'_>) -> bool| address.iter().any(|part| what(&part));
+        if has(|part| matches!(part, Protocol::P2pCircuit)) {
+            Self::Relayed
+        } else if has(|part| matches!(part, Protocol::Tcp(_))) {
+            Self::Tcp
+        } else if has(|part| matches!(part, Protocol::QuicV1)) {
+            Self::Quic
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// Whether an address leads directly over TCP.
 pub fn is_tcp(address: &Multiaddr) -> bool {
-    address.iter().any(|part| matches!(part, Protocol::Tcp(_)))
+    Kind::of(address) == Kind::Tcp
+}
+
+/// The place of an address among those of one node, to sort by: from other machines before from this one alone, then by kind.
+pub fn preference(address: &Multiaddr) -> (bool, Kind) {
+    (is_loopback(address), Kind::of(address))
+}
+
+/// Those that are better, in their order; all if none is.
+pub fn preferred(addresses: Vec<Multiaddr>, better: impl Fn(&Multiaddr) -> bool) -> Vec<Multiaddr> {
+    let (better, rest): (Vec<_>, Vec<_>) = addresses.into_iter().partition(better);
+    if better.is_empty() { rest } else { better }
 }
 
 /// The addresses with those of some IP addresses first, otherwise in the order in which they came. Whoever passes on a bounded number
@@ -91,12 +135,106 @@ pub fn worth_keeping(addresses: Vec<Multiaddr>, here: bool, seen: &BTreeSet<IpAd
     addresses
 }
 
-/// The address without a peer id at its end.
-pub fn without_peer(mut address: Multiaddr) -> Multiaddr {
-    if let Some(Protocol::P2p(_)) = address.iter().last() {
-        address.pop();
+/// The first of some addresses, without peer ids, that a node can be dialled at: as many as a message has room for.
+pub fn bounded(addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<Multiaddr> {
+    addresses.into_iter().map(without_peer).filter(is_dialable).take(MAX_ADDRESSES).collect()
+}
+
+/// An address as the peer id at its end, if it has one, and the rest.
+pub fn split_peer(mut address: Multiaddr) -> (Option<PeerId>, Multiaddr) {
+    match address.iter().last() {
+        Some(Protocol::P2p(peer)) => {
+            address.pop();
+            (Some(peer), address)
+        }
+        _ => (None, address),
     }
-    address
+}
+
+/// The address without a peer id at its end.
+pub fn without_peer(address: Multiaddr) -> Multiaddr {
+    split_peer(address).1
+}
+
+/// Whether an address is of a kind that a node can listen on, also at a port that the system chooses.
+pub fn can_be_listened_on(address: &Multiaddr) -> bool {
+    use Protocol::{Ip4, Ip6, QuicV1, Tcp, Udp};
+    let parts: Vec<_> = address.iter().collect();
+    matches!(parts.as_slice(), [Ip4(_) | Ip6(_), Tcp(_)] | [Ip4(_) | Ip6(_), Udp(_), QuicV1])
+}
+
+/// Whether an address is of a kind that a user can name for another node: also a link-local one with its zone, which nobody is told.
+pub fn can_be_dialled(address: &Multiaddr) -> bool {
+    use Protocol::{Dns, Dns4, Dns6, Ip6, Ip6zone, QuicV1, Tcp, Udp};
+    let address = without_peer(address.clone());
+    let parts: Vec<_> = address.iter().collect();
+    can_be_listened_on(&address)
+        || matches!(
+            parts.as_slice(),
+            [Ip6zone(_), Ip6(_), Tcp(_)]
+                | [Dns(_) | Dns4(_) | Dns6(_), Tcp(_)]
+                | [Dns(_) | Dns4(_) | Dns6(_), Udp(_), QuicV1]
+        )
+}
+
+/// The socket address of an address over TCP with a fixed port.
+pub fn tcp_socket(address: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = address.iter();
+    let ip: IpAddr = match parts.next()? {
+        Protocol::Ip4(ip) => ip.into(),
+        Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    match parts.next()? {
+        Protocol::Tcp(port) if port != 0 => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}
+
+/// Addresses of one peer id together, so that they are tried at once; those without a peer id one by one. A group with the better
+/// kind of address comes first.
+pub fn group_by_peer(addresses: &[Multiaddr]) -> Vec<(Option<PeerId>, Vec<Multiaddr>)> {
+    let mut groups: Vec<(Option<PeerId>, Vec<Multiaddr>)> = Vec::new();
+    for (peer, address) in addresses.iter().cloned().map(split_peer) {
+        match groups.iter_mut().find(|(other, _)| peer.is_some() && *other == peer) {
+            Some((_, group)) => group.push(address),
+            None => groups.push((peer, vec![address])),
+        }
+    }
+    groups.sort_by_key(|(_, group)| group.iter().map(Kind::of).min());
+    groups
+}
+
+/// Whether an address is one that a node can be reached at: an IP address or DNS name with TCP, or UDP and
+/// QUIC, and at most a peer id behind it. Link-local ones of IPv6 mean nothing without the interface.
+pub fn is_dialable(address: &Multiaddr) -> bool {
+    if address.len() > MAX_ADDRESS_BYTES {
+        return false;
+    }
+    let mut parts = address.iter();
+    let host = match parts.next() {
+        Some(Protocol::Ip4(ip)) => is_host(ip),
+        Some(Protocol::Ip6(ip)) => match ip.to_ipv4_mapped() {
+            Some(ip) => is_host(ip),
+            None => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local(),
+        },
+        Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) => !name.is_empty(),
+        _ => false,
+    };
+    let transport = match (parts.next(), parts.next()) {
+        (Some(Protocol::Tcp(port)), rest) => return host && port != 0 && ends_there(rest, parts.next()),
+        (Some(Protocol::Udp(port)), Some(Protocol::QuicV1)) => port != 0,
+        _ => false,
+    };
+    host && transport && ends_there(parts.next(), parts.next())
+}
+
+fn is_host(ip: Ipv4Addr) -> bool {
+    !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast()
+}
+
+fn ends_there(next: Option<Protocol<'_>>, after: Option<Protocol<'_>>) -> bool {
+    matches!(next, None | Some(Protocol::P2p(_))) && after.is_none()
 }
 
 #[cfg(test)]
@@ -152,10 +290,72 @@ mod tests {
         }
         assert!(!works(&address("/ip6zone/eth0/ip6/fe80::1/tcp/1"), true), "it is not told to others");
         assert!(is_tcp(&address("/ip6/::1/tcp/1")) && !is_tcp(&address("/ip6/::1/udp/1/quic-v1")));
-        let peer = libp2p_identity::PeerId::random();
+        let peer = PeerId::random();
         let plain = address("/ip4/10.0.0.1/tcp/1");
         assert_eq!(without_peer(plain.clone().with(Protocol::P2p(peer))), plain);
         assert_eq!(without_peer(plain.clone()), plain);
+    }
+
+    #[test]
+    fn the_kind_of_a_way_decides_which_is_tried_first() {
+        let peer = PeerId::random();
+        let relayed = format!("/ip4/10.0.0.1/tcp/1/p2p/{peer}/p2p-circuit");
+        let texts =
+            ["/ip4/127.0.0.1/tcp/1", &relayed, "/ip4/10.0.0.1/udp/1/quic-v1", "/ip4/10.0.0.1/tcp/1", "/memory/1"];
+        let mut all = texts.map(address);
+        let kinds = all.each_ref().map(Kind::of);
+        assert_eq!(kinds, [Kind::Tcp, Kind::Relayed, Kind::Quic, Kind::Tcp, Kind::Other]);
+        assert!(!is_tcp(&all[1]), "another node is between");
+        all.sort_by_key(preference);
+        assert_eq!(all.each_ref().map(Kind::of), [Kind::Tcp, Kind::Quic, Kind::Relayed, Kind::Other, Kind::Tcp]);
+        assert_eq!(preferred(all.to_vec(), is_loopback), [address("/ip4/127.0.0.1/tcp/1")]);
+        assert_eq!(preferred(all.to_vec(), |_| false), all);
+    }
+
+    #[test]
+    fn what_a_user_may_name_depends_on_what_for() {
+        let peer = PeerId::random();
+        for (text, listen, dial) in [
+            ("/ip4/0.0.0.0/tcp/0", true, true),
+            ("/ip6/::/udp/0/quic-v1", true, true),
+            ("/dns4/host/tcp/1", false, true),
+            ("/dns/host/udp/1/quic-v1", false, true),
+            ("/ip6zone/eth0/ip6/fe80::1/tcp/1", false, true),
+            (&format!("/ip4/10.0.0.1/tcp/1/p2p/{peer}"), false, true),
+            ("/ip4/10.0.0.1/udp/1", false, false),
+            ("/ip4/10.0.0.1/tcp/1/ws", false, false),
+            ("/memory/1", false, false),
+        ] {
+            let address = address(text);
+            assert_eq!((can_be_listened_on(&address), can_be_dialled(&address)), (listen, dial), "{text}");
+        }
+        let socket = |text: &str| tcp_socket(&address(text)).map(|socket| socket.to_string());
+        assert_eq!(socket("/ip6/::1/tcp/7").as_deref(), Some("[::1]:7"));
+        assert_eq!((socket("/ip4/1.2.3.4/tcp/0"), socket("/ip4/1.2.3.4/udp/7/quic-v1")), (None, None));
+    }
+
+    #[test]
+    fn no_more_addresses_are_taken_than_a_message_has_room_for() {
+        let peer = PeerId::random();
+        let many = (1..1000).map(|port| address(&format!("/ip4/10.0.0.1/tcp/{port}/p2p/{peer}")));
+        let taken = bounded([address("/memory/1")].into_iter().chain(many));
+        assert_eq!(taken.len(), MAX_ADDRESSES);
+        assert_eq!(taken[0], address("/ip4/10.0.0.1/tcp/1"));
+    }
+
+    #[test]
+    fn addresses_of_one_peer_are_tried_together_and_tcp_first() {
+        let (a, b) = (PeerId::random(), PeerId::random());
+        let addresses = [
+            address("/ip4/10.0.0.1/udp/1/quic-v1"),
+            address(&format!("/ip4/10.0.0.2/udp/2/quic-v1/p2p/{a}")),
+            address(&format!("/ip4/10.0.0.3/udp/3/quic-v1/p2p/{b}")),
+            address(&format!("/ip4/10.0.0.2/tcp/4/p2p/{a}")),
+            address("/ip4/10.0.0.1/tcp/5"),
+        ];
+        let groups = group_by_peer(&addresses);
+        let peers: Vec<_> = groups.iter().map(|(peer, group)| (*peer, group.len())).collect();
+        assert_eq!(peers, [(Some(a), 2), (None, 1), (None, 1), (Some(b), 1)]);
     }
 
     #[test]

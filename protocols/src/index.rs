@@ -3,17 +3,14 @@
 //! Names, queries and addresses in requests travel as plain text and bytes. The receiver parses each one by itself, so
 //! that one bad name costs its own verdict and not the whole batch.
 
-use core::net::Ipv4Addr;
-
 use libp2p_identity::PeerId;
-use multiaddr::{Multiaddr, Protocol};
+use multiaddr::Multiaddr;
 use serde::{Deserialize, Serialize};
 
 pub use crate::again::{Again, Returned, Sealed, Seals};
 pub use crate::agreement::{Compare, Compared, Mark, Part, Range, Renew, Renewed};
 use crate::content::ContentId;
 pub use crate::digest::{ShareDigest, ShareSum, share_digest};
-use crate::limits::MAX_ADDRESS_BYTES;
 pub use crate::refusal::{Refusal, RefusalCode};
 pub use crate::run::{Fingerprint, Followed, Reign, Run};
 use crate::statement::{Certificate, Entry, Seal, SignedAttributes, Statement, Version};
@@ -441,36 +438,4 @@ pub struct Member {
     /// Whether connections to its addresses come about, if the master has tried.
     #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
     pub reachable: Option<bool>,
-}
-
-/// Whether an address is one that a node can be reached at: an IP address or DNS name with TCP, or UDP and
-/// QUIC, and at most a peer id behind it. Link-local ones of IPv6 mean nothing without the interface.
-pub fn check_address(address: &Multiaddr) -> bool {
-    if address.len() > MAX_ADDRESS_BYTES {
-        return false;
-    }
-    let mut parts = address.iter();
-    let host = match parts.next() {
-        Some(Protocol::Ip4(ip)) => is_host(ip),
-        Some(Protocol::Ip6(ip)) => match ip.to_ipv4_mapped() {
-            Some(ip) => is_host(ip),
-            None => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local(),
-        },
-        Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) => !name.is_empty(),
-        _ => false,
-    };
-    let transport = match (parts.next(), parts.next()) {
-        (Some(Protocol::Tcp(port)), rest) => return host && port != 0 && ends_there(rest, parts.next()),
-        (Some(Protocol::Udp(port)), Some(Protocol::QuicV1)) => port != 0,
-        _ => false,
-    };
-    host && transport && ends_there(parts.next(), parts.next())
-}
-
-fn is_host(ip: Ipv4Addr) -> bool {
-    !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast()
-}
-
-fn ends_there(next: Option<Protocol<'_>>, after: Option<Protocol<'_>>) -> bool {
-    matches!(next, None | Some(Protocol::P2p(_))) && after.is_none()
 }

@@ -439,26 +439,14 @@ fn seconds(key: &'static str, given: Option<f64>, default: Duration) -> Result<D
 
 /// Addresses of a kind that a node can listen on or dial.
 fn check_addresses(config: &Config) -> Result<(), Invalid> {
-    use libp2p::multiaddr::Protocol::{Dns, Dns4, Dns6, Ip4, Ip6, Ip6zone, P2p, QuicV1, Tcp, Udp};
-    let fits = |address: &Multiaddr, remote: bool| {
-        let mut parts: Vec<_> = address.iter().collect();
-        if remote && matches!(parts.last(), Some(P2p(_))) {
-            parts.pop();
-        }
-        match parts.as_slice() {
-            [Ip6zone(_), Ip6(_), Tcp(_)] => remote,
-            [host, Tcp(_)] | [host, Udp(_), QuicV1] => match host {
-                Ip4(_) | Ip6(_) => true,
-                Dns(_) | Dns4(_) | Dns6(_) => remote,
-                _ => false,
-            },
-            _ => false,
-        }
-    };
-    for (key, addresses, remote) in
-        [("listen", &config.listen, false), ("master", &config.master, true), ("bootstrap", &config.bootstrap, true)]
-    {
-        if let Some(address) = addresses.iter().find(|address| !fits(address, remote)) {
+    use swarmdex_protocols::address::{can_be_dialled, can_be_listened_on};
+    let checks: [(_, _, fn(&Multiaddr) -> bool); 3] = [
+        ("listen", &config.listen, can_be_listened_on),
+        ("master", &config.master, can_be_dialled),
+        ("bootstrap", &config.bootstrap, can_be_dialled),
+    ];
+    for (key, addresses, fits) in checks {
+        if let Some(address) = addresses.iter().find(|address| !fits(address)) {
             return Err(Invalid::Address { key, address: address.clone() });
         }
     }

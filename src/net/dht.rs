@@ -22,14 +22,15 @@ use libp2p::request_response::ResponseChannel;
 use libp2p::{Multiaddr, PeerId};
 pub(crate) use store::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub(super) use store::{RecordTable, now};
+use swarmdex_protocols::address::bounded;
 use swarmdex_protocols::check::Range;
 use swarmdex_protocols::index::{Refusal, RefusalCode};
 use swarmdex_protocols::ledger::decode_record;
 use swarmdex_protocols::limits::{MAX_CLOSER, MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS, MAX_OTHER_ADDRESSES};
 use swarmdex_protocols::mirror::{Found, Provider, Request, Response, Store, Stored, Verdict};
 use swarmdex_protocols::{Authority, Network, RecordKey, Statement};
+pub(super) use table::addresses_of;
 use table::known_closest;
-pub(super) use table::{addresses_of, bounded};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::codec::Received;

@@ -4,10 +4,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, Swarm, TransportError};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+use swarmdex_protocols::address::tcp_socket;
 
 use super::NetError;
 use super::behaviour::Behaviour;
@@ -41,27 +41,13 @@ pub(super) fn listen_everywhere(swarm: &mut Swarm<Behaviour>, config: &Config) -
 
 fn listen_on(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) -> Result<(), NetError> {
     let failed = |reason: String| NetError::Listen { address: address.clone(), reason };
-    if let Some(socket) = tcp_address(address) {
+    if let Some(socket) = tcp_socket(address) {
         check_free(socket).map_err(|error| failed(error.to_string()))?;
     }
     swarm.listen_on(address.clone()).map(drop).map_err(|error| match error {
         TransportError::MultiaddrNotSupported(_) => failed("this kind of address is not supported".to_owned()),
         TransportError::Other(error) => failed(error.to_string()),
     })
-}
-
-/// The socket address of an address over TCP with a fixed port.
-fn tcp_address(address: &Multiaddr) -> Option<SocketAddr> {
-    let mut parts = address.iter();
-    let ip: IpAddr = match parts.next()? {
-        Protocol::Ip4(ip) => ip.into(),
-        Protocol::Ip6(ip) => ip.into(),
-        _ => return None,
-    };
-    match parts.next()? {
-        Protocol::Tcp(port) if port != 0 => Some(SocketAddr::new(ip, port)),
-        _ => None,
-    }
 }
 
 /// Whether nobody listens there. libp2p's TCP transport sets `SO_REUSEPORT`, with which two nodes of one user

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId, identify, mdns};
-use swarmdex_protocols::address::{is_loopback, is_tcp, is_zoned, without_peer, works, worth_keeping};
+use swarmdex_protocols::address::{is_loopback, is_tcp, is_zoned, preferred, without_peer, works, worth_keeping};
 use swarmdex_protocols::index::Run;
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 
@@ -182,12 +182,6 @@ pub(super) fn routing_addresses(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
     addresses = preferred(addresses, is_tcp);
     addresses.truncate(MAX_ROUTING_ADDRESSES);
     addresses
-}
-
-/// Those that are better, or all if none is.
-fn preferred(addresses: Vec<Multiaddr>, better: impl Fn(&Multiaddr) -> bool) -> Vec<Multiaddr> {
-    let (better, rest): (Vec<_>, Vec<_>) = addresses.into_iter().partition(better);
-    if better.is_empty() { rest } else { better }
 }
 
 #[cfg(test)]

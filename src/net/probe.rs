@@ -14,7 +14,7 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, DialOpts, PortUse};
 use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId, Transport, dns, quic, yamux};
-use swarmdex_protocols::address::is_tcp;
+use swarmdex_protocols::address::{Kind, is_tcp};
 
 use super::gate::Door;
 use super::transport;
@@ -39,7 +39,7 @@ impl Prober {
         }
         let transport = self.transport.as_mut()?;
         let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
-        addresses.sort_by_key(|address| !is_tcp(address));
+        addresses.sort_by_key(Kind::of);
         addresses.truncate(MOST);
         let (mut tcp, mut others) = (Vec::new(), Vec::new());
         for address in addresses {

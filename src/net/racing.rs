@@ -14,9 +14,8 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
 use libp2p::core::Endpoint;
 use libp2p::core::transport::{DialOpts, ListenerId, TransportError, TransportEvent};
-use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId, Transport};
-use swarmdex_protocols::address::{without_peer, works};
+use swarmdex_protocols::address::{split_peer, without_peer, works};
 use tokio::sync::Notify;
 
 use super::sleep_until;
@@ -225,7 +224,7 @@ where
     }
 
     fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<Self::Error>> {
-        let plain = without_peer(address.clone());
+        let (wanted, plain) = split_peer(address.clone());
         let shared = lock(&self.races.0);
         let runners = shared.current.clone();
         let (here, lately) = (shared.here, shared.unanswered.lately(&plain, Instant::now()));
@@ -238,10 +237,6 @@ where
             // Two that connect to each other at the same moment have no time to wait.
             return Ok(dial.map(|outcome| outcome.map_err(RaceError::Failed)).boxed());
         }
-        let wanted = match address.iter().last() {
-            Some(Protocol::P2p(peer)) => Some(peer),
-            _ => None,
-        };
         let number = lock(&runners.race).add(plain.clone(), lately);
         let local = self.local;
         let mut runner = Runner { races: self.races.clone(), runners, number, address: plain, begun: None };

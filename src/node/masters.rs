@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use swarmdex_protocols::index::{Followed, Request, Response, check_address};
+use swarmdex_protocols::address::is_dialable;
+use swarmdex_protocols::index::{Followed, Request, Response};
 use swarmdex_protocols::{Multiaddr, Network, PeerId};
 use tokio::sync::watch;
 
@@ -143,7 +144,7 @@ impl Census {
         for (_, followed) in ask_all(&self.net, peers).await {
             // One with this master's key may be where this one does not listen.
             if followed.master == Some(self.net.local()) {
-                let elsewhere = |address: &Multiaddr| check_address(address) && !own.contains(address);
+                let elsewhere = |address: &Multiaddr| is_dialable(address) && !own.contains(address);
                 self.twins.on_heard_at(followed.addresses.into_iter().filter(elsewhere).collect());
                 continue;
             }

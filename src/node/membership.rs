@@ -10,7 +10,7 @@ mod vote;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-pub(super) use find::{Finder, split_peer};
+pub(super) use find::Finder;
 use swarmdex_protocols::index::{
     Announce, Fingerprint, Join, Leave, Offer, RefusalCode, Request, Response, Revoke, Sequence, Session,
 };

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Phase;
 use super::agree::Agreement;
-use super::membership::{key_bytes, split_peer, unix_ms};
+use super::membership::{key_bytes, unix_ms};
 use super::standings::Standings;
 use super::twins::Twins;
 use super::types::{MasterState, MirrorInfo};

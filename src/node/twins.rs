@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use libp2p::multiaddr::Protocol;
-use swarmdex_protocols::index::{Request, Response, check_address};
+use swarmdex_protocols::address::{is_dialable, is_tcp, preferred};
+use swarmdex_protocols::index::{Request, Response};
 use swarmdex_protocols::{Multiaddr, Network, RecordKey};
 use tokio::sync::watch;
 
@@ -247,7 +247,7 @@ impl Lookout {
                 if provider.peer != local {
                     continue;
                 }
-                let unknown = |address: &Multiaddr| check_address(address) && !own.contains(address);
+                let unknown = |address: &Multiaddr| is_dialable(address) && !own.contains(address);
                 for address in provider.addresses.into_iter().filter(unknown) {
                     if strange.len() < MAX_STRANGE && !strange.contains(&address) {
                         strange.push(address);
@@ -314,13 +314,9 @@ impl Lookout {
 /// Over TCP where that is possible: whoever is gone is then known to be at once, and not only after the time that a
 /// connection over QUIC may take.
 fn to_knock_at(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
-    let is_tcp = |address: &Multiaddr| address.iter().any(|part| matches!(part, Protocol::Tcp(_)));
-    let (mut over_tcp, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_tcp);
-    if over_tcp.is_empty() {
-        over_tcp = others;
-    }
-    over_tcp.truncate(MAX_KNOCKS);
-    over_tcp
+    let mut addresses = preferred(addresses, is_tcp);
+    addresses.truncate(MAX_KNOCKS);
+    addresses
 }
 
 /// Whether the least of this node's addresses comes before the least of the others.

@@ -4,17 +4,10 @@ use std::collections::BTreeMap;
 
 use libp2p::{Multiaddr, PeerId, kad};
 use swarmdex_protocols::RecordKey;
-use swarmdex_protocols::index::check_address;
-use swarmdex_protocols::limits::MAX_ADDRESSES;
+use swarmdex_protocols::address::bounded;
 
 use super::{Kad, Located};
 use crate::state::publish::REPLICATION;
-
-/// Well-formed addresses, not too many.
-pub(in crate::net) fn bounded(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
-    let addresses = addresses.into_iter().map(swarmdex_protocols::address::without_peer);
-    addresses.filter(check_address).take(MAX_ADDRESSES).collect()
-}
 
 /// The nodes closest to a key in the routing table, the closest first, as many as store a record. Kademlia's own walk copies every
 /// bucket, empty ones among them: an eighth of a node's time while many look for each other.

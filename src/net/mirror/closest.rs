@@ -1,10 +1,11 @@
 //! The nodes closest to a key: see `state::closest`.
 
 use futures::stream::FuturesUnordered;
+use swarmdex_protocols::address::bounded;
 use swarmdex_protocols::mirror::Found;
 
 use super::*;
-use crate::net::dht::{Counted, Located, bounded};
+use crate::net::dht::{Counted, Located};
 use crate::state::closest::Closest;
 
 /// How long those who are being asked may take before others are asked as well.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::address::{is_loopback, is_tcp};
+use swarmdex_protocols::address::preference;
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::content::Geometry;
 use swarmdex_protocols::fetch::{Have, Header, Other, Refusal, Request, Response, Run};
@@ -279,11 +279,11 @@ pub(super) async fn complain(net: Net, source: PeerId, run: Run) {
     let _ = net.fetch(source, Request::Wrong(run)).await;
 }
 
-/// Where this node is best reached: by TCP before QUIC, and from other machines before this one.
+/// Where this node is best reached.
 fn own_addresses(net: &Net) -> Vec<Multiaddr> {
     let listen = net.listen();
     let mut addresses = listen.borrow().clone();
-    addresses.sort_by_key(|address| (is_loopback(address), !is_tcp(address)));
+    addresses.sort_by_key(preference);
     addresses.truncate(MAX_OTHER_ADDRESSES);
     addresses
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use libp2p::multiaddr::Protocol;
+use swarmdex_protocols::address::{group_by_peer, split_peer};
 use swarmdex_protocols::{Authority, Multiaddr, Network, PeerId};
 
 use super::vote::{self, Choice};
@@ -214,53 +214,5 @@ impl Finder {
                 Ok(master)
             }
         }
-    }
-}
-
-/// Addresses of one peer id come together, so that they are tried at once. Those without a peer id come one by one, TCP
-/// before QUIC, which takes long to find out that nobody is there.
-fn group_by_peer(addresses: &[Multiaddr]) -> Vec<(Option<PeerId>, Vec<Multiaddr>)> {
-    let mut groups: Vec<(Option<PeerId>, Vec<Multiaddr>)> = Vec::new();
-    for (peer, address) in addresses.iter().cloned().map(split_peer) {
-        match groups.iter_mut().find(|(other, _)| peer.is_some() && *other == peer) {
-            Some((_, group)) => group.push(address),
-            None => groups.push((peer, vec![address])),
-        }
-    }
-    groups.sort_by_key(|(_, group)| {
-        !group.iter().any(|address| address.iter().any(|part| matches!(part, Protocol::Tcp(_))))
-    });
-    groups
-}
-
-/// An address as its peer id, if it names one, and the rest.
-pub(in crate::node) fn split_peer(mut address: Multiaddr) -> (Option<PeerId>, Multiaddr) {
-    match address.iter().last() {
-        Some(Protocol::P2p(peer)) => {
-            address.pop();
-            (Some(peer), address)
-        }
-        _ => (None, address),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_one_peer_are_tried_together_and_tcp_first() {
-        let (a, b) = (PeerId::random(), PeerId::random());
-        let parse = |text: String| text.parse::<Multiaddr>().unwrap();
-        let addresses = [
-            parse("/ip4/10.0.0.1/udp/1/quic-v1".to_owned()),
-            parse(format!("/ip4/10.0.0.2/udp/2/quic-v1/p2p/{a}")),
-            parse(format!("/ip4/10.0.0.3/udp/3/quic-v1/p2p/{b}")),
-            parse(format!("/ip4/10.0.0.2/tcp/4/p2p/{a}")),
-            parse("/ip4/10.0.0.1/tcp/5".to_owned()),
-        ];
-        let groups = group_by_peer(&addresses);
-        let peers: Vec<_> = groups.iter().map(|(peer, group)| (*peer, group.len())).collect();
-        assert_eq!(peers, [(Some(a), 2), (None, 1), (None, 1), (Some(b), 1)]);
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use swarmdex_protocols::index::{Followed, check_address};
-use swarmdex_protocols::limits::MAX_ADDRESSES;
+use swarmdex_protocols::address::bounded;
+use swarmdex_protocols::index::Followed;
 use swarmdex_protocols::{Multiaddr, PeerId};
 
 use crate::net::{Identified, Net};
@@ -90,10 +90,10 @@ fn decide(candidates: &[Identified], voices: &BTreeMap<PeerId, Followed>) -> Opt
     let (master, voices_of) = best.map(|(master, count)| (*master, *count))?;
     let met = candidates.iter().find(|node| node.peer == master);
     let named = voices.values().filter(|followed| followed.master == Some(master));
-    let named = named.flat_map(|followed| followed.addresses.clone()).filter(check_address).take(MAX_ADDRESSES);
+    let named = named.flat_map(|followed| followed.addresses.clone());
     Some(Choice {
         master,
-        addresses: met.map_or_else(|| named.collect(), |node| node.addresses.clone()),
+        addresses: met.map_or_else(|| bounded(named), |node| node.addresses.clone()),
         met: met.is_some(),
         voices: voices_of,
         others: counts.into_keys().filter(|other| *other != master).collect(),
@@ -103,6 +103,8 @@ fn decide(candidates: &[Identified], voices: &BTreeMap<PeerId, Followed>) -> Opt
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
+
+    use swarmdex_protocols::limits::MAX_ADDRESSES;
 
     use super::*;
     use crate::config::Role;
