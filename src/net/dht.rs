@@ -37,6 +37,7 @@ use super::nodes::routing_addresses;
 use super::{MirrorAnswer, RequestError};
 use crate::state::hearsay::Pair;
 use crate::state::lost::{Lost, Reach};
+use crate::state::quota::Counts;
 use crate::state::records::LOOKED_AT;
 
 /// Queries of this node that run at a time.
@@ -146,7 +147,7 @@ pub(super) struct Dht {
     /// Whom to believe.
     authority: watch::Receiver<Option<Authority>>,
     queries: HashMap<QueryId, Query>,
-    checks: HashMap<PeerId, usize>,
+    checks: Counts<PeerId>,
     comparisons: Comparisons,
     closest_queries: u64,
     lookup_requests: u64,
@@ -161,7 +162,7 @@ impl Dht {
         authority: watch::Receiver<Option<Authority>>,
         lifetime: Duration,
     ) -> Self {
-        let (queries, checks) = (HashMap::new(), HashMap::new());
+        let (queries, checks) = (HashMap::new(), Counts::bounded(MAX_CHECKS_OF_SENDER, MAX_CHECKS));
         let comparisons = Comparisons::default();
         let lost = Lost::new(lifetime);
         Self { local, network, authority, queries, checks, comparisons, closest_queries: 0, lookup_requests: 0, lost }
@@ -426,12 +427,10 @@ impl Dht {
             let checked = Checked { sender, reply, statements, provide, withdraw, addresses };
             return Step::Wait(std::future::ready(checked).boxed());
         }
-        let (of_sender, all) = (self.checks.get(&sender).copied().unwrap_or(0), self.checks.values().sum::<usize>());
-        if of_sender >= MAX_CHECKS_OF_SENDER || all >= MAX_CHECKS {
+        if !self.checks.try_add(sender) {
             let refusal = Refusal::new(RefusalCode::Busy, "too many records are being checked; ask again");
             return Step::Answer(reply, Response::Refused(refusal));
         }
-        *self.checks.entry(sender).or_default() += 1;
         let (network, authority) = (self.network.clone(), self.authority.borrow().clone());
         let checking = tokio::task::spawn_blocking(move || {
             let unix_ms = now().unix_ms;
@@ -454,12 +453,7 @@ impl Dht {
     /// Stores what was checked.
     pub(super) fn finish(&mut self, kad: &mut Kad, checked: Checked) -> (Reply, Response) {
         let Checked { sender, reply, statements, provide, withdraw, addresses } = checked;
-        if let Some(count) = self.checks.get_mut(&sender) {
-            *count -= 1;
-            if *count == 0 {
-                self.checks.remove(&sender);
-            }
-        }
+        self.checks.remove(&sender);
         let table = kad.store_mut();
         let store = |statement| match statement {
             Ok((key, statement)) => table.store(key, statement, sender),
