@@ -35,6 +35,7 @@ use super::trips::Trips;
 use super::{Came, Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
 use crate::config::{Config, Role};
 use crate::state::meetings::Meetings;
+use crate::state::quota::Counts;
 use complaints::Hearing;
 use paths::{Doubts, TICKS};
 pub(super) use reach::Reachability;
@@ -64,7 +65,7 @@ enum Job {
     Index { reply: IndexReply, done: Box<Done> },
     Eviction { peer: PeerId, written: bool },
     Upload { id: InboundRequestId, channel: Channel, response: fetch_protocol::Response },
-    Owned { channel: IndexChannel, response: Response },
+    Owned { peer: PeerId, channel: IndexChannel, response: Response },
     Checked(Box<Checked>),
     Tried { peer: PeerId, reached: bool },
 }
@@ -148,8 +149,8 @@ struct Requests {
     renewals: Pending<PeerId, Response>,
     mirror: Pending<OutboundRequestId, mirror::Response>,
     fetch: Pending<OutboundRequestId, fetch_protocol::Response>,
-    /// Requests for what this node owns that are being answered.
-    owned: usize,
+    /// Questions about names of this node that are being answered.
+    owned: Counts<PeerId>,
 }
 
 impl Driver {
@@ -178,7 +179,7 @@ impl Driver {
                 renewals: Pending::new(MAX_REQUESTS),
                 mirror: Pending::new(MAX_REQUESTS),
                 fetch: Pending::new(MAX_REQUESTS),
-                owned: 0,
+                owned: serve::owned_questions(),
             },
             uploads,
             crowd: Crowd::default(),
@@ -371,8 +372,8 @@ impl Driver {
                 }
             }
             Job::Tried { peer, reached } => self.on_tried(&peer, Some(reached)),
-            Job::Owned { channel, response } => {
-                self.requests.owned -= 1;
+            Job::Owned { peer, channel, response } => {
+                self.requests.owned.remove(&peer);
                 // A failure to send shows as an inbound failure; whoever asked asks others too.
                 let _ = self.swarm.behaviour_mut().index.send_response(channel, Ok(response));
             }

@@ -22,11 +22,19 @@ use crate::net::index::{Origin, Step, refuse_bytes};
 use crate::net::pending::request_error;
 use crate::net::renewals::{self, Asker, Unanswered};
 use crate::net::{IndexAnswer, MirrorAnswer, RequestError};
+use crate::state::quota::Counts;
 use crate::storage::hanging::HANGING;
 use crate::storage::library::Library;
 
-/// Requests for what this node owns that are answered at a time.
+/// Questions about names of this node that are answered at a time, in all.
 const MAX_OWNED: usize = 16;
+/// The same of one peer: as many as a node asks that looks for the files of a folder, see `FILES_AT_A_TIME` of `node::get`.
+const MAX_OWNED_OF_PEER: usize = 8;
+
+/// The questions about names of this node that are being answered: none yet.
+pub(super) fn owned_questions() -> Counts<PeerId> {
+    Counts::bounded(MAX_OWNED_OF_PEER, MAX_OWNED)
+}
 
 /// Where the answer to an index request goes.
 pub(super) enum IndexReply {
@@ -135,7 +143,7 @@ impl Driver {
             (_, Ok(Request::Master)) => Step::Answer(Response::Master(self.followed())),
             (Some(master), request) => master.handle(peer, origin, request, Instant::now()),
             (None, Ok(request @ (Request::Lookup(_) | Request::Search(_)))) => {
-                return self.serve_owned(request, reply);
+                return self.serve_owned(peer, request, reply);
             }
             (None, Ok(Request::Reach(reach))) if self.dht.master() == Some(peer) => {
                 self.on_reach(reach);
@@ -186,17 +194,16 @@ impl Driver {
     }
 
     /// Answers for this node's own names, on a thread for blocking work: there may be very many.
-    fn serve_owned(&mut self, request: Request, reply: IndexReply) {
+    fn serve_owned(&mut self, peer: PeerId, request: Request, reply: IndexReply) {
         let channel = match reply {
-            IndexReply::Remote { channel, .. } if self.requests.owned < MAX_OWNED => channel,
+            IndexReply::Remote { channel, .. } if self.requests.owned.try_add(peer) => channel,
             reply => return self.reply(reply, refused(RefusalCode::Busy, "too many questions; ask again")),
         };
-        self.requests.owned += 1;
         let owned = self.services.owned.clone();
         let answering = tokio::task::spawn_blocking(move || owned(request));
         let job = async move {
             let failed = |_| refused(RefusalCode::Storage, "the question could not be answered");
-            Job::Owned { channel, response: answering.await.unwrap_or_else(failed) }
+            Job::Owned { peer, channel, response: answering.await.unwrap_or_else(failed) }
         };
         self.jobs.push(job.boxed());
     }
@@ -421,4 +428,19 @@ pub(super) fn read(library: Library, upload: Upload) -> BoxFuture<'static, Job> 
         Job::Upload { id, channel, response: read.unwrap_or(Ok(refused.clone())).unwrap_or(refused) }
     }
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_asks_all_the_time_leaves_places_to_others() {
+        let (mut owned, greedy) = (owned_questions(), PeerId::random());
+        assert_eq!((0..100).filter(|_| owned.try_add(greedy)).count(), MAX_OWNED_OF_PEER);
+        let others = (0..100).filter(|_| owned.try_add(PeerId::random())).count();
+        assert_eq!(others, MAX_OWNED - MAX_OWNED_OF_PEER);
+        owned.remove(&greedy);
+        assert!(owned.try_add(PeerId::random()) && !owned.has_room(&greedy));
+    }
 }
