@@ -21,6 +21,7 @@ use libp2p::{Multiaddr, PeerId, memory_connection_limits};
 use swarmdex_protocols::address::{Source, ip_of, is_loopback, is_tcp};
 use void::Void;
 
+use super::hosts::Here;
 use super::racing::Races;
 use super::refused::Refused;
 use crate::state::quota::Counts;
@@ -52,8 +53,7 @@ pub(super) struct Admission {
     /// Kept for another reason: see [`crate::state::guests`].
     guests: HashSet<PeerId>,
     connections: HashMap<ConnectionId, (PeerId, Multiaddr)>,
-    /// Peers with connections over loopback, and how many: they are on this host.
-    here: Counts<PeerId>,
+    here: Here,
     notices: VecDeque<(PeerId, ConnectionId, bool)>,
     waker: Option<Waker>,
     races: Races,
@@ -73,7 +73,7 @@ impl Admission {
             kept: HashSet::new(),
             guests: HashSet::new(),
             connections: HashMap::new(),
-            here: Counts::default(),
+            here: Here::default(),
             notices: VecDeque::new(),
             waker: None,
             races,
@@ -125,9 +125,9 @@ impl Admission {
         &self.races
     }
 
-    /// Whether a peer is connected, and on this host.
-    pub(super) fn is_here(&self, peer: &PeerId) -> bool {
-        self.here.of(peer) > 0
+    /// Which connected nodes are on this host.
+    pub(super) fn here(&self) -> &Here {
+        &self.here
     }
 
     /// The connections with a peer.
@@ -223,7 +223,7 @@ impl NetworkBehaviour for Admission {
             FromSwarm::ConnectionEstablished(established) => {
                 let remote = established.endpoint.get_remote_address().clone();
                 if is_loopback(&remote) {
-                    self.here.add(established.peer_id, 1);
+                    self.here.on_connected(established.peer_id);
                     self.races.on_here();
                 }
                 self.connections.insert(established.connection_id, (established.peer_id, remote));
@@ -232,7 +232,7 @@ impl NetworkBehaviour for Admission {
                 if let Some((peer, remote)) = self.connections.remove(&connection_id)
                     && is_loopback(&remote)
                 {
-                    self.here.remove(&peer);
+                    self.here.on_closed(&peer);
                 }
                 self.release(connection_id);
             }

@@ -18,7 +18,6 @@ pub use counts::DhtCounts;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::kad::{self, InboundRequest, QueryId, QueryResult};
-use libp2p::request_response::ResponseChannel;
 use libp2p::{Multiaddr, PeerId};
 pub(crate) use store::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub(super) use store::{RecordTable, now};
@@ -32,9 +31,8 @@ use table::known_closest;
 pub(super) use table::{addresses_of, bounded};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::codec::Received;
 use super::nodes::routing_addresses;
-use super::{MirrorAnswer, RequestError};
+use super::{MirrorAnswer, RequestError, rpc};
 use crate::state::hearsay::Pair;
 use crate::state::lost::{Lost, Reach};
 use crate::state::quota::Counts;
@@ -108,11 +106,8 @@ enum Query {
 
 /// Where the answer to a mirror request goes.
 pub(super) enum Reply {
-    /// To a node that is on this host, or not.
-    Remote {
-        channel: ResponseChannel<Received<Response>>,
-        here: bool,
-    },
+    /// To another node.
+    Remote(rpc::Reply<rpc::Mirror>),
     Local(MirrorAnswer),
     /// The sender was told already.
     None,

@@ -1,5 +1,6 @@
 //! The event loop.
 
+mod chunks;
 mod complaints;
 mod paths;
 mod reach;
@@ -10,39 +11,37 @@ use std::time::{Duration, Instant};
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
-use libp2p::request_response::{InboundRequestId, OutboundRequestId, ResponseChannel};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
 use swarmdex_protocols::address::without_peer;
+use swarmdex_protocols::fetch as fetch_protocol;
 use swarmdex_protocols::index::{Request, Response, Run};
 use swarmdex_protocols::limits::MAX_ADDRESSES;
-use swarmdex_protocols::{fetch as fetch_protocol, mirror};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::behaviour::{Behaviour, BehaviourEvent, protocol_version};
-use super::codec::Received;
 use super::crowd::Crowd;
 use super::dht::{self, Checked, Dht};
 use super::dial::Dials;
-use super::fetch::{Channel, Uploads};
-use super::hosts::Addressed;
+use super::fetch::Uploads;
 use super::index::{Done, Effect, Master};
 use super::links::Links;
 use super::listen::listen_everywhere;
 use super::nodes::{Nodes, Seen, routing_addresses};
-use super::pending::Pending;
+use super::rpc::access::Access;
+use super::rpc::pending::{MAX_REQUESTS, Pending};
+use super::rpc::{self, Reply};
 use super::trips::Trips;
-use super::{Came, Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
+use super::{Came, Command, Identified, NetError, Services, Snapshot, sleep_until};
 use crate::config::{Config, Role};
 use crate::state::meetings::Meetings;
 use crate::state::quota::Counts;
+use chunks::read;
 use complaints::Hearing;
 use paths::{Doubts, TICKS};
 pub(super) use reach::Reachability;
-use serve::{IndexReply, read};
+use serve::IndexReply;
 
-/// Requests of this node that wait for an answer, of each protocol.
-const MAX_REQUESTS: usize = 1024;
 /// How long uploads may take to finish when the node stops.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Nodes that are remembered as masters.
@@ -58,14 +57,12 @@ async fn found(index: Option<&Master>) {
     }
 }
 
-type IndexChannel = ResponseChannel<Received<Response>>;
-
 /// Work that ended outside the loop.
 enum Job {
     Index { reply: IndexReply, done: Box<Done> },
     Eviction { peer: PeerId, written: bool },
-    Upload { id: InboundRequestId, channel: Channel, response: fetch_protocol::Response },
-    Owned { peer: PeerId, channel: IndexChannel, response: Response },
+    Upload { reply: Reply<rpc::Fetch>, response: fetch_protocol::Response },
+    Owned { peer: PeerId, reply: Reply<rpc::Index>, response: Box<Response> },
     Checked(Box<Checked>),
     Tried { peer: PeerId, reached: bool },
 }
@@ -77,6 +74,7 @@ pub(super) struct Driver {
     outside: Outside,
     jobs: FuturesUnordered<BoxFuture<'static, Job>>,
     requests: Requests,
+    access: Access,
     uploads: Uploads,
     crowd: Crowd,
     complaints: Hearing,
@@ -145,10 +143,7 @@ struct Requests {
     nodes: Nodes,
     meetings: Meetings,
     doubts: Doubts,
-    index: Pending<OutboundRequestId, Response>,
     renewals: Pending<PeerId, Response>,
-    mirror: Pending<OutboundRequestId, mirror::Response>,
-    fetch: Pending<OutboundRequestId, fetch_protocol::Response>,
     /// Questions about names of this node that are being answered.
     owned: Counts<PeerId>,
 }
@@ -175,12 +170,10 @@ impl Driver {
                 nodes: Nodes::default(),
                 meetings: Meetings::default(),
                 doubts: Doubts::default(),
-                index: Pending::new(MAX_REQUESTS),
                 renewals: Pending::new(MAX_REQUESTS),
-                mirror: Pending::new(MAX_REQUESTS),
-                fetch: Pending::new(MAX_REQUESTS),
                 owned: serve::owned_questions(),
             },
+            access: Access::default(),
             uploads,
             crowd: Crowd::default(),
             complaints: Hearing::default(),
@@ -316,18 +309,7 @@ impl Driver {
             Command::Index { to, request, answer } => self.ask_index(to, request, answer),
             Command::Mirror { to, request, answer } => self.ask_mirror(to, request, answer),
             Command::Dht(ask) => self.dht.ask(&mut self.swarm.behaviour_mut().kad, ask),
-            Command::Fetch { from, request, answer } => {
-                let refusal = if !self.requests.fetch.has_room() {
-                    RequestError::Busy
-                } else if !self.swarm.is_connected(&from) {
-                    RequestError::Disconnected
-                } else {
-                    let request = request.only_working(self.is_here(&from));
-                    let id = self.swarm.behaviour_mut().fetch.send_request(&from, Ok(request));
-                    return self.requests.fetch.insert(id, answer);
-                };
-                let _ = answer.send(Err(refusal));
-            }
+            Command::Fetch { from, request, answer } => self.swarm.behaviour_mut().fetch.ask(&from, request, answer),
             Command::Disconnect { peer } => {
                 let _ = self.swarm.disconnect_peer_id(peer);
             }
@@ -372,18 +354,18 @@ impl Driver {
                 }
             }
             Job::Tried { peer, reached } => self.on_tried(&peer, Some(reached)),
-            Job::Owned { peer, channel, response } => {
+            Job::Owned { peer, reply, response } => {
                 self.requests.owned.remove(&peer);
-                // A failure to send shows as an inbound failure; whoever asked asks others too.
-                let _ = self.swarm.behaviour_mut().index.send_response(channel, Ok(response));
+                self.swarm.behaviour_mut().index.reply(reply, *response);
             }
             Job::Checked(checked) => {
                 let (reply, response) = self.dht.finish(&mut self.swarm.behaviour_mut().kad, *checked);
                 self.reply_mirror(reply, response);
             }
-            Job::Upload { id, channel, response } => {
+            Job::Upload { reply, response } => {
+                let id = reply.id;
                 self.uploads.on_read(&id, response.body.len(), Instant::now());
-                if self.swarm.behaviour_mut().fetch.send_response(channel, Ok(response)).is_err() {
+                if !self.swarm.behaviour_mut().fetch.reply(reply, response) {
                     self.uploads.finish(&id, Instant::now());
                 }
             }
@@ -469,11 +451,11 @@ impl Driver {
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Index(event) => self.on_index(event),
+            BehaviourEvent::Index(event) => self.on_rpc(event),
             BehaviourEvent::Renewals(event) => self.on_renewal(event),
-            BehaviourEvent::Mirror(event) => self.on_mirror(event),
+            BehaviourEvent::Mirror(event) => self.on_rpc(event),
             BehaviourEvent::Kad(event) => self.on_kad(event),
-            BehaviourEvent::Fetch(event) => self.on_fetch(event),
+            BehaviourEvent::Fetch(event) => self.on_rpc(event),
             BehaviourEvent::Pings(ping::Event { peer, connection, result }) => {
                 if let Ok(took) = result {
                     self.outside.trips.on_pong(peer, took, Instant::now());

@@ -21,12 +21,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
-use libp2p::request_response::{InboundRequestId, ResponseChannel};
+use libp2p::request_response::InboundRequestId;
 use swarmdex_protocols::ContentId;
-use swarmdex_protocols::fetch::{Refusal, Request, Response, Run};
+use swarmdex_protocols::fetch::{Refusal, Request, Run};
 use swarmdex_protocols::limits::MAX_FETCH_BODY;
 
-use super::codec::Received;
+use super::rpc::{Fetch, Reply};
 use super::trips::Trips;
 use crate::config::FetchConfig;
 
@@ -63,15 +63,11 @@ const MAX_LAGGARDS: usize = 1024;
 /// Chunks of which it is remembered how often they were sent.
 const MAX_SENT: usize = 1 << 16;
 
-/// Where the answer to a request for chunks goes.
-pub(super) type Channel = ResponseChannel<Received<Response>>;
-
 /// A request for chunks that came in.
 pub(super) struct Upload {
-    pub(super) id: InboundRequestId,
     pub(super) peer: PeerId,
     pub(super) request: Request,
-    pub(super) channel: Channel,
+    pub(super) reply: Reply<Fetch>,
     /// Whether many download the content at the same time and pass on what they have.
     pub(super) crowd: bool,
     /// Whether the chunk is another one than was asked for first.
@@ -174,10 +170,10 @@ impl Uploads {
     }
 
     /// Takes a request in, or says why not.
-    pub(super) fn push(&mut self, upload: Upload) -> Result<(), (Channel, Refusal)> {
+    pub(super) fn push(&mut self, upload: Upload) -> Result<(), (Reply<Fetch>, Refusal)> {
         let waiting = self.waiting.get(&upload.peer).map_or(0, VecDeque::len);
         if self.closing || self.waiting_count >= WAITING || waiting >= WAITING_PER_PEER {
-            return Err((upload.channel, Refusal::Busy));
+            return Err((upload.reply, Refusal::Busy));
         }
         let peer = upload.peer;
         self.waiting.entry(peer).or_default().push_back(upload);
@@ -188,8 +184,8 @@ impl Uploads {
         Ok(())
     }
 
-    /// A run is not wanted any more: the channel of the request for it, if it still waits.
-    pub(super) fn cancel(&mut self, peer: &PeerId, run: &Run) -> Option<Channel> {
+    /// A run is not wanted any more: where the answer to the request for it goes, if it still waits.
+    pub(super) fn cancel(&mut self, peer: &PeerId, run: &Run) -> Option<Reply<Fetch>> {
         let queue = self.waiting.get_mut(peer)?;
         let at = queue.iter().position(|upload| chunk_of(&upload.request) == Some((run.content, run.first)))?;
         let upload = queue.remove(at)?;
@@ -198,7 +194,7 @@ impl Uploads {
             self.waiting.remove(peer);
             self.turns.retain(|other| other != peer);
         }
-        Some(upload.channel)
+        Some(upload.reply)
     }
 
     /// Some chunks are no longer on their way here: requests for them are served, or refused, when it is their turn.
@@ -225,7 +221,7 @@ impl Uploads {
         } else {
             self.turns.push_back(peer);
         }
-        if !upload.channel.is_open() {
+        if !upload.reply.is_open() {
             // Nobody waits for it any more.
             return self.next(now);
         }
@@ -243,7 +239,7 @@ impl Uploads {
             *self.sent.entry(chunk).or_default() += 1;
         }
         let way = if upload.crowd { Duration::ZERO } else { self.way(&peer) };
-        self.active.insert(upload.id, Begun { peer, since: now, sent: None, way });
+        self.active.insert(upload.reply.id, Begun { peer, since: now, sent: None, way });
         let active = self.active_per_peer.entry(peer).or_insert(Active { count: 0, since: now });
         active.count += 1;
         active.since = now;

@@ -27,9 +27,9 @@ use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version
 use tokio::sync::oneshot;
 
 use super::MemberCounts;
-use super::codec::Received;
 use super::mirror::Mirror;
 use super::precedents::Precedents;
+use super::rpc::codec::Received;
 use crate::config::{Config, LimitsConfig};
 use absent::Absent;
 use quotas::source_of;

@@ -6,7 +6,6 @@
 
 mod admission;
 mod behaviour;
-mod codec;
 mod crowd;
 mod dht;
 mod dial;
@@ -23,7 +22,6 @@ mod listen;
 mod mirror;
 mod nodes;
 mod peers;
-mod pending;
 mod pings;
 mod precedents;
 mod probe;
@@ -31,6 +29,7 @@ mod queries;
 mod racing;
 mod refused;
 mod renewals;
+mod rpc;
 mod stranger;
 mod transport;
 mod trips;
@@ -40,7 +39,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use codec::FetchCodec;
 pub use crowd::Word;
 pub use dht::{DhtCounts, FoundRecord, Located};
 pub(crate) use dht::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
@@ -49,6 +47,8 @@ pub use index::Master;
 use libp2p::identity::Keypair;
 use links::Links;
 pub use mirror::{Copies, Differences, Mirror, Stores, leisure};
+use rpc::codec::{Arrived, FetchCodec, OnArrival};
+use rpc::{Fetch, Waiting};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::Run;
 use swarmdex_protocols::{
@@ -214,7 +214,7 @@ pub struct MemberCounts {
 }
 
 /// What the loop is asked to do.
-pub(crate) enum Command {
+enum Command {
     Connect { peer: Option<PeerId>, addresses: Vec<Multiaddr>, answer: oneshot::Sender<Result<PeerId, ConnectError>> },
     Index { to: PeerId, request: index_protocol::Request, answer: IndexAnswer },
     Mirror { to: PeerId, request: mirror_protocol::Request, answer: MirrorAnswer },
@@ -231,9 +231,9 @@ pub(crate) enum Command {
     Shutdown { answer: oneshot::Sender<()> },
 }
 
-type IndexAnswer = oneshot::Sender<Result<index_protocol::Response, RequestError>>;
-type MirrorAnswer = oneshot::Sender<Result<mirror_protocol::Response, RequestError>>;
-type FetchAnswer = oneshot::Sender<Result<fetch_protocol::Response, RequestError>>;
+type IndexAnswer = Waiting<rpc::Index>;
+type MirrorAnswer = Waiting<rpc::Mirror>;
+type FetchAnswer = Waiting<Fetch>;
 
 /// A handle to the swarm. Clones speak to the same one.
 #[derive(Debug, Clone)]
@@ -278,7 +278,7 @@ impl Net {
         let run = Run(rand::random());
         let received = Arc::new(AtomicU64::new(0));
         let library = &services.library;
-        let codec = FetchCodec::new(library.buffers.clone(), received.clone(), library.holdings.clone());
+        let codec = FetchCodec::new(library.buffers.clone(), received.clone(), arrivals(library));
         let links = Links::default();
         let swarm = behaviour::swarm(keypair, run, config, codec, &links)?;
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
@@ -450,6 +450,15 @@ impl Net {
             let _ = answered.await;
         }
     }
+}
+
+/// Whoever asks for what this node downloads learns of chunks as soon as they begin to arrive.
+fn arrivals(library: &Library) -> OnArrival {
+    let holdings = library.holdings.clone();
+    Arc::new(move |content, index| {
+        let expected = holdings.expect(content, index)?;
+        Some(Box::new(move || expected.came()) as Arrived)
+    })
 }
 
 /// Waits until `deadline`, or for ever if there is none.

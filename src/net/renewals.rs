@@ -20,7 +20,7 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use swarmdex_protocols::index::{Request, Response};
 
 use super::RequestError;
-use super::codec::Received;
+use super::rpc::codec::Received;
 
 mod handler;
 
