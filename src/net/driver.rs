@@ -309,7 +309,14 @@ impl Driver {
             Command::Index { to, request, answer } => self.ask_index(to, request, answer),
             Command::Mirror { to, request, answer } => self.ask_mirror(to, request, answer),
             Command::Dht(ask) => self.dht.ask(&mut self.swarm.behaviour_mut().kad, ask),
-            Command::Fetch { from, request, answer } => self.swarm.behaviour_mut().fetch.ask(&from, request, answer),
+            Command::Fetch { from, request, answer, unsent } => {
+                if self.swarm.is_connected(&from) {
+                    self.swarm.behaviour_mut().fetch.ask(&from, request, answer);
+                } else {
+                    // Whoever does not wait for it any more has no use for it.
+                    let _ = unsent.send(request);
+                }
+            }
             Command::Disconnect { peer } => {
                 let _ = self.swarm.disconnect_peer_id(peer);
             }

@@ -11,6 +11,7 @@ mod dht;
 mod dial;
 mod discovery;
 mod driver;
+mod error;
 mod fetch;
 mod gate;
 mod hosts;
@@ -34,7 +35,6 @@ mod stranger;
 mod transport;
 mod trips;
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -43,13 +43,13 @@ pub use crowd::Word;
 pub use dht::{DhtCounts, FoundRecord, Located};
 pub(crate) use dht::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub use discovery::mdns_interfaces;
+pub use error::{ConnectError, FetchError, NetError, RequestError};
 pub use index::Master;
 use libp2p::identity::Keypair;
 use links::Links;
 pub use mirror::{Copies, Differences, Mirror, Stores, leisure};
 use rpc::codec::{Arrived, FetchCodec, OnArrival};
 use rpc::{Fetch, Waiting};
-use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::Run;
 use swarmdex_protocols::{
     Authority, ContentId, Multiaddr, PeerId, fetch as fetch_protocol, index as index_protocol,
@@ -68,93 +68,6 @@ const COMMAND_QUEUE: usize = 256;
 const WORD_QUEUE: usize = 256;
 /// Lost connections that a slow observer may be behind.
 const EVENT_QUEUE: usize = 256;
-
-/// Why a node cannot go online.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum NetError {
-    /// The network's name makes no protocol id.
-    #[error("the network's name cannot be used in protocol ids")]
-    Network,
-    /// The encryption could not be set up.
-    #[error("the keys for encrypted connections could not be made")]
-    Encryption,
-    /// The system's DNS settings are unreadable.
-    #[error("the system's DNS settings could not be read")]
-    Dns(#[source] io::Error),
-    /// mDNS could not be started.
-    #[error("mDNS could not be started; --no-mdns goes without")]
-    Mdns(#[source] io::Error),
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {reason}; is another program using that port? --listen chooses another")]
-    Listen {
-        /// The address.
-        address: Multiaddr,
-        /// What the system said.
-        reason: String,
-    },
-}
-
-/// Why no connection came about.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// Another node answered.
-    #[error("the node at {address} is {obtained}, not the one that was meant")]
-    WrongPeer {
-        /// Where it answered.
-        address: Multiaddr,
-        /// Who answered.
-        obtained: PeerId,
-    },
-    /// The address is this node's own.
-    #[error("the address is this node's own")]
-    Own,
-    /// No address is known.
-    #[error("no address of it is known")]
-    NoAddress,
-    /// Nobody answered.
-    #[error("{reason}")]
-    Unreachable {
-        /// What the attempts came to.
-        reason: String,
-        /// Since when nobody answers at any of its addresses, if that is known.
-        since: Option<Instant>,
-    },
-    /// Too many attempts are under way.
-    #[error("too many connections are being made; try again")]
-    Busy,
-    /// The node is shutting down.
-    #[error("the node is shutting down")]
-    ShuttingDown,
-}
-
-/// Why a request has no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RequestError {
-    /// There is no connection, or it ended.
-    #[error("the connection was lost")]
-    Disconnected,
-    /// No answer in time.
-    #[error("no answer came in time")]
-    TimedOut,
-    /// The other node does not speak the protocol.
-    #[error("it does not speak this version of the protocol")]
-    Unsupported,
-    /// The answer is none.
-    #[error("its answer is not understood")]
-    Malformed(#[source] DecodeError),
-    /// The request is over a limit.
-    #[error("the stream failed: {0}")]
-    Stream(String),
-    /// Too many requests wait.
-    #[error("too many requests are waiting")]
-    Busy,
-    /// The node is shutting down.
-    #[error("the node is shutting down")]
-    ShuttingDown,
-}
 
 /// A node that stores records came, or is back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,20 +128,59 @@ pub struct MemberCounts {
 
 /// What the loop is asked to do.
 enum Command {
-    Connect { peer: Option<PeerId>, addresses: Vec<Multiaddr>, answer: oneshot::Sender<Result<PeerId, ConnectError>> },
-    Index { to: PeerId, request: index_protocol::Request, answer: IndexAnswer },
-    Mirror { to: PeerId, request: mirror_protocol::Request, answer: MirrorAnswer },
+    Connect {
+        peer: Option<PeerId>,
+        addresses: Vec<Multiaddr>,
+        answer: oneshot::Sender<Result<PeerId, ConnectError>>,
+    },
+    Index {
+        to: PeerId,
+        request: index_protocol::Request,
+        answer: IndexAnswer,
+    },
+    Mirror {
+        to: PeerId,
+        request: mirror_protocol::Request,
+        answer: MirrorAnswer,
+    },
     Dht(dht::Ask),
-    Fetch { from: PeerId, request: fetch_protocol::Request, answer: FetchAnswer },
-    Listen { content: ContentId, words: mpsc::Sender<Word> },
-    Keep { peer: PeerId, keep: bool },
-    GiveWay { reason: String },
-    Neighbours { answer: oneshot::Sender<Neighbours> },
-    Disconnect { peer: PeerId },
-    Cut { peer: PeerId },
-    Await { peer: PeerId, answer: oneshot::Sender<Result<PeerId, ConnectError>> },
-    Snapshot { answer: oneshot::Sender<Snapshot> },
-    Shutdown { answer: oneshot::Sender<()> },
+    Fetch {
+        from: PeerId,
+        request: fetch_protocol::Request,
+        answer: FetchAnswer,
+        /// Gets the request back if there is no connection.
+        unsent: oneshot::Sender<fetch_protocol::Request>,
+    },
+    Listen {
+        content: ContentId,
+        words: mpsc::Sender<Word>,
+    },
+    Keep {
+        peer: PeerId,
+        keep: bool,
+    },
+    GiveWay {
+        reason: String,
+    },
+    Neighbours {
+        answer: oneshot::Sender<Neighbours>,
+    },
+    Disconnect {
+        peer: PeerId,
+    },
+    Cut {
+        peer: PeerId,
+    },
+    Await {
+        peer: PeerId,
+        answer: oneshot::Sender<Result<PeerId, ConnectError>>,
+    },
+    Snapshot {
+        answer: oneshot::Sender<Snapshot>,
+    },
+    Shutdown {
+        answer: oneshot::Sender<()>,
+    },
 }
 
 type IndexAnswer = Waiting<rpc::Index>;
@@ -387,18 +339,6 @@ impl Net {
     ) -> Result<index_protocol::Response, RequestError> {
         let (answer, answered) = oneshot::channel();
         let command = Command::Index { to, request, answer };
-        self.commands.send(command).await.map_err(|_| RequestError::ShuttingDown)?;
-        answered.await.unwrap_or(Err(RequestError::ShuttingDown))
-    }
-
-    /// Asks the holder `from`, which must be connected, for chunks.
-    pub async fn fetch(
-        &self,
-        from: PeerId,
-        request: fetch_protocol::Request,
-    ) -> Result<fetch_protocol::Response, RequestError> {
-        let (answer, answered) = oneshot::channel();
-        let command = Command::Fetch { from, request, answer };
         self.commands.send(command).await.map_err(|_| RequestError::ShuttingDown)?;
         answered.await.unwrap_or(Err(RequestError::ShuttingDown))
     }

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::index::{Call, Request, Response};
-use swarmdex_protocols::{Multiaddr, PeerId};
+use swarmdex_protocols::{Multiaddr, PeerId, fetch};
 use tokio::sync::oneshot;
 
-use super::{Command, ConnectError, Net};
+use super::{Command, ConnectError, FetchError, Net, RequestError};
 
 /// A node that is not connected after so long is asked, through the master, to make the connection itself. That takes a moment; on the
 /// longest paths it begins before the connection would stand, and costs a message.
@@ -131,6 +131,55 @@ impl Net {
         let command = Command::Connect { peer, addresses, answer };
         self.commands.send(command).await.map_err(|_| ConnectError::ShuttingDown)?;
         answered.await.unwrap_or(Err(ConnectError::ShuttingDown))
+    }
+
+    /// Asks the holder `from` for chunks; connects to it first if need be, see [`Net::connect_or_call`].
+    ///
+    /// # Errors
+    ///
+    /// No connection came about, or no answer over it.
+    pub async fn fetch(
+        &self,
+        from: PeerId,
+        addresses: Vec<Multiaddr>,
+        request: fetch::Request,
+    ) -> Result<fetch::Response, FetchError> {
+        // Nearly all requests of a download are made while there is a connection: those cost one turn of the loop.
+        match self.send_fetch(from, request).await {
+            Ok(answer) => Ok(answer?),
+            Err(request) => {
+                self.connect_or_call(from, addresses).await?;
+                Ok(self.fetch_if_connected(from, request).await?)
+            }
+        }
+    }
+
+    /// Asks the holder `from`, unless there is no connection with it: what is said of chunks that are on their way is worth none.
+    ///
+    /// # Errors
+    ///
+    /// There is no connection, or no answer came over it.
+    pub async fn fetch_if_connected(
+        &self,
+        from: PeerId,
+        request: fetch::Request,
+    ) -> Result<fetch::Response, RequestError> {
+        self.send_fetch(from, request).await.unwrap_or(Err(RequestError::Disconnected))
+    }
+
+    /// Asks the holder `from`; the request comes back if there is no connection with it.
+    async fn send_fetch(
+        &self,
+        from: PeerId,
+        request: fetch::Request,
+    ) -> Result<Result<fetch::Response, RequestError>, fetch::Request> {
+        let ((answer, answered), (unsent, returned)) = (oneshot::channel(), oneshot::channel());
+        // A loop that is gone drops both.
+        let _ = self.commands.send(Command::Fetch { from, request, answer, unsent }).await;
+        match answered.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => returned.await.map_or(Ok(Err(RequestError::ShuttingDown)), Err),
+        }
     }
 
     /// Closes every connection with `peer`: one that does not answer is in the way of a new one.
