@@ -239,7 +239,7 @@ impl Driver {
     /// Chunks are here, or do not come, that others may have asked for early.
     fn on_landed(&mut self) {
         let holdings = &self.services.library.holdings;
-        self.uploads.on_landed(|content, index| holdings.is_coming(content, index));
+        self.uploads.on_settled(|content, index| holdings.is_coming(content, index));
     }
 
     /// The index holds something else than was said.

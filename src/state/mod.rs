@@ -49,6 +49,7 @@ pub mod settling;
 #[cfg(test)]
 mod sim;
 pub mod unanswered;
+pub mod upload;
 
 use std::time::Instant;
 

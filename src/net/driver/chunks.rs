@@ -11,7 +11,7 @@ use swarmdex_protocols::limits::MAX_FETCH_BODY;
 
 use super::serve::Serve;
 use super::{Driver, Job};
-use crate::net::fetch::Upload;
+use crate::net::fetch::{Asked, Upload};
 use crate::net::rpc::{Fetch, Inbound, Reply};
 use crate::storage::hanging::HANGING;
 use crate::storage::library::Library;
@@ -61,8 +61,7 @@ impl Driver {
             }
             request => (matches!(request, Request::Any(_)), false),
         };
-        let upload = Upload { peer, request, reply, crowd, instead: false, early };
-        if let Err((reply, refusal)) = self.uploads.push(upload) {
+        if let Err((reply, refusal)) = self.uploads.push(peer, Asked { request, reply }, crowd, early) {
             self.reply_fetch(reply, Response::refused(refusal));
         }
     }
@@ -98,7 +97,7 @@ fn say_instead(first: u64, response: Response) -> Response {
 
 /// Reads chunks on a thread for blocking work.
 pub(super) fn read(library: Library, upload: Upload) -> BoxFuture<'static, Job> {
-    let Upload { request, reply, instead, .. } = upload;
+    let Upload { request, reply, instead } = upload;
     let reading = tokio::task::spawn_blocking(move || match request {
         Request::Chunks(want) if instead => say_instead(want.first, library.chunks(&want.run())),
         Request::Chunks(want) => library.chunks(&want.run()),
