@@ -15,6 +15,7 @@ use swarmdex_protocols::index::Run;
 
 use super::NetError;
 use super::admission::Admission;
+use super::agent::agent_version;
 use super::dht::RecordTable;
 use super::discovery::Discovery;
 use super::gate::{Door, Gate};
@@ -26,7 +27,7 @@ use super::renewals::Renewals;
 use super::rpc::codec::{FetchCodec, IndexCodec, MirrorCodec};
 use super::rpc::{Fetch, Index, MAX_STREAMS, Mirror, Rpc};
 use super::transport;
-use crate::config::{Config, Role};
+use crate::config::Config;
 use crate::descriptors::Plan;
 use crate::state::records::RecordLimits;
 
@@ -75,15 +76,6 @@ pub(super) fn protocol_version(config: &Config) -> String {
 /// The Kademlia protocol of this network.
 pub(super) fn kad_protocol(config: &Config) -> Result<StreamProtocol, NetError> {
     StreamProtocol::try_from_owned(format!("/swarmdex/kad/1/{}", config.network)).map_err(|_| NetError::Network)
-}
-
-/// Agent version by which nodes tell their run and, at its end, their role.
-pub(super) fn agent_version(role: Role, run: Run) -> String {
-    let role = match role {
-        Role::Master => "master",
-        Role::Peer => "peer",
-    };
-    format!("swarmdex/{} {} ({role})", env!("CARGO_PKG_VERSION"), run.word())
 }
 
 impl Behaviour {

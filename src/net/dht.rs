@@ -31,7 +31,7 @@ use table::known_closest;
 pub(super) use table::{addresses_of, bounded};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::nodes::routing_addresses;
+use super::addresses::routing_addresses;
 use super::{MirrorAnswer, RequestError, rpc};
 use crate::state::hearsay::Pair;
 use crate::state::lost::{Lost, Reach};

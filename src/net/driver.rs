@@ -19,6 +19,7 @@ use swarmdex_protocols::index::{Request, Response, Run};
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::addresses::routing_addresses;
 use super::behaviour::{Behaviour, BehaviourEvent, protocol_version};
 use super::crowd::Crowd;
 use super::dht::{self, Checked, Dht};
@@ -27,7 +28,7 @@ use super::fetch::Uploads;
 use super::index::{Done, Effect, Master};
 use super::links::Links;
 use super::listen::listen_everywhere;
-use super::nodes::{Nodes, Seen, routing_addresses};
+use super::nodes::{Nodes, Seen};
 use super::rpc::access::Access;
 use super::rpc::pending::{MAX_REQUESTS, Pending};
 use super::rpc::{self, Reply};

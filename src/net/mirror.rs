@@ -17,8 +17,8 @@ use swarmdex_protocols::limits::{MAX_MIRROR_RECORDS, MAX_PROVIDERS};
 use swarmdex_protocols::mirror::{Provider, Request, Response, Verdict};
 use swarmdex_protocols::{Authority, Ledger, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally};
 
+use super::addresses::routing_addresses;
 use super::dht::{CLOSEST_PATIENCE, now};
-use super::nodes::routing_addresses;
 use super::{Net, RequestError, position_of_key, position_of_peer};
 use crate::state::publish::{Position, REPLICATION, Sweep, What};
 pub use agree::Differences;

@@ -4,7 +4,9 @@
 //! waits for a consumer: answers go out by one-shot channels whose receivers may be gone, work for the
 //! disk goes to bounded queues and is refused when they are full.
 
+mod addresses;
 mod admission;
+mod agent;
 mod behaviour;
 mod crowd;
 mod dht;

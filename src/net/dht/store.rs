@@ -12,7 +12,7 @@ use swarmdex_protocols::mirror::{Part, Provider, Stock, Verdict};
 use swarmdex_protocols::{RecordKey, Statement};
 
 use super::{Adopt, bounded};
-use crate::net::nodes::routing_addresses;
+use crate::net::addresses::routing_addresses;
 use crate::state::Now;
 use crate::state::publish::{Position, distance};
 use crate::state::records::{RecordLimits, Records};
