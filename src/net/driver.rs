@@ -349,7 +349,7 @@ impl Driver {
         match job {
             Job::Index { reply, done } => {
                 if let Some(master) = &mut self.services.index {
-                    let response = master.finish(*done);
+                    let response = master.finish(*done, Instant::now());
                     self.reply(reply, response);
                 }
             }
