@@ -63,7 +63,7 @@ enum Job {
     Index { reply: IndexReply, done: Box<Done> },
     Eviction { peer: PeerId, written: bool },
     Upload { reply: Reply<rpc::Fetch>, response: fetch_protocol::Response },
-    Owned { peer: PeerId, reply: Reply<rpc::Index>, response: Box<Response> },
+    Owned { peer: PeerId, reply: IndexReply, response: Box<Response> },
     Checked(Box<Checked>),
     Tried { peer: PeerId, reached: bool },
 }
@@ -364,7 +364,7 @@ impl Driver {
             Job::Tried { peer, reached } => self.on_tried(&peer, Some(reached)),
             Job::Owned { peer, reply, response } => {
                 self.requests.owned.remove(&peer);
-                self.swarm.behaviour_mut().index.reply(reply, *response);
+                self.reply(reply, *response);
             }
             Job::Checked(checked) => {
                 let (reply, response) = self.dht.finish(&mut self.swarm.behaviour_mut().kad, *checked);

@@ -203,10 +203,9 @@ impl Driver {
 
     /// Answers for this node's own names, on a thread for blocking work: there may be very many.
     fn serve_owned(&mut self, peer: PeerId, request: Request, reply: IndexReply) {
-        let reply = match reply {
-            IndexReply::Remote(reply) if self.requests.owned.try_add(peer) => reply,
-            reply => return self.reply(reply, refused(RefusalCode::Busy, "too many questions; ask again")),
-        };
+        if !self.requests.owned.try_add(peer) {
+            return self.reply(reply, refused(RefusalCode::Busy, "too many questions; ask again"));
+        }
         let owned = self.services.owned.clone();
         let answering = tokio::task::spawn_blocking(move || owned(request));
         let job = async move {
