@@ -13,11 +13,11 @@ use libp2p::{
 
 use swarmdex_protocols::index::Run;
 
-use super::NetError;
 use super::admission::Admission;
 use super::agent::agent_version;
 use super::dht::RecordTable;
 use super::discovery::Discovery;
+use super::error::NetError;
 use super::gate::{Door, Gate};
 use super::links::Links;
 use super::pings::Pings;

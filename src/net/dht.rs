@@ -32,7 +32,8 @@ pub(super) use table::{addresses_of, bounded};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::addresses::routing_addresses;
-use super::{MirrorAnswer, RequestError, rpc};
+use super::error::RequestError;
+use super::rpc::{self, Waiting};
 use crate::state::hearsay::Pair;
 use crate::state::lost::{Lost, Reach};
 use crate::state::quota::Counts;
@@ -108,7 +109,7 @@ enum Query {
 pub(super) enum Reply {
     /// To another node.
     Remote(rpc::Reply<rpc::Mirror>),
-    Local(MirrorAnswer),
+    Local(Waiting<rpc::Mirror>),
     /// The sender was told already.
     None,
 }

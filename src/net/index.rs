@@ -26,10 +26,10 @@ use swarmdex_protocols::limits::{MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MA
 use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version};
 use tokio::sync::oneshot;
 
-use super::MemberCounts;
 use super::mirror::Mirror;
 use super::precedents::Precedents;
 use super::rpc::codec::Received;
+use super::types::MemberCounts;
 use crate::config::{Config, LimitsConfig};
 use absent::Absent;
 use quotas::source_of;

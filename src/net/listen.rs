@@ -9,8 +9,8 @@ use libp2p::{Multiaddr, Swarm, TransportError};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
 
-use super::NetError;
 use super::behaviour::Behaviour;
+use super::error::NetError;
 use crate::config::{Config, Role};
 
 /// Well-known port of a master.

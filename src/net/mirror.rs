@@ -19,7 +19,9 @@ use swarmdex_protocols::{Authority, Ledger, Multiaddr, Name, Network, PeerId, Re
 
 use super::addresses::routing_addresses;
 use super::dht::{CLOSEST_PATIENCE, now};
-use super::{Net, RequestError, position_of_key, position_of_peer};
+use super::dht::{position_of_key, position_of_peer};
+use super::error::{ConnectError, RequestError};
+use super::handle::Net;
 use crate::state::publish::{Position, REPLICATION, Sweep, What};
 pub use agree::Differences;
 pub use leisure::leisure;
@@ -266,8 +268,8 @@ impl Mirror {
         const ATTEMPTS: u32 = 4;
         let asking = async {
             self.net.connect(Some(node), addresses.to_vec()).await.or_else(|error| match error {
-                super::ConnectError::Own => Ok(node),
-                super::ConnectError::Busy => Err(RequestError::Busy),
+                ConnectError::Own => Ok(node),
+                ConnectError::Busy => Err(RequestError::Busy),
                 _ => Err(RequestError::Disconnected),
             })?;
             for attempt in 1..ATTEMPTS {

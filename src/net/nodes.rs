@@ -10,7 +10,7 @@ use swarmdex_protocols::index::Run;
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 
 use super::agent::role_of;
-use super::{Identified, Neighbours};
+use super::types::{Identified, Neighbours};
 use crate::config::Role;
 
 /// Most nodes heard of by mDNS that are remembered; the behaviour below passes on no more.

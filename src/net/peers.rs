@@ -1,49 +1,21 @@
 //! What the handle does about connections: how good they are, how they come about, and which are kept.
 
-use std::collections::BTreeSet;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::index::{Call, Request, Response};
 use swarmdex_protocols::{Multiaddr, PeerId, fetch};
 use tokio::sync::oneshot;
 
-use super::{Command, ConnectError, FetchError, Net, RequestError};
+use super::command::Command;
+use super::error::{ConnectError, FetchError, RequestError};
+use super::handle::Net;
 
 /// A node that is not connected after so long is asked, through the master, to make the connection itself. That takes a moment; on the
 /// longest paths it begins before the connection would stand, and costs a message.
 const CALL_AFTER: Duration = Duration::from_millis(400);
 /// How long that may take.
 const CALL_PATIENCE: Duration = Duration::from_secs(3);
-
-/// Nodes that are being called; clones share them.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Called(Arc<Mutex<BTreeSet<PeerId>>>);
-
-impl Called {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<PeerId>> {
-        // It is changed in single steps: a panic leaves nothing half-changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `None` while it is being called already.
-    fn begin(&self, peer: PeerId) -> Option<Calling> {
-        self.lock().insert(peer).then(|| Calling { called: self.clone(), peer })
-    }
-}
-
-/// A call under way.
-struct Calling {
-    called: Called,
-    peer: PeerId,
-}
-
-impl Drop for Calling {
-    fn drop(&mut self) {
-        self.called.lock().remove(&self.peer);
-    }
-}
 
 impl Net {
     /// Connects to `peer` like [`Net::connect`]; if that takes a moment, or leads nowhere, the master has `peer` connect to this node:

@@ -19,7 +19,7 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use swarmdex_protocols::index::{Request, Response};
 
-use super::RequestError;
+use super::error::RequestError;
 use super::rpc::codec::Received;
 
 mod handler;

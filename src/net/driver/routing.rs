@@ -3,7 +3,6 @@
 use libp2p::kad;
 
 use super::*;
-use crate::net::Came;
 use crate::net::hosts::Addressed;
 use crate::net::rpc::access::Kind;
 

@@ -13,12 +13,12 @@ use swarmdex_protocols::mirror;
 
 use super::{Driver, Job};
 use crate::net::dht;
+use crate::net::error::RequestError;
 use crate::net::index::{Origin, Step, refuse_bytes};
 use crate::net::renewals::{self, Asker, Unanswered};
 use crate::net::rpc::access::Kind;
 use crate::net::rpc::codec::Received;
-use crate::net::rpc::{self, Event, Inbound, Protocol, Reply};
-use crate::net::{IndexAnswer, MirrorAnswer, RequestError};
+use crate::net::rpc::{self, Event, Inbound, Protocol, Reply, Waiting};
 use crate::state::quota::Counts;
 
 /// Questions about names of this node that are answered at a time, in all.
@@ -36,7 +36,7 @@ pub(super) enum IndexReply {
     /// To another node.
     Remote(Reply<rpc::Index>),
     Renewal(Asker),
-    Local(IndexAnswer),
+    Local(Waiting<rpc::Index>),
 }
 
 fn refused(code: RefusalCode, reason: &str) -> Response {
@@ -86,7 +86,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn ask_index(&mut self, to: PeerId, request: Request, answer: IndexAnswer) {
+    pub(super) fn ask_index(&mut self, to: PeerId, request: Request, answer: Waiting<rpc::Index>) {
         if to == *self.swarm.local_peer_id() {
             return self.serve_index(to, None, Ok(request), IndexReply::Local(answer));
         }
@@ -96,7 +96,7 @@ impl Driver {
         self.swarm.behaviour_mut().index.ask(&to, request, answer);
     }
 
-    fn ask_renewal(&mut self, to: PeerId, request: Request, answer: IndexAnswer) {
+    fn ask_renewal(&mut self, to: PeerId, request: Request, answer: Waiting<rpc::Index>) {
         let asked = if self.requests.renewals.has_room() {
             self.swarm.behaviour_mut().renewals.ask(to, request)
         } else {
@@ -215,7 +215,7 @@ impl Driver {
         self.jobs.push(job.boxed());
     }
 
-    pub(super) fn ask_mirror(&mut self, to: PeerId, request: mirror::Request, answer: MirrorAnswer) {
+    pub(super) fn ask_mirror(&mut self, to: PeerId, request: mirror::Request, answer: Waiting<rpc::Mirror>) {
         let local = to == *self.swarm.local_peer_id();
         let behaviour = self.swarm.behaviour_mut();
         if local {

@@ -23,7 +23,7 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
-use super::RequestError;
+use super::error::RequestError;
 use super::hosts::{Addressed, Here};
 use codec::Received;
 use pending::{MAX_REQUESTS, Pending, request_error};

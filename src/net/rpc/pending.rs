@@ -8,7 +8,7 @@ use std::hash::Hash;
 use libp2p::request_response::OutboundFailure;
 use tokio::sync::oneshot;
 
-use crate::net::RequestError;
+use crate::net::error::RequestError;
 
 /// Requests of this node that wait for an answer, of each protocol.
 pub(in crate::net) const MAX_REQUESTS: usize = 1024;
