@@ -337,4 +337,36 @@ mod tests {
         let got = block_on(codec().read_request(&Fetch::ID, &mut Cursor::new(bytes))).unwrap();
         assert_eq!(got, Ok(request));
     }
+
+    #[test]
+    fn a_chunk_that_begins_to_arrive_is_told_of_and_so_is_its_end() {
+        let (begun, came) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (told, end) = (begun.clone(), came.clone());
+        let on_arrival: OnArrival = Arc::new(move |_, index| {
+            told.fetch_add(index, Ordering::Relaxed);
+            let end = end.clone();
+            let came = move || {
+                end.fetch_add(index, Ordering::Relaxed);
+            };
+            Some(Box::new(came) as Arrived)
+        });
+        let asked = fetch::Request::Any(fetch::Any::new(ContentId::of(b"x"), 3, [5]));
+        let answer = |header: Header| written(fetch::Response { header, body: vec![1; 50] });
+        let exchange = |request: &fetch::Request, bytes: &[u8]| {
+            let mut codec = FetchCodec::new(Buffers::new(4), Arc::default(), on_arrival.clone());
+            let mut io = Cursor::new(Vec::new());
+            block_on(codec.write_request(&Fetch::ID, &mut io, Ok(request.clone()))).unwrap();
+            let _ = block_on(codec.read_response(&Fetch::ID, &mut Cursor::new(bytes))).unwrap();
+            [begun.swap(0, Ordering::Relaxed), came.swap(0, Ordering::Relaxed)]
+        };
+        let chunks = answer(Header::Chunks { bytes: 50, proofs: Vec::new(), have: Vec::new() });
+        assert_eq!(exchange(&asked, &chunks), [3, 3]);
+        assert_eq!(exchange(&asked, &chunks[..chunks.len() - 1]), [3, 0], "it does not come");
+        let other = answer(Header::Instead { first: 5, bytes: 50, proof: Default::default() });
+        assert_eq!(exchange(&asked, &other), [5, 5]);
+        let wrong = answer(Header::Instead { first: 6, bytes: 50, proof: Default::default() });
+        assert_eq!(exchange(&asked, &wrong), [0, 0], "nobody asked for it");
+        let run = fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 3, count: 1 }.into());
+        assert_eq!(exchange(&run, &chunks), [0, 0], "no crowd");
+    }
 }

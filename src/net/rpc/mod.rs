@@ -7,6 +7,8 @@ pub(super) mod access;
 pub(super) mod codec;
 pub(super) mod pending;
 mod protocol;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::task::{Context, Poll, ready};
