@@ -12,6 +12,9 @@ use multiaddr::{Multiaddr, Protocol};
 
 use crate::limits::{MAX_ADDRESS_BYTES, MAX_ADDRESSES};
 
+/// Addresses of one node in a routing table.
+const MAX_ROUTING_ADDRESSES: usize = 8;
+
 /// The IP address that an address begins with.
 pub fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
@@ -132,6 +135,16 @@ pub fn worth_keeping(addresses: Vec<Multiaddr>, here: bool, seen: &BTreeSet<IpAd
     let addresses = addresses.into_iter().filter(|address| works(address, here)).collect();
     let mut addresses = first_those_of(addresses, seen);
     addresses.truncate(MAX_ADDRESSES);
+    addresses
+}
+
+/// The addresses by which Kademlia is to reach a node: over TCP if it has any. A node that is gone refuses a connection over TCP at
+/// once, while QUIC waits for seconds, and with it every query. Kademlia tells everybody what it has, so loopback is left out where
+/// there is another.
+pub fn routing_addresses(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
+    let mut addresses = preferred(addresses.to_vec(), |address| !is_loopback(address));
+    addresses = preferred(addresses, is_tcp);
+    addresses.truncate(MAX_ROUTING_ADDRESSES);
     addresses
 }
 
@@ -310,6 +323,22 @@ mod tests {
         assert_eq!(all.each_ref().map(Kind::of), [Kind::Tcp, Kind::Quic, Kind::Relayed, Kind::Other, Kind::Tcp]);
         assert_eq!(preferred(all.to_vec(), is_loopback), [address("/ip4/127.0.0.1/tcp/1")]);
         assert_eq!(preferred(all.to_vec(), |_| false), all);
+    }
+
+    #[test]
+    fn kademlia_is_told_of_tcp_and_of_loopback_only_if_there_is_nothing_else() {
+        let all = [
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip4/127.0.0.1/udp/1/quic-v1",
+            "/ip4/10.0.0.1/udp/1/quic-v1",
+            "/ip4/10.0.0.1/tcp/1",
+        ];
+        let all = all.map(address);
+        assert_eq!(routing_addresses(&all), all[3..]);
+        assert_eq!(routing_addresses(&all[..3]), all[2..3]);
+        assert_eq!(routing_addresses(&all[..2]), all[..1]);
+        let many: Vec<_> = (1..100).map(|port| address(&format!("/ip4/10.0.0.1/tcp/{port}"))).collect();
+        assert_eq!(routing_addresses(&many).len(), MAX_ROUTING_ADDRESSES);
     }
 
     #[test]

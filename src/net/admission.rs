@@ -21,8 +21,10 @@ use libp2p::{Multiaddr, PeerId, memory_connection_limits};
 use swarmdex_protocols::address::{Source, ip_of, is_loopback, is_tcp};
 use void::Void;
 
+use super::hosts::Here;
 use super::racing::Races;
 use super::refused::Refused;
+use crate::state::quota::Counts;
 
 /// An address has as many connections as one address may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,35 +41,19 @@ enum Stage {
     Stands,
 }
 
-/// Inbound connections of one source.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Counts {
-    shaking_hands: usize,
-    standing: usize,
-}
-
-impl Counts {
-    fn of(&mut self, stage: Stage) -> &mut usize {
-        match stage {
-            Stage::ShakesHands => &mut self.shaking_hands,
-            Stage::Stands => &mut self.standing,
-        }
-    }
-}
-
 /// Counts inbound connections by IP address and keeps chosen ones open.
 pub(super) struct Admission {
     /// Asked about inbound connections alone: a node that is short of memory still reaches its master.
     memory: memory_connection_limits::Behaviour,
     per_address: usize,
-    counts: HashMap<Source, Counts>,
+    shaking_hands: Counts<Source>,
+    standing: Counts<Source>,
     inbound: HashMap<ConnectionId, (Source, Stage)>,
     kept: HashSet<PeerId>,
     /// Kept for another reason: see [`crate::state::guests`].
     guests: HashSet<PeerId>,
     connections: HashMap<ConnectionId, (PeerId, Multiaddr)>,
-    /// Peers with connections over loopback, and how many: they are on this host.
-    here: HashMap<PeerId, usize>,
+    here: Here,
     notices: VecDeque<(PeerId, ConnectionId, bool)>,
     waker: Option<Waker>,
     races: Races,
@@ -81,12 +67,13 @@ impl Admission {
         Self {
             memory: memory_connection_limits::Behaviour::with_max_bytes(memory),
             per_address,
-            counts: HashMap::new(),
+            shaking_hands: Counts::bounded(per_address, usize::MAX),
+            standing: Counts::bounded(per_address, usize::MAX),
             inbound: HashMap::new(),
             kept: HashSet::new(),
             guests: HashSet::new(),
             connections: HashMap::new(),
-            here: HashMap::new(),
+            here: Here::default(),
             notices: VecDeque::new(),
             waker: None,
             races,
@@ -138,9 +125,9 @@ impl Admission {
         &self.races
     }
 
-    /// Whether a peer is connected, and on this host.
-    pub(super) fn is_here(&self, peer: &PeerId) -> bool {
-        self.here.contains_key(peer)
+    /// Which connected nodes are on this host.
+    pub(super) fn here(&self) -> &Here {
+        &self.here
     }
 
     /// The connections with a peer.
@@ -155,28 +142,28 @@ impl Admission {
     }
 
     fn release(&mut self, connection: ConnectionId) {
-        let Some((source, stage)) = self.inbound.remove(&connection) else { return };
-        if let Some(counts) = self.counts.get_mut(&source) {
-            *counts.of(stage) -= 1;
-            if *counts == Counts::default() {
-                self.counts.remove(&source);
-            }
+        if let Some((source, stage)) = self.inbound.remove(&connection) {
+            self.at(stage).remove(&source);
+        }
+    }
+
+    fn at(&mut self, stage: Stage) -> &mut Counts<Source> {
+        match stage {
+            Stage::ShakesHands => &mut self.shaking_hands,
+            Stage::Stands => &mut self.standing,
         }
     }
 
     /// Counts an inbound connection at its stage, if its source may have one more.
     fn admit(&mut self, connection: ConnectionId, remote: &Multiaddr, stage: Stage) -> Result<(), ConnectionDenied> {
         let Some(source) = ip_of(remote).map(Source::of) else { return Ok(()) };
-        let counts = self.counts.get(&source).copied().unwrap_or_default();
-        let is_full = counts.standing >= self.per_address
-            || (stage == Stage::ShakesHands && counts.shaking_hands >= self.per_address);
-        if is_full {
+        if !self.standing.has_room(&source) || !self.at(stage).has_room(&source) {
             return Err(ConnectionDenied::new(TooManyFromAddress { source_of: source, limit: self.per_address }));
         }
         // Before that anybody can say to be there.
         if stage == Stage::Stands || is_tcp(remote) {
             self.release(connection);
-            *self.counts.entry(source).or_default().of(stage) += 1;
+            self.at(stage).add(source, 1);
             self.inbound.insert(connection, (source, stage));
         }
         Ok(())
@@ -236,7 +223,7 @@ impl NetworkBehaviour for Admission {
             FromSwarm::ConnectionEstablished(established) => {
                 let remote = established.endpoint.get_remote_address().clone();
                 if is_loopback(&remote) {
-                    *self.here.entry(established.peer_id).or_default() += 1;
+                    self.here.on_connected(established.peer_id);
                     self.races.on_here();
                 }
                 self.connections.insert(established.connection_id, (established.peer_id, remote));
@@ -244,12 +231,8 @@ impl NetworkBehaviour for Admission {
             FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. }) => {
                 if let Some((peer, remote)) = self.connections.remove(&connection_id)
                     && is_loopback(&remote)
-                    && let Some(count) = self.here.get_mut(&peer)
                 {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.here.remove(&peer);
-                    }
+                    self.here.on_closed(&peer);
                 }
                 self.release(connection_id);
             }
@@ -337,7 +320,7 @@ mod tests {
     fn a_process_with_too_much_memory_admits_nobody_and_still_reaches_others() {
         let mut admission = Admission::new(3, 1, Races::default());
         assert!(arrive(&mut admission, 0, "/ip4/10.0.0.1/tcp/1").is_err());
-        assert!(admission.counts.is_empty());
+        assert!(admission.shaking_hands.is_empty() && admission.standing.is_empty());
         let (id, peer) = (ConnectionId::new_unchecked(1), Some(PeerId::random()));
         assert!(admission.handle_pending_outbound_connection(id, peer, &[], Endpoint::Dialer).is_ok());
     }
@@ -378,7 +361,7 @@ mod tests {
         let id = ConnectionId::new_unchecked(10);
         assert!(admission.handle_established_inbound_connection(id, PeerId::random(), &remote, &remote).is_err());
         (0..20).for_each(|number| admission.release(ConnectionId::new_unchecked(number)));
-        assert!(admission.counts.is_empty() && admission.inbound.is_empty());
+        assert!(admission.shaking_hands.is_empty() && admission.standing.is_empty() && admission.inbound.is_empty());
     }
 
     #[test]
@@ -389,7 +372,7 @@ mod tests {
         for number in 0..100 {
             arrive(&mut admission, number, &remote.to_string()).unwrap();
         }
-        assert!(admission.counts.is_empty(), "any of them may be forged");
+        assert!(admission.shaking_hands.is_empty() && admission.standing.is_empty(), "any of them may be forged");
         let mut establish = |number| {
             let id = ConnectionId::new_unchecked(number);
             admission.handle_established_inbound_connection(id, PeerId::random(), &local, &remote).map(drop)
@@ -399,7 +382,7 @@ mod tests {
         assert!(denied.downcast::<TooManyFromAddress>().is_ok());
         assert!(arrive(&mut admission, 100, "/ip4/10.0.0.1/tcp/1").is_err());
         (0..2).for_each(|number| admission.release(ConnectionId::new_unchecked(number)));
-        assert!(admission.counts.is_empty() && admission.inbound.is_empty());
+        assert!(admission.shaking_hands.is_empty() && admission.standing.is_empty() && admission.inbound.is_empty());
     }
 
     #[test]
@@ -409,6 +392,6 @@ mod tests {
             arrive(&mut admission, number, &format!("/ip4/10.0.{}.{}/tcp/1", number / 250, number % 250)).unwrap();
             admission.release(ConnectionId::new_unchecked(number));
         }
-        assert!(admission.counts.is_empty() && admission.inbound.is_empty());
+        assert!(admission.shaking_hands.is_empty() && admission.standing.is_empty() && admission.inbound.is_empty());
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::identity::Keypair;
-use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
@@ -14,19 +13,21 @@ use libp2p::{
 
 use swarmdex_protocols::index::Run;
 
-use super::NetError;
 use super::admission::Admission;
-use super::codec::{FETCH_PROTOCOL, FetchCodec, INDEX_PROTOCOL, IndexCodec, MIRROR_PROTOCOL, MirrorCodec};
+use super::agent::agent_version;
 use super::dht::RecordTable;
 use super::discovery::Discovery;
+use super::error::NetError;
 use super::gate::{Door, Gate};
 use super::links::Links;
 use super::pings::Pings;
 use super::racing::{Races, Racing};
 use super::refused::Refused;
 use super::renewals::Renewals;
+use super::rpc::codec::{FetchCodec, IndexCodec, MirrorCodec};
+use super::rpc::{Fetch, Index, MAX_STREAMS, Mirror, Rpc};
 use super::transport;
-use crate::config::{Config, Role};
+use crate::config::Config;
 use crate::descriptors::Plan;
 use crate::state::records::RecordLimits;
 
@@ -35,8 +36,6 @@ use crate::state::records::RecordLimits;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for one exchange of the index protocol, a commit under load included.
 const INDEX_TIMEOUT: Duration = Duration::from_secs(15);
-/// Substreams of one protocol that are open at a time on one connection.
-const MAX_STREAMS: usize = 256;
 /// Inbound substreams that negotiate at a time on one connection.
 const MAX_NEGOTIATING: usize = 256;
 /// Kademlia messages, in bytes: room for the largest record and 20 peers with their addresses.
@@ -63,10 +62,10 @@ pub(super) struct Behaviour {
     pub(super) pings: Pings,
     discovery: Toggle<Discovery>,
     pub(super) kad: kad::Behaviour<RecordTable>,
-    pub(super) index: request_response::Behaviour<IndexCodec>,
+    pub(super) index: Rpc<Index>,
     pub(super) renewals: Renewals,
-    pub(super) mirror: request_response::Behaviour<MirrorCodec>,
-    pub(super) fetch: request_response::Behaviour<FetchCodec>,
+    pub(super) mirror: Rpc<Mirror>,
+    pub(super) fetch: Rpc<Fetch>,
 }
 
 /// What identify says of this network.
@@ -77,15 +76,6 @@ pub(super) fn protocol_version(config: &Config) -> String {
 /// The Kademlia protocol of this network.
 pub(super) fn kad_protocol(config: &Config) -> Result<StreamProtocol, NetError> {
     StreamProtocol::try_from_owned(format!("/swarmdex/kad/1/{}", config.network)).map_err(|_| NetError::Network)
-}
-
-/// Agent version by which nodes tell their run and, at its end, their role.
-pub(super) fn agent_version(role: Role, run: Run) -> String {
-    let role = match role {
-        Role::Master => "master",
-        Role::Peer => "peer",
-    };
-    format!("swarmdex/{} {} ({role})", env!("CARGO_PKG_VERSION"), run.word())
 }
 
 impl Behaviour {
@@ -110,31 +100,19 @@ impl Behaviour {
             .with_push_listen_addr_updates(true)
             .with_cache_size(0);
         let discovery = if config.mdns { Some(Discovery::new(local).map_err(NetError::Mdns)?) } else { None };
-        let index = request_response::Config::default()
-            .with_request_timeout(INDEX_TIMEOUT)
-            .with_max_concurrent_streams(MAX_STREAMS);
-        let fetch = request_response::Config::default()
-            .with_request_timeout(config.fetch.timeout)
-            .with_max_concurrent_streams(MAX_STREAMS);
+        let admission = Admission::new(plan.connections_per_ip, limits.memory_mib << 20, races).telling(refused);
+        let here = admission.here().clone();
         Ok(Self {
-            admission: Admission::new(plan.connections_per_ip, limits.memory_mib << 20, races).telling(refused),
+            admission,
             limits: connection_limits::Behaviour::new(connection_limits),
             identify: identify::Behaviour::new(identify),
             pings: Pings::new(config.lease.ping_interval),
             discovery: discovery.into(),
             kad: kademlia(local, config)?,
-            index: request_response::Behaviour::with_codec(
-                IndexCodec::default(),
-                [(INDEX_PROTOCOL, ProtocolSupport::Full)],
-                index.clone(),
-            ),
+            index: Rpc::new(IndexCodec::default(), INDEX_TIMEOUT, here.clone()),
             renewals: Renewals::default(),
-            mirror: request_response::Behaviour::with_codec(
-                MirrorCodec::default(),
-                [(MIRROR_PROTOCOL, ProtocolSupport::Full)],
-                index,
-            ),
-            fetch: request_response::Behaviour::with_codec(codec, [(FETCH_PROTOCOL, ProtocolSupport::Full)], fetch),
+            mirror: Rpc::new(MirrorCodec::default(), INDEX_TIMEOUT, here.clone()),
+            fetch: Rpc::new(codec, config.fetch.timeout, here),
         })
     }
 }

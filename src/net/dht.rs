@@ -18,11 +18,10 @@ pub use counts::DhtCounts;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::kad::{self, InboundRequest, QueryId, QueryResult};
-use libp2p::request_response::ResponseChannel;
 use libp2p::{Multiaddr, PeerId};
 pub(crate) use store::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub(super) use store::{RecordTable, now};
-use swarmdex_protocols::address::bounded;
+use swarmdex_protocols::address::{bounded, routing_addresses};
 use swarmdex_protocols::check::Range;
 use swarmdex_protocols::index::{Refusal, RefusalCode};
 use swarmdex_protocols::ledger::decode_record;
@@ -33,11 +32,11 @@ pub(super) use table::addresses_of;
 use table::known_closest;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::codec::Received;
-use super::nodes::routing_addresses;
-use super::{MirrorAnswer, RequestError};
+use super::error::RequestError;
+use super::rpc::{self, Waiting};
 use crate::state::hearsay::Pair;
 use crate::state::lost::{Lost, Reach};
+use crate::state::quota::Counts;
 use crate::state::records::LOOKED_AT;
 
 /// Queries of this node that run at a time.
@@ -108,12 +107,9 @@ enum Query {
 
 /// Where the answer to a mirror request goes.
 pub(super) enum Reply {
-    /// To a node that is on this host, or not.
-    Remote {
-        channel: ResponseChannel<Received<Response>>,
-        here: bool,
-    },
-    Local(MirrorAnswer),
+    /// To another node.
+    Remote(rpc::Reply<rpc::Mirror>),
+    Local(Waiting<rpc::Mirror>),
     /// The sender was told already.
     None,
 }
@@ -147,7 +143,7 @@ pub(super) struct Dht {
     /// Whom to believe.
     authority: watch::Receiver<Option<Authority>>,
     queries: HashMap<QueryId, Query>,
-    checks: HashMap<PeerId, usize>,
+    checks: Counts<PeerId>,
     comparisons: Comparisons,
     closest_queries: u64,
     lookup_requests: u64,
@@ -162,7 +158,7 @@ impl Dht {
         authority: watch::Receiver<Option<Authority>>,
         lifetime: Duration,
     ) -> Self {
-        let (queries, checks) = (HashMap::new(), HashMap::new());
+        let (queries, checks) = (HashMap::new(), Counts::bounded(MAX_CHECKS_OF_SENDER, MAX_CHECKS));
         let comparisons = Comparisons::default();
         let lost = Lost::new(lifetime);
         Self { local, network, authority, queries, checks, comparisons, closest_queries: 0, lookup_requests: 0, lost }
@@ -427,12 +423,10 @@ impl Dht {
             let checked = Checked { sender, reply, statements, provide, withdraw, addresses };
             return Step::Wait(std::future::ready(checked).boxed());
         }
-        let (of_sender, all) = (self.checks.get(&sender).copied().unwrap_or(0), self.checks.values().sum::<usize>());
-        if of_sender >= MAX_CHECKS_OF_SENDER || all >= MAX_CHECKS {
+        if !self.checks.try_add(sender) {
             let refusal = Refusal::new(RefusalCode::Busy, "too many records are being checked; ask again");
             return Step::Answer(reply, Response::Refused(refusal));
         }
-        *self.checks.entry(sender).or_default() += 1;
         let (network, authority) = (self.network.clone(), self.authority.borrow().clone());
         let checking = tokio::task::spawn_blocking(move || {
             let unix_ms = now().unix_ms;
@@ -455,12 +449,7 @@ impl Dht {
     /// Stores what was checked.
     pub(super) fn finish(&mut self, kad: &mut Kad, checked: Checked) -> (Reply, Response) {
         let Checked { sender, reply, statements, provide, withdraw, addresses } = checked;
-        if let Some(count) = self.checks.get_mut(&sender) {
-            *count -= 1;
-            if *count == 0 {
-                self.checks.remove(&sender);
-            }
-        }
+        self.checks.remove(&sender);
         let table = kad.store_mut();
         let store = |statement| match statement {
             Ok((key, statement)) => table.store(key, statement, sender),

@@ -9,8 +9,8 @@ use libp2p::{Multiaddr, PeerId, TransportError};
 use swarmdex_protocols::address::{is_tcp, without_peer};
 use tokio::sync::oneshot;
 
-use super::ConnectError;
 use super::behaviour::Behaviour;
+use super::error::ConnectError;
 
 /// Attempts under way at a time.
 const MAX_ATTEMPTS: usize = 256;

@@ -1,5 +1,6 @@
 //! The event loop.
 
+mod chunks;
 mod complaints;
 mod paths;
 mod reach;
@@ -10,38 +11,41 @@ use std::time::{Duration, Instant};
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
-use libp2p::request_response::{InboundRequestId, OutboundRequestId, ResponseChannel};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
-use swarmdex_protocols::address::without_peer;
+use swarmdex_protocols::address::{routing_addresses, without_peer};
+use swarmdex_protocols::fetch as fetch_protocol;
 use swarmdex_protocols::index::{Request, Response, Run};
 use swarmdex_protocols::limits::MAX_ADDRESSES;
-use swarmdex_protocols::{fetch as fetch_protocol, mirror};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::behaviour::{Behaviour, BehaviourEvent, protocol_version};
-use super::codec::Received;
+use super::command::Command;
 use super::crowd::Crowd;
+use super::deadline::sleep_until;
 use super::dht::{self, Checked, Dht};
 use super::dial::Dials;
-use super::fetch::{Channel, Uploads};
-use super::hosts::Addressed;
+use super::error::NetError;
+use super::fetch::Uploads;
 use super::index::{Done, Effect, Master};
 use super::links::Links;
 use super::listen::listen_everywhere;
-use super::nodes::{Nodes, Seen, routing_addresses};
-use super::pending::Pending;
+use super::nodes::{Nodes, Seen};
+use super::rpc::access::Access;
+use super::rpc::pending::{MAX_REQUESTS, Pending};
+use super::rpc::{self, Reply};
+use super::services::Services;
 use super::trips::Trips;
-use super::{Came, Command, Identified, NetError, RequestError, Services, Snapshot, sleep_until};
+use super::types::{Came, Identified, Snapshot};
 use crate::config::{Config, Role};
 use crate::state::meetings::Meetings;
+use crate::state::quota::Counts;
+use chunks::read;
 use complaints::Hearing;
 use paths::{Doubts, TICKS};
 pub(super) use reach::Reachability;
-use serve::{IndexReply, read};
+use serve::IndexReply;
 
-/// Requests of this node that wait for an answer, of each protocol.
-const MAX_REQUESTS: usize = 1024;
 /// How long uploads may take to finish when the node stops.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Nodes that are remembered as masters.
@@ -57,14 +61,12 @@ async fn found(index: Option<&Master>) {
     }
 }
 
-type IndexChannel = ResponseChannel<Received<Response>>;
-
 /// Work that ended outside the loop.
 enum Job {
     Index { reply: IndexReply, done: Box<Done> },
     Eviction { peer: PeerId, written: bool },
-    Upload { id: InboundRequestId, channel: Channel, response: fetch_protocol::Response },
-    Owned { channel: IndexChannel, response: Response },
+    Upload { reply: Reply<rpc::Fetch>, response: fetch_protocol::Response },
+    Owned { peer: PeerId, reply: IndexReply, response: Box<Response> },
     Checked(Box<Checked>),
     Tried { peer: PeerId, reached: bool },
 }
@@ -76,6 +78,7 @@ pub(super) struct Driver {
     outside: Outside,
     jobs: FuturesUnordered<BoxFuture<'static, Job>>,
     requests: Requests,
+    access: Access,
     uploads: Uploads,
     crowd: Crowd,
     complaints: Hearing,
@@ -144,12 +147,9 @@ struct Requests {
     nodes: Nodes,
     meetings: Meetings,
     doubts: Doubts,
-    index: Pending<OutboundRequestId, Response>,
     renewals: Pending<PeerId, Response>,
-    mirror: Pending<OutboundRequestId, mirror::Response>,
-    fetch: Pending<OutboundRequestId, fetch_protocol::Response>,
-    /// Requests for what this node owns that are being answered.
-    owned: usize,
+    /// Questions about names of this node that are being answered.
+    owned: Counts<PeerId>,
 }
 
 impl Driver {
@@ -174,12 +174,10 @@ impl Driver {
                 nodes: Nodes::default(),
                 meetings: Meetings::default(),
                 doubts: Doubts::default(),
-                index: Pending::new(MAX_REQUESTS),
                 renewals: Pending::new(MAX_REQUESTS),
-                mirror: Pending::new(MAX_REQUESTS),
-                fetch: Pending::new(MAX_REQUESTS),
-                owned: 0,
+                owned: serve::owned_questions(),
             },
+            access: Access::default(),
             uploads,
             crowd: Crowd::default(),
             complaints: Hearing::default(),
@@ -245,7 +243,7 @@ impl Driver {
     /// Chunks are here, or do not come, that others may have asked for early.
     fn on_landed(&mut self) {
         let holdings = &self.services.library.holdings;
-        self.uploads.on_landed(|content, index| holdings.is_coming(content, index));
+        self.uploads.on_settled(|content, index| holdings.is_coming(content, index));
     }
 
     /// The index holds something else than was said.
@@ -315,17 +313,13 @@ impl Driver {
             Command::Index { to, request, answer } => self.ask_index(to, request, answer),
             Command::Mirror { to, request, answer } => self.ask_mirror(to, request, answer),
             Command::Dht(ask) => self.dht.ask(&mut self.swarm.behaviour_mut().kad, ask),
-            Command::Fetch { from, request, answer } => {
-                let refusal = if !self.requests.fetch.has_room() {
-                    RequestError::Busy
-                } else if !self.swarm.is_connected(&from) {
-                    RequestError::Disconnected
+            Command::Fetch { from, request, answer, unsent } => {
+                if self.swarm.is_connected(&from) {
+                    self.swarm.behaviour_mut().fetch.ask(&from, request, answer);
                 } else {
-                    let request = request.only_working(self.is_here(&from));
-                    let id = self.swarm.behaviour_mut().fetch.send_request(&from, Ok(request));
-                    return self.requests.fetch.insert(id, answer);
-                };
-                let _ = answer.send(Err(refusal));
+                    // Whoever does not wait for it any more has no use for it.
+                    let _ = unsent.send(request);
+                }
             }
             Command::Disconnect { peer } => {
                 let _ = self.swarm.disconnect_peer_id(peer);
@@ -358,7 +352,7 @@ impl Driver {
         match job {
             Job::Index { reply, done } => {
                 if let Some(master) = &mut self.services.index {
-                    let response = master.finish(*done);
+                    let response = master.finish(*done, Instant::now());
                     self.reply(reply, response);
                 }
             }
@@ -371,18 +365,18 @@ impl Driver {
                 }
             }
             Job::Tried { peer, reached } => self.on_tried(&peer, Some(reached)),
-            Job::Owned { channel, response } => {
-                self.requests.owned -= 1;
-                // A failure to send shows as an inbound failure; whoever asked asks others too.
-                let _ = self.swarm.behaviour_mut().index.send_response(channel, Ok(response));
+            Job::Owned { peer, reply, response } => {
+                self.requests.owned.remove(&peer);
+                self.reply(reply, *response);
             }
             Job::Checked(checked) => {
                 let (reply, response) = self.dht.finish(&mut self.swarm.behaviour_mut().kad, *checked);
                 self.reply_mirror(reply, response);
             }
-            Job::Upload { id, channel, response } => {
+            Job::Upload { reply, response } => {
+                let id = reply.id;
                 self.uploads.on_read(&id, response.body.len(), Instant::now());
-                if self.swarm.behaviour_mut().fetch.send_response(channel, Ok(response)).is_err() {
+                if !self.swarm.behaviour_mut().fetch.reply(reply, response) {
                     self.uploads.finish(&id, Instant::now());
                 }
             }
@@ -468,11 +462,11 @@ impl Driver {
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Index(event) => self.on_index(event),
+            BehaviourEvent::Index(event) => self.on_rpc(event),
             BehaviourEvent::Renewals(event) => self.on_renewal(event),
-            BehaviourEvent::Mirror(event) => self.on_mirror(event),
+            BehaviourEvent::Mirror(event) => self.on_rpc(event),
             BehaviourEvent::Kad(event) => self.on_kad(event),
-            BehaviourEvent::Fetch(event) => self.on_fetch(event),
+            BehaviourEvent::Fetch(event) => self.on_rpc(event),
             BehaviourEvent::Pings(ping::Event { peer, connection, result }) => {
                 if let Ok(took) = result {
                     self.outside.trips.on_pong(peer, took, Instant::now());

@@ -2,13 +2,42 @@
 //!
 //! The rule is [`works`]. Builds from before it tell more than they should; what they say is cut when it comes.
 
-use libp2p::{Multiaddr, kad};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use libp2p::{Multiaddr, PeerId, kad};
 use swarmdex_protocols::address::works;
+use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::fetch::Header;
 use swarmdex_protocols::mirror::Provider;
 use swarmdex_protocols::{fetch, index, mirror};
 
-use super::codec::Received;
+use crate::state::quota::Counts;
+
+/// Which connected nodes are on this host: those with connections over loopback, and how many. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Here(Arc<Mutex<Counts<PeerId>>>);
+
+impl Here {
+    /// Whether a node is connected, and on this host.
+    pub(super) fn has(&self, peer: &PeerId) -> bool {
+        self.lock().of(peer) > 0
+    }
+
+    /// A connection over loopback stands.
+    pub(super) fn on_connected(&self, peer: PeerId) {
+        self.lock().add(peer, 1);
+    }
+
+    /// It ended.
+    pub(super) fn on_closed(&self, peer: &PeerId) {
+        self.lock().remove(peer);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts<PeerId>> {
+        // It is changed in single steps: a panic leaves nothing half-changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A message with addresses in it.
 pub(super) trait Addressed {
@@ -85,7 +114,7 @@ impl Addressed for fetch::Response {
     }
 }
 
-impl<M: Addressed> Addressed for Received<M> {
+impl<M: Addressed> Addressed for Result<M, DecodeError> {
     fn addresses(&mut self, each: impl FnMut(&mut Vec<Multiaddr>)) {
         if let Ok(message) = self {
             message.addresses(each);
@@ -112,7 +141,6 @@ impl Addressed for kad::Event {
 
 #[cfg(test)]
 mod tests {
-    use libp2p::PeerId;
     use swarmdex_protocols::fetch::{Other, Response};
 
     use super::*;

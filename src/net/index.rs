@@ -26,10 +26,10 @@ use swarmdex_protocols::limits::{MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MA
 use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version};
 use tokio::sync::oneshot;
 
-use super::MemberCounts;
-use super::codec::Received;
 use super::mirror::Mirror;
 use super::precedents::Precedents;
+use super::rpc::codec::Received;
+use super::types::MemberCounts;
 use crate::config::{Config, LimitsConfig};
 use absent::Absent;
 use quotas::source_of;
@@ -270,11 +270,11 @@ impl Master {
     }
 
     /// Turns what the store said into the answer.
-    pub(super) fn finish(&mut self, done: Done) -> Response {
+    pub(super) fn finish(&mut self, done: Done, now: Instant) -> Response {
         let Done { peer, outcome } = done;
         self.origins.end(&peer);
         match outcome {
-            Ok(DoneKind::Written(written)) => self.written(peer, written),
+            Ok(DoneKind::Written(written)) => self.written(peer, written, now),
             Ok(DoneKind::Read(read)) => self.answer(read),
             Ok(DoneKind::Checked(read, holdings)) => {
                 holdings.into_iter().for_each(|(owner, holding)| self.leases.set_holding(&owner, holding));
@@ -289,7 +289,7 @@ impl Master {
         }
     }
 
-    fn written(&mut self, peer: PeerId, written: WriteOutcome) -> Response {
+    fn written(&mut self, peer: PeerId, written: WriteOutcome, now: Instant) -> Response {
         match written {
             WriteOutcome::Joined { session, unchanged, again, bare, holding } => {
                 self.leases.on_joined(&peer, session);
@@ -298,7 +298,7 @@ impl Master {
                     self.returning.on_told(&peer);
                 }
                 self.leases.set_holding(&peer, holding);
-                self.try_to_reach(peer, Instant::now());
+                self.try_to_reach(peer, now);
                 let lease_ms = u64::try_from(self.leases.lease().as_millis()).unwrap_or(u64::MAX);
                 Response::Joined(Joined { session, lease_ms, unchanged, again, bare })
             }
@@ -311,7 +311,7 @@ impl Master {
                 for (owner, holding) in adopted {
                     let names = holding.sum.entries;
                     tracing::debug!(%owner, names, "what a peer holds changed by what another announced");
-                    self.set_holding(&owner, holding, Instant::now());
+                    self.set_holding(&owner, holding, now);
                 }
                 Response::Announced(verdicts)
             }

@@ -30,7 +30,7 @@ fn ask(master: &mut Master, request: Request, now: Instant) -> Response {
         Step::Answer(response) => response,
         Step::Wait(future) => {
             let done = futures::executor::block_on(future);
-            master.finish(done)
+            master.finish(done, now)
         }
     }
 }

@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
 use swarmdex_protocols::address::tcp_socket;
 
-use super::NetError;
 use super::behaviour::Behaviour;
+use super::error::NetError;
 use crate::config::{Config, Role};
 
 /// Well-known port of a master.

@@ -12,14 +12,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
+use swarmdex_protocols::address::routing_addresses;
 use swarmdex_protocols::index::RefusalCode;
 use swarmdex_protocols::limits::{MAX_MIRROR_RECORDS, MAX_PROVIDERS};
 use swarmdex_protocols::mirror::{Provider, Request, Response, Verdict};
 use swarmdex_protocols::{Authority, Ledger, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally};
 
 use super::dht::{CLOSEST_PATIENCE, now};
-use super::nodes::routing_addresses;
-use super::{Net, RequestError, position_of_key, position_of_peer};
+use super::dht::{position_of_key, position_of_peer};
+use super::error::{ConnectError, RequestError};
+use super::handle::Net;
 use crate::state::publish::{Position, REPLICATION, Sweep, What};
 pub use agree::Differences;
 pub use leisure::leisure;
@@ -266,8 +268,8 @@ impl Mirror {
         const ATTEMPTS: u32 = 4;
         let asking = async {
             self.net.connect(Some(node), addresses.to_vec()).await.or_else(|error| match error {
-                super::ConnectError::Own => Ok(node),
-                super::ConnectError::Busy => Err(RequestError::Busy),
+                ConnectError::Own => Ok(node),
+                ConnectError::Busy => Err(RequestError::Busy),
                 _ => Err(RequestError::Disconnected),
             })?;
             for attempt in 1..ATTEMPTS {

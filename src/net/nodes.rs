@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId, identify, mdns};
-use swarmdex_protocols::address::{is_loopback, is_tcp, is_zoned, preferred, without_peer, works, worth_keeping};
+use swarmdex_protocols::address::{is_zoned, without_peer, works, worth_keeping};
 use swarmdex_protocols::index::Run;
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 
-use super::{Identified, Neighbours};
+use super::agent::role_of;
+use super::types::{Identified, Neighbours};
 use crate::config::Role;
 
 /// Most nodes heard of by mDNS that are remembered; the behaviour below passes on no more.
@@ -21,8 +22,6 @@ const DIAL_PAUSE: Duration = Duration::from_secs(60);
 const DIALS_PER_PAUSE: usize = 128;
 /// Nodes whose runs are remembered.
 const MAX_RUNS: usize = 4096;
-/// Addresses of one node in the routing table.
-const MAX_ROUTING_ADDRESSES: usize = 8;
 
 /// Nodes heard of by mDNS.
 #[derive(Debug, Default)]
@@ -165,7 +164,7 @@ impl Nodes {
         if info.protocol_version != network {
             return None;
         }
-        let role = if info.agent_version.ends_with("(master)") { Role::Master } else { Role::Peer };
+        let role = role_of(&info.agent_version);
         self.ours.insert(peer, role);
         let addresses = info.listen_addrs.iter().map(|address| without_peer(address.clone())).collect();
         let addresses = worth_keeping(addresses, seen.here, &seen.at);
@@ -174,20 +173,10 @@ impl Nodes {
     }
 }
 
-/// The addresses by which Kademlia is to reach a node: over TCP if it has any. A node that is gone refuses a
-/// connection over TCP at once, while QUIC waits for seconds, and with it every query. And not over loopback if it has others, which
-/// work here as well: Kademlia tells everybody what it has.
-pub(super) fn routing_addresses(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
-    let mut addresses = preferred(addresses.to_vec(), |address| !is_loopback(address));
-    addresses = preferred(addresses, is_tcp);
-    addresses.truncate(MAX_ROUTING_ADDRESSES);
-    addresses
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::behaviour::agent_version;
+    use crate::net::agent::agent_version;
 
     fn found(count: usize) -> mdns::Event {
         let address: Multiaddr = "/ip4/192.168.1.9/tcp/4747".parse().unwrap();
@@ -280,19 +269,5 @@ mod tests {
             let event = mdns::Event::Discovered(vec![(PeerId::random(), address.parse().unwrap())]);
             assert!(nodes.on_mdns(event, Instant::now()).is_empty(), "{address}");
         }
-    }
-
-    #[test]
-    fn kademlia_is_told_of_tcp_and_of_loopback_only_if_there_is_nothing_else() {
-        let all = [
-            "/ip4/127.0.0.1/tcp/1",
-            "/ip4/127.0.0.1/udp/1/quic-v1",
-            "/ip4/10.0.0.1/udp/1/quic-v1",
-            "/ip4/10.0.0.1/tcp/1",
-        ];
-        let all = all.map(|text| text.parse::<Multiaddr>().unwrap());
-        assert_eq!(routing_addresses(&all), all[3..]);
-        assert_eq!(routing_addresses(&all[..3]), all[2..3]);
-        assert_eq!(routing_addresses(&all[..2]), all[..1]);
     }
 }

@@ -1,49 +1,21 @@
 //! What the handle does about connections: how good they are, how they come about, and which are kept.
 
-use std::collections::BTreeSet;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::index::{Call, Request, Response};
-use swarmdex_protocols::{Multiaddr, PeerId};
+use swarmdex_protocols::{Multiaddr, PeerId, fetch};
 use tokio::sync::oneshot;
 
-use super::{Command, ConnectError, Net};
+use super::command::Command;
+use super::error::{ConnectError, FetchError, RequestError};
+use super::handle::Net;
 
 /// A node that is not connected after so long is asked, through the master, to make the connection itself. That takes a moment; on the
 /// longest paths it begins before the connection would stand, and costs a message.
 const CALL_AFTER: Duration = Duration::from_millis(400);
 /// How long that may take.
 const CALL_PATIENCE: Duration = Duration::from_secs(3);
-
-/// Nodes that are being called; clones share them.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Called(Arc<Mutex<BTreeSet<PeerId>>>);
-
-impl Called {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<PeerId>> {
-        // It is changed in single steps: a panic leaves nothing half-changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `None` while it is being called already.
-    fn begin(&self, peer: PeerId) -> Option<Calling> {
-        self.lock().insert(peer).then(|| Calling { called: self.clone(), peer })
-    }
-}
-
-/// A call under way.
-struct Calling {
-    called: Called,
-    peer: PeerId,
-}
-
-impl Drop for Calling {
-    fn drop(&mut self) {
-        self.called.lock().remove(&self.peer);
-    }
-}
 
 impl Net {
     /// Connects to `peer` like [`Net::connect`]. If that takes a moment, or leads nowhere, the master has `peer`
@@ -131,6 +103,55 @@ impl Net {
         let command = Command::Connect { peer, addresses, answer };
         self.commands.send(command).await.map_err(|_| ConnectError::ShuttingDown)?;
         answered.await.unwrap_or(Err(ConnectError::ShuttingDown))
+    }
+
+    /// Asks the holder `from` for chunks; connects to it first if need be, see [`Net::connect_or_call`].
+    ///
+    /// # Errors
+    ///
+    /// No connection came about, or no answer over it.
+    pub async fn fetch(
+        &self,
+        from: PeerId,
+        addresses: Vec<Multiaddr>,
+        request: fetch::Request,
+    ) -> Result<fetch::Response, FetchError> {
+        // Nearly all requests of a download are made while there is a connection: those cost one turn of the loop.
+        match self.send_fetch(from, request).await {
+            Ok(answer) => Ok(answer?),
+            Err(request) => {
+                self.connect_or_call(from, addresses).await?;
+                Ok(self.fetch_if_connected(from, request).await?)
+            }
+        }
+    }
+
+    /// Asks the holder `from`, unless there is no connection with it: what is said of chunks that are on their way is worth none.
+    ///
+    /// # Errors
+    ///
+    /// There is no connection, or no answer came over it.
+    pub async fn fetch_if_connected(
+        &self,
+        from: PeerId,
+        request: fetch::Request,
+    ) -> Result<fetch::Response, RequestError> {
+        self.send_fetch(from, request).await.unwrap_or(Err(RequestError::Disconnected))
+    }
+
+    /// Asks the holder `from`; the request comes back if there is no connection with it.
+    async fn send_fetch(
+        &self,
+        from: PeerId,
+        request: fetch::Request,
+    ) -> Result<Result<fetch::Response, RequestError>, fetch::Request> {
+        let ((answer, answered), (unsent, returned)) = (oneshot::channel(), oneshot::channel());
+        // A loop that is gone drops both.
+        let _ = self.commands.send(Command::Fetch { from, request, answer, unsent }).await;
+        match answered.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => returned.await.map_or(Ok(Err(RequestError::ShuttingDown)), Err),
+        }
     }
 
     /// Closes every connection with `peer`: one that does not answer is in the way of a new one.

@@ -5,8 +5,10 @@ use std::time::Duration;
 use swarmdex_protocols::{Multiaddr, PeerId, RecordKey};
 use tokio::sync::{mpsc, oneshot};
 
+use super::command::Command;
 use super::dht::{self, DhtCounts, FoundRecord, Located};
-use super::{Command, Net, RequestError};
+use super::error::RequestError;
+use super::handle::Net;
 use crate::state::lost::Reach;
 
 impl Net {

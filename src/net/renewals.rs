@@ -19,8 +19,8 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use swarmdex_protocols::index::{Request, Response};
 
-use super::RequestError;
-use super::codec::Received;
+use super::error::RequestError;
+use super::rpc::codec::Received;
 
 mod handler;
 

@@ -11,8 +11,9 @@ use libp2p::swarm::{self, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm};
 use swarmdex_protocols::index::{Followed, Request, Response};
 
-use super::codec::{INDEX_PROTOCOL, IndexCodec};
 use super::probe;
+use super::rpc::codec::IndexCodec;
+use super::rpc::{Index, Protocol};
 
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,7 +28,7 @@ async fn ask(address: Multiaddr, peer: PeerId) -> Option<Followed> {
     let config = request_response::Config::default().with_request_timeout(PATIENCE);
     let index = request_response::Behaviour::with_codec(
         IndexCodec::default(),
-        [(INDEX_PROTOCOL, ProtocolSupport::Outbound)],
+        [(Index::ID, ProtocolSupport::Outbound)],
         config,
     );
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(PATIENCE);

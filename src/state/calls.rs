@@ -1,9 +1,10 @@
 //! Members that have others connect to them, so often: each call is a connection that somebody else makes.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::PeerId;
+
+use super::quota::Counts;
 
 /// Calls in each [`WINDOW`], by one member and to one, and in all.
 const BY_ONE: usize = 64;
@@ -12,12 +13,17 @@ const IN_ALL: usize = 4096;
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// Calls of the moment.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Calls {
     begin: Option<Instant>,
-    by: BTreeMap<PeerId, usize>,
-    to: BTreeMap<PeerId, usize>,
-    all: usize,
+    by: Counts<PeerId>,
+    to: Counts<PeerId>,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self { begin: None, by: Counts::bounded(BY_ONE, IN_ALL), to: Counts::bounded(TO_ONE, IN_ALL) }
+    }
 }
 
 impl Calls {
@@ -26,15 +32,12 @@ impl Calls {
         if self.begin.is_none_or(|begin| now.saturating_duration_since(begin) >= WINDOW) {
             *self = Self { begin: Some(now), ..Self::default() };
         }
-        if self.all >= IN_ALL {
-            return false;
+        let room = self.by.has_room(&by) && self.to.has_room(&to);
+        if room {
+            self.by.add(by, 1);
+            self.to.add(to, 1);
         }
-        let (of_caller, of_called) = (self.by.entry(by).or_default(), self.to.entry(to).or_default());
-        if *of_caller >= BY_ONE || *of_called >= TO_ONE {
-            return false;
-        }
-        (*of_caller, *of_called, self.all) = (*of_caller + 1, *of_called + 1, self.all + 1);
-        true
+        room
     }
 }
 
@@ -59,7 +62,7 @@ mod tests {
         assert!((9 * TO_ONE..=10 * TO_ONE).contains(&all), "{all}");
         let many = peers.iter().zip(peers.iter().rev()).cycle().take(100_000).map(|(by, to)| (*by, *to));
         assert!(admitted(&mut calls, &mut many.collect::<Vec<_>>().into_iter()) < IN_ALL);
-        assert_eq!(calls.all, IN_ALL);
+        assert_eq!(calls.by.all(), IN_ALL);
         assert!(calls.admit(peers[0], peers[1], now + WINDOW));
     }
 }

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::quota::Counts;
+
 /// After which time one that has said nothing gives way: a node speaks first, and at once.
 const SILENT: Duration = Duration::from_millis(50);
 /// After which time one that has spoken gives way.
@@ -17,12 +19,11 @@ const SLOW: Duration = Duration::from_secs(2);
 /// Those that shake hands.
 #[derive(Debug)]
 pub struct Knocks {
-    most: usize,
     most_of_one: usize,
     next: u64,
     /// In the order in which they came: numbers rise.
     pending: BTreeMap<u64, Knock>,
-    counts: BTreeMap<IpAddr, usize>,
+    counts: Counts<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -58,14 +59,14 @@ pub enum Answer {
 impl Knocks {
     /// With so many places in all, and for one source.
     pub fn new(most: usize, most_of_one: usize) -> Self {
-        Self { most, most_of_one, next: 0, pending: BTreeMap::new(), counts: BTreeMap::new() }
+        Self { most_of_one, next: 0, pending: BTreeMap::new(), counts: Counts::bounded(most_of_one, most) }
     }
 
     /// Somebody connects. Whoever is to give way because it is silent is ended by `ends`, unless it has said something just now:
     /// then that is false, and somebody else is looked for.
     pub fn arrive(&mut self, source: IpAddr, now: Instant, mut ends: impl FnMut(u64) -> bool) -> Answer {
-        let of_source = self.counts.get(&source).copied().unwrap_or(0);
-        if of_source < self.most_of_one && self.pending.len() < self.most {
+        let of_source = self.counts.of(&source);
+        if self.counts.has_room(&source) {
             return Answer::Welcome(self.add(source, now));
         }
         let gone = loop {
@@ -83,16 +84,16 @@ impl Knocks {
         if of_source >= self.most_of_one {
             return self.weakest(source, |knock| knock.gives_way(now));
         }
-        let (other, count) = self.counts.iter().max_by_key(|(_, count)| **count)?;
+        let (other, count) = self.counts.iter().max_by_key(|(_, count)| *count)?;
         // Whoever has many places has no right to the last one of somebody else.
-        self.weakest(*other, |knock| *count > of_source + 1 || knock.gives_way(now))
+        self.weakest(*other, |knock| count > of_source + 1 || knock.gives_way(now))
     }
 
     fn add(&mut self, source: IpAddr, since: Instant) -> u64 {
         let number = self.next;
         self.next += 1;
         self.pending.insert(number, Knock { source, since, spoke: false });
-        *self.counts.entry(source).or_default() += 1;
+        self.counts.add(source, 1);
         number
     }
 
@@ -111,12 +112,8 @@ impl Knocks {
 
     /// The handshake of one is over, however it ended.
     pub fn leave(&mut self, number: u64) {
-        let Some(knock) = self.pending.remove(&number) else { return };
-        if let Some(count) = self.counts.get_mut(&knock.source) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&knock.source);
-            }
+        if let Some(knock) = self.pending.remove(&number) {
+            self.counts.remove(&knock.source);
         }
     }
 

@@ -35,6 +35,7 @@ pub mod origins;
 pub mod pages;
 pub mod precedents;
 pub mod publish;
+pub mod quota;
 pub mod race;
 mod random;
 pub mod reach;
@@ -48,6 +49,7 @@ pub mod settling;
 #[cfg(test)]
 mod sim;
 pub mod unanswered;
+pub mod upload;
 
 use std::time::Instant;
 

@@ -5,15 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use swarmdex_protocols::PeerId;
 use swarmdex_protocols::address::Source;
 
+use super::quota::Counts;
+
 /// Members and waiting requests, by peer and by address. No more rows than there are members and requests.
 #[derive(Debug, Default)]
 pub struct Origins {
     of: BTreeMap<PeerId, Source>,
     members: BTreeMap<Source, BTreeSet<PeerId>>,
-    /// Requests of a peer that wait, and where the first of them came from.
-    waiting: BTreeMap<PeerId, (usize, Option<Source>)>,
-    waiting_at: BTreeMap<Source, usize>,
-    total: usize,
+    /// Requests that wait.
+    waiting: Counts<PeerId>,
+    /// Where the first of those of a peer came from.
+    first: BTreeMap<PeerId, Source>,
+    waiting_at: Counts<Source>,
 }
 
 impl Origins {
@@ -51,45 +54,41 @@ impl Origins {
 
     /// A request waits from now on.
     pub fn begin(&mut self, peer: PeerId, source: Option<Source>) {
-        let (count, first) = self.waiting.entry(peer).or_insert((0, source));
-        *count += 1;
-        if let Some(source) = *first {
-            *self.waiting_at.entry(source).or_default() += 1;
+        if self.waiting.of(&peer) == 0
+            && let Some(source) = source
+        {
+            self.first.insert(peer, source);
         }
-        self.total += 1;
+        if let Some(source) = self.first.get(&peer) {
+            self.waiting_at.add(*source, 1);
+        }
+        self.waiting.add(peer, 1);
     }
 
     /// It waits no longer.
     pub fn end(&mut self, peer: &PeerId) {
-        let Some((count, source)) = self.waiting.get_mut(peer) else { return };
-        *count -= 1;
-        if let Some(source) = source
-            && let Some(waiting) = self.waiting_at.get_mut(source)
-        {
-            *waiting -= 1;
-            if *waiting == 0 {
-                self.waiting_at.remove(source);
-            }
+        if let Some(source) = self.first.get(peer) {
+            self.waiting_at.remove(source);
         }
-        if *count == 0 {
-            self.waiting.remove(peer);
+        self.waiting.remove(peer);
+        if self.waiting.of(peer) == 0 {
+            self.first.remove(peer);
         }
-        self.total -= 1;
     }
 
     /// Requests of a peer that wait.
     pub fn waiting(&self, peer: &PeerId) -> usize {
-        self.waiting.get(peer).map_or(0, |(count, _)| *count)
+        self.waiting.of(peer)
     }
 
     /// Requests from an address that wait.
     pub fn waiting_at(&self, source: &Source) -> usize {
-        self.waiting_at.get(source).copied().unwrap_or(0)
+        self.waiting_at.of(source)
     }
 
     /// Requests that wait in all.
     pub fn total(&self) -> usize {
-        self.total
+        self.waiting.all()
     }
 }
 
@@ -134,6 +133,6 @@ mod tests {
         origins.end(&PeerId::random());
         peers.iter().chain(&peers).for_each(|peer| origins.end(peer));
         assert_eq!((counts(&origins), origins.waiting.len()), ((0, 0, 1), 1));
-        assert!(origins.waiting_at.is_empty());
+        assert!(origins.waiting_at.is_empty() && origins.first.is_empty());
     }
 }

@@ -20,6 +20,7 @@ use swarmdex_protocols::mirror::Verdict;
 use swarmdex_protocols::{Ledger, Multiaddr, PeerId, RecordKey, Statement};
 
 use super::Now;
+use super::quota::Counts;
 use crate::config::{DhtConfig, Role};
 use check::Said;
 use providers::Providers;
@@ -161,7 +162,8 @@ pub struct Records {
     slots: BTreeMap<RecordKey, Slot>,
     /// Records of others by their distance: the last one goes first.
     distances: BTreeMap<Distance, RecordKey>,
-    claims: BTreeMap<PeerId, usize>,
+    /// Names with nothing but a claim, by sender.
+    claims: Counts<PeerId>,
     providers: Providers,
     next_sweep: Option<Instant>,
 }
@@ -173,7 +175,7 @@ impl Records {
             limits,
             slots: BTreeMap::new(),
             distances: BTreeMap::new(),
-            claims: BTreeMap::new(),
+            claims: Counts::bounded(limits.claims_per_sender, usize::MAX),
             providers: Providers::default(),
             next_sweep: None,
         }
@@ -220,11 +222,11 @@ impl Records {
                 self.distances.remove(&distance);
             }
             if !claim && let Some(claimant) = slot.claimant.take() {
-                decrease(&mut self.claims, &claimant);
+                self.claims.remove(&claimant);
             }
             return Verdict::Stored;
         }
-        if !own && claim && self.claims.get(&sender).copied().unwrap_or(0) >= self.limits.claims_per_sender {
+        if !own && claim && !self.claims.has_room(&sender) {
             return Verdict::Full;
         }
         if !own && !self.make_room(&distance) {
@@ -240,7 +242,7 @@ impl Records {
         }
         if claim && !own {
             slot.claimant = Some(Box::new(sender));
-            *self.claims.entry(sender).or_default() += 1;
+            self.claims.add(sender, 1);
         }
         if !own {
             slot.distance = Some(distance);
@@ -278,7 +280,7 @@ impl Records {
     fn remove(&mut self, key: &RecordKey) {
         let Some(slot) = self.slots.remove(key) else { return };
         if let Some(claimant) = slot.claimant {
-            decrease(&mut self.claims, &claimant);
+            self.claims.remove(&claimant);
         }
         if let Some(distance) = slot.distance {
             self.distances.remove(&distance);
@@ -341,14 +343,5 @@ impl Records {
         self.providers.expire(now.mono);
         let empty = self.slots.is_empty() && self.providers.len() == 0;
         self.next_sweep = (!empty).then_some(now.mono + self.limits.lifetime / 8);
-    }
-}
-
-fn decrease(counts: &mut BTreeMap<PeerId, usize>, peer: &PeerId) {
-    if let Some(count) = counts.get_mut(peer) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(peer);
-        }
     }
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use swarmdex_protocols::Multiaddr;
 
+use super::quota::Counts;
+
 /// For how long little is hoped of an address that failed.
 const LATELY: Duration = Duration::from_secs(30);
 /// For how long it is remembered since when an address fails.
@@ -22,29 +24,27 @@ struct Silence {
 }
 
 /// What became of attempts at addresses, without peer ids.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Unanswered {
     silent: BTreeMap<Multiaddr, Silence>,
-    under_way: BTreeMap<Multiaddr, usize>,
+    under_way: Counts<Multiaddr>,
+}
+
+impl Default for Unanswered {
+    fn default() -> Self {
+        Self { silent: BTreeMap::new(), under_way: Counts::bounded(MAX_UNDER_WAY, usize::MAX) }
+    }
 }
 
 impl Unanswered {
     /// An attempt begins; false if enough are under way there. Then [`Unanswered::on_end`] is not to be called.
     pub fn begin(&mut self, address: &Multiaddr) -> bool {
-        let count = self.under_way.entry(address.clone()).or_default();
-        let room = *count < MAX_UNDER_WAY;
-        *count += usize::from(room);
-        room
+        self.under_way.try_add(address.clone())
     }
 
     /// An attempt that began is over.
     pub fn on_end(&mut self, address: &Multiaddr) {
-        if let Some(count) = self.under_way.get_mut(address) {
-            *count -= 1;
-            if *count == 0 {
-                self.under_way.remove(address);
-            }
-        }
+        self.under_way.remove(address);
     }
 
     /// Nobody answered there, after waiting from `begun` on.

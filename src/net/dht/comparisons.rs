@@ -1,10 +1,11 @@
 //! How often others may ask what is stored here.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
+
+use crate::state::quota::Counts;
 
 /// Comparisons that others ask for, in each window: entries looked through in all, and for one sender. A full store takes
 /// some milliseconds, and is compared about a hundred times; one that is being filled by many takes next to nothing.
@@ -17,12 +18,18 @@ const COMPARISON_COST: usize = 10_000;
 const COMPARISONS_WINDOW: Duration = Duration::from_secs(10);
 
 /// How often others lately asked what is stored of them: each time is a look through what is stored.
-#[derive(Default)]
 pub(super) struct Comparisons {
     window: Option<Instant>,
-    of_sender: HashMap<PeerId, usize>,
-    of_address: HashMap<IpAddr, usize>,
-    all: usize,
+    /// Entries that were looked at.
+    of_sender: Counts<PeerId>,
+    of_address: Counts<IpAddr>,
+}
+
+impl Default for Comparisons {
+    fn default() -> Self {
+        let of_sender = Counts::bounded(MAX_COMPARED_OF_SENDER, MAX_COMPARED);
+        Self { window: None, of_sender, of_address: Counts::bounded(MAX_COMPARED_OF_ADDRESS, usize::MAX) }
+    }
 }
 
 impl Comparisons {
@@ -31,31 +38,19 @@ impl Comparisons {
         if self.window.is_none_or(|begin| now.saturating_duration_since(begin) >= COMPARISONS_WINDOW) {
             *self = Self { window: Some(now), ..Self::default() };
         }
-        let cost = entries.saturating_add(COMPARISON_COST);
-        if self.all >= MAX_COMPARED {
-            return false;
+        let room = self.of_sender.has_room(&sender) && address.is_none_or(|at| self.of_address.has_room(&at));
+        if room {
+            self.charge(sender, address, entries.saturating_add(COMPARISON_COST));
         }
-        let of_sender = self.of_sender.entry(sender).or_default();
-        if *of_sender >= MAX_COMPARED_OF_SENDER {
-            return false;
-        }
-        if let Some(address) = address {
-            let of_address = self.of_address.entry(address).or_default();
-            if *of_address >= MAX_COMPARED_OF_ADDRESS {
-                return false;
-            }
-            *of_address += cost;
-        }
-        *of_sender += cost;
-        self.all += cost;
-        true
+        room
     }
 
     /// A question that was admitted took a look at so many entries.
     pub(super) fn charge(&mut self, sender: PeerId, address: Option<IpAddr>, entries: usize) {
-        let of_address = address.and_then(|address| self.of_address.get_mut(&address));
-        let counts = self.of_sender.get_mut(&sender).into_iter().chain(of_address).chain([&mut self.all]);
-        counts.for_each(|count| *count = count.saturating_add(entries));
+        self.of_sender.add(sender, entries);
+        if let Some(address) = address {
+            self.of_address.add(address, entries);
+        }
     }
 }
 

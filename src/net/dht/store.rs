@@ -6,14 +6,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use libp2p::kad::store::{self, RecordStore};
 use libp2p::kad::{KBucketKey, ProviderRecord, Record, RecordKey as KadKey};
 use libp2p::{Multiaddr, PeerId};
-use swarmdex_protocols::address::bounded;
+use swarmdex_protocols::address::{bounded, routing_addresses};
 use swarmdex_protocols::check::{Compared, Range};
 use swarmdex_protocols::limits::{MAX_MIRROR_HELD, MAX_OTHER_ADDRESSES, MAX_PROVIDERS};
 use swarmdex_protocols::mirror::{Part, Provider, Stock, Verdict};
 use swarmdex_protocols::{RecordKey, Statement};
 
 use super::Adopt;
-use crate::net::nodes::routing_addresses;
 use crate::state::Now;
 use crate::state::publish::{Position, distance};
 use crate::state::records::{RecordLimits, Records};

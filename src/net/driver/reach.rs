@@ -41,10 +41,7 @@ impl Driver {
 
     /// Says something to a member, if it is connected; builds from before do not know what it means.
     pub(super) fn tell(&mut self, peer: PeerId, request: Request) {
-        if self.requests.index.has_room() && self.swarm.is_connected(&peer) {
-            let request = request.only_working(self.is_here(&peer));
-            self.swarm.behaviour_mut().index.send_request(&peer, Ok(request));
-        }
+        self.swarm.behaviour_mut().index.tell(&peer, request);
     }
 
     /// The master says whether this node can be reached.

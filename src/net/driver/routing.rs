@@ -3,8 +3,8 @@
 use libp2p::kad;
 
 use super::*;
-use crate::net::Came;
 use crate::net::hosts::Addressed;
+use crate::net::rpc::access::Kind;
 
 /// Whether a node is in the routing table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +20,23 @@ enum Place {
 impl Driver {
     /// Whether a peer is connected, and on this host.
     pub(super) fn is_here(&self, peer: &PeerId) -> bool {
-        self.swarm.behaviour().admission.is_here(peer)
+        self.swarm.behaviour().admission.here().has(peer)
     }
 
     pub(super) fn on_kad(&mut self, event: kad::Event) {
+        use kad::InboundRequest::{AddProvider, PutRecord};
+        let sender = match &event {
+            kad::Event::InboundRequest { request: AddProvider { record: Some(record) } } => Some(record.provider),
+            kad::Event::InboundRequest { request: PutRecord { source, record: Some(_), .. } } => Some(*source),
+            _ => None,
+        };
+        if let Some(sender) = sender
+            && let Err(denied) = self.access.check(&sender, Kind::Record, Instant::now())
+        {
+            match denied {}
+        }
         let here = match &event {
-            kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(record) } } => {
+            kad::Event::InboundRequest { request: AddProvider { record: Some(record) } } => {
                 self.is_here(&record.provider)
             }
             // What others say comes from any of those who are connected.

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::super::sleep_until;
+use super::super::deadline::sleep_until;
 use super::*;
 use crate::state::precedents::Neighbours;
 

@@ -17,8 +17,8 @@ use swarmdex_protocols::index::{Request, Response};
 use swarmdex_protocols::limits::MAX_RENEW_MESSAGE;
 
 use super::{RENEW_PROTOCOL, Standing, Unanswered};
-use crate::net::RequestError;
-use crate::net::codec::{Received, read_message, send_message};
+use crate::net::error::RequestError;
+use crate::net::rpc::codec::{Received, read_message, send_message};
 
 /// What the behaviour says to a connection.
 pub(in crate::net) enum Say {

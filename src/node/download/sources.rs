@@ -12,7 +12,7 @@ use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId, RecordKey
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::net::{ConnectError, Net, RequestError};
+use crate::net::{ConnectError, FetchError, Net, RequestError};
 use crate::node::lookup::Questions;
 use crate::storage::holdings::Part;
 use crate::tasks;
@@ -182,27 +182,33 @@ pub(in crate::node) async fn ask(
     addresses: Vec<Multiaddr>,
     request: Request,
 ) -> Result<Response, Failure> {
-    net.connect_or_call(source, addresses.clone()).await.map_err(|error| {
-        let (reason, since) = match error {
-            // It is this node that is busy.
-            ConnectError::Busy => return Failure::Unreachable(error.to_string()),
-            ConnectError::WrongPeer { address, .. } => (format!("another node is at {address}"), None),
-            ConnectError::Unreachable { reason, since } => (reason, since),
-            error => (error.to_string(), None),
-        };
-        Failure::Unconnected(Silence { tried: addresses, reason, since })
-    })?;
-    match net.fetch(source, request).await {
-        Ok(Response { header: Header::Refused(refusal), .. }) => Err(Failure::Refused(refusal)),
-        Ok(response) => Ok(response),
+    let error = match net.fetch(source, addresses.clone(), request).await {
+        Ok(Response { header: Header::Refused(refusal), .. }) => return Err(Failure::Refused(refusal)),
+        Ok(response) => return Ok(response),
+        Err(FetchError::Connect(error)) => return Err(unconnected(error, addresses)),
+        Err(FetchError::Request(error)) => error,
+    };
+    Err(match error {
         // A connection that breaks looks like an answer that ends early: no lie.
-        Err(RequestError::Malformed(DecodeError::Truncated)) => {
-            Err(Failure::Unreachable("its answer ended in the middle".to_owned()))
+        RequestError::Malformed(DecodeError::Truncated) => {
+            Failure::Unreachable("its answer ended in the middle".to_owned())
         }
-        Err(RequestError::Malformed(_)) => Err(Failure::Nonsense),
-        Err(RequestError::Busy) => Err(Failure::Refused(Refusal::Busy)),
-        Err(error) => Err(Failure::Unreachable(error.to_string())),
-    }
+        RequestError::Malformed(_) => Failure::Nonsense,
+        RequestError::Busy => Failure::Refused(Refusal::Busy),
+        error => Failure::Unreachable(error.to_string()),
+    })
+}
+
+/// Why nothing could be asked.
+fn unconnected(error: ConnectError, tried: Vec<Multiaddr>) -> Failure {
+    let (reason, since) = match error {
+        // It is this node that is busy.
+        ConnectError::Busy => return Failure::Unreachable(error.to_string()),
+        ConnectError::WrongPeer { address, .. } => (format!("another node is at {address}"), None),
+        ConnectError::Unreachable { reason, since } => (reason, since),
+        error => (error.to_string(), None),
+    };
+    Failure::Unconnected(Silence { tried, reason, since })
 }
 
 /// Which chunks a source has - `None` for all - and who else has some. It is told what this node has, in `own`, if that is
@@ -244,7 +250,7 @@ pub(super) async fn is_sending(
 ) -> Result<bool, Failure> {
     // It is the same question: who asks without addresses is not named to others any more.
     let request = question(&net, content, own.as_deref());
-    match net.fetch(source, request).await {
+    match net.fetch_if_connected(source, request).await {
         Ok(Response { header: Header::Have { sending, .. }, .. }) => Ok(sending),
         Ok(Response { header: Header::Refused(refusal), .. }) => Err(Failure::Refused(refusal)),
         Ok(_) => Err(Failure::Nonsense),
@@ -271,12 +277,12 @@ pub(super) async fn chunks(
 
 /// Says that a run is not wanted any more; what comes of it is of no interest.
 pub(super) async fn cancel(net: Net, source: PeerId, run: Run) {
-    let _ = net.fetch(source, Request::Cancel(run)).await;
+    let _ = net.fetch_if_connected(source, Request::Cancel(run)).await;
 }
 
 /// Says that what came for a run is not part of the content: the holder can look whether its file is still that.
 pub(super) async fn complain(net: Net, source: PeerId, run: Run) {
-    let _ = net.fetch(source, Request::Wrong(run)).await;
+    let _ = net.fetch_if_connected(source, Request::Wrong(run)).await;
 }
 
 /// Where this node is best reached.

@@ -8,38 +8,41 @@ use std::hash::Hash;
 use libp2p::request_response::OutboundFailure;
 use tokio::sync::oneshot;
 
-use super::RequestError;
+use crate::net::error::RequestError;
+
+/// Requests of this node that wait for an answer, of each protocol.
+pub(in crate::net) const MAX_REQUESTS: usize = 1024;
 
 /// Waiting responders by request id.
 #[derive(Debug)]
-pub(super) struct Pending<Id, Answer> {
+pub(in crate::net) struct Pending<Id, Answer> {
     waiting: HashMap<Id, oneshot::Sender<Result<Answer, RequestError>>>,
     limit: usize,
 }
 
 impl<Id: Eq + Hash, Answer> Pending<Id, Answer> {
     /// At most `limit` at a time.
-    pub(super) fn new(limit: usize) -> Self {
+    pub(in crate::net) fn new(limit: usize) -> Self {
         Self { waiting: HashMap::new(), limit }
     }
 
     /// Whether another request may be made.
-    pub(super) fn has_room(&self) -> bool {
+    pub(in crate::net) fn has_room(&self) -> bool {
         self.waiting.len() < self.limit
     }
 
     /// Remembers who waits for the answer to `id`.
-    pub(super) fn insert(&mut self, id: Id, answer: oneshot::Sender<Result<Answer, RequestError>>) {
+    pub(in crate::net) fn insert(&mut self, id: Id, answer: oneshot::Sender<Result<Answer, RequestError>>) {
         self.waiting.insert(id, answer);
     }
 
     /// Who waits for the answer to `id`, if anybody; it is forgotten.
-    pub(super) fn take(&mut self, id: &Id) -> Option<oneshot::Sender<Result<Answer, RequestError>>> {
+    pub(in crate::net) fn take(&mut self, id: &Id) -> Option<oneshot::Sender<Result<Answer, RequestError>>> {
         self.waiting.remove(id)
     }
 
     /// Hands the answer on; whoever waited may be gone.
-    pub(super) fn answer(&mut self, id: &Id, result: Result<Answer, RequestError>) {
+    pub(in crate::net) fn answer(&mut self, id: &Id, result: Result<Answer, RequestError>) {
         if let Some(waiting) = self.take(id) {
             let _ = waiting.send(result);
         }
@@ -47,7 +50,7 @@ impl<Id: Eq + Hash, Answer> Pending<Id, Answer> {
 }
 
 /// What a failure of libp2p means to whoever asked.
-pub(super) fn request_error(failure: &OutboundFailure) -> RequestError {
+pub(in crate::net) fn request_error(failure: &OutboundFailure) -> RequestError {
     match failure {
         OutboundFailure::DialFailure | OutboundFailure::ConnectionClosed => RequestError::Disconnected,
         OutboundFailure::Timeout => RequestError::TimedOut,

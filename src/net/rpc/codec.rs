@@ -14,6 +14,7 @@ use libp2p::StreamProtocol;
 use libp2p::request_response::Codec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use swarmdex_protocols::ContentId;
 use swarmdex_protocols::codec::{self, DecodeError};
 use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::limits::{
@@ -22,25 +23,17 @@ use swarmdex_protocols::limits::{
 use swarmdex_protocols::{index, mirror};
 
 use crate::buffers::Buffers;
-use crate::storage::holdings::{Expected, Holdings};
-
-/// Protocol id of the index protocol.
-pub(super) const INDEX_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmdex/index/1");
-/// Protocol id of the mirror protocol.
-pub(super) const MIRROR_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmdex/mirror/1");
-/// Protocol id of the fetch protocol.
-pub(super) const FETCH_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmdex/fetch/1");
 
 /// What arrived: a message, or why the bytes are none.
-pub(super) type Received<T> = Result<T, DecodeError>;
+pub(in crate::net) type Received<T> = Result<T, DecodeError>;
 
 /// Frames of a protocol whose requests and responses are one message each, of at most `MAX` bytes.
-pub(super) struct MessageCodec<Request, Response, const MAX: usize>(PhantomData<fn() -> (Request, Response)>);
+pub(in crate::net) struct MessageCodec<Request, Response, const MAX: usize>(PhantomData<fn() -> (Request, Response)>);
 
 /// Frames of the index protocol.
-pub(super) type IndexCodec = MessageCodec<index::Request, index::Response, MAX_INDEX_MESSAGE>;
+pub(in crate::net) type IndexCodec = MessageCodec<index::Request, index::Response, MAX_INDEX_MESSAGE>;
 /// Frames of the mirror protocol.
-pub(super) type MirrorCodec = MessageCodec<mirror::Request, mirror::Response, MAX_MIRROR_MESSAGE>;
+pub(in crate::net) type MirrorCodec = MessageCodec<mirror::Request, mirror::Response, MAX_MIRROR_MESSAGE>;
 
 impl<Request, Response, const MAX: usize> Default for MessageCodec<Request, Response, MAX> {
     fn default() -> Self {
@@ -92,14 +85,19 @@ where
     }
 }
 
+/// Told that a chunk of a content begins to arrive; what it returns is told that all of it is here, or dropped if it does not come.
+pub(in crate::net) type OnArrival = Arc<dyn Fn(&ContentId, u64) -> Option<Arrived> + Send + Sync>;
+/// Told that all of a chunk is here.
+pub(in crate::net) type Arrived = Box<dyn FnOnce() + Send>;
+
 /// Frames of the fetch protocol; bodies are read into, and written from, buffers that are used again.
-#[derive(Debug, Clone)]
-pub(super) struct FetchCodec {
+#[derive(Clone)]
+pub(in crate::net) struct FetchCodec {
     buffers: Buffers,
     /// Bytes of files that came, those of answers that broke off included.
     received: Arc<AtomicU64>,
     /// What learns of chunks that begin to arrive.
-    holdings: Holdings,
+    on_arrival: OnArrival,
     /// What the request asked for whose answer is read next, if any of several chunks: each request has a clone of its own.
     asked: Option<fetch::Any>,
 }
@@ -128,7 +126,7 @@ impl Codec for FetchCodec {
         if bytes > MAX_FETCH_BODY {
             return Ok(Err(DecodeError::TooLarge { actual: bytes as u64, limit: MAX_FETCH_BODY }));
         }
-        let expected = self.expected(&header);
+        let arrived = self.arriving(&header);
         // This node asked for it: what a window allows may be set aside at once.
         let mut body = self.buffers.take(bytes);
         if let Err(error) = self.read_body(io, &mut body).await {
@@ -136,8 +134,8 @@ impl Codec for FetchCodec {
             return truncated(error);
         }
         let response = expect_end(io).await?.map(|()| fetch::Response { header, body });
-        if let Some(expected) = expected.filter(|_| response.is_ok()) {
-            expected.came();
+        if let Some(arrived) = arrived.filter(|_| response.is_ok()) {
+            arrived();
         }
         Ok(response)
     }
@@ -165,20 +163,20 @@ impl Codec for FetchCodec {
 }
 
 impl FetchCodec {
-    pub(super) fn new(buffers: Buffers, received: Arc<AtomicU64>, holdings: Holdings) -> Self {
-        Self { buffers, received, holdings, asked: None }
+    pub(in crate::net) fn new(buffers: Buffers, received: Arc<AtomicU64>, on_arrival: OnArrival) -> Self {
+        Self { buffers, received, on_arrival, asked: None }
     }
 
     /// One of a crowd asked for any of several chunks of somebody who has everything, and one of them begins to arrive:
     /// nobody else is likely to have it yet.
-    fn expected(&mut self, header: &Header) -> Option<Expected> {
+    fn arriving(&mut self, header: &Header) -> Option<Arrived> {
         let any = self.asked.take()?;
         let index = match header {
             Header::Chunks { .. } => any.first,
             Header::Instead { first, .. } if any.choices().any(|index| index == *first) => *first,
             _ => return None,
         };
-        self.holdings.expect(&any.content, index)
+        (self.on_arrival)(&any.content, index)
     }
 
     /// Fills `body`, and counts what comes.
@@ -200,7 +198,7 @@ impl FetchCodec {
 }
 
 /// Reads a message behind its length of 4 bytes.
-pub(super) async fn read_message<T, M>(io: &mut T, max: usize) -> io::Result<Received<M>>
+pub(in crate::net) async fn read_message<T, M>(io: &mut T, max: usize) -> io::Result<Received<M>>
 where
     T: AsyncRead + Unpin + Send,
     M: DeserializeOwned,
@@ -260,7 +258,7 @@ where
 }
 
 /// Writes a small message in one piece, and sees it off.
-pub(super) async fn send_message<T, M>(io: &mut T, message: &M, max: usize) -> io::Result<()>
+pub(in crate::net) async fn send_message<T, M>(io: &mut T, message: &M, max: usize) -> io::Result<()>
 where
     T: AsyncWrite + Unpin + Send,
     M: Serialize + Sync,
@@ -272,11 +270,10 @@ where
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Fetch, Index, Protocol};
+    use super::*;
     use futures::executor::block_on;
     use futures::io::Cursor;
-    use swarmdex_protocols::ContentId;
-
-    use super::*;
 
     fn response(body: &[u8]) -> fetch::Response {
         let header = Header::Chunks { bytes: body.len() as u32, proofs: Vec::new(), have: Vec::new() };
@@ -284,17 +281,17 @@ mod tests {
     }
 
     fn codec() -> FetchCodec {
-        FetchCodec::new(Buffers::new(4), Arc::default(), Holdings::default())
+        FetchCodec::new(Buffers::new(4), Arc::default(), Arc::new(|_, _| None))
     }
 
     fn written(response: fetch::Response) -> Vec<u8> {
         let mut io = Cursor::new(Vec::new());
-        block_on(codec().write_response(&FETCH_PROTOCOL, &mut io, Ok(response))).unwrap();
+        block_on(codec().write_response(&Fetch::ID, &mut io, Ok(response))).unwrap();
         io.into_inner()
     }
 
     fn read(bytes: &[u8]) -> Received<fetch::Response> {
-        block_on(codec().read_response(&FETCH_PROTOCOL, &mut Cursor::new(bytes))).unwrap()
+        block_on(codec().read_response(&Fetch::ID, &mut Cursor::new(bytes))).unwrap()
     }
 
     #[test]
@@ -327,8 +324,7 @@ mod tests {
 
     #[test]
     fn a_length_over_the_limit_is_refused_before_it_is_read() {
-        let request =
-            block_on(IndexCodec::default().read_request(&INDEX_PROTOCOL, &mut Cursor::new([0xff; 4]))).unwrap();
+        let request = block_on(IndexCodec::default().read_request(&Index::ID, &mut Cursor::new([0xff; 4]))).unwrap();
         assert!(matches!(request, Err(DecodeError::TooLarge { actual: 0xffff_ffff, .. })));
     }
 
@@ -336,9 +332,41 @@ mod tests {
     fn a_request_survives_the_wire() {
         let request = fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 3, count: 4 }.into());
         let mut io = Cursor::new(Vec::new());
-        block_on(codec().write_request(&FETCH_PROTOCOL, &mut io, Ok(request.clone()))).unwrap();
+        block_on(codec().write_request(&Fetch::ID, &mut io, Ok(request.clone()))).unwrap();
         let bytes = io.into_inner();
-        let got = block_on(codec().read_request(&FETCH_PROTOCOL, &mut Cursor::new(bytes))).unwrap();
+        let got = block_on(codec().read_request(&Fetch::ID, &mut Cursor::new(bytes))).unwrap();
         assert_eq!(got, Ok(request));
+    }
+
+    #[test]
+    fn a_chunk_that_begins_to_arrive_is_told_of_and_so_is_its_end() {
+        let (begun, came) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (told, end) = (begun.clone(), came.clone());
+        let on_arrival: OnArrival = Arc::new(move |_, index| {
+            told.fetch_add(index, Ordering::Relaxed);
+            let end = end.clone();
+            let came = move || {
+                end.fetch_add(index, Ordering::Relaxed);
+            };
+            Some(Box::new(came) as Arrived)
+        });
+        let asked = fetch::Request::Any(fetch::Any::new(ContentId::of(b"x"), 3, [5]));
+        let answer = |header: Header| written(fetch::Response { header, body: vec![1; 50] });
+        let exchange = |request: &fetch::Request, bytes: &[u8]| {
+            let mut codec = FetchCodec::new(Buffers::new(4), Arc::default(), on_arrival.clone());
+            let mut io = Cursor::new(Vec::new());
+            block_on(codec.write_request(&Fetch::ID, &mut io, Ok(request.clone()))).unwrap();
+            let _ = block_on(codec.read_response(&Fetch::ID, &mut Cursor::new(bytes))).unwrap();
+            [begun.swap(0, Ordering::Relaxed), came.swap(0, Ordering::Relaxed)]
+        };
+        let chunks = answer(Header::Chunks { bytes: 50, proofs: Vec::new(), have: Vec::new() });
+        assert_eq!(exchange(&asked, &chunks), [3, 3]);
+        assert_eq!(exchange(&asked, &chunks[..chunks.len() - 1]), [3, 0], "it does not come");
+        let other = answer(Header::Instead { first: 5, bytes: 50, proof: Default::default() });
+        assert_eq!(exchange(&asked, &other), [5, 5]);
+        let wrong = answer(Header::Instead { first: 6, bytes: 50, proof: Default::default() });
+        assert_eq!(exchange(&asked, &wrong), [0, 0], "nobody asked for it");
+        let run = fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 3, count: 1 }.into());
+        assert_eq!(exchange(&run, &chunks), [0, 0], "no crowd");
     }
 }

@@ -1,0 +1,67 @@
+//! What the handle asks of the loop.
+
+use swarmdex_protocols::{ContentId, Multiaddr, PeerId, fetch, index, mirror};
+use tokio::sync::{mpsc, oneshot};
+
+use super::crowd::Word;
+use super::dht;
+use super::error::ConnectError;
+use super::rpc::{self, Waiting};
+use super::types::{Neighbours, Snapshot};
+
+/// What the loop is asked to do.
+pub(super) enum Command {
+    Connect {
+        peer: Option<PeerId>,
+        addresses: Vec<Multiaddr>,
+        answer: oneshot::Sender<Result<PeerId, ConnectError>>,
+    },
+    Index {
+        to: PeerId,
+        request: index::Request,
+        answer: Waiting<rpc::Index>,
+    },
+    Mirror {
+        to: PeerId,
+        request: mirror::Request,
+        answer: Waiting<rpc::Mirror>,
+    },
+    Dht(dht::Ask),
+    Fetch {
+        from: PeerId,
+        request: fetch::Request,
+        answer: Waiting<rpc::Fetch>,
+        /// Gets the request back if there is no connection.
+        unsent: oneshot::Sender<fetch::Request>,
+    },
+    Listen {
+        content: ContentId,
+        words: mpsc::Sender<Word>,
+    },
+    Keep {
+        peer: PeerId,
+        keep: bool,
+    },
+    GiveWay {
+        reason: String,
+    },
+    Neighbours {
+        answer: oneshot::Sender<Neighbours>,
+    },
+    Disconnect {
+        peer: PeerId,
+    },
+    Cut {
+        peer: PeerId,
+    },
+    Await {
+        peer: PeerId,
+        answer: oneshot::Sender<Result<PeerId, ConnectError>>,
+    },
+    Snapshot {
+        answer: oneshot::Sender<Snapshot>,
+    },
+    Shutdown {
+        answer: oneshot::Sender<()>,
+    },
+}

@@ -1,0 +1,52 @@
+//! Access: whether a request of another node is served at all.
+//!
+//! Each request passes here once, with who asks and what kind it is, before anything is done about it. Who may connect is decided
+//! elsewhere: see `net::gate` for sockets and handshakes, `net::admission` for connections.
+
+use std::time::Instant;
+
+use swarmdex_protocols::PeerId;
+
+/// What kind a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::net) enum Kind {
+    /// Of the index protocol.
+    Index,
+    /// A renewal, on the stream that is for renewals alone.
+    Renewal,
+    /// Of the mirror protocol.
+    Mirror,
+    /// Of the fetch protocol.
+    Fetch,
+    /// A record of Kademlia's that is to be stored here.
+    Record,
+}
+
+/// Why a request is not served. Nobody is refused so far: whoever adds a reason here is shown by the compiler where it has to be
+/// answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::net) enum Denied {}
+
+/// Who may ask for what.
+#[derive(Debug, Default)]
+pub(in crate::net) struct Access {}
+
+impl Access {
+    /// Whether this request is served; asked once for each.
+    pub(in crate::net) fn check(&mut self, _peer: &PeerId, _kind: Kind, _now: Instant) -> Result<(), Denied> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_is_admitted() {
+        let (mut access, now) = (Access::default(), Instant::now());
+        for kind in [Kind::Index, Kind::Renewal, Kind::Mirror, Kind::Fetch, Kind::Record] {
+            assert_eq!(access.check(&PeerId::random(), kind, now), Ok(()));
+        }
+    }
+}

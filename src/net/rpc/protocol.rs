@@ -1,0 +1,64 @@
+//! The protocols that have one answer to each request.
+
+use libp2p::StreamProtocol;
+use libp2p::request_response::Codec;
+use swarmdex_protocols::{fetch, index, mirror};
+
+use super::access::Kind;
+use super::codec::{FetchCodec, IndexCodec, MirrorCodec, Received};
+use crate::net::hosts::Addressed;
+
+/// A protocol that has one answer to each request.
+pub(in crate::net) trait Protocol: 'static {
+    /// What a node names to speak it.
+    const ID: StreamProtocol;
+    /// What serving a request of it is called in the log.
+    const WORK: &'static str;
+    /// What its requests are for [`Access`](super::access::Access).
+    const KIND: Kind;
+    /// What is asked.
+    type Request: Addressed + Send + 'static;
+    /// What is answered.
+    type Response: Addressed + Send + 'static;
+    /// Its frames.
+    type Codec: Codec<Protocol = StreamProtocol, Request = Received<Self::Request>, Response = Received<Self::Response>>
+        + Clone
+        + Send
+        + 'static;
+}
+
+/// Questions to the index, and to owners about their names.
+pub(in crate::net) enum Index {}
+
+impl Protocol for Index {
+    const ID: StreamProtocol = StreamProtocol::new("/swarmdex/index/1");
+    const WORK: &'static str = "an index request";
+    const KIND: Kind = Kind::Index;
+    type Request = index::Request;
+    type Response = index::Response;
+    type Codec = IndexCodec;
+}
+
+/// Records that are stored for others, many at a time.
+pub(in crate::net) enum Mirror {}
+
+impl Protocol for Mirror {
+    const ID: StreamProtocol = StreamProtocol::new("/swarmdex/mirror/1");
+    const WORK: &'static str = "a mirror request";
+    const KIND: Kind = Kind::Mirror;
+    type Request = mirror::Request;
+    type Response = mirror::Response;
+    type Codec = MirrorCodec;
+}
+
+/// Chunks of files.
+pub(in crate::net) enum Fetch {}
+
+impl Protocol for Fetch {
+    const ID: StreamProtocol = StreamProtocol::new("/swarmdex/fetch/1");
+    const WORK: &'static str = "an upload";
+    const KIND: Kind = Kind::Fetch;
+    type Request = fetch::Request;
+    type Response = fetch::Response;
+    type Codec = FetchCodec;
+}

@@ -1,0 +1,21 @@
+//! What the swarm serves to others.
+
+use std::sync::Arc;
+
+use swarmdex_protocols::index::{Request, Response};
+
+use super::index::Master;
+use crate::storage::library::Library;
+
+/// Answers lookups and searches for names that this node owns, from memory.
+pub type OwnedNames = Arc<dyn Fn(Request) -> Response + Send + Sync>;
+
+/// What the swarm serves to others.
+pub struct Services {
+    /// What chunks are read from.
+    pub library: Library,
+    /// The index; a master's alone.
+    pub index: Option<Master>,
+    /// What this node says of its own names.
+    pub owned: OwnedNames,
+}
