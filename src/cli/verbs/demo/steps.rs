@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 
-use super::super::output::size;
 use super::StepResult;
 use super::processes::{Actor, Stage};
+use crate::cli::output::size;
 use crate::node::{ErrorKind, GetReport, GetRequest, MasterState, ShareReport, Standing};
 
 /// Size of the large file, in bytes.

@@ -5,15 +5,30 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::Failure;
-use super::settings::NodeArgs;
+use super::{Context, Shown, Verb};
+use crate::cli::Failure;
+use crate::cli::settings::NodeArgs;
 use crate::http;
+use crate::log::Program;
 use crate::node::{Node, Ready};
 
 /// How long a node that cannot go on may take to end what still works.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) async fn run(args: &NodeArgs) -> Result<(), Failure> {
+/// Run a node in the foreground
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Run;
+
+impl Verb for Run {
+    const SHOWN: Shown = Shown::NODE;
+    const PROGRAM: Program = Program::Node;
+
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        run(&context.node).await
+    }
+}
+
+async fn run(args: &NodeArgs) -> Result<(), Failure> {
     let config = args.config()?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Runtime)?;
