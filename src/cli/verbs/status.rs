@@ -42,7 +42,7 @@ fn print(status: &NodeStatus, json: bool) -> Result<(), Failure> {
     };
     let shared = &status.shared;
     let mut table = Table::new(&[]);
-    table.row(&["role", &format!("{:?}", status.role).to_lowercase()]);
+    table.row(&["role", status.role.as_str()]);
     table.row(&["peer id", &status.peer_id.to_string()]);
     table.row(&["network", &status.network]);
     table.row(&["master", &master]);
