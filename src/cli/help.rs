@@ -7,6 +7,8 @@ use super::verbs::{Command, NodeFlags, Shown};
 
 /// Flags that say which node is meant.
 const WHICH: &[&str] = &["data_dir", "config"];
+/// Flags that say what of folders is shared.
+const SELECT: &[&str] = &["exclude", "hidden", "no_ignore"];
 /// Flags of a node that lives for one command: how it enters the network.
 const ENTER: &[&str] = &["data_dir", "config", "master", "bootstrap", "listen", "network", "no_mdns"];
 
@@ -31,6 +33,7 @@ fn is_shown(shown: Shown, flag: &str) -> bool {
             NodeFlags::All => true,
             NodeFlags::Enter => ENTER.contains(&flag),
             NodeFlags::Which => WHICH.contains(&flag),
+            NodeFlags::Share => WHICH.contains(&flag) || SELECT.contains(&flag),
             NodeFlags::None => false,
         },
     }
@@ -65,6 +68,9 @@ mod tests {
             assert!(help.lines().count() < most, "{help}");
         }
         assert!(help("get").contains("--master") && !help("get").contains("--role"));
+        for flag in ["--exclude", "--hidden", "--no-ignore"] {
+            assert!(help("share").contains(flag) && !help("ls").contains(flag), "{flag}");
+        }
         assert!(help("share").contains("--verbose") && !help("ls").contains("--verbose"));
     }
 }

@@ -49,6 +49,8 @@ pub(super) enum NodeFlags {
     Enter,
     /// Those that say which node is meant.
     Which,
+    /// These, and those that say what of folders is shared.
+    Share,
     /// None: it needs no node.
     None,
 }

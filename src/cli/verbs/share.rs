@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{Context, Shown, Verb};
+use super::{Context, NodeFlags, Shown, Verb};
 use crate::cli::interrupt::{Rest, interruptible};
 use crate::cli::output::{self, Bar, note, size};
 use crate::cli::summary::{files, left_out, listed, note_each, print_shared};
@@ -26,7 +26,7 @@ pub(in crate::cli) struct Share {
 }
 
 impl Verb for Share {
-    const SHOWN: Shown = Shown { verbose: true, ..Shown::RUNNING };
+    const SHOWN: Shown = Shown { node: NodeFlags::Share, verbose: true, ..Shown::RUNNING };
 
     async fn run(self, context: &Context) -> Result<(), Failure> {
         let options = ShareOptions { selection: context.node.select.selection(), rehash: self.rehash };
