@@ -103,7 +103,7 @@ async fn next(signals: &mut [(Signal, Interrupt)]) -> Interrupt {
 }
 
 /// Whether whoever started the program had it ignore a signal, as `nohup` does.
-fn ignores(kind: SignalKind) -> bool {
+pub(super) fn ignores(kind: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
