@@ -2,8 +2,7 @@
 
 use super::Failure;
 use super::output::{self, Table, note, size};
-use crate::http::Listed;
-use crate::node::{LeftOut, PeerState, SharedInfo, Standing};
+use crate::node::{LeftOut, Listed, PeerState, SharedInfo, Standing};
 
 /// Lines of one kind that are printed without `--verbose`.
 pub(super) const LISTED: usize = 10;

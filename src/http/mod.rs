@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use axum::Router;
-pub use client::{Call, Client, Listed};
+pub use client::Client;
 use door::Door;
 pub(crate) use routes::MAX_RESULTS;
 use serve::Listen;

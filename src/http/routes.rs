@@ -18,7 +18,7 @@ use super::types::{
     ErrorBody, Form, GetBody, Line, ListQuery, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody, UnshareBody,
 };
 use crate::config::ShareOptions;
-use crate::node::{Error, Node, Operation};
+use crate::node::{Api, Error, Listed, Node, Operation};
 
 /// Longest body of a request, in bytes: the names of the longest command line (6 MiB on Linux), their quotes escaped.
 pub(super) const MAX_BODY: usize = 16 << 20;
@@ -98,11 +98,11 @@ async fn search(State(app): State<App>, Query(SearchQuery { query, limit, form }
 }
 
 async fn peers(State(app): State<App>, Query(query): Query<ListQuery>) -> Response {
-    cut(app.node.peers().await, &query)
+    listed(app.node.some_peers(query.limit.unwrap_or(usize::MAX)).await)
 }
 
 async fn shared(State(app): State<App>, Query(query): Query<ListQuery>) -> Response {
-    cut(app.node.shared().await, &query)
+    listed(app.node.some_shared(query.limit.unwrap_or(usize::MAX)).await)
 }
 
 /// A list, and whether there is more of it.
@@ -110,15 +110,9 @@ fn list<T: Serialize>(entries: Vec<T>, more: bool) -> Response {
     ([(MORE, if more { "true" } else { "false" })], json(&entries)).into_response()
 }
 
-/// As much of a list as is wanted.
-fn cut<T: Serialize>(all: Result<Vec<T>, Error>, query: &ListQuery) -> Response {
-    match all {
-        Ok(mut entries) => {
-            let most = query.limit.unwrap_or(usize::MAX);
-            let more = entries.len() > most;
-            entries.truncate(most);
-            list(entries, more)
-        }
+fn listed<T: Serialize>(listed: Result<Listed<T>, Error>) -> Response {
+    match listed {
+        Ok(Listed { entries, more }) => list(entries, more),
         Err(error) => answer::<()>(Err(error)),
     }
 }

@@ -1,6 +1,7 @@
 //! One running node behind one small handle. Command line, HTTP and tests go through it alone.
 
 mod agree;
+mod api;
 mod counts;
 mod dht;
 mod download;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+pub use api::{Api, Listed, Reply};
 use download::Turns;
 pub use error::{Error, ErrorKind};
 pub use identity::{IdentityInfo, MachineState, NewIdentityInfo, new_identity, show_identity};

@@ -8,12 +8,12 @@ use std::time::Duration;
 use stream::Stream;
 
 use super::{Context, Shown, Verb};
-use crate::cli::backend::{Backend, TemporaryFolder};
+use crate::cli::backend::TemporaryFolder;
 use crate::cli::interrupt::{Rest, with_node};
 use crate::cli::output::{self, Bar, note, size};
 use crate::cli::settings::NodeArgs;
 use crate::cli::{Failure, absolute, summary};
-use crate::node::{FailedFile, GetOptions, GetReport, GetRequest, GotFile, Progress};
+use crate::node::{Api, FailedFile, GetOptions, GetReport, GetRequest, GotFile, Progress};
 
 /// Longest time that can be given.
 const MAX_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -111,7 +111,7 @@ impl Verb for Get {
         }
         let request = GetRequest { name: get.name.clone(), output: place, recursive: get.recursive };
         let options = get.options();
-        let report = with_node(args, Rest::GoesOn, async |backend| download(backend, request, options).await).await?;
+        let report = with_node(args, Rest::GoesOn, async |api| download(api, request, options).await).await?;
         if json && get.recursive {
             output::json(&report.files)?;
         } else if json {
@@ -129,13 +129,14 @@ impl Verb for Get {
 }
 
 /// Downloads, and says how far it is and for whom it waits.
-async fn download(backend: &Backend, request: GetRequest, options: GetOptions) -> Result<GetReport, Failure> {
+async fn download(api: &dyn Api, request: GetRequest, options: GetOptions) -> Result<GetReport, Failure> {
     let (mut bar, mut waiting) = (Bar::new(), Waiting::default());
-    let result = backend.get(request, options, |progress| {
+    let mut operation = api.get_with(request, options);
+    let report = operation.follow(|progress| {
         waiting.say(&progress, &bar);
         bar.show(&progress);
     });
-    let report = result.await;
+    let report = report.await;
     bar.finish();
     Ok(report?)
 }
@@ -161,12 +162,12 @@ impl Waiting {
 async fn into_stream(args: &NodeArgs, get: Get, output: &Path, stream: Stream, json: bool) -> Result<(), Failure> {
     let options = GetOptions { fleeting: true, ..get.options() };
     let to_stdout = stream.is_stdout();
-    let got = with_node(args, Rest::Nothing, async |backend| {
+    let got = with_node(args, Rest::Nothing, async |api| {
         // Whoever reads a named pipe is there from the start, and sees its end if the download fails.
         let opening = tokio::task::spawn_blocking(move || stream.open());
         let folder = TemporaryFolder::in_folder(&room(args), "swarmdex-stream")?;
         let request = GetRequest { name: get.name.clone(), output: folder.path().join("file"), recursive: false };
-        let report = download(backend, request, options).await?;
+        let report = download(api, request, options).await?;
         let Some(got) = report.files.into_iter().next() else { return Err(Failure::Node(crate::node::Error::Answer)) };
         let file = std::fs::File::open(&got.path).map_err(|error| Failure::Path(got.path.clone(), error))?;
         // From here on it is this process's alone, and gone with it.

@@ -2,11 +2,10 @@
 
 use super::{Context, Shown, Verb};
 use crate::cli::Failure;
-use crate::cli::backend::Backend;
 use crate::cli::interrupt::{Rest, with_node};
 use crate::cli::output::{self, Table, note, size};
 use crate::cli::summary::{state_word, unreached};
-use crate::node::{LookupInfo, Source};
+use crate::node::{Api, LookupInfo, Source};
 
 /// Show what the index says of one name
 #[derive(Debug, clap::Args)]
@@ -19,7 +18,7 @@ impl Verb for Lookup {
     const SHOWN: Shown = Shown::ASKS;
 
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        let lookup = async |backend: &Backend| Ok(backend.lookup(&self.name).await?);
+        let lookup = async |api: &dyn Api| Ok(api.lookup(&self.name).await?);
         let found = with_node(&context.node, Rest::Nothing, lookup).await?;
         print(&found, context.output.json)
     }

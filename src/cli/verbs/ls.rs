@@ -6,7 +6,7 @@ use crate::cli::interrupt::{Rest, interruptible};
 use crate::cli::output::{self, Table, size};
 use crate::cli::summary::{left_out, note_cut, print_shared};
 use crate::config::Origin;
-use crate::node::{RootInfo, RootPresence};
+use crate::node::{Api, RootInfo, RootPresence};
 
 /// List what this node shares
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,7 @@ use crate::cli::Failure;
 use crate::cli::interrupt::{Rest, interruptible};
 use crate::cli::output::{self, Table};
 use crate::cli::summary::{note_cut, state_word, unreached};
-use crate::node::PeerInfo;
+use crate::node::{Api, PeerInfo};
 
 /// List the members of the network
 #[derive(Debug, clap::Args)]

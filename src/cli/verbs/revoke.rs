@@ -5,7 +5,7 @@ use crate::cli::Failure;
 use crate::cli::interrupt::{Rest, interruptible};
 use crate::cli::output;
 use crate::cli::summary::LISTED;
-use crate::node::RevokedInfo;
+use crate::node::{Api, RevokedInfo};
 
 /// Give names up
 #[derive(Debug, clap::Args)]

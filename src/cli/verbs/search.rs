@@ -2,12 +2,11 @@
 
 use super::{Context, Shown, Verb};
 use crate::cli::Failure;
-use crate::cli::backend::Backend;
 use crate::cli::interrupt::{Rest, with_node};
 use crate::cli::output::{self, Table, note, size};
 use crate::cli::summary::there_are_more;
 use crate::http::MAX_RESULTS;
-use crate::node::EntryInfo;
+use crate::node::{Api, EntryInfo};
 
 /// Find files by words of their names
 #[derive(Debug, clap::Args)]
@@ -24,7 +23,7 @@ impl Verb for Search {
 
     async fn run(self, context: &Context) -> Result<(), Failure> {
         let query = self.words.join(" ");
-        let search = async |backend: &Backend| Ok(backend.search(&query, self.limit).await?);
+        let search = async |api: &dyn Api| Ok(api.matching(&query, self.limit).await?);
         let found = with_node(&context.node, Rest::Nothing, search).await?;
         print(&found.entries, context.output.json)?;
         if found.more {

@@ -9,7 +9,7 @@ use crate::cli::output::{self, Bar, note, size};
 use crate::cli::summary::{files, left_out, listed, note_each, print_shared};
 use crate::cli::{Failure, absolute};
 use crate::config::ShareOptions;
-use crate::node::{ErrorKind, ShareReport, SharedInfo, Standing};
+use crate::node::{Api, ErrorKind, ShareReport, SharedInfo, Standing};
 
 /// Share files and folders with the network
 #[derive(Debug, clap::Args)]
@@ -43,9 +43,9 @@ async fn share(
 ) -> Result<(), Failure> {
     let (client, json, verbose) = (context.running().await?, context.output.json, context.output.verbose);
     let paths = paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
-    let mut call = client.share_with(paths.clone(), name, options).await?;
+    let mut operation = client.share_with(paths.clone(), name, options);
     let mut bar = Bar::new();
-    let report: Result<ShareReport, _> = call.follow(|progress| bar.show(&progress)).await;
+    let report = operation.follow(|progress| bar.show(&progress)).await;
     bar.finish();
     let report = report?;
     if json {

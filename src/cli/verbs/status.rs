@@ -4,7 +4,7 @@ use super::{Context, Verb};
 use crate::cli::Failure;
 use crate::cli::interrupt::{Rest, interruptible};
 use crate::cli::output::{self, Table, size};
-use crate::node::{AgreementInfo, MasterState, Status as NodeStatus};
+use crate::node::{AgreementInfo, Api, MasterState, Status as NodeStatus};
 
 /// Show what this node is doing
 #[derive(Debug, clap::Args)]

@@ -6,7 +6,7 @@ use super::{Context, Verb};
 use crate::cli::interrupt::{Rest, interruptible};
 use crate::cli::output;
 use crate::cli::{Failure, absolute};
-use crate::node::UnsharedInfo;
+use crate::node::{Api, UnsharedInfo};
 
 /// End shares: the names are given up, the files stay
 #[derive(Debug, clap::Args)]
