@@ -9,10 +9,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use futures::stream;
+use futures::{Stream, stream};
 use serde::Serialize;
 use swarmdex_protocols::text::plain_json;
 
+use super::events::{Followers, events};
 use super::serve::whole_body;
 use super::types::{
     ErrorBody, Form, GetBody, Line, ListQuery, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody, UnshareBody,
@@ -35,6 +36,8 @@ pub(super) struct App {
     pub(super) node: Node,
     /// Where the interface listens on TCP, if it does.
     pub(super) http: Option<String>,
+    /// Those who follow events.
+    pub(super) followers: Followers,
 }
 
 /// The routes of the control interface.
@@ -50,6 +53,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/v1/unshare", post(unshare))
         .route("/v1/revoke", post(revoke))
         .route("/v1/get", post(fetch))
+        .route("/v1/events", get(events))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn(whole_body))
         .with_state(app)
@@ -167,11 +171,16 @@ fn follow<T: Serialize + Parts + Send + 'static>(operation: Operation<T>) -> Res
             None => (encode(&Line::Done(value)), None),
         })
     });
-    let body = Body::from_stream(Box::pin(lines));
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+    stream_lines(Box::pin(lines))
 }
 
-fn encode<T: Serialize>(line: &Line<T>) -> Result<Bytes, Infallible> {
+/// An answer of lines that are sent as they come.
+pub(super) fn stream_lines(lines: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static) -> Response {
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
+
+/// A value as a line of JSON.
+pub(super) fn encode(line: &impl Serialize) -> Result<Bytes, Infallible> {
     let mut bytes = plain_json(serde_json::to_vec(line).unwrap_or_default());
     bytes.push(b'\n');
     Ok(bytes.into())

@@ -45,7 +45,7 @@ pub use crowd::Word;
 pub use dht::{DhtCounts, FoundRecord, Located};
 pub(crate) use dht::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub use discovery::mdns_interfaces;
-pub use index::Master;
+pub use index::{Master, MemberChange, MemberChanges};
 use libp2p::identity::Keypair;
 use links::Links;
 pub use mirror::{Copies, Differences, Mirror, Stores, leisure};
