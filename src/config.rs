@@ -1,6 +1,7 @@
 //! Configuration of a node: plain data with defaults. Reading it from files, environment and flags is
 //! the command line's work.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +19,22 @@ pub enum Role {
     #[serde(alias = "slave")]
     #[value(alias = "slave")]
     Peer,
+}
+
+impl Role {
+    /// The word for it, as on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Peer => "peer",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// What a node does that finds its data directory on another machine than before.
@@ -166,7 +183,7 @@ pub struct FetchConfig {
     pub timeout: Duration,
     /// Downloads at the same time.
     pub downloads: usize,
-    /// Threads that hash, verify, read and write; 0 means one for each processor.
+    /// Threads that hash what is shared; 0 means one for each processor.
     pub threads: usize,
     /// Whether what was downloaded, wholly or in part, is passed on while the node runs.
     pub reshare: bool,
@@ -288,6 +305,21 @@ impl Config {
             identity: IdentityConfig::default(),
             transient: false,
             copies: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_has_one_word_everywhere() {
+        for role in [Role::Master, Role::Peer] {
+            let json = serde_json::to_value(role).unwrap();
+            assert_eq!(json, role.to_string());
+            let value = clap::ValueEnum::to_possible_value(&role).unwrap();
+            assert_eq!(value.get_name(), role.as_str());
         }
     }
 }

@@ -7,21 +7,20 @@ use super::Failure;
 use super::settings::NodeArgs;
 use crate::config::{Config, Role};
 use crate::http::Client;
-use crate::node::{Error, GetOptions, GetReport, GetRequest, LookupInfo, Node, Progress, SearchInfo};
+use crate::node::{Api, Node};
 
 /// How old a temporary folder has to be to be left over.
 const ORPHANED: Duration = Duration::from_secs(24 * 3600);
 
-/// A node for one command.
-pub(super) enum Backend {
-    /// The node that runs.
-    Running(Client),
-    /// One of our own, in a folder of its own.
-    Own(Own),
+/// The node that a command asks.
+pub(super) struct Backend {
+    api: Box<dyn Api>,
+    /// What is ended with the command, if the node was started for it.
+    own: Option<Own>,
 }
 
-/// A node that lives as long as a command.
-pub(super) struct Own {
+/// A node that lives as long as a command, in a folder of its own.
+struct Own {
     node: Node,
     folder: TemporaryFolder,
 }
@@ -31,7 +30,7 @@ impl Backend {
     pub(super) async fn find_or_start(args: &NodeArgs) -> Result<Self, Failure> {
         let config = args.config()?;
         if let Some(client) = Client::find(&config.data_dir).await? {
-            return Ok(Self::Running(client));
+            return Ok(Self { api: Box::new(client), own: None });
         }
         tracing::info!(data_dir = %config.data_dir.display(), "no node runs here: one is started for this command");
         // An identity and a share of its own: the names of the node that runs here at other times must not
@@ -54,53 +53,18 @@ impl Backend {
             watch: false,
             ..config
         };
-        Ok(Self::Own(Own { node: Node::start(config).await?, folder }))
+        let node = Node::start(config).await?;
+        Ok(Self { api: Box::new(node.clone()), own: Some(Own { node, folder }) })
     }
 
-    pub(super) async fn lookup(&self, name: &str) -> Result<LookupInfo, Error> {
-        match self {
-            Self::Running(client) => client.lookup(name).await,
-            Self::Own(own) => own.node.lookup(name).await,
-        }
-    }
-
-    pub(super) async fn search(&self, query: &str, limit: usize) -> Result<SearchInfo, Error> {
-        match self {
-            Self::Running(client) => client.matching(query, limit).await,
-            Self::Own(own) => own.node.matching(query, limit).await,
-        }
-    }
-
-    pub(super) async fn get(
-        &self,
-        request: GetRequest,
-        options: GetOptions,
-        mut progress: impl FnMut(Progress),
-    ) -> Result<GetReport, Error> {
-        match self {
-            Self::Running(client) => client.fetch_with(&request, &options).await?.follow(progress).await,
-            Self::Own(own) => {
-                let mut operation = own.node.get_with(request, options);
-                let mut watch = operation.progress();
-                loop {
-                    tokio::select! {
-                        outcome = operation.outcome() => return outcome,
-                        changed = watch.changed() => if changed.is_ok() {
-                            progress(watch.borrow_and_update().clone());
-                            // Often enough for the eye.
-                            tokio::time::sleep(Duration::from_millis(20)).await;
-                        } else {
-                            return operation.outcome().await;
-                        },
-                    }
-                }
-            }
-        }
+    /// What it can be asked.
+    pub(super) fn api(&self) -> &dyn Api {
+        &*self.api
     }
 
     /// Ends a node that was started for the command.
     pub(super) async fn end(self) {
-        if let Self::Own(own) = self {
+        if let Some(own) = self.own {
             if let Err(error) = own.node.shutdown().await {
                 tracing::debug!(%error, "the short-lived node did not stop in order");
             }

@@ -3,34 +3,38 @@
 //! Every command takes every flag, so that a script can give the same ones to all of them; most have a meaning for
 //! some commands alone, and the help of the others leaves them out.
 
-use clap::Command;
+use super::verbs::{Command, NodeFlags, Shown};
 
 /// Flags that say which node is meant.
 const WHICH: &[&str] = &["data_dir", "config"];
+/// Flags that say what of folders is shared.
+const SELECT: &[&str] = &["exclude", "hidden", "no_ignore"];
 /// Flags of a node that lives for one command: how it enters the network.
 const ENTER: &[&str] = &["data_dir", "config", "master", "bootstrap", "listen", "network", "no_mdns"];
 
 /// Hides what has no meaning for a command from its help.
-pub(super) fn tidy(command: Command) -> Command {
+pub(super) fn tidy(command: clap::Command) -> clap::Command {
     let flags: Vec<_> = command.get_arguments().filter(|flag| flag.is_global_set()).cloned().collect();
     let names: Vec<_> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     names.iter().fold(command, |command, name| {
+        let shown = Command::shown(name);
         // One that a command has by itself is not handed down to it.
-        let hidden = flags.iter().filter(|flag| !is_shown(name, flag.get_id().as_str()));
+        let hidden = flags.iter().filter(|flag| !is_shown(shown, flag.get_id().as_str()));
         command.mut_subcommand(name, |sub| sub.args(hidden.map(|flag| flag.clone().hide(true))))
     })
 }
 
-fn is_shown(command: &str, flag: &str) -> bool {
+fn is_shown(shown: Shown, flag: &str) -> bool {
     match flag {
         "log_format" => true,
-        "verbose" => matches!(command, "get" | "share" | "revoke"),
-        "json" => !matches!(command, "run" | "demo" | "completions"),
-        flag => match command {
-            "run" => true,
-            "get" | "search" | "lookup" => ENTER.contains(&flag),
-            "demo" | "completions" => false,
-            _ => WHICH.contains(&flag),
+        "verbose" => shown.verbose,
+        "json" => shown.json,
+        flag => match shown.node {
+            NodeFlags::All => true,
+            NodeFlags::Enter => ENTER.contains(&flag),
+            NodeFlags::Which => WHICH.contains(&flag),
+            NodeFlags::Share => WHICH.contains(&flag) || SELECT.contains(&flag),
+            NodeFlags::None => false,
         },
     }
 }
@@ -64,6 +68,9 @@ mod tests {
             assert!(help.lines().count() < most, "{help}");
         }
         assert!(help("get").contains("--master") && !help("get").contains("--role"));
+        for flag in ["--exclude", "--hidden", "--no-ignore"] {
+            assert!(help("share").contains(flag) && !help("ls").contains(flag), "{flag}");
+        }
         assert!(help("share").contains("--verbose") && !help("ls").contains("--verbose"));
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::Failure;
 use super::backend::Backend;
 use super::settings::NodeArgs;
+use crate::node::Api;
 
 /// How long a command may take to end what it began. A second signal does not wait.
 const GRACE: Duration = Duration::from_secs(5);
@@ -103,7 +104,7 @@ async fn next(signals: &mut [(Signal, Interrupt)]) -> Interrupt {
 }
 
 /// Whether whoever started the program had it ignore a signal, as `nohup` does.
-fn ignores(kind: SignalKind) -> bool {
+pub(super) fn ignores(kind: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
@@ -123,7 +124,7 @@ pub(super) async fn interruptible<T>(rest: Rest, work: impl Future<Output = Resu
 pub(super) async fn with_node<T>(
     args: &NodeArgs,
     rest: Rest,
-    work: impl AsyncFnOnce(&Backend) -> Result<T, Failure>,
+    work: impl AsyncFnOnce(&dyn Api) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let mut interrupts = Interrupts::listen().map_err(Failure::Runtime)?;
     let backend = tokio::select! {
@@ -131,7 +132,7 @@ pub(super) async fn with_node<T>(
         interrupt = interrupts.next() => return Err(Failure::Interrupted(interrupt, rest)),
     };
     let result = tokio::select! {
-        result = work(&backend) => result,
+        result = work(backend.api()) => result,
         interrupt = interrupts.next() => Err(Failure::Interrupted(interrupt, rest)),
     };
     backend.end().await;

@@ -1,31 +1,27 @@
 //! The command line: flags to calls of the handle, answers to text or JSON, errors to exit codes.
 
 mod backend;
-mod commands;
-mod demo;
-mod get;
 mod help;
-mod identity;
 mod interrupt;
 mod output;
-mod roots;
-mod run;
 mod select;
 mod settings;
 mod summary;
+mod verbs;
 
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser};
 use interrupt::{Interrupt, Rest};
 use settings::{NodeArgs, SettingsError};
 use tokio::signal::unix::{SignalKind, signal};
+use verbs::{Command, Context};
 
 use crate::http::HttpError;
-use crate::log::{self, Format, Program};
+use crate::log::{self, Format};
 use crate::node::{Error, ErrorKind};
 
 /// Share, find and fetch files between machines.
@@ -65,80 +61,6 @@ enum LogFormat {
     Text,
     /// A JSON object a line
     Json,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run a node in the foreground
-    Run,
-    /// Download a file, or with --recursive all files below a prefix
-    Get(get::GetArgs),
-    /// Find files by words of their names
-    Search {
-        /// Words in any order, beginnings of words, or globs with *
-        words: Vec<String>,
-        /// Most entries to print, up to 100000; a line on stderr says if there are more
-        #[arg(long, value_name = "N", default_value_t = 1000)]
-        limit: usize,
-    },
-    /// Share files and folders with the network
-    Share {
-        /// Files and folders
-        #[arg(required = true, value_name = "PATH")]
-        paths: Vec<PathBuf>,
-        /// New name of the file, or what to put in front of the names in the folder
-        #[arg(long = "as", value_name = "NAME")]
-        name: Option<String>,
-        /// Hash every file, also those whose times say that they have not changed since they were
-        #[arg(long)]
-        rehash: bool,
-    },
-    /// Give names up
-    Revoke {
-        /// Names that this node shares
-        #[arg(required = true, value_name = "NAME")]
-        names: Vec<String>,
-    },
-    /// End shares: the names are given up, the files stay
-    Unshare {
-        /// Files and folders that were shared
-        #[arg(required = true, value_name = "PATH")]
-        paths: Vec<PathBuf>,
-    },
-    /// List what this node shares
-    Ls {
-        /// List the shared files and folders instead, where each came from, and what is left out of it
-        #[arg(long)]
-        roots: bool,
-        /// Most names to print [default: all]; a line on stderr says if there are more
-        #[arg(long, value_name = "N")]
-        limit: Option<usize>,
-    },
-    /// List the members of the network
-    Peers {
-        /// Most members to print [default: all]; a line on stderr says if there are more
-        #[arg(long, value_name = "N")]
-        limit: Option<usize>,
-    },
-    /// Show what this node is doing
-    Status,
-    /// Show what the index says of one name
-    Lookup {
-        /// The name
-        name: String,
-    },
-    /// Show or change who the node of a data folder is
-    Identity {
-        #[command(subcommand)]
-        action: identity::Action,
-    },
-    /// Show it all on this machine: share, search, download, conflict, revocation, eviction
-    Demo,
-    /// Print completions for a shell
-    Completions {
-        /// The shell
-        shell: clap_complete::Shell,
-    },
 }
 
 /// What a command fails with.
@@ -257,13 +179,8 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
-    let program = if matches!(command, None | Some(Command::Run)) { Program::Node } else { Program::Command };
-    log::to_stderr(format, program).map_err(Failure::Runtime)?;
-    if let Some(Command::Completions { shell }) = command {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut help::tidy(Cli::command()), "swarmdex", &mut script);
-        return output::bytes(&script);
-    }
+    let command = command.unwrap_or_default();
+    log::to_stderr(format, command.program()).map_err(Failure::Runtime)?;
     let workers = async_workers(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
@@ -271,12 +188,8 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         .build()
         .map_err(Failure::Runtime)?;
     survive_limits(&runtime);
-    let result = match command {
-        None | Some(Command::Run) => runtime.block_on(run::run(&node)),
-        Some(Command::Demo) => runtime.block_on(demo::demo()),
-        Some(Command::Identity { action }) => identity::identity(&action, &node, output.json),
-        Some(command) => runtime.block_on(commands::command(command, &node, &output)),
-    };
+    let context = Context { node, output };
+    let result = runtime.block_on(command.run(&context));
     // Threads that wait for a disk do not hold up the end of the program.
     runtime.shutdown_background();
     result
@@ -320,7 +233,7 @@ mod tests {
             Cli::from_arg_matches(&matches).unwrap()
         };
         assert!(parse(&["--role", "slave", "--no-mdns"]).command.is_none());
-        assert!(matches!(parse(&["run", "--role", "master"]).command, Some(Command::Run)));
+        assert!(matches!(parse(&["run", "--role", "master"]).command, Some(Command::Run(_))));
         for arguments in [&["--json", "get", "a", "-o", "b"], &["get", "a", "-o", "b", "--json"]] {
             let cli = parse(arguments);
             assert!(cli.output.json && matches!(cli.command, Some(Command::Get(get)) if !get.recursive));

@@ -1,8 +1,9 @@
-//! The client of the control interface: the methods of the handle, over the socket of a running node.
+//! The client of the control interface: what the handle can be asked, over the socket of a running node.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use futures::{FutureExt, TryFutureExt};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, header};
@@ -15,8 +16,8 @@ use super::routes::{MAX_RESULTS, MORE};
 use super::types::{ErrorBody, GetBody, Line, Parts, RevokeBody, ShareBody, UnshareBody};
 use crate::config::ShareOptions;
 use crate::node::{
-    EntryInfo, Error, ErrorKind, GetOptions, GetRequest, LookupInfo, PeerInfo, Progress, RevokedInfo, RootInfo,
-    SearchInfo, SharedInfo, Status, UnsharedInfo,
+    Api, Error, ErrorKind, GetOptions, GetReport, GetRequest, Listed, LookupInfo, Operation, PeerInfo, Progress, Reply,
+    RevokedInfo, RootInfo, SearchInfo, ShareReport, SharedInfo, Status, UnsharedInfo,
 };
 use crate::storage::dir::socket_path;
 
@@ -32,22 +33,18 @@ pub struct Client {
     socket: PathBuf,
 }
 
-/// A long operation of another process's node. Dropping it cancels the operation.
+/// The answer to a long operation, as it comes. Dropping it cancels the operation.
 #[derive(Debug)]
-pub struct Call {
+struct Call {
     body: Incoming,
     buffer: Vec<u8>,
     /// Bytes of it among which there is no end of a line.
     searched: usize,
 }
 
-/// A list, or as much of it as was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed<T> {
-    /// What was sent.
-    pub entries: Vec<T>,
-    /// Whether there are more, or may be.
-    pub more: bool,
+fn encode(body: &impl Serialize) -> Result<Vec<u8>, Error> {
+    // Nothing else of a body has no form in JSON.
+    serde_json::to_vec(body).map_err(|_| Error::NotText)
 }
 
 fn broken(error: impl std::fmt::Display) -> Error {
@@ -102,123 +99,89 @@ impl Client {
         })
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+    async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         let response = self.send(Method::GET, path, Vec::new()).await?;
         serde_json::from_slice(&collect(response.into_body()).await?).map_err(broken)
     }
 
-    async fn post(&self, path: &str, body: &impl Serialize) -> Result<Response<Incoming>, Error> {
-        self.send(Method::POST, path, serde_json::to_vec(body).map_err(|_| Error::NotText)?).await
+    async fn tell<T: DeserializeOwned>(&self, path: &str, body: impl Serialize) -> Result<T, Error> {
+        let response = self.send(Method::POST, path, encode(&body)?).await?;
+        serde_json::from_slice(&collect(response.into_body()).await?).map_err(broken)
     }
 
-    async fn call(&self, path: &str, body: &impl Serialize) -> Result<Call, Error> {
-        let response = self.post(path, body).await?;
-        Ok(Call { body: response.into_body(), buffer: Vec::new(), searched: 0 })
-    }
-
-    /// See [`crate::Node::status`].
-    pub async fn status(&self) -> Result<Status, Error> {
-        self.get("/v1/status").await
+    /// A long operation, which is cancelled by letting go of the connection.
+    fn call<T: Parts + DeserializeOwned + Send + 'static>(
+        &self,
+        path: &'static str,
+        body: &impl Serialize,
+    ) -> Operation<T> {
+        let (client, body) = (self.clone(), encode(body));
+        Operation::elsewhere("call", |progress| async move {
+            let response = client.send(Method::POST, path, body?).await?;
+            let call = Call { body: response.into_body(), buffer: Vec::new(), searched: 0 };
+            call.follow(|now| drop(progress.send_replace(now))).await
+        })
     }
 
     /// At most `limit` of a list. A build from before does not say whether there are more: with `full` entries there may be.
-    async fn list<T: DeserializeOwned>(&self, path: &str, limit: usize, full: usize) -> Result<Listed<T>, Error> {
-        let response = self.send(Method::GET, path, Vec::new()).await?;
+    async fn list<T: DeserializeOwned>(&self, path: String, limit: usize, full: usize) -> Result<Listed<T>, Error> {
+        let response = self.send(Method::GET, &path, Vec::new()).await?;
         let said = response.headers().get(MORE).map(|more| more == "true");
         let mut entries: Vec<T> = serde_json::from_slice(&collect(response.into_body()).await?).map_err(broken)?;
         let more = said.unwrap_or(entries.len() >= full);
         entries.truncate(limit);
         Ok(Listed { entries, more })
     }
+}
 
-    /// See [`crate::Node::peers`].
-    pub async fn peers(&self) -> Result<Vec<PeerInfo>, Error> {
-        self.get("/v1/peers").await
+impl Api for Client {
+    fn status(&self) -> Reply<'_, Status> {
+        self.ask("/v1/status").boxed()
     }
 
-    /// At most `limit` members.
-    pub async fn some_peers(&self, limit: usize) -> Result<Listed<PeerInfo>, Error> {
-        self.list(&format!("/v1/peers?limit={limit}"), limit, limit.saturating_add(1)).await
+    fn some_peers(&self, limit: usize) -> Reply<'_, Listed<PeerInfo>> {
+        self.list(format!("/v1/peers?limit={limit}"), limit, limit.saturating_add(1)).boxed()
     }
 
-    /// See [`crate::Node::shared`].
-    pub async fn shared(&self) -> Result<Vec<SharedInfo>, Error> {
-        self.get("/v1/shared").await
+    fn some_shared(&self, limit: usize) -> Reply<'_, Listed<SharedInfo>> {
+        self.list(format!("/v1/shared?limit={limit}"), limit, limit.saturating_add(1)).boxed()
     }
 
-    /// At most `limit` of the names that are shared.
-    pub async fn some_shared(&self, limit: usize) -> Result<Listed<SharedInfo>, Error> {
-        self.list(&format!("/v1/shared?limit={limit}"), limit, limit.saturating_add(1)).await
+    fn roots(&self) -> Reply<'_, Vec<RootInfo>> {
+        self.ask("/v1/roots").boxed()
     }
 
-    /// See [`crate::Node::lookup`].
-    pub async fn lookup(&self, name: &str) -> Result<LookupInfo, Error> {
-        self.get(&format!("/v1/lookup?name={}", escape(name))).await
+    fn lookup<'a>(&'a self, name: &'a str) -> Reply<'a, LookupInfo> {
+        async move { self.ask(&format!("/v1/lookup?name={}", escape(name))).await }.boxed()
     }
 
-    /// See [`crate::Node::search`].
-    pub async fn search(&self, query: &str, limit: usize) -> Result<Vec<EntryInfo>, Error> {
-        self.get(&format!("/v1/search?query={}&limit={limit}", escape(query))).await
-    }
-
-    /// See [`crate::Node::matching`].
-    pub async fn matching(&self, query: &str, limit: usize) -> Result<SearchInfo, Error> {
+    fn matching<'a>(&'a self, query: &'a str, limit: usize) -> Reply<'a, SearchInfo> {
         let path = format!("/v1/search?query={}&limit={limit}", escape(query));
         let most = limit.min(MAX_RESULTS);
-        let Listed { entries, more } = self.list(&path, most, most).await?;
-        Ok(SearchInfo { entries, more })
+        self.list(path, most, most).map_ok(|Listed { entries, more }| SearchInfo { entries, more }).boxed()
     }
 
-    /// See [`crate::Node::revoke`].
-    pub async fn revoke(&self, names: Vec<String>) -> Result<Vec<RevokedInfo>, Error> {
-        let response = self.post("/v1/revoke", &RevokeBody { names }).await?;
-        serde_json::from_slice(&collect(response.into_body()).await?).map_err(broken)
+    fn revoke(&self, names: Vec<String>) -> Reply<'_, Vec<RevokedInfo>> {
+        self.tell("/v1/revoke", RevokeBody { names }).boxed()
     }
 
-    /// See [`crate::Node::share`]; follow it with [`Call::follow`].
-    pub async fn share(&self, paths: Vec<PathBuf>, name: Option<String>) -> Result<Call, Error> {
-        self.share_with(paths, name, ShareOptions::default()).await
+    fn unshare(&self, paths: Vec<PathBuf>) -> Reply<'_, Vec<UnsharedInfo>> {
+        self.tell("/v1/unshare", UnshareBody { paths }).boxed()
     }
 
-    /// See [`crate::Node::share_with`]; follow it with [`Call::follow`].
-    pub async fn share_with(
-        &self,
-        paths: Vec<PathBuf>,
-        name: Option<String>,
-        options: ShareOptions,
-    ) -> Result<Call, Error> {
+    fn share_with(&self, paths: Vec<PathBuf>, name: Option<String>, options: ShareOptions) -> Operation<ShareReport> {
         let ShareOptions { selection, rehash } = options;
-        self.call("/v1/share", &ShareBody { paths, name, selection, rehash }).await
+        self.call("/v1/share", &ShareBody { paths, name, selection, rehash })
     }
 
-    /// See [`crate::Node::roots`].
-    pub async fn roots(&self) -> Result<Vec<RootInfo>, Error> {
-        self.get("/v1/roots").await
-    }
-
-    /// See [`crate::Node::unshare`].
-    pub async fn unshare(&self, paths: Vec<PathBuf>) -> Result<Vec<UnsharedInfo>, Error> {
-        let response = self.post("/v1/unshare", &UnshareBody { paths }).await?;
-        serde_json::from_slice(&collect(response.into_body()).await?).map_err(broken)
-    }
-
-    /// See [`crate::Node::get`]; follow it with [`Call::follow`].
-    pub async fn fetch(&self, request: &GetRequest) -> Result<Call, Error> {
-        self.fetch_with(request, &GetOptions::default()).await
-    }
-
-    /// See [`crate::Node::get_with`]; follow it with [`Call::follow`].
-    pub async fn fetch_with(&self, request: &GetRequest, options: &GetOptions) -> Result<Call, Error> {
-        self.call("/v1/get", &GetBody { request: request.clone(), options: options.clone() }).await
+    fn get_with(&self, request: GetRequest, options: GetOptions) -> Operation<GetReport> {
+        self.call("/v1/get", &GetBody { request, options })
     }
 }
 
 impl Call {
     /// Waits for the end, telling progress meanwhile.
-    pub async fn follow<T: Parts + DeserializeOwned>(
-        &mut self,
-        mut progress: impl FnMut(Progress),
-    ) -> Result<T, Error> {
+    async fn follow<T: Parts + DeserializeOwned>(mut self, mut progress: impl FnMut(Progress)) -> Result<T, Error> {
         let mut whole = T::default();
         loop {
             while let Some(end) = self.buffer.iter().skip(self.searched).position(|byte| *byte == b'\n') {

@@ -3,6 +3,7 @@
 
 mod client;
 mod door;
+mod events;
 mod guard;
 mod routes;
 mod serve;
@@ -14,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use axum::Router;
-pub use client::{Call, Client, Listed};
+pub use client::Client;
 use door::Door;
 pub(crate) use routes::MAX_RESULTS;
 use serve::Listen;
@@ -100,8 +101,12 @@ pub async fn serve(node: &Node) -> Result<Server, HttpError> {
         }
     };
     let address = tcp.as_ref().map(|(_, address, _)| *address);
-    let app = routes::App { node: node.clone(), http: address.map(|address| address.to_string()) };
     let plan = Plan::of(node.config());
+    let app = routes::App {
+        node: node.clone(),
+        http: address.map(|address| address.to_string()),
+        followers: events::Followers::new(plan.control),
+    };
     let local = routes::router(app.clone()).layer(axum::middleware::from_fn(guard::guard_local));
     let mut tasks = vec![serve_on(node, listener, Door::new(plan.control, plan.control), local)];
     if let Some((listener, address, token)) = tcp {

@@ -9,16 +9,17 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use futures::stream;
+use futures::{Stream, stream};
 use serde::Serialize;
 use swarmdex_protocols::text::plain_json;
 
+use super::events::{Followers, events};
 use super::serve::whole_body;
 use super::types::{
     ErrorBody, Form, GetBody, Line, ListQuery, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody, UnshareBody,
 };
 use crate::config::ShareOptions;
-use crate::node::{Error, Node, Operation};
+use crate::node::{Api, Error, Listed, Node, Operation};
 
 /// Longest body of a request, in bytes: the names of the longest command line (6 MiB on Linux), their quotes escaped.
 pub(super) const MAX_BODY: usize = 16 << 20;
@@ -35,6 +36,8 @@ pub(super) struct App {
     pub(super) node: Node,
     /// Where the interface listens on TCP, if it does.
     pub(super) http: Option<String>,
+    /// Those who follow events.
+    pub(super) followers: Followers,
 }
 
 /// The routes of the control interface.
@@ -50,6 +53,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/v1/unshare", post(unshare))
         .route("/v1/revoke", post(revoke))
         .route("/v1/get", post(fetch))
+        .route("/v1/events", get(events))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn(whole_body))
         .with_state(app)
@@ -98,11 +102,11 @@ async fn search(State(app): State<App>, Query(SearchQuery { query, limit, form }
 }
 
 async fn peers(State(app): State<App>, Query(query): Query<ListQuery>) -> Response {
-    cut(app.node.peers().await, &query)
+    listed(app.node.some_peers(query.limit.unwrap_or(usize::MAX)).await)
 }
 
 async fn shared(State(app): State<App>, Query(query): Query<ListQuery>) -> Response {
-    cut(app.node.shared().await, &query)
+    listed(app.node.some_shared(query.limit.unwrap_or(usize::MAX)).await)
 }
 
 /// A list, and whether there is more of it.
@@ -110,15 +114,9 @@ fn list<T: Serialize>(entries: Vec<T>, more: bool) -> Response {
     ([(MORE, if more { "true" } else { "false" })], json(&entries)).into_response()
 }
 
-/// As much of a list as is wanted.
-fn cut<T: Serialize>(all: Result<Vec<T>, Error>, query: &ListQuery) -> Response {
-    match all {
-        Ok(mut entries) => {
-            let most = query.limit.unwrap_or(usize::MAX);
-            let more = entries.len() > most;
-            entries.truncate(most);
-            list(entries, more)
-        }
+fn listed<T: Serialize>(listed: Result<Listed<T>, Error>) -> Response {
+    match listed {
+        Ok(Listed { entries, more }) => list(entries, more),
         Err(error) => answer::<()>(Err(error)),
     }
 }
@@ -173,11 +171,16 @@ fn follow<T: Serialize + Parts + Send + 'static>(operation: Operation<T>) -> Res
             None => (encode(&Line::Done(value)), None),
         })
     });
-    let body = Body::from_stream(Box::pin(lines));
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+    stream_lines(Box::pin(lines))
 }
 
-fn encode<T: Serialize>(line: &Line<T>) -> Result<Bytes, Infallible> {
+/// An answer of lines that are sent as they come.
+pub(super) fn stream_lines(lines: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static) -> Response {
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
+
+/// A value as a line of JSON.
+pub(super) fn encode(line: &impl Serialize) -> Result<Bytes, Infallible> {
     let mut bytes = plain_json(serde_json::to_vec(line).unwrap_or_default());
     bytes.push(b'\n');
     Ok(bytes.into())

@@ -5,6 +5,7 @@ mod absent;
 mod agree;
 mod answers;
 mod changes;
+mod news;
 mod quotas;
 mod reach;
 mod returning;
@@ -32,6 +33,8 @@ use super::rpc::codec::Received;
 use super::types::MemberCounts;
 use crate::config::{Config, LimitsConfig};
 use absent::Absent;
+use news::News;
+pub use news::{MemberChange, MemberChanges};
 use quotas::source_of;
 use reach::Reaching;
 use returning::{ACQUAINTED, Returning};
@@ -111,6 +114,7 @@ pub struct Master {
     /// Why this master gave way to another with its key: it serves nobody any more.
     gave_way: Option<String>,
     reaching: Reaching,
+    news: News,
     /// What the DHT says of names that the index does not know.
     precedents: Option<Precedents>,
     /// Until then every such name is looked up there: names were granted before a disk was lost, or claimed
@@ -144,6 +148,7 @@ impl Master {
             run: Run(0),
             gave_way: None,
             reaching: Reaching::default(),
+            news: News::default(),
             precedents: None,
             // Whoever lost this master tries again at least so often. What waits for others is not to be overtaken.
             settled: now + config.lease.lease.max(config.lease.max_backoff * 2).max(ACQUAINTED),
@@ -238,6 +243,7 @@ impl Master {
                 self.origins.on_left(&peer);
                 self.reaching.reach.on_left(&peer);
                 self.effects.push_back(Effect::Release(peer));
+                self.news.tell(&peer, MemberChange::Left);
                 self.write(peer, WriteOp::Evict { peer })
             }
             Request::Renew(renew) => self.renew(&peer, &renew, now).map(Step::Answer),
@@ -293,6 +299,7 @@ impl Master {
         match written {
             WriteOutcome::Joined { session, unchanged, again, bare, holding } => {
                 self.leases.on_joined(&peer, session);
+                self.news.tell(&peer, MemberChange::Joined);
                 self.absent.on_back(&peer);
                 if unchanged {
                     self.returning.on_told(&peer);
@@ -383,6 +390,7 @@ impl Master {
                 }
                 Action::Evict(peer) => {
                     tracing::info!(%peer, "a peer's lease is over: evicted");
+                    self.news.tell(&peer, MemberChange::Evicted);
                     self.absent.on_back(&peer);
                     self.returning.on_told(&peer);
                     self.origins.on_left(&peer);
@@ -391,8 +399,14 @@ impl Master {
                     self.evictions.push_back(peer);
                     self.effects.push_back(Effect::Release(peer));
                 }
-                Action::BecameSuspect(peer) => tracing::info!(%peer, "a peer does not answer: suspect"),
-                Action::BecameAlive(peer) => tracing::info!(%peer, "a peer is alive"),
+                Action::BecameSuspect(peer) => {
+                    tracing::info!(%peer, "a peer does not answer: suspect");
+                    self.news.tell(&peer, MemberChange::Suspect);
+                }
+                Action::BecameAlive(peer) => {
+                    tracing::info!(%peer, "a peer is alive");
+                    self.news.tell(&peer, MemberChange::Alive);
+                }
             }
         }
         self.effects.pop_front()

@@ -18,6 +18,7 @@ use swarmdex_protocols::{Authority, Keypair, Name, Network, PeerId};
 use tokio::sync::{broadcast, watch};
 
 use super::Phase;
+use super::events::{Events, Happened};
 use super::standings::Standings;
 use super::twins::Twins;
 use super::types::MasterState;
@@ -65,6 +66,7 @@ pub(super) struct Membership {
     pub(super) machine: Option<Fingerprint>,
     pub(super) twins: Twins,
     pub(super) keypair: Keypair,
+    pub(super) events: Events,
 }
 
 impl Membership {
@@ -97,6 +99,7 @@ impl Membership {
 
     fn publish(&self, state: MasterState) {
         if !self.own {
+            self.events.on_master(&self.state.borrow(), &state);
             self.state.send_replace(state);
         }
     }
@@ -126,6 +129,7 @@ impl Membership {
         };
         if self.net.authority().is_none_or(|known| known.master.to_peer_id() != master) {
             self.net.trust(Authority::new(self.network.clone(), &master));
+            self.events.tell(Happened::MasterFound { peer_id: master });
         }
         // From here on: the end of the connection of the last session is no news.
         let mut lost = self.net.lost();
@@ -333,7 +337,8 @@ impl Membership {
                 let fits =
                     self.standings.change(|announcer| announcer.on_announced(&offers, last.is_some(), verdicts, now));
                 self.standings.save().await;
-                self.log_lost(&offers);
+                let lost = self.log_lost(&offers);
+                self.events.tell(Happened::NamesAnnounced { names: offers.len() as u64, lost });
                 if last.is_some() {
                     member.reports = 0;
                 }
@@ -346,21 +351,26 @@ impl Membership {
                 };
                 let fits = self.standings.change(|announcer| announcer.on_revoked(&names, &outcomes));
                 self.standings.save().await;
+                self.events.tell(Happened::NamesRevoked { names: names.len() as u64 });
                 fits
             }
         };
         if fits { Ok(Told::All) } else { Err(MISFIT.to_owned()) }
     }
 
-    fn log_lost(&self, offers: &[Offer]) {
+    /// Logs which names are another's or were refused; how many.
+    fn log_lost(&self, offers: &[Offer]) -> u64 {
+        let mut lost = 0;
         for offer in offers {
             let Ok(name) = Name::parse(&offer.name) else { continue };
             match self.standings.of(&name, &offer.content) {
                 Some(Standing::Conflict(owner)) => tracing::warn!(%name, %owner, "the name belongs to another peer"),
                 Some(Standing::Refused(reason)) => tracing::warn!(%name, reason, "the name was refused"),
-                Some(Standing::Certified(_) | Standing::Claimed(_)) | None => {}
+                Some(Standing::Certified(_) | Standing::Claimed(_)) | None => continue,
             }
+            lost += 1;
         }
+        lost
     }
 
     /// Asks the master; what it is too busy for is asked again a few times. One that answers pings and has not answered this in

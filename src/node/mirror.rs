@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Phase;
 use super::agree::Agreement;
+use super::events::{Events, Happened};
 use super::membership::{key_bytes, unix_ms};
 use super::standings::Standings;
 use super::twins::Twins;
@@ -106,6 +107,7 @@ pub(super) struct MirrorTask {
     /// Records of its own that this node may have to publish.
     pub(super) room: usize,
     pub(super) phase: watch::Receiver<Phase>,
+    pub(super) events: Events,
 }
 
 impl MirrorTask {
@@ -312,6 +314,7 @@ impl MirrorTask {
             _ if copies.stored == 0 => return false,
             _ => {
                 tracing::info!(%name, nodes = copies.stored, "claimed until the master is back");
+                self.events.tell(Happened::NameClaimed { name });
                 self.standings.change(|announcer| announcer.on_claimed(claim));
             }
         }
@@ -321,6 +324,7 @@ impl MirrorTask {
     fn lose(&self, name: &Name, content: ContentId, size: u64, owner: PeerId) {
         if owner != self.net.local() {
             tracing::warn!(%name, %owner, "the name belongs to another peer");
+            self.events.tell(Happened::ClaimLost { name: name.clone(), owner });
             self.standings.change(|announcer| announcer.on_claim_lost(name, content, size, owner));
         }
     }

@@ -1,10 +1,12 @@
 //! One running node behind one small handle. Command line, HTTP and tests go through it alone.
 
 mod agree;
+mod api;
 mod counts;
 mod dht;
 mod download;
 mod error;
+mod events;
 mod get;
 mod identity;
 mod in_place;
@@ -30,8 +32,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+pub use api::{Api, Listed, Reply};
 use download::Turns;
 pub use error::{Error, ErrorKind};
+use events::Events;
+pub use events::{Event, EventStream, HISTORY, Happened, Told};
 pub use identity::{IdentityInfo, MachineState, NewIdentityInfo, new_identity, show_identity};
 use libp2p::multiaddr::Protocol;
 use lookup::Questions;
@@ -73,6 +78,7 @@ struct Inner {
     other_masters: masters::OtherMasters,
     downloads: Downloads,
     started: Instant,
+    events: Events,
     life: Life,
 }
 
@@ -272,7 +278,18 @@ impl Node {
     /// The same, in another way than by default.
     pub fn get_with(&self, request: GetRequest, options: GetOptions) -> Operation<GetReport> {
         let node = self.clone();
-        Operation::start("get", move |reins| async move { node.get_files(request, options, reins).await })
+        Operation::start("get", move |reins| async move {
+            let watch = node.inner.events.on_download(&request);
+            let outcome = node.get_files(request, options, reins).await;
+            watch.end(&outcome);
+            outcome
+        })
+    }
+
+    /// What happens from now on, or after the event number `since` as far as it is kept: the last [`HISTORY`] events are.
+    /// The stream ends once the node has stopped.
+    pub fn events(&self, since: Option<u64>) -> EventStream {
+        self.inner.events.follow(since)
     }
 
     /// Leaves the network and stops; the master is told, uploads under way get a few seconds to finish.
@@ -294,6 +311,7 @@ impl Node {
             whole &= tokio::task::spawn_blocking(move || index.close()).await.is_ok();
         }
         life.ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(true)).is_some());
+        self.inner.events.close();
         if whole && !life.failures.is_over() { Ok(()) } else { Err(Error::Bug) }
     }
 

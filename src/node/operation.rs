@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::{oneshot, watch};
@@ -10,6 +11,9 @@ use tokio::task::AbortHandle;
 
 use super::{Error, Progress};
 use crate::tasks;
+
+/// How often somebody who watches an operation is told how far it is, at most.
+const EYE: Duration = Duration::from_millis(20);
 
 /// What its user wants of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,10 +73,52 @@ impl<T: Send + 'static> Operation<T> {
     }
 }
 
+impl<T: Send + 'static> Operation<T> {
+    /// One of another process's node, which `work` follows and tells the progress of. Its end is the end of that one: it is
+    /// dropped when this is cancelled. It cannot be paused.
+    pub(crate) fn elsewhere<F>(name: &'static str, work: impl FnOnce(watch::Sender<Progress>) -> F) -> Self
+    where
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        Self::start(name, |Reins { progress, mut wish }| {
+            let work = work(progress);
+            async move {
+                tokio::select! {
+                    outcome = work => outcome,
+                    Ok(_) = wish.wait_for(|wish| *wish == Wish::Cancel) => Err(Error::Cancelled),
+                }
+            }
+        })
+    }
+}
+
 impl<T> Operation<T> {
     /// How far it is; the latest value only.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
+    }
+
+    /// Waits for its end, and tells meanwhile how far it is: often enough for the eye. Cancel safe.
+    pub async fn follow(&mut self, mut tell: impl FnMut(Progress)) -> Result<T, Error> {
+        let mut progress = self.progress();
+        loop {
+            tokio::select! {
+                // What was said before the end comes before it.
+                biased;
+                changed = progress.changed() => {
+                    let now = progress.borrow_and_update().clone();
+                    match changed {
+                        Ok(()) => tell(now),
+                        // Nothing more is said of it.
+                        Err(_) => return self.outcome().await,
+                    }
+                }
+                outcome = self.outcome() => return outcome,
+            }
+            if let Ok(outcome) = tokio::time::timeout(EYE, self.outcome()).await {
+                return outcome;
+            }
+        }
     }
 
     /// Asks for nothing more until [`Operation::resume`]; what was asked for still arrives.
@@ -129,6 +175,33 @@ mod tests {
         });
         assert!(matches!(operation.outcome().await, Err(Error::Bug)));
         assert_eq!(slots.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn whoever_follows_one_hears_of_its_progress_and_then_of_its_end() {
+        let mut operation = Operation::elsewhere("test", |progress| async move {
+            for done_files in 1..=3 {
+                progress.send_replace(Progress { done_files, ..Progress::default() });
+                tokio::time::sleep(EYE * 5).await;
+            }
+            progress.send_replace(Progress { done_files: 4, ..Progress::default() });
+            Ok("done")
+        });
+        let mut told = Vec::new();
+        let outcome = operation.follow(|progress| told.push(progress.done_files)).await;
+        assert_eq!((outcome.unwrap(), told), ("done", vec![1, 2, 3, 4]));
+    }
+
+    #[tokio::test]
+    async fn one_of_another_process_is_cancelled_by_letting_go_of_it() {
+        let (held, mut let_go) = tokio::sync::mpsc::channel::<()>(1);
+        let mut operation = Operation::<()>::elsewhere("test", |_| async move {
+            let _held = held;
+            std::future::pending().await
+        });
+        operation.cancel();
+        assert!(matches!(operation.outcome().await, Err(Error::Cancelled)));
+        assert_eq!(let_go.recv().await, None);
     }
 
     #[tokio::test]

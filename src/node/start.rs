@@ -11,6 +11,7 @@ use swarmdex_protocols::{Authority, RecordKey, Statement};
 use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 
 use super::dht::Dht;
+use super::events::{Events, watch_share};
 use super::identity::take_identity;
 use super::keeper::keep_current;
 use super::lookup::Questions;
@@ -57,7 +58,7 @@ struct Stored {
     master: Option<(IndexStore, Master, mpsc::Receiver<Statement>)>,
 }
 
-fn open(config: &Config, failures: &Failures) -> Result<Stored, Error> {
+fn open(config: &Config, failures: &Failures, events: &Events) -> Result<Stored, Error> {
     // The folder of a command is its own, and new.
     let dir = if config.transient { DataDir::open_temporary } else { DataDir::open }(&config.data_dir)?;
     let is_new = read_identity(dir.path()).is_ok_and(|identity| identity.is_none());
@@ -76,7 +77,8 @@ fn open(config: &Config, failures: &Failures) -> Result<Stored, Error> {
                 .with_mirror(made)
                 .with_failures(failures.clone());
             let (store, known) = IndexStore::open(&dir.index_path(), options)?;
-            let master = Master::new(store.clone(), config, known, Instant::now());
+            let mut master = Master::new(store.clone(), config, known, Instant::now());
+            master.tell_changes(events.of_members());
             if store.is_new() && !is_new {
                 master.on_lost_index();
             }
@@ -95,8 +97,10 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let plan = Plan::of(&config);
     plan.report(&config);
     let failures = Failures::default();
-    let (opening, watched) = (config.clone(), failures.clone());
-    let stored = tokio::task::spawn_blocking(move || open(&opening, &watched)).await.map_err(|_| Error::Bug)??;
+    let events = Events::default();
+    let (opening, watched, told) = (config.clone(), failures.clone(), events.clone());
+    let stored =
+        tokio::task::spawn_blocking(move || open(&opening, &watched, &told)).await.map_err(|_| Error::Bug)??;
     let Stored { dir, keypair, machine, shares, standings, master } = stored;
     let (index, master, made) = match master {
         Some((index, master, made)) => (Some(index), Some(master), Some(made)),
@@ -148,6 +152,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
                 unplaced: (Arc::new(Semaphore::new(plan.unplaced)), plan.unplaced),
             },
             started: Instant::now(),
+            events: events.clone(),
             life: Life {
                 phase,
                 ended: ended.clone(),
@@ -173,6 +178,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         machine,
         twins: twins.clone(),
         keypair: keypair.clone(),
+        events: events.clone(),
     };
     let lookout = Lookout {
         net: net.clone(),
@@ -204,6 +210,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         republish: config.dht.republish,
         room: config.dht.keys_per_peer.saturating_add(config.limits.names_per_peer),
         phase: phases.clone(),
+        events: events.clone(),
     };
     let supervisor = Supervisor::new(failures.clone(), phases.clone());
     let network = tasks::spawn("network watch", async move {
@@ -216,6 +223,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         }
         ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(outcome.is_ok())).is_some());
     });
+    let share_watch = tasks::spawn("share watch", watch_share(events, shares.clone(), phases.clone()));
     let begin = begin(shares.clone(), phases.clone(), complete, membership, supervisor.clone());
     let member = tasks::spawn("membership", begin);
     let kept = supervisor.clone().run("keeper", (shares, phases), move |(shares, phases)| {
@@ -223,7 +231,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     });
     let keeper = tasks::spawn("keeper", kept);
     let mirroring = tasks::spawn("mirror", supervisor.run("mirror", mirroring, |task| task.run().boxed()));
-    let mut all = vec![member, network, keeper, mirroring];
+    let mut all = vec![member, network, keeper, mirroring, share_watch];
     if !config.transient {
         all.push(tasks::spawn("lookout", lookout.run()));
         all.push(tasks::spawn("newcomer", newcomer.run()));

@@ -10,6 +10,7 @@ mod dialing;
 mod disks;
 mod early;
 mod edge;
+mod events;
 mod floods;
 mod floors;
 mod forger;

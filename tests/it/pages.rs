@@ -10,7 +10,7 @@ use libp2p::multiaddr::Protocol;
 use swarmdex::Error;
 use swarmdex::config::{Config, Role};
 use swarmdex::http::Client;
-use swarmdex::node::{ErrorKind, Standing};
+use swarmdex::node::{Api, ErrorKind, Standing};
 use swarmdex_protocols::index::{
     Cursor, Joined, Member, Owned, Page, Refusal, RefusalCode, Renewed, Request, Response, Search, Session, Verdict,
 };

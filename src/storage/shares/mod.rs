@@ -308,6 +308,11 @@ impl ShareTable {
         lock(&self.shared.table).kept()
     }
 
+    /// How many names [`ShareTable::kept`] has; cheap, however many.
+    pub fn count(&self) -> usize {
+        lock(&self.shared.table).count()
+    }
+
     /// Everything that is shared and there, sorted by name.
     pub fn entries(&self) -> Arc<Vec<SharedEntry>> {
         lock(&self.shared.table).listed()

@@ -94,6 +94,11 @@ impl Table {
         self.kept.get_or_insert_with(list).clone()
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.entries.len()
+    }
+
     /// All entries that are served, in the order of their names.
     pub(super) fn listed(&mut self) -> Arc<Vec<SharedEntry>> {
         if self.suspended == 0 {

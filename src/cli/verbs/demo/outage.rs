@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::StepResult;
 use super::processes::Stage;
 use super::steps::{get, read_error, text, until};
-use crate::node::{GetRequest, MasterState, ShareReport, Source, Standing};
+use crate::node::{Api, GetRequest, MasterState, Source, Standing};
 
 /// A name that nobody has before the master is killed.
 const NEW: &str = "made-meanwhile.txt";
@@ -52,8 +52,7 @@ pub(super) async fn kill_master(stage: &mut Stage) -> StepResult {
 async fn share_new(stage: &Stage, who: &str, content: &str) -> Result<Option<Standing>, String> {
     let path = stage.node(who)?.files().join(NEW);
     std::fs::write(&path, content).map_err(read_error(&path))?;
-    let mut call = stage.node(who)?.client.share(vec![path], None).await.map_err(|error| text(&error))?;
-    let report: ShareReport = call.follow(|_| {}).await.map_err(|error| text(&error))?;
+    let report = stage.node(who)?.client.share(vec![path], None).outcome().await.map_err(|error| text(&error))?;
     Ok(report.entries.into_iter().next().map(|entry| entry.standing))
 }
 

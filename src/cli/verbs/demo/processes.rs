@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::super::Failure;
-use super::super::backend::TemporaryFolder;
+use crate::cli::Failure;
+use crate::cli::backend::TemporaryFolder;
 use crate::http::Client;
 use crate::node::Ready;
 

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 
-use super::super::output::size;
 use super::StepResult;
 use super::processes::{Actor, Stage};
-use crate::node::{ErrorKind, GetReport, GetRequest, MasterState, ShareReport, Standing};
+use crate::cli::output::size;
+use crate::node::{Api, ErrorKind, GetReport, GetRequest, MasterState, ShareReport, Standing};
 
 /// Size of the large file, in bytes.
 const LARGE: usize = 256 << 20;
@@ -109,8 +109,7 @@ fn write_noise(path: &Path) -> Result<(), String> {
 
 async fn share_paths(stage: &Stage, who: &str, paths: Vec<PathBuf>, name: Option<&str>) -> Result<ShareReport, String> {
     let client = &stage.node(who)?.client;
-    let mut call = client.share(paths, name.map(str::to_owned)).await.map_err(|error| text(&error))?;
-    let report: ShareReport = call.follow(|_| {}).await.map_err(|error| text(&error))?;
+    let report = client.share(paths, name.map(str::to_owned)).outcome().await.map_err(|error| text(&error))?;
     match report.entries.iter().find(|entry| entry.standing != Standing::Certified) {
         Some(entry) => Err(format!("{} is {:?}", entry.entry.name, entry.standing)),
         None => Ok(report),
@@ -146,7 +145,7 @@ pub(super) async fn lookup(stage: &mut Stage) -> StepResult {
 
 pub(super) async fn get(stage: &Stage, who: &str, request: &GetRequest) -> Result<GetReport, crate::Error> {
     let node = stage.node(who).map_err(|message| crate::Error::Remote { kind: ErrorKind::Other, message })?;
-    node.client.fetch(request).await?.follow(|_| {}).await
+    node.client.get(request.clone()).outcome().await
 }
 
 pub(super) async fn get_large(stage: &mut Stage) -> StepResult {
@@ -208,8 +207,8 @@ pub(super) async fn conflict(stage: &mut Stage) -> StepResult {
     let path = stage.node("ben")?.files().join("mine.txt");
     std::fs::write(&path, "not what Anna has").map_err(read_error(&path))?;
     let client = &stage.node("ben")?.client;
-    let call = client.share(vec![path], Some("lab/readme.txt".to_owned())).await;
-    let report: ShareReport = call.map_err(|error| text(&error))?.follow(|_| {}).await.map_err(|error| text(&error))?;
+    let mut call = client.share(vec![path], Some("lab/readme.txt".to_owned()));
+    let report = call.outcome().await.map_err(|error| text(&error))?;
     let anna = stage.node("anna")?.ready.peer_id;
     match report.entries.first().map(|entry| &entry.standing) {
         Some(Standing::Conflict { conflict_owner }) if *conflict_owner == anna => {

@@ -5,19 +5,35 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::Failure;
-use super::settings::NodeArgs;
+use super::{Context, Shown, Verb};
+use crate::cli::Failure;
+use crate::cli::interrupt::ignores;
+use crate::cli::settings::NodeArgs;
 use crate::http;
+use crate::log::Program;
 use crate::node::{Node, Ready};
 
 /// How long a node that cannot go on may take to end what still works.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) async fn run(args: &NodeArgs) -> Result<(), Failure> {
+/// Run a node in the foreground
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Run;
+
+impl Verb for Run {
+    const SHOWN: Shown = Shown::NODE;
+    const PROGRAM: Program = Program::Node;
+
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        run(&context.node).await
+    }
+}
+
+async fn run(args: &NodeArgs) -> Result<(), Failure> {
     let config = args.config()?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Runtime)?;
-    let mut hangup = match is_ignored(SignalKind::hangup()) {
+    let mut hangup = match ignores(SignalKind::hangup()) {
         // Whoever started it wishes that it outlives the terminal (nohup).
         true => None,
         false => Some(signal(SignalKind::hangup()).map_err(Failure::Runtime)?),
@@ -62,14 +78,6 @@ async fn comes(signal: &mut Option<Signal>) {
         Some(signal) => drop(signal.recv().await),
         None => std::future::pending().await,
     }
-}
-
-/// Whether this process was started with a signal ignored; where the system does not say so, it was not.
-fn is_ignored(signal: SignalKind) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    mask & (1 << (signal.as_raw_value() - 1)) != 0
 }
 
 /// The first line on stdout; whoever started the node may wait for it, not read it at all, or have closed it. A node that

@@ -9,16 +9,25 @@ use std::time::Instant;
 
 use processes::Stage;
 
-use super::Failure;
-use super::interrupt::{Rest, interruptible};
-use super::output::lines;
+use super::{Context, Shown, Verb};
+use crate::cli::Failure;
+use crate::cli::interrupt::{Rest, interruptible};
+use crate::cli::output::lines;
 
 /// Why a step failed, for people.
 type StepResult = Result<String, String>;
 
-/// Runs every step; the first that fails ends it. What was started is ended, and what was written removed.
-pub(super) async fn demo() -> Result<(), Failure> {
-    interruptible(Rest::CleanedUp, play()).await
+/// Show it all on this machine: share, search, download, conflict, revocation, eviction
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Demo;
+
+impl Verb for Demo {
+    const SHOWN: Shown = Shown::NOTHING;
+
+    /// Runs every step; the first that fails ends it. What was started is ended, and what was written removed.
+    async fn run(self, _: &Context) -> Result<(), Failure> {
+        interruptible(Rest::CleanedUp, play()).await
+    }
 }
 
 async fn play() -> Result<(), Failure> {

@@ -7,19 +7,20 @@ use std::time::Duration;
 
 use stream::Stream;
 
-use super::backend::{Backend, TemporaryFolder};
-use super::interrupt::{Rest, with_node};
-use super::output::{self, Bar, size};
-use super::settings::NodeArgs;
-use super::{Failure, OutputArgs, absolute, summary};
-use crate::node::{GetOptions, GetReport, GetRequest, GotFile, Progress};
+use super::{Context, Shown, Verb};
+use crate::cli::backend::TemporaryFolder;
+use crate::cli::interrupt::{Rest, with_node};
+use crate::cli::output::{self, Bar, note, size};
+use crate::cli::settings::NodeArgs;
+use crate::cli::{Failure, absolute, summary};
+use crate::node::{Api, FailedFile, GetOptions, GetReport, GetRequest, GotFile, Progress};
 
 /// Longest time that can be given.
 const MAX_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// What `get` is told.
+/// Download a file, or with --recursive all files below a prefix
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct GetArgs {
+pub(in crate::cli) struct Get {
     /// Name of the file, or prefix of names
     name: String,
     /// File or folder to write; a slash at its end makes a folder, - is standard output [default: the current folder]
@@ -27,7 +28,7 @@ pub(super) struct GetArgs {
     output: Option<PathBuf>,
     /// Download every name below NAME
     #[arg(short, long)]
-    pub(super) recursive: bool,
+    pub(in crate::cli) recursive: bool,
     /// Bring copies up to date: what changed is replaced, unless it was changed here as well
     #[arg(short, long)]
     update: bool,
@@ -49,7 +50,7 @@ pub(super) struct GetArgs {
     no_wait: bool,
 }
 
-impl GetArgs {
+impl Get {
     fn options(&self) -> GetOptions {
         let wait = if self.no_wait { Some(Duration::ZERO) } else { self.wait };
         GetOptions {
@@ -90,49 +91,52 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     if time > MAX_WAIT { Err("30 days at most".to_owned()) } else { Ok(time) }
 }
 
-pub(super) async fn get(
-    args: &NodeArgs,
-    get: GetArgs,
-    &OutputArgs { json, verbose, .. }: &OutputArgs,
-) -> Result<(), Failure> {
-    let output = get.output();
-    if let Some(stream) = Stream::of(&output) {
-        if get.recursive || get.update {
-            return Err(Failure::Stream("one file goes to a stream: --recursive, --update and --delete do not"));
+impl Verb for Get {
+    const SHOWN: Shown = Shown { verbose: true, ..Shown::ASKS };
+
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let get = self;
+        let (args, json, verbose) = (&context.node, context.output.json, context.output.verbose);
+        let output = get.output();
+        if let Some(stream) = Stream::of(&output) {
+            if get.recursive || get.update {
+                return Err(Failure::Stream("one file goes to a stream: --recursive, --update and --delete do not"));
+            }
+            return into_stream(args, get, &output, stream, json).await;
         }
-        return into_stream(args, get, &output, stream, json).await;
+        let mut place = absolute(&output)?;
+        // A folder is meant, and the dot is gone by now.
+        if ["/.", "/.."].iter().any(|end| output.as_os_str().as_encoded_bytes().ends_with(end.as_bytes())) {
+            place.push("");
+        }
+        let request = GetRequest { name: get.name.clone(), output: place, recursive: get.recursive };
+        let options = get.options();
+        let report = with_node(args, Rest::GoesOn, async |api| download(api, request, options).await).await?;
+        if json && get.recursive {
+            output::json(&report.files)?;
+        } else if json {
+            output::json(&report.files.first())?;
+        } else {
+            print(&report, &get, verbose)?;
+        }
+        // What was changed here is each user's own to look at.
+        summary::note_each(&report.kept, verbose, "kept", |kept| format!("{}: {}", kept.path.display(), kept.reason));
+        if json {
+            summary::note_each(&report.deleted, verbose, "removed", |path| path.display().to_string());
+        }
+        fail_for(&report.failed, verbose)
     }
-    let mut place = absolute(&output)?;
-    // A folder is meant, and the dot is gone by now.
-    if ["/.", "/.."].iter().any(|end| output.as_os_str().as_encoded_bytes().ends_with(end.as_bytes())) {
-        place.push("");
-    }
-    let request = GetRequest { name: get.name.clone(), output: place, recursive: get.recursive };
-    let options = get.options();
-    let report = with_node(args, Rest::GoesOn, async |backend| download(backend, request, options).await).await?;
-    if json && get.recursive {
-        output::json(&report.files)?;
-    } else if json {
-        output::json(&report.files.first())?;
-    } else {
-        print(&report, &get, verbose)?;
-    }
-    // What was changed here is each user's own to look at.
-    summary::note_each(&report.kept, verbose, "kept", |kept| format!("{}: {}", kept.path.display(), kept.reason));
-    if json {
-        summary::note_each(&report.deleted, verbose, "removed", |path| path.display().to_string());
-    }
-    summary::fail_for(&report.failed, verbose)
 }
 
 /// Downloads, and says how far it is and for whom it waits.
-async fn download(backend: &Backend, request: GetRequest, options: GetOptions) -> Result<GetReport, Failure> {
+async fn download(api: &dyn Api, request: GetRequest, options: GetOptions) -> Result<GetReport, Failure> {
     let (mut bar, mut waiting) = (Bar::new(), Waiting::default());
-    let result = backend.get(request, options, |progress| {
+    let mut operation = api.get_with(request, options);
+    let report = operation.follow(|progress| {
         waiting.say(&progress, &bar);
         bar.show(&progress);
     });
-    let report = result.await;
+    let report = report.await;
     bar.finish();
     Ok(report?)
 }
@@ -155,15 +159,15 @@ impl Waiting {
 }
 
 /// Downloads a file, and passes it on once all of it is here and verified.
-async fn into_stream(args: &NodeArgs, get: GetArgs, output: &Path, stream: Stream, json: bool) -> Result<(), Failure> {
+async fn into_stream(args: &NodeArgs, get: Get, output: &Path, stream: Stream, json: bool) -> Result<(), Failure> {
     let options = GetOptions { fleeting: true, ..get.options() };
     let to_stdout = stream.is_stdout();
-    let got = with_node(args, Rest::Nothing, async |backend| {
+    let got = with_node(args, Rest::Nothing, async |api| {
         // Whoever reads a named pipe is there from the start, and sees its end if the download fails.
         let opening = tokio::task::spawn_blocking(move || stream.open());
         let folder = TemporaryFolder::in_folder(&room(args), "swarmdex-stream")?;
         let request = GetRequest { name: get.name.clone(), output: folder.path().join("file"), recursive: false };
-        let report = download(backend, request, options).await?;
+        let report = download(api, request, options).await?;
         let Some(got) = report.files.into_iter().next() else { return Err(Failure::Node(crate::node::Error::Answer)) };
         let file = std::fs::File::open(&got.path).map_err(|error| Failure::Path(got.path.clone(), error))?;
         // From here on it is this process's alone, and gone with it.
@@ -195,7 +199,7 @@ fn room(args: &NodeArgs) -> PathBuf {
     data_dir.unwrap_or_else(std::env::temp_dir)
 }
 
-fn print(report: &GetReport, get: &GetArgs, verbose: bool) -> Result<(), Failure> {
+fn print(report: &GetReport, get: &Get, verbose: bool) -> Result<(), Failure> {
     if !get.recursive {
         return report.files.iter().try_for_each(print_file);
     }
@@ -224,6 +228,18 @@ fn print(report: &GetReport, get: &GetArgs, verbose: bool) -> Result<(), Failure
 /// Whether a file was not in place already. An empty one comes from nobody.
 fn is_fetched(file: &GotFile) -> bool {
     !file.sources.is_empty()
+}
+
+/// Says which files failed; the exit code is that of the first.
+fn fail_for(failed: &[FailedFile], verbose: bool) -> Result<(), Failure> {
+    let (some, left) = summary::listed(failed, verbose);
+    for file in some {
+        note(&format!("{}: {}", file.name, file.message));
+    }
+    if left > 0 {
+        note(&format!("{left} more files failed; --verbose names them"));
+    }
+    failed.first().map_or(Ok(()), |file| Err(Failure::Said(file.kind)))
 }
 
 fn print_file(file: &GotFile) -> Result<(), Failure> {

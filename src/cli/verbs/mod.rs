@@ -1,0 +1,147 @@
+//! The verbs of the command line: a file each, with its flags, what it does, and what it prints.
+//!
+//! A new one is a file here, and a `mod` and a line in the list of this one. What it asks a node that nobody asked before is a
+//! method of the handle (`node/api.rs`), with a route and its caller (`http/routes.rs`, `http/client.rs`).
+
+mod completions;
+mod demo;
+mod get;
+mod identity;
+mod lookup;
+mod ls;
+mod peers;
+mod revoke;
+mod run;
+mod search;
+mod share;
+mod status;
+mod unshare;
+
+use super::settings::NodeArgs;
+use super::{Failure, OutputArgs};
+use crate::http::Client;
+use crate::log::Program;
+
+/// What every verb is told besides its own flags.
+#[derive(Debug)]
+pub(super) struct Context {
+    /// Which node is meant, or what kind of node to run.
+    pub(super) node: NodeArgs,
+    /// How to print.
+    pub(super) output: OutputArgs,
+}
+
+impl Context {
+    /// The node that runs in the data directory.
+    async fn running(&self) -> Result<Client, Failure> {
+        let data_dir = self.node.data_dir()?;
+        let flags = || self.node.repeated();
+        Client::find(&data_dir).await?.ok_or_else(|| Failure::NotRunning { data_dir, flags: flags() })
+    }
+}
+
+/// Which of the flags that say what kind of node to run have a meaning for a verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NodeFlags {
+    /// All: it runs a node.
+    All,
+    /// Those by which a node that lives for one command enters the network.
+    Enter,
+    /// Those that say which node is meant.
+    Which,
+    /// These, and those that say what of folders is shared.
+    Share,
+    /// None: it needs no node.
+    None,
+}
+
+/// Which of the flags that every verb takes have a meaning for one, and are in its help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shown {
+    /// Flags of a node.
+    pub(super) node: NodeFlags,
+    /// `--json`.
+    pub(super) json: bool,
+    /// `--verbose`.
+    pub(super) verbose: bool,
+}
+
+impl Shown {
+    /// For verbs that ask the node that runs.
+    pub(super) const RUNNING: Self = Self { node: NodeFlags::Which, json: true, verbose: false };
+    /// For those that start a node if none runs.
+    const ASKS: Self = Self { node: NodeFlags::Enter, ..Self::RUNNING };
+    /// For one that runs a node.
+    const NODE: Self = Self { node: NodeFlags::All, json: false, verbose: false };
+    /// For those that need no node.
+    const NOTHING: Self = Self { node: NodeFlags::None, json: false, verbose: false };
+}
+
+/// One verb. Its fields are its flags, and its documentation is its help.
+trait Verb: clap::Args {
+    /// What its help shows of the flags that every verb takes.
+    const SHOWN: Shown = Shown::RUNNING;
+    /// What kind of program the process is while it does it.
+    const PROGRAM: Program = Program::Command;
+
+    /// Does it, and prints what came of it.
+    async fn run(self, context: &Context) -> Result<(), Failure>;
+}
+
+/// Makes the enum that the command line is parsed into, and passes on to each verb what is its own.
+macro_rules! verbs {
+    ($($name:literal => $file:ident::$verb:ident,)+) => {
+        #[derive(Debug, clap::Subcommand)]
+        pub(super) enum Command {
+            $(#[command(name = $name)] $verb($file::$verb),)+
+        }
+
+        impl Command {
+            /// What the help of a verb shows of the flags that every verb takes.
+            pub(super) fn shown(name: &str) -> Shown {
+                match name {
+                    $($name => <$file::$verb as Verb>::SHOWN,)+
+                    _ => Shown::RUNNING,
+                }
+            }
+
+            /// What kind of program the process is while it does it.
+            pub(super) fn program(&self) -> Program {
+                match self {
+                    $(Self::$verb(_) => <$file::$verb as Verb>::PROGRAM,)+
+                }
+            }
+
+            /// Does it.
+            pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
+                match self {
+                    $(Self::$verb(verb) => verb.run(context).await,)+
+                }
+            }
+        }
+    };
+}
+
+// In the order in which the help lists them.
+verbs! {
+    "run" => run::Run,
+    "get" => get::Get,
+    "search" => search::Search,
+    "share" => share::Share,
+    "revoke" => revoke::Revoke,
+    "unshare" => unshare::Unshare,
+    "ls" => ls::Ls,
+    "peers" => peers::Peers,
+    "status" => status::Status,
+    "lookup" => lookup::Lookup,
+    "identity" => identity::Identity,
+    "demo" => demo::Demo,
+    "completions" => completions::Completions,
+}
+
+impl Default for Command {
+    /// What is meant if none is named.
+    fn default() -> Self {
+        Self::Run(run::Run)
+    }
+}
