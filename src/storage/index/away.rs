@@ -9,6 +9,7 @@ use swarmdex_protocols::{ContentId, Entry, Name, PeerId, Version};
 
 use super::schema;
 use crate::state::again::{Departure, Left};
+use crate::state::index::Noted;
 
 /// Names of peers that are away, and what each peer left with; `session` is that which ended so.
 pub(super) const TABLES: &str = "
@@ -40,15 +41,6 @@ const AWAY_MS: u64 = 30 * 24 * 3600 * 1000;
 const SLICE: usize = 20_000;
 
 type Sql<T> = Result<T, rusqlite::Error>;
-
-/// What is noted of a peer that left.
-pub(super) struct Noted {
-    /// The session that ended.
-    pub(super) session: Session,
-    pub(super) departure: Departure,
-    /// The last name that was dealt with since the peer is back.
-    pub(super) through: String,
-}
 
 /// Notes what a peer leaves with, unless its leaving goes on. Whether something was noted before that is of no use any more.
 pub(super) fn depart(

@@ -4,12 +4,14 @@
 //! against the database as it is inside that transaction. It answers after the commit (`synchronous=FULL`): so what was
 //! acknowledged survives a crash, and many share a commit.
 
+mod authority;
 mod away;
 mod compare;
 mod options;
 mod read;
 mod recount;
 mod schema;
+mod sqlite;
 mod words;
 mod write;
 
@@ -22,15 +24,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use swarmdex_protocols::index::{
-    Cursor, Offer, Page, Refusal, RefusalCode, Returned, Revocation, Sealed, Session, ShareDigest, ShareSum, Verdict,
-};
-use swarmdex_protocols::{Certificate, Multiaddr, Name, Pattern, PeerId, Statement, Tally, Version};
+use swarmdex_protocols::index::{Cursor, Page, Refusal, RefusalCode, Sealed, ShareSum};
+use swarmdex_protocols::{Certificate, Multiaddr, Name, Pattern, PeerId, Statement, Version};
 use tokio::sync::{Notify, oneshot};
 
 pub use compare::CompareStep;
 pub use options::IndexOptions;
 
+pub use crate::state::index::{WriteOp, WriteOutcome};
 use crate::state::lease::Holding;
 use crate::tasks::Failures;
 
@@ -82,135 +83,6 @@ pub struct KnownPeer {
     pub addresses: Vec<Multiaddr>,
     /// What it holds.
     pub held: ShareSum,
-}
-
-/// A change of the index.
-#[derive(Debug, Clone)]
-pub enum WriteOp {
-    /// A peer joins.
-    Join {
-        /// The peer.
-        peer: PeerId,
-        /// Where it listens.
-        addresses: Vec<Multiaddr>,
-        /// Digest of its share.
-        digest: ShareDigest,
-        /// Number of entries in its share.
-        entries: u64,
-        /// A version that was certified before, checked: no later one may be lower.
-        seen: Version,
-        /// Whether it may have back at once what it left with.
-        again: bool,
-    },
-    /// A member that may has the next part of what it left with granted again.
-    Again {
-        /// The peer.
-        peer: PeerId,
-        /// Names that the other members of its address hold.
-        neighbours: u64,
-    },
-    /// A member announces.
-    Announce {
-        /// The peer.
-        peer: PeerId,
-        /// What it offers.
-        offers: Vec<Offer>,
-        /// Names that the other members of its address hold.
-        neighbours: u64,
-        /// Whether its names that were not announced since its join are to be freed.
-        last: bool,
-        /// With `last`: what it says was granted to it since then, unless it is of an earlier build.
-        total: Option<ShareSum>,
-        /// What the mirror says of offered names, as far as it was asked.
-        mirror: BTreeMap<Name, Tally>,
-    },
-    /// A member revokes.
-    Revoke {
-        /// The peer.
-        peer: PeerId,
-        /// The names.
-        names: Vec<String>,
-    },
-    /// A member gave names up while it could not tell: they are freed, if they are still held at just these versions.
-    Overtaken {
-        /// The member.
-        peer: PeerId,
-        /// The names, each with the version at which it was granted.
-        names: Vec<(Name, Version)>,
-    },
-    /// A change that a member asked for in a session: refused if a later join has begun another since.
-    InSession {
-        /// The session.
-        session: Session,
-        /// The change.
-        change: Box<WriteOp>,
-    },
-    /// A member is gone: all its names are freed.
-    Evict {
-        /// The peer.
-        peer: PeerId,
-    },
-}
-
-impl WriteOp {
-    /// The peer that it is about.
-    fn peer(&self) -> PeerId {
-        match self {
-            Self::Join { peer, .. }
-            | Self::Again { peer, .. }
-            | Self::Announce { peer, .. }
-            | Self::Revoke { peer, .. }
-            | Self::Overtaken { peer, .. }
-            | Self::Evict { peer } => *peer,
-            Self::InSession { change, .. } => change.peer(),
-        }
-    }
-}
-
-/// What became of a change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WriteOutcome {
-    /// To a join.
-    Joined {
-        /// The new session.
-        session: Session,
-        /// Whether the index holds exactly the peer's share.
-        unchanged: bool,
-        /// Whether the peer left with exactly this share, and is to ask for it.
-        again: bool,
-        /// Whether attributes of some of its names, or of those that it left with, are not known.
-        bare: bool,
-        /// What the peer holds.
-        holding: Holding,
-    },
-    /// To a part of what a peer left with.
-    Returned {
-        /// What became of it.
-        returned: Returned,
-        /// What the peer holds.
-        holding: Holding,
-    },
-    /// To an announce.
-    Announced {
-        /// A verdict for each offer.
-        verdicts: Vec<Verdict>,
-        /// What the peer holds.
-        holding: Holding,
-        /// Peers that hold names by what the mirror says, and may be no members.
-        adopted: BTreeMap<PeerId, Holding>,
-    },
-    /// To a revoke, and, without outcomes, to names that were overtaken.
-    Revoked {
-        /// An outcome for each name.
-        outcomes: Vec<Revocation>,
-        /// What the peer holds.
-        holding: Holding,
-    },
-    /// To an eviction.
-    Evicted {
-        /// Names that were freed.
-        names: u64,
-    },
 }
 
 /// A question to the index.
@@ -478,7 +350,9 @@ use libp2p::identity::Keypair;
 #[cfg(test)]
 use options::unix_ms;
 #[cfg(test)]
-use swarmdex_protocols::Network;
+use swarmdex_protocols::index::{Offer, Returned, Revocation, Session, ShareDigest, Verdict};
+#[cfg(test)]
+use swarmdex_protocols::{Network, Tally};
 #[cfg(test)]
 use tokio::sync::mpsc;
 

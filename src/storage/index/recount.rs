@@ -14,20 +14,9 @@ use swarmdex_protocols::PeerId;
 use swarmdex_protocols::index::{ShareDigest, ShareSum};
 
 use super::schema;
+use crate::state::index::{Correction, corrections};
 
 type Sql<T> = Result<T, rusqlite::Error>;
-
-/// What is wrong with the account of one member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Correction {
-    pub(super) peer: PeerId,
-    /// Names to add, or to take away if negative.
-    pub(super) names: i64,
-    /// To be added to the digest.
-    pub(super) digest: ShareDigest,
-    /// Whether the member has a row of its own; if not, only names of its are there.
-    pub(super) known: bool,
-}
 
 /// What a count came to.
 #[derive(Debug, Default)]
@@ -70,16 +59,6 @@ pub(super) fn recount(path: &Path, cancel: &AtomicBool) -> Sql<Option<Recount>> 
             }
         }
     }
-    let peers = stored.keys().chain(counted.keys()).copied().collect::<BTreeSet<_>>();
     let members = stored.keys().copied().collect();
-    let corrections = peers.into_iter().filter_map(|peer| {
-        let (before, now) = (stored.get(&peer), counted.get(&peer).copied().unwrap_or_default());
-        let known = before.is_some();
-        let before = before.copied().unwrap_or_default();
-        let mut digest = before.digest;
-        digest.join(&now.digest);
-        let names = now.entries.cast_signed() - before.entries.cast_signed();
-        (before != now).then_some(Correction { peer, names, digest, known })
-    });
-    Ok(Some(Recount { corrections: corrections.collect(), damaged, members }))
+    Ok(Some(Recount { corrections: corrections(&stored, &counted), damaged, members }))
 }

@@ -1,7 +1,5 @@
 //! The writer: one transaction for all that waits.
 
-mod again;
-mod apply;
 mod foreign;
 
 use std::collections::VecDeque;
@@ -12,13 +10,15 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
 
 use rusqlite::Connection;
+use swarmdex_protocols::PeerId;
 use swarmdex_protocols::index::{Refusal, RefusalCode};
-use swarmdex_protocols::{PeerId, Statement, Version};
 use tokio::sync::oneshot;
 
+use super::authority::MasterKey;
+use super::sqlite::SqliteTable;
 use super::words::Words;
 use super::{Counts, IndexOptions, Job, WriteOp, WriteOutcome, away, schema, storage_refusal, take};
-use crate::state::reports::Reports;
+use crate::state::index::{Failure, Moment, Service, Slices, Totals};
 use foreign::Foreign;
 
 /// Most requests in one transaction: bounds how long the first of them waits for the last.
@@ -26,41 +26,19 @@ const MAX_GROUP: usize = 256;
 /// Most entries in one transaction, counted in the same way.
 const MAX_GROUP_ENTRIES: usize = 20_000;
 
-/// How far ahead of the clock a new index begins to count versions, in milliseconds (10 minutes).
-const FRESH_LEAD_MS: u64 = 600_000;
-
 /// How often old tombstones are forgotten while the index changes, in milliseconds (1 minute).
 const PRUNE_PAUSE_MS: u64 = 60_000;
-
-/// Names of an evicted peer that one transaction frees: others do not wait for all of 200,000.
-const EVICTION_SLICE: u64 = 2000;
 
 type WriteJob = Job<WriteOp, WriteOutcome>;
 type Answer = oneshot::Sender<Result<WriteOutcome, Refusal>>;
 type Sql<T> = Result<T, rusqlite::Error>;
 
-/// Why one request of a group fails.
-enum Failure {
-    Refused(Refusal),
-    Database(rusqlite::Error),
-}
-
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Database(error)
-    }
-}
-
 pub(super) struct Writer {
     connection: Connection,
     options: IndexOptions,
     counts: Arc<Counts>,
-    /// As in the database, as of the transaction that is open.
-    totals: Totals,
-    /// What members have told of their share since they joined, in this run of the master.
-    reports: Reports,
-    /// Number of the last change of what a member holds.
-    change: u64,
+    /// Decides what each request changes.
+    service: Service<MasterKey>,
     /// Changes that this program did not make.
     foreign: Foreign,
     /// The database, and the queue by which it is told what was counted in it.
@@ -68,8 +46,6 @@ pub(super) struct Writer {
     queue: SyncSender<WriteJob>,
     /// In which way this run gives versions.
     run: u64,
-    /// Statements that the open transaction made.
-    made: Vec<Statement>,
     /// Peers whose names are being freed, a slice at a time, with the number freed so far.
     evicting: VecDeque<(PeerId, u64, Answer)>,
     /// Wall clock when tombstones were last forgotten, in milliseconds since 1970.
@@ -81,13 +57,6 @@ pub(super) struct Writer {
     words_failed: bool,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Totals {
-    last: Version,
-    names: u64,
-    peers: u64,
-}
-
 impl Writer {
     pub(super) fn new(
         connection: Connection,
@@ -95,49 +64,39 @@ impl Writer {
         options: IndexOptions,
         counts: Arc<Counts>,
     ) -> Sql<Self> {
-        let (totals, reports, foreign) = (Totals::default(), Reports::default(), Foreign::default());
-        let (made, evicting, change, pruned_ms) = (Vec::new(), VecDeque::new(), 0, 0);
         let words = Words::load(&connection)?;
+        let service = Service::new(MasterKey::new(&options), options.limits);
         let mut writer = Self {
             connection,
             options,
             counts,
-            totals,
-            reports,
-            change,
-            foreign,
+            service,
+            foreign: Foreign::default(),
             path,
             queue,
             run: rand::random(),
-            made,
-            evicting,
-            pruned_ms,
+            evicting: VecDeque::new(),
+            pruned_ms: 0,
             litter: true,
             words,
             words_failed: false,
         };
         writer.prune()?;
-        writer.reload()?;
+        let at = writer.moment();
+        let first = writer.service.open(&SqliteTable::new(&writer.connection, &writer.words), at)?;
         // An index that is new is older than any other.
-        writer.counts.first.store(writer.totals.last.0, Ordering::Relaxed);
-        if writer.totals.last == Version::default() {
-            // A new index, or one in place of an index that was lost: above whatever that one gave, also if this
-            // clock is some minutes behind.
-            let begin = Version::default().next((writer.options.clock)().saturating_add(FRESH_LEAD_MS));
-            writer.totals.last = begin.leap(rand::random());
-            writer.publish();
-        }
+        writer.counts.first.store(first.0, Ordering::Relaxed);
+        writer.publish();
         Ok(writer)
     }
 
-    /// Reads the totals anew, at first and after a transaction that failed.
+    fn moment(&self) -> Moment {
+        Moment { unix_ms: (self.options.clock)(), random: rand::random(), run: self.run }
+    }
+
+    /// Reads the counts anew, after a transaction that failed and after changes of others.
     fn reload(&mut self) -> Sql<()> {
-        let count = |sql: &str| self.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned);
-        self.totals = Totals {
-            last: Version(count("SELECT value FROM meta WHERE key = 'last_version'")?),
-            names: count("SELECT count(*) FROM names")?,
-            peers: count("SELECT count(*) FROM peers")?,
-        };
+        self.service.recount(&SqliteTable::new(&self.connection, &self.words))?;
         self.publish();
         Ok(())
     }
@@ -158,9 +117,10 @@ impl Writer {
     }
 
     fn publish(&self) {
-        self.counts.names.store(self.totals.names, Ordering::Relaxed);
-        self.counts.peers.store(self.totals.peers, Ordering::Relaxed);
-        self.counts.last.store(self.totals.last.0, Ordering::Relaxed);
+        let Totals { last, names, peers } = self.service.totals();
+        self.counts.names.store(names, Ordering::Relaxed);
+        self.counts.peers.store(peers, Ordering::Relaxed);
+        self.counts.last.store(last.0, Ordering::Relaxed);
     }
 
     pub(super) fn run(mut self, queue: &Receiver<WriteJob>) {
@@ -180,7 +140,7 @@ impl Writer {
                         if let WriteOp::Join { peer, .. } = &op {
                             self.spare(peer);
                         }
-                        entries += weight(&op);
+                        entries += weight(&op, self.service.slices());
                         group.push((op, answer));
                         if entries >= MAX_GROUP_ENTRIES {
                             self.commit(std::mem::take(&mut group));
@@ -226,9 +186,10 @@ impl Writer {
         match self.transaction(&ops) {
             Ok(results) => {
                 self.publish();
+                let made = self.service.on_committed();
                 if let Some(mirror) = &self.options.mirror {
                     // What finds no room, owners publish by themselves.
-                    let sent = self.made.drain(..).take_while(|made| mirror.try_send(made.clone()).is_ok()).count();
+                    let sent = made.into_iter().take_while(|made| mirror.try_send(made.clone()).is_ok()).count();
                     tracing::trace!(sent, "statements for the mirror");
                 }
                 for (answer, result) in answers.into_iter().zip(results) {
@@ -238,7 +199,7 @@ impl Writer {
             }
             Err(error) => {
                 let refusal = storage_refusal(&error);
-                self.made.clear();
+                self.service.on_rolled_back();
                 if !self.connection.is_autocommit() {
                     let _ = self.connection.execute_batch("ROLLBACK");
                 }
@@ -273,8 +234,8 @@ impl Writer {
         let (slice, later) = oneshot::channel();
         self.commit(vec![(WriteOp::Evict { peer }, slice)]);
         let result = match later.blocking_recv() {
-            Ok(Ok(WriteOutcome::Evicted { names: EVICTION_SLICE })) => {
-                return self.evicting.push_back((peer, freed + EVICTION_SLICE, answer));
+            Ok(Ok(WriteOutcome::Evicted { names })) if names == self.service.slices().evicted => {
+                return self.evicting.push_back((peer, freed + names, answer));
             }
             Ok(Ok(WriteOutcome::Evicted { names })) => Ok(WriteOutcome::Evicted { names: freed + names }),
             Ok(result) => result,
@@ -297,29 +258,12 @@ impl Writer {
     }
 
     fn transaction(&mut self, ops: &[WriteOp]) -> Sql<Vec<Result<WriteOutcome, Refusal>>> {
-        let reports: Vec<_> = ops.iter().map(|op| (op.peer(), self.reports.of(&op.peer()))).collect();
-        self.try_transaction(ops).inspect_err(|_| {
-            // In reverse: of several requests of one peer the state before the first counts.
-            for (peer, report) in reports.into_iter().rev() {
-                self.reports.put_back(peer, report);
-            }
-        })
-    }
-
-    fn try_transaction(&mut self, ops: &[WriteOp]) -> Sql<Vec<Result<WriteOutcome, Refusal>>> {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
-        let before = self.totals.last;
         let mut results = Vec::with_capacity(ops.len());
         for op in ops {
             results.push(self.single(op)?);
         }
-        if self.totals.last != before {
-            self.connection.prepare_cached("UPDATE meta SET value = ?1 WHERE key = 'last_version'")?.execute([self
-                .totals
-                .last
-                .0
-                .cast_signed()])?;
-        }
+        self.service.finish(&mut SqliteTable::new(&self.connection, &self.words))?;
         self.words.note(&self.connection)?;
         self.connection.execute_batch("COMMIT")?;
         Ok(results)
@@ -328,8 +272,12 @@ impl Writer {
     /// Carries out one request, or undoes it alone.
     fn single(&mut self, op: &WriteOp) -> Sql<Result<WriteOutcome, Refusal>> {
         self.connection.execute_batch("SAVEPOINT one")?;
-        let (totals, made, report) = (self.totals, self.made.len(), self.reports.of(&op.peer()));
-        let failure = match self.apply(op) {
+        let at = self.moment();
+        let mut table = SqliteTable::new(&self.connection, &self.words);
+        let outcome = self.service.apply(&mut table, op, at);
+        self.foreign.wanted |= table.damage;
+        self.litter |= table.litter;
+        let failure = match outcome {
             Ok(outcome) => {
                 self.connection.execute_batch("RELEASE one")?;
                 return Ok(Ok(outcome));
@@ -339,29 +287,26 @@ impl Writer {
         // Some errors, a full disk among them, end the whole transaction by themselves.
         if self.connection.is_autocommit() {
             return Err(match failure {
-                Failure::Database(error) => error,
+                Failure::Table(error) => error,
                 Failure::Refused(_) => rusqlite::Error::InvalidQuery,
             });
         }
         self.connection.execute_batch("ROLLBACK TO one; RELEASE one")?;
-        self.totals = totals;
-        self.made.truncate(made);
-        self.reports.put_back(op.peer(), report);
         Ok(Err(match failure {
             Failure::Refused(refusal) => refusal,
-            Failure::Database(error) => storage_refusal(&error),
+            Failure::Table(error) => storage_refusal(&error),
         }))
     }
 }
 
 /// Entries that a change is about.
-fn weight(op: &WriteOp) -> usize {
+fn weight(op: &WriteOp, slices: Slices) -> usize {
     match op {
         WriteOp::Announce { offers, .. } => offers.len(),
         WriteOp::Revoke { names, .. } => names.len(),
         WriteOp::Overtaken { names, .. } => names.len(),
-        WriteOp::InSession { change, .. } => weight(change),
-        WriteOp::Again { .. } => again::SLICE,
+        WriteOp::InSession { change, .. } => weight(change, slices),
+        WriteOp::Again { .. } => slices.again,
         WriteOp::Join { .. } | WriteOp::Evict { .. } => 1,
     }
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rusqlite::params;
+use swarmdex_protocols::PeerId;
 
 use super::{Sql, Writer};
+use crate::state::index::Correction;
 use crate::state::lease::Holding;
-use crate::storage::index::recount::{Correction, Recount, recount};
-use crate::storage::index::{Job, schema};
+use crate::storage::index::Job;
+use crate::storage::index::recount::{Recount, recount};
+use crate::storage::index::sqlite::SqliteTable;
 
 /// How often the writer looks whether somebody else changed the database.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
@@ -124,56 +126,15 @@ impl Writer {
         }
     }
 
-    fn correct(&mut self, corrections: &[Correction]) -> Sql<Vec<(swarmdex_protocols::PeerId, Holding)>> {
+    fn correct(&mut self, corrections: &[Correction]) -> Sql<Vec<(PeerId, Holding)>> {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let mut corrected = Vec::with_capacity(corrections.len());
+        let at = self.moment();
+        let mut table = SqliteTable::new(&self.connection, &self.words);
         for correction in corrections {
-            let peer = match self.peer(correction.peer)? {
-                Some(peer) => Some(peer),
-                // Its names are here: it gets a lease to come back in.
-                None if !correction.known => {
-                    self.insert_stranger(correction.peer)?;
-                    self.peer(correction.peer)?
-                }
-                None => None,
-            };
-            let Some(mut peer) = peer else { continue };
-            peer.held.entries = peer.held.entries.saturating_add_signed(correction.names);
-            peer.held.digest.join(&correction.digest);
-            self.store(&peer)?;
-            corrected.push((peer.id, self.holding(&peer)));
+            corrected.extend(self.service.correct(&mut table, correction, at)?);
         }
         self.connection.execute_batch("COMMIT")?;
         Ok(corrected)
-    }
-
-    /// A row of the index does not fit its checksum.
-    pub(super) fn on_damage(&mut self) {
-        self.foreign.wanted = true;
-    }
-
-    /// A peer of which only names are known.
-    pub(super) fn insert_stranger(&mut self, peer: swarmdex_protocols::PeerId) -> Sql<()> {
-        let sql = "INSERT INTO peers (peer, session, addresses, digest, names) VALUES (?1, 0, '', ?2, 0)";
-        let digest = swarmdex_protocols::index::ShareDigest::empty();
-        self.connection.prepare_cached(sql)?.execute(params![peer.to_bytes(), &digest.as_bytes()[..]])?;
-        self.totals.peers += 1;
-        Ok(())
-    }
-
-    /// What rows a peer has that it should not: it joins for the first time.
-    pub(super) fn rows_of(&self, peer: &swarmdex_protocols::PeerId) -> Sql<swarmdex_protocols::index::ShareSum> {
-        let sql = format!("SELECT {} FROM names AS n WHERE n.owner = ?1", schema::ENTRY);
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        let mut rows = statement.query([peer.to_bytes()])?;
-        let mut sum = swarmdex_protocols::index::ShareSum::default();
-        while let Some(row) = rows.next()? {
-            match schema::entry(row) {
-                Ok((_, entry)) => sum.add(&entry.digest()),
-                Err(error) if schema::is_damage(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(sum)
     }
 }
