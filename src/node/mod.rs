@@ -3,8 +3,8 @@
 mod agree;
 mod counts;
 mod dht;
-mod download;
 mod error;
+mod fetch;
 mod get;
 mod identity;
 mod in_place;
@@ -30,8 +30,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use download::Turns;
 pub use error::{Error, ErrorKind};
+use fetch::Turns;
 pub use identity::{IdentityInfo, MachineState, NewIdentityInfo, new_identity, show_identity};
 use libp2p::multiaddr::Protocol;
 use lookup::Questions;
