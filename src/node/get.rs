@@ -21,7 +21,7 @@ use swarmdex_protocols::limits::MAX_QUERY_BYTES;
 use swarmdex_protocols::{Entry, Name, PeerId};
 use tokio::sync::watch;
 
-use super::download::{self, Got, Target};
+use super::fetch::{self, Got, Target};
 use super::lookup::{Checked, parse_name};
 use super::operation::{Reins, Wish};
 use super::small::{Place, Small, by_owner};
@@ -422,8 +422,7 @@ impl Node {
         let name = found.entry.name.clone();
         let attributes = options.preserve.then(|| found.entry.attributes(&self.inner.config.network)).flatten();
         let target = Target { path, placing: Placing { attributes, over }, fleeting: options.fleeting, sync };
-        let Got { path, bytes, sources, stamp } =
-            download::download(&self.inner, found, target, patience, reins).await?;
+        let Got { path, bytes, sources, stamp } = fetch::download(&self.inner, found, target, patience, reins).await?;
         let seconds = begin.elapsed().as_secs_f64();
         Ok((GotFile { name, path, bytes, seconds, sources, verified: true }, stamp))
     }

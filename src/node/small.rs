@@ -12,7 +12,7 @@ use swarmdex_protocols::fetch::{Header, Request, Response};
 use swarmdex_protocols::limits::{MAX_FETCH_BODY, MAX_FETCH_FILES};
 use swarmdex_protocols::{ContentId, Entry, Multiaddr, PeerId};
 
-use super::download::ask;
+use super::fetch::ask;
 use super::get::record::{self, Record};
 use super::operation::{Reins, Wish};
 use super::types::{GetOptions, GotFile};

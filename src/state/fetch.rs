@@ -10,6 +10,9 @@
 //! **How much.** As many bytes as keep a source busy, at its measured rate, for half a second and for four round trips, within
 //! the policy. So what is under way doubles again and again while that makes the rate rise.
 //!
+//! **What is wanted.** All of it by a download into a file. What readers wait for goes first, in order, and is all that comes if
+//! nobody wants the whole (see [`wanted`]).
+//!
 //! **Who is late.** A source with nothing left to do takes over the request that will take longest elsewhere, if it is
 //! clearly faster; the first answer counts, and the other request is cancelled. That is the end game, and the way
 //! around sources that slow down, at any time of a download.
@@ -25,6 +28,7 @@ mod source;
 pub mod stalls;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -34,6 +38,7 @@ use source::{Holds, Source};
 use swarmdex_protocols::ChunkSet;
 use swarmdex_protocols::content::Geometry;
 use swarmdex_protocols::fetch::Refusal;
+pub use wanted::{ReadAhead, Wanted};
 
 use crate::config::FetchConfig;
 use crate::state::random::Random;
@@ -137,6 +142,8 @@ struct Flight<S> {
 pub struct Download<S> {
     geometry: Geometry,
     policy: FetchPolicy,
+    /// What of it is wanted: everything unless [`Download::set_wanted`] says otherwise.
+    wanted: Wanted,
     /// Chunks to do: first chunk -> end (exclusive). Ranges neither touch nor overlap.
     todo: BTreeMap<u64, u64>,
     /// Runs that were asked for, by their first chunk.
@@ -192,6 +199,7 @@ impl<S: Copy + Ord> Download<S> {
         Self {
             geometry,
             policy,
+            wanted: Wanted::whole(),
             todo,
             flights: BTreeMap::new(),
             arrived: BTreeMap::new(),

@@ -131,14 +131,14 @@ impl<S: Copy + Ord> Download<S> {
 
     /// Chunks that `source` may send instead of the one asked for: those that nobody was asked for yet and nobody else
     /// is known to have, if it is a crowd that downloads, and this source alone has everything. It knows better than
-    /// this downloader which of them it has sent to others meanwhile.
+    /// this downloader which of them it has sent to others meanwhile. Who does not want the whole wants no others.
     pub fn alternatives(&self, source: S) -> Option<impl Iterator<Item = u64> + '_> {
         let whole = |state: &Source| state.lost.is_none() && matches!(state.holds, Holds::All);
         let mut whole = self.sources.iter().filter(|(_, state)| whole(state)).map(|(source, _)| *source);
         // Two of them might send the same chunk.
         let alone = whole.next() == Some(source) && whole.next().is_none();
         let todo = self.todo.iter().flat_map(|(begin, end)| *begin..*end).filter(|index| self.rarity(*index) == 0);
-        (!self.holders.is_empty() && alone).then_some(todo)
+        (!self.holders.is_empty() && alone && self.wanted.is_whole()).then_some(todo)
     }
 }
 

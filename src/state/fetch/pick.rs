@@ -74,8 +74,13 @@ impl<S: Copy + Ord> Download<S> {
     fn pick(&mut self, source: S) -> Option<(u64, u32)> {
         let (alone, swarm) = (self.holders.is_empty(), self.is_swarm());
         let state = self.sources.get(&source)?;
-        let first =
-            if alone && matches!(state.holds, Holds::All) { self.next_in_order()? } else { self.rarest(source)?.1 };
+        let urgent = self.most_urgent(|index| state.holds.contains(index));
+        let first = match urgent {
+            Some(first) => first,
+            None if !self.wanted.is_whole() => return None,
+            None if alone && matches!(state.holds, Holds::All) => self.next_in_order()?,
+            None => self.rarest(source)?.1,
+        };
         let state = self.sources.get(&source)?;
         let (_, end) = self.todo.range(..=first).next_back()?;
         let most = self.geometry.chunks_per_response().max(1).min(end - first);
@@ -86,7 +91,10 @@ impl<S: Copy + Ord> Download<S> {
                 && state.has_room(bytes, &self.policy, alone)
                 && (state.is_fast_for(bytes) || !swarm && state.rate().is_none())
         };
-        let as_rare = |index: u64| state.holds.contains(index) && (alone || self.rarity(index) <= self.rarity(first));
+        let as_rare = |index: u64| {
+            let as_wanted = urgent.is_none() || self.wanted.is_urgent(index);
+            as_wanted && state.holds.contains(index) && (alone || self.rarity(index) <= self.rarity(first))
+        };
         let mut count = 1;
         while count < most && fits(count + 1) && as_rare(first + count) {
             count += 1;
@@ -147,7 +155,7 @@ impl<S: Copy + Ord> Download<S> {
     /// What waits at a source that has everything, and has come to others meanwhile, makes way for what nobody else
     /// has: so its uplink carries each chunk once before it carries one twice.
     fn make_way(&mut self) {
-        if self.holders.is_empty() {
+        if self.holders.is_empty() || !self.wanted.is_whole() {
             return;
         }
         for source in self.sources.keys().copied().collect::<Vec<_>>() {
@@ -155,7 +163,9 @@ impl<S: Copy + Ord> Download<S> {
             if !matches!(state.holds, Holds::All) || state.asked.is_empty() {
                 continue;
             }
-            let elsewhere = state.asked.iter().find(|(first, _)| self.rarity(**first) > 0);
+            // What a reader waits for is not put off.
+            let gives_way = |first: u64| self.rarity(first) > 0 && !self.wanted.is_urgent(first);
+            let elsewhere = state.asked.iter().find(|(first, _)| gives_way(**first));
             let Some((first, count)) = elsewhere.map(|(first, asked)| (*first, asked.count)) else { continue };
             if self.rarest(source).is_some_and(|(rarity, _)| rarity == 0) {
                 self.give_up(source, first);
@@ -179,7 +189,7 @@ impl<S: Copy + Ord> Download<S> {
 
     /// Whether it is one of a crowd, and something is still to be asked for.
     fn is_busy_crowd(&self) -> bool {
-        !self.holders.is_empty() && !self.todo.is_empty()
+        !self.holders.is_empty() && self.has_more()
     }
 
     /// Asks for what another source is late with.
@@ -191,6 +201,9 @@ impl<S: Copy + Ord> Download<S> {
         let late = self.flights.iter().filter_map(|(first, flight)| {
             let run = *first..*first + u64::from(flight.count);
             if flight.askers.contains(&source) || !run.clone().all(|index| state.holds.contains(index)) {
+                return None;
+            }
+            if !run.clone().any(|index| self.wanted.contains(index)) {
                 return None;
             }
             let waits = flight.askers.iter().filter_map(|asker| Some(self.sources.get(asker)?.remaining(*first, now)));

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use swarmdex_protocols::fetch::Run;
 use swarmdex_protocols::{Multiaddr, PeerId};
 
+use super::engine::Task;
 use super::sources::Silence;
-use super::{Task, patience};
+use crate::node::get::patience;
 use crate::node::{Error, Inner};
 use crate::state::fetch::{Download, Exhausted};
 use crate::tasks;

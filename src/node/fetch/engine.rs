@@ -1,14 +1,5 @@
 //! One download: the scheduler decides, this task asks, and a thread verifies and writes.
 
-mod sharing;
-mod silence;
-mod sources;
-mod stalled;
-mod target;
-mod turns;
-mod writer;
-mod wrong;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,26 +7,25 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use sharing::{Sharing, next_word};
-use silence::Unmet;
-pub(super) use sources::ask;
-use sources::{Failure, Found, News, Search, Silence};
 use swarmdex_protocols::content::{self, Geometry, Proof};
 use swarmdex_protocols::fetch::{Any, Header, Other, Refusal, Request, Response, Run, Want};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
-pub(super) use target::{Got, Target};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
-pub(super) use turns::Turns;
-use writer::{Writer, Written};
 
-use super::get::patience::{self, Patience};
-use super::lookup::Checked;
-use super::operation::{Reins, Wish};
-use super::types::Progress;
-use super::{Error, Inner};
+use super::sharing::{Sharing, next_word};
+use super::silence::Unmet;
+use super::sources::{self, Failure, Found, News, Search, Silence};
+use super::stalled;
+use super::target::{Got, Target};
+use super::writer::{Writer, Written};
 use crate::net::{Word, sleep_until};
+use crate::node::get::patience::Patience;
+use crate::node::lookup::Checked;
+use crate::node::operation::{Reins, Wish};
+use crate::node::types::Progress;
+use crate::node::{Error, Inner};
 use crate::state::fetch::stalls::Stalls;
 use crate::state::fetch::{Action, Download, Exhausted, FetchPolicy};
 use crate::storage::hash::FileStamp;
@@ -52,7 +42,7 @@ const GETS_NEAR: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(3);
 
 /// What a task of the download came to.
-enum Event {
+pub(super) enum Event {
     Arrived(PeerId, Run, Response),
     Failed(PeerId, Run, Failure),
     Have(PeerId, Result<(Option<ChunkSet>, Vec<Other>), Failure>),
@@ -61,7 +51,7 @@ enum Event {
 }
 
 /// Downloads `found` to `target`; nothing is left at the target unless every chunk was verified.
-pub(super) async fn download(
+pub(in crate::node) async fn download(
     inner: &Inner,
     found: Checked,
     target: Target,
@@ -134,56 +124,56 @@ pub(super) async fn download(
     Ok(Got { path, bytes: size, sources, stamp })
 }
 
-struct Task<'a> {
-    inner: &'a Inner,
-    name: Name,
-    content: ContentId,
-    geometry: Geometry,
-    part: Arc<Part>,
-    addresses: BTreeMap<PeerId, Vec<Multiaddr>>,
-    owner: PeerId,
-    reins: &'a Reins,
-    patience: &'a Patience,
+pub(super) struct Task<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) name: Name,
+    pub(super) content: ContentId,
+    pub(super) geometry: Geometry,
+    pub(super) part: Arc<Part>,
+    pub(super) addresses: BTreeMap<PeerId, Vec<Multiaddr>>,
+    pub(super) owner: PeerId,
+    pub(super) reins: &'a Reins,
+    pub(super) patience: &'a Patience,
     /// Whether what comes is to be on disk.
-    sync: bool,
+    pub(super) sync: bool,
     /// Since when nobody is there who has what is missing.
-    away: Option<Instant>,
-    progress: &'a watch::Sender<Progress>,
-    wish: watch::Receiver<Wish>,
+    pub(super) away: Option<Instant>,
+    pub(super) progress: &'a watch::Sender<Progress>,
+    pub(super) wish: watch::Receiver<Wish>,
     /// Sources that sent chunks which were written.
-    used: BTreeSet<PeerId>,
+    pub(super) used: BTreeSet<PeerId>,
     /// Sources that sent something else.
-    liars: BTreeSet<PeerId>,
+    pub(super) liars: BTreeSet<PeerId>,
     /// Sources whose disks do not answer.
-    unread: BTreeSet<PeerId>,
+    pub(super) unread: BTreeSet<PeerId>,
     /// What is said of that to them.
-    complaints: Vec<JoinHandle<()>>,
+    pub(super) complaints: Vec<JoinHandle<()>>,
     /// Sources that no connection could be made to.
-    silent: BTreeMap<PeerId, Silence>,
+    pub(super) silent: BTreeMap<PeerId, Silence>,
     /// Holders that the master misses, and those that it cannot connect to.
-    suspect: BTreeSet<PeerId>,
-    hidden: BTreeSet<PeerId>,
+    pub(super) suspect: BTreeSet<PeerId>,
+    pub(super) hidden: BTreeSet<PeerId>,
     /// Sources that owe something while nothing comes.
-    stalls: Stalls<PeerId>,
+    pub(super) stalls: Stalls<PeerId>,
     /// Sources whose connections were cut because nothing came, and since when.
-    cut: BTreeMap<PeerId, Instant>,
-    last_failure: Option<String>,
+    pub(super) cut: BTreeMap<PeerId, Instant>,
+    pub(super) last_failure: Option<String>,
 }
 
 /// What is under way.
-struct Work {
-    asks: FuturesUnordered<BoxFuture<'static, Event>>,
-    writer: Writer,
-    search: Search,
-    news: mpsc::Receiver<News>,
+pub(super) struct Work {
+    pub(super) asks: FuturesUnordered<BoxFuture<'static, Event>>,
+    pub(super) writer: Writer,
+    pub(super) search: Search,
+    pub(super) news: mpsc::Receiver<News>,
     /// What others say along with their requests that they have, if they are listened to.
-    words: Option<mpsc::Receiver<Word>>,
+    pub(super) words: Option<mpsc::Receiver<Word>>,
     /// When it has taken long, if it has not yet.
-    long: Option<Instant>,
+    pub(super) long: Option<Instant>,
     /// When it is over unless a holder is met, until one is.
-    unmet: Option<Unmet>,
+    pub(super) unmet: Option<Unmet>,
     /// When it was last asked where sources are now that are not connected.
-    searched: Option<Instant>,
+    pub(super) searched: Option<Instant>,
 }
 
 impl Task<'_> {
@@ -241,7 +231,7 @@ impl Task<'_> {
         }
     }
 
-    fn add(&mut self, machine: &mut Download<PeerId>, found: Found) {
+    pub(super) fn add(&mut self, machine: &mut Download<PeerId>, found: Found) {
         let Found { peer, addresses, whole } = found;
         if peer == self.inner.net.local() || !machine.is_patient() && self.was_tried(&peer, &addresses) {
             return;
@@ -402,7 +392,7 @@ impl Task<'_> {
     }
 
     /// Whether what has come is passed on.
-    fn shares(&self) -> bool {
+    pub(super) fn shares(&self) -> bool {
         self.inner.config.fetch.reshare && !self.inner.config.transient
     }
 

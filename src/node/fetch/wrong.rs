@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use swarmdex_protocols::PeerId;
 use swarmdex_protocols::fetch::{Refusal, Run};
 
-use super::{Task, sources};
+use super::engine::Task;
+use super::sources;
 use crate::state::fetch::Download;
 use crate::tasks;
 

@@ -6,8 +6,8 @@ use futures::FutureExt;
 use swarmdex_protocols::PeerId;
 use swarmdex_protocols::fetch::Refusal;
 
-use super::sources::{self, Failure};
-use super::{Event, Found, Task, Work};
+use super::engine::{Event, Task, Work};
+use super::sources::{self, Failure, Found};
 use crate::net::ConnectError;
 use crate::state::fetch::Download;
 use crate::state::fetch::stalls::Doubt;
