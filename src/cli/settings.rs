@@ -440,8 +440,9 @@ fn seconds(key: &'static str, given: Option<f64>, default: Duration) -> Result<D
 /// Addresses of a kind that a node can listen on or dial.
 fn check_addresses(config: &Config) -> Result<(), Invalid> {
     use swarmdex_protocols::address::{can_be_dialled, can_be_listened_on};
-    let checks: [(_, _, fn(&Multiaddr) -> bool); 3] = [
-        ("listen", &config.listen, can_be_listened_on),
+    let fits_listen: fn(&Multiaddr) -> bool = can_be_listened_on;
+    let checks = [
+        ("listen", &config.listen, fits_listen),
         ("master", &config.master, can_be_dialled),
         ("bootstrap", &config.bootstrap, can_be_dialled),
     ];

@@ -201,7 +201,7 @@ impl Dht {
                 let mut nodes = Vec::new();
                 for bucket in kad.kbuckets() {
                     for entry in bucket.iter() {
-                        let addresses = bounded(entry.node.value.iter().cloned().collect());
+                        let addresses = bounded(entry.node.value.iter().cloned());
                         nodes.push((*entry.node.key.preimage(), addresses));
                     }
                 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
+use swarmdex_protocols::address::split_peer;
 use swarmdex_protocols::ledger::Standing;
 use swarmdex_protocols::statement::Revocation;
 use swarmdex_protocols::{
