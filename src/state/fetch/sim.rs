@@ -263,7 +263,7 @@ impl Swarm {
                     self.act(to);
                 }
                 self.number += 1;
-                // The owner does not know how many there are, but that they would take any of several chunks.
+                // As a node takes it: who downloads itself is in a crowd, and who asks for any of several chunks.
                 let crowd = to != 0 || !or.is_empty();
                 let request = Request { id: self.number, peer: from, wanted: Ask { run, or }, crowd, early: false };
                 if self.peers[to].uploads.push(request).is_err() {
