@@ -1,7 +1,7 @@
 //! A simulated swarm: hundreds of downloaders and one owner, each with a link of its own, in virtual time.
 //!
-//! Links carry one chunk after the other; what arrives is at once passed on to whoever asks, as the upload policy has it. It shows whether the
-//! scheduler comes close to the bound of ideal distribution, max(F/u, F/d, N·F/Σu) (R. Kumar and K. Ross, Peer-Assisted
+//! Links carry one chunk after the other; what arrives is at once passed on to whoever asks, in the order of `state::upload`.
+//! It shows whether the scheduler comes close to the bound of ideal distribution, max(F/u, F/d, N·F/Σu) (R. Kumar and K. Ross, Peer-Assisted
 //! File Distribution: The Minimum Distribution Time, 2006), and whether failures and liars hold it up.
 #![allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
 
@@ -263,7 +263,7 @@ impl Swarm {
                     self.act(to);
                 }
                 self.number += 1;
-                // The owner does not know how many there are, but that they would take any of several chunks.
+                // As a node takes it: who downloads itself is in a crowd, and who asks for any of several chunks.
                 let crowd = to != 0 || !or.is_empty();
                 let request = Request { id: self.number, peer: from, wanted: Ask { run, or }, crowd, early: false };
                 if self.peers[to].uploads.push(request).is_err() {
