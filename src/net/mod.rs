@@ -42,13 +42,13 @@ use std::time::Instant;
 
 use codec::FetchCodec;
 pub use crowd::Word;
-pub use dht::{DhtCounts, FoundRecord, Located};
+pub use dht::FoundRecord;
 pub(crate) use dht::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub use discovery::mdns_interfaces;
 pub use index::{Master, MemberChange, MemberChanges};
 use libp2p::identity::Keypair;
 use links::Links;
-pub use mirror::{Copies, Differences, Mirror, Stores, leisure};
+pub use mirror::{Copies, Differences, Mirror, leisure};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::Run;
 use swarmdex_protocols::{
@@ -196,8 +196,6 @@ pub struct Neighbours {
 pub struct Snapshot {
     /// Nodes that are connected.
     pub connected: usize,
-    /// Uploads that are under way or waiting.
-    pub uploads: usize,
     /// Bytes of files sent since the node started.
     pub uploaded_bytes: u64,
     /// Members of the network; a master's alone.

@@ -446,6 +446,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Chunks that are written.
+    #[cfg(test)]
     pub fn written(&self) -> u64 {
         self.written
     }

@@ -123,6 +123,7 @@ impl<T> Sweep<T> {
     }
 
     /// Closest-nodes queries so far.
+    #[cfg(test)]
     pub fn queries(&self) -> usize {
         self.queries
     }

@@ -25,7 +25,7 @@ use database::Database;
 pub use look::{Look, Open};
 pub use presence::{Identity, Mounts, identity, is_remote};
 pub use roots::{DeclareOutcome, RootStanding, RootState};
-pub use select::{LeftOut, MAX_PATTERN, MAX_PATTERNS, Why, check_patterns};
+pub use select::{LeftOut, Why, check_patterns};
 pub(super) use serve::unread;
 use swarmdex_protocols::name::InvalidName;
 use swarmdex_protocols::statement::Subject;
