@@ -15,6 +15,7 @@ mod select;
 mod serve;
 mod table;
 mod update;
+#[cfg_attr(not(feature = "watch"), path = "watcher_off.rs")]
 mod watcher;
 
 use std::io;
@@ -124,7 +125,7 @@ pub enum ShareError {
         path: PathBuf,
         /// What the system said.
         #[source]
-        source: notify::Error,
+        source: watcher::WatchError,
     },
     /// An outboard cannot be kept.
     #[error("cannot write {path}")]
