@@ -10,14 +10,15 @@ use serde::{Deserialize, Serialize};
 use swarmdex_protocols::{Multiaddr, Network};
 
 /// What a node does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Keeps the central index.
     Master,
     /// Shares files, searches and downloads.
     #[serde(alias = "slave")]
-    #[value(alias = "slave")]
+    #[cfg_attr(feature = "cli", value(alias = "slave"))]
     Peer,
 }
 
@@ -38,7 +39,8 @@ impl fmt::Display for Role {
 }
 
 /// What a node does that finds its data directory on another machine than before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum OnNewMachine {
     /// Go on as the same node, and say so: a disk that moved is more common than one that was copied, and a copy is
@@ -87,7 +89,11 @@ pub struct ShareOptions {
 }
 
 /// Everything that a node can be told. Every key of the configuration file is a field here.
+///
+/// Made by [`Config::new`] and changed by its fields or, in a row, by the methods that begin with `with_`; more fields may
+/// come.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Config {
     /// What the node does.
     pub role: Role,
@@ -132,6 +138,7 @@ pub struct Config {
 
 /// Times of membership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LeaseConfig {
     /// For how long the master counts a peer as alive without hearing from it.
     pub lease: Duration,
@@ -145,6 +152,7 @@ pub struct LeaseConfig {
 
 /// Bounds of what strangers can make a node keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LimitsConfig {
     /// Members of the network that the master admits.
     pub peers: usize,
@@ -174,6 +182,7 @@ pub struct LimitsConfig {
 
 /// Downloads and uploads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FetchConfig {
     /// Most bytes, in MiB, asked of one source and not yet answered.
     pub window_mib: usize,
@@ -193,6 +202,7 @@ pub struct FetchConfig {
 
 /// Who the node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct IdentityConfig {
     /// What to do on another machine than before.
     pub on_new_machine: OnNewMachine,
@@ -209,6 +219,7 @@ impl Default for IdentityConfig {
 
 /// The mirror of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DhtConfig {
     /// For how long a node stores a record unless it comes again. Names of owners that died without a master to
     /// say so are found for so long.
@@ -309,6 +320,53 @@ impl Config {
     }
 }
 
+/// Makes a method for each field that embedding programs set.
+macro_rules! with {
+    ($($(#[$doc:meta])* $method:ident => $field:ident: $type:ty,)+) => {
+        impl Config {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                pub fn $method(mut self, $field: $type) -> Self {
+                    self.$field = $field;
+                    self
+                }
+            )+
+        }
+    };
+}
+
+with! {
+    /// With this for [`Config::network`].
+    with_network => network: Network,
+    /// With this for [`Config::listen`].
+    with_listen => listen: Vec<Multiaddr>,
+    /// With this for [`Config::master`].
+    with_master => master: Vec<Multiaddr>,
+    /// With this for [`Config::bootstrap`].
+    with_bootstrap => bootstrap: Vec<Multiaddr>,
+    /// With this for [`Config::share`].
+    with_share => share: Vec<PathBuf>,
+    /// With this for [`Config::selection`].
+    with_selection => selection: Selection,
+    /// With this for [`Config::watch`].
+    with_watch => watch: bool,
+    /// With this for [`Config::http`].
+    with_http => http: Option<SocketAddr>,
+    /// With this for [`Config::mdns`].
+    with_mdns => mdns: bool,
+    /// With this for [`Config::lease`].
+    with_lease => lease: LeaseConfig,
+    /// With this for [`Config::limits`].
+    with_limits => limits: LimitsConfig,
+    /// With this for [`Config::fetch`].
+    with_fetch => fetch: FetchConfig,
+    /// With this for [`Config::dht`].
+    with_dht => dht: DhtConfig,
+    /// With this for [`Config::identity`].
+    with_identity => identity: IdentityConfig,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,8 +376,24 @@ mod tests {
         for role in [Role::Master, Role::Peer] {
             let json = serde_json::to_value(role).unwrap();
             assert_eq!(json, role.to_string());
-            let value = clap::ValueEnum::to_possible_value(&role).unwrap();
-            assert_eq!(value.get_name(), role.as_str());
+            #[cfg(feature = "cli")]
+            assert_eq!(clap::ValueEnum::to_possible_value(&role).unwrap().get_name(), role.as_str());
         }
+    }
+
+    #[test]
+    fn what_is_set_in_a_row_is_what_the_fields_say() {
+        let address: Multiaddr = "/ip4/10.0.0.1/tcp/4747".parse().unwrap();
+        let config = Config::new(Role::Peer, PathBuf::from("/data"))
+            .with_master(vec![address.clone()])
+            .with_share(vec![PathBuf::from("/share")])
+            .with_mdns(false)
+            .with_fetch(FetchConfig { downloads: 3, ..FetchConfig::default() });
+        let mut expected = Config::new(Role::Peer, PathBuf::from("/data"));
+        expected.master = vec![address];
+        expected.share = vec![PathBuf::from("/share")];
+        expected.mdns = false;
+        expected.fetch.downloads = 3;
+        assert_eq!(config, expected);
     }
 }

@@ -10,7 +10,6 @@ mod summary;
 mod verbs;
 
 use std::io::Write;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -181,9 +180,8 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     };
     let command = command.unwrap_or_default();
     log::to_stderr(format, command.program()).map_err(Failure::Runtime)?;
-    let workers = async_workers(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
+        .worker_threads(crate::worker_threads())
         .enable_all()
         .build()
         .map_err(Failure::Runtime)?;
@@ -204,21 +202,9 @@ fn survive_limits(runtime: &tokio::runtime::Runtime) {
     }
 }
 
-/// Threads for what waits on the network, given so many processors. Files, hashes and SQLite have threads of their own,
-/// and each more that shares the rest wakes and is woken more often. With one instead of two on two processors a
-/// download was 6 % faster (`benches/loopback`), and took 9 % less processor time of both sides.
-fn async_workers(processors: usize) -> usize {
-    processors.div_ceil(2)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn there_is_always_a_thread_for_the_network() {
-        assert_eq!([1, 2, 3, 16].map(async_workers), [1, 1, 2, 8]);
-    }
 
     #[test]
     fn the_flags_are_well_formed() {

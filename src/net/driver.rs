@@ -339,7 +339,6 @@ impl Driver {
             Command::Snapshot { answer } => {
                 let _ = answer.send(Snapshot {
                     connected: self.swarm.connected_peers().count(),
-                    uploads: self.uploads.len(),
                     uploaded_bytes: self.uploads.sent_bytes,
                     members: self.services.index.as_ref().map(Master::counts),
                 });

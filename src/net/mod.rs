@@ -45,12 +45,12 @@ mod types;
 
 pub use crowd::Word;
 pub(crate) use deadline::sleep_until;
-pub use dht::{DhtCounts, FoundRecord, Located};
+pub use dht::FoundRecord;
 pub(crate) use dht::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub use discovery::mdns_interfaces;
 pub use error::{ConnectError, FetchError, NetError, RequestError};
 pub use handle::Net;
 pub use index::{Master, MemberChange, MemberChanges};
-pub use mirror::{Copies, Differences, Mirror, Stores, leisure};
+pub use mirror::{Copies, Differences, Mirror, leisure};
 pub use services::{OwnedNames, Services};
 pub use types::{Came, Identified, MemberCounts, Neighbours, Snapshot};

@@ -46,8 +46,6 @@ pub struct Neighbours {
 pub struct Snapshot {
     /// Nodes that are connected.
     pub connected: usize,
-    /// Uploads that are under way or waiting.
-    pub uploads: usize,
     /// Bytes of files sent since the node started.
     pub uploaded_bytes: u64,
     /// Members of the network; a master's alone.

@@ -136,15 +136,9 @@ impl Node {
         start::start(config).await
     }
 
-    /// Who the node is and where it listens. `http` is left for the caller to fill in.
+    /// Who the node is and where it listens.
     pub fn ready(&self) -> Ready {
-        Ready {
-            ready: true,
-            role: self.inner.config.role,
-            peer_id: self.inner.net.local(),
-            listen: self.listen(),
-            http: None,
-        }
+        Ready { ready: true, role: self.inner.config.role, peer_id: self.inner.net.local(), listen: self.listen() }
     }
 
     /// The configuration that the node was started with.

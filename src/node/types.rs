@@ -10,7 +10,7 @@ use swarmdex_protocols::{ContentId, Multiaddr, Name, PeerId, Version};
 
 use crate::config::Role;
 
-/// First line of a running node: it listens.
+/// A node that listens: what the first line of `swarmdex run` says of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
     /// Always true.
@@ -22,8 +22,6 @@ pub struct Ready {
     pub peer_id: PeerId,
     /// Where it listens, each with `/p2p/` and its peer id.
     pub listen: Vec<Multiaddr>,
-    /// Where its HTTP interface listens, if it does.
-    pub http: Option<String>,
 }
 
 /// An entry of the index.

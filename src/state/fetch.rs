@@ -454,6 +454,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Chunks that are written.
+    #[cfg(test)]
     pub fn written(&self) -> u64 {
         self.written
     }

@@ -118,11 +118,13 @@ impl Knocks {
     }
 
     /// How many shake hands.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.pending.len()
     }
 
     /// Whether nobody does.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }

@@ -17,7 +17,7 @@ use swarmdex_protocols::{Multiaddr, PeerId};
 use crate::config::LeaseConfig;
 pub use account::Standing;
 use account::{Account, Pace};
-pub use agree::{Holding, Renewal};
+pub use agree::Holding;
 
 /// How long a report is followed by no other probe of the same peer.
 const PROBE_PAUSE: Duration = Duration::from_secs(5);

@@ -69,6 +69,7 @@ impl Found {
     }
 
     /// Where the next page begins.
+    #[cfg(test)]
     pub fn cursor(&self) -> Option<Cursor> {
         self.cursor
     }

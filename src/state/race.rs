@@ -21,6 +21,7 @@ pub const GRACE: Duration = Duration::from_secs(2);
 const MAX_TCP: usize = 8;
 const MAX_OTHERS: usize = 4;
 /// Addresses that are tried in all: the last one begins more than two seconds before the end.
+#[cfg(test)]
 pub const MAX_ADDRESSES: usize = MAX_TCP + MAX_OTHERS;
 
 /// What an address is to do.

@@ -326,6 +326,7 @@ impl Records {
     }
 
     /// When [`Records::handle_timeout`] is due.
+    #[cfg(test)]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         self.next_sweep.map(|at| (at, "records that may be over"))
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use libp2p::identity::Keypair;
 pub use machine::{Machine, compare as compare_machine, fingerprint};
 use probe::{Made, probe};
-pub use renew::{RenewError, Renewed};
+pub use renew::RenewError;
 use swarmdex_protocols::{Multiaddr, Network, PeerId};
 
 use super::durable::sync_folder;
@@ -183,16 +183,6 @@ impl DataDir {
     pub fn remember_nodes(&self, network: &Network, nodes: &[Multiaddr]) -> Result<(), DataDirError> {
         let text: String = nodes.iter().map(|address| format!("{address}\n")).collect();
         write_small(&self.path, &nodes_name(network), text.as_bytes())
-    }
-
-    /// Where the control socket is.
-    pub fn socket_path(&self) -> PathBuf {
-        socket_path(&self.path)
-    }
-
-    /// Where the token of the HTTP interface is.
-    pub fn http_token_path(&self) -> PathBuf {
-        self.path.join("http-token")
     }
 
     /// The node's key; made on first use.

@@ -57,6 +57,7 @@ pub struct PartialFile {
 impl PartialFile {
     /// Begins a file of `size` bytes that will be at `target`, whose folder exists. Room for it is set aside at once,
     /// so that a full disk shows before the first byte is fetched.
+    #[cfg(test)]
     pub fn create(target: &Path, size: u64) -> Result<Self, PartialError> {
         Self::create_for(target, size, Placing::default())
     }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Context, Shown, Verb};
@@ -40,7 +41,7 @@ async fn run(args: &NodeArgs) -> Result<(), Failure> {
     };
     let node = Node::start(config).await?;
     let server = http::serve(&node).await?;
-    let ready = Ready { http: server.address.map(|address| address.to_string()), ..node.ready() };
+    let ready = FirstLine { ready: node.ready(), http: server.address.map(|address| address.to_string()) };
     // Nobody waits for it: a pipe that is full would keep the node from hearing signals.
     tokio::task::spawn_blocking(move || announce(&ready));
     let failed = tokio::select! {
@@ -80,14 +81,46 @@ async fn comes(signal: &mut Option<Signal>) {
     }
 }
 
-/// The first line on stdout; whoever started the node may wait for it, not read it at all, or have closed it. A node that
+/// The first line on stdout: the node listens, and its HTTP interface does.
+#[derive(Debug, Serialize)]
+struct FirstLine {
+    #[serde(flatten)]
+    ready: Ready,
+    /// Where it listens on TCP, if it does.
+    http: Option<String>,
+}
+
+/// Writes the first line; whoever started the node may wait for it, not read it at all, or have closed it. A node that
 /// cannot say where it is runs all the same: `status` says it too.
-fn announce(ready: &Ready) {
+fn announce(ready: &FirstLine) {
     let written = serde_json::to_string(ready).map_err(std::io::Error::from).and_then(|line| {
         let mut stdout = std::io::stdout();
         writeln!(stdout, "{line}").and_then(|()| stdout.flush())
     });
     if let Err(error) = written {
         tracing::warn!(%error, "the first line could not be written to standard output; the node runs all the same");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use swarmdex_protocols::PeerId;
+
+    use super::*;
+    use crate::config::Role;
+
+    /// Scripts read it.
+    #[test]
+    fn the_first_line_has_its_fields_in_this_order() {
+        let peer_id = PeerId::random();
+        let listen = vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()];
+        let ready = Ready { ready: true, role: Role::Master, peer_id, listen };
+        for (http, text) in [(None, "null"), (Some("127.0.0.1:2".to_owned()), "\"127.0.0.1:2\"")] {
+            let line = serde_json::to_string(&FirstLine { ready: ready.clone(), http }).unwrap();
+            let expected = format!(
+                r#"{{"ready":true,"role":"master","peer_id":"{peer_id}","listen":["/ip4/127.0.0.1/tcp/1"],"http":{text}}}"#
+            );
+            assert_eq!(line, expected);
+        }
     }
 }

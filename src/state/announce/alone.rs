@@ -16,6 +16,7 @@ impl Announcer {
 
     /// Names that this peer has to claim: nobody has answered for them. What was granted before holds on. None while
     /// a master is being told: its answers are on their way.
+    #[allow(clippy::wrong_self_convention)] // It is what there is to claim.
     pub fn to_claim<'a>(
         &mut self,
         share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>,
@@ -140,6 +141,7 @@ impl Announcer {
     }
 
     /// Everything that this peer has to say of its names, for the mirror; the last about a name counts.
+    #[cfg(test)]
     pub fn statements(&self) -> impl Iterator<Item = Statement> + '_ {
         let certificates = self.certificates.iter();
         certificates

@@ -125,6 +125,7 @@ impl<T> Sweep<T> {
     }
 
     /// Closest-nodes queries so far.
+    #[cfg(test)]
     pub fn queries(&self) -> usize {
         self.queries
     }

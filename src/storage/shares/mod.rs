@@ -15,6 +15,7 @@ mod select;
 mod serve;
 mod table;
 mod update;
+#[cfg_attr(not(feature = "watch"), path = "watcher_off.rs")]
 mod watcher;
 
 use std::io;
@@ -25,7 +26,7 @@ use database::Database;
 pub use look::{Look, Open};
 pub use presence::{Identity, Mounts, identity, is_remote};
 pub use roots::{DeclareOutcome, RootStanding, RootState};
-pub use select::{LeftOut, MAX_PATTERN, MAX_PATTERNS, Why, check_patterns};
+pub use select::{LeftOut, Why, check_patterns};
 pub(super) use serve::unread;
 use swarmdex_protocols::name::InvalidName;
 use swarmdex_protocols::statement::Subject;
@@ -124,7 +125,7 @@ pub enum ShareError {
         path: PathBuf,
         /// What the system said.
         #[source]
-        source: notify::Error,
+        source: watcher::WatchError,
     },
     /// An outboard cannot be kept.
     #[error("cannot write {path}")]

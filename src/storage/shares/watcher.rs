@@ -10,6 +10,9 @@ use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watche
 use super::{ShareError, lock};
 use crate::storage::partial::is_partial;
 
+/// Why nothing is heard.
+pub type WatchError = notify::Error;
+
 /// What was heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
