@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 pub use error::{Error, ErrorKind};
-use fetch::Turns;
+use fetch::Fetches;
 pub use identity::{IdentityInfo, MachineState, NewIdentityInfo, new_identity, show_identity};
 use libp2p::multiaddr::Protocol;
 use lookup::Questions;
@@ -81,7 +81,7 @@ struct Inner {
 struct Downloads {
     permits: Arc<Semaphore>,
     running: AtomicUsize,
-    turns: Turns,
+    fetches: Fetches,
     /// Small files that may be open while they wait for the disk, and how many that are.
     unplaced: (Arc<Semaphore>, usize),
 }
