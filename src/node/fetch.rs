@@ -1,17 +1,18 @@
 //! Fetching one content from whoever has it: the scheduler of `state/fetch` decides, the engine asks, and a thread
-//! verifies and writes.
+//! verifies and writes. The engine does not know what becomes of the bytes: a download into a file and readers use it.
 
+#[allow(dead_code)] // Readers come next.
+mod consumers;
 mod engine;
+mod place;
 mod sharing;
 mod silence;
 mod sources;
 mod stalled;
-mod target;
 mod turns;
 mod writer;
 mod wrong;
 
-pub(super) use engine::download;
+pub(super) use consumers::Fetches;
+pub(super) use place::{Got, Target, download};
 pub(super) use sources::ask;
-pub(super) use target::{Got, Target};
-pub(super) use turns::Turns;

@@ -36,7 +36,7 @@ pub use api::{Api, Listed, Reply};
 pub use error::{Error, ErrorKind};
 use events::Events;
 pub use events::{Event, EventStream, HISTORY, Happened, Told};
-use fetch::Turns;
+use fetch::Fetches;
 pub use identity::{IdentityInfo, MachineState, NewIdentityInfo, new_identity, show_identity};
 use libp2p::multiaddr::Protocol;
 use lookup::Questions;
@@ -87,7 +87,7 @@ struct Inner {
 struct Downloads {
     permits: Arc<Semaphore>,
     running: AtomicUsize,
-    turns: Turns,
+    fetches: Fetches,
     /// Small files that may be open while they wait for the disk, and how many that are.
     unplaced: (Arc<Semaphore>, usize),
 }

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 
 use super::dht::Dht;
 use super::events::{Events, watch_share};
+use super::fetch::Fetches;
 use super::identity::take_identity;
 use super::keeper::keep_current;
 use super::lookup::Questions;
@@ -22,8 +23,9 @@ use super::newcomer::Newcomer;
 use super::standings::Standings;
 use super::supervise::Supervisor;
 use super::twins::{Lookout, Twins};
+
 use super::types::{MasterState, path_text};
-use super::{Downloads, Error, Inner, Life, Node, Phase, Turns};
+use super::{Downloads, Error, Inner, Life, Node, Phase};
 use crate::buffers::Buffers;
 use crate::config::{Config, Role};
 use crate::descriptors::Plan;
@@ -148,7 +150,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
             downloads: Downloads {
                 permits: Arc::new(Semaphore::new(config.fetch.downloads.max(1))),
                 running: AtomicUsize::new(0),
-                turns: Turns::default(),
+                fetches: Fetches::default(),
                 unplaced: (Arc::new(Semaphore::new(plan.unplaced)), plan.unplaced),
             },
             started: Instant::now(),

@@ -11,7 +11,7 @@
 //! the policy. So what is under way doubles again and again while that makes the rate rise.
 //!
 //! **What is wanted.** All of it by a download into a file. What readers wait for goes first, in order, and is all that comes if
-//! nobody wants the whole (see [`wanted`]).
+//! nobody wants the whole.
 //!
 //! **Who is late.** A source with nothing left to do takes over the request that will take longest elsewhere, if it is
 //! clearly faster; the first answer counts, and the other request is cancelled. That is the end game, and the way

@@ -13,7 +13,7 @@ const MAX_COMING: usize = 64;
 
 /// The chunks of one download that are on their way.
 #[derive(Debug)]
-pub(super) struct Coming {
+pub struct Coming {
     state: Mutex<State>,
     begun: Notify,
     /// Told whenever one is no longer on its way.
@@ -45,7 +45,7 @@ impl Coming {
     }
 
     /// Chunk `index` is here, or does not come.
-    pub(super) fn end(&self, index: u64) {
+    pub fn end(&self, index: u64) {
         let mut state = lock(&self.state);
         state.news.retain(|other| *other != index);
         if state.chunks.remove(&index) {
@@ -53,8 +53,8 @@ impl Coming {
         }
     }
 
-    /// Waits until some begin to arrive: which.
-    pub(super) async fn begun(&self) -> Vec<u64> {
+    /// Waits until some begin to arrive: which. Cancel safe.
+    pub async fn begun(&self) -> Vec<u64> {
         self.begun.notified().await;
         std::mem::take(&mut lock(&self.state).news)
     }
@@ -79,7 +79,7 @@ pub struct Expected {
 
 impl Expected {
     /// It came: until it is verified and written, or found to be wrong, it is still on its way, and whoever has it tells
-    /// [`super::holdings::Part::landed`].
+    /// [`super::content::Content::landed`].
     pub fn came(mut self) {
         self.coming = None;
     }

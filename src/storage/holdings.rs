@@ -1,6 +1,7 @@
 //! What this node has downloaded, wholly or in part, and passes on while it runs.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,10 +10,10 @@ use swarmdex_protocols::content::{Geometry, Outboard, Proof};
 use swarmdex_protocols::{ChunkSet, ContentId, Tree};
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
-use super::coming::Coming;
-pub use super::coming::Expected;
+pub use super::coming::{Coming, Expected};
+use super::content::{Content, Verified};
 use super::hash::FileStamp;
-use super::partial::PartialFile;
+use super::partial::{PartialError, PartialFile};
 
 /// Contents that are held, and nodes of the trees above them, which are in memory (32 bytes each): what was downloaded
 /// first makes room.
@@ -43,24 +44,60 @@ impl Part {
     pub fn tree(&self) -> MutexGuard<'_, Tree> {
         lock(&self.tree)
     }
+}
 
-    /// What others may ask for: the chunks that are there, and those that are on their way.
-    pub fn offers(&self) -> ChunkSet {
-        let mut chunks = self.tree().have().clone();
+impl Content for Part {
+    fn geometry(&self) -> Geometry {
+        *self.tree().geometry()
+    }
+
+    fn have(&self) -> ChunkSet {
+        self.tree().have().clone()
+    }
+
+    fn contains(&self, index: u64) -> bool {
+        self.tree().have().contains(index)
+    }
+
+    fn proof(&self, index: u64) -> Option<Proof> {
+        self.tree().proof(index)
+    }
+
+    fn write(&self, chunk: Verified<'_>) -> Result<Vec<u64>, PartialError> {
+        self.file.write_chunk(self.geometry().offset(chunk.index), chunk.bytes)?;
+        self.tree().insert(chunk.index, chunk.path, chunk.proof);
+        Ok(Vec::new())
+    }
+
+    fn record(&self, chunks: &[(u64, &Proof)]) -> Result<(), PartialError> {
+        self.file.record(chunks.iter().copied())
+    }
+
+    fn read(&self, index: u64, bytes: &mut [u8]) -> io::Result<()> {
+        if !self.contains(index) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.file.read_chunk(self.geometry().offset(index), bytes)
+    }
+
+    fn flush(&self) {
+        self.file.flush();
+    }
+
+    fn is_resumable(&self) -> bool {
+        self.file.is_resumable()
+    }
+
+    fn offers(&self) -> ChunkSet {
+        let mut chunks = self.have();
         for index in self.coming.chunks() {
             chunks.insert(index);
         }
         chunks
     }
 
-    /// Waits until chunks begin to arrive that others may be told of: which.
-    pub async fn begun(&self) -> Vec<u64> {
-        self.coming.begun().await
-    }
-
-    /// A chunk that was on its way is there, or does not come.
-    pub fn landed(&self, index: u64) {
-        self.coming.end(index);
+    fn coming(&self) -> Option<&Coming> {
+        Some(&self.coming)
     }
 }
 
@@ -185,7 +222,7 @@ impl Holdings {
     }
 
     /// A chunk begins to arrive. Nothing unless its content is passed on while it comes; others may then ask for it until what is
-    /// returned is dropped or [`Part::landed`] is told.
+    /// returned is dropped or [`Content::landed`] is told.
     pub fn expect(&self, content: &ContentId, index: u64) -> Option<Expected> {
         match self.get(content)? {
             // One that comes twice is here already.

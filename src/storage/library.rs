@@ -10,6 +10,7 @@ use swarmdex_protocols::fetch::{Header, Refusal, Response, Run};
 use swarmdex_protocols::limits::{MAX_FETCH_BODY, MAX_FETCH_FILES};
 use swarmdex_protocols::{ChunkSet, ContentId};
 
+use super::content::Content;
 use super::hanging::Reads;
 use super::hash::{FileStamp, open_regular};
 use super::holdings::{Held, Holdings, Whole};

@@ -1,6 +1,8 @@
 //! What a node keeps on disk. Blocking code on threads of its own, behind bounded queues.
 
+pub mod cache;
 mod coming;
+pub mod content;
 pub mod copies;
 pub mod dir;
 pub mod durable;

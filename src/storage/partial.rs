@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub(super) use error::failed;
+use error::unnamed;
 pub use error::{Lack, PartialError};
-use error::{failed, unnamed};
 use folders::folder_of;
 pub use folders::{make_parents, output_path, sync_folders_of, sync_made};
 use journal::Journal;

@@ -1,4 +1,4 @@
-//! One download: the scheduler decides, this task asks, and a thread verifies and writes.
+//! One content that is fetched: the scheduler decides, this engine asks, and a thread verifies and writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,30 +7,26 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use swarmdex_protocols::content::{self, Geometry, Proof};
+use swarmdex_protocols::content::Geometry;
 use swarmdex_protocols::fetch::{Any, Header, Other, Refusal, Request, Response, Run, Want};
+use swarmdex_protocols::index::Member;
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::sharing::{Sharing, next_word};
+use super::consumers::Fetch;
+use super::sharing::next_word;
 use super::silence::Unmet;
 use super::sources::{self, Failure, Found, News, Search, Silence};
 use super::stalled;
-use super::target::{Got, Target};
-use super::writer::{Writer, Written};
+use super::writer::{Outcome, Writer, Written};
 use crate::net::{Word, sleep_until};
-use crate::node::get::patience::Patience;
 use crate::node::lookup::Checked;
-use crate::node::operation::{Reins, Wish};
-use crate::node::types::Progress;
 use crate::node::{Error, Inner};
 use crate::state::fetch::stalls::Stalls;
 use crate::state::fetch::{Action, Download, Exhausted, FetchPolicy};
-use crate::storage::hash::FileStamp;
-use crate::storage::holdings::{Part, Whole};
-use crate::storage::partial::PartialFile;
+use crate::storage::content::Content;
 use crate::tasks;
 
 /// News of sources that wait to be heard.
@@ -50,96 +46,42 @@ pub(super) enum Event {
     Sending(PeerId, Result<bool, Failure>),
 }
 
-/// Downloads `found` to `target`; nothing is left at the target unless every chunk was verified.
-pub(in crate::node) async fn download(
-    inner: &Inner,
-    found: Checked,
-    target: Target,
-    patience: &Patience,
-    reins: &Reins,
-) -> Result<Got, Error> {
-    let (progress, wish) = (&reins.progress, reins.wish.clone());
-    let Target { path, placing, fleeting, sync } = target;
-    let name = found.entry.name.clone();
-    let geometry = Geometry::new(found.entry.size).map_err(|_| Error::Answer)?;
-    let (size, content) = (found.entry.size, found.entry.content);
-    // Whoever wants the same content waits, and then finds it here.
-    let turn = inner.downloads.turns.take(content).await;
-    let holdings = inner.library.holdings.clone();
-    let opened = tokio::task::spawn_blocking(move || {
-        let (file, tree) = PartialFile::resume(&path, content, geometry, placing)?;
-        Ok::<_, Error>(Arc::new(Part::new(file, tree, turn, &holdings)))
-    });
-    // Threads that still write when this is dropped have it too: the turn is theirs until they end.
-    let part = opened.await.map_err(|_| Error::Bug)??;
-    let have = part.tree().have().clone();
-    if !have.is_empty() {
-        let bytes: u64 = have.iter().map(|index| geometry.len(index)).sum();
-        tracing::info!(%name, bytes, "goes on with what was downloaded before");
-        progress.send_modify(|progress| progress.done_bytes += bytes);
-    }
-    let sharing = Sharing::begin(inner, content, geometry, &part, fleeting);
-    let task = Task {
-        inner,
-        name,
-        content,
-        geometry,
-        part: part.clone(),
-        addresses: BTreeMap::new(),
-        owner: found.entry.owner,
-        reins,
-        patience,
-        away: None,
-        progress,
-        wish,
-        used: BTreeSet::new(),
-        liars: BTreeSet::new(),
-        unread: BTreeSet::new(),
-        complaints: Vec::new(),
-        silent: BTreeMap::new(),
-        suspect: found.holders.iter().filter(|holder| holder.suspect).map(|holder| holder.peer).collect(),
-        sync,
-        hidden: found
-            .holders
-            .iter()
-            .filter(|holder| holder.reachable == Some(false))
-            .map(|holder| holder.peer)
-            .collect(),
-        stalls: Stalls::default(),
-        cut: BTreeMap::new(),
-        last_failure: None,
-    };
-    let sources = if geometry.is_empty() { task.check_empty()? } else { task.run(found, &have).await? };
-    let whole = part.clone();
-    let finish = tokio::task::spawn_blocking(move || -> Result<_, Error> {
-        let path = whole.file.finish(sync)?;
-        let stamp = whole.file.metadata().ok().map(|metadata| FileStamp::of(&metadata));
-        Ok((path, stamp, whole.tree().outboard()))
-    });
-    let (path, stamp, outboard) = finish.await.map_err(|_| Error::Bug)??;
-    if let (Some(stamp), Some(outboard)) = (stamp, outboard) {
-        let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
-        sharing.complete(Whole { path: absolute, stamp, outboard: Arc::new(outboard) });
-    }
-    Ok(Got { path, bytes: size, sources, stamp })
+/// What an engine says while it runs.
+pub(super) enum Said {
+    /// So many bytes more were written.
+    Written(u64),
+    /// Nobody is there who has what is missing, and it is waited for one; or it is not any more.
+    Away(bool),
 }
 
-pub(super) struct Task<'a> {
+/// How a content is fetched.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// Whether what comes is to be on disk.
+    pub(super) sync: bool,
+    /// Whether what comes is passed on, and others are told so.
+    pub(super) shares: bool,
+    /// How long it is waited for whoever has what is missing.
+    pub(super) patience: Duration,
+    /// Whether it is waited from the start, although nothing has come yet.
+    pub(super) waits: bool,
+}
+
+/// Fetches one content, for whoever uses it: asks its holders, looks for more of them, verifies what comes and puts it into a
+/// store. It does not know what becomes of the bytes.
+pub(super) struct Engine<'a> {
     pub(super) inner: &'a Inner,
+    pub(super) fetch: Arc<Fetch>,
+    pub(super) store: Arc<dyn Content>,
+    /// A name of the content: the index knows holders by names, and so do those who read the log.
     pub(super) name: Name,
     pub(super) content: ContentId,
     pub(super) geometry: Geometry,
-    pub(super) part: Arc<Part>,
+    pub(super) terms: Terms,
+    pub(super) says: &'a (dyn Fn(Said) + Send + Sync),
     pub(super) addresses: BTreeMap<PeerId, Vec<Multiaddr>>,
-    pub(super) owner: PeerId,
-    pub(super) reins: &'a Reins,
-    pub(super) patience: &'a Patience,
-    /// Whether what comes is to be on disk.
-    pub(super) sync: bool,
     /// Since when nobody is there who has what is missing.
     pub(super) away: Option<Instant>,
-    pub(super) progress: &'a watch::Sender<Progress>,
-    pub(super) wish: watch::Receiver<Wish>,
     /// Sources that sent chunks which were written.
     pub(super) used: BTreeSet<PeerId>,
     /// Sources that sent something else.
@@ -176,26 +118,49 @@ pub(super) struct Work {
     pub(super) searched: Option<Instant>,
 }
 
-impl Task<'_> {
-    /// An empty file has no bytes to ask for; its content id is that of nothing, or it is none.
-    fn check_empty(self) -> Result<Vec<PeerId>, Error> {
-        match content::check_chunk(&self.content, &self.geometry, 0, &[], &Proof::default()) {
-            Ok(path) => {
-                self.part.tree().insert(0, &path, &Proof::default());
-                Ok(Vec::new())
-            }
-            Err(_) => {
-                let (name, content, sources) = (self.name, self.content, "the index".to_owned());
-                Err(Error::Verification { name, content, sources, kept: false })
-            }
+impl<'a> Engine<'a> {
+    /// For the content of `found`, into `store`.
+    pub(super) fn new(
+        inner: &'a Inner,
+        fetch: Arc<Fetch>,
+        store: Arc<dyn Content>,
+        found: &Checked,
+        terms: Terms,
+        says: &'a (dyn Fn(Said) + Send + Sync),
+    ) -> Self {
+        let those =
+            |is: fn(&Member) -> bool| found.holders.iter().filter(move |holder| is(holder)).map(|holder| holder.peer);
+        Self {
+            inner,
+            fetch,
+            name: found.entry.name.clone(),
+            content: found.entry.content,
+            geometry: store.geometry(),
+            store,
+            terms,
+            says,
+            addresses: BTreeMap::new(),
+            away: None,
+            used: BTreeSet::new(),
+            liars: BTreeSet::new(),
+            unread: BTreeSet::new(),
+            complaints: Vec::new(),
+            silent: BTreeMap::new(),
+            suspect: those(|holder| holder.suspect).collect(),
+            hidden: those(|holder| holder.reachable == Some(false)).collect(),
+            stalls: Stalls::default(),
+            cut: BTreeMap::new(),
+            last_failure: None,
         }
     }
 
-    async fn run(mut self, found: Checked, have: &ChunkSet) -> Result<Vec<PeerId>, Error> {
-        let policy = FetchPolicy::new(&self.inner.config.fetch, self.shares(), self.patience.limit(), rand::random());
+    /// Fetches what is wanted and is not among `have`, until all of it is there or it is told to stop, which is
+    /// [`Error::Cancelled`]. One that serves readers alone goes on until it is told to stop. Whom it came from.
+    pub(super) async fn run(mut self, found: Checked, have: &ChunkSet) -> Result<Vec<PeerId>, Error> {
+        let policy = FetchPolicy::new(&self.inner.config.fetch, self.shares(), self.terms.patience, rand::random());
         let mut machine = Download::new(self.geometry, policy, Some(have));
         let (now, local) = (Instant::now(), self.inner.net.local());
-        if self.patience.is_wanted() {
+        if self.terms.waits {
             machine.wait_from(now);
         }
         if self.inner.library.has_whole(&self.content, &self.geometry) {
@@ -211,9 +176,10 @@ impl Task<'_> {
             machine.set_searching(true);
             search.begin();
         }
-        let writer = Writer::start(self.part.clone(), self.inner.library.buffers.clone(), self.sync);
+        let writer =
+            Writer::start(self.content, self.store.clone(), self.inner.library.buffers.clone(), self.terms.sync);
         let words = if machine.is_swarm() { Some(self.inner.net.words(self.content).await) } else { None };
-        let unmet = (machine.live() > 0 && !self.patience.is_wanted()).then(|| Unmet::begin(self.inner));
+        let unmet = (machine.live() > 0 && !self.terms.waits).then(|| Unmet::begin(self.inner));
         let asks = FuturesUnordered::new();
         let long = Some(now + LONG);
         let mut work = Work { asks, writer, search, news, words, long, unmet, searched: None };
@@ -245,20 +211,22 @@ impl Task<'_> {
 
     /// Until the scheduler says that it is done, or that nobody is left to ask.
     async fn drive(&mut self, machine: &mut Download<PeerId>, work: &mut Work) -> Result<Result<(), Exhausted>, Error> {
-        let (mut wishes, mut listen) = (self.wish.clone(), self.inner.net.listen());
+        let (fetch, mut listen) = (self.fetch.clone(), self.inner.net.listen());
         listen.mark_unchanged();
         let mut looks = tokio::time::interval(stalled::LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let part = self.part.clone();
+        let store = self.store.clone();
+        machine.set_wanted(fetch.wanted().unwrap_or_default(), Instant::now());
         // Whether there may be something to do: there are many words in a crowd, and few say something new.
         let mut stirs = true;
         loop {
-            let wish = *wishes.borrow_and_update();
-            if wish == Wish::Cancel {
-                self.part.file.discard();
+            if fetch.is_stopped() {
                 return Err(Error::Cancelled);
             }
-            while wish == Wish::Run
+            // While nothing is wanted, nothing is asked for and nobody is missed.
+            let runs = machine.is_wanting();
+            work.search.rest(!runs && !fetch.is_into_file());
+            while runs
                 && stirs
                 && let Some(action) = machine.poll_action(Instant::now())
             {
@@ -266,16 +234,13 @@ impl Task<'_> {
                     return Ok(end);
                 }
             }
-            let timeout = machine.poll_timeout(Instant::now()).map(|(at, _)| at).filter(|_| wish == Wish::Run);
-            let unheard = machine.unheard().next().map(|_| Instant::now() + GETS_NEAR);
+            let timeout = machine.poll_timeout(Instant::now()).map(|(at, _)| at).filter(|_| runs);
+            let unheard = machine.unheard().next().filter(|_| runs).map(|_| Instant::now() + GETS_NEAR);
             stirs = true;
             tokio::select! {
-                next = work.writer.next() => {
-                    let (source, run, written) = next?;
-                    self.on_written(machine, source, run, written)?;
-                }
+                outcome = work.writer.next() => self.on_written(machine, outcome?)?,
                 () = work.search.failed() => return Err(Error::Bug),
-                _ = looks.tick(), if wish == Wish::Run => {
+                _ = looks.tick(), if runs => {
                     self.look_for_stalls(machine, work);
                     self.look_who_is_away(machine);
                     stirs = false;
@@ -293,7 +258,7 @@ impl Task<'_> {
                     self.add(machine, Found { peer, addresses: Vec::new(), whole: false });
                     stirs = self.on_word(machine, peer, &have);
                 }
-                begun = part.begun() => begun.into_iter().for_each(|index| machine.on_coming(index)),
+                begun = begun(&*store) => begun.into_iter().for_each(|index| machine.on_coming(index)),
                 () = sleep_until(work.long) => {
                     work.long = None;
                     if machine.is_swarm() {
@@ -302,7 +267,7 @@ impl Task<'_> {
                     self.inner.library.holdings.offer(&self.content);
                 }
                 () = sleep_until(timeout) => machine.handle_timeout(Instant::now()),
-                () = sleep_until(work.unmet.as_ref().map(Unmet::end).filter(|_| wish == Wish::Run)) => {
+                () = sleep_until(work.unmet.as_ref().map(Unmet::end).filter(|_| runs)) => {
                     if work.unmet.take().is_some_and(|unmet| !machine.has_come() && !self.has_met(&unmet)) {
                         return Ok(Err(Exhausted::Unreachable));
                     }
@@ -313,8 +278,12 @@ impl Task<'_> {
                         machine.set_round_trip(source, self.inner.net.round_trip(&source));
                     }
                 }
-                // An operation that nobody holds any more is dropped as a whole.
-                Ok(()) = wishes.changed() => work.unmet = work.unmet.take().map(|_| Unmet::begin(self.inner)),
+                () = fetch.changed() => {
+                    machine.set_wanted(fetch.wanted().unwrap_or_default(), Instant::now());
+                    if machine.is_wanting() != runs {
+                        work.unmet = work.unmet.take().map(|_| Unmet::begin(self.inner));
+                    }
+                }
             }
         }
     }
@@ -329,12 +298,13 @@ impl Task<'_> {
         match action {
             Action::Request { source, first, count } => {
                 let run = run(first, count);
-                let any = (count == 1).then(|| machine.alternatives(source)).flatten();
+                // Who waits for a chunk is not helped by another.
+                let any = (count == 1 && !machine.is_urgent(first)).then(|| machine.alternatives(source)).flatten();
                 let request = match any {
                     Some(others) => Request::Any(Any::new(self.content, first, others)),
                     // One that downloads as well is told what it may get here.
                     None if machine.has_part(source) && self.shares() => {
-                        Request::Chunks(Want { have: self.part.offers().along(), ..run.into() })
+                        Request::Chunks(Want { have: self.store.offers().along(), ..run.into() })
                     }
                     None => Request::Chunks(run.into()),
                 };
@@ -346,6 +316,8 @@ impl Task<'_> {
             Action::Have(source) => work.asks.push(self.have(source)),
             Action::Report(source) => self.report(source),
             Action::Search => work.search.again(),
+            // Readers may want again what has to make room.
+            Action::Done if !self.fetch.is_into_file() => {}
             Action::Done => return Some(Ok(())),
             Action::Exhausted(reason) => return Some(Err(reason)),
         }
@@ -383,7 +355,7 @@ impl Task<'_> {
             return async move { Event::Have(source, Ok((None, Vec::new()))) }.boxed();
         }
         let addresses = self.addresses.get(&source).cloned().unwrap_or_default();
-        let own = self.shares().then(|| self.part.clone());
+        let own = self.shares().then(|| self.store.clone());
         let (content, geometry) = (self.content, self.geometry);
         async move {
             Event::Have(source, sources::have(&net, source, addresses, own.as_deref(), content, geometry).await)
@@ -393,7 +365,7 @@ impl Task<'_> {
 
     /// Whether what has come is passed on.
     pub(super) fn shares(&self) -> bool {
-        self.inner.config.fetch.reshare && !self.inner.config.transient
+        self.terms.shares
     }
 
     /// A source said what it has along with something else; what makes no sense is as good as not said.
@@ -422,7 +394,7 @@ impl Task<'_> {
                     _ => (machine.on_chunks(source, run.first, run.count, now), run),
                 };
                 if !wanted {
-                    self.part.landed(run.first);
+                    self.store.landed(run.first);
                 } else if !work.writer.push(source, run, response) {
                     return Err(Error::Bug);
                 }
@@ -464,25 +436,29 @@ impl Task<'_> {
         Ok(())
     }
 
-    fn on_written(
-        &mut self,
-        machine: &mut Download<PeerId>,
-        source: PeerId,
-        run: Run,
-        written: Written,
-    ) -> Result<(), Error> {
+    fn on_written(&mut self, machine: &mut Download<PeerId>, outcome: Outcome) -> Result<(), Error> {
+        let Outcome { source, run, written, dropped } = outcome;
         match written {
             Written::Done => {
                 machine.on_written(source, run.first, run.count);
                 self.unread.remove(&source);
                 self.used.insert(source);
                 let indexes = run.first..run.first + u64::from(run.count);
-                let bytes = indexes.map(|index| self.geometry.len(index)).sum::<u64>();
-                self.progress.send_modify(|progress| progress.done_bytes += bytes);
+                (self.says)(Said::Written(indexes.map(|index| self.geometry.len(index)).sum()));
+                self.fetch.on_written();
             }
             Written::Wrong => self.on_wrong(machine, source, run),
             Written::Failed(error) => return Err(error),
         }
+        dropped.into_iter().for_each(|index| machine.on_dropped(index));
         Ok(())
+    }
+}
+
+/// Chunks that begin to arrive; for ever if others are not told of them.
+async fn begun(store: &dyn Content) -> Vec<u64> {
+    match store.coming() {
+        Some(coming) => coming.begun().await,
+        None => std::future::pending().await,
     }
 }

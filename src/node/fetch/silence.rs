@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 use swarmdex_protocols::fetch::Run;
 use swarmdex_protocols::{Multiaddr, PeerId};
 
-use super::engine::Task;
+use super::engine::{Engine, Said};
 use super::sources::Silence;
-use crate::node::get::patience;
 use crate::node::{Error, Inner};
 use crate::state::fetch::{Download, Exhausted};
 use crate::tasks;
@@ -39,7 +38,7 @@ impl Unmet {
     }
 }
 
-impl Task<'_> {
+impl Engine<'_> {
     /// No connection to a source came about. Unless another address of it was heard of meanwhile, it is given up.
     pub(super) fn on_silent(&mut self, machine: &mut Download<PeerId>, source: PeerId, run: Run, silence: Silence) {
         self.silent.insert(source, silence);
@@ -57,17 +56,17 @@ impl Task<'_> {
         silence.is_some_and(|silence| addresses.iter().all(|address| silence.tried.contains(address)))
     }
 
-    /// Says that the owner is waited for once that takes a moment, and again when it is over.
+    /// Says that it is waited for whoever has what is missing once that takes a moment, and again when it is over.
     pub(super) fn look_who_is_away(&mut self, machine: &Download<PeerId>) {
-        if !self.is_alone(machine) || self.patience.limit().is_zero() {
+        if !self.is_alone(machine) || self.terms.patience.is_zero() {
             if self.away.take().is_some() {
-                patience::say(self.reins, None);
+                (self.says)(Said::Away(false));
             }
             return;
         }
         let since = *self.away.get_or_insert_with(Instant::now);
         if since.elapsed() >= NOTICE {
-            patience::say(self.reins, Some(self.patience.sentence(&patience::away(&self.owner))));
+            (self.says)(Said::Away(true));
         }
     }
 
@@ -105,7 +104,7 @@ impl Task<'_> {
         match reason {
             Exhausted::Wrong => {
                 let sources = self.liars.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                let kept = self.part.file.is_resumable();
+                let kept = self.store.is_resumable();
                 Error::Verification { name: self.name, content: self.content, sources, kept }
             }
             Exhausted::Gone => Error::ContentGone { name: self.name, content: self.content },

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::net::{ConnectError, FetchError, Net, RequestError};
 use crate::node::lookup::Questions;
-use crate::storage::holdings::Part;
+use crate::storage::content::Content;
 use crate::tasks;
 
 /// How often the master and the DHT are asked again.
@@ -48,6 +48,8 @@ pub(super) struct Search {
     news: mpsc::Sender<News>,
     /// The number of the round that is wanted.
     round: watch::Sender<u64>,
+    /// Whether no round is to begin.
+    rests: watch::Sender<bool>,
     begun: bool,
     /// While it runs.
     task: Option<JoinHandle<()>>,
@@ -56,7 +58,8 @@ pub(super) struct Search {
 impl Search {
     /// Nothing is looked for yet; `news` will be told what is found.
     pub(super) fn new(questions: Questions, name: Name, content: ContentId, news: mpsc::Sender<News>) -> Self {
-        Self { questions, name, content, news, round: watch::Sender::new(0), begun: false, task: None }
+        let (round, rests) = (watch::Sender::new(0), watch::Sender::new(false));
+        Self { questions, name, content, news, round, rests, begun: false, task: None }
     }
 
     /// Looks in the DHT: what the index says is known. Again and again from then on.
@@ -74,6 +77,11 @@ impl Search {
         }
     }
 
+    /// From here on no round begins, or one does again.
+    pub(super) fn rest(&self, rests: bool) {
+        self.rests.send_if_modified(|before| std::mem::replace(before, rests) != rests);
+    }
+
     /// Whether a round that is over was the one that is wanted: an earlier one may have missed what is new.
     pub(super) fn is_over(&self, round: u64) -> bool {
         *self.round.borrow() == round
@@ -81,7 +89,8 @@ impl Search {
 
     fn start(&mut self, in_index: bool) {
         let (questions, news, round) = (self.questions.clone(), self.news.clone(), self.round.subscribe());
-        let search = search(questions, self.name.clone(), self.content, news, round, in_index);
+        let rests = self.rests.subscribe();
+        let search = search(questions, self.name.clone(), self.content, news, (round, rests), in_index);
         self.begun = true;
         self.task = Some(tasks::spawn("search for sources", search));
     }
@@ -106,10 +115,13 @@ async fn search(
     name: Name,
     content: ContentId,
     news: mpsc::Sender<News>,
-    mut wanted: watch::Receiver<u64>,
+    (mut wanted, mut rests): (watch::Receiver<u64>, watch::Receiver<bool>),
     mut in_index: bool,
 ) {
     loop {
+        if rests.wait_for(|rests| !rests).await.is_err() {
+            return;
+        }
         let round = *wanted.borrow_and_update();
         let in_dht = tokio::time::timeout(PATIENCE, search_dht(&questions, content, &news));
         let _ = tokio::join!(in_dht, async {
@@ -217,7 +229,7 @@ pub(super) async fn have(
     net: &Net,
     source: PeerId,
     addresses: Vec<Multiaddr>,
-    own: Option<&Part>,
+    own: Option<&dyn Content>,
     content: ContentId,
     geometry: Geometry,
 ) -> Result<(Option<ChunkSet>, Vec<Other>), Failure> {
@@ -236,9 +248,9 @@ pub(super) async fn have(
 }
 
 /// The question what a source has. It is told where this node listens if that passes on what it has.
-fn question(net: &Net, content: ContentId, own: Option<&Part>) -> Request {
+fn question(net: &Net, content: ContentId, own: Option<&dyn Content>) -> Request {
     let addresses = if own.is_some() { own_addresses(net) } else { Vec::new() };
-    Request::Have(Have { content, addresses, have: own.map(|part| part.offers().along()).unwrap_or_default() })
+    Request::Have(Have { content, addresses, have: own.map(|store| store.offers().along()).unwrap_or_default() })
 }
 
 /// Whether a source that is connected is sending what was asked of it.
@@ -246,7 +258,7 @@ pub(super) async fn is_sending(
     net: Net,
     source: PeerId,
     content: ContentId,
-    own: Option<Arc<Part>>,
+    own: Option<Arc<dyn Content>>,
 ) -> Result<bool, Failure> {
     // It is the same question: who asks without addresses is not named to others any more.
     let request = question(&net, content, own.as_deref());

@@ -6,7 +6,7 @@ use futures::FutureExt;
 use swarmdex_protocols::PeerId;
 use swarmdex_protocols::fetch::Refusal;
 
-use super::engine::{Event, Task, Work};
+use super::engine::{Engine, Event, Work};
 use super::sources::{self, Failure, Found};
 use crate::net::ConnectError;
 use crate::state::fetch::Download;
@@ -18,7 +18,7 @@ pub(super) const LOOK: Duration = Duration::from_millis(250);
 /// How often it is asked where a source is now to which no connection stands.
 const SEARCH_AGAIN: Duration = Duration::from_secs(2);
 
-impl Task<'_> {
+impl Engine<'_> {
     /// Looks at the sources that owe something.
     pub(super) fn look_for_stalls(&mut self, machine: &Download<PeerId>, work: &mut Work) {
         let (net, now, mut away) = (&self.inner.net, Instant::now(), false);
@@ -33,7 +33,7 @@ impl Task<'_> {
             match self.stalls.look(source, due, trip, whole, now) {
                 None => {}
                 Some(Doubt::Ask) => {
-                    let own = self.shares().then(|| self.part.clone());
+                    let own = self.shares().then(|| self.store.clone());
                     let asking = sources::is_sending(net, source, self.content, own);
                     work.asks.push(asking.map(move |sends| Event::Sending(source, sends)).boxed());
                 }

@@ -3,14 +3,14 @@
 
 use std::sync::{Arc, mpsc};
 
-use swarmdex_protocols::PeerId;
 use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
 use swarmdex_protocols::fetch::{Header, Response, Run};
+use swarmdex_protocols::{ContentId, PeerId};
 use tokio::sync::mpsc as events;
 
 use crate::buffers::Buffers;
 use crate::node::Error;
-use crate::storage::holdings::Part;
+use crate::storage::content::{Content, Verified};
 
 /// Bytes after which the disk is told to take what was written, so that little is left to wait for at the end.
 const WRITE_BACK: u64 = 8 << 20;
@@ -27,6 +27,15 @@ pub(super) enum Written {
     Failed(Error),
 }
 
+/// A run that is dealt with.
+pub(super) struct Outcome {
+    pub(super) source: PeerId,
+    pub(super) run: Run,
+    pub(super) written: Written,
+    /// Chunks that made room for it, and are there no more.
+    pub(super) dropped: Vec<u64>,
+}
+
 /// A run that came, from whom.
 struct Job {
     source: PeerId,
@@ -37,25 +46,26 @@ struct Job {
 /// The thread.
 pub(super) struct Writer {
     jobs: mpsc::SyncSender<Job>,
-    results: events::Receiver<(PeerId, Run, Written)>,
+    results: events::Receiver<Outcome>,
     thread: tokio::task::JoinHandle<()>,
 }
 
 impl Writer {
     /// With `syncs` the bytes go to the disk while more of them come.
-    pub(super) fn start(part: Arc<Part>, buffers: Buffers, syncs: bool) -> Self {
+    pub(super) fn start(content: ContentId, store: Arc<dyn Content>, buffers: Buffers, syncs: bool) -> Self {
         let (jobs, queue) = mpsc::sync_channel::<Job>(QUEUE);
         let (outcomes, results) = events::channel(QUEUE);
         let mut write_back = syncs.then(WriteBack::default);
         let thread = tokio::task::spawn_blocking(move || {
             while let Ok(Job { source, run, response }) = queue.recv() {
-                let written = write(&part, run, &response);
+                let mut dropped = Vec::new();
+                let written = write(&content, &*store, run, &response, &mut dropped);
                 if let Some(write_back) = &mut write_back {
-                    write_back.wrote(&part, response.body.len());
+                    write_back.wrote(&store, response.body.len());
                 }
-                part.landed(run.first);
+                store.landed(run.first);
                 buffers.give(response.body);
-                if outcomes.blocking_send((source, run, written)).is_err() {
+                if outcomes.blocking_send(Outcome { source, run, written, dropped }).is_err() {
                     return;
                 }
             }
@@ -69,7 +79,7 @@ impl Writer {
     }
 
     /// The next run that is dealt with; for ever if none comes. Fails once the thread has panicked.
-    pub(super) async fn next(&mut self) -> Result<(PeerId, Run, Written), Error> {
+    pub(super) async fn next(&mut self) -> Result<Outcome, Error> {
         self.results.recv().await.ok_or(Error::Bug)
     }
 
@@ -89,14 +99,14 @@ struct WriteBack {
 }
 
 impl WriteBack {
-    fn wrote(&mut self, part: &Arc<Part>, bytes: usize) {
+    fn wrote(&mut self, store: &Arc<dyn Content>, bytes: usize) {
         self.bytes += bytes as u64;
         if self.bytes < WRITE_BACK {
             return;
         }
         let wake = self.wake.get_or_insert_with(|| {
-            let ((wake, woken), part) = (mpsc::sync_channel(1), part.clone());
-            tokio::task::spawn_blocking(move || woken.iter().for_each(|()| part.file.flush()));
+            let ((wake, woken), store) = (mpsc::sync_channel(1), store.clone());
+            tokio::task::spawn_blocking(move || woken.iter().for_each(|()| store.flush()));
             wake
         });
         // While the disk is busy more is gathered.
@@ -106,22 +116,19 @@ impl WriteBack {
     }
 }
 
-fn write(part: &Part, run: Run, response: &Response) -> Written {
-    let (content, geometry) = {
-        let tree = part.tree();
-        (*tree.content(), *tree.geometry())
-    };
+fn write(content: &ContentId, store: &dyn Content, run: Run, response: &Response, dropped: &mut Vec<u64>) -> Written {
+    let geometry = store.geometry();
     let Some(chunks) = split(&geometry, run, response) else { return Written::Wrong };
     let mut recorded = Vec::new();
     for (index, bytes, proof) in chunks {
-        let Ok(path) = check_chunk(&content, &geometry, index, bytes, proof) else { return Written::Wrong };
-        if let Err(error) = part.file.write_chunk(geometry.offset(index), bytes) {
-            return Written::Failed(error.into());
+        let Ok(path) = check_chunk(content, &geometry, index, bytes, proof) else { return Written::Wrong };
+        match store.write(Verified { index, bytes, path: &path, proof }) {
+            Ok(made_room) => dropped.extend(made_room),
+            Err(error) => return Written::Failed(error.into()),
         }
-        part.tree().insert(index, &path, proof);
         recorded.push((index, proof));
     }
-    match part.file.record(recorded) {
+    match store.record(&recorded) {
         Ok(()) => Written::Done,
         Err(error) => Written::Failed(error.into()),
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use swarmdex_protocols::PeerId;
 use swarmdex_protocols::fetch::{Refusal, Run};
 
-use super::engine::Task;
+use super::engine::Engine;
 use super::sources;
 use crate::state::fetch::Download;
 use crate::tasks;
@@ -14,7 +14,7 @@ use crate::tasks;
 const MAX_COMPLAINTS: usize = 64;
 const COMPLAINING: Duration = Duration::from_secs(1);
 
-impl Task<'_> {
+impl Engine<'_> {
     /// A source sent something else. It is told so: its file may have changed without a sign.
     pub(super) fn on_wrong(&mut self, machine: &mut Download<PeerId>, source: PeerId, run: Run) {
         if source == self.inner.net.local() {

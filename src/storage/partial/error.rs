@@ -160,7 +160,11 @@ pub(super) fn unnamed(target: &Path, path: &Path, needed: u64) -> impl FnOnce(io
 }
 
 /// An error about a path, for a file of `needed` bytes.
-pub(super) fn failed(act: &'static str, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> PartialError + use<> {
+pub(in crate::storage) fn failed(
+    act: &'static str,
+    path: &Path,
+    needed: u64,
+) -> impl FnOnce(io::Error) -> PartialError + use<> {
     let path = path.to_owned();
     move |source| match Lack::of(&source, &path) {
         Some(lack) => PartialError::NoRoom { path, needed, lack },
