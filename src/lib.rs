@@ -39,7 +39,7 @@
 //! | 3 | `net` | the swarm: one behaviour, one event loop |
 //! | 2 | `storage` | index database, share table, downloads |
 //! | 1 | `state` | pure rules: names, leases, downloads |
-//! | 0 | `config`, `descriptors`, `buffers`, `log`, `tasks`, `tune`, `swarmdex_protocols` | what all floors use |
+//! | 0 | `clock`, `config`, `descriptors`, `buffers`, `log`, `tasks`, `tune`, `swarmdex_protocols` | what all floors use |
 
 // What serves the command line or the control interface alone is of no use without them.
 #![cfg_attr(not(all(feature = "cli", feature = "http", feature = "watch")), allow(dead_code, unused_imports))]
@@ -50,6 +50,8 @@ mod buffers;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[allow(unreachable_pub)]
+mod clock;
 pub mod config;
 #[doc(hidden)]
 pub mod descriptors;

@@ -18,7 +18,7 @@ use libp2p::{Multiaddr, PeerId, Transport};
 use swarmdex_protocols::address::{split_peer, without_peer, works};
 use tokio::sync::Notify;
 
-use super::deadline::sleep_until;
+use crate::clock::sleep_until;
 use crate::state::race::{Race, Step};
 use crate::state::unanswered::Unanswered;
 

@@ -8,7 +8,8 @@ use swarmdex_protocols::{PeerId, RecordKey};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
-use crate::net::{Came, Differences, Mirror, Net, leisure, position_of_key, position_of_peer, sleep_until};
+use crate::clock::sleep_until;
+use crate::net::{Came, Differences, Mirror, Net, leisure, position_of_key, position_of_peer};
 use crate::state::arrivals::Arrivals;
 use crate::state::publish::{Places, Position, Publications};
 

@@ -14,9 +14,9 @@ use swarmdex_protocols::{
 use tokio::sync::mpsc;
 
 use super::lookup::{Checked, Listing};
-use super::membership::unix_ms;
 use super::types::Source;
 use super::{Error, shorten};
+use crate::clock::unix_ms;
 use crate::net::{FoundRecord, Mirror, Net, OwnedNames, PROVIDERS_IN_ANSWER};
 use crate::state::lost::Reach;
 

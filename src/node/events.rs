@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use swarmdex_protocols::{Name, PeerId};
 use tokio::sync::watch;
 
-use super::membership::unix_ms;
 use super::types::{MasterState, optional_text, text};
 use super::{Error, ErrorKind, GetReport, GetRequest, Phase, shorten};
+use crate::clock::unix_ms;
 use crate::net::{MemberChange, MemberChanges};
 use crate::storage::shares::ShareTable;
 

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::start::warn_skipped;
+use super::begin::warn_skipped;
 use super::{Error, Phase};
-use crate::net::sleep_until;
+use crate::clock::sleep_until;
 use crate::state::changes::{Changes, QUIET, Rested};
 use crate::state::restless::Restless;
 use crate::storage::hash::HashError;

@@ -12,10 +12,11 @@ use swarmdex_protocols::{Entry, Name, Network, Pattern, PeerId, Rule, statement}
 use tokio::sync::watch;
 
 use super::dht::Dht;
-use super::membership::unix_ms;
 use super::types::{EntryInfo, HolderInfo, LookupInfo, MasterState, PeerInfo, PeerState, SearchInfo, Source};
 use super::{Error, ErrorKind, shorten};
-use crate::net::{Net, sleep_until};
+use crate::clock::sleep_until;
+use crate::clock::unix_ms;
+use crate::net::Net;
 use crate::state::lookup::{self as hedge, Answer, Hedge, Side};
 use crate::state::pages::{self, MAX_PAGES, Next};
 

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 use swarmdex_protocols::address::is_dialable;
 use swarmdex_protocols::index::{Followed, Request, Response};
-use swarmdex_protocols::{Multiaddr, Network, PeerId};
-use tokio::sync::watch;
+use swarmdex_protocols::{Multiaddr, PeerId};
 
 use super::Phase;
-use super::twins::Twins;
-use crate::net::{Identified, Net, sleep_until};
+use super::context::Context;
+use crate::clock::sleep_until;
+use crate::net::{Identified, Net};
 
 /// For how long another master is spoken of after it was last heard of: three times as long as nodes take, at most, to
 /// say again who they are.
@@ -64,30 +64,21 @@ impl OtherMasters {
 
 /// The task of a master that looks out for others.
 pub(super) struct Census {
-    net: Net,
-    network: Network,
+    context: Context,
     others: OtherMasters,
-    twins: Twins,
-    phase: watch::Receiver<Phase>,
     warned: BTreeMap<PeerId, Instant>,
     /// The last peer that was asked.
     last: Option<PeerId>,
 }
 
 impl Census {
-    pub(super) fn new(
-        net: Net,
-        network: Network,
-        others: OtherMasters,
-        twins: Twins,
-        phase: watch::Receiver<Phase>,
-    ) -> Self {
-        Self { net, network, others, twins, phase, warned: BTreeMap::new(), last: None }
+    pub(super) fn new(context: Context, others: OtherMasters) -> Self {
+        Self { context, others, warned: BTreeMap::new(), last: None }
     }
 
     /// Runs until the node stops.
     pub(super) async fn run(mut self) {
-        let mut phase = self.phase.clone();
+        let mut phase = self.context.phase.clone();
         tokio::select! {
             () = Phase::end(&mut phase) => {}
             () = self.watch() => {}
@@ -95,7 +86,7 @@ impl Census {
     }
 
     async fn watch(&mut self) {
-        let mut masters = self.net.masters();
+        let mut masters = self.context.net.masters();
         let mut next = Instant::now() + FIRST_ASKED;
         loop {
             tokio::select! {
@@ -110,7 +101,7 @@ impl Census {
                     next = Instant::now() + ASKED_EVERY;
                 }
             }
-            for other in self.others.list(&self.net) {
+            for other in self.others.list(&self.context.net) {
                 self.warn(other, Instant::now());
             }
         }
@@ -122,17 +113,17 @@ impl Census {
             return;
         }
         self.warned.insert(other, now);
-        let met = self.net.masters().borrow().iter().any(|node| node.peer == other);
+        let met = self.context.net.masters().borrow().iter().any(|node| node.peer == other);
         let how = if met { "is on it" } else { "is followed by a peer here" };
         tracing::warn!(
-            ours = %self.net.local(), theirs = %other, network = %self.network,
+            ours = %self.context.net.local(), theirs = %other, network = %self.context.network(),
             "another master of this network {how}: each has an index of its own, and a new peer joins one of them. Stop one, or give one of the networks another name: --network NAME"
         );
     }
 
     /// Asks some of the peers that are connected which master they follow; others the next time.
     async fn ask(&mut self) {
-        let neighbours = self.net.neighbours().await;
+        let neighbours = self.context.net.neighbours().await;
         let mut peers: Vec<_> = neighbours.near.into_iter().chain(neighbours.far).collect();
         peers.sort();
         let first = self.last.map_or(0, |last| peers.partition_point(|peer| *peer <= last));
@@ -140,15 +131,15 @@ impl Census {
         peers.rotate_left(first.min(count));
         peers.truncate(MAX_ASKED);
         self.last = peers.last().copied();
-        let own = self.net.listen().borrow().clone();
-        for (_, followed) in ask_all(&self.net, peers).await {
+        let own = self.context.net.listen().borrow().clone();
+        for (_, followed) in ask_all(&self.context.net, peers).await {
             // One with this master's key may be where this one does not listen.
-            if followed.master == Some(self.net.local()) {
+            if followed.master == Some(self.context.net.local()) {
                 let elsewhere = |address: &Multiaddr| is_dialable(address) && !own.contains(address);
-                self.twins.on_heard_at(followed.addresses.into_iter().filter(elsewhere).collect());
+                self.context.twins.on_heard_at(followed.addresses.into_iter().filter(elsewhere).collect());
                 continue;
             }
-            if let Some(other) = followed.master.filter(|other| *other != self.net.local()) {
+            if let Some(other) = followed.master.filter(|other| *other != self.context.net.local()) {
                 self.others.on_followed(other, Instant::now());
             }
         }

@@ -8,25 +8,26 @@ mod find;
 mod vote;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 pub(super) use find::Finder;
 use swarmdex_protocols::index::{
     Announce, Fingerprint, Join, Leave, Offer, RefusalCode, Request, Response, Revoke, Sequence, Session,
 };
-use swarmdex_protocols::{Authority, Keypair, Name, Network, PeerId};
+use swarmdex_protocols::{Authority, Name, PeerId};
 use tokio::sync::{broadcast, watch};
 
 use super::Phase;
-use super::events::{Events, Happened};
-use super::standings::Standings;
-use super::twins::Twins;
+use super::context::Context;
+use super::events::Happened;
 use super::types::MasterState;
-use crate::net::{Net, RequestError};
+use crate::clock::unix_ms;
+use crate::config::Role;
+use crate::net::RequestError;
 use crate::state::Now;
 use crate::state::announce::{Batch, Standing};
 use crate::state::backoff::Backoff;
-use crate::storage::shares::{ShareTable, SharedEntry};
+use crate::storage::shares::SharedEntry;
 
 /// How long the master may take to hear that this node leaves.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -51,29 +52,19 @@ enum End {
 
 /// The task.
 pub(super) struct Membership {
-    pub(super) net: Net,
-    pub(super) shares: ShareTable,
-    pub(super) network: Network,
+    pub(super) context: Context,
     pub(super) finder: Finder,
-    pub(super) standings: Standings,
-    /// Whether this node is the master itself: its state never changes.
-    pub(super) own: bool,
     pub(super) state: watch::Sender<MasterState>,
-    pub(super) phase: watch::Receiver<Phase>,
-    pub(super) max_backoff: Duration,
     /// Length of a lease, as far as this node knows.
     pub(super) lease: Duration,
     pub(super) machine: Option<Fingerprint>,
-    pub(super) twins: Twins,
-    pub(super) keypair: Keypair,
-    pub(super) events: Events,
 }
 
 impl Membership {
     /// Runs until the node stops, then tells the master.
     pub(super) async fn run(&mut self) {
-        let seed = u64::from_le_bytes(key_bytes(&self.net.local()));
-        let mut backoff = Backoff::new(self.max_backoff, seed);
+        let seed = u64::from_le_bytes(key_bytes(&self.context.net.local()));
+        let mut backoff = Backoff::new(self.context.config.lease.max_backoff, seed);
         let mut since_ms = None;
         loop {
             let (master, reason) = match self.session(&mut backoff).await {
@@ -84,7 +75,7 @@ impl Membership {
                 since_ms = None;
             }
             let since_ms = *since_ms.get_or_insert_with(unix_ms);
-            let twin = self.twins.is_refused();
+            let twin = self.context.twins.is_refused();
             if !twin {
                 tracing::warn!(%reason, "the master cannot be reached; the DHT answers until it is back");
             }
@@ -98,19 +89,19 @@ impl Membership {
     }
 
     fn publish(&self, state: MasterState) {
-        if !self.own {
-            self.events.on_master(&self.state.borrow(), &state);
+        if self.context.config.role != Role::Master {
+            self.context.events.on_master(&self.state.borrow(), &state);
             self.state.send_replace(state);
         }
     }
 
     /// Waits for the pause to end, for the master to show up by itself, or for another address of this host. True if the node stops.
     async fn pause(&mut self, pause: Duration) -> bool {
-        let (mut masters, mut listen) = (self.net.masters(), self.net.listen());
+        let (mut masters, mut listen) = (self.context.net.masters(), self.context.net.listen());
         masters.mark_unchanged();
         listen.mark_unchanged();
         tokio::select! {
-            () = Phase::end(&mut self.phase) => true,
+            () = Phase::end(&mut self.context.phase) => true,
             () = tokio::time::sleep(pause) => false,
             changed = masters.changed() => changed.is_err(),
             changed = listen.changed() => changed.is_err(),
@@ -120,30 +111,30 @@ impl Membership {
     /// Finds the master and stays a member for as long as that goes well.
     async fn session(&mut self, backoff: &mut Backoff) -> End {
         let found = tokio::select! {
-            () = Phase::end(&mut self.phase) => return End::Stopped,
-            found = self.finder.find(&self.net) => found,
+            () = Phase::end(&mut self.context.phase) => return End::Stopped,
+            found = self.finder.find(&self.context.net) => found,
         };
         let master = match found {
             Ok(master) => master,
             Err(failure) => return End::Failed { master: failure.master, reason: failure.reason },
         };
-        if self.net.authority().is_none_or(|known| known.master.to_peer_id() != master) {
-            self.net.trust(Authority::new(self.network.clone(), &master));
-            self.events.tell(Happened::MasterFound { peer_id: master });
+        if self.context.net.authority().is_none_or(|known| known.master.to_peer_id() != master) {
+            self.context.net.trust(Authority::new(self.context.network().clone(), &master));
+            self.context.events.tell(Happened::MasterFound { peer_id: master });
         }
         // From here on: the end of the connection of the last session is no news.
-        let mut lost = self.net.lost();
-        self.net.keep(master, true).await;
+        let mut lost = self.context.net.lost();
+        self.context.net.keep(master, true).await;
         let end = match self.member(master, &mut lost, backoff).await {
             Ok(()) => End::Stopped,
             Err(reason) => {
                 // A connection on which a question has no answer would be in the way of a better one.
-                self.net.disconnect(master).await;
+                self.context.net.disconnect(master).await;
                 End::Failed { master: Some(master), reason }
             }
         };
-        self.net.keep(master, false).await;
-        self.standings.change(|announcer| announcer.on_session_over());
+        self.context.net.keep(master, false).await;
+        self.context.standings.change(|announcer| announcer.on_session_over());
         end
     }
 
@@ -154,10 +145,10 @@ impl Membership {
         lost: &mut broadcast::Receiver<PeerId>,
         backoff: &mut Backoff,
     ) -> Result<(), String> {
-        let mut listen = self.net.listen();
+        let mut listen = self.context.net.listen();
         listen.mark_unchanged();
-        let mut shares = self.shares.generation();
-        let mut asked = self.standings.watch();
+        let mut shares = self.context.shares().generation();
+        let mut asked = self.context.standings.watch();
         let mut member = self.join(master).await?;
         backoff.reset();
         let mut retry = tokio::time::interval(RENEWAL_CHECK);
@@ -166,7 +157,7 @@ impl Membership {
         loop {
             if news {
                 shares.borrow_and_update();
-                self.standings.lock().look_again();
+                self.context.standings.lock().look_again();
                 if self.tell(&mut member, &mut asked).await? == Told::Rejoin {
                     member = self.rejoin(&member).await?;
                     continue;
@@ -177,8 +168,8 @@ impl Membership {
             // Only now is everything that was shared before the join known to the master.
             self.publish(MasterState::Joined { peer_id: master });
             tokio::select! {
-                () = Phase::end(&mut self.phase) => break,
-                () = std::future::ready(()), if self.standings.lock().first_unsealed().is_some() => {
+                () = Phase::end(&mut self.context.phase) => break,
+                () = std::future::ready(()), if self.context.standings.lock().first_unsealed().is_some() => {
                     news = self.fetch_seals(&member, &mut asked).await?;
                 }
                 () = tokio::time::sleep_until(member.renewal) => match self.renew(&mut member).await? {
@@ -187,7 +178,7 @@ impl Membership {
                     Renewed::Hopeless => member = self.rejoin(&member).await?,
                 },
                 // Certificates that are half over are renewed, and names that another held asked for again.
-                _ = retry.tick() => self.standings.change(|announcer| announcer.retry_lost()),
+                _ = retry.tick() => self.context.standings.change(|announcer| announcer.retry_lost()),
                 changed = shares.changed() => changed.map_err(|_| "the share table is closed")?,
                 changed = asked.changed() => changed.map_err(|_| "the node is stopping")?,
                 changed = listen.changed() => {
@@ -213,10 +204,10 @@ impl Membership {
     /// Says farewell, unless the node is cut off.
     async fn leave(&self, member: &Member) {
         let Member { master, session, .. } = *member;
-        if *self.phase.borrow() == Phase::CutOff {
+        if *self.context.phase.borrow() == Phase::CutOff {
             return;
         }
-        let leave = self.net.index(master, Request::Leave(Leave { session }));
+        let leave = self.context.net.index(master, Request::Leave(Leave { session }));
         match tokio::time::timeout(LEAVE_TIMEOUT, leave).await {
             Ok(Ok(_)) => tracing::debug!("the master knows that this node leaves"),
             Ok(Err(error)) => tracing::info!(%error, "the master could not be told that this node leaves"),
@@ -238,7 +229,7 @@ impl Membership {
             if self.send(member, batch).await? == Told::Rejoin {
                 return Ok(Told::Rejoin);
             }
-            if *self.phase.borrow() > Phase::Runs {
+            if *self.context.phase.borrow() > Phase::Runs {
                 break;
             }
             // Between two changes both hold the same as well; very many of them take longer than a lease.
@@ -259,19 +250,19 @@ impl Membership {
     }
 
     async fn join(&self, master: PeerId) -> Result<Member, String> {
-        let entries = self.shares.kept();
+        let entries = self.context.shares().kept();
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
         let (digest, newest, again) = {
-            let announcer = self.standings.lock();
+            let announcer = self.context.standings.lock();
             (announcer.digest(share), announcer.newest().cloned().map(Box::new), announcer.may_return())
         };
         let join = Join {
-            network: self.network.to_string(),
-            addresses: self.net.listen().borrow().clone(),
+            network: self.context.network().to_string(),
+            addresses: self.context.net.listen().borrow().clone(),
             digest,
             entries: entries.len() as u64,
             newest,
-            run: Some(self.net.run()),
+            run: Some(self.context.net.run()),
             machine: self.machine,
             again,
         };
@@ -281,28 +272,28 @@ impl Membership {
         };
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
         let now = Instant::now();
-        self.standings.change(|announcer| {
+        self.context.standings.change(|announcer| {
             announcer.set_bare(joined.bare);
             announcer.on_joined(joined.unchanged, share, now);
         });
-        self.standings.set_lease(Duration::from_millis(joined.lease_ms));
-        self.standings.save().await;
-        self.twins.on_joined();
+        self.context.standings.set_lease(Duration::from_millis(joined.lease_ms));
+        self.context.standings.save().await;
+        self.context.twins.on_joined();
         tracing::info!(%master, unchanged = joined.unchanged, again = joined.again, "joined");
         let returning = (joined.again && !joined.unchanged).then_some(entries);
         Ok(Member { returning, ..Member::new(master, joined.session) })
     }
 
     async fn next_batch(&self) -> Option<Batch> {
-        let entries = self.shares.kept();
+        let entries = self.context.shares().kept();
         let share = |after: Option<&Name>| {
             let from = after.map_or(0, |after| entries.partition_point(|entry| entry.name <= *after));
             let entries = entries.get(from..).unwrap_or_default().iter();
             entries.map(|entry| (&entry.name, &entry.content, entry.size, entry.attributes()))
         };
-        let batch = self.standings.lock().next_batch(share, unix_ms());
+        let batch = self.context.standings.lock().next_batch(share, unix_ms());
         let Some(Batch::Announce { mut offers, last }) = batch else { return batch };
-        let (network, keypair) = (self.network.clone(), self.keypair.clone());
+        let (network, keypair) = (self.context.network().clone(), self.context.keypair.clone());
         // A thousand signatures take their time.
         let signing = tokio::task::spawn_blocking(move || {
             for offer in &mut offers {
@@ -334,11 +325,13 @@ impl Membership {
                     Err(failed) => return Err(failed.reason),
                 };
                 let now = Now { mono: Instant::now(), unix_ms: unix_ms() };
-                let fits =
-                    self.standings.change(|announcer| announcer.on_announced(&offers, last.is_some(), verdicts, now));
-                self.standings.save().await;
+                let fits = self
+                    .context
+                    .standings
+                    .change(|announcer| announcer.on_announced(&offers, last.is_some(), verdicts, now));
+                self.context.standings.save().await;
                 let lost = self.log_lost(&offers);
-                self.events.tell(Happened::NamesAnnounced { names: offers.len() as u64, lost });
+                self.context.events.tell(Happened::NamesAnnounced { names: offers.len() as u64, lost });
                 if last.is_some() {
                     member.reports = 0;
                 }
@@ -349,9 +342,9 @@ impl Membership {
                 let Response::Revoked(outcomes) = self.ask(master, request).await? else {
                     return Err(MISFIT.to_owned());
                 };
-                let fits = self.standings.change(|announcer| announcer.on_revoked(&names, &outcomes));
-                self.standings.save().await;
-                self.events.tell(Happened::NamesRevoked { names: names.len() as u64 });
+                let fits = self.context.standings.change(|announcer| announcer.on_revoked(&names, &outcomes));
+                self.context.standings.save().await;
+                self.context.events.tell(Happened::NamesRevoked { names: names.len() as u64 });
                 fits
             }
         };
@@ -363,7 +356,7 @@ impl Membership {
         let mut lost = 0;
         for offer in offers {
             let Ok(name) = Name::parse(&offer.name) else { continue };
-            match self.standings.of(&name, &offer.content) {
+            match self.context.standings.of(&name, &offer.content) {
                 Some(Standing::Conflict(owner)) => tracing::warn!(%name, %owner, "the name belongs to another peer"),
                 Some(Standing::Refused(reason)) => tracing::warn!(%name, reason, "the name was refused"),
                 Some(Standing::Certified(_) | Standing::Claimed(_)) | None => continue,
@@ -379,15 +372,16 @@ impl Membership {
     async fn ask(&self, master: PeerId, request: Request) -> Result<Response, Failed> {
         /// Attempts while the master is busy.
         const ATTEMPTS: usize = 5;
-        let mut backoff = Backoff::new(Duration::from_secs(2), u64::from_le_bytes(key_bytes(&self.net.local())));
+        let mut backoff =
+            Backoff::new(Duration::from_secs(2), u64::from_le_bytes(key_bytes(&self.context.net.local())));
         for attempt in 1.. {
-            match self.net.index(master, request.clone()).await {
+            match self.context.net.index(master, request.clone()).await {
                 Ok(Response::Refused(refusal)) if refusal.code == RefusalCode::Busy && attempt < ATTEMPTS => {
                     tokio::time::sleep(backoff.pause()).await;
                 }
                 Ok(Response::Refused(refusal)) => {
                     if refusal.code == RefusalCode::Twin {
-                        self.twins.on_refused(&refusal.reason);
+                        self.context.twins.on_refused(&refusal.reason);
                     }
                     let reason = format!("it refused: {}", refusal.reason);
                     return Err(Failed { code: Some(refusal.code), reason });
@@ -463,10 +457,4 @@ impl From<Failed> for String {
 /// Eight bytes that differ between nodes: the end of the peer id, which is key material.
 pub(super) fn key_bytes(peer: &PeerId) -> [u8; 8] {
     peer.to_bytes().last_chunk::<8>().copied().unwrap_or_default()
-}
-
-/// The wall clock in milliseconds since 1970.
-pub(super) fn unix_ms() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }

@@ -8,31 +8,27 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use libp2p::identity::Keypair;
-use libp2p::multiaddr::Protocol;
-use swarmdex_protocols::address::split_peer;
 use swarmdex_protocols::ledger::Standing;
 use swarmdex_protocols::statement::Revocation;
-use swarmdex_protocols::{
-    Claim, ContentId, Entry, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally, Version,
-};
+use swarmdex_protocols::{Claim, ContentId, Entry, Name, PeerId, RecordKey, Statement, Tally, Version};
 use tokio::sync::{mpsc, watch};
 
 use super::Phase;
 use super::agree::Agreement;
-use super::events::{Events, Happened};
-use super::membership::{key_bytes, unix_ms};
+use super::context::Context;
+use super::events::Happened;
+use super::membership::key_bytes;
+use super::neighbours::{enter, remember};
 use super::standings::Standings;
-use super::twins::Twins;
 use super::types::{MasterState, MirrorInfo};
 use super::wanted::Follower;
-use crate::net::{Copies, Mirror, Net, sleep_until};
+use crate::clock::sleep_until;
+use crate::clock::unix_ms;
+use crate::net::Copies;
 use crate::state::pages::part;
 use crate::state::publish::{Publications, What};
-use crate::storage::dir::DataDir;
 use crate::storage::index::{IndexStore, ReadOp, ReadOutcome};
 use crate::storage::library::Library;
-use crate::tasks;
 
 /// Changes come in bursts: they are published once they have settled for so long.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -53,9 +49,6 @@ const CLAIM_AGAIN: Duration = Duration::from_secs(1);
 /// and how soon at first, doubled each time. So a node that stops soon after it came remembers its neighbours, too.
 const CHECK: Duration = Duration::from_secs(60);
 const FIRST_CHECK: Duration = Duration::from_secs(1);
-/// Nodes that are remembered for the next start, and how many of them are tried at a time.
-const REMEMBERED: usize = 64;
-const DIALS: usize = 8;
 
 /// What was published, as of some moment.
 #[derive(Debug, Clone, Copy, Default)]
@@ -86,35 +79,18 @@ pub(super) fn generations(library: &Library, standings: &Standings) -> [u64; 3] 
 
 /// The task.
 pub(super) struct MirrorTask {
-    pub(super) net: Net,
-    pub(super) mirror: Mirror,
-    pub(super) twins: Twins,
-    /// The key under which this node itself is to be found.
-    pub(super) found_as: Option<RecordKey>,
-    pub(super) network: Network,
-    pub(super) keypair: Keypair,
-    pub(super) library: Library,
-    pub(super) standings: Standings,
-    pub(super) dir: DataDir,
-    /// Nodes that the configuration names.
-    pub(super) bootstrap: Vec<Multiaddr>,
-    pub(super) master: watch::Receiver<MasterState>,
+    pub(super) context: Context,
     /// The index and the statements that it makes; a master's alone.
     pub(super) index: Option<(IndexStore, mpsc::Receiver<Statement>)>,
     /// Whether everything that was shared before is in the share table again.
     pub(super) complete: watch::Receiver<bool>,
     pub(super) state: watch::Sender<Published>,
-    pub(super) republish: Duration,
-    /// Records of its own that this node may have to publish.
-    pub(super) room: usize,
-    pub(super) phase: watch::Receiver<Phase>,
-    pub(super) events: Events,
 }
 
 impl MirrorTask {
     /// Runs until the node stops.
     pub(super) async fn run(&mut self) {
-        let mut phase = self.phase.clone();
+        let mut phase = self.context.phase.clone();
         tokio::select! {
             () = Phase::end(&mut phase) => {}
             () = self.work() => {}
@@ -122,15 +98,28 @@ impl MirrorTask {
     }
 
     async fn work(&mut self) {
-        self.enter();
+        enter(&self.context);
+        let config = &self.context.config;
+        let room = config.dht.keys_per_peer.saturating_add(config.limits.names_per_peer);
         let mut publications =
-            Publications::new(self.republish).with_room(self.room).with_turn(key_bytes(&self.net.local())[7]);
-        let mut agreement = Agreement::new(self.net.clone(), self.mirror.clone(), self.republish, Instant::now());
-        let mut held = self.library.holdings.generation();
-        let mut follower =
-            Follower::new(self.standings.clone(), self.library.clone(), self.network.clone(), self.found_as);
+            Publications::new(config.dht.republish).with_room(room).with_turn(key_bytes(&self.context.net.local())[7]);
+        let mut agreement = Agreement::new(
+            self.context.net.clone(),
+            self.context.mirror.clone(),
+            self.context.config.dht.republish,
+            Instant::now(),
+        );
+        let mut held = self.context.library.holdings.generation();
+        let own = RecordKey::node(self.context.network(), &self.context.net.local());
+        let found_as = (!self.context.config.transient).then_some(own);
+        let mut follower = Follower::new(
+            self.context.standings.clone(),
+            self.context.library.clone(),
+            self.context.network().clone(),
+            found_as,
+        );
         let (mut shares, mut said, mut master) =
-            (self.library.shares.generation(), self.standings.watch(), self.master.clone());
+            (self.context.library.shares.generation(), self.context.standings.watch(), self.context.master.clone());
         let (mut made, mut sent) = (Vec::new(), 0);
         let (mut check, mut tombstones, mut again) = (Instant::now() + SETTLE, Instant::now(), None);
         let mut pause = FIRST_CHECK;
@@ -158,9 +147,9 @@ impl MirrorTask {
                     continue;
                 }
             }
-            tokio::time::sleep(SETTLE.min(self.republish / 10)).await;
+            tokio::time::sleep(SETTLE.min(self.context.config.dht.republish / 10)).await;
             // A twin publishes nothing: it would take the place of what the member with this identity publishes.
-            self.twins.admitted().await;
+            self.context.twins.admitted().await;
             let of = [*shares.borrow_and_update(), *said.borrow_and_update(), *held.borrow_and_update()];
             let alone = matches!(*master.borrow_and_update(), MasterState::Unreachable { .. });
             self.give_up(alone).await;
@@ -172,17 +161,17 @@ impl MirrorTask {
                 publications.want(key, what, now);
             }
             for statement in made.drain(..) {
-                publications.push(self.mirror.key(statement.name()), statement, now);
+                publications.push(self.context.mirror.key(statement.name()), statement, now);
             }
             if now >= tombstones {
                 self.push_tombstones(&mut publications, &mut older, now).await;
-                tombstones = now + self.republish;
+                tombstones = now + self.context.config.dht.republish;
             }
             sent += self.publish(&mut publications, &mut agreement).await;
             if Instant::now() >= check {
                 publications.expire(unix_ms());
-                self.remember().await;
-                check = Instant::now() + pause.min(self.republish);
+                remember(&self.context).await;
+                check = Instant::now() + pause.min(self.context.config.dht.republish);
                 pause = CHECK.min(pause * 2);
             }
             let (records, published) = publications.counts();
@@ -201,7 +190,7 @@ impl MirrorTask {
             return 0;
         }
         let begin = Instant::now();
-        let stores = self.mirror.store(due.clone()).await;
+        let stores = self.context.mirror.store(due.clone()).await;
         let copies = &stores.copies;
         let now = Instant::now();
         let mut reached = 0;
@@ -214,7 +203,7 @@ impl MirrorTask {
                 && matches!(**statement, Statement::Certificate(_))
                 && copies.get(key).is_some_and(|copies| copies.older > 0)
             {
-                self.standings.change(|announcer| announcer.doubt(statement.name()));
+                self.context.standings.change(|announcer| announcer.doubt(statement.name()));
             }
             if stored == 0 && full {
                 publications.on_no_room(key, what, now);
@@ -237,7 +226,7 @@ impl MirrorTask {
             let Ok(reading) = index.try_read(op) else { return };
             let Ok(Ok(ReadOutcome::Tombstones(page))) = reading.await else { return };
             for tombstone in page.tombstones {
-                publications.push(self.mirror.key(tombstone.name()), tombstone, now);
+                publications.push(self.context.mirror.key(tombstone.name()), tombstone, now);
             }
             *older = page.next;
             if older.is_none() {
@@ -249,22 +238,22 @@ impl MirrorTask {
     /// Claims names that no master can grant at the moment. False if some have to be tried again: nobody answered,
     /// or there are too many for one go.
     async fn claim(&self, tried: &mut Option<Name>) -> bool {
-        let entries = self.library.shares.entries();
+        let entries = self.context.library.shares.entries();
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
-        let wanted = self.standings.lock().to_claim(share, unix_ms());
+        let wanted = self.context.standings.lock().to_claim(share, unix_ms());
         if wanted.is_empty() {
             return true;
         }
         let mut all = wanted.len() <= CLAIMS;
         let wanted = part(wanted, tried, CLAIMS, |(name, ..)| name);
-        if self.net.authority().is_none() {
+        if self.context.net.authority().is_none() {
             return false;
         }
-        let known = self.mirror.read(wanted.iter().map(|(name, ..)| name.clone()).collect()).await;
+        let known = self.context.mirror.read(wanted.iter().map(|(name, ..)| name.clone()).collect()).await;
         let mut claims = BTreeMap::new();
         for (name, content, size) in wanted {
             let tally = known.get(&name).cloned().unwrap_or_default();
-            let local = self.net.local();
+            let local = self.context.net.local();
             match tally.standing() {
                 Standing::Certified(certificate) if certificate.entry.owner != local => {
                     self.lose(&name, content, size, certificate.entry.owner);
@@ -274,16 +263,17 @@ impl MirrorTask {
                 }
                 // Granted, and the answer did not arrive.
                 Standing::Certified(granted) if granted.entry.content == content && granted.entry.size == size => {
-                    self.standings.change(|announcer| announcer.on_certificate(granted.clone()));
+                    self.context.standings.change(|announcer| announcer.on_certificate(granted.clone()));
                 }
                 _ => claims.extend(
-                    self.sign(name, content, size, &tally).map(|claim| (self.mirror.key(&claim.entry.name), claim)),
+                    self.sign(name, content, size, &tally)
+                        .map(|claim| (self.context.mirror.key(&claim.entry.name), claim)),
                 ),
             }
         }
         let items =
             claims.iter().map(|(key, claim)| (*key, What::Statement(Arc::new(Statement::Claim(claim.clone())))));
-        let copies = self.mirror.store(items.collect()).await.copies;
+        let copies = self.context.mirror.store(items.collect()).await.copies;
         for (key, claim) in claims {
             all &= self.settle(claim, copies.get(&key).cloned().unwrap_or_default());
         }
@@ -293,10 +283,11 @@ impl MirrorTask {
     /// A claim above everything that is known of the name.
     fn sign(&self, name: Name, content: ContentId, size: u64, tally: &Tally) -> Option<Claim> {
         let (base, version) = (tally.base(), tally.version().next(unix_ms()));
-        let attributes = self.library.shares.entry(&name).filter(|entry| entry.content == content);
-        let attributes = attributes.and_then(|entry| entry.signed_attributes(&self.network, &self.keypair));
-        let entry = Entry { name, content, size, owner: self.net.local(), version, attributes };
-        match Claim::sign(entry, base, false, &self.network, &self.keypair, unix_ms()) {
+        let attributes = self.context.library.shares.entry(&name).filter(|entry| entry.content == content);
+        let attributes =
+            attributes.and_then(|entry| entry.signed_attributes(self.context.network(), &self.context.keypair));
+        let entry = Entry { name, content, size, owner: self.context.net.local(), version, attributes };
+        match Claim::sign(entry, base, false, self.context.network(), &self.context.keypair, unix_ms()) {
             Ok(claim) => Some(claim),
             Err(error) => {
                 tracing::error!(%error, "a claim could not be signed");
@@ -315,18 +306,18 @@ impl MirrorTask {
             _ if copies.stored == 0 => return false,
             _ => {
                 tracing::info!(%name, nodes = copies.stored, "claimed until the master is back");
-                self.events.tell(Happened::NameClaimed { name });
-                self.standings.change(|announcer| announcer.on_claimed(claim));
+                self.context.events.tell(Happened::NameClaimed { name });
+                self.context.standings.change(|announcer| announcer.on_claimed(claim));
             }
         }
         true
     }
 
     fn lose(&self, name: &Name, content: ContentId, size: u64, owner: PeerId) {
-        if owner != self.net.local() {
+        if owner != self.context.net.local() {
             tracing::warn!(%name, %owner, "the name belongs to another peer");
-            self.events.tell(Happened::ClaimLost { name: name.clone(), owner });
-            self.standings.change(|announcer| announcer.on_claim_lost(name, content, size, owner));
+            self.context.events.tell(Happened::ClaimLost { name: name.clone(), owner });
+            self.context.standings.change(|announcer| announcer.on_claim_lost(name, content, size, owner));
         }
     }
 
@@ -334,66 +325,36 @@ impl MirrorTask {
     async fn give_up(&self, alone: bool) {
         // What is not yet found again after a start is not given up. While there is a master, it is told what is no longer
         // shared, and only claims are withdrawn here.
-        if !*self.complete.borrow() || !(alone || self.standings.lock().has_claims()) {
+        if !*self.complete.borrow() || !(alone || self.context.standings.lock().has_claims()) {
             return;
         }
-        let entries = self.library.shares.entries();
+        let entries = self.context.library.shares.entries();
         let shared = |name: &Name| entries.binary_search_by(|entry| entry.name.cmp(name)).is_ok();
-        let (certificates, claims) = self.standings.lock().to_give_up(shared);
+        let (certificates, claims) = self.context.standings.lock().to_give_up(shared);
         let unix_ms = unix_ms();
         let revoked = certificates.into_iter().take(if alone { CLAIMS } else { 0 }).filter_map(|certificate| {
-            Revocation::sign(certificate, &self.network, &self.keypair, unix_ms).ok().map(Statement::Revocation)
+            Revocation::sign(certificate, self.context.network(), &self.context.keypair, unix_ms)
+                .ok()
+                .map(Statement::Revocation)
         });
         let withdrawn = claims.into_iter().take(CLAIMS).filter_map(|claim| {
             let entry = Entry { version: claim.entry.version.next(unix_ms), ..claim.entry };
-            Claim::sign(entry, claim.base, true, &self.network, &self.keypair, unix_ms).ok().map(Statement::Claim)
+            Claim::sign(entry, claim.base, true, self.context.network(), &self.context.keypair, unix_ms)
+                .ok()
+                .map(Statement::Claim)
         });
         let statements: Vec<_> = revoked.chain(withdrawn).collect();
         if statements.is_empty() {
             return;
         }
-        let items = statements.iter().map(|statement| (self.mirror.key(statement.name()), statement.clone()));
-        self.mirror.store(items.map(|(key, statement)| (key, What::Statement(Arc::new(statement)))).collect()).await;
+        let items = statements.iter().map(|statement| (self.context.mirror.key(statement.name()), statement.clone()));
+        self.context
+            .mirror
+            .store(items.map(|(key, statement)| (key, What::Statement(Arc::new(statement)))).collect())
+            .await;
         for statement in statements {
             tracing::info!(name = %statement.name(), "given up; the master is told when it is back");
-            self.standings.change(|announcer| announcer.on_given_up(statement));
-        }
-    }
-
-    /// Connects to nodes that were known before, and to those that the configuration names: the network may be there although its
-    /// master is not, or be larger than its master knows.
-    fn enter(&self) {
-        let mut known = self.dir.known_nodes(&self.network);
-        known.extend(self.bootstrap.iter().cloned());
-        let net = self.net.clone();
-        tasks::spawn(
-            "entrance",
-            futures::stream::iter(known).for_each_concurrent(DIALS, move |address| {
-                let net = net.clone();
-                async move {
-                    let (peer, address) = split_peer(address);
-                    if let Err(error) = net.connect(peer, vec![address]).await {
-                        tracing::debug!(%error, "a node that was known before is gone");
-                    }
-                }
-            }),
-        );
-    }
-
-    /// Writes down who is there, for a start without a master.
-    async fn remember(&self) {
-        let nodes = self.net.nodes().await;
-        let address = |(peer, addresses): (PeerId, Vec<Multiaddr>)| {
-            addresses.into_iter().next().map(|address| address.with(Protocol::P2p(peer)))
-        };
-        let nodes: Vec<_> = nodes.into_iter().filter_map(address).take(REMEMBERED).collect();
-        // An empty table says nothing new.
-        if nodes.is_empty() {
-            return;
-        }
-        let (dir, network) = (self.dir.clone(), self.network.clone());
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || dir.remember_nodes(&network, &nodes)).await {
-            tracing::warn!(%error, "the nodes that are known could not be written down");
+            self.context.standings.change(|announcer| announcer.on_given_up(statement));
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod agree;
 mod api;
+mod begin;
+mod context;
 mod counts;
 mod dht;
 mod error;
@@ -15,6 +17,7 @@ mod lookup;
 mod masters;
 mod membership;
 mod mirror;
+mod neighbours;
 mod newcomer;
 mod operation;
 mod roots;
@@ -22,6 +25,7 @@ mod share;
 mod small;
 mod standings;
 mod start;
+mod stored;
 mod supervise;
 mod twins;
 mod types;

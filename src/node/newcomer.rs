@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 
 use super::Phase;
-use crate::net::{Came, Mirror, Net, sleep_until};
+use super::context::Context;
+use crate::clock::sleep_until;
+use crate::net::Came;
 use crate::state::settling::Settling;
 
 /// How often this node looks whether it slept.
@@ -15,15 +17,13 @@ const AWAY: Duration = Duration::from_secs(90);
 
 /// The task.
 pub(super) struct Newcomer {
-    pub(super) net: Net,
-    pub(super) mirror: Mirror,
-    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) context: Context,
 }
 
 impl Newcomer {
     /// Runs until the node stops.
     pub(super) async fn run(mut self) {
-        let mut phase = self.phase.clone();
+        let mut phase = self.context.phase.clone();
         tokio::select! {
             () = Phase::end(&mut phase) => {}
             () = self.work() => {}
@@ -31,7 +31,7 @@ impl Newcomer {
     }
 
     async fn work(&mut self) {
-        let mut came = self.net.came();
+        let mut came = self.context.net.came();
         let mut settling = Settling::new(TICK, Instant::now());
         loop {
             tokio::select! {
@@ -47,10 +47,10 @@ impl Newcomer {
                 },
                 () = sleep_until(Some(settling.poll_timeout().0)) => {}
             }
-            let nodes = self.net.dht_counts().await.nodes;
+            let nodes = self.context.net.dht_counts().await.nodes;
             if settling.is_due(nodes as u64, Instant::now()) {
                 let begin = Instant::now();
-                if let Some(taken) = self.mirror.take_over().await {
+                if let Some(taken) = self.context.mirror.take_over().await {
                     tracing::debug!(?taken, elapsed = ?begin.elapsed(), "took over what lies in this node's part");
                 }
             }

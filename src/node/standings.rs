@@ -9,8 +9,8 @@ use swarmdex_protocols::limits::MAX_PAGE_ENTRIES;
 use swarmdex_protocols::{Certificate, ContentId, Name, Pattern, PeerId};
 use tokio::sync::watch;
 
-use super::membership::unix_ms;
 use super::types::AgreementInfo;
+use crate::clock::unix_ms;
 use crate::net::OwnedNames;
 use crate::state::announce::{Announcer, Standing};
 use crate::state::pages::Places;

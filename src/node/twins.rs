@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use swarmdex_protocols::address::{is_dialable, is_tcp, preferred};
 use swarmdex_protocols::index::{Request, Response};
-use swarmdex_protocols::{Multiaddr, Network, RecordKey};
+use swarmdex_protocols::{Multiaddr, RecordKey};
 use tokio::sync::watch;
 
 use super::Phase;
+use super::context::Context;
 use super::types::MasterState;
-use crate::net::{Mirror, Net, sleep_until};
+use crate::clock::sleep_until;
 use crate::state::publish::What;
 use crate::state::reign::gives_way;
 
@@ -170,20 +171,12 @@ impl Twins {
 
 /// Looks for twins until the node stops.
 pub(super) struct Lookout {
-    pub(super) net: Net,
-    pub(super) mirror: Mirror,
-    pub(super) network: Network,
-    /// Whether this node itself is to be found in the DHT.
-    pub(super) is_found: bool,
-    pub(super) twins: Twins,
-    pub(super) master: watch::Receiver<MasterState>,
-    pub(super) republish: Duration,
-    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) context: Context,
 }
 
 impl Lookout {
     pub(super) async fn run(mut self) {
-        let mut phase = self.phase.clone();
+        let mut phase = self.context.phase.clone();
         tokio::select! {
             () = Phase::end(&mut phase) => {}
             () = self.watch() => {}
@@ -191,10 +184,10 @@ impl Lookout {
     }
 
     async fn watch(&mut self) {
-        let mut met = self.net.twins();
+        let mut met = self.context.net.twins();
         let begin = Instant::now();
         let (mut pause, mut next) = (FIRST_CHECK, begin + FIRST_CHECK);
-        let (mut number, mut master) = (0_u32, self.master.clone());
+        let (mut number, mut master) = (0_u32, self.context.master.clone());
         loop {
             tokio::select! {
                 changed = met.changed() => {
@@ -202,32 +195,32 @@ impl Lookout {
                         return;
                     }
                     let address = met.borrow_and_update().clone();
-                    address.iter().for_each(|address| self.twins.on_met(address));
+                    address.iter().for_each(|address| self.context.twins.on_met(address));
                     self.find_master(address.into_iter().collect()).await;
                 }
-                addresses = self.twins.heard_at(), if self.is_master() => self.find_master(addresses).await,
+                addresses = self.context.twins.heard_at(), if self.is_master() => self.find_master(addresses).await,
                 // Who notices by itself is gone.
                 changed = master.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     if matches!(*master.borrow_and_update(), MasterState::Unreachable { .. }) {
-                        next = next.min(Instant::now() + (self.republish / CHECKS_ALONE).mul_f64(rand::random_range(1.0..1.5)));
+                        next = next.min(Instant::now() + (self.context.config.dht.republish / CHECKS_ALONE).mul_f64(rand::random_range(1.0..1.5)));
                     }
                 }
                 () = sleep_until(Some(next)) => {
-                    let early = begin.elapsed() < self.republish / FIRST_OF_MEMBER;
-                    if !(early && matches!(*self.master.borrow(), MasterState::Joined { .. })) {
+                    let early = begin.elapsed() < self.context.config.dht.republish / FIRST_OF_MEMBER;
+                    if !(early && matches!(*self.context.master.borrow(), MasterState::Joined { .. })) {
                         // The network may not answer at all.
                         let _ = tokio::time::timeout(CHECK_TIMEOUT, self.check(number)).await;
                         number = number.wrapping_add(1);
                     }
-                    let checks = match *self.master.borrow() {
+                    let checks = match *self.context.master.borrow() {
                         MasterState::Joined { .. } => CHECKS_OF_MEMBER,
                         MasterState::Own | MasterState::Unknown => CHECKS_OF_MASTER,
                         MasterState::Unreachable { .. } => CHECKS_ALONE,
                     };
-                    pause = (pause * 2).min((self.republish / checks).max(FIRST_CHECK));
+                    pause = (pause * 2).min((self.context.config.dht.republish / checks).max(FIRST_CHECK));
                     // Two that knock in step might miss each other for ever.
                     next = Instant::now() + pause.mul_f64(rand::random_range(1.0..1.5));
                 }
@@ -237,12 +230,12 @@ impl Lookout {
 
     /// Knocks where this node is found and does not listen. What comes of it is told by the network's loop.
     async fn check(&self, number: u32) {
-        let local = self.net.local();
-        let own = self.net.listen().borrow().clone();
+        let local = self.context.net.local();
+        let own = self.context.net.listen().borrow().clone();
         let mut strange: Vec<Multiaddr> = Vec::new();
-        let key = RecordKey::node(&self.network, &local);
+        let key = RecordKey::node(self.context.network(), &local);
         {
-            let mut found = std::pin::pin!(self.mirror.providers(key).await);
+            let mut found = std::pin::pin!(self.context.mirror.providers(key).await);
             while let Some(provider) = found.next().await {
                 if provider.peer != local {
                     continue;
@@ -259,8 +252,8 @@ impl Lookout {
             return;
         }
         // Nodes know the addresses of who published last. Two that publish in step would leave one of them in the dark.
-        if self.is_found && !self.twins.is_refused() {
-            self.mirror.store(vec![(key, What::Provide)]).await;
+        if !self.context.config.transient && !self.context.twins.is_refused() {
+            self.context.mirror.store(vec![(key, What::Provide)]).await;
         }
         if self.is_master() {
             // It is asked as by a stranger, which nobody takes for a meeting.
@@ -270,7 +263,7 @@ impl Lookout {
             return;
         }
         let knocks = to_knock_at(strange).into_iter().map(|address| {
-            let connecting = self.net.connect(None, vec![address.clone()]);
+            let connecting = self.context.net.connect(None, vec![address.clone()]);
             async move {
                 // Nobody there, or somebody else: the address is an old one of this node.
                 let outcome = connecting.await;
@@ -283,7 +276,7 @@ impl Lookout {
 
 impl Lookout {
     fn is_master(&self) -> bool {
-        matches!(*self.master.borrow(), MasterState::Own)
+        matches!(*self.context.master.borrow(), MasterState::Own)
     }
 
     /// Sees whether another master with this one's key is at one of these addresses, and which of the two gives way.
@@ -292,20 +285,23 @@ impl Lookout {
             return;
         }
         let asking = to_knock_at(addresses).into_iter().map(|address| async {
-            let followed = self.net.twin_at(address.clone()).await;
+            let followed = self.context.net.twin_at(address.clone()).await;
             (address, followed.and_then(|followed| followed.reign))
         });
         for (address, reign) in futures::future::join_all(asking).await {
             // Nobody there, or this node itself by a detour.
-            let Some(theirs) = reign.filter(|theirs| theirs.run != self.net.run()) else { continue };
-            self.twins.on_met(&address);
-            let Ok(Response::Master(own)) = self.net.index(self.net.local(), Request::Master).await else { return };
+            let Some(theirs) = reign.filter(|theirs| theirs.run != self.context.net.run()) else { continue };
+            self.context.twins.on_met(&address);
+            let Ok(Response::Master(own)) = self.context.net.index(self.context.net.local(), Request::Master).await
+            else {
+                return;
+            };
             if own.reign.is_some_and(|own| gives_way(&own, &theirs)) {
                 let reason = format!(
                     "another master runs with this one's key, at {address}, and its index is the newer: this one grants nothing any more; stop it, and start it again only where the other does not run (with a copy of the other's data directory nothing is lost)"
                 );
-                self.twins.on_gave_way(&reason);
-                self.net.give_way(reason).await;
+                self.context.twins.on_gave_way(&reason);
+                self.context.net.give_way(reason).await;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The records of `state::records` as Kademlia's record store.
 
 use std::borrow::Cow;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use libp2p::kad::store::{self, RecordStore};
 use libp2p::kad::{KBucketKey, ProviderRecord, Record, RecordKey as KadKey};
@@ -13,6 +13,7 @@ use swarmdex_protocols::mirror::{Part, Provider, Stock, Verdict};
 use swarmdex_protocols::{RecordKey, Statement};
 
 use super::Adopt;
+use crate::clock::unix_ms;
 use crate::state::Now;
 use crate::state::publish::{Position, distance};
 use crate::state::records::{RecordLimits, Records};
@@ -22,8 +23,7 @@ pub(crate) const PROVIDERS_IN_ANSWER: usize = 20;
 
 /// The time.
 pub(in crate::net) fn now() -> Now {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { mono: Instant::now(), unix_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX) }
+    Now { mono: Instant::now(), unix_ms: unix_ms() }
 }
 
 /// Where a key or a peer id is in the key space.

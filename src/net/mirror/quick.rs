@@ -3,8 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::super::deadline::sleep_until;
 use super::*;
+use crate::clock::sleep_until;
 use crate::state::precedents::Neighbours;
 
 /// How long to look for the nodes closest to a key.

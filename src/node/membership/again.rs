@@ -5,7 +5,8 @@ use std::time::Instant;
 use swarmdex_protocols::index::{Again, RefusalCode, Request, Response, Seals};
 use tokio::sync::watch;
 
-use super::{Failed, Member, Membership, Told, unix_ms};
+use super::{Failed, Member, Membership, Told};
+use crate::clock::unix_ms;
 use crate::node::Phase;
 use crate::state::Now;
 use crate::storage::shares::SharedEntry;
@@ -16,7 +17,7 @@ impl Membership {
     /// Has granted again what this node left with: `share`, part by part. An error ends the session.
     pub(super) async fn take_back(&self, member: &mut Member, share: &[SharedEntry]) -> Result<Told, String> {
         let mut rest = share;
-        while *self.phase.borrow() <= Phase::Runs {
+        while *self.context.phase.borrow() <= Phase::Runs {
             member.sequence.0 += 1;
             let again = Again { session: member.session, sequence: member.sequence };
             let returned = match self.ask(member.master, Request::Again(again)).await {
@@ -30,7 +31,7 @@ impl Membership {
             };
             let now = Now { mono: Instant::now(), unix_ms: unix_ms() };
             let entries = rest.iter().map(|entry| (&entry.name, &entry.content, entry.size));
-            if !self.standings.change(|announcer| announcer.on_returned(entries, &returned, now)) {
+            if !self.context.standings.change(|announcer| announcer.on_returned(entries, &returned, now)) {
                 return Err(MISFIT.to_owned());
             }
             let Some(through) = &returned.through else {
@@ -45,7 +46,7 @@ impl Membership {
 
     /// Fetches some seals. True if there may be something to tell the master.
     pub(super) async fn fetch_seals(&self, member: &Member, asked: &mut watch::Receiver<u64>) -> Result<bool, String> {
-        let Some(from) = self.standings.lock().first_unsealed().map(|name| name.as_str().to_owned()) else {
+        let Some(from) = self.context.standings.lock().first_unsealed().map(|name| name.as_str().to_owned()) else {
             return Ok(false);
         };
         let seals = Seals { session: member.session, from };
@@ -54,7 +55,7 @@ impl Membership {
         };
         let before = *asked.borrow();
         let news = asked.has_changed().unwrap_or(true);
-        let ((fits, due), number) = self.standings.change_at(|announcer| {
+        let ((fits, due), number) = self.context.standings.change_at(|announcer| {
             let told = announcer.granted();
             let fits = announcer.on_sealed(sealed);
             (fits, announcer.granted() != told)
@@ -62,7 +63,7 @@ impl Membership {
         if !fits {
             return Err(MISFIT.to_owned());
         }
-        self.standings.save().await;
+        self.context.standings.save().await;
         // New seals alone are nothing that the master does not know.
         let after = *asked.borrow_and_update();
         Ok(news || due || number != before + 1 || after != number)

@@ -25,21 +25,21 @@ fn shortened(mut notice: String) -> String {
 impl Membership {
     /// Renews the lease, and compares where the master holds something else. An error ends the session.
     pub(super) async fn renew(&self, member: &mut Member) -> Result<Renewed, String> {
-        let lease = self.standings.lease();
+        let lease = self.context.standings.lease();
         member.renewal = tokio::time::Instant::now() + (lease / PART_OF_LEASE).max(SHORTEST);
-        let Some(held) = self.standings.lock().granted() else { return Ok(Renewed::News) };
+        let Some(held) = self.context.standings.lock().granted() else { return Ok(Renewed::News) };
         let renew = Renew { session: member.session, held, repaired: member.repaired };
         let renewed = match self.ask(member.master, Request::Renew(renew)).await {
             Ok(Response::Renewed(renewed)) => renewed,
             Ok(_) => return Err("its answer does not fit the question".to_owned()),
             // A master of an earlier build: what it granted is what it said last.
             Err(Failed { code: Some(RefusalCode::Unsupported | RefusalCode::Malformed), .. }) => {
-                self.standings.on_agreed(Instant::now(), false);
+                self.context.standings.on_agreed(Instant::now(), false);
                 return Ok(Renewed::Agreed);
             }
             Err(failed) => return Err(failed.reason),
         };
-        self.twins.on_notice(renewed.notice.map(shortened));
+        self.context.twins.on_notice(renewed.notice.map(shortened));
         let wait = Duration::from_millis(renewed.wait_ms).clamp(SHORTEST, lease.max(SHORTEST));
         if renewed.agreed {
             if member.repaired > 0 {
@@ -51,8 +51,8 @@ impl Membership {
             }
             member.repaired = 0;
             member.renewal = tokio::time::Instant::now() + wait;
-            self.standings.on_agreed(Instant::now(), true);
-            self.standings.restore().await;
+            self.context.standings.on_agreed(Instant::now(), true);
+            self.context.standings.restore().await;
             return Ok(Renewed::Agreed);
         }
         let Some(differences) = self.compare(member).await? else { return Ok(Renewed::Hopeless) };
@@ -60,8 +60,8 @@ impl Membership {
         member.repaired = member.repaired.saturating_add(differences.count() as u64);
         // What is wrong is told first; then both are to agree.
         member.renewal = tokio::time::Instant::now();
-        self.standings.on_repaired(differences.count() as u64);
-        self.standings.change(|announcer| announcer.on_differences(&differences));
+        self.context.standings.on_repaired(differences.count() as u64);
+        self.context.standings.change(|announcer| announcer.on_differences(&differences));
         Ok(Renewed::News)
     }
 
@@ -69,7 +69,7 @@ impl Membership {
     async fn compare(&self, member: &Member) -> Result<Option<Differences>, String> {
         let mut comparison = Comparison::default();
         loop {
-            let ranges = comparison.next_ranges(&*self.standings.lock());
+            let ranges = comparison.next_ranges(&*self.context.standings.lock());
             if ranges.is_empty() {
                 return Ok(Some(comparison.finish()));
             }
@@ -77,7 +77,7 @@ impl Membership {
             let Response::Compared(answers) = self.ask(member.master, Request::Compare(compare)).await? else {
                 return Err("its answer does not fit the question".to_owned());
             };
-            let outcome = comparison.on_compared(answers, &*self.standings.lock());
+            let outcome = comparison.on_compared(answers, &*self.context.standings.lock());
             if let Err(hopeless) = outcome {
                 tracing::warn!(reason = %hopeless, "the master and this node do not hold the same names; everything is told anew");
                 return Ok(None);

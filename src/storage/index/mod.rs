@@ -348,14 +348,14 @@ fn storage_refusal(error: &rusqlite::Error) -> Refusal {
 #[cfg(test)]
 use libp2p::identity::Keypair;
 #[cfg(test)]
-use options::unix_ms;
-#[cfg(test)]
 use swarmdex_protocols::index::{Offer, Returned, Revocation, Session, ShareDigest, Verdict};
 #[cfg(test)]
 use swarmdex_protocols::{Network, Tally};
 #[cfg(test)]
 use tokio::sync::mpsc;
 
+#[cfg(test)]
+use crate::clock::unix_ms;
 #[cfg(test)]
 use crate::config::LimitsConfig;
 

@@ -5,6 +5,7 @@ use swarmdex_protocols::{Network, Statement};
 use tokio::sync::mpsc;
 
 use super::read::ROWS_PER_PAGE;
+use crate::clock::unix_ms;
 use crate::config::LimitsConfig;
 use crate::state::index::NameLimits;
 use crate::tasks::Failures;
@@ -46,10 +47,4 @@ impl IndexOptions {
         self.failures = failures;
         self
     }
-}
-
-/// The wall clock in milliseconds since 1970: for versions and certificates alone.
-pub(super) fn unix_ms() -> u64 {
-    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
