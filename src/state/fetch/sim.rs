@@ -186,7 +186,7 @@ impl Swarm {
                     let or = or.into_iter().flatten().collect();
                     self.at(soon, Event::Asked { to: source, from: peer, run: (first, count), or });
                 }
-                Action::Cancel { source, first, count } => {
+                Action::Cancel { source, first, .. } => {
                     self.peers[source].uploads.cancel(&peer, &chunk(first));
                 }
                 Action::Have(source) => self.at(soon, Event::Have { to: source, from: peer }),

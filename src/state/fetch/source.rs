@@ -16,7 +16,7 @@ const LONG_FIRST_WINDOW: u64 = 5 << 20;
 /// stuck at a source that slows down.
 const AHEAD: Duration = Duration::from_millis(500);
 /// And for so many round trips to it: with less than is under way on a long path, what is asked for stays below one chunk, and the
-/// rate, which comes from it, with it. A chunk may take two of them (see `net::fetch`), and twice what is under way is what BBR has
+/// rate, which comes from it, with it. A chunk may take two of them (see `state::upload`), and twice what is under way is what BBR has
 /// while it looks for a path's rate (N. Cardwell et al., BBR: Congestion-Based Congestion Control, 2016).
 const AHEAD_TRIPS: u32 = 4;
 /// How many times the policy's window a source on a long path may be asked for.
