@@ -32,6 +32,7 @@ use std::time::Instant;
 
 pub use error::{Error, ErrorKind};
 use fetch::Fetches;
+pub use fetch::Reader;
 pub use identity::{IdentityInfo, MachineState, NewIdentityInfo, new_identity, show_identity};
 use libp2p::multiaddr::Protocol;
 use lookup::Questions;

@@ -32,6 +32,7 @@ mod outage;
 mod pages;
 mod processes;
 mod races;
+mod reader;
 mod renewals;
 mod returning;
 mod shares;
