@@ -276,6 +276,12 @@ pub enum Error {
         /// Whether chunks that were right wait beside the target.
         kept: bool,
     },
+    /// As many readers are open as a node serves.
+    #[error("{most} readers are open, and no more can be; close one, or try again later")]
+    TooManyReaders {
+        /// Most readers.
+        most: usize,
+    },
     /// A task of the node panicked.
     #[error("a thread of the node ended early; this is a bug, see its log")]
     Bug,
@@ -323,6 +329,7 @@ impl Error {
             | Self::MasterUnreachable { .. }
             | Self::Request(_)
             | Self::Answer
+            | Self::TooManyReaders { .. }
             | Self::DisksSilent { .. }
             | Self::HoldersUnreachable { .. } => ErrorKind::Unreachable,
             Self::Refused(refusal) => match refusal.code {

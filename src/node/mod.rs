@@ -41,6 +41,7 @@ pub use error::{Error, ErrorKind};
 use events::Events;
 pub use events::{Event, EventStream, HISTORY, Happened, Told};
 use fetch::Fetches;
+pub use fetch::Reader;
 pub use identity::{IdentityInfo, MachineState, NewIdentityInfo, new_identity, show_identity};
 use libp2p::multiaddr::Protocol;
 use lookup::Questions;

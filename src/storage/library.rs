@@ -119,6 +119,33 @@ impl Library {
         Ok(Response { header: Header::Chunks { bytes, proofs, have }, body })
     }
 
+    /// The bytes of a run of chunks that are here, verified; `None` if they are not here, or are not what they were, which is looked
+    /// into. Blocks on the disk.
+    pub fn verified(&self, geometry: &Geometry, run: &Run) -> Option<Vec<u8>> {
+        let response = self.chunks(run);
+        let is_here = matches!(response.header, Header::Chunks { .. });
+        let bytes = self.right(geometry, run, response);
+        if is_here && bytes.is_none() {
+            self.check(run);
+        }
+        bytes
+    }
+
+    /// The same of a file that was downloaded, whether it is held or not.
+    pub fn verified_of(&self, whole: &Whole, geometry: &Geometry, run: &Run) -> Option<Vec<u8>> {
+        let read = self.read_held(&Held::Whole(whole.clone(), *geometry, 0), run);
+        self.right(geometry, run, read.unwrap_or_else(Response::refused))
+    }
+
+    fn right(&self, geometry: &Geometry, run: &Run, response: Response) -> Option<Vec<u8>> {
+        let is_answer = matches!(response.header, Header::Chunks { .. });
+        if is_answer && is_right(run, geometry, &response) {
+            return Some(response.body);
+        }
+        self.buffers.give(response.body);
+        None
+    }
+
     /// Whether a content of this size is here whole.
     pub fn has_whole(&self, content: &ContentId, geometry: &Geometry) -> bool {
         matches!(self.have(content), Some(None))

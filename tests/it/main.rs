@@ -33,6 +33,7 @@ mod outage;
 mod pages;
 mod processes;
 mod races;
+mod reader;
 mod renewals;
 mod returning;
 mod shares;

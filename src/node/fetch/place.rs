@@ -157,3 +157,47 @@ fn check_empty(part: &Part, name: Name, content: ContentId) -> Result<Vec<PeerId
         Err(_) => Err(Error::Verification { name, content, sources: "the index".to_owned(), kept: false }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use swarmdex_protocols::content::{Outboard, chunk_value};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::node::fetch::turns::Turns;
+    use crate::storage::cache::Cache;
+    use crate::storage::holdings::Holdings;
+
+    #[tokio::test]
+    async fn a_download_begins_with_what_readers_have_come_by() {
+        const CHUNK: usize = 256 << 10;
+        let folder = TempDir::new().unwrap();
+        let bytes: Vec<u8> = (0..3 * CHUNK + 5).map(|number| (number / 1000) as u8).collect();
+        let geometry = Geometry::new(bytes.len() as u64).unwrap();
+        let values = bytes.chunks(CHUNK).enumerate().map(|(index, piece)| chunk_value(&geometry, index as u64, piece));
+        let (outboard, content) = Outboard::build(geometry, values.collect()).unwrap();
+        let cache = Arc::new(Cache::new(folder.path(), geometry, |_| false).unwrap());
+        for index in [1, 3] {
+            let begin = index as usize * CHUNK;
+            let (piece, proof) = (&bytes[begin..bytes.len().min(begin + CHUNK)], outboard.proof(index).unwrap());
+            let path = check_chunk(&content, &geometry, index, piece, &proof).unwrap();
+            cache.write(Verified { index, bytes: piece, path: &path, proof: &proof }).unwrap();
+        }
+        let target = folder.path().join("file");
+        let resume = || PartialFile::resume(&target, content, geometry, Placing::default()).unwrap();
+        let turns = Turns::default();
+        let (file, tree) = resume();
+        let part = Arc::new(Part::new(file, tree, turns.take(content).await, &Holdings::default()));
+        take_from(cache, content, part.clone()).await.unwrap();
+        assert_eq!(part.have().iter().collect::<Vec<_>>(), [1, 3]);
+        drop(part);
+        // As if they had come from the network: another attempt finds them, verifies them, and has its turn.
+        let (file, tree) = resume();
+        let part = Part::new(file, tree, turns.take(content).await, &Holdings::default());
+        assert_eq!(part.have().iter().collect::<Vec<_>>(), [1, 3]);
+        let mut last = [0; 5];
+        part.read(3, &mut last).unwrap();
+        assert_eq!(last, bytes[3 * CHUNK..]);
+        assert!(part.read(0, &mut last).is_err());
+    }
+}

@@ -150,7 +150,48 @@ fn split<'a>(
 
 #[cfg(test)]
 mod tests {
+    use swarmdex_protocols::content::{Outboard, chunk_value};
+    use tempfile::TempDir;
+
     use super::*;
+    use crate::storage::cache::Cache;
+    use crate::storage::content::read_verified;
+
+    #[tokio::test]
+    async fn what_is_right_is_in_the_store_and_what_is_not_is_told() {
+        const CHUNK: usize = 256 << 10;
+        let folder = TempDir::new().unwrap();
+        let bytes: Vec<u8> = (0..4 * CHUNK).map(|number| (number / 1000) as u8).collect();
+        let geometry = Geometry::new(bytes.len() as u64).unwrap();
+        let values = bytes.chunks(CHUNK).enumerate().map(|(index, piece)| chunk_value(&geometry, index as u64, piece));
+        let (outboard, content) = Outboard::build(geometry, values.collect()).unwrap();
+        let cache = Arc::new(Cache::new(folder.path(), geometry, |_| false).unwrap());
+        let mut writer = Writer::start(content, cache.clone(), Buffers::new(1), false);
+        let source = PeerId::from_bytes(&[0, 1, 7]).unwrap();
+        let response = |first: usize, spoilt: bool| {
+            let mut body = bytes[first * CHUNK..(first + 2) * CHUNK].to_vec();
+            body[CHUNK] ^= u8::from(spoilt);
+            let proofs = [first, first + 1].map(|index| outboard.proof(index as u64).unwrap()).to_vec();
+            Response { header: Header::Chunks { bytes: body.len() as u32, proofs, have: Vec::new() }, body }
+        };
+        let run = |first| Run { content, first, count: 2 };
+        assert!(writer.push(source, run(0), response(0, false)) && writer.push(source, run(2), response(2, true)));
+        // As many bytes as were asked for, and of other chunks.
+        assert!(writer.push(source, run(2), response(0, false)));
+        let outcome = writer.next().await.unwrap();
+        assert!(outcome.run.first == 0 && matches!(outcome.written, Written::Done) && outcome.dropped.is_empty());
+        for _ in 0..2 {
+            assert!(matches!(writer.next().await.unwrap().written, Written::Wrong));
+        }
+        writer.end().await.unwrap();
+        let mut piece = vec![0; CHUNK];
+        for index in 0..3 {
+            assert!(read_verified(&*cache, &content, index, &mut piece).unwrap());
+            let begin = index as usize * CHUNK;
+            assert!(piece == bytes[begin..begin + CHUNK]);
+        }
+        assert!(!cache.contains(3), "it was spoilt");
+    }
 
     #[tokio::test]
     async fn a_thread_that_panics_fails_its_download() {

@@ -20,7 +20,7 @@ const CUT: char = '…';
 
 impl Node {
     /// An error with what there is instead, if it is about a name that nobody has.
-    pub(super) async fn explain(&self, error: Error) -> Error {
+    pub(in crate::node) async fn explain(&self, error: Error) -> Error {
         let (text, recursive) = match &error {
             Error::NotFound { name } => (name, false),
             Error::NothingBelow { prefix } => (prefix, true),

@@ -33,7 +33,7 @@ pub(in crate::node) struct Patience {
 }
 
 impl Patience {
-    pub(super) fn new(options: &GetOptions, lease: Duration) -> Self {
+    pub(in crate::node) fn new(options: &GetOptions, lease: Duration) -> Self {
         let given = options.wait_seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(MOST).min(MOST));
         let limit = given.unwrap_or(lease + (lease / MORE).min(MOST_MORE));
         let wanted = given.is_some_and(|given| !given.is_zero());
