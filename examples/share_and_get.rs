@@ -6,7 +6,7 @@ use std::path::Path;
 
 use swarmdex::Multiaddr;
 use swarmdex::config::{Config, Role};
-use swarmdex::node::{GetRequest, Happened, Node, Told};
+use swarmdex::node::{GetRequest, Happened, Node, Notice};
 
 /// A configuration for this machine alone: real nodes leave out `with_listen` and `with_mdns`.
 fn config(role: Role, data_dir: &Path, master: Vec<Multiaddr>) -> Result<Config, Box<dyn Error>> {
@@ -19,7 +19,7 @@ async fn peer(data_dir: &Path, master: &Node) -> Result<Node, Box<dyn Error>> {
     let peer = Node::start(config(Role::Peer, data_dir, master.ready().listen)?).await?;
     let mut events = peer.events(Some(0));
     while let Some(told) = events.next().await {
-        if matches!(told, Told::Event(event) if matches!(event.what, Happened::MasterJoined { .. })) {
+        if matches!(told, Notice::Event(event) if matches!(event.what, Happened::MasterJoined { .. })) {
             break;
         }
     }

@@ -19,7 +19,7 @@ use crate::net::{MemberChange, MemberChanges};
 use crate::storage::shares::ShareTable;
 
 /// Events that are kept: so far behind may be who follows them. About 300 bytes each, at most 5 KiB.
-pub const HISTORY: usize = 1024;
+pub const EVENTS_KEPT: usize = 1024;
 /// Longest text of an event that is not this program's own, in bytes.
 const MAX_TEXT: usize = 1024;
 /// How often it is told that the share has changed, at most: one that is hashed changes all the time.
@@ -156,7 +156,7 @@ pub enum Happened {
 /// What comes next to whoever follows events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Told {
+pub enum Notice {
     /// The next event.
     Event(Event),
     /// So many events before the next one are not kept any more. 0 if the number to go on from is of an earlier run of
@@ -170,21 +170,21 @@ pub enum Told {
 /// The events of one node. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Events {
-    kept: Arc<Mutex<Kept>>,
+    kept: Arc<Mutex<History>>,
     /// Number of the last event; `None` once there will be no other.
     last: Arc<watch::Sender<Option<u64>>>,
     downloads: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct History {
     /// Number of the last event.
     last: u64,
     /// The last events, in the order of their numbers.
     events: VecDeque<Event>,
 }
 
-impl Kept {
+impl History {
     /// The event with this number, or the oldest one after it.
     fn from(&self, number: u64) -> Option<&Event> {
         let at = self.events.partition_point(|event| event.number < number);
@@ -199,7 +199,7 @@ impl Default for Events {
 }
 
 impl Events {
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, History> {
         // Changed in steps that cannot panic.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,13 +209,13 @@ impl Events {
         let mut kept = self.lock();
         kept.last += 1;
         let event = Event { number: kept.last, unix_ms: unix_ms(), what };
-        if kept.events.len() >= HISTORY {
+        if kept.events.len() >= EVENTS_KEPT {
             kept.events.pop_front();
         }
         kept.events.push_back(event);
         // Under the lock, so that the number rises for everybody.
         let number = kept.last;
-        self.last.send_if_modified(|last| last.replace(number).is_some());
+        self.last.send_if_modified(|last| last.as_mut().map(|last| *last = number).is_some());
     }
 
     /// There is nothing more to tell of: streams end.
@@ -309,7 +309,7 @@ impl Drop for DownloadWatch {
 /// Events as they come. It keeps nothing of its own: whoever does not ask for the next one costs nothing.
 #[derive(Debug)]
 pub struct EventStream {
-    kept: Arc<Mutex<Kept>>,
+    kept: Arc<Mutex<History>>,
     last: watch::Receiver<Option<u64>>,
     /// Number of the event that comes next.
     next: u64,
@@ -319,9 +319,9 @@ pub struct EventStream {
 
 impl EventStream {
     /// Waits for the next event; `None` once the node has stopped. Cancel safe.
-    pub async fn next(&mut self) -> Option<Told> {
+    pub async fn next(&mut self) -> Option<Notice> {
         if std::mem::take(&mut self.is_earlier) {
-            return Some(Told::Missed { missed: 0 });
+            return Some(Notice::Missed { missed: 0 });
         }
         loop {
             // Before the look, so that what comes after it is heard of.
@@ -335,16 +335,16 @@ impl EventStream {
         }
     }
 
-    fn try_next(&mut self) -> Option<Told> {
+    fn try_next(&mut self) -> Option<Notice> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let event = kept.from(self.next)?;
         let missed = event.number - self.next;
         if missed > 0 {
             self.next = event.number;
-            return Some(Told::Missed { missed });
+            return Some(Notice::Missed { missed });
         }
         self.next += 1;
-        Some(Told::Event(event.clone()))
+        Some(Notice::Event(event.clone()))
     }
 }
 
@@ -386,8 +386,8 @@ mod tests {
     fn numbers(stream: &mut EventStream) -> Vec<Result<u64, u64>> {
         std::iter::from_fn(|| stream.next().now_or_never().flatten())
             .map(|told| match told {
-                Told::Event(event) => Ok(event.number),
-                Told::Missed { missed } => Err(missed),
+                Notice::Event(event) => Ok(event.number),
+                Notice::Missed { missed } => Err(missed),
             })
             .collect()
     }
@@ -410,15 +410,15 @@ mod tests {
     fn the_history_is_bounded_and_whoever_lags_hears_how_much_it_missed() {
         let events = Events::default();
         let mut slow = events.follow(None);
-        for number in 0..HISTORY as u64 + 10 {
+        for number in 0..EVENTS_KEPT as u64 + 10 {
             events.tell(revoked(number));
-            assert!(events.lock().events.len() <= HISTORY);
+            assert!(events.lock().events.len() <= EVENTS_KEPT);
         }
-        assert_eq!(slow.next().now_or_never().flatten(), Some(Told::Missed { missed: 10 }));
+        assert_eq!(slow.next().now_or_never().flatten(), Some(Notice::Missed { missed: 10 }));
         let told = numbers(&mut slow);
-        assert_eq!((told.len(), told[0]), (HISTORY, Ok(11)));
+        assert_eq!((told.len(), told[0]), (EVENTS_KEPT, Ok(11)));
         let mut late = events.follow(Some(5));
-        assert_eq!(late.next().now_or_never().flatten(), Some(Told::Missed { missed: 5 }));
+        assert_eq!(late.next().now_or_never().flatten(), Some(Notice::Missed { missed: 5 }));
     }
 
     #[test]
@@ -439,11 +439,11 @@ mod tests {
         events.tell(revoked(1));
         events.close();
         let (first, second) = waiting.await.unwrap();
-        assert!(matches!(first, Some(Told::Event(Event { number: 1, .. }))) && second.is_none());
+        assert!(matches!(first, Some(Notice::Event(Event { number: 1, .. }))) && second.is_none());
         // What fails while the node ends is still kept, and opens nothing again.
         events.tell(revoked(2));
         let mut rest = events.follow(Some(1));
-        assert!(matches!(rest.next().await, Some(Told::Event(Event { number: 2, .. }))));
+        assert!(matches!(rest.next().await, Some(Notice::Event(Event { number: 2, .. }))));
         assert_eq!(rest.next().await, None);
     }
 
@@ -455,7 +455,7 @@ mod tests {
         drop(events.on_download(&request));
         events.on_download(&request).end(&Ok(GetReport::default()));
         let mut next = || match stream.next().now_or_never().flatten() {
-            Some(Told::Event(event)) => event.what,
+            Some(Notice::Event(event)) => event.what,
             other => panic!("{other:?}"),
         };
         assert!(matches!(next(), Happened::DownloadBegun { download: 1, .. }));
@@ -475,7 +475,7 @@ mod tests {
         let joined = MasterState::Joined { peer_id: PeerId::random() };
         events.on_master(&away("b"), &joined);
         events.on_master(&joined, &joined);
-        let Some(Some(Told::Event(Event { what: Happened::MasterLost { reason, .. }, .. }))) =
+        let Some(Some(Notice::Event(Event { what: Happened::MasterLost { reason, .. }, .. }))) =
             stream.next().now_or_never()
         else {
             panic!("no event");
@@ -488,12 +488,12 @@ mod tests {
     fn an_event_is_one_flat_object() {
         let peer_id = PeerId::random();
         let event = Event { number: 7, unix_ms: 5, what: Happened::PeerEvicted { peer_id } };
-        let json = serde_json::to_value(Told::Event(event.clone())).unwrap();
+        let json = serde_json::to_value(Notice::Event(event.clone())).unwrap();
         let expected = serde_json::json!({
             "number": 7, "unix_ms": 5, "event": "peer_evicted", "peer_id": peer_id.to_string(),
         });
         assert_eq!(json, expected);
-        assert_eq!(serde_json::from_value::<Told>(json).unwrap(), Told::Event(event));
-        assert_eq!(serde_json::to_string(&Told::Missed { missed: 3 }).unwrap(), r#"{"missed":3}"#);
+        assert_eq!(serde_json::from_value::<Notice>(json).unwrap(), Notice::Event(event));
+        assert_eq!(serde_json::to_string(&Notice::Missed { missed: 3 }).unwrap(), r#"{"missed":3}"#);
     }
 }

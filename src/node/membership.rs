@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 pub(super) use find::Finder;
 use swarmdex_protocols::index::{
-    Announce, Fingerprint, Join, Leave, Offer, RefusalCode, Request, Response, Revoke, Sequence, Session,
+    Announce, Fingerprint, Join, Leave, Offer, Refusal, RefusalCode, Request, Response, Revoke, Sequence, Session,
 };
 use swarmdex_protocols::{Authority, Name, PeerId};
 use tokio::sync::{broadcast, watch};
@@ -127,10 +127,10 @@ impl Membership {
         self.context.net.keep(master, true).await;
         let end = match self.member(master, &mut lost, backoff).await {
             Ok(()) => End::Stopped,
-            Err(reason) => {
+            Err(failed) => {
                 // A connection on which a question has no answer would be in the way of a better one.
                 self.context.net.disconnect(master).await;
-                End::Failed { master: Some(master), reason }
+                End::Failed { master: Some(master), reason: failed.to_string() }
             }
         };
         self.context.net.keep(master, false).await;
@@ -144,7 +144,7 @@ impl Membership {
         master: PeerId,
         lost: &mut broadcast::Receiver<PeerId>,
         backoff: &mut Backoff,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failed> {
         let mut listen = self.context.net.listen();
         listen.mark_unchanged();
         let mut shares = self.context.shares().generation();
@@ -179,10 +179,10 @@ impl Membership {
                 },
                 // Certificates that are half over are renewed, and names that another held asked for again.
                 _ = retry.tick() => self.context.standings.change(|announcer| announcer.retry_lost()),
-                changed = shares.changed() => changed.map_err(|_| "the share table is closed")?,
-                changed = asked.changed() => changed.map_err(|_| "the node is stopping")?,
+                changed = shares.changed() => changed.map_err(|_| Failed::NoShares)?,
+                changed = asked.changed() => changed.map_err(|_| Failed::Stopping)?,
                 changed = listen.changed() => {
-                    changed.map_err(|_| "the node is stopping")?;
+                    changed.map_err(|_| Failed::Stopping)?;
                     tokio::time::sleep(ADDRESS_PAUSE).await;
                     listen.borrow_and_update();
                     member = self.join(master).await?;
@@ -191,7 +191,7 @@ impl Membership {
                     Ok(peer) if peer != master => news = false,
                     // Whoever lost count of lost connections joins again to be sure.
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
-                        return Err("the connection was lost".to_owned());
+                        return Err(Failed::Lost);
                     }
                     Err(broadcast::error::RecvError::Closed) => break,
                 },
@@ -216,7 +216,7 @@ impl Membership {
     }
 
     /// Tells the master everything that it does not know.
-    async fn tell(&self, member: &mut Member, asked: &mut watch::Receiver<u64>) -> Result<Told, String> {
+    async fn tell(&self, member: &mut Member, asked: &mut watch::Receiver<u64>) -> Result<Told, Failed> {
         if let Some(share) = member.returning.take()
             && self.take_back(member, &share).await? == Told::Rejoin
         {
@@ -241,15 +241,15 @@ impl Membership {
     }
 
     /// Joins once more, to tell everything anew: master and node do not hold the same.
-    async fn rejoin(&self, member: &Member) -> Result<Member, String> {
+    async fn rejoin(&self, member: &Member) -> Result<Member, Failed> {
         let (master, reports) = (member.master, member.reports + 1);
         if reports >= MAX_REPORTS {
-            return Err("it counts otherwise what it granted, again and again".to_owned());
+            return Err(Failed::Miscounted);
         }
         Ok(Member { reports, ..self.join(master).await? })
     }
 
-    async fn join(&self, master: PeerId) -> Result<Member, String> {
+    async fn join(&self, master: PeerId) -> Result<Member, Failed> {
         let entries = self.context.shares().kept();
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
         let (digest, newest, again) = {
@@ -268,7 +268,7 @@ impl Membership {
         };
         let joined = match self.ask(master, Request::Join(join)).await? {
             Response::Joined(joined) => joined,
-            _ => return Err("its answer does not fit the question".to_owned()),
+            _ => return Err(Failed::Misfit),
         };
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
         let now = Instant::now();
@@ -307,8 +307,7 @@ impl Membership {
         signing.await.ok().map(|offers| Batch::Announce { offers, last })
     }
 
-    async fn send(&self, member: &mut Member, batch: Batch) -> Result<Told, String> {
-        const MISFIT: &str = "its answer does not fit the question";
+    async fn send(&self, member: &mut Member, batch: Batch) -> Result<Told, Failed> {
         member.sequence.0 += 1;
         let Member { master, session, sequence, .. } = *member;
         let fits = match batch {
@@ -317,12 +316,15 @@ impl Membership {
                     Announce { session, sequence, offers: offers.clone(), last: last.is_some(), total: last };
                 let verdicts = match self.ask(master, Request::Announce(announce)).await {
                     Ok(Response::Announced(verdicts)) => verdicts,
-                    Ok(_) => return Err(MISFIT.to_owned()),
-                    Err(Failed { code: Some(RefusalCode::Differs), reason }) => {
-                        tracing::warn!(reason, "the master did not get the whole report; it is sent again");
+                    Ok(_) => return Err(Failed::Misfit),
+                    Err(failed) if failed.code() == Some(RefusalCode::Differs) => {
+                        tracing::warn!(
+                            reason = failed.to_string(),
+                            "the master did not get the whole report; it is sent again"
+                        );
                         return Ok(Told::Rejoin);
                     }
-                    Err(failed) => return Err(failed.reason),
+                    Err(failed) => return Err(failed),
                 };
                 let now = Now { mono: Instant::now(), unix_ms: unix_ms() };
                 let fits = self
@@ -340,7 +342,7 @@ impl Membership {
             Batch::Revoke(names) => {
                 let request = Request::Revoke(Revoke { session, sequence, names: names.clone() });
                 let Response::Revoked(outcomes) = self.ask(master, request).await? else {
-                    return Err(MISFIT.to_owned());
+                    return Err(Failed::Misfit);
                 };
                 let fits = self.context.standings.change(|announcer| announcer.on_revoked(&names, &outcomes));
                 self.context.standings.save().await;
@@ -348,7 +350,7 @@ impl Membership {
                 fits
             }
         };
-        if fits { Ok(Told::All) } else { Err(MISFIT.to_owned()) }
+        if fits { Ok(Told::All) } else { Err(Failed::Misfit) }
     }
 
     /// Logs which names are another's or were refused; how many.
@@ -383,17 +385,16 @@ impl Membership {
                     if refusal.code == RefusalCode::Twin {
                         self.context.twins.on_refused(&refusal.reason);
                     }
-                    let reason = format!("it refused: {}", refusal.reason);
-                    return Err(Failed { code: Some(refusal.code), reason });
+                    return Err(Failed::Refused(refusal));
                 }
                 Ok(response) => return Ok(response),
                 Err(error @ RequestError::TimedOut) if attempt < ATTEMPTS => {
                     tracing::info!(%master, %error, "the master is slow; it is asked again");
                 }
-                Err(error) => return Err(Failed { code: None, reason: error.to_string() }),
+                Err(error) => return Err(error.into()),
             }
         }
-        Err(Failed { code: Some(RefusalCode::Busy), reason: "it is busy".to_owned() })
+        Err(Failed::Busy)
     }
 }
 
@@ -440,21 +441,63 @@ enum Told {
     Rejoin,
 }
 
-/// A question without an answer.
-struct Failed {
-    /// The code of a refusal.
-    code: Option<RefusalCode>,
-    /// For people.
-    reason: String,
+/// Why the master has no answer, or a session with it is over. The texts are for people.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    /// It refused.
+    #[error("it refused: {}", .0.reason)]
+    Refused(Refusal),
+    /// It was too busy, as often as it was asked.
+    #[error("it is busy")]
+    Busy,
+    /// No answer came.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// Its answer is to another question.
+    #[error("its answer does not fit the question")]
+    Misfit,
+    /// It does not count what it granted as this node does.
+    #[error("it counts otherwise what it granted, again and again")]
+    Miscounted,
+    /// The connection is gone.
+    #[error("the connection was lost")]
+    Lost,
+    /// This node is ending.
+    #[error("the share table is closed")]
+    NoShares,
+    /// This node is ending.
+    #[error("the node is stopping")]
+    Stopping,
 }
 
-impl From<Failed> for String {
-    fn from(failed: Failed) -> Self {
-        failed.reason
+impl Failed {
+    /// The code of a refusal.
+    fn code(&self) -> Option<RefusalCode> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.code),
+            Self::Busy => Some(RefusalCode::Busy),
+            _ => None,
+        }
     }
 }
 
 /// Eight bytes that differ between nodes: the end of the peer id, which is key material.
 pub(super) fn key_bytes(peer: &PeerId) -> [u8; 8] {
     peer.to_bytes().last_chunk::<8>().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_its_code_and_says_whose_it_is() {
+        let failed = Failed::Refused(Refusal::new(RefusalCode::Differs, "another digest"));
+        assert_eq!(
+            (failed.code(), failed.to_string()),
+            (Some(RefusalCode::Differs), "it refused: another digest".into())
+        );
+        let failed = Failed::from(RequestError::TimedOut);
+        assert_eq!((failed.code(), failed.to_string()), (None, "no answer came in time".into()));
+    }
 }

@@ -39,7 +39,7 @@ use std::time::Instant;
 pub use api::{Api, Listed, Reply};
 pub use error::{Error, ErrorKind};
 use events::Events;
-pub use events::{Event, EventStream, HISTORY, Happened, Told};
+pub use events::{EVENTS_KEPT, Event, EventStream, Happened, Notice};
 use fetch::Fetches;
 pub use fetch::Reader;
 pub use identity::{IdentityInfo, MachineState, NewIdentityInfo, new_identity, show_identity};
@@ -285,7 +285,7 @@ impl Node {
         })
     }
 
-    /// What happens from now on, or after the event number `since` as far as it is kept: the last [`HISTORY`] events are.
+    /// What happens from now on, or after the event number `since` as far as it is kept: the last [`EVENTS_KEPT`] events are.
     /// The stream ends once the node has stopped.
     pub fn events(&self, since: Option<u64>) -> EventStream {
         self.inner.events.follow(since)

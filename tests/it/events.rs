@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use swarmdex::node::{EventStream, Happened, Told};
+use swarmdex::node::{EventStream, Happened, Notice};
 use tempfile::TempDir;
 
 use crate::harness::{Process, TestNode, file, joined, lose, made, process_joined, until};
@@ -18,7 +18,7 @@ async fn comes<T>(stream: &mut EventStream, what: &str, accept: impl Fn(&Happene
     let waiting = async {
         loop {
             match stream.next().await {
-                Some(Told::Event(event)) => {
+                Some(Notice::Event(event)) => {
                     assert!(last.is_none_or(|last| event.number == last + 1), "{last:?} {event:?}");
                     last = Some(event.number);
                     if let Some(found) = accept(&event.what) {

@@ -92,8 +92,11 @@ async fn a_folder_that_turns_into_a_link_while_it_is_walked_gives_nothing_away()
     assert!(own.is_disjoint(&foreign));
 }
 
+/// A name, and what is done to a file.
+type Change = (&'static str, fn(&Path));
+
 /// Each leaves the file in a state of its own, by one call.
-const CHANGES: [(&str, fn(&Path)); 4] = [
+const CHANGES: [Change; 4] = [
     ("truncated", |path| open(path).set_len(SIZE as u64 / 3).unwrap()),
     ("punched", |path| {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;

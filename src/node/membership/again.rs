@@ -11,28 +11,29 @@ use crate::node::Phase;
 use crate::state::Now;
 use crate::storage::shares::SharedEntry;
 
-const MISFIT: &str = "its answer does not fit the question";
-
 impl Membership {
     /// Has granted again what this node left with: `share`, part by part. An error ends the session.
-    pub(super) async fn take_back(&self, member: &mut Member, share: &[SharedEntry]) -> Result<Told, String> {
+    pub(super) async fn take_back(&self, member: &mut Member, share: &[SharedEntry]) -> Result<Told, Failed> {
         let mut rest = share;
         while *self.context.phase.borrow() <= Phase::Runs {
             member.sequence.0 += 1;
             let again = Again { session: member.session, sequence: member.sequence };
             let returned = match self.ask(member.master, Request::Again(again)).await {
                 Ok(Response::Returned(returned)) => returned,
-                Ok(_) => return Err(MISFIT.to_owned()),
-                Err(Failed { code: Some(RefusalCode::Differs), reason }) => {
-                    tracing::info!(reason, "what this node left with is not granted again at once; it is reported");
+                Ok(_) => return Err(Failed::Misfit),
+                Err(failed) if failed.code() == Some(RefusalCode::Differs) => {
+                    tracing::info!(
+                        reason = failed.to_string(),
+                        "what this node left with is not granted again at once; it is reported"
+                    );
                     return Ok(Told::Rejoin);
                 }
-                Err(failed) => return Err(failed.reason),
+                Err(failed) => return Err(failed),
             };
             let now = Now { mono: Instant::now(), unix_ms: unix_ms() };
             let entries = rest.iter().map(|entry| (&entry.name, &entry.content, entry.size));
             if !self.context.standings.change(|announcer| announcer.on_returned(entries, &returned, now)) {
-                return Err(MISFIT.to_owned());
+                return Err(Failed::Misfit);
             }
             let Some(through) = &returned.through else {
                 tracing::info!(version = returned.version.0, "what this node left with is granted again");
@@ -45,13 +46,13 @@ impl Membership {
     }
 
     /// Fetches some seals. True if there may be something to tell the master.
-    pub(super) async fn fetch_seals(&self, member: &Member, asked: &mut watch::Receiver<u64>) -> Result<bool, String> {
+    pub(super) async fn fetch_seals(&self, member: &Member, asked: &mut watch::Receiver<u64>) -> Result<bool, Failed> {
         let Some(from) = self.context.standings.lock().first_unsealed().map(|name| name.as_str().to_owned()) else {
             return Ok(false);
         };
         let seals = Seals { session: member.session, from };
         let Response::Sealed(sealed) = self.ask(member.master, Request::Seals(seals)).await? else {
-            return Err(MISFIT.to_owned());
+            return Err(Failed::Misfit);
         };
         let before = *asked.borrow();
         let news = asked.has_changed().unwrap_or(true);
@@ -61,7 +62,7 @@ impl Membership {
             (fits, announcer.granted() != told)
         });
         if !fits {
-            return Err(MISFIT.to_owned());
+            return Err(Failed::Misfit);
         }
         self.context.standings.save().await;
         // New seals alone are nothing that the master does not know.

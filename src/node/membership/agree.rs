@@ -24,20 +24,20 @@ fn shortened(mut notice: String) -> String {
 
 impl Membership {
     /// Renews the lease, and compares where the master holds something else. An error ends the session.
-    pub(super) async fn renew(&self, member: &mut Member) -> Result<Renewed, String> {
+    pub(super) async fn renew(&self, member: &mut Member) -> Result<Renewed, Failed> {
         let lease = self.context.standings.lease();
         member.renewal = tokio::time::Instant::now() + (lease / PART_OF_LEASE).max(SHORTEST);
         let Some(held) = self.context.standings.lock().granted() else { return Ok(Renewed::News) };
         let renew = Renew { session: member.session, held, repaired: member.repaired };
         let renewed = match self.ask(member.master, Request::Renew(renew)).await {
             Ok(Response::Renewed(renewed)) => renewed,
-            Ok(_) => return Err("its answer does not fit the question".to_owned()),
+            Ok(_) => return Err(Failed::Misfit),
             // A master of an earlier build: what it granted is what it said last.
-            Err(Failed { code: Some(RefusalCode::Unsupported | RefusalCode::Malformed), .. }) => {
+            Err(failed) if matches!(failed.code(), Some(RefusalCode::Unsupported | RefusalCode::Malformed)) => {
                 self.context.standings.on_agreed(Instant::now(), false);
                 return Ok(Renewed::Agreed);
             }
-            Err(failed) => return Err(failed.reason),
+            Err(failed) => return Err(failed),
         };
         self.context.twins.on_notice(renewed.notice.map(shortened));
         let wait = Duration::from_millis(renewed.wait_ms).clamp(SHORTEST, lease.max(SHORTEST));
@@ -66,7 +66,7 @@ impl Membership {
     }
 
     /// What differs; `None` if everything is to be told anew.
-    async fn compare(&self, member: &Member) -> Result<Option<Differences>, String> {
+    async fn compare(&self, member: &Member) -> Result<Option<Differences>, Failed> {
         let mut comparison = Comparison::default();
         loop {
             let ranges = comparison.next_ranges(&*self.context.standings.lock());
@@ -75,7 +75,7 @@ impl Membership {
             }
             let compare = Compare { session: member.session, ranges };
             let Response::Compared(answers) = self.ask(member.master, Request::Compare(compare)).await? else {
-                return Err("its answer does not fit the question".to_owned());
+                return Err(Failed::Misfit);
             };
             let outcome = comparison.on_compared(answers, &*self.context.standings.lock());
             if let Err(hopeless) = outcome {

@@ -11,7 +11,7 @@ use swarmdex_protocols::{Authority, Multiaddr, Network, PeerId};
 use super::vote::{self, Choice};
 use crate::config::{Config, Role};
 use crate::net::{ConnectError, Identified, Net};
-use crate::storage::dir::DataDir;
+use crate::storage::dir::{DataDir, DataDirError};
 use crate::tasks;
 
 /// Masters that are said to be ignored, each once.
@@ -101,7 +101,7 @@ impl Finder {
         if self.role == Role::Master {
             return Ok(net.local());
         }
-        let pinned = self.pinned().map_err(|reason| Failure { master: None, reason })?;
+        let pinned = self.pinned().map_err(|error| Failure { master: None, reason: error.to_string() })?;
         if !self.masters.is_empty() {
             let connected = self.connect_configured(net, pinned).await;
             if connected.is_err() {
@@ -193,8 +193,8 @@ impl Finder {
         Err(failure.unwrap_or(Failure { master: pinned, reason: "no address is configured".to_owned() }))
     }
 
-    fn pinned(&self) -> Result<Option<PeerId>, String> {
-        self.dir.pinned_master(&self.network).map_err(|error| error.to_string())
+    fn pinned(&self) -> Result<Option<PeerId>, DataDirError> {
+        self.dir.pinned_master(&self.network)
     }
 
     /// Holds the master to the key that was pinned, or pins it.
