@@ -3,7 +3,7 @@
 use swarmdex_protocols::{ContentId, Multiaddr, PeerId, fetch, index, mirror};
 use tokio::sync::{mpsc, oneshot};
 
-use super::crowd::Word;
+use super::crowd::HaveUpdate;
 use super::dht;
 use super::error::ConnectError;
 use super::rpc::{self, Waiting};
@@ -36,7 +36,7 @@ pub(super) enum Command {
     },
     Listen {
         content: ContentId,
-        words: mpsc::Sender<Word>,
+        words: mpsc::Sender<HaveUpdate>,
     },
     Keep {
         peer: PeerId,

@@ -22,10 +22,10 @@ const FRESH: Duration = Duration::from_secs(30);
 const MAX_LISTENERS: usize = 1024;
 
 /// What a peer says that it has of a content: the bytes of a set of chunks, unchecked.
-pub type Word = (PeerId, Vec<u8>);
+pub type HaveUpdate = (PeerId, Vec<u8>);
 
 /// A peer that passes on what it has.
-struct Asker {
+struct Downloader {
     other: Other,
     at: Instant,
 }
@@ -33,15 +33,15 @@ struct Asker {
 /// Who asked for what, the latest last.
 #[derive(Default)]
 pub(super) struct Crowd {
-    contents: HashMap<ContentId, VecDeque<Asker>>,
+    contents: HashMap<ContentId, VecDeque<Downloader>>,
     /// When contents that nobody asks for any more were last forgotten.
     swept: Option<Instant>,
-    listeners: HashMap<ContentId, mpsc::Sender<Word>>,
+    listeners: HashMap<ContentId, mpsc::Sender<HaveUpdate>>,
 }
 
 impl Crowd {
     /// From here on `words` is told who has what of a content, until nobody receives it any more.
-    pub(super) fn listen(&mut self, content: ContentId, words: mpsc::Sender<Word>) {
+    pub(super) fn listen(&mut self, content: ContentId, words: mpsc::Sender<HaveUpdate>) {
         self.listeners.retain(|_, words| !words.is_closed());
         if self.listeners.len() < MAX_LISTENERS {
             self.listeners.insert(content, words);
@@ -66,7 +66,7 @@ impl Crowd {
         addresses: Vec<Multiaddr>,
         now: Instant,
     ) -> Vec<Other> {
-        let stale = |asker: &Asker| now.saturating_duration_since(asker.at) >= FRESH;
+        let stale = |asker: &Downloader| now.saturating_duration_since(asker.at) >= FRESH;
         if self.swept.is_none_or(|at| now.saturating_duration_since(at) >= FRESH) {
             self.contents.retain(|_, askers| !askers.iter().all(stale));
             self.swept = Some(now);
@@ -86,7 +86,7 @@ impl Crowd {
             if askers.len() >= MAX_PEERS {
                 askers.pop_front();
             }
-            askers.push_back(Asker { other: Other { peer, addresses }, at: now });
+            askers.push_back(Downloader { other: Other { peer, addresses }, at: now });
         } else if askers.is_empty() {
             self.contents.remove(&content);
         }

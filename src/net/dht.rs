@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::error::RequestError;
 use super::rpc::{self, Waiting};
 use crate::state::hearsay::Pair;
-use crate::state::lost::{Lost, Reach};
+use crate::state::lost::{Lost, Reached};
 use crate::state::quota::Counts;
 use crate::state::records::LOOKED_AT;
 
@@ -66,7 +66,7 @@ pub(crate) enum Ask {
     /// Stores what neighbours told.
     Adopt(Adopt),
     /// Who of the nodes closest to a key was lost.
-    Reach { key: RecordKey, answer: oneshot::Sender<Reach> },
+    Reach { key: RecordKey, answer: oneshot::Sender<Reached> },
     /// Nodes that are found under a key.
     Providers { key: RecordKey, found: mpsc::Sender<PeerId> },
     /// The addresses of a peer, as far as this node knows.
@@ -95,7 +95,7 @@ pub enum FoundRecord {
     /// The value that a node has.
     Value(PeerId, Vec<u8>),
     /// Everybody was asked. Without it the question broke off.
-    End(Reach),
+    End(Reached),
 }
 
 /// A query under way.
@@ -125,7 +125,7 @@ pub(super) struct Checked {
 }
 
 /// What to do about a mirror request.
-pub(super) enum Step {
+pub(super) enum MirrorStep {
     /// Answer at once.
     Answer(Reply, Response),
     /// Wait, then call [`Dht::finish`].
@@ -175,14 +175,14 @@ impl Dht {
     }
 
     /// Who of the nodes closest to a key was lost. The master is not missed: the others are there for what it knows.
-    fn reach(&self, kad: &mut Kad, key: &RecordKey) -> Reach {
+    fn reach(&self, kad: &mut Kad, key: &RecordKey) -> Reached {
         let mut known: Vec<_> = Vec::new();
         for bucket in kad.kbuckets() {
             known.extend(bucket.iter().map(|entry| position_of_peer(entry.node.key.preimage())));
         }
         let known = known.into_iter().chain([position_of_peer(&self.local)]);
         let (lost, closest) = self.lost.among_closest(&position_of_key(key), known, self.master(), Instant::now());
-        Reach { lost, closest, ..Reach::default() }
+        Reached { lost, closest, ..Reached::default() }
     }
 
     /// The master whose statements are believed.
@@ -260,7 +260,7 @@ impl Dht {
     }
 
     /// Takes in what Kademlia says.
-    pub(super) fn on_event(&mut self, kad: &mut Kad, event: kad::Event) -> Step {
+    pub(super) fn on_event(&mut self, kad: &mut Kad, event: kad::Event) -> MirrorStep {
         match event {
             kad::Event::OutboundQueryProgressed { id, result, step, stats } => {
                 let broken_off = matches!(result, QueryResult::GetRecord(Err(kad::GetRecordError::Timeout { .. })));
@@ -275,7 +275,8 @@ impl Dht {
                         let silent = if broken_off { stats.num_requests() } else { stats.num_failures() } as usize;
                         let silent = if broken_off { silent.saturating_sub(answered) } else { silent };
                         // A reader that is behind has enough.
-                        let _ = reader.try_send(FoundRecord::End(Reach { answered, silent, ..self.reach(kad, &key) }));
+                        let _ =
+                            reader.try_send(FoundRecord::End(Reached { answered, silent, ..self.reach(kad, &key) }));
                     }
                 } else if !wanted {
                     self.queries.remove(&id);
@@ -283,12 +284,12 @@ impl Dht {
                         query.finish();
                     }
                 }
-                Step::Done
+                MirrorStep::Done
             }
             kad::Event::InboundRequest { request } => self.on_inbound(kad, request),
             other => {
                 tracing::trace!(?other, "kademlia");
-                Step::Done
+                MirrorStep::Done
             }
         }
     }
@@ -331,14 +332,14 @@ impl Dht {
         }
     }
 
-    fn on_inbound(&mut self, kad: &mut Kad, request: InboundRequest) -> Step {
+    fn on_inbound(&mut self, kad: &mut Kad, request: InboundRequest) -> MirrorStep {
         match request {
             InboundRequest::PutRecord { source, record: Some(record), .. } => {
-                let Ok(statements) = decode_record(&record.value) else { return Step::Done };
+                let Ok(statements) = decode_record(&record.value) else { return MirrorStep::Done };
                 let about = |statement: &Statement| RecordKey::name(&self.network, statement.name());
                 if statements.iter().any(|statement| about(statement).as_bytes()[..] != *record.key.as_ref()) {
                     tracing::debug!(%source, "a record under the wrong key is not stored");
-                    return Step::Done;
+                    return MirrorStep::Done;
                 }
                 self.check(source, Reply::None, Store { statements, ..Store::default() })
             }
@@ -346,9 +347,9 @@ impl Dht {
                 if let Some(key) = RecordKey::from_slice(record.key.as_ref()) {
                     kad.store_mut().provide(key, record.provider, &routing_addresses(&bounded(record.addresses)));
                 }
-                Step::Done
+                MirrorStep::Done
             }
-            _ => Step::Done,
+            _ => MirrorStep::Done,
         }
     }
 
@@ -360,11 +361,11 @@ impl Dht {
         at: Option<IpAddr>,
         request: Request,
         reply: Reply,
-    ) -> Step {
+    ) -> MirrorStep {
         match request {
             Request::Read(keys) if keys.len() <= MAX_MIRROR_RECORDS => {
                 let records = keys.iter().map(|key| kad.store_mut().statements(key)).collect();
-                Step::Answer(reply, Response::Records(records))
+                MirrorStep::Answer(reply, Response::Records(records))
             }
             Request::Find(key) => {
                 let provider = |(peer, mut addresses): Located| {
@@ -373,22 +374,27 @@ impl Dht {
                 };
                 let closer = known_closest(kad, &key).into_iter().filter(|(peer, _)| *peer != sender);
                 let closer = closer.take(MAX_CLOSER).map(provider).collect();
-                Step::Answer(reply, Response::Found(Found { statements: kad.store_mut().statements(&key), closer }))
+                MirrorStep::Answer(
+                    reply,
+                    Response::Found(Found { statements: kad.store_mut().statements(&key), closer }),
+                )
             }
             Request::Part(part) => match self.admit(sender, at, LOOKED_AT) {
-                Ok(()) => Step::Answer(reply, Response::Part(kad.store_mut().stock(&part))),
-                Err(refusal) => Step::Answer(reply, Response::Refused(refusal)),
+                Ok(()) => MirrorStep::Answer(reply, Response::Part(kad.store_mut().stock(&part))),
+                Err(refusal) => MirrorStep::Answer(reply, Response::Refused(refusal)),
             },
-            Request::Providers(key) => Step::Answer(reply, Response::Providers(kad.store_mut().found_under(&key))),
+            Request::Providers(key) => {
+                MirrorStep::Answer(reply, Response::Providers(kad.store_mut().found_under(&key)))
+            }
             Request::Check(ranges) if Range::are_in_order(&ranges) => match self.admit(sender, at, 0) {
                 Ok(()) => {
                     let (compared, entries) = kad.store_mut().compare(&sender, &ranges);
                     if sender != self.local {
                         self.comparisons.charge(sender, at, entries);
                     }
-                    Step::Answer(reply, Response::Checked(compared))
+                    MirrorStep::Answer(reply, Response::Checked(compared))
                 }
-                Err(refusal) => Step::Answer(reply, Response::Refused(refusal)),
+                Err(refusal) => MirrorStep::Answer(reply, Response::Refused(refusal)),
             },
             Request::Store(store)
                 if store.statements.len() <= MAX_MIRROR_RECORDS
@@ -399,7 +405,7 @@ impl Dht {
             }
             _ => {
                 let refusal = Refusal::new(RefusalCode::Malformed, "more records than one message may have");
-                Step::Answer(reply, Response::Refused(refusal))
+                MirrorStep::Answer(reply, Response::Refused(refusal))
             }
         }
     }
@@ -413,7 +419,7 @@ impl Dht {
     }
 
     /// Has signatures checked, if that is not asked too often.
-    fn check(&mut self, sender: PeerId, reply: Reply, store: Store) -> Step {
+    fn check(&mut self, sender: PeerId, reply: Reply, store: Store) -> MirrorStep {
         let Store { statements, provide, addresses, withdraw } = store;
         // They go out in answers of Kademlia, which has those who ask connect there.
         let addresses = routing_addresses(&bounded(addresses));
@@ -421,11 +427,11 @@ impl Dht {
             let key = |statement: Statement| Ok((RecordKey::name(&self.network, statement.name()), statement));
             let statements = statements.into_iter().map(key).collect();
             let checked = Checked { sender, reply, statements, provide, withdraw, addresses };
-            return Step::Wait(std::future::ready(checked).boxed());
+            return MirrorStep::Wait(std::future::ready(checked).boxed());
         }
         if !self.checks.try_add(sender) {
             let refusal = Refusal::new(RefusalCode::Busy, "too many records are being checked; ask again");
-            return Step::Answer(reply, Response::Refused(refusal));
+            return MirrorStep::Answer(reply, Response::Refused(refusal));
         }
         let (network, authority) = (self.network.clone(), self.authority.borrow().clone());
         let checking = tokio::task::spawn_blocking(move || {
@@ -443,7 +449,7 @@ impl Dht {
             let statements = checking.await.unwrap_or_default();
             Checked { sender, reply, statements, provide, withdraw, addresses }
         };
-        Step::Wait(checked.boxed())
+        MirrorStep::Wait(checked.boxed())
     }
 
     /// Stores what was checked.

@@ -35,7 +35,7 @@ const QUERY_INTERVAL: Duration = Duration::from_secs(45);
 /// News that wait to be taken.
 const QUEUE: usize = 256;
 
-type Inner = mdns::tokio::Behaviour;
+type MdnsBehaviour = mdns::tokio::Behaviour;
 
 /// An interface of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,12 +80,12 @@ pub fn mdns_interfaces() -> Vec<String> {
 /// Nodes heard of by mDNS.
 pub(super) struct Discovery {
     /// Over IPv4.
-    inner: Inner,
+    inner: MdnsBehaviour,
     /// Over IPv6, if that works here.
-    six: Option<mpsc::Receiver<six::Heard>>,
+    six: Option<mpsc::Receiver<six::SixEvent>>,
     /// Where this node listens, for those who ask over IPv6.
     listen: watch::Sender<Vec<Multiaddr>>,
-    heard: Heard,
+    heard: HeardNodes,
 }
 
 impl Discovery {
@@ -105,19 +105,19 @@ impl Discovery {
                 None
             }
         };
-        Ok(Self { inner: Inner::new(config, local)?, six, listen, heard: Heard::default() })
+        Ok(Self { inner: MdnsBehaviour::new(config, local)?, six, listen, heard: HeardNodes::default() })
     }
 
     /// What was heard over IPv6.
     fn poll_six(&mut self, context: &mut Context<'_>) -> Poll<mdns::Event> {
         while let Some(six) = &mut self.six {
             match ready!(six.poll_recv(context)) {
-                Some(six::Heard::Here(peer, address)) => {
+                Some(six::SixEvent::Here(peer, address)) => {
                     if self.heard.insert(peer, address.clone()) {
                         return Poll::Ready(mdns::Event::Discovered(vec![(peer, address)]));
                     }
                 }
-                Some(six::Heard::Gone(peer, address)) => {
+                Some(six::SixEvent::Gone(peer, address)) => {
                     self.heard.remove(&peer, &address);
                     return Poll::Ready(mdns::Event::Expired(vec![(peer, address)]));
                 }
@@ -154,11 +154,11 @@ impl Discovery {
 
 /// What was heard, within bounds.
 #[derive(Debug, Default)]
-struct Heard {
+struct HeardNodes {
     nodes: BTreeMap<PeerId, Vec<Multiaddr>>,
 }
 
-impl Heard {
+impl HeardNodes {
     fn contains(&self, peer: &PeerId) -> bool {
         self.nodes.contains_key(peer)
     }
@@ -188,7 +188,7 @@ impl Heard {
 }
 
 impl NetworkBehaviour for Discovery {
-    type ConnectionHandler = <Inner as NetworkBehaviour>::ConnectionHandler;
+    type ConnectionHandler = <MdnsBehaviour as NetworkBehaviour>::ConnectionHandler;
     type ToSwarm = mdns::Event;
 
     fn handle_established_inbound_connection(
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_fake_nodes_is_bounded_and_known_nodes_stay() {
-        let mut heard = Heard::default();
+        let mut heard = HeardNodes::default();
         let honest = PeerId::random();
         assert!(heard.insert(honest, address(0)));
         let admitted = (0..10_000).filter(|_| heard.insert(PeerId::random(), address(1))).count();
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn one_node_with_many_addresses_is_bounded() {
-        let mut heard = Heard::default();
+        let mut heard = HeardNodes::default();
         let peer = PeerId::random();
         let admitted = (0..1000).filter(|number| heard.insert(peer, address(*number))).count();
         assert_eq!(admitted, MAX_ADDRESSES);
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn room_returns_when_nodes_expire() {
-        let mut heard = Heard::default();
+        let mut heard = HeardNodes::default();
         let peers: Vec<_> = (0..MAX_NODES).map(|_| PeerId::random()).collect();
         for peer in &peers {
             assert!(heard.insert(*peer, address(1)));

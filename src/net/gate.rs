@@ -21,7 +21,7 @@ use libp2p::{Multiaddr, Transport};
 use swarmdex_protocols::address::{Source, ip_of};
 
 use super::refused::{Reason, Refused};
-use crate::state::knocks::{Answer, Knocks};
+use crate::state::knocks::{KnockVerdict, Knocks};
 
 /// Part of all places that one source may have.
 const PART_OF_ONE: usize = 4;
@@ -49,20 +49,20 @@ pub(super) struct Door(Arc<Mutex<Inside>>);
 #[derive(Debug)]
 struct Inside {
     knocks: Knocks,
-    places: BTreeMap<u64, Arc<Place>>,
+    places: BTreeMap<u64, Arc<Seat>>,
     /// Whether the one that comes now has said something; set below, for whoever asks above.
-    coming: Option<Arc<Word>>,
+    coming: Option<Arc<FirstByte>>,
 }
 
 /// The first word of one that connects: it is said, or it is too late for it, and never both. Who was answered would take itself
 /// for connected.
 #[derive(Debug, Default)]
-pub(super) struct Word(AtomicU8);
+pub(super) struct FirstByte(AtomicU8);
 
 const SAID: u8 = 1;
 const LATE: u8 = 2;
 
-impl Word {
+impl FirstByte {
     /// It is said; false if it is too late.
     pub(super) fn say(&self) -> bool {
         self.0.compare_exchange(0, SAID, Ordering::AcqRel, Ordering::Acquire).is_ok()
@@ -80,8 +80,8 @@ impl Word {
 
 /// What the two sides of a handshake tell each other.
 #[derive(Debug, Default)]
-struct Place {
-    word: Option<Arc<Word>>,
+struct Seat {
+    word: Option<Arc<FirstByte>>,
     gone: AtomicBool,
     waker: AtomicWaker,
 }
@@ -103,7 +103,7 @@ impl Door {
     }
 
     /// The next one that asks at this gate, on this thread and in this very call, says by this that it has said something.
-    pub(super) fn announce(&self, word: Arc<Word>) {
+    pub(super) fn announce(&self, word: Arc<FirstByte>) {
         self.lock().coming = Some(word);
     }
 
@@ -114,9 +114,9 @@ impl Door {
         let Inside { knocks, places, .. } = &mut *inside;
         let ends = |number| places.get(&number).and_then(|place| place.word.as_ref()).is_none_or(|word| word.end());
         let (number, gave_way) = match knocks.arrive(source, now, ends) {
-            Answer::Refused => return (None, true),
-            Answer::Welcome(number) => (number, false),
-            Answer::Instead { number, gone } => {
+            KnockVerdict::Refused => return (None, true),
+            KnockVerdict::Welcome(number) => (number, false),
+            KnockVerdict::Instead { number, gone } => {
                 if let Some(place) = inside.places.remove(&gone) {
                     place.gone.store(true, Ordering::Release);
                     place.waker.wake();
@@ -128,7 +128,7 @@ impl Door {
             // Nobody knocks at this transport without a word.
             inside.knocks.spoke(number);
         }
-        let place = Arc::new(Place { word, ..Place::default() });
+        let place = Arc::new(Seat { word, ..Seat::default() });
         inside.places.insert(number, place.clone());
         (Some(Ticket { door: self.clone(), number, place, silent: true }), gave_way)
     }
@@ -139,7 +139,7 @@ impl Door {
 struct Ticket {
     door: Door,
     number: u64,
-    place: Arc<Place>,
+    place: Arc<Seat>,
     /// Whether nothing was heard of it so far.
     silent: bool,
 }

@@ -9,7 +9,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::calls::Called;
 use super::command::Command;
-use super::crowd::Word;
+use super::crowd::HaveUpdate;
 use super::error::RequestError;
 use super::links::Links;
 use super::stranger;
@@ -136,7 +136,7 @@ impl Net {
 
     /// What others say along with their requests that they have of a content. Dropping the receiver ends it; who calls
     /// this again for the same content takes the place of who did before.
-    pub async fn words(&self, content: ContentId) -> mpsc::Receiver<Word> {
+    pub async fn words(&self, content: ContentId) -> mpsc::Receiver<HaveUpdate> {
         let (words, receiver) = mpsc::channel(WORD_QUEUE);
         // A loop that is gone hears nothing.
         let _ = self.commands.send(Command::Listen { content, words }).await;

@@ -39,16 +39,16 @@ use quotas::source_of;
 use reach::Reaching;
 use returning::{ACQUAINTED, Returning};
 
-use crate::state::lease::{Action, Holding, LeaseState, Leases};
+use crate::state::lease::{Holding, LeaseAction, LeaseState, Leases};
 use crate::state::origins::Origins;
-use crate::state::runs::{Arrival, Runs};
+use crate::state::runs::{JoinAttempt, Runs};
 use crate::storage::index::{IndexStore, KnownPeer, ReadOp, ReadOutcome, WriteOp, WriteOutcome};
 
 type Outcome<T> = Result<T, Refusal>;
 
 /// What to do about a request.
 #[allow(clippy::large_enum_variant)] // It is moved once, to where it is sent.
-pub(super) enum Step {
+pub(super) enum IndexStep {
     /// Answer at once.
     Answer(Response),
     /// Wait for the store, then call [`Master::finish`].
@@ -184,15 +184,15 @@ impl Master {
         origin: Option<Origin<'_>>,
         request: Received<Request>,
         now: Instant,
-    ) -> Step {
+    ) -> IndexStep {
         self.on_sign(&peer, origin.map(|origin| origin.link), now);
         match self.begin(peer, origin, request, now) {
-            Ok(Step::Wait(future)) => {
+            Ok(IndexStep::Wait(future)) => {
                 self.origins.begin(peer, source_of(origin));
-                Step::Wait(future)
+                IndexStep::Wait(future)
             }
             Ok(answer) => answer,
-            Err(refusal) => Step::Answer(Response::Refused(refusal)),
+            Err(refusal) => IndexStep::Answer(Response::Refused(refusal)),
         }
     }
 
@@ -202,7 +202,7 @@ impl Master {
         origin: Option<Origin<'_>>,
         request: Received<Request>,
         now: Instant,
-    ) -> Outcome<Step> {
+    ) -> Outcome<IndexStep> {
         let request = request.map_err(|error| refuse_bytes(&error))?;
         if let Some(reason) = &self.gave_way {
             return Err(Refusal::new(RefusalCode::NotMaster, reason.clone()));
@@ -233,9 +233,9 @@ impl Master {
             }
             Request::Report(index::Report { peer: reported }) => {
                 self.leases.on_report(&reported, now)?;
-                Ok(Step::Answer(Response::Done))
+                Ok(IndexStep::Answer(Response::Done))
             }
-            Request::Peers(index::Peers { after }) => Ok(Step::Answer(self.members(after))),
+            Request::Peers(index::Peers { after }) => Ok(IndexStep::Answer(self.members(after))),
             Request::Leave(index::Leave { session }) => {
                 self.leases.on_leave(&peer, session)?;
                 self.returning.on_told(&peer);
@@ -246,7 +246,7 @@ impl Master {
                 self.news.tell(&peer, MemberChange::Left);
                 self.write(peer, WriteOp::Evict { peer })
             }
-            Request::Renew(renew) => self.renew(&peer, &renew, now).map(Step::Answer),
+            Request::Renew(renew) => self.renew(&peer, &renew, now).map(IndexStep::Answer),
             Request::Compare(compare) => self.compare(peer, compare),
             Request::Again(index::Again { session, sequence }) => {
                 self.leases.admit_change(&peer, session, sequence)?;
@@ -267,12 +267,12 @@ impl Master {
         }
     }
 
-    fn write(&self, peer: PeerId, op: WriteOp) -> Outcome<Step> {
-        Ok(Step::Wait(wait(peer, self.store.try_write(op)?, DoneKind::Written)))
+    fn write(&self, peer: PeerId, op: WriteOp) -> Outcome<IndexStep> {
+        Ok(IndexStep::Wait(wait(peer, self.store.try_write(op)?, DoneKind::Written)))
     }
 
-    fn read(&self, peer: PeerId, op: ReadOp) -> Outcome<Step> {
-        Ok(Step::Wait(wait(peer, self.store.try_read(op)?, DoneKind::Read)))
+    fn read(&self, peer: PeerId, op: ReadOp) -> Outcome<IndexStep> {
+        Ok(IndexStep::Wait(wait(peer, self.store.try_read(op)?, DoneKind::Read)))
     }
 
     /// Turns what the store said into the answer.
@@ -384,11 +384,11 @@ impl Master {
     pub(super) fn poll_effect(&mut self) -> Option<Effect> {
         while let Some(action) = self.leases.poll_action() {
             match action {
-                Action::Probe(peer) => {
+                LeaseAction::Probe(peer) => {
                     let addresses = self.leases.get(&peer).map(|record| record.addresses.to_vec());
                     self.effects.push_back(Effect::Probe(peer, addresses.unwrap_or_default()));
                 }
-                Action::Evict(peer) => {
+                LeaseAction::Evict(peer) => {
                     tracing::info!(%peer, "a peer's lease is over: evicted");
                     self.news.tell(&peer, MemberChange::Evicted);
                     self.absent.on_back(&peer);
@@ -399,11 +399,11 @@ impl Master {
                     self.evictions.push_back(peer);
                     self.effects.push_back(Effect::Release(peer));
                 }
-                Action::BecameSuspect(peer) => {
+                LeaseAction::BecameSuspect(peer) => {
                     tracing::info!(%peer, "a peer does not answer: suspect");
                     self.news.tell(&peer, MemberChange::Suspect);
                 }
-                Action::BecameAlive(peer) => {
+                LeaseAction::BecameAlive(peer) => {
                     tracing::info!(%peer, "a peer is alive");
                     self.news.tell(&peer, MemberChange::Alive);
                 }

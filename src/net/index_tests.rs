@@ -10,7 +10,7 @@ use swarmdex_protocols::limits::{MAX_HOLDERS, MAX_MEMBERS};
 use swarmdex_protocols::{ContentId, Network, Version};
 use tempfile::TempDir;
 
-use super::index::{Master, Step};
+use super::index::{IndexStep, Master};
 use crate::config::{Config, LimitsConfig, Role};
 use crate::storage::index::{IndexOptions, IndexStore, KnownPeer, WriteOp};
 
@@ -27,8 +27,8 @@ fn master(store: &IndexStore, folder: &TempDir, peers: &[PeerId], now: Instant) 
 
 fn ask(master: &mut Master, request: Request, now: Instant) -> Response {
     match master.handle(PeerId::random(), None, Ok(request), now) {
-        Step::Answer(response) => response,
-        Step::Wait(future) => {
+        IndexStep::Answer(response) => response,
+        IndexStep::Wait(future) => {
             let done = futures::executor::block_on(future);
             master.finish(done, now)
         }

@@ -42,7 +42,7 @@ mod transport;
 mod trips;
 mod types;
 
-pub use crowd::Word;
+pub use crowd::HaveUpdate;
 pub use dht::FoundRecord;
 pub(crate) use dht::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub use discovery::mdns_interfaces;

@@ -26,7 +26,7 @@ const MAX_RUNS: usize = 4096;
 /// Nodes heard of by mDNS.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
-    heard: BTreeMap<PeerId, Heard>,
+    heard: BTreeMap<PeerId, LanNode>,
     /// When connected nodes last answered a ping.
     answered: BTreeMap<PeerId, Instant>,
     /// Connected nodes of this network, with their roles as they say.
@@ -46,7 +46,7 @@ pub(super) struct Seen {
 }
 
 #[derive(Debug)]
-struct Heard {
+struct LanNode {
     addresses: Vec<Multiaddr>,
     dialled: Option<Instant>,
 }
@@ -130,7 +130,7 @@ impl Nodes {
         {
             return false;
         }
-        let heard = self.heard.entry(peer).or_insert(Heard { addresses: Vec::new(), dialled: None });
+        let heard = self.heard.entry(peer).or_insert(LanNode { addresses: Vec::new(), dialled: None });
         if heard.addresses.len() < MAX_ADDRESSES && !heard.addresses.contains(&address) {
             heard.addresses.push(address);
         }

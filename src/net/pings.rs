@@ -21,7 +21,7 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId, ping};
 use tokio::time::{Instant, Sleep};
 
-type Inner = <ping::Behaviour as NetworkBehaviour>::ConnectionHandler;
+type OneWay = <ping::Behaviour as NetworkBehaviour>::ConnectionHandler;
 type Result = std::result::Result<Duration, ping::Failure>;
 
 /// Pauses between pings that pass without one, at most.
@@ -31,19 +31,19 @@ const MOST_INTERVALS: u32 = 3;
 pub(super) struct Pings {
     inner: ping::Behaviour,
     interval: Duration,
-    events: VecDeque<ToSwarm<ping::Event, Wish>>,
+    events: VecDeque<ToSwarm<ping::Event, ControlRequest>>,
     waker: Option<Waker>,
 }
 
 /// What the handler of a connection is told.
-pub(super) enum Wish {
+pub(super) enum ControlRequest {
     /// Not to ping for so long.
     Rest(Duration),
     /// To ping at once, by this handler, which has not pinged yet.
-    Ping(Box<Inner>),
+    Ping(Box<OneWay>),
 }
 
-impl fmt::Debug for Wish {
+impl fmt::Debug for ControlRequest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rest(quiet) => formatter.debug_tuple("Rest").field(quiet).finish(),
@@ -71,7 +71,7 @@ impl Pings {
 
     /// Nothing hangs on a connection: it is not pinged again before so much time has passed.
     pub(super) fn rest(&mut self, peer_id: PeerId, connection: ConnectionId, quiet: Duration) {
-        self.notify(peer_id, connection, Wish::Rest(quiet));
+        self.notify(peer_id, connection, ControlRequest::Rest(quiet));
     }
 
     /// Pings over a connection at once, and not when it is time.
@@ -79,11 +79,11 @@ impl Pings {
         let nowhere = Multiaddr::empty();
         // It looks at none of these.
         if let Ok(fresh) = self.inner.handle_established_inbound_connection(connection, peer, &nowhere, &nowhere) {
-            self.notify(peer, connection, Wish::Ping(Box::new(fresh)));
+            self.notify(peer, connection, ControlRequest::Ping(Box::new(fresh)));
         }
     }
 
-    fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, event: Wish) {
+    fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, event: ControlRequest) {
         self.events.push_back(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(connection), event });
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -92,7 +92,7 @@ impl Pings {
 }
 
 impl NetworkBehaviour for Pings {
-    type ConnectionHandler = Handler;
+    type ConnectionHandler = PingHandler;
     type ToSwarm = ping::Event;
 
     fn handle_established_inbound_connection(
@@ -103,7 +103,7 @@ impl NetworkBehaviour for Pings {
         remote: &Multiaddr,
     ) -> std::result::Result<THandler<Self>, ConnectionDenied> {
         let mut inner = || self.inner.handle_established_inbound_connection(connection, peer, local, remote);
-        Ok(Handler::new(inner()?, inner()?))
+        Ok(PingHandler::new(inner()?, inner()?))
     }
 
     fn handle_established_outbound_connection(
@@ -115,7 +115,7 @@ impl NetworkBehaviour for Pings {
         port: PortUse,
     ) -> std::result::Result<THandler<Self>, ConnectionDenied> {
         let mut inner = || self.inner.handle_established_outbound_connection(connection, peer, address, role, port);
-        Ok(Handler::new(inner()?, inner()?))
+        Ok(PingHandler::new(inner()?, inner()?))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
@@ -136,14 +136,14 @@ impl NetworkBehaviour for Pings {
 }
 
 /// libp2p's handler twice: one that only answers, and one that only asks and rests while it is not needed.
-pub(super) struct Handler {
-    answers: Inner,
-    asks: Inner,
+pub(super) struct PingHandler {
+    answers: OneWay,
+    asks: OneWay,
     rests: Option<Pin<Box<Sleep>>>,
 }
 
-impl Handler {
-    fn new(answers: Inner, asks: Inner) -> Self {
+impl PingHandler {
+    fn new(answers: OneWay, asks: OneWay) -> Self {
         Self { answers, asks, rests: None }
     }
 
@@ -156,11 +156,11 @@ impl Handler {
     }
 }
 
-impl ConnectionHandler for Handler {
-    type FromBehaviour = Wish;
+impl ConnectionHandler for PingHandler {
+    type FromBehaviour = ControlRequest;
     type ToBehaviour = Result;
-    type InboundProtocol = <Inner as ConnectionHandler>::InboundProtocol;
-    type OutboundProtocol = <Inner as ConnectionHandler>::OutboundProtocol;
+    type InboundProtocol = <OneWay as ConnectionHandler>::InboundProtocol;
+    type OutboundProtocol = <OneWay as ConnectionHandler>::OutboundProtocol;
     type InboundOpenInfo = ();
     type OutboundOpenInfo = ();
 
@@ -177,16 +177,16 @@ impl ConnectionHandler for Handler {
         if self.is_resting(context) { Poll::Pending } else { self.asks.poll(context) }
     }
 
-    fn on_behaviour_event(&mut self, wish: Wish) {
+    fn on_behaviour_event(&mut self, wish: ControlRequest) {
         match wish {
-            Wish::Rest(quiet) => {
+            ControlRequest::Rest(quiet) => {
                 let until = Instant::now() + quiet;
                 match &mut self.rests {
                     Some(rest) => rest.as_mut().reset(until),
                     None => self.rests = Some(Box::pin(tokio::time::sleep_until(until))),
                 }
             }
-            Wish::Ping(fresh) => (self.asks, self.rests) = (*fresh, None),
+            ControlRequest::Ping(fresh) => (self.asks, self.rests) = (*fresh, None),
         }
     }
 

@@ -9,7 +9,7 @@ use super::command::Command;
 use super::dht::{self, DhtCounts, FoundRecord, Located};
 use super::error::RequestError;
 use super::handle::Net;
-use crate::state::lost::Reach;
+use crate::state::lost::Reached;
 
 impl Net {
     /// The nodes closest to a key, this one not among them; at most 20, the closest first, or those of them who answered in
@@ -73,7 +73,7 @@ impl Net {
     }
 
     /// Who of the nodes closest to a key was lost.
-    pub async fn reach(&self, key: RecordKey) -> Reach {
+    pub async fn reach(&self, key: RecordKey) -> Reached {
         let (answer, answered) = oneshot::channel();
         self.dht(dht::Ask::Reach { key, answer }).await;
         answered.await.unwrap_or_default()

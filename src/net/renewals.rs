@@ -24,7 +24,7 @@ use super::rpc::codec::Received;
 
 mod handler;
 
-use handler::{Handler, Heard, Say};
+use handler::{HandlerEvent, RenewalHandler, Say};
 
 /// Protocol id of renewals.
 pub(super) const RENEW_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmdex/renew/1");
@@ -116,7 +116,7 @@ impl Renewals {
 }
 
 impl NetworkBehaviour for Renewals {
-    type ConnectionHandler = Handler;
+    type ConnectionHandler = RenewalHandler;
     type ToSwarm = Event;
 
     fn handle_established_inbound_connection(
@@ -126,7 +126,7 @@ impl NetworkBehaviour for Renewals {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(TIMEOUT))
+        Ok(RenewalHandler::new(TIMEOUT))
     }
 
     fn handle_established_outbound_connection(
@@ -137,7 +137,7 @@ impl NetworkBehaviour for Renewals {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(TIMEOUT))
+        Ok(RenewalHandler::new(TIMEOUT))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
@@ -154,11 +154,11 @@ impl NetworkBehaviour for Renewals {
 
     fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
         match event {
-            Heard::Asked(question, request) => {
+            HandlerEvent::Asked(question, request) => {
                 let asker = Asker { peer, connection, question };
                 self.events.push_back(ToSwarm::GenerateEvent(Event::Asked { asker, request }));
             }
-            Heard::Answered(answer) => self.on_answer(peer, connection, answer),
+            HandlerEvent::Answered(answer) => self.on_answer(peer, connection, answer),
         }
     }
 

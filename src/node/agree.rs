@@ -36,7 +36,7 @@ pub(super) struct Agreement {
     /// Nodes still to ask in this round.
     nodes: VecDeque<(u16, PeerId)>,
     running: JoinSet<Ended>,
-    found: Found,
+    found: RoundResult,
     came: broadcast::Receiver<Came>,
     arrivals: Arrivals,
     filling: JoinSet<Filled>,
@@ -62,7 +62,7 @@ pub(super) struct Filled {
 }
 
 /// What there is to do.
-pub(super) enum Event {
+pub(super) enum AgreementEvent {
     /// A node came, or is back.
     Came(Came),
     /// A question in a round ended.
@@ -75,7 +75,7 @@ pub(super) enum Event {
 
 /// What a round found.
 #[derive(Default)]
-struct Found {
+struct RoundResult {
     nodes: usize,
     differed: usize,
     repaired: usize,
@@ -95,7 +95,7 @@ impl Agreement {
             read_back: None,
             nodes: VecDeque::new(),
             running: JoinSet::new(),
-            found: Found::default(),
+            found: RoundResult::default(),
             came,
             arrivals: Arrivals::default(),
             filling: JoinSet::new(),
@@ -103,21 +103,21 @@ impl Agreement {
     }
 
     /// Waits until [`Agreement::advance`] has something to do.
-    pub(super) async fn ready(&mut self) -> Event {
+    pub(super) async fn ready(&mut self) -> AgreementEvent {
         let idle = self.running.is_empty().then(|| self.read_back.map_or(self.due, |at| at.min(self.due)));
         let arrival = self.arrivals.poll_timeout().map(|(at, _)| at).filter(|_| self.filling.len() < FILLED_AT_A_TIME);
         loop {
             tokio::select! {
                 came = self.came.recv() => match came {
-                    Ok(node) => return Event::Came(node),
+                    Ok(node) => return AgreementEvent::Came(node),
                     // Those that were not seen to come are filled in time.
                     Err(broadcast::error::RecvError::Lagged(_)) => {}
                     Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
                 },
-                Some(ended) = self.running.join_next() => return Event::Ended(ended.unwrap_or(Ended::Silent)),
-                Some(Ok(filled)) = self.filling.join_next() => return Event::Filled(filled),
-                () = sleep_until(idle) => return Event::Due,
-                () = sleep_until(arrival) => return Event::Due,
+                Some(ended) = self.running.join_next() => return AgreementEvent::Ended(ended.unwrap_or(Ended::Silent)),
+                Some(Ok(filled)) = self.filling.join_next() => return AgreementEvent::Filled(filled),
+                () = sleep_until(idle) => return AgreementEvent::Due,
+                () = sleep_until(arrival) => return AgreementEvent::Due,
             }
         }
     }
@@ -126,37 +126,37 @@ impl Agreement {
     /// before that nobody can say what is too much.
     pub(super) async fn advance(
         &mut self,
-        event: Event,
+        event: AgreementEvent,
         publications: &mut Publications,
         complete: bool,
         now: Instant,
     ) -> bool {
         match event {
-            Event::Came(Came { peer, missed }) => {
+            AgreementEvent::Came(Came { peer, missed }) => {
                 // Nodes that are overloaded miss each other all the time: to ask each again would keep them so.
                 if missed.is_none_or(|since| publications.has_changed_since(since)) {
                     self.arrivals.on_came(peer, now);
                 }
                 return false;
             }
-            Event::Ended(Ended::Same(number)) => {
+            AgreementEvent::Ended(Ended::Same(number)) => {
                 self.found.nodes += 1;
                 publications.on_asked(number, true);
             }
-            Event::Ended(Ended::Differs(number, node)) => {
+            AgreementEvent::Ended(Ended::Differs(number, node)) => {
                 let (mirror, items) = (self.mirror.clone(), publications.held_by(number));
                 self.running.spawn(async move {
                     let differences = mirror.agree(node, items, false).await;
                     differences.map_or(Ended::Silent, |differences| Ended::Compared(number, node, differences))
                 });
             }
-            Event::Ended(Ended::Compared(number, node, differences)) => {
+            AgreementEvent::Ended(Ended::Compared(number, node, differences)) => {
                 publications.on_asked(number, differences.whole);
                 self.on_compared(node, differences, publications, complete, now);
             }
-            Event::Ended(Ended::Silent) => {}
-            Event::Filled(filled) => self.on_filled(filled, publications, complete, now),
-            Event::Due => {}
+            AgreementEvent::Ended(Ended::Silent) => {}
+            AgreementEvent::Filled(filled) => self.on_filled(filled, publications, complete, now),
+            AgreementEvent::Due => {}
         }
         self.fill(publications, now).await;
         let mut ended = false;
@@ -270,7 +270,7 @@ impl Agreement {
 
     /// One line, if there is anything to say; whether anybody was asked.
     fn end_round(&mut self) -> bool {
-        let Found { nodes, differed, repaired, withdrawn } = std::mem::take(&mut self.found);
+        let RoundResult { nodes, differed, repaired, withdrawn } = std::mem::take(&mut self.found);
         if differed > 0 {
             tracing::info!(nodes, differed, repaired, withdrawn, "nodes did not hold what they had stored: sent again");
         }

@@ -18,7 +18,7 @@ use super::types::Source;
 use super::{Error, shorten};
 use crate::clock::unix_ms;
 use crate::net::{FoundRecord, Mirror, Net, OwnedNames, PROVIDERS_IN_ANSWER};
-use crate::state::lost::Reach;
+use crate::state::lost::Reached;
 
 /// Nodes whose answers about a name are enough: with two liars among them the honest ones have the latest statement.
 const ENOUGH_ANSWERS: usize = 5;
@@ -70,7 +70,7 @@ impl Dht {
         let request = Request::Lookup(Lookup { name: name.as_str().to_owned() });
         let (mut tally, reach) = match self.mirror.find(name).await {
             // A certificate is what the master signed. What is over, or claimed, takes more voices.
-            Some(tally) if matches!(tally.standing(), Standing::Certified(_)) => (tally, Reach::default()),
+            Some(tally) if matches!(tally.standing(), Standing::Certified(_)) => (tally, Reached::default()),
             _ => self.record(name, &authority).await,
         };
         if let Response::Owned(owned) = (self.own)(request) {
@@ -101,9 +101,9 @@ impl Dht {
     }
 
     /// The ledgers that nodes hold of a name, enough of them to have the latest statement; and who answered.
-    async fn record(&self, name: &Name, authority: &Authority) -> (Tally, Reach) {
+    async fn record(&self, name: &Name, authority: &Authority) -> (Tally, Reached) {
         // A question that breaks off is an answer of nobody.
-        const NOBODY: Reach = Reach { answered: 0, silent: 1, lost: 0, closest: 0 };
+        const NOBODY: Reached = Reached { answered: 0, silent: 1, lost: 0, closest: 0 };
         let mut records = self.net.record(self.mirror.key(name)).await;
         let (mut tally, mut deadline, mut seen) = (Tally::default(), None, BTreeSet::new());
         loop {
@@ -129,7 +129,7 @@ impl Dht {
                 tally.add(&ledger, unix_ms());
             }
             if tally.answers() >= ENOUGH_ANSWERS {
-                return (tally, Reach::default());
+                return (tally, Reached::default());
             }
             deadline.get_or_insert_with(|| tokio::time::Instant::now() + ANSWER_GRACE);
         }
@@ -314,7 +314,7 @@ impl Dht {
     }
 }
 
-fn unsure(what: &str, reach: Reach) -> Error {
+fn unsure(what: &str, reach: Reached) -> Error {
     let (silent, of) = reach.missing();
     Error::Unsure { what: shorten(what), silent, of }
 }

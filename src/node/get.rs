@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use super::fetch::{self, Got, Target};
 use super::lookup::{Checked, parse_name};
-use super::operation::{Reins, Wish};
+use super::operation::{Control, ControlRequest};
 use super::small::{Place, Small, by_owner};
 use super::types::{GetOptions, GetReport, GetRequest, GotFile, Progress};
 use super::{Error, Node, in_place, shorten};
@@ -43,7 +43,7 @@ struct Folder<'a> {
     options: Arc<GetOptions>,
     record: Arc<Record>,
     patience: Patience,
-    reins: &'a Reins,
+    reins: &'a Control,
 }
 
 impl Node {
@@ -51,7 +51,7 @@ impl Node {
         self,
         request: GetRequest,
         options: GetOptions,
-        reins: Reins,
+        reins: Control,
     ) -> Result<GetReport, Error> {
         let inner = self.inner.clone();
         let unsynced = !options.syncs(&inner.config.fetch) && !options.fleeting;
@@ -63,7 +63,7 @@ impl Node {
         report
     }
 
-    async fn get_all(self, request: GetRequest, options: GetOptions, reins: Reins) -> Result<GetReport, Error> {
+    async fn get_all(self, request: GetRequest, options: GetOptions, reins: Control) -> Result<GetReport, Error> {
         let lease = self.inner.standings.lease().max(self.inner.config.lease.lease);
         let patience = Patience::new(&options, lease);
         if request.recursive {
@@ -95,7 +95,7 @@ impl Node {
     }
 
     /// Looks a name up; what nobody has yet is waited for if the user wants it.
-    async fn find(&self, name: &str, patience: &Patience, reins: &Reins) -> Result<Checked, Error> {
+    async fn find(&self, name: &str, patience: &Patience, reins: &Control) -> Result<Checked, Error> {
         loop {
             let error = match self.inner.questions.lookup(name).await {
                 Ok(found) => {
@@ -124,7 +124,7 @@ impl Node {
         options: &GetOptions,
         patience: &Patience,
         begin: Instant,
-        reins: &Reins,
+        reins: &Control,
     ) -> Result<GotFile, Error> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let rest = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
@@ -181,7 +181,7 @@ impl Node {
         request: GetRequest,
         options: GetOptions,
         patience: Patience,
-        reins: Reins,
+        reins: Control,
     ) -> Result<GetReport, Error> {
         let prefix = match request.name.as_str() {
             "" | "/" | "." => None,
@@ -213,7 +213,7 @@ impl Node {
         record::give_up(&folder.record).await;
         let mut report = report?;
         report.failed.extend(alike);
-        if *reins.wish.borrow() == Wish::Cancel {
+        if *reins.wish.borrow() == ControlRequest::Cancel {
             return Err(Error::Cancelled);
         }
         if folder.options.delete {
@@ -232,7 +232,7 @@ impl Node {
         text: &str,
         prefix: Option<&Name>,
         patience: &Patience,
-        reins: &Reins,
+        reins: &Control,
     ) -> Result<BTreeMap<Name, Entry>, Error> {
         loop {
             let error = match self.names_below(prefix).await {
@@ -253,7 +253,7 @@ impl Node {
     }
 
     /// Waits a moment for what nobody has yet, if the user wants that; else it is an error that says what there is instead.
-    async fn wait_for(&self, error: Error, what: &str, patience: &Patience, reins: &Reins) -> Result<(), Error> {
+    async fn wait_for(&self, error: Error, what: &str, patience: &Patience, reins: &Control) -> Result<(), Error> {
         if patience.is_wanted() && is_away(&error) && patience.pause(reins, what).await? {
             return Ok(());
         }
@@ -318,7 +318,7 @@ impl Node {
             for (file, result) in outcome.done {
                 report.add(file.entry.name, result);
             }
-            if files.is_empty() || *reins.wish.borrow() == Wish::Cancel {
+            if files.is_empty() || *reins.wish.borrow() == ControlRequest::Cancel {
                 return Ok(files);
             }
             if came {
@@ -413,7 +413,7 @@ impl Node {
         options: &GetOptions,
         patience: &Patience,
         begin: Instant,
-        reins: &Reins,
+        reins: &Control,
     ) -> Result<Placed, Error> {
         let downloads = &self.inner.downloads;
         let _permit = downloads.permits.acquire().await.map_err(|_| Error::ShuttingDown)?;

@@ -12,7 +12,7 @@ use swarmdex_protocols::{Attributes, ContentId, Network};
 
 use super::Error;
 use super::get::record::{Gone, Record};
-use super::operation::{CancelOnDrop, Reins, Wish};
+use super::operation::{CancelOnDrop, Control, ControlRequest};
 use super::small::Small;
 use super::types::{GetOptions, GotFile, KeptFile};
 use crate::storage::copies::Copy;
@@ -29,7 +29,7 @@ pub(super) const CHANGED_AND_GONE: &str = "it is gone at its owner's, and was ch
 
 /// What was found below a folder.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct InPlace {
     /// Files that are in place.
     pub(super) there: Vec<GotFile>,
     /// Files that are to be fetched; each says which file it may replace.
@@ -47,10 +47,10 @@ pub(super) async fn split(
     record: &Arc<Record>,
     options: &GetOptions,
     network: &Network,
-    reins: &Reins,
-) -> Result<Found, Error> {
+    reins: &Control,
+) -> Result<InPlace, Error> {
     if !output.is_dir() {
-        return Ok(Found { missing: files, ..Found::default() });
+        return Ok(InPlace { missing: files, ..InPlace::default() });
     }
     let cancel = Arc::new(AtomicBool::new(false));
     let _guard = CancelOnDrop(cancel.clone());
@@ -68,7 +68,7 @@ pub(super) async fn split(
             network: &network,
             cancel: &cancel,
         };
-        let mut found = Found::default();
+        let mut found = InPlace::default();
         for file in files {
             let (done, size) = (found.there.len(), file.entry.size);
             looker.look(file, &mut found);
@@ -83,7 +83,7 @@ pub(super) async fn split(
     });
     tokio::select! {
         looked = looking => looked.map_err(|_| Error::Bug),
-        Ok(_) = wish.wait_for(|wish| *wish == Wish::Cancel) => Err(Error::Cancelled),
+        Ok(_) = wish.wait_for(|wish| *wish == ControlRequest::Cancel) => Err(Error::Cancelled),
     }
 }
 
@@ -98,7 +98,7 @@ struct Looker<'a> {
 }
 
 impl Looker<'_> {
-    fn look(&self, file: Small, found: &mut Found) {
+    fn look(&self, file: Small, found: &mut InPlace) {
         let begin = Instant::now();
         let Some(metadata) = metadata_below(self.root, &file.rest) else { return found.missing.push(file) };
         let keep = |reason: &str| KeptFile {
@@ -146,7 +146,7 @@ impl Looker<'_> {
 
     /// A copy that is in place: an update brings its attributes up to date as well. What is not remembered yet will be, if a
     /// download that was cut off wrote it.
-    fn note(&self, file: &Small, metadata: &Metadata, untouched: bool, found: &mut Found) {
+    fn note(&self, file: &Small, metadata: &Metadata, untouched: bool, found: &mut InPlace) {
         let stamp = FileStamp::of(metadata);
         let wanted = self.options.preserve && self.options.update && untouched;
         let differs = |attributes: &Attributes| {

@@ -17,7 +17,7 @@ use super::{Error, ErrorKind, shorten};
 use crate::clock::sleep_until;
 use crate::clock::unix_ms;
 use crate::net::Net;
-use crate::state::lookup::{self as hedge, Answer, Hedge, Side};
+use crate::state::lookup::{self as hedge, Hedge, LookupAnswer, Side};
 use crate::state::pages::{self, MAX_PAGES, Next};
 
 /// How long a question waits for the first attempt to join.
@@ -88,8 +88,8 @@ impl Questions {
         loop {
             while let Some(action) = hedge.poll_action(Instant::now()) {
                 match action {
-                    hedge::Action::Ask(side) => asked[side as usize] = true,
-                    hedge::Action::Take(side) => {
+                    hedge::LookupAction::Ask(side) => asked[side as usize] = true,
+                    hedge::LookupAction::Take(side) => {
                         // Only a master that was not asked has no answer of its own.
                         let [of_master, of_dht] = answers;
                         let chosen = if side == Side::Master { of_master.or(of_dht) } else { of_dht };
@@ -188,11 +188,11 @@ impl Questions {
     /// nowhere, what they had is filled up from the DHT; a part alone is never the answer.
     pub(super) async fn entries(&self, query: &str, limit: usize) -> Result<Listing, Error> {
         let pattern = Pattern::parse(query).map_err(Error::Query)?;
-        let first = async { self.page(query, None, limit).await.map(Found::Page) };
-        let all = async { self.dht.search(query, limit).await.map(Found::All) };
+        let first = async { self.page(query, None, limit).await.map(FirstAnswer::Page) };
+        let all = async { self.dht.search(query, limit).await.map(FirstAnswer::All) };
         let mut page = match self.hedged(first, all).await? {
-            Found::All(all) => return Ok(all),
-            Found::Page(page) => page,
+            FirstAnswer::All(all) => return Ok(all),
+            FirstAnswer::Page(page) => page,
         };
         let mut found = pages::Found::new(limit, MAX_PAGES);
         let failure = loop {
@@ -286,7 +286,7 @@ impl Questions {
 }
 
 /// What a search has found so far.
-enum Found {
+enum FirstAnswer {
     /// A page of the master's.
     Page(Page),
     /// All that the DHT knows.
@@ -301,13 +301,13 @@ pub(super) struct Listing {
     pub(super) cut: bool,
 }
 
-fn classify<T>(answer: &Result<T, Error>) -> Answer {
+fn classify<T>(answer: &Result<T, Error>) -> LookupAnswer {
     match answer {
-        Ok(_) => Answer::Found,
-        Err(Error::NotFound { .. }) => Answer::NotFound,
+        Ok(_) => LookupAnswer::Found,
+        Err(Error::NotFound { .. }) => LookupAnswer::NotFound,
         // The question itself is wrong: nobody has another answer to it.
-        Err(error) if error.kind() == ErrorKind::Usage => Answer::Found,
-        Err(_) => Answer::Failed,
+        Err(error) if error.kind() == ErrorKind::Usage => LookupAnswer::Found,
+        Err(_) => LookupAnswer::Failed,
     }
 }
 

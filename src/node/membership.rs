@@ -43,7 +43,7 @@ const MAX_REPORTS: usize = 3;
 const RETRIES_OF_TWIN: u32 = 4;
 
 /// Why a session ended.
-enum End {
+enum SessionEnd {
     /// The node stops.
     Stopped,
     /// Something failed; the text is for people.
@@ -68,8 +68,8 @@ impl Membership {
         let mut since_ms = None;
         loop {
             let (master, reason) = match self.session(&mut backoff).await {
-                End::Stopped => return,
-                End::Failed { master, reason } => (master, reason),
+                SessionEnd::Stopped => return,
+                SessionEnd::Failed { master, reason } => (master, reason),
             };
             if matches!(*self.state.borrow(), MasterState::Joined { .. }) {
                 since_ms = None;
@@ -109,14 +109,14 @@ impl Membership {
     }
 
     /// Finds the master and stays a member for as long as that goes well.
-    async fn session(&mut self, backoff: &mut Backoff) -> End {
+    async fn session(&mut self, backoff: &mut Backoff) -> SessionEnd {
         let found = tokio::select! {
-            () = Phase::end(&mut self.context.phase) => return End::Stopped,
+            () = Phase::end(&mut self.context.phase) => return SessionEnd::Stopped,
             found = self.finder.find(&self.context.net) => found,
         };
         let master = match found {
             Ok(master) => master,
-            Err(failure) => return End::Failed { master: failure.master, reason: failure.reason },
+            Err(failure) => return SessionEnd::Failed { master: failure.master, reason: failure.reason },
         };
         if self.context.net.authority().is_none_or(|known| known.master.to_peer_id() != master) {
             self.context.net.trust(Authority::new(self.context.network().clone(), &master));
@@ -126,11 +126,11 @@ impl Membership {
         let mut lost = self.context.net.lost();
         self.context.net.keep(master, true).await;
         let end = match self.member(master, &mut lost, backoff).await {
-            Ok(()) => End::Stopped,
+            Ok(()) => SessionEnd::Stopped,
             Err(failed) => {
                 // A connection on which a question has no answer would be in the way of a better one.
                 self.context.net.disconnect(master).await;
-                End::Failed { master: Some(master), reason: failed.to_string() }
+                SessionEnd::Failed { master: Some(master), reason: failed.to_string() }
             }
         };
         self.context.net.keep(master, false).await;

@@ -17,7 +17,7 @@ const EYE: Duration = Duration::from_millis(20);
 
 /// What its user wants of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Wish {
+pub(super) enum ControlRequest {
     /// To go on.
     #[default]
     Run,
@@ -28,11 +28,11 @@ pub(super) enum Wish {
 }
 
 /// What an operation tells and is told.
-pub(super) struct Reins {
+pub(super) struct Control {
     /// How far it is.
     pub(super) progress: watch::Sender<Progress>,
     /// What its user wants.
-    pub(super) wish: watch::Receiver<Wish>,
+    pub(super) wish: watch::Receiver<ControlRequest>,
 }
 
 /// Sets the flag when an operation is dropped, so that the thread that hashes for it stops.
@@ -48,21 +48,21 @@ impl Drop for CancelOnDrop {
 #[derive(Debug)]
 pub struct Operation<T> {
     progress: watch::Receiver<Progress>,
-    wish: watch::Sender<Wish>,
+    wish: watch::Sender<ControlRequest>,
     outcome: oneshot::Receiver<Result<T, Error>>,
     task: AbortHandle,
 }
 
 impl<T: Send + 'static> Operation<T> {
     /// Runs `work` on a task of its own, named for the log. A panic is its outcome: [`Error::Bug`].
-    pub(super) fn start<F>(name: &'static str, work: impl FnOnce(Reins) -> F) -> Self
+    pub(super) fn start<F>(name: &'static str, work: impl FnOnce(Control) -> F) -> Self
     where
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let (sender, progress) = watch::channel(Progress::default());
-        let (wish, wishes) = watch::channel(Wish::Run);
+        let (wish, wishes) = watch::channel(ControlRequest::Run);
         let (answer, outcome) = oneshot::channel();
-        let work = work(Reins { progress: sender, wish: wishes });
+        let work = work(Control { progress: sender, wish: wishes });
         let task = tasks::spawn(name, async move {
             // What the work has is dropped with it: permits, files and counts are given back.
             let outcome = AssertUnwindSafe(work).catch_unwind().await.unwrap_or(Err(Error::Bug));
@@ -80,12 +80,12 @@ impl<T: Send + 'static> Operation<T> {
     where
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        Self::start(name, |Reins { progress, mut wish }| {
+        Self::start(name, |Control { progress, mut wish }| {
             let work = work(progress);
             async move {
                 tokio::select! {
                     outcome = work => outcome,
-                    Ok(_) = wish.wait_for(|wish| *wish == Wish::Cancel) => Err(Error::Cancelled),
+                    Ok(_) = wish.wait_for(|wish| *wish == ControlRequest::Cancel) => Err(Error::Cancelled),
                 }
             }
         })
@@ -124,9 +124,9 @@ impl<T> Operation<T> {
     /// Asks for nothing more until [`Operation::resume`]; what was asked for still arrives.
     pub fn pause(&self) {
         self.wish.send_if_modified(|wish| {
-            let runs = *wish == Wish::Run;
+            let runs = *wish == ControlRequest::Run;
             if runs {
-                *wish = Wish::Pause;
+                *wish = ControlRequest::Pause;
             }
             runs
         });
@@ -135,9 +135,9 @@ impl<T> Operation<T> {
     /// Goes on after [`Operation::pause`].
     pub fn resume(&self) {
         self.wish.send_if_modified(|wish| {
-            let paused = *wish == Wish::Pause;
+            let paused = *wish == ControlRequest::Pause;
             if paused {
-                *wish = Wish::Run;
+                *wish = ControlRequest::Run;
             }
             paused
         });
@@ -145,7 +145,7 @@ impl<T> Operation<T> {
 
     /// Ends it and leaves nothing behind; its outcome is [`Error::Cancelled`] unless it was done already.
     pub fn cancel(&self) {
-        self.wish.send_replace(Wish::Cancel);
+        self.wish.send_replace(ControlRequest::Cancel);
     }
 
     /// Waits for its end. Cancel safe: call it again to go on waiting.

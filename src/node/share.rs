@@ -10,7 +10,7 @@ use swarmdex_protocols::{Name, Version};
 use tokio::time::Instant;
 
 use super::lookup::parse_name;
-use super::operation::{CancelOnDrop, Reins, Wish};
+use super::operation::{CancelOnDrop, Control, ControlRequest};
 use super::types::{
     EntryInfo, MasterState, Progress, RevokedInfo, ShareReport, SharedCounts, SharedInfo, Skipped, Standing,
     WrittenFile,
@@ -55,9 +55,9 @@ impl Node {
         paths: Vec<PathBuf>,
         name: Option<String>,
         options: ShareOptions,
-        reins: Reins,
+        reins: Control,
     ) -> Result<ShareReport, Error> {
-        let Reins { progress, mut wish } = reins;
+        let Control { progress, mut wish } = reins;
         if let Some(name) = &name {
             parse_name(name)?;
         }
@@ -77,7 +77,7 @@ impl Node {
         });
         let outcome = tokio::select! {
             outcome = hashing => outcome.map_err(|_| Error::Bug)??,
-            Ok(_) = wish.wait_for(|wish| *wish == Wish::Cancel) => return Err(Error::Cancelled),
+            Ok(_) = wish.wait_for(|wish| *wish == ControlRequest::Cancel) => return Err(Error::Cancelled),
         };
         let paths: Vec<_> = outcome.entries.iter().map(|entry| entry.path.clone()).collect();
         let looking = tokio::task::spawn_blocking(move || writers::written(paths.iter().map(|path| &**path)));

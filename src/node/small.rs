@@ -14,7 +14,7 @@ use swarmdex_protocols::{ContentId, Entry, Multiaddr, PeerId};
 
 use super::fetch::ask;
 use super::get::record::{self, Record};
-use super::operation::{Reins, Wish};
+use super::operation::{Control, ControlRequest};
 use super::types::{GetOptions, GotFile};
 use super::{Error, Inner, Node};
 use crate::storage::copies::Copy;
@@ -45,7 +45,7 @@ pub(super) fn is_small(entry: &Entry) -> bool {
 /// What became of files: those in place or refused by the disk, and those that the owner did not send well: they
 /// are fetched one by one.
 #[derive(Default)]
-pub(super) struct Outcome {
+pub(super) struct BatchOutcome {
     pub(super) done: Vec<(Small, Result<GotFile, Error>)>,
     pub(super) left: Vec<Small>,
     /// What is to be remembered of those in place.
@@ -68,23 +68,27 @@ impl Node {
         addresses: Vec<Multiaddr>,
         files: Vec<Small>,
         into: &Place,
-        reins: &Reins,
-    ) -> Outcome {
+        reins: &Control,
+    ) -> BatchOutcome {
         let inner = &self.inner;
         let mut outcomes = stream::iter(batches(files))
             .map(|batch| {
                 let (addresses, into, mut wish) = (addresses.clone(), into.clone(), reins.wish.clone());
                 async move {
                     // An operation that nobody holds any more is dropped as a whole.
-                    if wish.wait_for(|wish| *wish != Wish::Pause).await.is_ok_and(|wish| *wish == Wish::Cancel) {
-                        return Outcome { left: batch, ..Outcome::default() };
+                    if wish
+                        .wait_for(|wish| *wish != ControlRequest::Pause)
+                        .await
+                        .is_ok_and(|wish| *wish == ControlRequest::Cancel)
+                    {
+                        return BatchOutcome { left: batch, ..BatchOutcome::default() };
                     }
                     fetch_batch(inner, owner, addresses, batch, into).await
                 }
             })
             .buffer_unordered(REQUESTS);
-        let mut whole = Outcome::default();
-        while let Some(Outcome { done, left, copies }) = outcomes.next().await {
+        let mut whole = BatchOutcome::default();
+        while let Some(BatchOutcome { done, left, copies }) = outcomes.next().await {
             let bytes = done.iter().filter_map(|(_, result)| result.as_ref().ok()).map(|file| file.bytes).sum::<u64>();
             reins.progress.send_modify(|progress| {
                 progress.done_bytes += bytes;
@@ -120,7 +124,7 @@ async fn fetch_batch(
     addresses: Vec<Multiaddr>,
     batch: Vec<Small>,
     into: Place,
-) -> Outcome {
+) -> BatchOutcome {
     let begin = Instant::now();
     let contents: Vec<ContentId> = batch.iter().map(|file| file.entry.content).collect();
     let response = if owner == inner.net.local() {
@@ -129,16 +133,16 @@ async fn fetch_batch(
     } else {
         ask(&inner.net, owner, addresses, Request::Files(contents)).await.ok()
     };
-    let Some(response) = response else { return Outcome { left: batch, ..Outcome::default() } };
+    let Some(response) = response else { return BatchOutcome { left: batch, ..BatchOutcome::default() } };
     let together = TOGETHER.min(batch.len()).min(inner.downloads.unplaced.1);
     let room = inner.downloads.unplaced.0.clone().acquire_many_owned(together as u32).await;
-    let Ok(room) = room else { return Outcome { left: batch, ..Outcome::default() } };
+    let Ok(room) = room else { return BatchOutcome { left: batch, ..BatchOutcome::default() } };
     let (library, kept) = (inner.library.clone(), batch.clone());
     let keeps = inner.config.fetch.reshare && !inner.config.transient;
     let (network, sync) = (inner.config.network.clone(), into.record.syncs());
     let placing = tokio::task::spawn_blocking(move || {
         let _room = room;
-        let mut outcome = Outcome::default();
+        let mut outcome = BatchOutcome::default();
         let mut good = Vec::new();
         for (file, bytes) in split(batch, &response) {
             // What the owner sends wrongly others may have.
@@ -178,7 +182,7 @@ async fn fetch_batch(
         library.buffers.give(response.body);
         outcome
     });
-    placing.await.unwrap_or(Outcome { left: kept, ..Outcome::default() })
+    placing.await.unwrap_or(BatchOutcome { left: kept, ..BatchOutcome::default() })
 }
 
 /// Each file with its bytes, if the answer has as many of them as it must.
@@ -202,7 +206,7 @@ fn split(batch: Vec<Small>, response: &Response) -> Vec<(Small, Option<&[u8]>)> 
 }
 
 /// A file in place, and as what.
-type Placed = (PathBuf, Option<FileStamp>);
+type PlacedPath = (PathBuf, Option<FileStamp>);
 
 /// Writes files, waits for the disk once for all of them if that is wanted, and puts each in place. Their names are waited for at the end
 /// of the download.
@@ -212,7 +216,7 @@ fn place_all(
     placing: impl Fn(&Small) -> Placing,
     sync: bool,
     folders: &mut HashSet<PathBuf>,
-) -> Vec<(Small, Result<Placed, Error>)> {
+) -> Vec<(Small, Result<PlacedPath, Error>)> {
     let written = files.iter().map(|(file, bytes)| {
         let target = target(output, &file.rest, folders)?;
         Unplaced::write(&target, bytes, &placing(file))

@@ -29,14 +29,14 @@ pub(super) struct Standings {
     announcer: Arc<Mutex<Announcer>>,
     grants: Arc<Grants>,
     changed: Arc<watch::Sender<u64>>,
-    agreement: Arc<Mutex<Agreement>>,
+    agreement: Arc<Mutex<AgreementState>>,
     /// Of the listing that was asked about last.
     places: Arc<Mutex<Option<Ordered>>>,
 }
 
 /// How master and node agree about the node's names.
 #[derive(Debug, Clone, Copy, Default)]
-struct Agreement {
+struct AgreementState {
     /// Length of a lease; zero before the first join.
     lease: Duration,
     /// Wall clock when both were last seen to hold the same, in milliseconds since 1970.
@@ -80,7 +80,7 @@ impl Standings {
         (result, number)
     }
 
-    fn agreement(&self) -> MutexGuard<'_, Agreement> {
+    fn agreement(&self) -> MutexGuard<'_, AgreementState> {
         self.agreement.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -110,7 +110,7 @@ impl Standings {
 
     /// How master and node agree, for people.
     pub(super) fn agreement_info(&self) -> Option<AgreementInfo> {
-        let Agreement { confirmed_ms, repaired, checked, .. } = *self.agreement();
+        let AgreementState { confirmed_ms, repaired, checked, .. } = *self.agreement();
         let confirmed_ms = confirmed_ms?;
         let names = self.lock().granted().map_or(0, |sum| sum.entries);
         Some(AgreementInfo { confirmed_ms, names, repaired, checked })

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::standings::Standings;
 use crate::state::announce::Changed;
-use crate::state::publish::{Change, Wanted, What};
+use crate::state::publish::{RecordChange, WantedRecords, What};
 use crate::storage::library::Library;
 
 /// Names that are looked at while nobody else can change what is said of them.
@@ -21,7 +21,7 @@ pub(super) struct Follower {
     network: Network,
     found_as: Option<RecordKey>,
     /// `None` before everything was looked at, and after a failure.
-    wanted: Option<Wanted>,
+    wanted: Option<WantedRecords>,
 }
 
 impl Follower {
@@ -32,10 +32,10 @@ impl Follower {
     }
 
     /// What changed since the last time; with `all` everything else that is wanted, too.
-    pub(super) async fn changes(&mut self, all: bool) -> Vec<Change> {
+    pub(super) async fn changes(&mut self, all: bool) -> Vec<RecordChange> {
         let all = all || self.wanted.is_none();
         let always = self.found_as;
-        let mut wanted = self.wanted.take().unwrap_or_else(|| Wanted::new(self.network.clone(), always));
+        let mut wanted = self.wanted.take().unwrap_or_else(|| WantedRecords::new(self.network.clone(), always));
         let held = (all || self.held.has_changed().unwrap_or(false)).then(|| {
             self.held.mark_unchanged();
             self.library.holdings.contents()
@@ -62,7 +62,7 @@ impl Follower {
     }
 }
 
-fn follow(wanted: &mut Wanted, standings: &Standings, changed: Changed, changes: &mut Vec<Change>) {
+fn follow(wanted: &mut WantedRecords, standings: &Standings, changed: Changed, changes: &mut Vec<RecordChange>) {
     let names: BTreeSet<Name> = match changed {
         Changed::Names(names) => names,
         Changed::All => {

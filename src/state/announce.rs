@@ -22,7 +22,7 @@ use swarmdex_protocols::{Attributes, Certificate, Claim, ContentId, Entry, Name,
 use super::Now;
 use super::agreement::{Differences, Held};
 pub use changed::Changed;
-use told::{Answer, Told};
+use told::{MasterAnswer, Told};
 
 /// How a name of this peer stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,7 +178,7 @@ impl Announcer {
                 };
                 let standing = Standing::Certified(self.version(name, content, size));
                 let attributes = self.told_attributes(name, content, size);
-                let answer = Answer { content: *content, size, attributes, standing, sealed_ms, at: now };
+                let answer = MasterAnswer { content: *content, size, attributes, standing, sealed_ms, at: now };
                 self.told.insert(name.clone(), answer);
             }
             self.agreed = Some(now);
@@ -194,7 +194,7 @@ impl Announcer {
         for (name, answer) in self.told.take() {
             // Without a seal nobody else would believe it.
             if answer.granted().is_some() && !self.unsealed.contains_key(&name) {
-                let Answer { content, size, standing, .. } = answer;
+                let MasterAnswer { content, size, standing, .. } = answer;
                 self.assumed.insert(name, Assumed { content, size, standing });
             }
         }
@@ -331,7 +331,7 @@ impl Announcer {
                 Verdict::Refused(refusal) => Standing::Refused(refusal.reason),
             };
             let attributes = offer.attributes.as_ref().map(|signed| signed.said());
-            let answer = Answer { content, size, attributes, standing, sealed_ms: now.unix_ms, at: now.mono };
+            let answer = MasterAnswer { content, size, attributes, standing, sealed_ms: now.unix_ms, at: now.mono };
             self.told.insert(name, answer);
         }
         if last {
@@ -372,7 +372,7 @@ impl Announcer {
         self.told.remove(name);
         if let Some((content, size, version)) = granted {
             let standing = Standing::Certified(version);
-            let answer = Answer { content, size, attributes: None, standing, sealed_ms: 0, at: now };
+            let answer = MasterAnswer { content, size, attributes: None, standing, sealed_ms: 0, at: now };
             self.told.insert(name.clone(), answer);
         }
     }
@@ -399,7 +399,7 @@ impl Announcer {
         for name in differences.missing.iter().chain(&differences.other) {
             self.changed.mark(name);
             if let Some(answer) = self.told.remove(name).filter(|_| !self.unsealed.contains_key(name)) {
-                let Answer { content, size, standing, .. } = answer;
+                let MasterAnswer { content, size, standing, .. } = answer;
                 self.assumed.insert(name.clone(), Assumed { content, size, standing });
             }
         }

@@ -24,7 +24,7 @@ const ITEMS_A_RANGE: usize = MAX_MIRROR_HELD / 4;
 
 /// A comparison with one node: what to ask it, and what comes of its answers.
 #[derive(Debug)]
-pub struct Comparison {
+pub struct RangeComparison {
     /// In order of their keys.
     items: Vec<(RecordKey, What, Mark)>,
     /// Most items that are looked for.
@@ -39,7 +39,7 @@ pub struct Comparison {
     surplus: BTreeSet<RecordKey>,
 }
 
-impl Comparison {
+impl RangeComparison {
     /// Of these items: what the node said that it stores. It looks for at most `most` that are missing there.
     pub fn new(items: impl IntoIterator<Item = (RecordKey, What)>, most: usize) -> Self {
         let marked = |(key, what): (RecordKey, What)| {

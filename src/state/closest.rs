@@ -23,15 +23,15 @@ const MAX_KNOWN: usize = 96;
 const BELIEVED: u8 = 2;
 
 #[derive(Debug)]
-struct Candidate<N> {
+struct WalkCandidate<N> {
     node: N,
-    state: State,
+    state: WalkState,
     /// How many named it; the asker's own routing table counts as two.
     named: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum WalkState {
     New,
     Asked,
     /// It has not answered for a while: another is asked in its place.
@@ -47,7 +47,7 @@ enum State {
 pub struct Closest<N> {
     target: Position,
     /// By distance.
-    known: BTreeMap<Position, Candidate<N>>,
+    known: BTreeMap<Position, WalkCandidate<N>>,
     asked: usize,
     answered: usize,
     failed: usize,
@@ -63,7 +63,7 @@ impl<N: Copy + Ord> Closest<N> {
 
     fn learn(&mut self, nodes: impl IntoIterator<Item = (Position, N)>, weight: u8) {
         for (place, node) in nodes {
-            let candidate = || Candidate { node, state: State::New, named: 0 };
+            let candidate = || WalkCandidate { node, state: WalkState::New, named: 0 };
             let candidate = self.known.entry(distance(&place, &self.target)).or_insert_with(candidate);
             candidate.named = candidate.named.saturating_add(weight);
         }
@@ -73,17 +73,17 @@ impl<N: Copy + Ord> Closest<N> {
     }
 
     /// Those that are to be the answer, as far as is known: the closest that are not gone.
-    fn best(&self) -> impl Iterator<Item = (&Position, &Candidate<N>)> {
-        self.known.iter().filter(|(_, candidate)| candidate.state != State::Failed).take(REPLICATION)
+    fn best(&self) -> impl Iterator<Item = (&Position, &WalkCandidate<N>)> {
+        self.known.iter().filter(|(_, candidate)| candidate.state != WalkState::Failed).take(REPLICATION)
     }
 
     /// Who is to be asked next, if anybody.
     fn wanted(&self) -> Option<Position> {
         // Those who do not answer now are no help.
-        let helpful = |candidate: &Candidate<N>| !matches!(candidate.state, State::Slow | State::Mute);
+        let helpful = |candidate: &WalkCandidate<N>| !matches!(candidate.state, WalkState::Slow | WalkState::Mute);
         let nearest = self.best().filter(|(_, candidate)| helpful(candidate)).take(ENOUGH);
-        let is_new = |(_, candidate): &(&Position, &Candidate<N>)| candidate.state == State::New;
-        let doubtful = |(_, candidate): &(&Position, &Candidate<N>)| self.failed > 0 || candidate.named < BELIEVED;
+        let is_new = |(_, candidate): &(&Position, &WalkCandidate<N>)| candidate.state == WalkState::New;
+        let doubtful = |(_, candidate): &(&Position, &WalkCandidate<N>)| self.failed > 0 || candidate.named < BELIEVED;
         let next = nearest.into_iter().find(is_new).or_else(|| {
             // What those under way will say decides who else has to be asked.
             let settled = self.failed > 0 || self.answered >= ENOUGH;
@@ -94,19 +94,19 @@ impl<N: Copy + Ord> Closest<N> {
 
     /// The next node to ask; `None` while enough are being asked, or at the end.
     pub fn next_node(&mut self) -> Option<N> {
-        let under_way = self.known.values().filter(|candidate| candidate.state == State::Asked).count();
+        let under_way = self.known.values().filter(|candidate| candidate.state == WalkState::Asked).count();
         if under_way >= PARALLEL || self.asked >= MAX_ASKED {
             return None;
         }
         let candidate = self.wanted().and_then(|place| self.known.get_mut(&place))?;
-        candidate.state = State::Asked;
+        candidate.state = WalkState::Asked;
         self.asked += 1;
         Some(candidate.node)
     }
 
     /// A node answered with nodes that it knows.
     pub fn on_answer(&mut self, node: N, closer: impl IntoIterator<Item = (Position, N)>) {
-        if self.settle(node, State::Answered) {
+        if self.settle(node, WalkState::Answered) {
             self.answered += 1;
             self.learn(closer.into_iter().take(REPLICATION), 1);
         }
@@ -114,27 +114,27 @@ impl<N: Copy + Ord> Closest<N> {
 
     /// A node is there, and has no answer: it is of an earlier version, or too busy.
     pub fn on_mute(&mut self, node: N) {
-        self.settle(node, State::Mute);
+        self.settle(node, WalkState::Mute);
     }
 
     /// A node cannot be reached.
     pub fn on_failed(&mut self, node: N) {
-        if self.settle(node, State::Failed) {
+        if self.settle(node, WalkState::Failed) {
             self.failed += 1;
         }
     }
 
     /// Nobody has answered for a while: others are asked as well.
     pub fn on_slow(&mut self) {
-        for candidate in self.known.values_mut().filter(|candidate| candidate.state == State::Asked) {
-            candidate.state = State::Slow;
+        for candidate in self.known.values_mut().filter(|candidate| candidate.state == WalkState::Asked) {
+            candidate.state = WalkState::Slow;
         }
     }
 
     /// False if the node was not asked, or has answered.
-    fn settle(&mut self, node: N, state: State) -> bool {
-        let is_it = |candidate: &&mut Candidate<N>| {
-            candidate.node == node && matches!(candidate.state, State::Asked | State::Slow)
+    fn settle(&mut self, node: N, state: WalkState) -> bool {
+        let is_it = |candidate: &&mut WalkCandidate<N>| {
+            candidate.node == node && matches!(candidate.state, WalkState::Asked | WalkState::Slow)
         };
         let candidate = self.known.values_mut().find(is_it);
         candidate.map(|candidate| candidate.state = state).is_some()
@@ -143,7 +143,7 @@ impl<N: Copy + Ord> Closest<N> {
     /// Whether nobody has to be waited for or asked any more.
     pub fn is_over(&self) -> bool {
         let none_left = self.asked >= MAX_ASKED || self.wanted().is_none();
-        none_left && !self.best().any(|(_, candidate)| candidate.state == State::Asked)
+        none_left && !self.best().any(|(_, candidate)| candidate.state == WalkState::Asked)
     }
 
     /// Whether any node knew the question. In a network of nodes of before none does.
@@ -160,10 +160,10 @@ impl<N: Copy + Ord> Closest<N> {
     /// The closest nodes, at most [`REPLICATION`], the closest first: that answered, or of which more than one said that they are
     /// there.
     pub fn nodes(&self) -> Vec<N> {
-        let is_there = |candidate: &Candidate<N>| match candidate.state {
-            State::Answered | State::Mute => true,
-            State::Failed => false,
-            State::New | State::Asked | State::Slow => candidate.named >= BELIEVED,
+        let is_there = |candidate: &WalkCandidate<N>| match candidate.state {
+            WalkState::Answered | WalkState::Mute => true,
+            WalkState::Failed => false,
+            WalkState::New | WalkState::Asked | WalkState::Slow => candidate.named >= BELIEVED,
         };
         self.known.values().filter(|candidate| is_there(candidate)).map(|found| found.node).take(REPLICATION).collect()
     }

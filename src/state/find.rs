@@ -24,13 +24,13 @@ type Ways = u32;
 #[derive(Debug)]
 struct Candidate<N> {
     node: N,
-    state: State,
+    state: FindState,
     ways: Ways,
     has: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum State {
+enum FindState {
     New,
     Asked,
     /// It has not answered for a while: another is asked in its place.
@@ -62,7 +62,7 @@ impl<N: Copy + Ord> Find<N> {
 
     fn learn(&mut self, nodes: impl IntoIterator<Item = (Position, N)>, ways: Ways) {
         for (place, node) in nodes {
-            let candidate = || Candidate { node, state: State::New, ways: 0, has: false };
+            let candidate = || Candidate { node, state: FindState::New, ways: 0, has: false };
             self.known.entry(distance(&place, &self.target)).or_insert_with(candidate).ways |= ways;
         }
         while self.known.len() > MAX_KNOWN {
@@ -72,7 +72,7 @@ impl<N: Copy + Ord> Find<N> {
 
     /// The next node to ask; `None` while enough are being asked, or at the end.
     pub fn next_node(&mut self) -> Option<N> {
-        let under_way = self.known.values().filter(|candidate| candidate.state == State::Asked).count();
+        let under_way = self.known.values().filter(|candidate| candidate.state == FindState::Asked).count();
         // Those under way may be all that is missing.
         if under_way >= PARALLEL.min(ENOUGH.saturating_sub(self.had).max(1))
             || self.has_enough()
@@ -81,15 +81,15 @@ impl<N: Copy + Ord> Find<N> {
             return None;
         }
         let ways = self.ways();
-        let is_new = |candidate: &&mut Candidate<N>| candidate.state == State::New;
+        let is_new = |candidate: &&mut Candidate<N>| candidate.state == FindState::New;
         let next = if self.had >= ENOUGH {
             // What all those say who were heard of by way of one node, somebody else has to confirm.
             self.known.values_mut().filter(is_new).find(|candidate| candidate.ways & !ways != 0)?
         } else {
-            let closest = self.known.values_mut().filter(|candidate| candidate.state != State::Failed);
+            let closest = self.known.values_mut().filter(|candidate| candidate.state != FindState::Failed);
             closest.take(REPLICATION).find(is_new)?
         };
-        next.state = State::Asked;
+        next.state = FindState::Asked;
         self.asked += 1;
         Some(next.node)
     }
@@ -97,7 +97,7 @@ impl<N: Copy + Ord> Find<N> {
     /// A node answered: whether it has something under the key, and whom it knows that is closer.
     pub fn on_answer(&mut self, node: N, has: bool, closer: impl IntoIterator<Item = (Position, N)>) {
         let Some(candidate) = self.asked_mut(node) else { return };
-        (candidate.state, candidate.has) = (State::Answered, has);
+        (candidate.state, candidate.has) = (FindState::Answered, has);
         let ways = candidate.ways;
         self.had += usize::from(has);
         self.learn(closer.into_iter().take(REPLICATION), ways);
@@ -106,20 +106,23 @@ impl<N: Copy + Ord> Find<N> {
     /// A node cannot be reached, or does not know the question.
     pub fn on_failed(&mut self, node: N) {
         if let Some(candidate) = self.asked_mut(node) {
-            candidate.state = State::Failed;
+            candidate.state = FindState::Failed;
         }
     }
 
     /// Nobody has answered for a while: others are asked as well.
     pub fn on_slow(&mut self) {
-        for candidate in self.known.values_mut().filter(|candidate| candidate.state == State::Asked) {
-            candidate.state = State::Slow;
+        for candidate in self.known.values_mut().filter(|candidate| candidate.state == FindState::Asked) {
+            candidate.state = FindState::Slow;
         }
     }
 
     fn asked_mut(&mut self, node: N) -> Option<&mut Candidate<N>> {
         let is_it = |candidate: &&mut Candidate<N>| candidate.node == node;
-        self.known.values_mut().filter(|candidate| matches!(candidate.state, State::Asked | State::Slow)).find(is_it)
+        self.known
+            .values_mut()
+            .filter(|candidate| matches!(candidate.state, FindState::Asked | FindState::Slow))
+            .find(is_it)
     }
 
     /// Whether enough nodes had something, and they were heard of in more than one way: a node that is asked can name as many

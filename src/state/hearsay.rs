@@ -25,7 +25,7 @@ pub struct Pair {
 }
 
 #[derive(Debug)]
-struct Said {
+struct HeardPair {
     voices: usize,
     /// Who said it last, by number.
     last: usize,
@@ -35,7 +35,7 @@ struct Said {
 /// What several neighbours said.
 #[derive(Debug, Default)]
 pub struct Hearsay {
-    pairs: BTreeMap<(RecordKey, PeerId), Said>,
+    pairs: BTreeMap<(RecordKey, PeerId), HeardPair>,
     addresses: BTreeMap<PeerId, Vec<Multiaddr>>,
 }
 
@@ -56,7 +56,7 @@ impl Hearsay {
                     said.left = said.left.max(*left);
                 }
                 None if room => {
-                    self.pairs.insert((*key, *peer), Said { voices: 1, last: neighbour, left: *left });
+                    self.pairs.insert((*key, *peer), HeardPair { voices: 1, last: neighbour, left: *left });
                     self.addresses.entry(*peer).or_insert_with(|| addresses.clone());
                 }
                 None => {}
@@ -68,7 +68,7 @@ impl Hearsay {
     pub fn agreed(self) -> Vec<Pair> {
         let Self { pairs, addresses } = self;
         let agreed = pairs.into_iter().filter(|(_, said)| said.voices >= VOICES);
-        let pair = |((key, peer), said): ((RecordKey, PeerId), Said)| Pair {
+        let pair = |((key, peer), said): ((RecordKey, PeerId), HeardPair)| Pair {
             key,
             peer,
             addresses: addresses.get(&peer).cloned().unwrap_or_default(),

@@ -42,7 +42,7 @@ impl Knock {
 
 /// What becomes of a newcomer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum KnockVerdict {
     /// It has a place, under this number.
     Welcome(u64),
     /// It has the place of another one.
@@ -64,20 +64,20 @@ impl Knocks {
 
     /// Somebody connects. Whoever is to give way because it is silent is ended by `ends`, unless it has said something just now:
     /// then that is false, and somebody else is looked for.
-    pub fn arrive(&mut self, source: IpAddr, now: Instant, mut ends: impl FnMut(u64) -> bool) -> Answer {
+    pub fn arrive(&mut self, source: IpAddr, now: Instant, mut ends: impl FnMut(u64) -> bool) -> KnockVerdict {
         let of_source = self.counts.of(&source);
         if self.counts.has_room(&source) {
-            return Answer::Welcome(self.add(source, now));
+            return KnockVerdict::Welcome(self.add(source, now));
         }
         let gone = loop {
-            let Some(gone) = self.who_gives_way(source, of_source, now) else { return Answer::Refused };
+            let Some(gone) = self.who_gives_way(source, of_source, now) else { return KnockVerdict::Refused };
             match self.pending.get_mut(&gone) {
                 Some(knock) if !knock.spoke && !ends(gone) => knock.spoke = true,
                 _ => break gone,
             }
         };
         self.leave(gone);
-        Answer::Instead { number: self.add(source, now), gone }
+        KnockVerdict::Instead { number: self.add(source, now), gone }
     }
 
     fn who_gives_way(&self, source: IpAddr, of_source: usize, now: Instant) -> Option<u64> {
@@ -141,13 +141,13 @@ mod tests {
         IpAddr::from([10, 0, 0, number])
     }
 
-    fn arrive(knocks: &mut Knocks, from: u8, now: Instant) -> Answer {
+    fn arrive(knocks: &mut Knocks, from: u8, now: Instant) -> KnockVerdict {
         knocks.arrive(source(from), now, |_| true)
     }
 
     fn welcome(knocks: &mut Knocks, from: u8, now: Instant) -> u64 {
         match arrive(knocks, from, now) {
-            Answer::Welcome(number) => number,
+            KnockVerdict::Welcome(number) => number,
             other => panic!("{other:?}"),
         }
     }
@@ -159,7 +159,7 @@ mod tests {
             welcome(&mut knocks, 1, now);
         }
         for _ in 0..10_000 {
-            assert_eq!(arrive(&mut knocks, 1, now), Answer::Refused);
+            assert_eq!(arrive(&mut knocks, 1, now), KnockVerdict::Refused);
         }
         for other in 2..=64 {
             welcome(&mut knocks, other, now);
@@ -175,12 +175,12 @@ mod tests {
         let silent = welcome(&mut knocks, 1, begin);
         let later = begin + SILENT;
         welcome(&mut knocks, 1, later);
-        let Answer::Instead { number, gone } = arrive(&mut knocks, 1, later) else { panic!() };
+        let KnockVerdict::Instead { number, gone } = arrive(&mut knocks, 1, later) else { panic!() };
         assert_eq!(gone, silent);
         knocks.spoke(number);
         // What gets on keeps its place until it is slow.
-        assert_eq!(arrive(&mut knocks, 1, later), Answer::Refused);
-        assert!(matches!(arrive(&mut knocks, 1, later + SLOW), Answer::Instead { .. }));
+        assert_eq!(arrive(&mut knocks, 1, later), KnockVerdict::Refused);
+        assert!(matches!(arrive(&mut knocks, 1, later + SLOW), KnockVerdict::Instead { .. }));
         assert_eq!(knocks.len(), 3);
     }
 
@@ -193,11 +193,11 @@ mod tests {
             asked.push(number);
             number == third
         });
-        assert!(matches!(answer, Answer::Instead { gone, .. } if gone == third));
+        assert!(matches!(answer, KnockVerdict::Instead { gone, .. } if gone == third));
         assert_eq!(asked, [first, second, third]);
         assert_eq!(
             knocks.arrive(source(1), later, |_| unreachable!("those have spoken, and this one came just now")),
-            Answer::Refused
+            KnockVerdict::Refused
         );
         assert_eq!(knocks.len(), 3);
     }
@@ -209,14 +209,14 @@ mod tests {
         for from in [1, 1, 1, 2, 2, 2, 3] {
             welcome(&mut knocks, from, now);
         }
-        assert_eq!(arrive(&mut knocks, 4, now), Answer::Instead { number: 8, gone: first }, "at once");
+        assert_eq!(arrive(&mut knocks, 4, now), KnockVerdict::Instead { number: 8, gone: first }, "at once");
         // Nobody has two more than this one would have.
         let mut even = Knocks::new(2, 2);
         for from in 1..=2 {
             welcome(&mut even, from, now);
         }
-        assert_eq!(arrive(&mut even, 3, now), Answer::Refused);
-        assert!(matches!(arrive(&mut even, 3, now + SILENT), Answer::Instead { number: 2, .. }));
+        assert_eq!(arrive(&mut even, 3, now), KnockVerdict::Refused);
+        assert!(matches!(arrive(&mut even, 3, now + SILENT), KnockVerdict::Instead { number: 2, .. }));
     }
 
     proptest! {
@@ -230,12 +230,12 @@ mod tests {
                     knocks.leave(inside.remove(0).0);
                 } else {
                     match arrive(&mut knocks, from, now) {
-                        Answer::Welcome(number) => inside.push((number, from)),
-                        Answer::Instead { number, gone } => {
+                        KnockVerdict::Welcome(number) => inside.push((number, from)),
+                        KnockVerdict::Instead { number, gone } => {
                             inside.retain(|(other, _)| *other != gone);
                             inside.push((number, from));
                         }
-                        Answer::Refused => {}
+                        KnockVerdict::Refused => {}
                     }
                     if what == 1 && let Some((number, _)) = inside.last() {
                         knocks.spoke(*number);

@@ -33,7 +33,7 @@ pub enum LeaseState {
 
 /// One member.
 #[derive(Debug, Clone)]
-pub struct Member {
+pub struct LeaseMember {
     /// How it stands.
     pub state: LeaseState,
     /// Where it listens.
@@ -47,7 +47,7 @@ pub struct Member {
 
 /// What is to be done about members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum LeaseAction {
     /// See whether it can be reached.
     Probe(PeerId),
     /// Its lease is over: free its names.
@@ -63,10 +63,10 @@ pub enum Action {
 pub struct Leases {
     config: LeaseConfig,
     most: usize,
-    members: BTreeMap<PeerId, Member>,
+    members: BTreeMap<PeerId, LeaseMember>,
     deadlines: BTreeSet<(Instant, PeerId)>,
     suspects: usize,
-    actions: VecDeque<Action>,
+    actions: VecDeque<LeaseAction>,
     pace: Pace,
 }
 
@@ -100,7 +100,7 @@ impl Leases {
 
     fn insert(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>, state: LeaseState, now: Instant) {
         addresses.truncate(MAX_ADDRESSES);
-        let member = Member {
+        let member = LeaseMember {
             state,
             addresses,
             account: Account::default(),
@@ -122,7 +122,7 @@ impl Leases {
     }
 
     /// What comes next for a member if nothing is heard of it.
-    fn due(&self, member: &Member) -> Instant {
+    fn due(&self, member: &LeaseMember) -> Instant {
         match member.state {
             // A ping that is answered is heard each interval.
             LeaseState::Alive => {
@@ -132,13 +132,13 @@ impl Leases {
         }
     }
 
-    fn put(&mut self, peer: PeerId, member: Member) {
+    fn put(&mut self, peer: PeerId, member: LeaseMember) {
         self.deadlines.insert((self.due(&member), peer));
         self.suspects += usize::from(member.state == LeaseState::Suspect);
         self.members.insert(peer, member);
     }
 
-    fn remove(&mut self, peer: &PeerId) -> Option<Member> {
+    fn remove(&mut self, peer: &PeerId) -> Option<LeaseMember> {
         let member = self.members.remove(peer)?;
         self.deadlines.remove(&(self.due(&member), *peer));
         self.suspects -= usize::from(member.state == LeaseState::Suspect);
@@ -146,7 +146,7 @@ impl Leases {
     }
 
     /// Changes a member, and its deadline with it.
-    fn update(&mut self, peer: &PeerId, change: impl FnOnce(&mut Member)) {
+    fn update(&mut self, peer: &PeerId, change: impl FnOnce(&mut LeaseMember)) {
         if let Some(mut member) = self.remove(peer) {
             change(&mut member);
             self.put(*peer, member);
@@ -165,7 +165,7 @@ impl Leases {
         self.insert(*peer, addresses, LeaseState::Alive, now);
         self.set_holding(peer, holding);
         if revived {
-            self.actions.push_back(Action::BecameAlive(*peer));
+            self.actions.push_back(LeaseAction::BecameAlive(*peer));
         }
         Ok(())
     }
@@ -180,7 +180,7 @@ impl Leases {
         }
     }
 
-    fn of_session(&mut self, peer: &PeerId, session: Session) -> Result<&mut Member, Refusal> {
+    fn of_session(&mut self, peer: &PeerId, session: Session) -> Result<&mut LeaseMember, Refusal> {
         match self.members.get_mut(peer) {
             Some(member) if member.account.lock().session == Some(session) => Ok(member),
             Some(_) => Err(Refusal::new(RefusalCode::NotJoined, "that session is over: join again")),
@@ -211,7 +211,7 @@ impl Leases {
     /// A sign of life; of strangers it means nothing.
     pub fn on_alive(&mut self, peer: &PeerId, now: Instant) {
         if self.members.get(peer).is_some_and(|member| member.state == LeaseState::Suspect) {
-            self.actions.push_back(Action::BecameAlive(*peer));
+            self.actions.push_back(LeaseAction::BecameAlive(*peer));
         }
         self.update(peer, |member| (member.state, member.heard) = (LeaseState::Alive, now));
     }
@@ -219,7 +219,7 @@ impl Leases {
     fn suspect(&mut self, peer: &PeerId) {
         if self.members.get(peer).is_some_and(|member| member.state == LeaseState::Alive) {
             self.update(peer, |member| member.state = LeaseState::Suspect);
-            self.actions.push_back(Action::BecameSuspect(*peer));
+            self.actions.push_back(LeaseAction::BecameSuspect(*peer));
         }
     }
 
@@ -241,7 +241,7 @@ impl Leases {
         };
         if member.probed.is_none_or(|probed| now.duration_since(probed) >= PROBE_PAUSE) {
             member.probed = Some(now);
-            self.actions.push_back(Action::Probe(*peer));
+            self.actions.push_back(LeaseAction::Probe(*peer));
         }
         Ok(())
     }
@@ -254,7 +254,7 @@ impl Leases {
     }
 
     /// One member.
-    pub fn get(&self, peer: &PeerId) -> Option<&Member> {
+    pub fn get(&self, peer: &PeerId) -> Option<&LeaseMember> {
         self.members.get(peer)
     }
 
@@ -276,7 +276,7 @@ impl Leases {
     }
 
     /// The next thing to do. Safe to call when there is nothing.
-    pub fn poll_action(&mut self) -> Option<Action> {
+    pub fn poll_action(&mut self) -> Option<LeaseAction> {
         self.actions.pop_front()
     }
 
@@ -300,7 +300,7 @@ impl Leases {
                 self.update(&peer, |member| member.heard = now);
             } else if suspect {
                 self.forget(&peer);
-                self.actions.push_back(Action::Evict(peer));
+                self.actions.push_back(LeaseAction::Evict(peer));
             }
         }
     }
@@ -324,7 +324,7 @@ mod tests {
         leases.on_joined(peer, Session(session));
     }
 
-    fn actions(leases: &mut Leases) -> Vec<Action> {
+    fn actions(leases: &mut Leases) -> Vec<LeaseAction> {
         std::iter::from_fn(|| leases.poll_action()).collect()
     }
 
@@ -337,14 +337,14 @@ mod tests {
         leases.handle_timeout(due - Duration::from_millis(1));
         assert_eq!(leases.get(&peer).unwrap().state, LeaseState::Alive);
         leases.handle_timeout(due);
-        assert_eq!(actions(&mut leases), [Action::BecameSuspect(peer)]);
+        assert_eq!(actions(&mut leases), [LeaseAction::BecameSuspect(peer)]);
         let (due, _) = leases.poll_timeout().unwrap();
         assert_eq!(due, now + LEASE);
         leases.handle_timeout(due - Duration::from_millis(1));
         assert_eq!(actions(&mut leases), []);
         leases.handle_timeout(due);
         leases.handle_timeout(due);
-        assert_eq!(actions(&mut leases), [Action::Evict(peer)]);
+        assert_eq!(actions(&mut leases), [LeaseAction::Evict(peer)]);
         assert!(leases.get(&peer).is_none() && leases.poll_timeout().is_none());
     }
 
@@ -354,7 +354,7 @@ mod tests {
         join(&mut leases, &peer, 1, now);
         leases.on_disconnected(&peer);
         leases.on_alive(&peer, now + LEASE / 2);
-        assert_eq!(actions(&mut leases), [Action::BecameSuspect(peer), Action::BecameAlive(peer)]);
+        assert_eq!(actions(&mut leases), [LeaseAction::BecameSuspect(peer), LeaseAction::BecameAlive(peer)]);
         leases.handle_timeout(now + LEASE / 2 + Duration::from_secs(11));
         assert_eq!(actions(&mut leases), []);
         leases.on_disconnected(&peer);
@@ -393,10 +393,10 @@ mod tests {
         for _ in 0..1000 {
             leases.on_report(&peer, now).unwrap();
         }
-        assert_eq!(actions(&mut leases), [Action::Probe(peer)]);
+        assert_eq!(actions(&mut leases), [LeaseAction::Probe(peer)]);
         assert_eq!(leases.get(&peer).unwrap().state, LeaseState::Alive);
         leases.on_probe_failed(&peer);
-        assert_eq!(actions(&mut leases), [Action::BecameSuspect(peer)]);
+        assert_eq!(actions(&mut leases), [LeaseAction::BecameSuspect(peer)]);
         assert_eq!(leases.on_report(&PeerId::random(), now).unwrap_err().code, RefusalCode::NotFound);
     }
 
@@ -430,12 +430,12 @@ mod tests {
         peers.iter().for_each(|peer| join(&mut leases, peer, 1, now));
         let late = now + Duration::from_secs(7200);
         leases.handle_timeout(late);
-        assert!(actions(&mut leases).iter().all(|action| matches!(action, Action::BecameSuspect(_))));
+        assert!(actions(&mut leases).iter().all(|action| matches!(action, LeaseAction::BecameSuspect(_))));
         assert_eq!(leases.counts(), (50, 50));
         leases.on_alive(&peers[0], late);
-        assert_eq!(actions(&mut leases), [Action::BecameAlive(peers[0])]);
+        assert_eq!(actions(&mut leases), [LeaseAction::BecameAlive(peers[0])]);
         leases.handle_timeout(late + LEASE - Duration::from_millis(1));
-        assert_eq!(actions(&mut leases), [Action::BecameSuspect(peers[0])]);
+        assert_eq!(actions(&mut leases), [LeaseAction::BecameSuspect(peers[0])]);
         leases.handle_timeout(late + LEASE);
         assert_eq!(leases.counts(), (0, 0));
     }

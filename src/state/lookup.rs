@@ -17,7 +17,7 @@ pub enum Side {
 
 /// What an answer comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum LookupAnswer {
     /// What was asked for.
     Found,
     /// There is no such thing, as far as the side knows.
@@ -28,7 +28,7 @@ pub enum Answer {
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum LookupAction {
     /// Ask.
     Ask(Side),
     /// Take the answer of this side; the other one does not matter any more.
@@ -39,7 +39,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Hedge {
     asked: [bool; 2],
-    answers: [Option<Answer>; 2],
+    answers: [Option<LookupAnswer>; 2],
     /// When the DHT is asked even without word of the master.
     due: Instant,
     taken: bool,
@@ -48,38 +48,38 @@ pub struct Hedge {
 impl Hedge {
     /// A question asked at `now`. With `master_down` the DHT is asked at once, and the master not at all.
     pub fn new(master_down: bool, now: Instant) -> Self {
-        let master = master_down.then_some(Answer::Failed);
+        let master = master_down.then_some(LookupAnswer::Failed);
         let due = if master_down { now } else { now + HEDGE_DELAY };
         Self { asked: [master_down, false], answers: [master, None], due, taken: false }
     }
 
     /// One side answered.
-    pub fn on_answer(&mut self, side: Side, answer: Answer) {
+    pub fn on_answer(&mut self, side: Side, answer: LookupAnswer) {
         self.answers[side as usize] = Some(answer);
     }
 
     /// What to do next; `None` if nothing at the moment.
-    pub fn poll_action(&mut self, now: Instant) -> Option<Action> {
+    pub fn poll_action(&mut self, now: Instant) -> Option<LookupAction> {
         if self.taken {
             return None;
         }
         let [master, dht] = self.answers;
         let take = match (master, dht) {
             // The master knows: also that there is no such thing.
-            (Some(Answer::Found | Answer::NotFound), _) => Some(Side::Master),
-            (_, Some(Answer::Found)) => Some(Side::Dht),
-            (Some(Answer::Failed), Some(Answer::NotFound)) => Some(Side::Dht),
-            (Some(Answer::Failed), Some(Answer::Failed)) => Some(Side::Master),
+            (Some(LookupAnswer::Found | LookupAnswer::NotFound), _) => Some(Side::Master),
+            (_, Some(LookupAnswer::Found)) => Some(Side::Dht),
+            (Some(LookupAnswer::Failed), Some(LookupAnswer::NotFound)) => Some(Side::Dht),
+            (Some(LookupAnswer::Failed), Some(LookupAnswer::Failed)) => Some(Side::Master),
             _ => None,
         };
         if let Some(side) = take {
             self.taken = true;
-            return Some(Action::Take(side));
+            return Some(LookupAction::Take(side));
         }
         for side in [Side::Master, Side::Dht] {
             let due = side == Side::Master || now >= self.due || master.is_some();
             if due && !std::mem::replace(&mut self.asked[side as usize], true) {
-                return Some(Action::Ask(side));
+                return Some(LookupAction::Ask(side));
             }
             if !due {
                 break;
@@ -99,19 +99,19 @@ impl Hedge {
 mod tests {
     use super::*;
 
-    fn actions(hedge: &mut Hedge, now: Instant) -> Vec<Action> {
+    fn actions(hedge: &mut Hedge, now: Instant) -> Vec<LookupAction> {
         std::iter::from_fn(|| hedge.poll_action(now)).collect()
     }
 
     #[test]
     fn a_quick_master_is_asked_alone() {
         let now = Instant::now();
-        for answer in [Answer::Found, Answer::NotFound] {
+        for answer in [LookupAnswer::Found, LookupAnswer::NotFound] {
             let mut hedge = Hedge::new(false, now);
-            assert_eq!(actions(&mut hedge, now), [Action::Ask(Side::Master)]);
+            assert_eq!(actions(&mut hedge, now), [LookupAction::Ask(Side::Master)]);
             assert_eq!(hedge.poll_timeout(), Some(now + HEDGE_DELAY));
             hedge.on_answer(Side::Master, answer);
-            assert_eq!(actions(&mut hedge, now), [Action::Take(Side::Master)]);
+            assert_eq!(actions(&mut hedge, now), [LookupAction::Take(Side::Master)]);
             assert_eq!(hedge.poll_timeout(), None);
         }
     }
@@ -120,32 +120,36 @@ mod tests {
     fn a_slow_master_is_hedged_and_whoever_finds_it_first_wins() {
         let now = Instant::now();
         let mut hedge = Hedge::new(false, now);
-        assert_eq!(actions(&mut hedge, now), [Action::Ask(Side::Master)]);
-        assert_eq!(actions(&mut hedge, now + HEDGE_DELAY), [Action::Ask(Side::Dht)]);
+        assert_eq!(actions(&mut hedge, now), [LookupAction::Ask(Side::Master)]);
+        assert_eq!(actions(&mut hedge, now + HEDGE_DELAY), [LookupAction::Ask(Side::Dht)]);
         // What the DHT does not find the master may know.
-        hedge.on_answer(Side::Dht, Answer::NotFound);
+        hedge.on_answer(Side::Dht, LookupAnswer::NotFound);
         assert_eq!(actions(&mut hedge, now + HEDGE_DELAY), []);
-        hedge.on_answer(Side::Master, Answer::Found);
-        assert_eq!(actions(&mut hedge, now + HEDGE_DELAY), [Action::Take(Side::Master)]);
+        hedge.on_answer(Side::Master, LookupAnswer::Found);
+        assert_eq!(actions(&mut hedge, now + HEDGE_DELAY), [LookupAction::Take(Side::Master)]);
         let mut hedge = Hedge::new(false, now);
         actions(&mut hedge, now + HEDGE_DELAY);
-        hedge.on_answer(Side::Dht, Answer::Found);
-        assert_eq!(actions(&mut hedge, now + HEDGE_DELAY), [Action::Take(Side::Dht)]);
+        hedge.on_answer(Side::Dht, LookupAnswer::Found);
+        assert_eq!(actions(&mut hedge, now + HEDGE_DELAY), [LookupAction::Take(Side::Dht)]);
     }
 
     #[test]
     fn a_master_that_is_down_costs_no_time() {
         let now = Instant::now();
         let mut hedge = Hedge::new(true, now);
-        assert_eq!(actions(&mut hedge, now), [Action::Ask(Side::Dht)]);
-        hedge.on_answer(Side::Dht, Answer::NotFound);
-        assert_eq!(actions(&mut hedge, now), [Action::Take(Side::Dht)]);
+        assert_eq!(actions(&mut hedge, now), [LookupAction::Ask(Side::Dht)]);
+        hedge.on_answer(Side::Dht, LookupAnswer::NotFound);
+        assert_eq!(actions(&mut hedge, now), [LookupAction::Take(Side::Dht)]);
         // One that fails is the same.
         let mut hedge = Hedge::new(false, now);
-        assert_eq!(actions(&mut hedge, now), [Action::Ask(Side::Master)]);
-        hedge.on_answer(Side::Master, Answer::Failed);
-        assert_eq!(actions(&mut hedge, now), [Action::Ask(Side::Dht)]);
-        hedge.on_answer(Side::Dht, Answer::Failed);
-        assert_eq!(actions(&mut hedge, now), [Action::Take(Side::Master)], "its failure is what the user is told");
+        assert_eq!(actions(&mut hedge, now), [LookupAction::Ask(Side::Master)]);
+        hedge.on_answer(Side::Master, LookupAnswer::Failed);
+        assert_eq!(actions(&mut hedge, now), [LookupAction::Ask(Side::Dht)]);
+        hedge.on_answer(Side::Dht, LookupAnswer::Failed);
+        assert_eq!(
+            actions(&mut hedge, now),
+            [LookupAction::Take(Side::Master)],
+            "its failure is what the user is told"
+        );
     }
 }

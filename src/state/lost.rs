@@ -22,7 +22,7 @@ pub struct Lost {
 
 /// Who answered a question about a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Reach {
+pub struct Reached {
     /// Nodes that answered, and that did not.
     pub answered: usize,
     /// See `answered`.
@@ -33,7 +33,7 @@ pub struct Reach {
     pub closest: usize,
 }
 
-impl Reach {
+impl Reached {
     /// Whether so many answered that what none of them knows is not there: records lie at the 20 closest nodes, so this
     /// errs only if nearly all that were reached lack one.
     pub fn is_sure(&self) -> bool {
@@ -97,12 +97,12 @@ mod tests {
 
     #[test]
     fn what_nobody_knows_is_not_there_unless_many_are_silent() {
-        let reach = |answered, silent, lost, closest| Reach { answered, silent, lost, closest }.is_sure();
+        let reach = |answered, silent, lost, closest| Reached { answered, silent, lost, closest }.is_sure();
         assert!(reach(20, 0, 0, 20) && reach(20, 6, 4, 20) && reach(3, 0, 0, 3) && reach(1, 0, 0, 1));
         // Three of seven were cut off: at first they are silent, and later they are known to be gone.
         assert!(!reach(4, 3, 0, 7) && !reach(4, 0, 3, 7) && !reach(0, 0, 1, 1) && !reach(20, 7, 0, 20));
         assert!(reach(0, 0, 0, 0), "nobody is missed");
-        let missing = |answered, silent, lost, closest| Reach { answered, silent, lost, closest }.missing();
+        let missing = |answered, silent, lost, closest| Reached { answered, silent, lost, closest }.missing();
         assert_eq!((missing(4, 3, 0, 7), missing(4, 0, 3, 7)), ((3, 7), (3, 7)));
     }
 

@@ -22,7 +22,7 @@ pub use neighbourhood::Neighbourhood;
 use swarmdex_protocols::check::{Mark, Range};
 use swarmdex_protocols::{PeerId, RecordKey, Statement};
 pub use sweep::Sweep;
-pub use wanted::{Change, Wanted};
+pub use wanted::{RecordChange, WantedRecords};
 
 /// Place in the key space of Kademlia: the SHA-256 of a key or of a peer id.
 pub type Position = [u8; 32];

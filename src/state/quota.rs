@@ -87,7 +87,7 @@ impl<K: Ord> Counts<K> {
 
 /// How often something may happen: a token comes back in each interval, and so many are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
+pub struct Allowance {
     /// Tokens that one may have at once, after a while without taking any.
     pub burst: u32,
     /// The time in which one token comes back.
@@ -97,14 +97,14 @@ pub struct Rate {
 /// A token bucket: full at first.
 #[derive(Debug, Clone, Copy)]
 pub struct Bucket {
-    rate: Rate,
+    rate: Allowance,
     /// When it is full again; `None` if it is.
     full: Option<Instant>,
 }
 
 impl Bucket {
     /// A full one.
-    pub fn new(rate: Rate) -> Self {
+    pub fn new(rate: Allowance) -> Self {
         Self { rate, full: None }
     }
 
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_bucket_gives_what_it_kept_and_then_as_much_as_comes_back() {
-        let (rate, begin) = (Rate { burst: 5, interval: Duration::from_millis(100) }, Instant::now());
+        let (rate, begin) = (Allowance { burst: 5, interval: Duration::from_millis(100) }, Instant::now());
         let mut bucket = Bucket::new(rate);
         assert_eq!((0..100).filter(|_| bucket.take(1, begin).is_ok()).count(), 5);
         assert_eq!(bucket.take(1, begin), Err(Duration::from_millis(100)));
@@ -218,7 +218,7 @@ mod tests {
         fn no_stretch_of_time_sees_more_than_the_burst_and_what_came_back_in_it(
             steps in prop::collection::vec((0..300_u64, 1..4_u32), 1..100), burst in 3..10_u32,
         ) {
-            let rate = Rate { burst, interval: Duration::from_millis(100) };
+            let rate = Allowance { burst, interval: Duration::from_millis(100) };
             let (mut bucket, mut now) = (Bucket::new(rate), Instant::now());
             let mut taken: Vec<(Instant, u32)> = Vec::new();
             for (wait, tokens) in steps {

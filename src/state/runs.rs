@@ -20,7 +20,7 @@ const WAY_OUT: &str = "stop one of the two, or give one of them a new identity: 
 
 /// A join, as far as it tells runs apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arrival<L> {
+pub struct JoinAttempt<L> {
     /// The run; none of a build that does not know of runs.
     pub run: Option<Run>,
     /// The machine that it runs on.
@@ -127,7 +127,7 @@ impl<L: Copy + Ord> Runs<L> {
     }
 
     /// Whether a run may join: not while another is a member, has a connection and is heard on it.
-    pub fn admit(&mut self, peer: &PeerId, arrival: &Arrival<L>, now: Instant) -> Result<(), Turned> {
+    pub fn admit(&mut self, peer: &PeerId, arrival: &JoinAttempt<L>, now: Instant) -> Result<(), Turned> {
         let Some(run) = arrival.run else { return Ok(()) };
         if let Some(link) = arrival.link {
             self.on_run(*peer, link, run);
@@ -153,8 +153,8 @@ impl<L: Copy + Ord> Runs<L> {
 
     /// A run joined. Returns the connections of the run whose place it takes: to be closed, so that whoever is behind
     /// them learns that its session is over.
-    pub fn on_joined(&mut self, peer: PeerId, arrival: Arrival<L>, now: Instant) -> Vec<L> {
-        let Arrival { run, machine, remote, .. } = arrival;
+    pub fn on_joined(&mut self, peer: PeerId, arrival: JoinAttempt<L>, now: Instant) -> Vec<L> {
+        let JoinAttempt { run, machine, remote, .. } = arrival;
         let Some(run) = run else {
             // Of a build that does not know of runs every sign counts, as it always did.
             self.joined.remove(&peer);
@@ -204,8 +204,8 @@ mod tests {
         Runs::new(&LeaseConfig { lease: LEASE, missed_pings: 2, ..LeaseConfig::default() })
     }
 
-    fn arrival(run: u64, link: u32, machine: u8) -> Arrival<u32> {
-        Arrival {
+    fn arrival(run: u64, link: u32, machine: u8) -> JoinAttempt<u32> {
+        JoinAttempt {
             run: Some(Run(run)),
             machine: Some(Fingerprint::from_bytes([machine; 32])),
             link: Some(link),
@@ -213,7 +213,7 @@ mod tests {
         }
     }
 
-    fn join(runs: &mut Runs<u32>, peer: &PeerId, arrival: &Arrival<u32>, now: Instant) -> Result<Vec<u32>, Turned> {
+    fn join(runs: &mut Runs<u32>, peer: &PeerId, arrival: &JoinAttempt<u32>, now: Instant) -> Result<Vec<u32>, Turned> {
         runs.admit(peer, arrival, now)?;
         Ok(runs.on_joined(*peer, arrival.clone(), now))
     }
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn builds_that_do_not_know_of_runs_are_treated_as_ever() {
         let (mut runs, peer, now) = member();
-        let old = Arrival { run: None, machine: None, ..arrival(0, 2, 0) };
+        let old = JoinAttempt { run: None, machine: None, ..arrival(0, 2, 0) };
         assert_eq!(join(&mut runs, &peer, &old, now), Ok(Vec::new()));
         assert!(runs.on_sign(&peer, 1, now) && runs.on_sign(&peer, 2, now));
         assert!(!runs.on_unlinked(peer, 1) && runs.on_unlinked(peer, 2), "the last one counts");

@@ -26,7 +26,7 @@ use super::again::{Departure, Left, grant_again};
 use super::agreement::{Comparison, Division};
 use super::announce::{Announcer, Batch, Changed, Standing};
 use super::index::{Announced, Change, Evidence, IndexView, Moment, NameLimits, after, announce, evict, revoke};
-use super::lease::{Action, Holding, Leases};
+use super::lease::{Holding, LeaseAction, Leases};
 use super::random::Random;
 use super::records::{RecordLimits, Records};
 use super::reports::Reports;

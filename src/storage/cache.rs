@@ -33,10 +33,10 @@ pub struct Cache {
     keeps: Keeps,
     /// Most chunks, unless more are waited for.
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<CacheState>,
 }
 
-struct State {
+struct CacheState {
     file: File,
     /// Where each chunk is, counted in chunks from the begin of the file, and its proof.
     chunks: BTreeMap<u64, (u64, Proof)>,
@@ -64,7 +64,7 @@ impl Cache {
     ) -> Result<Self, PartialError> {
         let file = unnamed(folder).map_err(failed("write", folder, CACHE_BYTES))?;
         let most = usize::try_from(CACHE_BYTES / geometry.chunk_bytes()).unwrap_or(usize::MAX).max(1);
-        let state = State { file, chunks: BTreeMap::new(), order: VecDeque::new(), free: Vec::new() };
+        let state = CacheState { file, chunks: BTreeMap::new(), order: VecDeque::new(), free: Vec::new() };
         Ok(Self { geometry, folder: folder.to_owned(), keeps: Box::new(keeps), most, state: Mutex::new(state) })
     }
 
@@ -73,7 +73,7 @@ impl Cache {
     }
 }
 
-impl State {
+impl CacheState {
     /// Makes room until one more chunk fits: which were dropped.
     fn make_room(&mut self, most: usize, keeps: &Keeps) -> Vec<u64> {
         let mut dropped = Vec::new();

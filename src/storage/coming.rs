@@ -14,14 +14,14 @@ const MAX_COMING: usize = 64;
 /// The chunks of one download that are on their way.
 #[derive(Debug)]
 pub struct Coming {
-    state: Mutex<State>,
+    state: Mutex<IncomingState>,
     begun: Notify,
     /// Told whenever one is no longer on its way.
     landed: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct IncomingState {
     chunks: BTreeSet<u64>,
     /// Those that began to arrive since [`Coming::begun`] last said so.
     news: Vec<u64>,
@@ -34,14 +34,14 @@ impl Coming {
     }
 
     /// Chunk `index` begins to arrive. Nothing if it is known to, or too many are on their way.
-    pub(super) fn begin(self: &Arc<Self>, index: u64) -> Option<Expected> {
+    pub(super) fn begin(self: &Arc<Self>, index: u64) -> Option<IncomingGuard> {
         let mut state = lock(&self.state);
         if state.chunks.len() >= MAX_COMING || !state.chunks.insert(index) {
             return None;
         }
         state.news.push(index);
         self.begun.notify_one();
-        Some(Expected { coming: Some(self.clone()), index })
+        Some(IncomingGuard { coming: Some(self.clone()), index })
     }
 
     /// Chunk `index` is here, or does not come.
@@ -72,12 +72,12 @@ impl Coming {
 
 /// A chunk that is on its way. Dropped, it does not come.
 #[derive(Debug)]
-pub struct Expected {
+pub struct IncomingGuard {
     coming: Option<Arc<Coming>>,
     index: u64,
 }
 
-impl Expected {
+impl IncomingGuard {
     /// It came: until it is verified and written, or found to be wrong, it is still on its way, and whoever has it tells
     /// [`super::content::Content::landed`].
     pub fn came(mut self) {
@@ -85,7 +85,7 @@ impl Expected {
     }
 }
 
-impl Drop for Expected {
+impl Drop for IncomingGuard {
     fn drop(&mut self) {
         if let Some(coming) = &self.coming {
             coming.end(self.index);

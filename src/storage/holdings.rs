@@ -10,7 +10,7 @@ use swarmdex_protocols::content::{Geometry, Outboard, Proof};
 use swarmdex_protocols::{ChunkSet, ContentId, Tree};
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
-pub use super::coming::{Coming, Expected};
+pub use super::coming::{Coming, IncomingGuard};
 use super::content::{Content, Verified};
 use super::hash::FileStamp;
 use super::partial::{PartialError, PartialFile};
@@ -143,7 +143,7 @@ impl Held {
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct HoldingsTable {
     held: HashMap<ContentId, Held>,
     /// Whole files, the oldest first. Each knows its place, so that none is searched for.
     order: BTreeMap<u64, ContentId>,
@@ -154,7 +154,7 @@ struct Table {
 /// What is held; clones share it.
 #[derive(Debug, Clone)]
 pub struct Holdings {
-    table: Arc<Mutex<Table>>,
+    table: Arc<Mutex<HoldingsTable>>,
     generation: Arc<watch::Sender<u64>>,
     landed: Arc<Notify>,
 }
@@ -223,7 +223,7 @@ impl Holdings {
 
     /// A chunk begins to arrive. Nothing unless its content is passed on while it comes; others may then ask for it until what is
     /// returned is dropped or [`Content::landed`] is told.
-    pub fn expect(&self, content: &ContentId, index: u64) -> Option<Expected> {
+    pub fn expect(&self, content: &ContentId, index: u64) -> Option<IncomingGuard> {
         match self.get(content)? {
             // One that comes twice is here already.
             Held::Part(part) if !part.tree().have().contains(index) => part.coming.begin(index),
@@ -271,7 +271,7 @@ impl Holdings {
     }
 }
 
-impl Table {
+impl HoldingsTable {
     /// Whether something went that others could look for.
     fn remove(&mut self, content: &ContentId) -> bool {
         let held = self.held.remove(content);

@@ -38,7 +38,7 @@ const MAX_PACKET: usize = 9000;
 
 /// What was heard.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum SixEvent {
     /// A node is there.
     Here(PeerId, Multiaddr),
     /// It was, and has not said so again.
@@ -75,7 +75,7 @@ impl Six {
     }
 
     /// `listen` has where this node listens, without its peer id; what is heard goes to `heard`.
-    pub(super) async fn run(mut self, mut listen: watch::Receiver<Vec<Multiaddr>>, heard: mpsc::Sender<Heard>) {
+    pub(super) async fn run(mut self, mut listen: watch::Receiver<Vec<Multiaddr>>, heard: mpsc::Sender<SixEvent>) {
         let (mut pause, mut buffer) = (FIRST_QUERY, vec![0; MAX_PACKET]);
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -117,7 +117,7 @@ impl Six {
             }
             for news in news {
                 // Whoever listens is behind when very much is said at a time: what is lost is news the next time.
-                if let Err(mpsc::error::TrySendError::Full(Heard::Here(peer, address))) = heard.try_send(news) {
+                if let Err(mpsc::error::TrySendError::Full(SixEvent::Here(peer, address))) = heard.try_send(news) {
                     self.known.remove(&(peer, address));
                 }
             }
@@ -189,28 +189,28 @@ impl Six {
         }
     }
 
-    fn on_told(&mut self, told: Vec<Told>, from: SocketAddr, now: Instant) -> Vec<Heard> {
+    fn on_told(&mut self, told: Vec<Told>, from: SocketAddr, now: Instant) -> Vec<SixEvent> {
         let zone = self.interfaces.get(&scope_of(from)).map(|interface| interface.name.clone());
         let mut news = Vec::new();
         for Told { peer, address, lives } in told.into_iter().filter(|told| told.peer != self.local) {
             let Some(address) = zoned(address, zone.as_deref()) else { continue };
             let key = (peer, address);
             if lives.is_zero() {
-                news.extend(self.known.remove(&key).map(|_| Heard::Gone(key.0, key.1)));
+                news.extend(self.known.remove(&key).map(|_| SixEvent::Gone(key.0, key.1)));
             } else if let Some(until) = self.known.get_mut(&key) {
                 // It says so again and again.
                 *until = now + lives;
             } else if self.known.len() < MAX_KNOWN {
                 self.known.insert(key.clone(), now + lives);
-                news.push(Heard::Here(key.0, key.1));
+                news.push(SixEvent::Here(key.0, key.1));
             }
         }
         news
     }
 
-    fn expire(&mut self, now: Instant) -> Vec<Heard> {
+    fn expire(&mut self, now: Instant) -> Vec<SixEvent> {
         let over = self.known.extract_if(.., |_, until| *until <= now);
-        over.map(|((peer, address), _)| Heard::Gone(peer, address)).collect()
+        over.map(|((peer, address), _)| SixEvent::Gone(peer, address)).collect()
     }
 }
 
@@ -249,13 +249,13 @@ mod tests {
         let from = |scope| SocketAddr::V6(SocketAddrV6::new("fe80::1".parse().unwrap(), PORT, 0, scope));
         let link = told(peer, "/ip6/fe80::2/tcp/1", 60);
         let zoned: Multiaddr = "/ip6zone/eth7/ip6/fe80::2/tcp/1".parse().unwrap();
-        assert_eq!(six.on_told(vec![link.clone()], from(7), now), [Heard::Here(peer, zoned.clone())]);
+        assert_eq!(six.on_told(vec![link.clone()], from(7), now), [SixEvent::Here(peer, zoned.clone())]);
         assert_eq!(six.on_told(vec![link.clone()], from(7), now), [], "that is no news");
         assert_eq!(six.on_told(vec![link], from(8), now), [], "heard nobody knows where");
         let own = told(six.local, "/ip6/fd00::1/tcp/1", 60);
         assert_eq!(six.on_told(vec![own], from(7), now), []);
         assert_eq!(six.expire(now + Duration::from_secs(59)), []);
-        assert_eq!(six.expire(now + Duration::from_secs(60)), [Heard::Gone(peer, zoned)]);
+        assert_eq!(six.expire(now + Duration::from_secs(60)), [SixEvent::Gone(peer, zoned)]);
         let global = "/ip6/fd00::1/tcp/1";
         assert_eq!(six.on_told(vec![told(peer, global, 60), told(peer, global, 0)], from(7), now).len(), 2);
         (0..2 * MAX_KNOWN).for_each(|_| drop(six.on_told(vec![told(PeerId::random(), global, 60)], from(7), now)));

@@ -8,7 +8,7 @@ use crate::net::rpc::access::Kind;
 
 /// Whether a node is in the routing table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum RoutingEntry {
     /// There is no room: it is far away, and enough others there are known.
     None,
     /// It just entered.
@@ -59,12 +59,12 @@ impl Driver {
             // Who goes in and out of the table holds what it held. Kademlia takes in by itself whom it asks, before they
             // say who they are.
             let new = match (place, Run::of_agent(&info.agent_version)) {
-                (Place::None, _) => false,
+                (RoutingEntry::None, _) => false,
                 (_, Some(run)) => self.requests.nodes.is_new_run(peer, run),
                 // A node of before does not tell its run.
-                (_, None) => place == Place::New,
+                (_, None) => place == RoutingEntry::New,
             };
-            if place != Place::None && (new || missed.is_some()) {
+            if place != RoutingEntry::None && (new || missed.is_some()) {
                 // It was silent for a while before that was noticed.
                 let silent = |since: Instant| since.checked_sub(self.outside.silence).unwrap_or(since);
                 let missed = missed.filter(|_| !new).map(silent);
@@ -80,7 +80,7 @@ impl Driver {
         }
     }
 
-    fn enter_in_routing_table(&mut self, peer: PeerId, addresses: &[Multiaddr]) -> Place {
+    fn enter_in_routing_table(&mut self, peer: PeerId, addresses: &[Multiaddr]) -> RoutingEntry {
         let kad = &mut self.swarm.behaviour_mut().kad;
         let first = kad.kbuckets().all(|bucket| bucket.is_empty());
         // The routing table never forgets an address by itself: what a node said before is replaced. The node stays
@@ -98,9 +98,9 @@ impl Driver {
             let _ = kad.bootstrap();
         }
         match (before.is_empty(), dht::addresses_of(kad, &peer).is_empty()) {
-            (_, true) => Place::None,
-            (true, false) => Place::New,
-            (false, false) => Place::Known,
+            (_, true) => RoutingEntry::None,
+            (true, false) => RoutingEntry::New,
+            (false, false) => RoutingEntry::Known,
         }
     }
 

@@ -14,7 +14,7 @@ use swarmdex_protocols::mirror;
 use super::{Driver, Job};
 use crate::net::dht;
 use crate::net::error::RequestError;
-use crate::net::index::{Origin, Step, refuse_bytes};
+use crate::net::index::{IndexStep, Origin, refuse_bytes};
 use crate::net::renewals::{self, Asker, Unanswered};
 use crate::net::rpc::access::Kind;
 use crate::net::rpc::codec::Received;
@@ -67,7 +67,7 @@ impl Serve for rpc::Mirror {
         let reply = dht::Reply::Remote(reply);
         let step = match request {
             Ok(request) => driver.dht.serve(&mut behaviour.kad, peer, at, request, reply),
-            Err(error) => dht::Step::Answer(reply, mirror::Response::Refused(refuse_bytes(&error))),
+            Err(error) => dht::MirrorStep::Answer(reply, mirror::Response::Refused(refuse_bytes(&error))),
         };
         driver.on_mirror_step(step);
     }
@@ -150,27 +150,29 @@ impl Driver {
     fn serve_index(&mut self, peer: PeerId, origin: Option<Origin<'_>>, request: Received<Request>, reply: IndexReply) {
         let step = match (&mut self.services.index, request) {
             (Some(_), Ok(Request::Call(call))) if !self.swarm.is_connected(&call.peer) => {
-                Step::Answer(refused(RefusalCode::NotFound, "it is not connected with the master"))
+                IndexStep::Answer(refused(RefusalCode::NotFound, "it is not connected with the master"))
             }
-            (_, Ok(Request::Master)) => Step::Answer(Response::Master(self.followed())),
+            (_, Ok(Request::Master)) => IndexStep::Answer(Response::Master(self.followed())),
             (Some(master), request) => master.handle(peer, origin, request, Instant::now()),
             (None, Ok(request @ (Request::Lookup(_) | Request::Search(_)))) => {
                 return self.serve_owned(peer, request, reply);
             }
             (None, Ok(Request::Reach(reach))) if self.dht.master() == Some(peer) => {
                 self.on_reach(reach);
-                Step::Answer(Response::Done)
+                IndexStep::Answer(Response::Done)
             }
             (None, Ok(Request::Connect(connect))) if self.dht.master() == Some(peer) => {
                 self.on_call(connect);
-                Step::Answer(Response::Done)
+                IndexStep::Answer(Response::Done)
             }
-            (None, Ok(_)) => Step::Answer(refused(RefusalCode::NotMaster, "this node is not the master")),
-            (None, Err(error)) => Step::Answer(Response::Refused(refuse_bytes(&error))),
+            (None, Ok(_)) => IndexStep::Answer(refused(RefusalCode::NotMaster, "this node is not the master")),
+            (None, Err(error)) => IndexStep::Answer(Response::Refused(refuse_bytes(&error))),
         };
         match step {
-            Step::Answer(response) => self.reply(reply, response),
-            Step::Wait(future) => self.jobs.push(future.map(|done| Job::Index { reply, done: Box::new(done) }).boxed()),
+            IndexStep::Answer(response) => self.reply(reply, response),
+            IndexStep::Wait(future) => {
+                self.jobs.push(future.map(|done| Job::Index { reply, done: Box::new(done) }).boxed())
+            }
         }
     }
 
@@ -225,11 +227,13 @@ impl Driver {
         behaviour.mirror.ask(&to, request, answer);
     }
 
-    pub(super) fn on_mirror_step(&mut self, step: dht::Step) {
+    pub(super) fn on_mirror_step(&mut self, step: dht::MirrorStep) {
         match step {
-            dht::Step::Answer(reply, response) => self.reply_mirror(reply, response),
-            dht::Step::Wait(future) => self.jobs.push(future.map(|checked| Job::Checked(Box::new(checked))).boxed()),
-            dht::Step::Done => {}
+            dht::MirrorStep::Answer(reply, response) => self.reply_mirror(reply, response),
+            dht::MirrorStep::Wait(future) => {
+                self.jobs.push(future.map(|checked| Job::Checked(Box::new(checked))).boxed())
+            }
+            dht::MirrorStep::Done => {}
         }
     }
 

@@ -33,7 +33,7 @@ impl Absent {
 
 impl Master {
     /// Answers a question about names, those of absent members after a look at the DHT.
-    pub(super) fn read_checked(&self, peer: PeerId, op: ReadOp) -> Outcome<Step> {
+    pub(super) fn read_checked(&self, peer: PeerId, op: ReadOp) -> Outcome<IndexStep> {
         // Those that are back, and have more to tell than fits one message.
         let untold = self.returning.untold();
         let absent = match untold.is_subset(&self.absent.0) {
@@ -73,7 +73,7 @@ impl Master {
             }
             Ok(DoneKind::Checked(Box::new(outcome), holdings))
         };
-        Ok(Step::Wait(reading.map(move |outcome| Done { peer, outcome }).boxed()))
+        Ok(IndexStep::Wait(reading.map(move |outcome| Done { peer, outcome }).boxed()))
     }
 }
 

@@ -9,7 +9,7 @@ use swarmdex_protocols::index::{Compare, Compared, Range, Refusal, RefusalCode, 
 use swarmdex_protocols::limits::MAX_COMPARED_RANGES;
 
 use super::super::renewals;
-use super::{Done, DoneKind, Master, Outcome, Step};
+use super::{Done, DoneKind, IndexStep, Master, Outcome};
 use crate::state::lease::Holding;
 use crate::storage::index::{CompareStep, IndexStore, ReadOp, ReadOutcome};
 
@@ -69,7 +69,7 @@ impl Master {
         self.leases.set_holding(peer, holding);
     }
 
-    pub(super) fn compare(&mut self, peer: PeerId, Compare { session, ranges }: Compare) -> Outcome<Step> {
+    pub(super) fn compare(&mut self, peer: PeerId, Compare { session, ranges }: Compare) -> Outcome<IndexStep> {
         check_ranges(&ranges)?;
         if self.comparing >= MAX_COMPARING {
             return Err(Refusal::new(RefusalCode::Busy, "the master compares names with other peers; ask again"));
@@ -81,7 +81,7 @@ impl Master {
             let (answers, looks) = compare_ranges(&store, peer, ranges, most).await;
             Done { peer, outcome: Ok(DoneKind::Compared(answers, looks)) }
         };
-        Ok(Step::Wait(comparing.boxed()))
+        Ok(IndexStep::Wait(comparing.boxed()))
     }
 }
 

@@ -10,7 +10,13 @@ use super::*;
 use crate::storage::index::Later;
 
 impl Master {
-    pub(super) fn join(&mut self, peer: PeerId, origin: Option<Origin<'_>>, join: Join, now: Instant) -> Outcome<Step> {
+    pub(super) fn join(
+        &mut self,
+        peer: PeerId,
+        origin: Option<Origin<'_>>,
+        join: Join,
+        now: Instant,
+    ) -> Outcome<IndexStep> {
         if join.network != self.network.as_str() {
             let reason = format!("this master keeps the network {}", self.network);
             return Err(Refusal::new(RefusalCode::WrongNetwork, reason));
@@ -18,7 +24,7 @@ impl Master {
         let remote = origin.and_then(|origin| origin.remote);
         let addresses = useful_addresses(join.addresses, remote);
         let link = origin.map(|origin| origin.link);
-        let arrival = Arrival { run: join.run, machine: join.machine, link, remote: remote.cloned() };
+        let arrival = JoinAttempt { run: join.run, machine: join.machine, link, remote: remote.cloned() };
         self.runs.admit(&peer, &arrival, now).map_err(|turned| {
             self.leases.set_notice(&peer, true);
             if turned.tell {
@@ -55,7 +61,7 @@ impl Master {
     }
 
     /// Announces, after a look at the DHT where that may know more than the index.
-    pub(super) fn announce(&self, peer: PeerId, announce: Announce, now: Instant) -> Outcome<Step> {
+    pub(super) fn announce(&self, peer: PeerId, announce: Announce, now: Instant) -> Outcome<IndexStep> {
         let Announce { session, offers, last, total, .. } = announce;
         let young = now < self.settled;
         let doubtful = |offer: &&Offer| young || offer.claimed || offer.granted.is_some();
@@ -74,7 +80,9 @@ impl Master {
             // Of what this index ended itself after it was granted others know no more, once everybody is back.
             Some(precedents) => announce.after_a_look(precedents, (names, young), offers, last, total).boxed(),
         };
-        Ok(Step::Wait(announcing.map(move |outcome| Done { peer, outcome: outcome.map(DoneKind::Written) }).boxed()))
+        Ok(IndexStep::Wait(
+            announcing.map(move |outcome| Done { peer, outcome: outcome.map(DoneKind::Written) }).boxed(),
+        ))
     }
 }
 

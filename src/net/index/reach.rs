@@ -41,7 +41,7 @@ impl Master {
     }
 
     /// A member has another one connect to it.
-    pub(super) fn call(&mut self, from: PeerId, call: &Call, now: Instant) -> Outcome<Step> {
+    pub(super) fn call(&mut self, from: PeerId, call: &Call, now: Instant) -> Outcome<IndexStep> {
         let not_found = || Refusal::new(RefusalCode::NotFound, "it is no member");
         let caller = self
             .leases
@@ -53,6 +53,6 @@ impl Master {
             return Err(Refusal::new(RefusalCode::Busy, "too many calls; try again"));
         }
         self.effects.push_back(Effect::Tell(call.peer, Request::Connect(connect)));
-        Ok(Step::Answer(Response::Done))
+        Ok(IndexStep::Answer(Response::Done))
     }
 }

@@ -3,7 +3,7 @@
 use swarmdex_protocols::check::{Compared, Range};
 
 use super::*;
-use crate::state::check::{Comparison, MAX_REPAIRS};
+use crate::state::check::{MAX_REPAIRS, RangeComparison};
 
 /// Portions that are sent again to one node in one round. One that came, and is filled, gets all that it lacks.
 const PORTIONS: usize = 16;
@@ -39,7 +39,7 @@ impl Mirror {
     pub async fn agree(&self, node: PeerId, items: Vec<(RecordKey, What)>, fresh: bool) -> Option<Differences> {
         let addresses = self.net.known_addresses(node).await;
         let most = if fresh { usize::MAX } else { PORTIONS * MAX_REPAIRS };
-        let mut comparison = Comparison::new(items, most);
+        let mut comparison = RangeComparison::new(items, most);
         match self.compare(node, &addresses, &mut comparison).await {
             Ok(()) => {}
             Err(Unsaid::Unknown) if fresh => {
@@ -103,7 +103,12 @@ impl Mirror {
     }
 
     /// Makes a comparison to its end.
-    async fn compare(&self, node: PeerId, addresses: &[Multiaddr], comparison: &mut Comparison) -> Result<(), Unsaid> {
+    async fn compare(
+        &self,
+        node: PeerId,
+        addresses: &[Multiaddr],
+        comparison: &mut RangeComparison,
+    ) -> Result<(), Unsaid> {
         let mut pauses = 0;
         while let Some(ranges) = comparison.next_ranges() {
             match self.ask(node, addresses, Request::Check(ranges.clone())).await {

@@ -41,7 +41,7 @@ impl fmt::Debug for Say {
 
 /// What a connection tells the behaviour.
 #[derive(Debug)]
-pub(in crate::net) enum Heard {
+pub(in crate::net) enum HandlerEvent {
     /// A question, with its number.
     Asked(u64, Received<Request>),
     /// What came of a question of this node.
@@ -74,7 +74,7 @@ enum Inbound {
 }
 
 /// The streams of one connection: at most one each way.
-pub(in crate::net) struct Handler {
+pub(in crate::net) struct RenewalHandler {
     timeout: Duration,
     outbound: Outbound,
     inbound: Inbound,
@@ -88,7 +88,7 @@ pub(in crate::net) struct Handler {
     unanswered: Option<Unanswered>,
 }
 
-impl Handler {
+impl RenewalHandler {
     /// `timeout` is for each question, the opening of the stream included.
     pub(super) fn new(timeout: Duration) -> Self {
         Self {
@@ -131,13 +131,13 @@ impl Handler {
         });
     }
 
-    fn poll_outbound(&mut self, context: &mut Context<'_>) -> Option<Heard> {
+    fn poll_outbound(&mut self, context: &mut Context<'_>) -> Option<HandlerEvent> {
         if let Some(unanswered) = self.unanswered.take() {
-            return Some(Heard::Answered(Err(unanswered)));
+            return Some(HandlerEvent::Answered(Err(unanswered)));
         }
         let Outbound::Asking(asking) = &mut self.outbound else { return None };
         let Poll::Ready(asked) = asking.poll_unpin(context) else { return None };
-        Some(Heard::Answered(match asked {
+        Some(HandlerEvent::Answered(match asked {
             Ok((stream, response)) => {
                 self.outbound = Outbound::Idle(stream);
                 Ok(response)
@@ -151,7 +151,7 @@ impl Handler {
         }))
     }
 
-    fn poll_inbound(&mut self, context: &mut Context<'_>) -> Option<Heard> {
+    fn poll_inbound(&mut self, context: &mut Context<'_>) -> Option<HandlerEvent> {
         loop {
             match &mut self.inbound {
                 Inbound::None | Inbound::Answering(..) => return None,
@@ -176,7 +176,7 @@ impl Handler {
                     }
                     self.inbound = Inbound::Answering(stream, request.is_ok());
                     self.questions += 1;
-                    return Some(Heard::Asked(self.questions, request));
+                    return Some(HandlerEvent::Asked(self.questions, request));
                 }
             }
         }
@@ -223,9 +223,9 @@ async fn answer(mut stream: Stream, response: Response, more: bool) -> io::Resul
     Ok(None)
 }
 
-impl ConnectionHandler for Handler {
+impl ConnectionHandler for RenewalHandler {
     type FromBehaviour = Say;
-    type ToBehaviour = Heard;
+    type ToBehaviour = HandlerEvent;
     type InboundProtocol = ReadyUpgrade<StreamProtocol>;
     type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
     type InboundOpenInfo = ();

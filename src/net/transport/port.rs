@@ -18,7 +18,7 @@ use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, Transport, tcp};
 
 use crate::net::discovery::interfaces;
-use crate::net::gate::{Door, Word};
+use crate::net::gate::{Door, FirstByte};
 
 /// For how long one that connects may say nothing. It is the one to begin, and a first packet that is lost comes again after a
 /// second.
@@ -45,7 +45,7 @@ impl AnyPort {
 /// Waits until something can be read, but not for long.
 async fn first_word(
     accepted: impl Future<Output = io::Result<tcp::tokio::TcpStream>>,
-    word: Arc<Word>,
+    word: Arc<FirstByte>,
 ) -> io::Result<tcp::tokio::TcpStream> {
     let stream = accepted.await?;
     // Looked at and not taken: a socket that was just accepted may be called readable with nothing to read.
@@ -112,7 +112,7 @@ impl Transport for AnyPort {
         context: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
         Pin::new(&mut self.inner).poll(context).map(|event| {
-            let word = Arc::<Word>::default();
+            let word = Arc::<FirstByte>::default();
             if let (TransportEvent::Incoming { .. }, Some(door)) = (&event, &self.door) {
                 door.announce(word.clone());
             }

@@ -11,7 +11,7 @@ use swarmdex_protocols::fetch::Run;
 use swarmdex_protocols::{ChunkSet, ContentId};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::consumers::{Attached, End, Ending, Fetch, MAX_READERS};
+use super::consumers::{Attached, Ending, Fetch, FetchEnd, MAX_READERS};
 use super::engine::{Engine, Said, Terms};
 use super::reader::{Load, Reader};
 use crate::node::get::patience::Patience;
@@ -142,12 +142,12 @@ impl Chunks {
             };
             drop(lock(&self.attached).take_if(|attached| Arc::ptr_eq(&attached.fetch, &fetch)));
             return match end {
-                End::Moved => Ok(()),
-                End::Placed(whole) => {
+                FetchEnd::Moved => Ok(()),
+                FetchEnd::Placed(whole) => {
                     *lock(&self.placed) = Some(whole);
                     Ok(())
                 }
-                End::Failed(error) => Err(error),
+                FetchEnd::Failed(error) => Err(error),
             };
         }
     }
@@ -192,7 +192,7 @@ fn most_ahead(readers: usize, geometry: &Geometry) -> u64 {
 /// Fetches for readers until none is left.
 async fn serve(node: Node, found: Checked, fetch: Arc<Fetch>) {
     let inner = &*node.inner;
-    let mut ending = Ending::new(&inner.downloads.fetches, fetch.clone(), End::Failed(Arc::new(Error::Bug)));
+    let mut ending = Ending::new(&inner.downloads.fetches, fetch.clone(), FetchEnd::Failed(Arc::new(Error::Bug)));
     let Some(store) = fetch.store() else { return };
     let lease = inner.standings.lease().max(inner.config.lease.lease);
     let patience = Patience::new(&GetOptions::default(), lease).limit();
@@ -207,8 +207,8 @@ async fn serve(node: Node, found: Checked, fetch: Arc<Fetch>) {
         () = Phase::end(&mut phase) => Err(Error::ShuttingDown),
     };
     ending.end = match end {
-        Ok(_) | Err(Error::Cancelled) => End::Moved,
-        Err(error) => End::Failed(Arc::new(error)),
+        Ok(_) | Err(Error::Cancelled) => FetchEnd::Moved,
+        Err(error) => FetchEnd::Failed(Arc::new(error)),
     };
 }
 

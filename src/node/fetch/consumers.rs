@@ -23,7 +23,7 @@ pub(in crate::node) const MAX_READERS: usize = 64;
 
 /// Why an engine fetches no more.
 #[derive(Debug, Clone)]
-pub(super) enum End {
+pub(super) enum FetchEnd {
     /// Another has taken its place, or nobody wanted anything: who still does looks again.
     Moved,
     /// The content is in a file.
@@ -34,11 +34,11 @@ pub(super) enum End {
 
 /// What an engine says to readers.
 #[derive(Debug, Default)]
-pub(super) struct Status {
+pub(super) struct FetchStatus {
     /// Runs that were written: it changes with each.
     pub(super) written: u64,
     /// Set once.
-    pub(super) end: Option<End>,
+    pub(super) end: Option<FetchEnd>,
 }
 
 /// What is wanted of an engine.
@@ -61,13 +61,13 @@ pub(super) struct Fetch {
     changed: Notify,
     /// Let go at the end, whoever still holds this: the next download of the content waits for that.
     store: Mutex<Option<Arc<dyn Content>>>,
-    status: watch::Sender<Status>,
+    status: watch::Sender<FetchStatus>,
 }
 
 impl Fetch {
     fn new(content: ContentId, wants: Arc<Mutex<Wants>>, store: Arc<dyn Content>) -> Arc<Self> {
         let (changed, store) = (Notify::new(), Mutex::new(Some(store)));
-        Arc::new(Self { content, wants, changed, store, status: watch::Sender::new(Status::default()) })
+        Arc::new(Self { content, wants, changed, store, status: watch::Sender::new(FetchStatus::default()) })
     }
 
     /// Of a download into a file, which wants all of it.
@@ -159,12 +159,12 @@ impl Fetch {
     }
 
     /// What the engine says.
-    pub(super) fn status(&self) -> watch::Receiver<Status> {
+    pub(super) fn status(&self) -> watch::Receiver<FetchStatus> {
         self.status.subscribe()
     }
 
     /// This is over.
-    fn close(&self, end: End) {
+    fn close(&self, end: FetchEnd) {
         self.stop();
         lock(&self.store).take();
         self.status.send_modify(|status| {
@@ -254,12 +254,12 @@ pub(super) struct Ending<'a> {
     fetches: &'a Fetches,
     fetch: Arc<Fetch>,
     /// What those who use it are told.
-    pub(super) end: End,
+    pub(super) end: FetchEnd,
 }
 
 impl<'a> Ending<'a> {
     /// With this `end` unless another is set.
-    pub(super) fn new(fetches: &'a Fetches, fetch: Arc<Fetch>, end: End) -> Self {
+    pub(super) fn new(fetches: &'a Fetches, fetch: Arc<Fetch>, end: FetchEnd) -> Self {
         Self { fetches, fetch, end }
     }
 }
@@ -267,7 +267,7 @@ impl<'a> Ending<'a> {
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         self.fetches.leave(&self.fetch);
-        self.fetch.close(std::mem::replace(&mut self.end, End::Moved));
+        self.fetch.close(std::mem::replace(&mut self.end, FetchEnd::Moved));
     }
 }
 
@@ -320,15 +320,15 @@ mod tests {
         let before = fetches.take_over(&placing).unwrap();
         assert!(Arc::ptr_eq(&before, &reading) && reading.wanted().is_none());
         // The end of the one before does not take the other away.
-        drop(Ending::new(&fetches, reading.clone(), End::Moved));
-        assert!(matches!(reading.status().borrow().end, Some(End::Moved)) && reading.store().is_none());
+        drop(Ending::new(&fetches, reading.clone(), FetchEnd::Moved));
+        assert!(matches!(reading.status().borrow().end, Some(FetchEnd::Moved)) && reading.store().is_none());
         let joined = fetches.join(&placing.content).unwrap();
         assert!(Arc::ptr_eq(&joined.fetch, &placing));
         drop(joined);
         assert!(placing.wanted().is_some_and(|wanted| wanted.is_whole()));
         placing.set_whole(false);
         assert!(placing.wanted().is_some_and(|wanted| !wanted.contains(0)));
-        drop(Ending::new(&fetches, placing.clone(), End::Moved));
+        drop(Ending::new(&fetches, placing.clone(), FetchEnd::Moved));
         assert!(fetches.join(&placing.content).is_none() && placing.wanted().is_none());
     }
 

@@ -18,11 +18,11 @@ use tokio::time::MissedTickBehavior;
 use super::consumers::Fetch;
 use super::sharing::next_word;
 use super::silence::Unmet;
-use super::sources::{self, Failure, Found, News, Search, Silence};
+use super::sources::{self, FoundHolder, News, RequestFailure, Search, Silence};
 use super::stalled;
-use super::writer::{Outcome, Writer, Written};
+use super::writer::{Writer, WriterOutcome, Written};
 use crate::clock::sleep_until;
-use crate::net::Word;
+use crate::net::HaveUpdate;
 use crate::node::lookup::Checked;
 use crate::node::{Error, Inner};
 use crate::state::fetch::stalls::Stalls;
@@ -39,12 +39,12 @@ const GETS_NEAR: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(3);
 
 /// What a task of the download came to.
-pub(super) enum Event {
+pub(super) enum EngineEvent {
     Arrived(PeerId, Run, Response),
-    Failed(PeerId, Run, Failure),
-    Have(PeerId, Result<(Option<ChunkSet>, Vec<Other>), Failure>),
+    Failed(PeerId, Run, RequestFailure),
+    Have(PeerId, Result<(Option<ChunkSet>, Vec<Other>), RequestFailure>),
     /// Whether a source is sending what it owes.
-    Sending(PeerId, Result<bool, Failure>),
+    Sending(PeerId, Result<bool, RequestFailure>),
 }
 
 /// What an engine says while it runs.
@@ -105,12 +105,12 @@ pub(super) struct Engine<'a> {
 
 /// What is under way.
 pub(super) struct Work {
-    pub(super) asks: FuturesUnordered<BoxFuture<'static, Event>>,
+    pub(super) asks: FuturesUnordered<BoxFuture<'static, EngineEvent>>,
     pub(super) writer: Writer,
     pub(super) search: Search,
     pub(super) news: mpsc::Receiver<News>,
     /// What others say along with their requests that they have, if they are listened to.
-    pub(super) words: Option<mpsc::Receiver<Word>>,
+    pub(super) words: Option<mpsc::Receiver<HaveUpdate>>,
     /// When it has taken long, if it has not yet.
     pub(super) long: Option<Instant>,
     /// When it is over unless a holder is met, until one is.
@@ -168,7 +168,7 @@ impl<'a> Engine<'a> {
             machine.add_source(local, true, now);
         }
         for holder in found.holders {
-            self.add(&mut machine, Found { peer: holder.peer, addresses: holder.addresses, whole: true });
+            self.add(&mut machine, FoundHolder { peer: holder.peer, addresses: holder.addresses, whole: true });
         }
         let (sender, news) = mpsc::channel(NEWS);
         let mut search = Search::new(self.inner.questions.clone(), self.name.clone(), self.content, sender);
@@ -198,8 +198,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    pub(super) fn add(&mut self, machine: &mut Download<PeerId>, found: Found) {
-        let Found { peer, addresses, whole } = found;
+    pub(super) fn add(&mut self, machine: &mut Download<PeerId>, found: FoundHolder) {
+        let FoundHolder { peer, addresses, whole } = found;
         if peer == self.inner.net.local() || !machine.is_patient() && self.was_tried(&peer, &addresses) {
             return;
         }
@@ -256,7 +256,7 @@ impl<'a> Engine<'a> {
                     News::Searched(_) => {}
                 },
                 (peer, have) = next_word(&mut work.words) => {
-                    self.add(machine, Found { peer, addresses: Vec::new(), whole: false });
+                    self.add(machine, FoundHolder { peer, addresses: Vec::new(), whole: false });
                     stirs = self.on_word(machine, peer, &have);
                 }
                 begun = begun(&*store) => begun.into_iter().for_each(|index| machine.on_coming(index)),
@@ -326,16 +326,16 @@ impl<'a> Engine<'a> {
     }
 
     /// Asks for a run, by a request for it or for any of several chunks.
-    fn request(&self, source: PeerId, run: Run, request: Request) -> BoxFuture<'static, Event> {
+    fn request(&self, source: PeerId, run: Run, request: Request) -> BoxFuture<'static, EngineEvent> {
         if source == self.inner.net.local() {
             let library = self.inner.library.clone();
             return async move {
                 match tokio::task::spawn_blocking(move || library.chunks(&run)).await {
                     Ok(Response { header: Header::Refused(refusal), .. }) => {
-                        Event::Failed(source, run, Failure::Refused(refusal))
+                        EngineEvent::Failed(source, run, RequestFailure::Refused(refusal))
                     }
-                    Ok(response) => Event::Arrived(source, run, response),
-                    Err(_) => Event::Failed(source, run, Failure::Refused(Refusal::Storage)),
+                    Ok(response) => EngineEvent::Arrived(source, run, response),
+                    Err(_) => EngineEvent::Failed(source, run, RequestFailure::Refused(Refusal::Storage)),
                 }
             }
             .boxed();
@@ -343,23 +343,23 @@ impl<'a> Engine<'a> {
         let (net, addresses) = (self.inner.net.clone(), self.addresses.get(&source).cloned().unwrap_or_default());
         async move {
             match sources::chunks(&net, source, addresses, request).await {
-                Ok(response) => Event::Arrived(source, run, response),
-                Err(failure) => Event::Failed(source, run, failure),
+                Ok(response) => EngineEvent::Arrived(source, run, response),
+                Err(failure) => EngineEvent::Failed(source, run, failure),
             }
         }
         .boxed()
     }
 
-    fn have(&self, source: PeerId) -> BoxFuture<'static, Event> {
+    fn have(&self, source: PeerId) -> BoxFuture<'static, EngineEvent> {
         let net = self.inner.net.clone();
         if source == net.local() {
-            return async move { Event::Have(source, Ok((None, Vec::new()))) }.boxed();
+            return async move { EngineEvent::Have(source, Ok((None, Vec::new()))) }.boxed();
         }
         let addresses = self.addresses.get(&source).cloned().unwrap_or_default();
         let own = self.shares().then(|| self.store.clone());
         let (content, geometry) = (self.content, self.geometry);
         async move {
-            Event::Have(source, sources::have(&net, source, addresses, own.as_deref(), content, geometry).await)
+            EngineEvent::Have(source, sources::have(&net, source, addresses, own.as_deref(), content, geometry).await)
         }
         .boxed()
     }
@@ -376,10 +376,10 @@ impl<'a> Engine<'a> {
         chunks.is_some_and(|chunks| machine.on_word(source, &chunks, Instant::now()))
     }
 
-    fn on_event(&mut self, machine: &mut Download<PeerId>, work: &mut Work, event: Event) -> Result<(), Error> {
+    fn on_event(&mut self, machine: &mut Download<PeerId>, work: &mut Work, event: EngineEvent) -> Result<(), Error> {
         let now = Instant::now();
         match event {
-            Event::Arrived(source, run, mut response) => {
+            EngineEvent::Arrived(source, run, mut response) => {
                 machine.set_round_trip(source, self.inner.net.round_trip(&source));
                 let (wanted, run) = match &mut response.header {
                     Header::Instead { first, .. } => {
@@ -400,36 +400,38 @@ impl<'a> Engine<'a> {
                     return Err(Error::Bug);
                 }
             }
-            Event::Have(source, Ok((chunks, others))) => {
+            EngineEvent::Have(source, Ok((chunks, others))) => {
                 machine.on_have(source, chunks, now);
                 for Other { peer, addresses } in others {
-                    self.add(machine, Found { peer, addresses, whole: false });
+                    self.add(machine, FoundHolder { peer, addresses, whole: false });
                 }
             }
-            Event::Sending(source, sends) => self.on_sending(source, sends),
-            Event::Have(source, Err(failure)) => {
+            EngineEvent::Sending(source, sends) => self.on_sending(source, sends),
+            EngineEvent::Have(source, Err(failure)) => {
                 match failure {
-                    Failure::Unconnected(silence) => drop(self.silent.insert(source, silence)),
-                    Failure::Unreachable(reason) => self.last_failure = Some(reason),
-                    Failure::Refused(_) | Failure::Nonsense => {}
+                    RequestFailure::Unconnected(silence) => drop(self.silent.insert(source, silence)),
+                    RequestFailure::Unreachable(reason) => self.last_failure = Some(reason),
+                    RequestFailure::Refused(_) | RequestFailure::Nonsense => {}
                 }
                 machine.on_have_failed(source, now);
             }
-            Event::Failed(source, run, Failure::Nonsense) => self.on_wrong(machine, source, run),
+            EngineEvent::Failed(source, run, RequestFailure::Nonsense) => self.on_wrong(machine, source, run),
             // It was asked to forget the request.
-            Event::Failed(_, _, Failure::Refused(Refusal::Cancelled)) => {}
-            Event::Failed(source, run, Failure::Refused(refusal)) if source == self.inner.net.local() => {
+            EngineEvent::Failed(_, _, RequestFailure::Refused(Refusal::Cancelled)) => {}
+            EngineEvent::Failed(source, run, RequestFailure::Refused(refusal)) if source == self.inner.net.local() => {
                 self.on_own_refused(machine, run, refusal);
             }
-            Event::Failed(source, run, Failure::Refused(refusal)) => {
+            EngineEvent::Failed(source, run, RequestFailure::Refused(refusal)) => {
                 if refusal == Refusal::Storage {
                     self.unread.insert(source);
                 }
                 self.last_failure = Some(refusal.to_string());
                 machine.on_refused(source, run.first, refusal, now);
             }
-            Event::Failed(source, run, Failure::Unconnected(silence)) => self.on_silent(machine, source, run, silence),
-            Event::Failed(source, run, Failure::Unreachable(reason)) => {
+            EngineEvent::Failed(source, run, RequestFailure::Unconnected(silence)) => {
+                self.on_silent(machine, source, run, silence)
+            }
+            EngineEvent::Failed(source, run, RequestFailure::Unreachable(reason)) => {
                 self.last_failure = Some(reason);
                 machine.on_failed(source, run.first, now);
             }
@@ -437,8 +439,8 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    fn on_written(&mut self, machine: &mut Download<PeerId>, outcome: Outcome) -> Result<(), Error> {
-        let Outcome { source, run, written, dropped } = outcome;
+    fn on_written(&mut self, machine: &mut Download<PeerId>, outcome: WriterOutcome) -> Result<(), Error> {
+        let WriterOutcome { source, run, written, dropped } = outcome;
         match written {
             Written::Done => {
                 machine.on_written(source, run.first, run.count);

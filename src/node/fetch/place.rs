@@ -8,12 +8,12 @@ use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
 use swarmdex_protocols::{ContentId, Name, PeerId};
 use tokio::sync::watch;
 
-use super::consumers::{End, Ending, Fetch};
+use super::consumers::{Ending, Fetch, FetchEnd};
 use super::engine::{Engine, Said, Terms};
 use super::sharing::Sharing;
 use crate::node::get::patience::{self, Patience};
 use crate::node::lookup::Checked;
-use crate::node::operation::{Reins, Wish};
+use crate::node::operation::{Control, ControlRequest};
 use crate::node::{Error, Inner};
 use crate::storage::content::{Content, Verified, read_verified};
 use crate::storage::hash::FileStamp;
@@ -45,7 +45,7 @@ pub(in crate::node) async fn download(
     found: Checked,
     target: Target,
     patience: &Patience,
-    reins: &Reins,
+    reins: &Control,
 ) -> Result<Got, Error> {
     let Target { path, placing, fleeting, sync } = target;
     let name = found.entry.name.clone();
@@ -63,7 +63,7 @@ pub(in crate::node) async fn download(
     let part = opened.await.map_err(|_| Error::Bug)??;
     let fetch = Fetch::into_file(content, part.clone());
     let before = fetches.take_over(&fetch);
-    let mut ending = Ending::new(fetches, fetch.clone(), End::Moved);
+    let mut ending = Ending::new(fetches, fetch.clone(), FetchEnd::Moved);
     if let Some(cache) = before.and_then(|before| before.store()) {
         take_from(cache, content, part.clone()).await?;
     }
@@ -103,20 +103,20 @@ pub(in crate::node) async fn download(
     if let (Some(stamp), Some(outboard)) = (stamp, outboard) {
         let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         let whole = Whole { path: absolute, stamp, outboard: Arc::new(outboard) };
-        ending.end = End::Placed(whole.clone());
+        ending.end = FetchEnd::Placed(whole.clone());
         sharing.complete(whole);
     }
     Ok(Got { path, bytes: size, sources, stamp })
 }
 
 /// Does what the user wants, for ever.
-async fn obey(mut wish: watch::Receiver<Wish>, part: &Part, fetch: &Fetch) -> Infallible {
+async fn obey(mut wish: watch::Receiver<ControlRequest>, part: &Part, fetch: &Fetch) -> Infallible {
     loop {
         let wanted = *wish.borrow_and_update();
         match wanted {
-            Wish::Run => fetch.set_whole(true),
-            Wish::Pause => fetch.set_whole(false),
-            Wish::Cancel => {
+            ControlRequest::Run => fetch.set_whole(true),
+            ControlRequest::Pause => fetch.set_whole(false),
+            ControlRequest::Cancel => {
                 part.file.discard();
                 fetch.stop();
             }

@@ -6,7 +6,7 @@ use swarmdex_protocols::ContentId;
 use swarmdex_protocols::content::Geometry;
 use tokio::sync::mpsc;
 
-use crate::net::Word;
+use crate::net::HaveUpdate;
 use crate::node::Inner;
 use crate::storage::holdings::{Part, Whole};
 
@@ -53,7 +53,7 @@ impl Drop for Sharing<'_> {
 }
 
 /// The next word of another downloader; for ever if none is listened to.
-pub(super) async fn next_word(words: &mut Option<mpsc::Receiver<Word>>) -> Word {
+pub(super) async fn next_word(words: &mut Option<mpsc::Receiver<HaveUpdate>>) -> HaveUpdate {
     match words {
         Some(words) => match words.recv().await {
             Some(word) => word,

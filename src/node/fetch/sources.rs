@@ -24,7 +24,7 @@ const MOST: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A holder that was found.
-pub(super) struct Found {
+pub(super) struct FoundHolder {
     pub(super) peer: PeerId,
     pub(super) addresses: Vec<Multiaddr>,
     /// Whether it is known to have everything.
@@ -33,7 +33,7 @@ pub(super) struct Found {
 
 /// What the search for sources says.
 pub(super) enum News {
-    Found(Found),
+    Found(FoundHolder),
     /// The name stands for another content by now.
     Superseded,
     /// The round of this number is over.
@@ -143,7 +143,7 @@ async fn search_index(questions: &Questions, name: &Name, content: ContentId, ne
     let Ok(found) = questions.lookup(name.as_str()).await else { return };
     if found.entry.content == content {
         for holder in found.holders {
-            let found = Found { peer: holder.peer, addresses: holder.addresses, whole: true };
+            let found = FoundHolder { peer: holder.peer, addresses: holder.addresses, whole: true };
             let _ = news.send(News::Found(found)).await;
         }
     } else {
@@ -160,7 +160,7 @@ async fn search_dht(questions: &Questions, content: ContentId, news: &mpsc::Send
         if !seen.contains(&peer) {
             seen.push(peer);
             let addresses = questions.net.locate(peer).await;
-            let _ = news.send(News::Found(Found { peer, addresses, whole: false })).await;
+            let _ = news.send(News::Found(FoundHolder { peer, addresses, whole: false })).await;
         }
     }
 }
@@ -177,7 +177,7 @@ pub(in crate::node) struct Silence {
 }
 
 /// Why a request has no answer.
-pub(in crate::node) enum Failure {
+pub(in crate::node) enum RequestFailure {
     Refused(Refusal),
     /// No connection came about.
     Unconnected(Silence),
@@ -193,9 +193,9 @@ pub(in crate::node) async fn ask(
     source: PeerId,
     addresses: Vec<Multiaddr>,
     request: Request,
-) -> Result<Response, Failure> {
+) -> Result<Response, RequestFailure> {
     let error = match net.fetch(source, addresses.clone(), request).await {
-        Ok(Response { header: Header::Refused(refusal), .. }) => return Err(Failure::Refused(refusal)),
+        Ok(Response { header: Header::Refused(refusal), .. }) => return Err(RequestFailure::Refused(refusal)),
         Ok(response) => return Ok(response),
         Err(FetchError::Connect(error)) => return Err(unconnected(error, addresses)),
         Err(FetchError::Request(error)) => error,
@@ -203,24 +203,24 @@ pub(in crate::node) async fn ask(
     Err(match error {
         // A connection that breaks looks like an answer that ends early: no lie.
         RequestError::Malformed(DecodeError::Truncated) => {
-            Failure::Unreachable("its answer ended in the middle".to_owned())
+            RequestFailure::Unreachable("its answer ended in the middle".to_owned())
         }
-        RequestError::Malformed(_) => Failure::Nonsense,
-        RequestError::Busy => Failure::Refused(Refusal::Busy),
-        error => Failure::Unreachable(error.to_string()),
+        RequestError::Malformed(_) => RequestFailure::Nonsense,
+        RequestError::Busy => RequestFailure::Refused(Refusal::Busy),
+        error => RequestFailure::Unreachable(error.to_string()),
     })
 }
 
 /// Why nothing could be asked.
-fn unconnected(error: ConnectError, tried: Vec<Multiaddr>) -> Failure {
+fn unconnected(error: ConnectError, tried: Vec<Multiaddr>) -> RequestFailure {
     let (reason, since) = match error {
         // It is this node that is busy.
-        ConnectError::Busy => return Failure::Unreachable(error.to_string()),
+        ConnectError::Busy => return RequestFailure::Unreachable(error.to_string()),
         ConnectError::WrongPeer { address, .. } => (format!("another node is at {address}"), None),
         ConnectError::Unreachable { reason, since } => (reason, since),
         error => (error.to_string(), None),
     };
-    Failure::Unconnected(Silence { tried, reason, since })
+    RequestFailure::Unconnected(Silence { tried, reason, since })
 }
 
 /// Which chunks a source has - `None` for all - and who else has some. It is told what this node has, in `own`, if that is
@@ -232,17 +232,17 @@ pub(super) async fn have(
     own: Option<&dyn Content>,
     content: ContentId,
     geometry: Geometry,
-) -> Result<(Option<ChunkSet>, Vec<Other>), Failure> {
+) -> Result<(Option<ChunkSet>, Vec<Other>), RequestFailure> {
     let request = question(net, content, own);
     let Response { header, body } = ask(net, source, addresses, request).await?;
-    let Header::Have { whole, mut others, .. } = header else { return Err(Failure::Nonsense) };
+    let Header::Have { whole, mut others, .. } = header else { return Err(RequestFailure::Nonsense) };
     others.truncate(MAX_FETCH_OTHERS);
     for other in &mut others {
         other.addresses.truncate(MAX_OTHER_ADDRESSES);
     }
     let chunks = match whole {
         true => None,
-        false => Some(ChunkSet::from_bytes(&body, geometry.chunks()).ok_or(Failure::Nonsense)?),
+        false => Some(ChunkSet::from_bytes(&body, geometry.chunks()).ok_or(RequestFailure::Nonsense)?),
     };
     Ok((chunks, others))
 }
@@ -259,14 +259,14 @@ pub(super) async fn is_sending(
     source: PeerId,
     content: ContentId,
     own: Option<Arc<dyn Content>>,
-) -> Result<bool, Failure> {
+) -> Result<bool, RequestFailure> {
     // It is the same question: who asks without addresses is not named to others any more.
     let request = question(&net, content, own.as_deref());
     match net.fetch_if_connected(source, request).await {
         Ok(Response { header: Header::Have { sending, .. }, .. }) => Ok(sending),
-        Ok(Response { header: Header::Refused(refusal), .. }) => Err(Failure::Refused(refusal)),
-        Ok(_) => Err(Failure::Nonsense),
-        Err(error) => Err(Failure::Unreachable(error.to_string())),
+        Ok(Response { header: Header::Refused(refusal), .. }) => Err(RequestFailure::Refused(refusal)),
+        Ok(_) => Err(RequestFailure::Nonsense),
+        Err(error) => Err(RequestFailure::Unreachable(error.to_string())),
     }
 }
 
@@ -276,14 +276,14 @@ pub(super) async fn chunks(
     source: PeerId,
     addresses: Vec<Multiaddr>,
     request: Request,
-) -> Result<Response, Failure> {
+) -> Result<Response, RequestFailure> {
     let response = ask(net, source, addresses, request.clone()).await?;
     match (&response.header, request) {
         (Header::Chunks { .. }, _) => Ok(response),
         (Header::Instead { first, .. }, Request::Any(any)) if any.choices().any(|index| index == *first) => {
             Ok(response)
         }
-        _ => Err(Failure::Nonsense),
+        _ => Err(RequestFailure::Nonsense),
     }
 }
 

@@ -6,8 +6,8 @@ use futures::FutureExt;
 use swarmdex_protocols::PeerId;
 use swarmdex_protocols::fetch::Refusal;
 
-use super::engine::{Engine, Event, Work};
-use super::sources::{self, Failure, Found};
+use super::engine::{Engine, EngineEvent, Work};
+use super::sources::{self, FoundHolder, RequestFailure};
 use crate::net::ConnectError;
 use crate::state::fetch::Download;
 use crate::state::fetch::stalls::Doubt;
@@ -35,7 +35,7 @@ impl Engine<'_> {
                 Some(Doubt::Ask) => {
                     let own = self.shares().then(|| self.store.clone());
                     let asking = sources::is_sending(net, source, self.content, own);
-                    work.asks.push(asking.map(move |sends| Event::Sending(source, sends)).boxed());
+                    work.asks.push(asking.map(move |sends| EngineEvent::Sending(source, sends)).boxed());
                 }
                 Some(Doubt::Cut) => {
                     tracing::info!(%source, name = %self.name, silent = ?now.saturating_duration_since(due), "nothing comes over the connection: cut");
@@ -53,18 +53,18 @@ impl Engine<'_> {
     }
 
     /// A source said whether it is sending what it owes.
-    pub(super) fn on_sending(&mut self, source: PeerId, sends: Result<bool, Failure>) {
+    pub(super) fn on_sending(&mut self, source: PeerId, sends: Result<bool, RequestFailure>) {
         match sends {
             Ok(sends) => self.stalls.on_answer(source, sends, Instant::now()),
             // It is alive, and has too much to do to say more.
-            Err(Failure::Refused(Refusal::Busy)) => self.stalls.on_answer(source, false, Instant::now()),
+            Err(RequestFailure::Refused(Refusal::Busy)) => self.stalls.on_answer(source, false, Instant::now()),
             // The connection broke, or it has the content no more: the requests show it, too.
             Err(_) => {}
         }
     }
 
     /// A source was heard of at these addresses: if they are others than before, nobody waits until it has failed at those.
-    pub(super) fn on_found(&mut self, machine: &mut Download<PeerId>, found: Found) {
+    pub(super) fn on_found(&mut self, machine: &mut Download<PeerId>, found: FoundHolder) {
         let known = self.addresses.get(&found.peer);
         if !found.addresses.is_empty() && known.is_some_and(|known| *known != found.addresses) {
             self.addresses.insert(found.peer, found.addresses.clone());

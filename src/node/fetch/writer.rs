@@ -28,7 +28,7 @@ pub(super) enum Written {
 }
 
 /// A run that is dealt with.
-pub(super) struct Outcome {
+pub(super) struct WriterOutcome {
     pub(super) source: PeerId,
     pub(super) run: Run,
     pub(super) written: Written,
@@ -46,7 +46,7 @@ struct Job {
 /// The thread.
 pub(super) struct Writer {
     jobs: mpsc::SyncSender<Job>,
-    results: events::Receiver<Outcome>,
+    results: events::Receiver<WriterOutcome>,
     thread: tokio::task::JoinHandle<()>,
 }
 
@@ -65,7 +65,7 @@ impl Writer {
                 }
                 store.landed(run.first);
                 buffers.give(response.body);
-                if outcomes.blocking_send(Outcome { source, run, written, dropped }).is_err() {
+                if outcomes.blocking_send(WriterOutcome { source, run, written, dropped }).is_err() {
                     return;
                 }
             }
@@ -79,7 +79,7 @@ impl Writer {
     }
 
     /// The next run that is dealt with; for ever if none comes. Fails once the thread has panicked.
-    pub(super) async fn next(&mut self) -> Result<Outcome, Error> {
+    pub(super) async fn next(&mut self) -> Result<WriterOutcome, Error> {
         self.results.recv().await.ok_or(Error::Bug)
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use swarmdex_protocols::PeerId;
 
-use crate::node::operation::{Reins, Wish};
+use crate::node::operation::{Control, ControlRequest};
 use crate::node::{Error, ErrorKind, GetOptions};
 
 /// Longest time that can be waited.
@@ -67,7 +67,7 @@ impl Patience {
     }
 
     /// Waits a moment, and says for what. False if it was waited long enough.
-    pub(super) async fn pause(&self, reins: &Reins, what: &str) -> Result<bool, Error> {
+    pub(super) async fn pause(&self, reins: &Control, what: &str) -> Result<bool, Error> {
         let left = self.left();
         if left.is_zero() || !(self.wanted || self.came.load(Ordering::Relaxed)) {
             return Ok(false);
@@ -76,7 +76,7 @@ impl Patience {
         let mut wish = reins.wish.clone();
         tokio::select! {
             () = tokio::time::sleep(PAUSE.min(left)) => Ok(true),
-            Ok(_) = wish.wait_for(|wish| *wish == Wish::Cancel) => Err(Error::Cancelled),
+            Ok(_) = wish.wait_for(|wish| *wish == ControlRequest::Cancel) => Err(Error::Cancelled),
         }
     }
 
@@ -93,7 +93,7 @@ impl Patience {
 }
 
 /// Says for what it is waited; `None` that it goes on.
-pub(in crate::node) fn say(reins: &Reins, waiting: Option<String>) {
+pub(in crate::node) fn say(reins: &Control, waiting: Option<String>) {
     reins.progress.send_if_modified(|progress| {
         let news = progress.waiting != waiting;
         progress.waiting = waiting;

@@ -12,7 +12,7 @@ use swarmdex_protocols::{Entry, Name, PeerId};
 use super::record::Gone;
 use super::{FILES_AT_A_TIME, Folder, alike, rest_of};
 use crate::node::in_place::Removed;
-use crate::node::operation::Wish;
+use crate::node::operation::ControlRequest;
 use crate::node::types::{GetReport, KeptFile, MasterState};
 use crate::node::{Error, Node, in_place};
 
@@ -96,7 +96,7 @@ impl Node {
             let mut wish = folder.reins.wish.clone();
             tokio::select! {
                 () = tokio::time::sleep(STILL) => {}
-                Ok(_) = wish.wait_for(|wish| *wish == Wish::Cancel) => return Err(Error::Cancelled),
+                Ok(_) = wish.wait_for(|wish| *wish == ControlRequest::Cancel) => return Err(Error::Cancelled),
             }
             // What was downloaded is there, whether the list can be had again or not.
             let Ok(now) = self.names_below(folder.prefix.as_ref()).await else { return Ok(None) };

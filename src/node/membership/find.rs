@@ -21,7 +21,7 @@ const MAX_IGNORED: usize = 16;
 const FIND_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why the master was not found.
-pub(in crate::node) struct Failure {
+pub(in crate::node) struct FindFailure {
     /// The master, if it is known who it is.
     pub(in crate::node) master: Option<PeerId>,
     /// What went wrong, for people.
@@ -77,7 +77,7 @@ impl Finder {
     }
 
     /// Chooses among the masters that are there, if there are any, and sticks to it.
-    async fn choose(&mut self, net: &Net) -> Option<Result<PeerId, Failure>> {
+    async fn choose(&mut self, net: &Net) -> Option<Result<PeerId, FindFailure>> {
         if self.candidates(&net.masters().borrow()).is_empty() {
             return None;
         }
@@ -86,22 +86,22 @@ impl Finder {
         let Choice { master, addresses, met, .. } = choice;
         match net.connect(Some(master), addresses).await {
             Ok(master) => Some(self.pin(master, None)),
-            Err(error) if met => Some(Err(Failure { master: Some(master), reason: error.to_string() })),
+            Err(error) if met => Some(Err(FindFailure { master: Some(master), reason: error.to_string() })),
             // It is down, and the peers here wait for it: so does this node, and believes what it signed.
             Err(error) => {
                 net.trust(Authority::new(self.network.clone(), &master));
                 let reason = format!("the peers here follow {master}, and it cannot be reached: {error}");
-                Some(self.pin(master, None).and(Err(Failure { master: Some(master), reason })))
+                Some(self.pin(master, None).and(Err(FindFailure { master: Some(master), reason })))
             }
         }
     }
 
     /// Connects to the master, waiting for one to show up if none is configured.
-    pub(super) async fn find(&mut self, net: &Net) -> Result<PeerId, Failure> {
+    pub(super) async fn find(&mut self, net: &Net) -> Result<PeerId, FindFailure> {
         if self.role == Role::Master {
             return Ok(net.local());
         }
-        let pinned = self.pinned().map_err(|error| Failure { master: None, reason: error.to_string() })?;
+        let pinned = self.pinned().map_err(|error| FindFailure { master: None, reason: error.to_string() })?;
         if !self.masters.is_empty() {
             let connected = self.connect_configured(net, pinned).await;
             if connected.is_err() {
@@ -111,7 +111,7 @@ impl Finder {
             return connected;
         }
         self.enter(net).await;
-        let failed = |reason: &str| Failure { master: pinned, reason: reason.to_owned() };
+        let failed = |reason: &str| FindFailure { master: pinned, reason: reason.to_owned() };
         let mut masters = net.masters();
         let (master, addresses) = loop {
             let seen = masters.borrow_and_update().clone();
@@ -137,7 +137,7 @@ impl Finder {
         };
         match net.connect(Some(master), addresses).await {
             Ok(master) => self.pin(master, pinned),
-            Err(error) => Err(Failure { master: Some(master), reason: error.to_string() }),
+            Err(error) => Err(FindFailure { master: Some(master), reason: error.to_string() }),
         }
     }
 
@@ -166,7 +166,7 @@ impl Finder {
     }
 
     /// Tries the configured addresses, those of one peer id together. The error is that of the last.
-    async fn connect_configured(&self, net: &Net, pinned: Option<PeerId>) -> Result<PeerId, Failure> {
+    async fn connect_configured(&self, net: &Net, pinned: Option<PeerId>) -> Result<PeerId, FindFailure> {
         let mut failure = None;
         for (named, addresses) in group_by_peer(&self.masters) {
             let error = match net.connect(named, addresses.clone()).await {
@@ -188,9 +188,9 @@ impl Finder {
                 (_, None) => addresses.iter().map(|address| format!("{address}: {error}")).collect(),
                 (_, Some(_)) => error.to_string(),
             };
-            failure = Some(Failure { master: named.or(pinned), reason });
+            failure = Some(FindFailure { master: named.or(pinned), reason });
         }
-        Err(failure.unwrap_or(Failure { master: pinned, reason: "no address is configured".to_owned() }))
+        Err(failure.unwrap_or(FindFailure { master: pinned, reason: "no address is configured".to_owned() }))
     }
 
     fn pinned(&self) -> Result<Option<PeerId>, DataDirError> {
@@ -198,13 +198,13 @@ impl Finder {
     }
 
     /// Holds the master to the key that was pinned, or pins it.
-    fn pin(&self, master: PeerId, pinned: Option<PeerId>) -> Result<PeerId, Failure> {
+    fn pin(&self, master: PeerId, pinned: Option<PeerId>) -> Result<PeerId, FindFailure> {
         match pinned {
             Some(pinned) if pinned != master => {
                 let reason = format!(
                     "this node joined the master {pinned} before, and {master} answers now; if the master was set up anew, name it by --master …/p2p/{master}"
                 );
-                Err(Failure { master: Some(pinned), reason })
+                Err(FindFailure { master: Some(pinned), reason })
             }
             Some(_) => Ok(master),
             None => {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use swarmdex_protocols::index::{Returned, Sealed};
 use swarmdex_protocols::{Certificate, ContentId, Entry, Name};
 
-use super::{Announcer, Answer, Standing};
+use super::{Announcer, MasterAnswer, Standing};
 use crate::state::Now;
 
 impl Announcer {
@@ -36,7 +36,8 @@ impl Announcer {
         for (name, content, size) in granted {
             let standing = Standing::Certified(*version);
             let attributes = self.told_attributes(name, content, size);
-            let answer = Answer { content: *content, size, attributes, standing, sealed_ms: u64::MAX, at: now.mono };
+            let answer =
+                MasterAnswer { content: *content, size, attributes, standing, sealed_ms: u64::MAX, at: now.mono };
             // What was believed before, and its certificate, count no more.
             self.changed.mark(name);
             self.told.insert(name.clone(), answer);
@@ -70,13 +71,13 @@ impl Announcer {
             let Some(answer) = self.told.get(&name).filter(|answer| answer.granted() == Some(version)).cloned() else {
                 continue;
             };
-            let Answer { content, size, .. } = answer;
+            let MasterAnswer { content, size, .. } = answer;
             // Signed for an earlier certificate of the same content, and as good for this one.
             let before = self.certificates.get(&name).map(|held| &held.entry);
             let before = before.filter(|before| before.content == content && before.size == size);
             let attributes = before.and_then(|before| before.attributes.clone());
             let entry = Entry { name: name.clone(), content, size, owner: self.local, version, attributes };
-            self.told.insert(name.clone(), Answer { sealed_ms: seal.issued_ms, ..answer });
+            self.told.insert(name.clone(), MasterAnswer { sealed_ms: seal.issued_ms, ..answer });
             self.certificates.insert(name.clone(), Certificate { entry, seal });
             self.unsealed.remove(&name);
             self.changed.mark(&name);

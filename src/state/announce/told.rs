@@ -11,7 +11,7 @@ use super::Standing;
 
 /// The master's answer about one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct MasterAnswer {
     pub(super) content: ContentId,
     pub(super) size: u64,
     /// What the master was told of the file beside its bytes.
@@ -23,7 +23,7 @@ pub(super) struct Answer {
     pub(super) at: Instant,
 }
 
-impl Answer {
+impl MasterAnswer {
     /// The version at which the name was granted.
     pub(super) fn granted(&self) -> Option<Version> {
         match self.standing {
@@ -41,16 +41,16 @@ impl Answer {
 /// believes for other reasons (its certificates, its claims) is kept apart, and never counts as told.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    answers: BTreeMap<Name, Answer>,
+    answers: BTreeMap<Name, MasterAnswer>,
     granted: ShareSum,
 }
 
 impl Told {
-    pub(super) fn get(&self, name: &Name) -> Option<&Answer> {
+    pub(super) fn get(&self, name: &Name) -> Option<&MasterAnswer> {
         self.answers.get(name)
     }
 
-    pub(super) fn insert(&mut self, name: Name, answer: Answer) {
+    pub(super) fn insert(&mut self, name: Name, answer: MasterAnswer) {
         self.remove(&name);
         if let Some(digest) = answer.digest(&name) {
             self.granted.add(&digest);
@@ -58,7 +58,7 @@ impl Told {
         self.answers.insert(name, answer);
     }
 
-    pub(super) fn remove(&mut self, name: &Name) -> Option<Answer> {
+    pub(super) fn remove(&mut self, name: &Name) -> Option<MasterAnswer> {
         let answer = self.answers.remove(name)?;
         if let Some(digest) = answer.digest(name) {
             self.granted.remove(&digest);
@@ -67,7 +67,7 @@ impl Told {
     }
 
     /// Everything, taken out.
-    pub(super) fn take(&mut self) -> BTreeMap<Name, Answer> {
+    pub(super) fn take(&mut self) -> BTreeMap<Name, MasterAnswer> {
         self.granted = ShareSum::default();
         std::mem::take(&mut self.answers)
     }
@@ -77,7 +77,7 @@ impl Told {
         self.answers.retain(|_, answer| answer.granted().is_some());
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Name, &Answer)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Name, &MasterAnswer)> {
         self.answers.iter()
     }
 

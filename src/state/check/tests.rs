@@ -64,7 +64,7 @@ fn repair(records: &mut Records, owner: PeerId, items: &[(RecordKey, What)]) -> 
 
 /// The same, of at most so many.
 fn repair_most(records: &mut Records, owner: PeerId, items: &[(RecordKey, What)], most: usize) -> (usize, usize) {
-    let mut comparison = Comparison::new(items.to_vec(), most);
+    let mut comparison = RangeComparison::new(items.to_vec(), most);
     let mut looked = 0;
     while let Some(ranges) = comparison.next_ranges() {
         assert!(Range::are_in_order(&ranges));
@@ -165,7 +165,7 @@ fn answers_that_lie_cost_a_bounded_number_of_messages_and_records() {
         |_| Compared::Differs(Held { statements: vec![Mark(1); 9000], provided: (0..90_000).map(key).collect() }),
     ];
     for (number, lie) in lies.iter().enumerate() {
-        let mut comparison = Comparison::new(items.clone(), MAX_REPAIRS);
+        let mut comparison = RangeComparison::new(items.clone(), MAX_REPAIRS);
         let mut asked = 0;
         while let Some(ranges) = comparison.next_ranges() {
             asked += 1;

@@ -112,7 +112,7 @@ pub(super) struct Source {
     /// Bytes asked for, and bytes that came and are not written yet: both are, or will be, in memory.
     pub(super) in_flight: u64,
     pub(super) unwritten: u64,
-    rate: Rate,
+    rate: Throughput,
     /// Bytes a second of its quickest answer lately.
     quickest: f64,
     /// How long a round trip to it takes.
@@ -140,7 +140,7 @@ impl Source {
             asked: BTreeMap::new(),
             in_flight: 0,
             unwritten: 0,
-            rate: Rate::default(),
+            rate: Throughput::default(),
             quickest: 0.0,
             round_trip: Duration::ZERO,
             start: Some(Start { more: 0, round: None, rate: 0.0, full: 0, bytes: 0, first: None }),
@@ -282,14 +282,14 @@ impl Source {
 
 /// Bytes a second, measured over [`MEASURE`] and smoothed; times without a request under way do not count.
 #[derive(Debug, Default)]
-struct Rate {
+struct Throughput {
     begin: Option<Instant>,
     bytes: u64,
     per_second: Option<f64>,
     settled: bool,
 }
 
-impl Rate {
+impl Throughput {
     fn resume(&mut self, now: Instant) {
         (self.begin, self.bytes) = (Some(now), 0);
     }

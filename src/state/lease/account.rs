@@ -11,10 +11,10 @@ use super::agree::Agreement;
 /// The account of one member. Whoever has a handle sees the account as it is now: so a renewal can be answered where it
 /// arrives, and that is never an answer of yesterday.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Account(Arc<Mutex<State>>);
+pub(super) struct Account(Arc<Mutex<AccountState>>);
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct AccountState {
     /// None before a join is written, and when the member has to join again.
     pub(super) session: Option<Session>,
     pub(super) agreement: Agreement,
@@ -23,7 +23,7 @@ pub(super) struct State {
 }
 
 impl Account {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, AccountState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -64,7 +64,7 @@ impl Standing {
     }
 }
 
-impl State {
+impl AccountState {
     /// What the index holds.
     pub(super) fn held(&self) -> ShareSum {
         self.agreement.holding.sum

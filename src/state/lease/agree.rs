@@ -6,7 +6,7 @@ use swarmdex_protocols::PeerId;
 use swarmdex_protocols::index::{Refusal, RefusalCode, Session, ShareSum};
 
 use super::Leases;
-use super::account::State;
+use super::account::AccountState;
 
 /// Renewals of all members in one second. What is over comes less often, as heartbeats do in Nomad
 /// (`max_heartbeats_per_second`), as far as a lease allows. Ten thousand members then cost less than the pings did that
@@ -141,14 +141,14 @@ impl Leases {
     }
 }
 
-impl super::Member {
+impl super::LeaseMember {
     /// Names that it holds.
     pub fn names(&self) -> u64 {
         self.account.lock().held().entries
     }
 }
 
-impl State {
+impl AccountState {
     fn end_session(&mut self) -> Refusal {
         self.session = None;
         self.agreement = self.agreement.afresh();

@@ -30,23 +30,23 @@ const MAX_RADII: usize = 48;
 /// How much farther, as a difference of logarithms: twice as far. Less finds no more and asks about whole networks twice.
 const THIN: f64 = 1.0;
 
-type Key = (Position, usize);
+type SweepKey = (Position, usize);
 
 /// One pass over keys, region by region.
 #[derive(Debug)]
 pub struct Sweep<T> {
-    items: BTreeMap<Key, T>,
+    items: BTreeMap<SweepKey, T>,
     known: BTreeMap<Position, PeerId>,
     queries: usize,
     /// Nodes in the asker's routing table.
     table: usize,
     region: Option<Region>,
     /// Items of the region before. Nodes at the edge of their region are known with the next.
-    waiting: Vec<(Key, T)>,
+    waiting: Vec<(SweepKey, T)>,
     /// How far the nodes that are to store it are from a key, of keys lately, as a logarithm.
     radii: VecDeque<f64>,
     /// The key of the region around which too few nodes are known.
-    thin: Option<Key>,
+    thin: Option<SweepKey>,
 }
 
 /// The part of the key space that is being asked about: what shares the first bits with the first target there.
@@ -70,7 +70,7 @@ struct Answers {
 }
 
 impl Region {
-    fn bounds(&self, bits: usize) -> std::ops::RangeInclusive<Key> {
+    fn bounds(&self, bits: usize) -> std::ops::RangeInclusive<SweepKey> {
         let (low, high) = (with_tail(&self.target, bits, 0), with_tail(&self.target, bits, 0xff));
         (low, 0)..=(high, usize::MAX)
     }
@@ -96,7 +96,7 @@ impl<T> Sweep<T> {
     pub fn next_target(&mut self) -> Option<(Position, &T)> {
         let again = self.region.and_then(|region| {
             let bounds = region.bounds(region.bits.unwrap_or(0));
-            let here = |key: &Key| bounds.contains(key);
+            let here = |key: &SweepKey| bounds.contains(key);
             // Another question finds others. In a network that may be small that is one elsewhere.
             let small = self.known.len() < REPLICATION && self.table < REPLICATION;
             let keys = || self.items.keys().copied();
@@ -183,7 +183,7 @@ impl<T> Sweep<T> {
     }
 
     /// A key of the region around which nodes are known only farther than around other keys, if there is one.
-    fn thinnest(&mut self, region: &Region) -> Option<Key> {
+    fn thinnest(&mut self, region: &Region) -> Option<SweepKey> {
         let inside: Vec<_> = self.items.range(region.bounds(region.bits.unwrap_or(0))).map(|(key, _)| *key).collect();
         let step = inside.len().div_ceil(SAMPLES).max(1);
         let radii: Vec<_> = inside.into_iter().step_by(step).map(|key| (self.radius(&key.0), key)).collect();

@@ -8,11 +8,11 @@ use swarmdex_protocols::{ContentId, Name, Network, RecordKey, Statement};
 use super::{What, statement_of};
 
 /// A key, and what is to be published under it from now on.
-pub type Change = (RecordKey, Option<What>);
+pub type RecordChange = (RecordKey, Option<What>);
 
 /// All that a node wants to be published.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct WantedRecords {
     network: Network,
     /// Names of which something is said, with the content that this node is found by, if it is.
     names: BTreeMap<Name, Option<ContentId>>,
@@ -22,7 +22,7 @@ pub struct Wanted {
     keys: BTreeMap<RecordKey, u32>,
 }
 
-impl Wanted {
+impl WantedRecords {
     /// Nothing but the keys under which the node is found in any case.
     pub fn new(network: Network, always: impl IntoIterator<Item = RecordKey>) -> Self {
         let keys = always.into_iter().map(|key| (key, 1)).collect();
@@ -30,7 +30,7 @@ impl Wanted {
     }
 
     /// What is said of a name from now on; what changes by that is added to `changes`.
-    pub fn say(&mut self, name: &Name, statement: Option<Statement>, changes: &mut Vec<Change>) {
+    pub fn say(&mut self, name: &Name, statement: Option<Statement>, changes: &mut Vec<RecordChange>) {
         let content = statement.as_ref().and_then(content);
         let before = match &statement {
             Some(_) => self.names.insert(name.clone(), content),
@@ -66,7 +66,7 @@ impl Wanted {
     }
 
     /// The contents that are held for other reasons, all of them.
-    pub fn hold(&mut self, contents: impl IntoIterator<Item = ContentId>, changes: &mut Vec<Change>) {
+    pub fn hold(&mut self, contents: impl IntoIterator<Item = ContentId>, changes: &mut Vec<RecordChange>) {
         let held: BTreeSet<_> = contents.into_iter().collect();
         let before = std::mem::replace(&mut self.held, held.clone());
         for content in held.symmetric_difference(&before) {
@@ -75,7 +75,7 @@ impl Wanted {
     }
 
     /// One reason more, or less, for a key.
-    fn count(&mut self, key: RecordKey, more: bool, changes: &mut Vec<Change>) {
+    fn count(&mut self, key: RecordKey, more: bool, changes: &mut Vec<RecordChange>) {
         let reasons = self.keys.entry(key).or_default();
         *reasons = if more { reasons.saturating_add(1) } else { reasons.saturating_sub(1) };
         match (*reasons, more) {
@@ -149,7 +149,7 @@ mod tests {
         #[test]
         fn change_by_change_it_is_what_follows_from_the_whole(steps in prop::collection::vec(step(), 1..40)) {
             let keypair = Keypair::generate_ed25519();
-            let mut wanted = Wanted::new(Network::default(), []);
+            let mut wanted = WantedRecords::new(Network::default(), []);
             let (mut said, mut held, mut published) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
             for step in steps {
                 let mut changes = Vec::new();

@@ -313,7 +313,7 @@ impl World {
         leases.handle_timeout(now);
         let mut evicted = Vec::new();
         while let Some(action) = leases.poll_action() {
-            if let Action::Evict(peer) = action {
+            if let LeaseAction::Evict(peer) = action {
                 evicted.push(peer);
             }
         }

@@ -75,11 +75,11 @@ static HAS_PROC: LazyLock<bool> = LazyLock::new(|| Path::new("/proc/self/fd").is
 #[derive(Debug)]
 pub struct Unplaced {
     target: PathBuf,
-    held: Held,
+    held: UnplacedBody,
 }
 
 #[derive(Debug)]
-enum Held {
+enum UnplacedBody {
     /// A file without a name: a crash leaves nothing.
     Unnamed(File),
     /// Not every file system has such files, nor can they replace others.
@@ -100,14 +100,14 @@ impl Unplaced {
                 let file = File::from(file);
                 file.write_all_at(bytes, 0).map_err(failed("write", target, bytes.len() as u64))?;
                 apply(&file, placing, None);
-                Held::Unnamed(file)
+                UnplacedBody::Unnamed(file)
             }
             // Errors of other kinds come again.
             None => {
                 let partial = PartialFile::create_for(target, bytes.len() as u64, *placing)?;
                 partial.write_chunk(0, bytes)?;
                 partial.settle();
-                Held::Partial(partial)
+                UnplacedBody::Partial(partial)
             }
         };
         Ok(Self { target: target.to_owned(), held })
@@ -116,8 +116,8 @@ impl Unplaced {
     /// Its bytes.
     pub fn file(&self) -> &File {
         match &self.held {
-            Held::Unnamed(file) => file,
-            Held::Partial(partial) => &partial.file,
+            UnplacedBody::Unnamed(file) => file,
+            UnplacedBody::Partial(partial) => &partial.file,
         }
     }
 
@@ -130,8 +130,8 @@ impl Unplaced {
     pub fn place(self) -> Result<Option<fs::Metadata>, PartialError> {
         let Self { target, held } = self;
         let file = match held {
-            Held::Unnamed(file) => file,
-            Held::Partial(partial) => {
+            UnplacedBody::Unnamed(file) => file,
+            UnplacedBody::Partial(partial) => {
                 partial.finish(false)?;
                 return Ok(partial.metadata().ok());
             }

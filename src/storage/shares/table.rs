@@ -11,7 +11,7 @@ use swarmdex_protocols::{ContentId, Name};
 use super::{SharedEntry, Skipped};
 
 /// A root, and a file in it.
-type Place = (Arc<Path>, Arc<Path>);
+type RootedPath = (Arc<Path>, Arc<Path>);
 
 /// The entries of a share table.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub(super) struct Table {
     kept: Option<Arc<Vec<SharedEntry>>>,
     listed: Option<Arc<Vec<SharedEntry>>>,
     suspended: usize,
-    places: BTreeMap<Place, Name>,
+    places: BTreeMap<RootedPath, Name>,
     /// Always with a name; none of it stands before all names of its content.
     by_content: BTreeSet<(ContentId, Option<Name>)>,
     /// Files that changed since they were hashed.
@@ -75,7 +75,7 @@ impl Table {
 
     /// The names of a root's files at and below a path.
     pub(super) fn below<'a>(&'a self, root: &'a Path, path: &'a Path) -> impl Iterator<Item = &'a Name> {
-        let first: Place = (root.into(), path.into());
+        let first: RootedPath = (root.into(), path.into());
         // Paths are ordered by their segments: what is below one comes right after it.
         let from = self.places.range((Bound::Included(first), Bound::Unbounded));
         from.take_while(move |((other, file), _)| **other == *root && file.starts_with(path)).map(|(_, name)| name)
