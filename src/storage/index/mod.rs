@@ -350,7 +350,7 @@ use libp2p::identity::Keypair;
 #[cfg(test)]
 use options::unix_ms;
 #[cfg(test)]
-use swarmdex_protocols::index::{Offer, Returned, Revocation, Session, ShareDigest, Verdict};
+use swarmdex_protocols::index::{Offer, Returned, Revocation, Sequence, Session, ShareDigest, Verdict};
 #[cfg(test)]
 use swarmdex_protocols::{Network, Tally};
 #[cfg(test)]
