@@ -1,13 +1,20 @@
 //! The index: who holds which name.
 //!
-//! [`rules`] decide on one name. [`Service`] carries requests out over an [`IndexTable`], whatever keeps it.
+//! [`rules`] decide on one name. [`Service`] carries requests out over an [`IndexTable`], whatever keeps it:
+//! SQLite in `storage::index`, or maps in `memory` for tests and the simulation.
 
+#[cfg(test)]
+pub(crate) mod conformance;
+#[cfg(test)]
+pub(crate) mod memory;
 mod request;
 pub mod rules;
 pub mod service;
 mod table;
 
 pub use request::{WriteOp, WriteOutcome};
-pub use rules::{Announced, Change, Evidence, IndexView, Moment, NameLimits, after, announce, evict, revoke};
+pub use rules::{
+    Announced, Change, Evidence, IndexView, Moment, NameLimits, after, announce, evict, revoke,
+};
 pub use service::{Authority, Correction, Event, Failure, Service, Slices, corrections};
 pub use table::{Ending, IndexTable, MemberRow, Noted, Row, Totals};
