@@ -21,7 +21,7 @@ use swarmdex_protocols::address::{ip_of, is_loopback, worth_keeping};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
     self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Reign, Request, Response,
-    Revoke, Run, Session,
+    Revoke, Run, Sequence, Session,
 };
 use swarmdex_protocols::limits::{MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version};
@@ -218,7 +218,7 @@ impl Master {
             Request::Revoke(Revoke { session, sequence, names }) => {
                 check_batch(names.len())?;
                 self.leases.admit_change(&peer, session, sequence)?;
-                self.write(peer, in_session(session, WriteOp::Revoke { peer, names }))
+                self.write(peer, in_session(session, sequence, WriteOp::Revoke { peer, names }))
             }
             Request::Lookup(index::Lookup { name }) => {
                 let name =
@@ -251,7 +251,7 @@ impl Master {
             Request::Again(index::Again { session, sequence }) => {
                 self.leases.admit_change(&peer, session, sequence)?;
                 let neighbours = self.names_of_neighbours(&peer);
-                self.write(peer, in_session(session, WriteOp::Again { peer, neighbours }))
+                self.write(peer, in_session(session, sequence, WriteOp::Again { peer, neighbours }))
             }
             Request::Seals(index::Seals { session, from }) => {
                 self.leases.admit_question(&peer, session)?;
@@ -455,8 +455,8 @@ fn stopping(_: oneshot::error::RecvError) -> Refusal {
     Refusal::new(RefusalCode::Busy, "the master is stopping")
 }
 
-fn in_session(session: Session, change: WriteOp) -> WriteOp {
-    WriteOp::InSession { session, change: Box::new(change) }
+fn in_session(session: Session, sequence: Sequence, change: WriteOp) -> WriteOp {
+    WriteOp::InSession { session, sequence, change: Box::new(change) }
 }
 
 fn check_batch(entries: usize) -> Outcome<()> {

@@ -1,7 +1,12 @@
 //! The index: who holds which name.
 //!
-//! [`rules`] decide on one name. [`Service`] carries requests out over an [`IndexTable`], whatever keeps it.
+//! [`rules`] decide on one name. [`Service`] carries requests out over an [`IndexTable`], whatever keeps it:
+//! SQLite in `storage::index`, or maps in `memory` for tests and the simulation.
 
+#[cfg(test)]
+pub(crate) mod conformance;
+#[cfg(test)]
+pub(crate) mod memory;
 mod request;
 pub mod rules;
 pub mod service;

@@ -130,10 +130,8 @@ async fn of_two_masters_with_one_key_the_copy_grants_nothing_any_more() {
     // Nothing is granted by the copy: its peer waits, or goes to the other, which it hears of as well.
     assert_eq!(copy.status().await.unwrap().index.unwrap().names, 0);
     if shared.entries[0].standing == Standing::Certified {
-        until("the one that goes on has granted it", async || {
-            anna.lookup("new").await.ok()?.certified.then_some(())
-        })
-        .await;
+        until("the one that goes on has granted it", async || anna.lookup("new").await.ok()?.certified.then_some(()))
+            .await;
     }
     // The other serves as before.
     anna.share_file("later", b"later").await;

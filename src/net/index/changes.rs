@@ -62,15 +62,21 @@ impl Master {
 
     /// Announces, after a look at the DHT where that may know more than the index.
     pub(super) fn announce(&self, peer: PeerId, announce: Announce, now: Instant) -> Outcome<IndexStep> {
-        let Announce { session, offers, last, total, .. } = announce;
+        let Announce { session, sequence, offers, last, total } = announce;
         let young = now < self.settled;
         let doubtful = |offer: &&Offer| young || offer.claimed || offer.granted.is_some();
         let granted = |offer: &Offer| offer.granted.as_ref().map(|granted| granted.version);
         let named = |offer: &Offer| Name::parse(&offer.name).ok().map(|name| (name, granted(offer)));
         let neighbours = self.names_of_neighbours(&peer);
         let names: Vec<_> = offers.iter().filter(doubtful).filter_map(named).collect();
-        let announce =
-            Announcing { peer, session, neighbours, store: self.store.clone(), returning: self.returning.clone() };
+        let announce = Announcing {
+            peer,
+            session,
+            sequence,
+            neighbours,
+            store: self.store.clone(),
+            returning: self.returning.clone(),
+        };
         let announcing = match self.precedents.clone().filter(|_| !names.is_empty()) {
             // In its turn, after all that came before it.
             None => {
@@ -92,6 +98,7 @@ type Written = Result<Outcome<WriteOutcome>, oneshot::error::RecvError>;
 struct Announcing {
     peer: PeerId,
     session: Session,
+    sequence: Sequence,
     neighbours: u64,
     store: IndexStore,
     returning: Returning,
@@ -144,7 +151,7 @@ impl Announcing {
     ) -> Outcome<Later<WriteOutcome>> {
         let (peer, neighbours) = (self.peer, self.neighbours);
         let change = WriteOp::Announce { peer, offers, neighbours, last, total, mirror };
-        self.store.try_write(in_session(self.session, change))
+        self.store.try_write(in_session(self.session, self.sequence, change))
     }
 
     fn written(&self, written: Written, last: bool) -> Outcome<WriteOutcome> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use swarmdex_protocols::index::{Offer, Returned, Revocation, Session, ShareDigest, ShareSum, Verdict};
+use swarmdex_protocols::index::{Offer, Returned, Revocation, Sequence, Session, ShareDigest, ShareSum, Verdict};
 use swarmdex_protocols::{Multiaddr, Name, PeerId, Tally, Version};
 
 use crate::state::lease::Holding;
@@ -61,10 +61,13 @@ pub enum WriteOp {
         /// The names, each with the version at which it was granted.
         names: Vec<(Name, Version)>,
     },
-    /// A change that a member asked for in a session: refused if a later join has begun another since.
+    /// A change that a member asked for in a session: refused if a later join has begun another since, or a later
+    /// change of the session was made.
     InSession {
         /// The session.
         session: Session,
+        /// The number of the change in it.
+        sequence: Sequence,
         /// The change.
         change: Box<WriteOp>,
     },
@@ -77,7 +80,7 @@ pub enum WriteOp {
 
 impl WriteOp {
     /// The peer that it is about.
-    pub(super) fn peer(&self) -> PeerId {
+    pub fn peer(&self) -> PeerId {
         match self {
             Self::Join { peer, .. }
             | Self::Again { peer, .. }

@@ -10,7 +10,9 @@ mod evict;
 mod join;
 mod revoke;
 
-use swarmdex_protocols::index::{Refusal, RefusalCode, Session, ShareSum};
+use std::collections::BTreeMap;
+
+use swarmdex_protocols::index::{Refusal, RefusalCode, Sequence, Session, ShareSum};
 use swarmdex_protocols::limits::MAX_BATCH_ENTRIES;
 use swarmdex_protocols::{Certificate, Entry, Name, PeerId, Statement, Tombstone, Version};
 
@@ -117,6 +119,8 @@ pub struct Service<A> {
     reports: Reports,
     /// Reports as they were before each change of the open transaction.
     before: Vec<(PeerId, Option<Report>)>,
+    /// The last change of each member's session that was made in this run.
+    sequences: BTreeMap<PeerId, (Session, Sequence)>,
     /// Number of the last change of what a member holds.
     change: u64,
     /// Statements that the open transaction made.
@@ -126,8 +130,19 @@ pub struct Service<A> {
 impl<A: Authority> Service<A> {
     /// For a table that [`Service::open`] reads first.
     pub fn new(authority: A, limits: NameLimits) -> Self {
-        let (totals, written, reports, before, made) = Default::default();
-        Self { authority, limits, slices: Slices::default(), totals, written, reports, before, change: 0, made }
+        let (totals, written, reports, before, sequences, made) = Default::default();
+        Self {
+            authority,
+            limits,
+            slices: Slices::default(),
+            totals,
+            written,
+            reports,
+            before,
+            sequences,
+            change: 0,
+            made,
+        }
     }
 
     /// The same with other slices.
@@ -243,9 +258,16 @@ impl<A: Authority, T: IndexTable> Step<'_, A, T> {
             }
             WriteOp::Revoke { peer, names } => self.revoke(*peer, names),
             WriteOp::Overtaken { peer, names } => self.free_overtaken(*peer, names),
-            WriteOp::InSession { session, change } => {
+            WriteOp::InSession { session, sequence, change } => {
                 self.check_session(change, *session)?;
-                self.apply(change)
+                let number = (*session, *sequence);
+                if self.service.sequences.get(&change.peer()).is_some_and(|made| *made > number) {
+                    let reason = "a later change of this session was made already";
+                    return Err(Failure::Refused(Refusal::new(RefusalCode::Stale, reason)));
+                }
+                let outcome = self.apply(change)?;
+                self.service.sequences.insert(change.peer(), number);
+                Ok(outcome)
             }
             WriteOp::Evict { peer } => Ok(self.evict(*peer)?),
         }

@@ -34,7 +34,10 @@ fn come_back(store: &IndexStore, peer: PeerId, share: &ShareSum) -> (Session, bo
 }
 
 fn again(store: &IndexStore, peer: PeerId, session: Session) -> Result<(Returned, Holding), Refusal> {
-    match write(store, WriteOp::InSession { session, change: Box::new(WriteOp::Again { peer, neighbours: 0 }) })? {
+    match write(
+        store,
+        WriteOp::InSession { session, sequence: Sequence(1), change: Box::new(WriteOp::Again { peer, neighbours: 0 }) },
+    )? {
         WriteOutcome::Returned { returned, holding } => Ok((returned, holding)),
         other => panic!("{other:?}"),
     }

@@ -83,7 +83,11 @@ fn who_returns_has_the_attributes_back() {
         again: true,
     };
     let WriteOutcome::Joined { session, again: true, bare: false, .. } = write(&store, op).unwrap() else { panic!() };
-    write(&store, WriteOp::InSession { session, change: Box::new(WriteOp::Again { peer, neighbours: 0 }) }).unwrap();
+    write(
+        &store,
+        WriteOp::InSession { session, sequence: Sequence(1), change: Box::new(WriteOp::Again { peer, neighbours: 0 }) },
+    )
+    .unwrap();
     assert_eq!(executable(&store, "a"), Some(true));
 }
 

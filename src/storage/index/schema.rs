@@ -95,10 +95,25 @@ pub(super) fn open(path: &Path) -> Result<Connection, IndexError> {
     let tables = [TABLES, words::TABLE].concat();
     let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: &tables, synchronous: "FULL" };
     let connection = sqlite::open(path, &schema).map_err(|error| refusal(path, error))?;
-    connection.execute_batch(ORDER).map_err(|error| explain(path, error))?;
-    connection.execute_batch(away::TABLES).map_err(|error| explain(path, error))?;
-    add_attributes(&connection).map_err(|error| explain(path, error))?;
+    complete(&connection).map_err(|error| explain(path, error))?;
     Ok(connection)
+}
+
+/// Adds what earlier builds did not make.
+fn complete(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.execute_batch(ORDER)?;
+    connection.execute_batch(away::TABLES)?;
+    add_attributes(connection)
+}
+
+/// A new database in memory.
+#[cfg(test)]
+pub(super) fn open_in_memory() -> Connection {
+    let connection = Connection::open_in_memory().unwrap();
+    connection.execute_batch(&[TABLES, words::TABLE].concat()).unwrap();
+    complete(&connection).unwrap();
+    connection.set_prepared_statement_cache_capacity(64);
+    connection
 }
 
 /// Gives tables that earlier builds made a column for attributes.

@@ -43,14 +43,14 @@ fn a_report_of_an_earlier_run_is_refused_once_another_has_joined() {
             total: None,
             mirror: BTreeMap::new(),
         };
-        write(&store, WriteOp::InSession { session, change: Box::new(change) })
+        write(&store, WriteOp::InSession { session, sequence: Sequence(1), change: Box::new(change) })
     };
     report(first, "first 1", false).unwrap();
     let (second, _) = join(&store, peer, ShareDigest::empty(), 2);
     report(second, "second 1", false).unwrap();
     assert_eq!(report(first, "first 2", true).unwrap_err().code, RefusalCode::NotJoined);
     let change = Box::new(WriteOp::Revoke { peer, names: vec!["second 1".to_owned()] });
-    let revoked = write(&store, WriteOp::InSession { session: first, change });
+    let revoked = write(&store, WriteOp::InSession { session: first, sequence: Sequence(1), change });
     assert_eq!(revoked.unwrap_err().code, RefusalCode::NotJoined);
     assert_eq!(search(&store, "", 10), ["first 1", "second 1"], "the report goes on");
     report(second, "second 2", true).unwrap();

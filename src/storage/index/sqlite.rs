@@ -230,3 +230,6 @@ impl IndexTable for SqliteTable<'_> {
         statement.execute([version.0.cast_signed()]).map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,14 +5,16 @@ use std::convert::Infallible;
 
 use proptest::prelude::*;
 use swarmdex_protocols::ContentId;
+use swarmdex_protocols::index::Session;
 
 use super::*;
+use crate::state::index::memory::MemoryTable;
+use crate::state::index::{Ending, IndexTable};
 
-/// The index as maps.
+/// The index in memory, with what is counted beside it.
 #[derive(Debug, Default, Clone)]
 struct Maps {
-    entries: BTreeMap<Name, Entry>,
-    ended: BTreeMap<Name, Version>,
+    table: MemoryTable,
     last: Version,
     neighbours: u64,
 }
@@ -21,11 +23,11 @@ impl IndexView for Maps {
     type Error = Infallible;
 
     fn entry(&self, name: &Name) -> Result<Option<Entry>, Infallible> {
-        Ok(self.entries.get(name).cloned())
+        self.table.entry(name)
     }
 
     fn names_of(&self, owner: &PeerId) -> Result<u64, Infallible> {
-        Ok(self.entries.values().filter(|entry| entry.owner == *owner).count() as u64)
+        Ok(self.table.entries(owner).count() as u64)
     }
 
     fn names_of_neighbours(&self, _: &PeerId) -> Result<u64, Infallible> {
@@ -33,7 +35,7 @@ impl IndexView for Maps {
     }
 
     fn names(&self) -> Result<u64, Infallible> {
-        Ok(self.entries.len() as u64)
+        Ok(self.table.rows().count() as u64)
     }
 
     fn last_version(&self) -> Result<Version, Infallible> {
@@ -41,11 +43,11 @@ impl IndexView for Maps {
     }
 
     fn ended(&self, name: &Name) -> Result<Option<Version>, Infallible> {
-        Ok(self.ended.get(name).copied())
+        self.table.ended(name)
     }
 
-    fn damaged(&self, _: &Name) -> Result<Option<PeerId>, Infallible> {
-        Ok(None)
+    fn damaged(&self, name: &Name) -> Result<Option<PeerId>, Infallible> {
+        self.table.damaged(name)
     }
 
     fn reported(&self, _: &PeerId) -> Result<bool, Infallible> {
@@ -57,13 +59,13 @@ impl Maps {
     fn apply(&mut self, change: Change) {
         let version = match change {
             Change::Put(entry) => {
-                let version = entry.version;
-                self.entries.insert(entry.name.clone(), entry);
-                version
+                let Ok(before) = self.table.take_up(&entry.name);
+                let Ok(()) = self.table.put(&entry, Session(1), before.is_none());
+                entry.version
             }
-            Change::Free { name, version, .. } => {
-                self.entries.remove(&name);
-                self.ended.insert(name, version);
+            Change::Free { name, owner, version, evicted } => {
+                let Ok(Some(before)) = self.table.take_up(&name) else { panic!("{name} is free") };
+                let Ok(()) = self.table.free(&before, &owner, Ending { version, unix_ms: 0, evicted });
                 version
             }
         };
@@ -107,7 +109,9 @@ fn a_later_grant_counts_more_than_an_index_that_went_back() {
         let (content, name) = (ContentId::of(&[0]), name.clone());
         Entry { name, content, size: 1, owner, version: Version(version), attributes: None }
     };
-    let index = Maps { entries: [(name.clone(), entry(holder, 10))].into(), last: Version(12), ..Maps::default() };
+    let mut index = Maps::default();
+    index.apply(Change::Put(entry(holder, 10)));
+    index.last = Version(12);
     let ask = |owner, granted: Option<u64>| {
         let evidence = Evidence { granted: granted.map(Version), ..Evidence::default() };
         announce(&index, owner, &offer("a", 0), &evidence, &LIMITS, at(0)).unwrap()
@@ -206,7 +210,7 @@ proptest! {
                 }
                 Step::Evict { peer } => {
                     let names: Vec<_> =
-                        index.entries.values().filter(|entry| entry.owner == peers[peer]).map(|entry| entry.name.clone()).collect();
+                        index.table.entries(&peers[peer]).map(|entry| entry.name.clone()).collect();
                     for name in names {
                         let change = evict(name, peers[peer], index.last, at(unix_ms as u64));
                         index.apply(change);
@@ -214,7 +218,7 @@ proptest! {
                     model.retain(|_, (owner, _)| *owner != peer);
                 }
             }
-            let held: BTreeMap<_, _> = index.entries.iter().map(|(name, entry)| (name.to_string(), (entry.owner, entry.content))).collect();
+            let held: BTreeMap<_, _> = index.table.rows().map(|(entry, _)| (entry.name.to_string(), (entry.owner, entry.content))).collect();
             let meant: BTreeMap<_, _> = model.iter().map(|(name, (owner, content))| (name.clone(), (peers[*owner], ContentId::of(&[*content])))).collect();
             prop_assert_eq!(held, meant);
         }

@@ -26,6 +26,7 @@ impl<A: Authority, T: IndexTable> Step<'_, A, T> {
             self.table.remove_member(&id)?;
             self.service.totals.peers = self.service.totals.peers.saturating_sub(1);
             self.service.reports.put_back(id, None);
+            self.service.sequences.remove(&id);
         }
         Ok(WriteOutcome::Evicted { names })
     }
