@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use swarmdex_protocols::ledger::Standing;
 use swarmdex_protocols::statement::Revocation;
 use swarmdex_protocols::{Claim, ContentId, Entry, Name, PeerId, RecordKey, Statement, Tally, Version};

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Complaints of one that are heard within a second.
-const MOST_OF_ONE: u32 = 4;
-const SECOND: Duration = Duration::from_secs(1);
-/// Those that are heard within it.
+use super::quota::{Allowance, Bucket};
+
+/// Complaints of one that are heard: four a second.
+const OF_ONE: Allowance = Allowance { burst: 4, interval: Duration::from_millis(250) };
+/// Those whose complaints are heard within a second.
 const MOST: usize = 64;
 
-/// Those whose complaints were heard within the last second: since when, and how many.
+/// Those whose complaints were heard lately.
 #[derive(Debug)]
 pub struct Complaints<P> {
-    heard: BTreeMap<P, (Instant, u32)>,
+    heard: BTreeMap<P, Bucket>,
 }
 
 impl<P> Default for Complaints<P> {
@@ -24,13 +25,11 @@ impl<P> Default for Complaints<P> {
 impl<P: Ord> Complaints<P> {
     /// Whether a complaint is looked into.
     pub fn hear(&mut self, from: P, now: Instant) -> bool {
-        self.heard.retain(|_, (since, _)| now.saturating_duration_since(*since) < SECOND);
+        self.heard.retain(|_, bucket| !bucket.is_full(now));
         if self.heard.len() >= MOST && !self.heard.contains_key(&from) {
             return false;
         }
-        let (_, count) = self.heard.entry(from).or_insert((now, 0));
-        *count += 1;
-        *count <= MOST_OF_ONE
+        self.heard.entry(from).or_insert(Bucket::new(OF_ONE)).take(1, now).is_ok()
     }
 }
 
@@ -50,7 +49,8 @@ mod tests {
                 heard[1] += u32::from(complaints.hear(2, now));
             }
         }
-        assert_eq!(heard, [10 * MOST_OF_ONE, 12]);
+        // Four at once, and one for each quarter of a second from then on.
+        assert_eq!(heard, [4 + 39, 12]);
     }
 
     #[test]

@@ -74,11 +74,6 @@ impl<K: Ord> Counts<K> {
         self.of.iter().map(|(key, count)| (key, *count))
     }
 
-    /// How many keys have something.
-    pub fn len(&self) -> usize {
-        self.of.len()
-    }
-
     /// Whether nobody has anything.
     pub fn is_empty(&self) -> bool {
         self.of.is_empty()

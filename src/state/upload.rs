@@ -384,9 +384,4 @@ impl<P: Copy + Ord, I: Copy + Ord, W: Wanted> Uploads<P, I, W> {
     pub fn len(&self) -> usize {
         self.active.len() + self.counts.all()
     }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
