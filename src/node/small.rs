@@ -17,7 +17,6 @@ use super::get::record::{self, Record};
 use super::operation::{Control, ControlRequest};
 use super::types::{GetOptions, GotFile};
 use super::{Error, Inner, Node};
-use crate::storage::copies::Copy;
 use crate::storage::durable::sync_files;
 use crate::storage::hash::FileStamp;
 use crate::storage::holdings::Whole;
@@ -25,6 +24,8 @@ use crate::storage::partial::{PartialError, Placing, Unplaced, output_path};
 
 /// Requests to one owner under way.
 const REQUESTS: usize = 6;
+/// Answers whose files are put in place, side by side with them: most of that is waiting for the disk.
+const PLACINGS: usize = 6;
 /// Files that are written and wait for the disk together, at most. They are open meanwhile.
 const TOGETHER: usize = 64;
 
@@ -48,8 +49,6 @@ pub(super) fn is_small(entry: &Entry) -> bool {
 pub(super) struct BatchOutcome {
     pub(super) done: Vec<(Small, Result<GotFile, Error>)>,
     pub(super) left: Vec<Small>,
-    /// What is to be remembered of those in place.
-    copies: Vec<Copy>,
 }
 
 /// Where and how small files are put in place.
@@ -73,7 +72,7 @@ impl Node {
         let inner = &self.inner;
         let mut outcomes = stream::iter(batches(files))
             .map(|batch| {
-                let (addresses, into, mut wish) = (addresses.clone(), into.clone(), reins.wish.clone());
+                let (addresses, mut wish) = (addresses.clone(), reins.wish.clone());
                 async move {
                     // An operation that nobody holds any more is dropped as a whole.
                     if wish
@@ -81,20 +80,26 @@ impl Node {
                         .await
                         .is_ok_and(|wish| *wish == ControlRequest::Cancel)
                     {
-                        return BatchOutcome { left: batch, ..BatchOutcome::default() };
+                        return Err(batch);
                     }
-                    fetch_batch(inner, owner, addresses, batch, into).await
+                    fetch_batch(inner, owner, addresses, batch).await
                 }
             })
-            .buffer_unordered(REQUESTS);
+            .buffer_unordered(REQUESTS)
+            .map(|fetched| async move {
+                match fetched {
+                    Ok(fetched) => place_batch(inner, owner, fetched, into.clone()).await,
+                    Err(left) => BatchOutcome { left, ..BatchOutcome::default() },
+                }
+            })
+            .buffer_unordered(PLACINGS);
         let mut whole = BatchOutcome::default();
-        while let Some(BatchOutcome { done, left, copies }) = outcomes.next().await {
+        while let Some(BatchOutcome { done, left }) = outcomes.next().await {
             let bytes = done.iter().filter_map(|(_, result)| result.as_ref().ok()).map(|file| file.bytes).sum::<u64>();
             reins.progress.send_modify(|progress| {
                 progress.done_bytes += bytes;
                 progress.done_files += done.len() as u64;
             });
-            record::remember(&into.record, copies).await;
             whole.done.extend(done);
             whole.left.extend(left);
         }
@@ -118,13 +123,16 @@ fn batches(files: Vec<Small>) -> Vec<Vec<Small>> {
     batches
 }
 
+/// Files with the answer that has their bytes, and when they were asked for.
+type Fetched = (Vec<Small>, Response, Instant);
+
+/// Asks for files that fit one answer; an error has them back.
 async fn fetch_batch(
     inner: &Inner,
     owner: PeerId,
     addresses: Vec<Multiaddr>,
     batch: Vec<Small>,
-    into: Place,
-) -> BatchOutcome {
+) -> Result<Fetched, Vec<Small>> {
     let begin = Instant::now();
     let contents: Vec<ContentId> = batch.iter().map(|file| file.entry.content).collect();
     let response = if owner == inner.net.local() {
@@ -133,7 +141,16 @@ async fn fetch_batch(
     } else {
         ask(&inner.net, owner, addresses, Request::Files(contents)).await.ok()
     };
-    let Some(response) = response else { return BatchOutcome { left: batch, ..BatchOutcome::default() } };
+    match response {
+        Some(response) => Ok((batch, response, begin)),
+        None => Err(batch),
+    }
+}
+
+/// Verifies files, puts them in place, and remembers them.
+async fn place_batch(inner: &Inner, owner: PeerId, fetched: Fetched, into: Place) -> BatchOutcome {
+    let (batch, response, begin) = fetched;
+    let record = into.record.clone();
     let together = TOGETHER.min(batch.len()).min(inner.downloads.unplaced.1);
     let room = inner.downloads.unplaced.0.clone().acquire_many_owned(together as u32).await;
     let Ok(room) = room else { return BatchOutcome { left: batch, ..BatchOutcome::default() } };
@@ -142,7 +159,7 @@ async fn fetch_batch(
     let (network, sync) = (inner.config.network.clone(), into.record.syncs());
     let placing = tokio::task::spawn_blocking(move || {
         let _room = room;
-        let mut outcome = BatchOutcome::default();
+        let (mut outcome, mut copies) = (BatchOutcome::default(), Vec::new());
         let mut good = Vec::new();
         for (file, bytes) in split(batch, &response) {
             // What the owner sends wrongly others may have.
@@ -160,7 +177,7 @@ async fn fetch_batch(
         let mut place = |files| place_all(&into.output, files, placing, sync, &mut folders);
         for (file, placed) in good.chunks(together).flat_map(&mut place) {
             let result = placed.map(|(path, stamp)| {
-                outcome.copies.push(into.record.copy(&file.entry, &file.rest, stamp));
+                copies.push(into.record.copy(&file.entry, &file.rest, stamp));
                 // What is shared is served from there.
                 let keeps = keeps && !library.shares.has(&file.entry.content);
                 if let (true, Some(stamp), Ok(geometry)) = (keeps, stamp, Geometry::new(file.entry.size)) {
@@ -180,9 +197,11 @@ async fn fetch_batch(
             outcome.done.push((file, result));
         }
         library.buffers.give(response.body);
-        outcome
+        (outcome, copies)
     });
-    placing.await.unwrap_or(BatchOutcome { left: kept, ..BatchOutcome::default() })
+    let Ok((outcome, copies)) = placing.await else { return BatchOutcome { left: kept, ..BatchOutcome::default() } };
+    record::remember(&record, copies).await;
+    outcome
 }
 
 /// Each file with its bytes, if the answer has as many of them as it must.

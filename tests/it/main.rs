@@ -11,6 +11,7 @@ mod disks;
 mod early;
 mod edge;
 mod events;
+mod examples;
 mod floods;
 mod floors;
 mod forger;

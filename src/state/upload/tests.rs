@@ -238,7 +238,7 @@ fn a_request_that_is_cancelled_is_not_served() {
     assert_eq!(node.uploads.cancel(&'c', &chunk(0)), None);
     assert!(node.uploads.cancel(&'b', &chunk(0)).is_some());
     assert_eq!(node.served(9, MS), "aaa");
-    assert!(node.uploads.is_empty() && node.uploads.turns.is_empty());
+    assert!(node.uploads.len() == 0 && node.uploads.turns.is_empty());
     // What has begun is sent.
     node.ask('a', 9);
     node.next().unwrap();
