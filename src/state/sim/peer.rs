@@ -156,6 +156,9 @@ impl World {
             let now = self.time(MASTER).mono;
             if let Some(leases) = &mut self.master.leases {
                 leases.on_alive(&IDS[number], now);
+                if leases.get(&IDS[number]).is_some() {
+                    self.watch.on_alive(&IDS[number], self.now);
+                }
             }
         } else {
             self.peers[number].lose_session();
