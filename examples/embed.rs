@@ -16,9 +16,16 @@ async fn run(master: &str, folder: PathBuf) -> Result<(), Box<dyn Error>> {
     let config = Config::new(Role::Peer, data_dir).with_master(vec![master.parse()?]);
     let node = Node::start(config).await?;
     let mut events = node.events(Some(0));
-    let mut share = node.share(vec![folder], None);
+    let (mut share, mut is_over) = (node.share(vec![folder], None), false);
     loop {
         tokio::select! {
+            outcome = share.outcome(), if !is_over => {
+                is_over = true;
+                match outcome {
+                    Ok(report) => println!("{} files are shared", report.entries.len()),
+                    Err(error) => println!("nothing is shared: {}", error.describe()),
+                }
+            }
             told = events.next() => match told {
                 Some(told) => println!("{told:?}"),
                 None => break,
@@ -26,9 +33,6 @@ async fn run(master: &str, folder: PathBuf) -> Result<(), Box<dyn Error>> {
             _ = tokio::signal::ctrl_c() => break,
         }
     }
-    // It may be over for long; a share that is not is given up with the node.
-    share.cancel();
-    let _ = share.outcome().await;
     node.shutdown().await?;
     Ok(())
 }

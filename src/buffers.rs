@@ -5,19 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Buffers that wait for their next use; clones share them.
 #[derive(Debug, Clone)]
-pub struct Buffers {
+pub(crate) struct Buffers {
     free: Arc<Mutex<Vec<Vec<u8>>>>,
     kept: usize,
 }
 
 impl Buffers {
     /// Keeps at most `kept` buffers that nobody uses.
-    pub fn new(kept: usize) -> Self {
+    pub(crate) fn new(kept: usize) -> Self {
         Self { free: Arc::default(), kept }
     }
 
     /// A buffer of `length` bytes with anything in them.
-    pub fn take(&self, length: usize) -> Vec<u8> {
+    pub(crate) fn take(&self, length: usize) -> Vec<u8> {
         let mut buffer = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         if buffer.len() < length && buffer.capacity() < length {
             // Nothing of the old one is wanted: no bytes need to move.
@@ -28,7 +28,7 @@ impl Buffers {
     }
 
     /// Takes back what is no longer used.
-    pub fn give(&self, buffer: Vec<u8>) {
+    pub(crate) fn give(&self, buffer: Vec<u8>) {
         /// What is smaller costs nothing to make anew, and would be handed out for what is larger.
         const WORTH: usize = 256 << 10;
         if buffer.capacity() >= WORTH {

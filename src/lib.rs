@@ -5,7 +5,7 @@
 //! [`Node::start`] starts one from a [`Config`], and everything that can be asked of it is a method of [`Node`], or of
 //! [`node::Api`], which the client of another process's node implements as well.
 //!
-//! A node lives until [`Node::shutdown`]; dropping its handles does not end it. It needs a multi-threaded Tokio runtime.
+//! A node lives until [`Node::shutdown`]; dropping its handles does not end it. It needs a Tokio runtime, best one of several threads.
 //!
 //! A master and two peers in one process (`examples/share_and_get.rs`; `examples/embed.rs` is a peer inside another program):
 //!
@@ -25,7 +25,7 @@
 //!
 //! # Speed
 //!
-//! [`tune`] and [`worker_threads`] are what the program does for its process. The patch of `futures-timer` in this workspace's
+//! [`tune()`] and [`worker_threads()`] are what the program does for its process. The patch of `futures-timer` in this workspace's
 //! `Cargo.toml` does not reach programs that depend on the crate; they can take it over.
 //!
 //! # Floors
@@ -44,8 +44,6 @@
 // What serves the command line or the control interface alone is of no use without them.
 #![cfg_attr(not(all(feature = "cli", feature = "http", feature = "watch")), allow(dead_code, unused_imports))]
 
-// `pub` in these means the crate: what the crate shows is below.
-#[allow(unreachable_pub)]
 mod buffers;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
@@ -59,11 +57,11 @@ pub mod descriptors;
 #[doc(hidden)]
 pub mod http;
 #[cfg(feature = "cli")]
-#[allow(unreachable_pub)]
 mod log;
 #[cfg(not(feature = "cli"))]
 #[path = "log_off.rs"]
 mod log;
+// `pub` in this one, `state` and `storage` means the crate: what the crate shows is below.
 #[allow(unreachable_pub)]
 mod net;
 pub mod node;
@@ -71,7 +69,6 @@ pub mod node;
 mod state;
 #[allow(unreachable_pub)]
 mod storage;
-#[allow(unreachable_pub)]
 mod tasks;
 mod tune;
 

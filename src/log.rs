@@ -54,7 +54,7 @@ thread_local! {
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people.
     #[default]
     Text,
@@ -64,7 +64,7 @@ pub enum Format {
 
 /// Who logs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Program {
+pub(crate) enum Program {
     /// A node that runs: what it has to say is its log, and nobody has to read it.
     #[default]
     Node,
@@ -74,7 +74,7 @@ pub enum Program {
 
 /// Has everything that is traced, and every panic, written to stderr from now on, filtered by `SWARMDEX_LOG`. Once in a
 /// process: a second call changes nothing. Fails if no thread can be started.
-pub fn to_stderr(format: Format, program: Program) -> io::Result<()> {
+pub(crate) fn to_stderr(format: Format, program: Program) -> io::Result<()> {
     if LOG.get().is_some() {
         return Ok(());
     }
@@ -106,17 +106,17 @@ pub fn to_stderr(format: Format, program: Program) -> io::Result<()> {
 }
 
 /// Lines that were lost since the process started.
-pub fn lost() -> u64 {
+pub(crate) fn lost() -> u64 {
     LOG.get().map_or(0, |log| log.shared.lost.load(Ordering::Relaxed))
 }
 
 /// Whether the thread of the log panicked: every line is lost since.
-pub fn has_failed() -> bool {
+pub(crate) fn has_failed() -> bool {
     LOG.get().is_some_and(|log| log.shared.lock().failed)
 }
 
 /// A word to whoever runs the program, as a line of its own on stderr: of a node through the log, whose reader may hang.
-pub fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let line = format!("{text}\n");
     if let Some(log) = LOG.get() {
         if log.program == Program::Node {
@@ -129,7 +129,7 @@ pub fn say(text: &str) {
 }
 
 /// Waits until everything logged so far is written, but not for long.
-pub fn flush() {
+pub(crate) fn flush() {
     if let Some(log) = LOG.get() {
         log.flush(FLUSH_PATIENCE);
     }

@@ -14,7 +14,7 @@ tokio::task_local! {
 }
 
 /// Runs a future on a task of its own, which bears this name in the log if it panics.
-pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
+pub(crate) fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
@@ -22,7 +22,7 @@ where
 }
 
 /// Waits until a task panics, for ever if it ends otherwise or there is none; one that ended is taken out. Cancel safe.
-pub async fn panics(task: &mut Option<JoinHandle<()>>) {
+pub(crate) async fn panics(task: &mut Option<JoinHandle<()>>) {
     if let Some(running) = task {
         let outcome = running.await;
         *task = None;
@@ -34,13 +34,13 @@ pub async fn panics(task: &mut Option<JoinHandle<()>>) {
 }
 
 /// The name of the task that runs on this thread at the moment, if it was given one.
-pub fn name() -> Option<&'static str> {
+pub(crate) fn name() -> Option<&'static str> {
     NAME.try_with(|name| *name).ok()
 }
 
 /// What failed in one node. Clones are handles to the same list.
 #[derive(Debug, Clone, Default)]
-pub struct Failures {
+pub(crate) struct Failures {
     state: Arc<watch::Sender<State>>,
 }
 
@@ -53,14 +53,14 @@ struct State {
 
 impl Failures {
     /// A part of the node failed; the rest goes on.
-    pub fn note(&self, name: &'static str) {
+    pub(crate) fn note(&self, name: &'static str) {
         self.state.send_modify(|state| {
             state.names.insert(name);
         });
     }
 
     /// A part failed without which the node cannot go on.
-    pub fn end(&self, name: &'static str) {
+    pub(crate) fn end(&self, name: &'static str) {
         self.state.send_modify(|state| {
             state.names.insert(name);
             state.over = true;
@@ -68,27 +68,27 @@ impl Failures {
     }
 
     /// Notes the failure of `name` if the value is dropped by a panic: held by whoever does the work.
-    pub fn watch(&self, name: &'static str) -> Watch {
+    pub(crate) fn watch(&self, name: &'static str) -> Watch {
         Watch { failures: self.clone(), name, vital: false }
     }
 
     /// The same for a part without which the node cannot go on.
-    pub fn watch_vital(&self, name: &'static str) -> Watch {
+    pub(crate) fn watch_vital(&self, name: &'static str) -> Watch {
         Watch { failures: self.clone(), name, vital: true }
     }
 
     /// Everything that failed since the node started, each once, in the order of the names.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.state.borrow().names.iter().map(|name| (*name).to_owned()).collect()
     }
 
     /// Whether something failed without which the node cannot go on.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.state.borrow().over
     }
 
     /// Waits until something fails without which the node cannot go on.
-    pub async fn over(&self) {
+    pub(crate) async fn over(&self) {
         // The sender is this value's own, so it is not gone.
         let _ = self.state.subscribe().wait_for(|state| state.over).await;
     }
@@ -96,7 +96,7 @@ impl Failures {
 
 /// See [`Failures::watch`].
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     failures: Failures,
     name: &'static str,
     vital: bool,

@@ -17,12 +17,10 @@ pub const DELAY: Duration = Duration::from_millis(250);
 pub const LIMIT: Duration = Duration::from_secs(5);
 /// How long addresses are waited for of which little is to be hoped.
 pub const GRACE: Duration = Duration::from_secs(2);
-/// Addresses that are tried over each transport, and the most of one kind.
+/// Addresses that are tried over each transport, and the most of one kind: the last one begins more than two seconds before
+/// the end.
 const MAX_TCP: usize = 8;
 const MAX_OTHERS: usize = 4;
-/// Addresses that are tried in all: the last one begins more than two seconds before the end.
-#[cfg(test)]
-pub const MAX_ADDRESSES: usize = MAX_TCP + MAX_OTHERS;
 
 /// What an address is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,7 +271,7 @@ mod tests {
         let all: Vec<_> = tcp.iter().chain(&quic).map(String::as_str).collect();
         let mut race = race(&all, &[]);
         let (starts, end) = run(&mut race, |_| false);
-        assert_eq!((starts.len(), starts[7].0, starts[8].0, end), (MAX_ADDRESSES, 7, 100, 5000));
+        assert_eq!((starts.len(), starts[7].0, starts[8].0, end), (MAX_TCP + MAX_OTHERS, 7, 100, 5000));
         assert_eq!(race.step(50, Instant::now()), Step::Over);
     }
 
