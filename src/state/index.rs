@@ -13,6 +13,6 @@ pub mod service;
 mod table;
 
 pub use request::{WriteOp, WriteOutcome};
-pub use rules::{Evidence, IndexView, Moment, NameLimits};
+pub use rules::{IndexView, Moment, NameLimits};
 pub use service::{Authority, Correction, Event, Failure, Service, Slices, corrections};
 pub use table::{Ending, IndexTable, MemberRow, Noted, Row, Totals};

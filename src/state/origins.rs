@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(counts(&origins), (1, 3, 4));
         origins.end(&PeerId::random());
         peers.iter().chain(&peers).for_each(|peer| origins.end(peer));
-        assert_eq!((counts(&origins), origins.waiting.len()), ((0, 0, 1), 1));
+        assert_eq!((counts(&origins), origins.waiting.iter().count()), ((0, 0, 1), 1));
         assert!(origins.waiting_at.is_empty() && origins.first.is_empty());
     }
 }

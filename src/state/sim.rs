@@ -25,7 +25,7 @@ use super::Now;
 use super::agreement::{Comparison, Division};
 use super::announce::{Announcer, Batch, Changed, Standing};
 use super::index::memory::{MemoryTable, Unsigned};
-use super::index::{Authority, Correction, IndexTable, Moment, NameLimits, Service, Slices, WriteOp, WriteOutcome};
+use super::index::{Authority, IndexTable, Moment, NameLimits, Service, Slices, WriteOp, WriteOutcome};
 use super::lease::{Holding, LeaseAction, Leases};
 use super::random::Random;
 use super::records::{RecordLimits, Records};

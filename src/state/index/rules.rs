@@ -42,22 +42,17 @@ pub struct NameLimits {
     pub names: u64,
 }
 
-/// A change of the index.
+/// A name that is given up: a tombstone takes its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// The name stands for this entry, whatever it stood for before.
-    Put(Entry),
-    /// The name is given up by its owner at this version.
-    Free {
-        /// The name.
-        name: Name,
-        /// Who held it.
-        owner: PeerId,
-        /// Version of the tombstone.
-        version: Version,
-        /// Whether the owner was evicted, or revoked the name itself.
-        evicted: bool,
-    },
+pub struct Freed {
+    /// The name.
+    pub name: Name,
+    /// Who held it.
+    pub owner: PeerId,
+    /// Version of the tombstone.
+    pub version: Version,
+    /// Whether the owner was evicted, or revoked the name itself.
+    pub evicted: bool,
 }
 
 /// What became of an offer.
@@ -233,7 +228,7 @@ pub fn revoke<V: IndexView>(
     owner: PeerId,
     name: &str,
     moment: Moment,
-) -> Result<(Revocation, Option<Change>), V::Error> {
+) -> Result<(Revocation, Option<Freed>), V::Error> {
     let name = match Name::parse(name) {
         Ok(name) => name,
         Err(error) => {
@@ -246,15 +241,15 @@ pub fn revoke<V: IndexView>(
         Some(entry) if entry.owner != owner => Ok((Revocation::Conflict { owner: entry.owner }, None)),
         Some(_) => {
             let version = moment.version_after(view.last_version()?);
-            let change = Change::Free { name, owner, version, evicted: false };
+            let change = Freed { name, owner, version, evicted: false };
             Ok((Revocation::Revoked { version }, Some(change)))
         }
     }
 }
 
 /// The change that frees one name of an evicted peer.
-pub fn evict(name: Name, owner: PeerId, last: Version, moment: Moment) -> Change {
-    Change::Free { name, owner, version: moment.version_after(last), evicted: true }
+pub fn evict(name: Name, owner: PeerId, last: Version, moment: Moment) -> Freed {
+    Freed { name, owner, version: moment.version_after(last), evicted: true }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use swarmdex_protocols::index::{Refusal, RefusalCode, Sequence, Session, ShareSu
 use swarmdex_protocols::limits::MAX_BATCH_ENTRIES;
 use swarmdex_protocols::{Certificate, Entry, Name, PeerId, Statement, Tombstone, Version};
 
-use super::rules::{Change, Moment, NameLimits};
+use super::rules::{Freed, Moment, NameLimits};
 use super::{Ending, IndexTable, IndexView, Row, Totals, WriteOp, WriteOutcome};
 use crate::state::again::Left;
 use crate::state::lease::Holding;
@@ -146,6 +146,7 @@ impl<A: Authority> Service<A> {
     }
 
     /// The same with other slices.
+    #[cfg(test)]
     pub fn with_slices(self, slices: Slices) -> Self {
         Self { slices, ..self }
     }
@@ -308,11 +309,9 @@ impl<A: Authority, T: IndexTable> Step<'_, A, T> {
     }
 
     /// Carries out what a rule decided.
-    fn change(&mut self, member: &mut Member, change: Change) -> Result<(), T::Error> {
-        match change {
-            Change::Put(entry) => self.put(member, &entry),
-            Change::Free { name, version, evicted, .. } => self.free(member, name, version, evicted),
-        }
+    fn change(&mut self, member: &mut Member, freed: Freed) -> Result<(), T::Error> {
+        let Freed { name, version, evicted, .. } = freed;
+        self.free(member, name, version, evicted)
     }
 
     fn put(&mut self, member: &mut Member, entry: &Entry) -> Result<(), T::Error> {

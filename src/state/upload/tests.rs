@@ -428,7 +428,7 @@ proptest! {
             node.now += MS;
             active = node.begin();
         }
-        prop_assert!(node.uploads.is_empty() && node.uploads.turns.is_empty());
+        prop_assert!(node.uploads.len() == 0 && node.uploads.turns.is_empty());
         prop_assert!(node.uploads.active_per_peer.is_empty() && node.uploads.waiting.is_empty());
     }
 

@@ -56,19 +56,20 @@ impl IndexView for Maps {
 }
 
 impl Maps {
-    fn apply(&mut self, change: Change) {
-        let version = match change {
-            Change::Put(entry) => {
-                let Ok(before) = self.table.take_up(&entry.name);
-                let Ok(()) = self.table.put(&entry, Session(1), before.is_none());
-                entry.version
-            }
-            Change::Free { name, owner, version, evicted } => {
-                let Ok(Some(before)) = self.table.take_up(&name) else { panic!("{name} is free") };
-                let Ok(()) = self.table.free(&before, &owner, Ending { version, unix_ms: 0, evicted });
-                version
-            }
-        };
+    fn put(&mut self, entry: Entry) {
+        let Ok(before) = self.table.take_up(&entry.name);
+        let Ok(()) = self.table.put(&entry, Session(1), before.is_none());
+        self.rise(entry.version);
+    }
+
+    fn free(&mut self, freed: Freed) {
+        let Freed { name, owner, version, evicted } = freed;
+        let Ok(Some(before)) = self.table.take_up(&name) else { panic!("{name} is free") };
+        let Ok(()) = self.table.free(&before, &owner, Ending { version, unix_ms: 0, evicted });
+        self.rise(version);
+    }
+
+    fn rise(&mut self, version: Version) {
         assert!(version > self.last, "versions rise");
         self.last = version;
     }
@@ -110,7 +111,7 @@ fn a_later_grant_counts_more_than_an_index_that_went_back() {
         Entry { name, content, size: 1, owner, version: Version(version), attributes: None }
     };
     let mut index = Maps::default();
-    index.apply(Change::Put(entry(holder, 10)));
+    index.put(entry(holder, 10));
     index.last = Version(12);
     let ask = |owner, granted: Option<u64>| {
         let evidence = Evidence { granted: granted.map(Version), ..Evidence::default() };
@@ -133,7 +134,7 @@ fn names_of_one_address_are_bounded_whatever_peers_they_are_of() {
     let mut ask = |name: &str| {
         let said = announce(&index, peer, &offer(name, 0), &Evidence::default(), &LIMITS, at(0)).unwrap();
         if let Announced::Granted { entry, new: true } = &said {
-            index.apply(Change::Put((**entry).clone()));
+            index.put((**entry).clone());
         }
         said
     };
@@ -177,7 +178,7 @@ proptest! {
                             prop_assert_eq!(new, held != Some((peer, content)));
                             prop_assert_eq!(entry.owner, peers[peer]);
                             if new {
-                                index.apply(Change::Put(*entry));
+                                index.put(*entry);
                             }
                             model.insert(text, (peer, content));
                         }
@@ -203,7 +204,7 @@ proptest! {
                             prop_assert_eq!(change, None);
                         }
                         Some(_) => {
-                            index.apply(change.unwrap());
+                            index.free(change.unwrap());
                             model.remove(&text);
                         }
                     }
@@ -213,7 +214,7 @@ proptest! {
                         index.table.entries(&peers[peer]).map(|entry| entry.name.clone()).collect();
                     for name in names {
                         let change = evict(name, peers[peer], index.last, at(unix_ms as u64));
-                        index.apply(change);
+                        index.free(change);
                     }
                     model.retain(|_, (owner, _)| *owner != peer);
                 }
@@ -247,7 +248,7 @@ fn a_quota_says_which_bound_it_is() {
     let mut said = Vec::new();
     for number in 0..5 {
         match announce(&index, peer, &offer(&format!("{number}x"), 0), &Evidence::default(), &LIMITS, at(0)).unwrap() {
-            Announced::Granted { entry, .. } => index.apply(Change::Put(*entry)),
+            Announced::Granted { entry, .. } => index.put(*entry),
             Announced::Refused(refusal) => said.push(refusal.reason),
             other => panic!("{other:?}"),
         }
