@@ -4,15 +4,17 @@
 
 mod again;
 mod agree;
+mod failed;
 mod find;
 mod vote;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use failed::Failed;
 pub(super) use find::Finder;
 use swarmdex_protocols::index::{
-    Announce, Fingerprint, Join, Leave, Offer, Refusal, RefusalCode, Request, Response, Revoke, Sequence, Session,
+    Announce, Fingerprint, Join, Leave, Offer, RefusalCode, Request, Response, Revoke, Sequence, Session,
 };
 use swarmdex_protocols::{Authority, Name, PeerId};
 use tokio::sync::{broadcast, watch};
@@ -441,63 +443,7 @@ enum Told {
     Rejoin,
 }
 
-/// Why the master has no answer, or a session with it is over. The texts are for people.
-#[derive(Debug, thiserror::Error)]
-enum Failed {
-    /// It refused.
-    #[error("it refused: {}", .0.reason)]
-    Refused(Refusal),
-    /// It was too busy, as often as it was asked.
-    #[error("it is busy")]
-    Busy,
-    /// No answer came.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    /// Its answer is to another question.
-    #[error("its answer does not fit the question")]
-    Misfit,
-    /// It does not count what it granted as this node does.
-    #[error("it counts otherwise what it granted, again and again")]
-    Miscounted,
-    /// The connection is gone.
-    #[error("the connection was lost")]
-    Lost,
-    /// This node is ending.
-    #[error("the share table is closed")]
-    NoShares,
-    /// This node is ending.
-    #[error("the node is stopping")]
-    Stopping,
-}
-
-impl Failed {
-    /// The code of a refusal.
-    fn code(&self) -> Option<RefusalCode> {
-        match self {
-            Self::Refused(refusal) => Some(refusal.code),
-            Self::Busy => Some(RefusalCode::Busy),
-            _ => None,
-        }
-    }
-}
-
 /// Eight bytes that differ between nodes: the end of the peer id, which is key material.
 pub(super) fn key_bytes(peer: &PeerId) -> [u8; 8] {
     peer.to_bytes().last_chunk::<8>().copied().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_keeps_its_code_and_says_whose_it_is() {
-        let failed = Failed::Refused(Refusal::new(RefusalCode::Differs, "another digest"));
-        assert_eq!(
-            (failed.code(), failed.to_string()),
-            (Some(RefusalCode::Differs), "it refused: another digest".into())
-        );
-        let failed = Failed::from(RequestError::TimedOut);
-        assert_eq!((failed.code(), failed.to_string()), (None, "no answer came in time".into()));
-    }
 }
