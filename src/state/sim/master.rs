@@ -72,7 +72,7 @@ impl World {
         let at = self.moment();
         let before = self.master.table.clone();
         let outcome = self.master.table.write(&mut self.master.service, &op, at);
-        self.watch.on_written(&before, &self.master.table, &op, &outcome, self.now);
+        self.watch.on_written(&before, &self.master.table, &op, &outcome);
         for statement in self.master.service.on_committed() {
             self.watch.on_statement(&statement);
             self.publish(MASTER, &statement);
@@ -86,10 +86,7 @@ impl World {
         // One that is no member but holds names gets a lease to come back in.
         if leases.get(peer).is_none() {
             leases.restore([(*peer, Vec::new(), holding)], now);
-            // Of one whose eviction goes on everything goes.
-            if !self.master.evicting.contains(peer) {
-                self.watch.on_alive(peer, self.now);
-            }
+            self.watch.on_alive(peer, self.now);
         }
         leases.set_holding(peer, holding);
     }
@@ -205,20 +202,27 @@ impl World {
         }
         match written {
             Ok(WriteOutcome::Announced { verdicts, holding, adopted }) => {
-                self.set_holding(&peer, holding);
+                self.hold(&peer, holding);
                 adopted.into_iter().for_each(|(owner, holding)| self.set_holding(&owner, holding));
                 Message::Announced { session, sequence, verdicts }
             }
             Ok(WriteOutcome::Revoked { holding, .. }) => {
-                self.set_holding(&peer, holding);
+                self.hold(&peer, holding);
                 Message::Revoked { session, sequence }
             }
             Ok(WriteOutcome::Returned { returned, holding }) => {
-                self.set_holding(&peer, holding);
+                self.hold(&peer, holding);
                 self.again += u64::from(returned.through.is_none());
                 Message::Returned { session, sequence, returned }
             }
             _ => Message::Refused,
+        }
+    }
+
+    /// What a member holds, if it is one still.
+    fn hold(&mut self, peer: &PeerId, holding: Holding) {
+        if let Some(leases) = &mut self.master.leases {
+            leases.set_holding(peer, holding);
         }
     }
 
@@ -245,6 +249,7 @@ impl World {
         let mut evicted = Vec::new();
         while let Some(action) = leases.poll_action() {
             if let LeaseAction::Evict(peer) = action {
+                self.watch.on_lease_over(&peer, self.now);
                 evicted.push(peer);
             }
         }

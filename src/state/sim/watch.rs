@@ -64,6 +64,12 @@ impl Watch {
         *latest = version.max(*latest);
     }
 
+    /// The lease of a peer is over: nothing was heard of it for so long.
+    pub(super) fn on_lease_over(&mut self, peer: &PeerId, now: u64) {
+        let silent = self.heard.remove(peer).map(|heard| now - heard);
+        assert!(silent.is_none_or(|silent| silent >= LEASE_MS), "a lease is over after {silent:?} ms");
+    }
+
     /// Somebody changes a row of the index by hand, or a bit of it flips.
     pub(super) fn on_spoiled(&mut self, name: &Name) {
         self.forget(name);
@@ -90,7 +96,6 @@ impl Watch {
         after: &MemoryTable,
         op: &WriteOp,
         outcome: &Result<WriteOutcome, Refusal>,
-        now_ms: u64,
     ) {
         let op = if let WriteOp::InSession { change, .. } = op { change.as_ref() } else { op };
         if let (WriteOp::Join { peer, .. }, Ok(WriteOutcome::Joined { session, .. })) = (op, outcome) {
@@ -116,7 +121,7 @@ impl Watch {
             }
         }
         for (name, (entry, _)) in held.iter().filter(|(name, _)| !now.contains_key(*name)) {
-            self.check_freed(op, entry, now_ms);
+            self.check_freed(op, entry);
             if let Some((_, granted)) = self.granted.get_mut(&entry.owner) {
                 granted.remove(name);
             }
@@ -149,18 +154,13 @@ impl Watch {
     }
 
     /// A name was somebody's, and is nobody's.
-    fn check_freed(&self, op: &WriteOp, entry: &Entry, now_ms: u64) {
+    fn check_freed(&self, op: &WriteOp, entry: &Entry) {
         let Entry { name, owner, .. } = entry;
         assert_eq!(*owner, op.peer(), "{name} is freed for another");
         match op {
             WriteOp::Revoke { names, .. } => assert!(names.iter().any(|given| given == name.as_str()), "{name}"),
-            WriteOp::Evict { .. } => {
-                let silent = self.heard.get(owner).map(|heard| now_ms - heard);
-                assert!(
-                    silent.is_none_or(|silent| silent >= LEASE_MS),
-                    "{name}: its owner is silent for {silent:?} ms"
-                );
-            }
+            // Its lease is over, or it left: that was looked at before.
+            WriteOp::Evict { .. } => {}
             WriteOp::Announce { last: true, .. } => {
                 let granted = self.granted.get(owner).is_some_and(|(_, granted)| granted.contains(name));
                 assert!(!granted, "{name} is freed although it was granted in this session");
