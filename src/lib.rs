@@ -56,6 +56,7 @@ pub mod descriptors;
 #[cfg(feature = "http")]
 #[doc(hidden)]
 pub mod http;
+mod locks;
 #[cfg(feature = "cli")]
 mod log;
 #[cfg(not(feature = "cli"))]

@@ -3,7 +3,8 @@
 //! Every command takes every flag, so that a script can give the same ones to all of them; most have a meaning for
 //! some commands alone, and the help of the others leaves them out.
 
-use super::verbs::{Command, NodeFlags, Shown};
+use super::shown::{NodeFlags, Shown};
+use super::verbs::Command;
 
 /// Flags that say which node is meant.
 const WHICH: &[&str] = &["data_dir", "config"];

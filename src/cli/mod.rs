@@ -6,6 +6,7 @@ mod interrupt;
 mod output;
 mod select;
 mod settings;
+mod shown;
 mod summary;
 mod verbs;
 

@@ -11,8 +11,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::answer::refuse;
 use super::door::Ticket;
-use super::routes::refuse;
 use super::types::ErrorBody;
 use crate::node::ErrorKind;
 

@@ -1,6 +1,8 @@
 //! The control interface: HTTP with JSON, on a Unix socket in the data directory for this user alone, and
 //! if wanted on TCP for whoever has the token.
 
+mod answer;
+mod app;
 mod client;
 mod door;
 mod events;
@@ -102,10 +104,10 @@ pub async fn serve(node: &Node) -> Result<Server, HttpError> {
     };
     let address = tcp.as_ref().map(|(_, address, _)| *address);
     let plan = Plan::of(node.config());
-    let app = routes::App {
+    let app = app::App {
         node: node.clone(),
         http: address.map(|address| address.to_string()),
-        followers: events::Followers::new(plan.control),
+        followers: app::Followers::new(plan.control),
     };
     let local = routes::router(app.clone()).layer(axum::middleware::from_fn(guard::guard_local));
     let mut tasks = vec![serve_on(node, listener, Door::new(plan.control, plan.control), local)];

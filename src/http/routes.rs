@@ -1,44 +1,30 @@
 //! The routes: each is a method of the handle.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use futures::{Stream, stream};
+use futures::stream;
 use serde::Serialize;
-use swarmdex_protocols::text::plain_json;
 
-use super::events::{Followers, events};
+use super::answer::{MAX_BODY, answer, encode, error_body, json, stream_lines};
+use super::app::App;
+use super::events::events;
 use super::serve::whole_body;
 use super::types::{
-    ErrorBody, Form, GetBody, Line, ListQuery, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody, UnshareBody,
+    Form, GetBody, Line, ListQuery, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody, UnshareBody,
 };
 use crate::config::ShareOptions;
-use crate::node::{Api, Error, Listed, Node, Operation};
+use crate::node::{Api, Error, Listed, Operation};
 
-/// Longest body of a request, in bytes: the names of the longest command line (6 MiB on Linux), their quotes escaped.
-pub(super) const MAX_BODY: usize = 16 << 20;
 /// Most entries in one answer to a search.
 pub(crate) const MAX_RESULTS: usize = 100_000;
 /// The field of an answer that says whether its list has more than was sent: `true` or `false`.
 pub(super) const MORE: &str = "swarmdex-more";
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-
-/// What every route can reach.
-#[derive(Debug, Clone)]
-pub(super) struct App {
-    pub(super) node: Node,
-    /// Where the interface listens on TCP, if it does.
-    pub(super) http: Option<String>,
-    /// Those who follow events.
-    pub(super) followers: Followers,
-}
 
 /// The routes of the control interface.
 pub(super) fn router(app: App) -> Router {
@@ -57,32 +43,6 @@ pub(super) fn router(app: App) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn(whole_body))
         .with_state(app)
-}
-
-/// An error as a response.
-pub(super) fn refuse(status: StatusCode, body: ErrorBody) -> Response {
-    (status, json(&body)).into_response()
-}
-
-/// JSON in which everything is escaped that a terminal would obey: others have a hand in it.
-fn json(value: &impl Serialize) -> Response {
-    // Types of the handle have string keys and finite numbers: they always have a form in JSON.
-    let bytes = plain_json(serde_json::to_vec(value).unwrap_or_default());
-    ([(header::CONTENT_TYPE, "application/json")], bytes).into_response()
-}
-
-fn error_body(error: &Error) -> ErrorBody {
-    ErrorBody { kind: error.kind(), message: error.describe() }
-}
-
-fn answer<T: Serialize>(result: Result<T, Error>) -> Response {
-    match result {
-        Ok(value) => json(&value),
-        Err(error) => {
-            let status = StatusCode::from_u16(error.kind().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            refuse(status, error_body(&error))
-        }
-    }
 }
 
 async fn status(State(app): State<App>) -> Response {
@@ -172,16 +132,4 @@ fn follow<T: Serialize + Parts + Send + 'static>(operation: Operation<T>) -> Res
         })
     });
     stream_lines(Box::pin(lines))
-}
-
-/// An answer of lines that are sent as they come.
-pub(super) fn stream_lines(lines: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static) -> Response {
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
-}
-
-/// A value as a line of JSON.
-pub(super) fn encode(line: &impl Serialize) -> Result<Bytes, Infallible> {
-    let mut bytes = plain_json(serde_json::to_vec(line).unwrap_or_default());
-    bytes.push(b'\n');
-    Ok(bytes.into())
 }

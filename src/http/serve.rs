@@ -19,8 +19,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use super::answer::{MAX_BODY, refuse};
 use super::door::{Door, Ticket};
-use super::routes::{MAX_BODY, refuse};
 use super::types::ErrorBody;
 use crate::node::ErrorKind;
 use crate::tasks;

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use swarmdex_protocols::address::{split_peer, without_peer, works};
 use tokio::sync::Notify;
 
 use crate::clock::sleep_until;
+use crate::locks::lock;
 use crate::state::race::{Race, Step};
 use crate::state::unanswered::Unanswered;
 
@@ -99,11 +100,6 @@ impl Races {
         let addresses: Vec<_> = addresses.cloned().map(without_peer).collect();
         lock(&self.0).unanswered.since(addresses.iter(), Instant::now())
     }
-}
-
-/// Whoever panicked while holding it left nothing half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A transport whose attempts are races.

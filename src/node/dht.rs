@@ -13,7 +13,7 @@ use swarmdex_protocols::{
 };
 use tokio::sync::mpsc;
 
-use super::lookup::{Checked, Listing};
+use super::answer::{Checked, Listing};
 use super::types::Source;
 use super::{Error, shorten};
 use crate::clock::unix_ms;

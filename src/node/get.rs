@@ -2,9 +2,7 @@
 
 mod alike;
 mod hints;
-pub(super) mod patience;
-pub(super) mod record;
-mod report;
+pub(super) mod report;
 mod tidy;
 
 use std::borrow::Cow;
@@ -15,15 +13,16 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures::{StreamExt, stream};
-use patience::{Patience, away, is_away, say};
-use record::Record;
 use swarmdex_protocols::limits::MAX_QUERY_BYTES;
 use swarmdex_protocols::{Entry, Name, PeerId};
 use tokio::sync::watch;
 
+use super::answer::Checked;
 use super::fetch::{self, Got, Target};
-use super::lookup::{Checked, parse_name};
+use super::lookup::parse_name;
 use super::operation::{Control, ControlRequest};
+use super::patience::{Patience, away, is_away, say};
+use super::record::{self, Record, rest_of};
 use super::small::{Place, Small, by_owner};
 use super::types::{GetOptions, GetReport, GetRequest, GotFile, Progress};
 use super::{Error, Node, in_place, shorten};
@@ -435,14 +434,6 @@ type Placed = (GotFile, Option<FileStamp>);
 fn before(record: &Record, files: &[Small]) -> Vec<Copy> {
     let replaced = files.iter().filter(|file| file.over.is_some());
     replaced.map(|file| record.copy(&file.entry, &file.rest, None)).collect()
-}
-
-/// Where a file goes below the output folder. One that is named like the prefix itself goes under its own last segment.
-fn rest_of(name: &Name, prefix: Option<&Name>) -> String {
-    match prefix {
-        Some(prefix) => name.strip_prefix(prefix).unwrap_or(name.file_name()).to_owned(),
-        None => name.as_str().to_owned(),
-    }
 }
 
 fn add_total(progress: &watch::Sender<Progress>, size: u64) {

@@ -11,8 +11,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, unlinkat};
 use swarmdex_protocols::{Attributes, ContentId, Network};
 
 use super::Error;
-use super::get::record::{Gone, Record};
 use super::operation::{CancelOnDrop, Control, ControlRequest};
+use super::record::{Gone, Record};
 use super::small::Small;
 use super::types::{GetOptions, GotFile, KeptFile};
 use crate::storage::copies::Copy;

@@ -11,6 +11,7 @@ use swarmdex_protocols::statement::Invalid;
 use swarmdex_protocols::{Entry, Name, Network, Pattern, PeerId, Rule, statement};
 use tokio::sync::watch;
 
+use super::answer::{Checked, Listing};
 use super::dht::Dht;
 use super::types::{EntryInfo, HolderInfo, LookupInfo, MasterState, PeerInfo, PeerState, SearchInfo, Source};
 use super::{Error, ErrorKind, shorten};
@@ -36,17 +37,6 @@ pub(super) struct Questions {
     pub(super) network: Network,
     pub(super) master: watch::Receiver<MasterState>,
     pub(super) dht: Dht,
-}
-
-/// What was found, checked.
-#[derive(Debug, Clone)]
-pub(super) struct Checked {
-    pub(super) entry: Entry,
-    pub(super) certified: bool,
-    pub(super) source: Source,
-    pub(super) holders: Vec<Member>,
-    /// Whom other certificates name as its owner.
-    pub(super) rivals: Vec<PeerId>,
 }
 
 impl Questions {
@@ -291,14 +281,6 @@ enum FirstAnswer {
     Page(Page),
     /// All that the DHT knows.
     All(Listing),
-}
-
-/// The entries that match a query, at most as many as were asked for, sorted by name.
-#[derive(Debug)]
-pub(super) struct Listing {
-    pub(super) entries: Vec<Entry>,
-    /// Whether something was left out that may match.
-    pub(super) cut: bool,
 }
 
 fn classify<T>(answer: &Result<T, Error>) -> LookupAnswer {

@@ -1,6 +1,7 @@
 //! One running node behind one small handle. Command line, HTTP and tests go through it alone.
 
 mod agree;
+mod answer;
 mod api;
 mod begin;
 mod context;
@@ -13,6 +14,7 @@ mod get;
 mod identity;
 mod in_place;
 mod keeper;
+mod lookout;
 mod lookup;
 mod masters;
 mod membership;
@@ -20,6 +22,8 @@ mod mirror;
 mod neighbours;
 mod newcomer;
 mod operation;
+mod patience;
+mod record;
 mod roots;
 mod share;
 mod small;

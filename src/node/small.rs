@@ -13,8 +13,8 @@ use swarmdex_protocols::limits::{MAX_FETCH_BODY, MAX_FETCH_FILES};
 use swarmdex_protocols::{ContentId, Entry, Multiaddr, PeerId};
 
 use super::fetch::ask;
-use super::get::record::{self, Record};
 use super::operation::{Control, ControlRequest};
+use super::record::{self, Record};
 use super::types::{GetOptions, GotFile};
 use super::{Error, Inner, Node};
 use crate::storage::durable::sync_files;

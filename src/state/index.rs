@@ -3,6 +3,7 @@
 //! [`rules`] decide on one name. [`Service`] carries requests out over an [`IndexTable`], whatever keeps it:
 //! SQLite in `storage::index`, or maps in `memory` for tests and the simulation.
 
+pub mod again;
 #[cfg(test)]
 pub(crate) mod conformance;
 #[cfg(test)]

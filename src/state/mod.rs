@@ -5,7 +5,6 @@
 //! the record that it is about.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-pub mod again;
 pub mod agreement;
 pub mod announce;
 pub mod arrivals;

@@ -16,8 +16,8 @@ use swarmdex_protocols::ChunkSet;
 use swarmdex_protocols::content::{Geometry, Proof};
 
 use super::content::{Content, Verified};
-use super::holdings::lock;
 use super::partial::{PartialError, failed};
+use crate::locks::lock;
 
 /// Bytes that one cache keeps on disk, unless more are waited for at a time.
 const CACHE_BYTES: u64 = 64 << 20;

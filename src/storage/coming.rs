@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use super::holdings::lock;
+use crate::locks::lock;
 
 /// Chunks of one download that others know to be on their way; of more they are told when they are here.
 const MAX_COMING: usize = 64;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use swarmdex_protocols::content::{Geometry, Outboard, Proof};
 use swarmdex_protocols::{ChunkSet, ContentId, Tree};
@@ -14,6 +14,7 @@ pub use super::coming::{Coming, IncomingGuard};
 use super::content::{Content, Verified};
 use super::hash::FileStamp;
 use super::partial::{PartialError, PartialFile};
+use crate::locks::lock;
 
 /// Contents that are held, and nodes of the trees above them, which are in memory (32 bytes each): what was downloaded
 /// first makes room.
@@ -281,11 +282,6 @@ impl HoldingsTable {
         }
         held.is_some_and(|held| held.is_large())
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing here is left half-changed by a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
+use swarmdex_protocols::content::{Geometry, Proof};
 use swarmdex_protocols::fetch::{Header, Refusal, Response, Run};
 use swarmdex_protocols::limits::{MAX_FETCH_BODY, MAX_FETCH_FILES};
 use swarmdex_protocols::{ChunkSet, ContentId};
@@ -14,7 +14,8 @@ use super::content::Content;
 use super::hanging::Reads;
 use super::hash::{FileStamp, open_regular};
 use super::holdings::{Held, Holdings, Whole};
-use super::shares::{ShareTable, unread};
+use super::shares::ShareTable;
+use super::verify::{is_right, unread};
 use crate::buffers::Buffers;
 
 /// What a node serves; clones share it.
@@ -151,13 +152,6 @@ impl Library {
         matches!(self.have(content), Some(None))
             && self.holdings.get(content).is_none_or(|held| held.geometry() == *geometry)
     }
-}
-
-/// Whether what was read for a run is part of its content.
-pub(super) fn is_right(run: &Run, geometry: &Geometry, response: &Response) -> bool {
-    let Header::Chunks { proofs, .. } = &response.header else { return true };
-    let is_part = |(index, bytes, proof)| check_chunk(&run.content, geometry, index, bytes, proof).is_ok();
-    run.chunks(geometry, proofs, &response.body).is_some_and(|mut chunks| chunks.all(is_part))
 }
 
 fn read_whole(whole: &Whole, begin: u64, body: &mut [u8]) -> Result<(), Refusal> {

@@ -18,4 +18,5 @@ mod private;
 pub mod shares;
 mod sqlite;
 pub mod straight;
+mod verify;
 pub mod writers;

@@ -2,7 +2,8 @@
 
 use clap::CommandFactory;
 
-use super::{Context, Shown, Verb};
+use super::{Context, Verb};
+use crate::cli::shown::Shown;
 use crate::cli::{Cli, Failure, help, output};
 
 /// Print completions for a shell

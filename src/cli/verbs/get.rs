@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use stream::Stream;
 
-use super::{Context, Shown, Verb};
+use super::{Context, Verb};
 use crate::cli::backend::TemporaryFolder;
 use crate::cli::interrupt::{Rest, with_node};
 use crate::cli::output::{self, Bar, note, size};
 use crate::cli::settings::NodeArgs;
+use crate::cli::shown::Shown;
 use crate::cli::{Failure, absolute, summary};
 use crate::node::{Api, FailedFile, GetOptions, GetReport, GetRequest, GotFile, Progress};
 

@@ -1,9 +1,10 @@
 //! `swarmdex lookup`: what the index says of one name.
 
-use super::{Context, Shown, Verb};
+use super::{Context, Verb};
 use crate::cli::Failure;
 use crate::cli::interrupt::{Rest, with_node};
 use crate::cli::output::{self, Table, note, size};
+use crate::cli::shown::Shown;
 use crate::cli::summary::{state_word, unreached};
 use crate::node::{Api, LookupInfo, Source};
 

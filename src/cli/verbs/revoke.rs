@@ -1,9 +1,10 @@
 //! `swarmdex revoke`: names that are given up.
 
-use super::{Context, Shown, Verb};
+use super::{Context, Verb};
 use crate::cli::Failure;
 use crate::cli::interrupt::{Rest, interruptible};
 use crate::cli::output;
+use crate::cli::shown::Shown;
 use crate::cli::summary::LISTED;
 use crate::node::{Api, RevokedInfo};
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Context, Shown, Verb};
+use super::{Context, Verb};
 use crate::cli::Failure;
 use crate::cli::interrupt::ignores;
 use crate::cli::settings::NodeArgs;
+use crate::cli::shown::Shown;
 use crate::http;
 use crate::log::Program;
 use crate::node::{Node, Ready};

@@ -1,9 +1,10 @@
 //! `swarmdex search`: names by their words.
 
-use super::{Context, Shown, Verb};
+use super::{Context, Verb};
 use crate::cli::Failure;
 use crate::cli::interrupt::{Rest, with_node};
 use crate::cli::output::{self, Table, note, size};
+use crate::cli::shown::Shown;
 use crate::cli::summary::there_are_more;
 use crate::http::MAX_RESULTS;
 use crate::node::{Api, EntryInfo};

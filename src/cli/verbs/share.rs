@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{Context, NodeFlags, Shown, Verb};
+use super::{Context, Verb};
 use crate::cli::interrupt::{Rest, interruptible};
 use crate::cli::output::{self, Bar, note, size};
+use crate::cli::shown::{NodeFlags, Shown};
 use crate::cli::summary::{files, left_out, listed, note_each, print_shared};
 use crate::cli::{Failure, absolute};
 use crate::config::ShareOptions;

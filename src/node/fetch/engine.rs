@@ -23,7 +23,7 @@ use super::stalled;
 use super::writer::{Writer, WriterOutcome, Written};
 use crate::clock::sleep_until;
 use crate::net::HaveUpdate;
-use crate::node::lookup::Checked;
+use crate::node::answer::Checked;
 use crate::node::{Error, Inner};
 use crate::state::fetch::stalls::Stalls;
 use crate::state::fetch::{Action, Download, Exhausted, FetchPolicy};

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use swarmdex_protocols::{Entry, Name};
 
-use super::rest_of;
+use crate::node::record::rest_of;
 use crate::node::{ErrorKind, FailedFile};
 
 /// By which it is tried whether letters are told apart.

@@ -9,10 +9,11 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use swarmdex_protocols::{Entry, Name, PeerId};
 
-use super::record::Gone;
-use super::{FILES_AT_A_TIME, Folder, alike, rest_of};
+use super::{FILES_AT_A_TIME, Folder, alike};
 use crate::node::in_place::Removed;
 use crate::node::operation::ControlRequest;
+use crate::node::record::Gone;
+use crate::node::record::rest_of;
 use crate::node::types::{GetReport, KeptFile, MasterState};
 use crate::node::{Error, Node, in_place};
 

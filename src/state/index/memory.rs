@@ -8,7 +8,7 @@ use swarmdex_protocols::statement::{CERTIFICATE_LIFETIME_MS, Seal};
 use swarmdex_protocols::{Certificate, Entry, Multiaddr, Name, PeerId, Tombstone, Version};
 
 use super::*;
-use crate::state::again::Left;
+use crate::state::index::again::Left;
 
 /// Everything that a table holds and that anybody can have back, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

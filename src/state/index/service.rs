@@ -18,7 +18,7 @@ use swarmdex_protocols::{Certificate, Entry, Name, PeerId, Statement, Tombstone,
 
 use super::rules::{Freed, Moment, NameLimits};
 use super::{Ending, IndexTable, IndexView, Row, Totals, WriteOp, WriteOutcome};
-use crate::state::again::Left;
+use crate::state::index::again::Left;
 use crate::state::lease::Holding;
 use crate::state::reports::{Report, Reports};
 

@@ -3,7 +3,7 @@
 use swarmdex_protocols::index::{Session, ShareSum};
 use swarmdex_protocols::{Entry, Multiaddr, Name, PeerId, Version};
 
-use crate::state::again::{Departure, Left};
+use crate::state::index::again::{Departure, Left};
 
 /// A name that somebody holds.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::tests::{announce, join, lookup, offer, open, search, write};
 use super::*;
-use crate::state::again::Left;
+use crate::state::index::again::Left;
 
 const MANY: usize = 9001;
 

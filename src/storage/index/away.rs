@@ -8,8 +8,8 @@ use swarmdex_protocols::index::{Session, ShareDigest, ShareSum};
 use swarmdex_protocols::{ContentId, Entry, Name, PeerId, Version};
 
 use super::schema;
-use crate::state::again::{Departure, Left};
 use crate::state::index::Noted;
+use crate::state::index::again::{Departure, Left};
 
 /// Names of peers that are away, and what each peer left with; `session` is that which ended so.
 pub(super) const TABLES: &str = "

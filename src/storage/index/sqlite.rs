@@ -6,7 +6,7 @@ use swarmdex_protocols::{Entry, Multiaddr, Name, PeerId, Version};
 
 use super::words::Words;
 use super::{away, schema};
-use crate::state::again::Left;
+use crate::state::index::again::Left;
 use crate::state::index::{Ending, IndexTable, MemberRow, Noted, Row, Totals};
 
 type Sql<T> = Result<T, rusqlite::Error>;

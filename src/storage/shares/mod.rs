@@ -20,14 +20,13 @@ mod watcher;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use database::Database;
 pub use look::{Look, Open};
 pub use presence::{Identity, Mounts, identity, is_remote};
 pub use roots::{DeclareOutcome, RootStanding, RootState};
 pub use select::{LeftOut, Why, check_patterns};
-pub(super) use serve::unread;
 use swarmdex_protocols::name::InvalidName;
 use swarmdex_protocols::statement::Subject;
 use swarmdex_protocols::{Attributes, ContentId, Keypair, Name, Network, SignedAttributes};
@@ -39,6 +38,7 @@ use table::Table;
 
 use super::hanging::Reads;
 use super::hash::{FileStamp, HashError, thread_count};
+use crate::locks::lock;
 
 /// Why something cannot be shared.
 #[derive(Debug, thiserror::Error)]
@@ -261,11 +261,6 @@ struct Shared {
     outboards: serve::Outboards,
     reads: Reads,
     generation: watch::Sender<u64>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Tables are changed in single steps: a panic leaves none half-changed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ShareTable {

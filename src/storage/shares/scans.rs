@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::lock;
+use crate::locks::lock;
 use crate::storage::hash::HashError;
 
 /// How often one that waits looks whether it is wanted any more.

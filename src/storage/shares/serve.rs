@@ -15,13 +15,8 @@ use super::{ShareError, ShareTable, SharedEntry, lock, with_cause};
 use crate::buffers::Buffers;
 use crate::storage::durable::{sync_files, sync_folder};
 use crate::storage::hash::{FileStamp, HashError, open_regular};
-use crate::storage::library::is_right;
 use crate::storage::private;
-
-/// What a read that failed says: a file that ends early was cut short.
-pub(in crate::storage) fn unread(error: &std::io::Error) -> Refusal {
-    if error.kind() == std::io::ErrorKind::UnexpectedEof { Refusal::Changed } else { Refusal::Storage }
-}
+use crate::storage::verify::{is_right, unread};
 
 /// Whether it is the disk that fails, and not the file that is gone or closed to this node.
 fn is_failing(error: &std::io::Error) -> bool {

@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use processes::Stage;
 
-use super::{Context, Shown, Verb};
+use super::{Context, Verb};
 use crate::cli::Failure;
 use crate::cli::interrupt::{Rest, interruptible};
 use crate::cli::output::lines;
+use crate::cli::shown::Shown;
 
 /// Why a step failed, for people.
 type StepResult = Result<String, String>;

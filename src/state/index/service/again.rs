@@ -6,7 +6,7 @@ use swarmdex_protocols::index::{Refusal, RefusalCode, Returned};
 use swarmdex_protocols::{Entry, Name, PeerId, Version};
 
 use super::{Authority, Done, Failure, Member, Step};
-use crate::state::again::{Left, grant_again};
+use crate::state::index::again::{Left, grant_again};
 use crate::state::index::{IndexTable, Noted, WriteOutcome};
 
 /// A name that a peer left with, or still has: it was back before all of them were freed.

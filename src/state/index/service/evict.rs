@@ -4,7 +4,7 @@ use swarmdex_protocols::PeerId;
 use swarmdex_protocols::index::Session;
 
 use super::{Authority, Member, Step};
-use crate::state::again::Departure;
+use crate::state::index::again::Departure;
 use crate::state::index::rules::evict;
 use crate::state::index::{IndexTable, Noted, WriteOutcome};
 

@@ -22,7 +22,7 @@ const ANNOUNCING: Duration = Duration::from_secs(5);
 
 /// The patience of one operation, which may be with many files.
 #[derive(Debug)]
-pub(in crate::node) struct Patience {
+pub(super) struct Patience {
     limit: Duration,
     /// Whether the user said how long: then it is waited from the start.
     wanted: bool,
@@ -33,7 +33,7 @@ pub(in crate::node) struct Patience {
 }
 
 impl Patience {
-    pub(in crate::node) fn new(options: &GetOptions, lease: Duration) -> Self {
+    pub(super) fn new(options: &GetOptions, lease: Duration) -> Self {
         let given = options.wait_seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(MOST).min(MOST));
         let limit = given.unwrap_or(lease + (lease / MORE).min(MOST_MORE));
         let wanted = given.is_some_and(|given| !given.is_zero());
@@ -41,12 +41,12 @@ impl Patience {
     }
 
     /// How long it is waited for whoever has something.
-    pub(in crate::node) fn limit(&self) -> Duration {
+    pub(super) fn limit(&self) -> Duration {
         self.limit
     }
 
     /// Whether it is also waited for what nobody had so far.
-    pub(in crate::node) fn is_wanted(&self) -> bool {
+    pub(super) fn is_wanted(&self) -> bool {
         self.wanted
     }
 
@@ -81,7 +81,7 @@ impl Patience {
     }
 
     /// A sentence that says for what it is waited, and how that is changed.
-    pub(in crate::node) fn sentence(&self, what: &str) -> String {
+    pub(super) fn sentence(&self, what: &str) -> String {
         format!("{what}; waiting for up to {} s (--wait TIME, --no-wait)", self.limit.as_secs_f64().ceil())
     }
 
@@ -93,7 +93,7 @@ impl Patience {
 }
 
 /// Says for what it is waited; `None` that it goes on.
-pub(in crate::node) fn say(reins: &Control, waiting: Option<String>) {
+pub(super) fn say(reins: &Control, waiting: Option<String>) {
     reins.progress.send_if_modified(|progress| {
         let news = progress.waiting != waiting;
         progress.waiting = waiting;
@@ -102,7 +102,7 @@ pub(in crate::node) fn say(reins: &Control, waiting: Option<String>) {
 }
 
 /// What is said of an owner that does not answer.
-pub(in crate::node) fn away(owner: &PeerId) -> String {
+pub(super) fn away(owner: &PeerId) -> String {
     format!("the owner {owner} is away")
 }
 

@@ -7,7 +7,7 @@
 use swarmdex_protocols::index::ShareSum;
 use swarmdex_protocols::{Entry, Version};
 
-use super::index::{IndexView, NameLimits};
+use super::{IndexView, NameLimits};
 
 /// What a peer held when it left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

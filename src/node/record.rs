@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use swarmdex_protocols::{ContentId, Entry, Name, PeerId};
 
-use super::rest_of;
 use crate::config::Config;
 use crate::node::types::GetOptions;
 use crate::storage::copies::{self, Copies, CopiesError, Copy, Expected};
@@ -21,7 +20,7 @@ const COARSE: Duration = Duration::from_secs(2);
 /// The record of one output folder, while something is downloaded into it. Where it cannot be used, nothing is remembered, and
 /// no file is taken for a copy.
 #[derive(Debug, Default)]
-pub(in crate::node) struct Record {
+pub(super) struct Record {
     copies: Option<Mutex<Copies>>,
     /// The folder without links on the way.
     folder: PathBuf,
@@ -71,7 +70,7 @@ impl Record {
     }
 
     /// Whether a file has to be on disk before it is put in place.
-    pub(in crate::node) fn syncs(&self) -> bool {
+    pub(super) fn syncs(&self) -> bool {
         self.syncs.load(Ordering::Relaxed)
     }
 
@@ -130,7 +129,7 @@ impl Record {
     }
 
     /// The folder without links on the way, if it is known.
-    pub(in crate::node) fn folder(&self) -> Option<&Path> {
+    pub(super) fn folder(&self) -> Option<&Path> {
         Some(self.folder.as_path()).filter(|folder| !folder.as_os_str().is_empty())
     }
 
@@ -143,29 +142,29 @@ impl Record {
     }
 
     /// Whether anything is known of a file.
-    pub(in crate::node) fn knows(&self, rest: &str) -> bool {
+    pub(super) fn knows(&self, rest: &str) -> bool {
         !self.of(rest).is_empty()
     }
 
     /// The content of a file that is still as it was left.
-    pub(in crate::node) fn untouched(&self, rest: &str, now: &FileStamp) -> Option<ContentId> {
+    pub(super) fn untouched(&self, rest: &str, now: &FileStamp) -> Option<ContentId> {
         let fits = |copy: &&Copy| copy.stamp.is_some_and(|stamp| stamp.is_same_file(now));
         self.of(rest).iter().find(fits).map(|copy| copy.content)
     }
 
     /// Whether a file with this content is one that was written there.
-    pub(in crate::node) fn wrote(&self, rest: &str, content: &ContentId) -> bool {
+    pub(super) fn wrote(&self, rest: &str, content: &ContentId) -> bool {
         self.of(rest).iter().any(|copy| copy.content == *content)
     }
 
     /// Whether a file of the right content was put there by a download that was cut off before it could say so.
-    pub(in crate::node) fn is_left_over(&self, metadata: &std::fs::Metadata) -> bool {
+    pub(super) fn is_left_over(&self, metadata: &std::fs::Metadata) -> bool {
         let changed = metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec());
         self.unfinished_ns.is_some_and(|since| changed >= since)
     }
 
     /// What is said of a file of an entry.
-    pub(in crate::node) fn copy(&self, entry: &Entry, rest: &str, stamp: Option<FileStamp>) -> Copy {
+    pub(super) fn copy(&self, entry: &Entry, rest: &str, stamp: Option<FileStamp>) -> Copy {
         let (name, owner, content) = (entry.name.clone(), entry.owner, entry.content);
         Copy { path: self.folder.join(rest), folder: self.folder.clone(), name, owner, content, stamp }
     }
@@ -190,7 +189,7 @@ impl Record {
     }
 
     /// Whether a download into the folder was cut off before.
-    pub(in crate::node) fn was_cut_off(&self) -> bool {
+    pub(super) fn was_cut_off(&self) -> bool {
         self.unfinished_ns.is_some()
     }
 
@@ -218,17 +217,25 @@ impl Record {
     }
 }
 
+/// Where a file goes below the output folder. One that is named like the prefix itself goes under its own last segment.
+pub(super) fn rest_of(name: &Name, prefix: Option<&Name>) -> String {
+    match prefix {
+        Some(prefix) => name.strip_prefix(prefix).unwrap_or(name.file_name()).to_owned(),
+        None => name.as_str().to_owned(),
+    }
+}
+
 /// A copy of what is not in the network any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::node) struct Gone {
-    pub(in crate::node) name: Name,
-    pub(in crate::node) owner: PeerId,
+pub(super) struct Gone {
+    pub(super) name: Name,
+    pub(super) owner: PeerId,
     /// Its place below the folder.
-    pub(in crate::node) rest: String,
+    pub(super) rest: String,
 }
 
 /// Writes down what is in place, off the tasks that wait for the network.
-pub(in crate::node) async fn remember(record: &Arc<Record>, copies: Vec<Copy>) {
+pub(super) async fn remember(record: &Arc<Record>, copies: Vec<Copy>) {
     if copies.is_empty() || record.copies.is_none() {
         return;
     }
