@@ -1,7 +1,6 @@
 //! The command line: flags to calls of the handle, answers to text or JSON, errors to exit codes.
 
 mod backend;
-mod help;
 mod interrupt;
 mod output;
 mod select;
@@ -127,7 +126,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 
 /// Runs the program with the arguments of this process.
 pub fn run() -> ExitCode {
-    let mut command = help::tidy(Cli::command());
+    let mut command = verbs::help::tidy(Cli::command());
     let matches = command.try_get_matches_from_mut(std::env::args_os());
     let parse = |matches| Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command));
     let cli = match matches.and_then(parse) {
@@ -210,13 +209,14 @@ mod tests {
     #[test]
     fn the_flags_are_well_formed() {
         Cli::command().debug_assert();
-        help::tidy(Cli::command()).debug_assert();
+        verbs::help::tidy(Cli::command()).debug_assert();
     }
 
     #[test]
     fn flags_stand_before_or_after_the_command_and_run_may_be_left_out() {
         let parse = |arguments: &[&str]| {
-            let matches = help::tidy(Cli::command()).try_get_matches_from([&["swarmdex"], arguments].concat()).unwrap();
+            let matches =
+                verbs::help::tidy(Cli::command()).try_get_matches_from([&["swarmdex"], arguments].concat()).unwrap();
             Cli::from_arg_matches(&matches).unwrap()
         };
         assert!(parse(&["--role", "slave", "--no-mdns"]).command.is_none());

@@ -184,3 +184,27 @@ fn is_lesser(own: &[Multiaddr], strange: &[Multiaddr]) -> bool {
     let least = |addresses: &[Multiaddr]| addresses.iter().map(Multiaddr::to_vec).min();
     least(own) < least(strange)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_twins_one_is_the_lesser() {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Multiaddr>>();
+        let one = parse(&["/ip4/10.0.0.1/udp/9/quic-v1", "/ip4/10.0.0.1/tcp/5", "/ip4/10.0.0.1/tcp/7"]);
+        let other = parse(&["/ip4/10.0.0.1/tcp/6", "/ip4/10.0.0.1/udp/1/quic-v1"]);
+        assert!(is_lesser(&one, &other) && !is_lesser(&other, &one));
+    }
+
+    #[test]
+    fn knocks_are_few_and_over_tcp_if_possible() {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Multiaddr>>();
+        let quic = parse(&["/ip4/10.0.0.1/udp/9/quic-v1", "/ip6/::1/udp/9/quic-v1"]);
+        let tcp = parse(&["/ip4/10.0.0.1/tcp/9", "/ip6/::1/tcp/9"]);
+        assert_eq!(to_knock_at([&quic[..], &tcp[..]].concat()), tcp);
+        assert_eq!(to_knock_at(quic.clone()), quic);
+        let many = (1..20).map(|port| format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap()).collect();
+        assert_eq!(to_knock_at(many).len(), MAX_KNOCKS);
+    }
+}

@@ -1,6 +1,7 @@
 //! The house rules that no compiler checks: imports only point down, no unbounded channel, no file
 //! that has grown past one room, one file that names the CBOR library.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Floors of `src/`, low to high; what is not listed belongs to the ground.
@@ -117,4 +118,152 @@ fn the_checker_sees_what_it_is_for() {
     ] {
         assert_eq!(complaints(path, text), Vec::<String>::new(), "{path}: {text}");
     }
+}
+
+/// What the code of one file imports or names of the crate, as paths from the root, groups taken apart.
+fn named(module: &str, code: &str) -> Vec<String> {
+    let plain: String =
+        code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join(" ");
+    let mut found = Vec::new();
+    for start in ["crate::", "super::"] {
+        for (at, _) in plain.match_indices(start) {
+            let part_of_another =
+                plain[..at].chars().next_back().is_some_and(|before| before == ':' || before.is_alphanumeric());
+            if !part_of_another {
+                take_apart(&plain[at..], String::new(), &mut found);
+            }
+        }
+    }
+    found.into_iter().map(|path| resolve(module, &path)).collect()
+}
+
+/// One path with groups in braces, as many paths without; what is left behind it.
+fn take_apart<'a>(mut text: &'a str, mut before: String, found: &mut Vec<String>) -> &'a str {
+    loop {
+        text = text.trim_start();
+        let length = text.find(|char: char| !(char.is_alphanumeric() || char == '_')).unwrap_or(text.len());
+        before.push_str(&text[..length]);
+        text = &text[length..];
+        let Some(rest) = text.strip_prefix("::") else {
+            found.push(before);
+            return text;
+        };
+        before.push_str("::");
+        text = rest.trim_start();
+        if let Some(mut group) = text.strip_prefix('{') {
+            loop {
+                group = group.trim_start();
+                if let Some(rest) = group.strip_prefix('}') {
+                    return rest;
+                }
+                if group.is_empty() {
+                    return group;
+                }
+                let rest = take_apart(group, before.clone(), found);
+                // A name that it is imported by, and what separates it from the next.
+                let end = rest.find([',', '}']).unwrap_or(rest.len());
+                group = rest[end..].trim_start_matches(',');
+            }
+        }
+    }
+}
+
+fn resolve(module: &str, path: &str) -> String {
+    let mut from: Vec<&str> = module.split("::").collect();
+    let mut parts: Vec<&str> = path.split("::").filter(|part| !part.is_empty()).collect();
+    if parts.first() == Some(&"crate") {
+        from.clear();
+        parts.remove(0);
+    }
+    while parts.first() == Some(&"super") {
+        from.pop();
+        parts.remove(0);
+    }
+    [from, parts].concat().join("::")
+}
+
+/// Rooms of each floor (`net::gate`), and which others of the floor each needs.
+fn needs(sources: &BTreeMap<String, String>) -> BTreeMap<String, BTreeSet<String>> {
+    let room = |module: &str| module.splitn(3, "::").take(2).collect::<Vec<_>>().join("::");
+    let rooms: BTreeSet<String> =
+        sources.keys().filter(|module| module.contains("::")).map(|module| room(module)).collect();
+    let mut needs = BTreeMap::<String, BTreeSet<String>>::new();
+    for (module, code) in sources.iter().filter(|(module, _)| module.contains("::")) {
+        let own = room(module);
+        let floor = own.split("::").next().unwrap_or_default();
+        for other in named(module, code).iter().map(|path| room(path)) {
+            if other != own && other.starts_with(&format!("{floor}::")) && rooms.contains(&other) {
+                needs.entry(own.clone()).or_default().insert(other);
+            }
+        }
+    }
+    needs
+}
+
+/// A way from a room back to itself, if there is one.
+fn circle(needs: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    fn walk(
+        room: &str,
+        needs: &BTreeMap<String, BTreeSet<String>>,
+        way: &mut Vec<String>,
+        done: &mut BTreeSet<String>,
+    ) -> Option<Vec<String>> {
+        if let Some(begin) = way.iter().position(|before| before == room) {
+            return Some(way[begin..].to_vec());
+        }
+        if !done.contains(room) {
+            way.push(room.to_owned());
+            for next in needs.get(room).into_iter().flatten() {
+                if let Some(found) = walk(next, needs, way, done) {
+                    return Some(found);
+                }
+            }
+            way.pop();
+            done.insert(room.to_owned());
+        }
+        None
+    }
+    let mut done = BTreeSet::new();
+    needs.keys().find_map(|room| walk(room, needs, &mut Vec::new(), &mut done))
+}
+
+/// Code of a file without its tests, by the path of its module.
+fn sources() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut sources = BTreeMap::new();
+    for path in files(&root) {
+        let name = path.strip_prefix(&root).unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        // Simulations and tests may look anywhere.
+        if !name.contains("test") && !name.contains("sim") {
+            let module = name.trim_end_matches("/mod").replace('/', "::");
+            let text = std::fs::read_to_string(&path).unwrap();
+            sources.insert(module, text.split("\n#[cfg(test)]\nmod").next().unwrap().to_owned());
+        }
+    }
+    sources
+}
+
+#[test]
+fn rooms_of_a_floor_need_each_other_one_way() {
+    assert_eq!(circle(&needs(&sources())), None);
+}
+
+#[test]
+fn a_circle_of_rooms_is_found() {
+    let of = |files: &[(&str, &str)]| {
+        let sources = files.iter().map(|(module, code)| ((*module).to_owned(), (*code).to_owned())).collect();
+        circle(&needs(&sources))
+    };
+    let a = ("net::a", "use super::b::{self, One as Two};");
+    let b = ("net::b", "use crate::{config, net::{c::Three, error::{Four}}};");
+    let line = of(&[a, b, ("net::c", "// use super::a;"), ("net::error", "")]);
+    assert_eq!(line, None);
+    let found =
+        of(&[a, b, ("net::c::deep", "fn four() { crate::net::a::call() }"), ("net::c", ""), ("net::error", "")]);
+    assert_eq!(found, Some(["net::a", "net::b", "net::c"].map(str::to_owned).to_vec()));
+    // Inside one room, and from one floor to another, it is nothing.
+    assert_eq!(
+        of(&[("net::a", "use super::a::x;"), ("net::a::x", "use super::y; use crate::state::b::c;"), ("state::b", "")]),
+        None
+    );
 }

@@ -2,9 +2,9 @@
 
 use clap::CommandFactory;
 
-use super::{Context, Verb};
+use super::{Context, Verb, help};
 use crate::cli::shown::Shown;
-use crate::cli::{Cli, Failure, help, output};
+use crate::cli::{Cli, Failure, output};
 
 /// Print completions for a shell
 #[derive(Debug, clap::Args)]

@@ -6,6 +6,7 @@
 mod completions;
 mod demo;
 mod get;
+pub(super) mod help;
 mod identity;
 mod lookup;
 mod ls;

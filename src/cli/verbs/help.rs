@@ -3,8 +3,8 @@
 //! Every command takes every flag, so that a script can give the same ones to all of them; most have a meaning for
 //! some commands alone, and the help of the others leaves them out.
 
-use super::shown::{NodeFlags, Shown};
-use super::verbs::Command;
+use super::Command;
+use crate::cli::shown::{NodeFlags, Shown};
 
 /// Flags that say which node is meant.
 const WHICH: &[&str] = &["data_dir", "config"];
@@ -14,7 +14,7 @@ const SELECT: &[&str] = &["exclude", "hidden", "no_ignore"];
 const ENTER: &[&str] = &["data_dir", "config", "master", "bootstrap", "listen", "network", "no_mdns"];
 
 /// Hides what has no meaning for a command from its help.
-pub(super) fn tidy(command: clap::Command) -> clap::Command {
+pub(in crate::cli) fn tidy(command: clap::Command) -> clap::Command {
     let flags: Vec<_> = command.get_arguments().filter(|flag| flag.is_global_set()).cloned().collect();
     let names: Vec<_> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     names.iter().fold(command, |command, name| {
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     fn help(command: &str) -> String {
-        let mut whole = tidy(super::super::Cli::command());
+        let mut whole = tidy(crate::cli::Cli::command());
         whole.build();
         whole.find_subcommand_mut(command).unwrap().render_long_help().to_string()
     }
