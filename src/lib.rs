@@ -1,9 +1,9 @@
 //! swarmdex: share, find and fetch files between machines. A hybrid peer-to-peer node on libp2p, for Linux.
 //!
 //! One node keeps the central index (the master); all others share files, search, and download straight from each other. A DHT
-//! mirrors the index, so that they go on while the master is away. This crate is the program `swarmdex` and the node inside it:
-//! [`Node::start`] starts one from a [`Config`], and everything that can be asked of it is a method of [`Node`], or of
-//! [`node::Api`], which the client of another process's node implements as well.
+//! mirrors the index, so that they go on while the master is away. This crate is the program `swarmdex` and the node inside it.
+//! [`Node::start`] starts one from a [`Config`]. Everything that can be asked of it is a method of [`Node`] or of [`node::Api`].
+//! The client of another process's node implements that trait as well.
 //!
 //! A node lives until [`Node::shutdown`]; dropping its handles does not end it. It needs a Tokio runtime, best one of several threads.
 //!
@@ -39,7 +39,7 @@
 //! | 3 | `net` | the swarm: one behaviour, one event loop |
 //! | 2 | `storage` | index database, share table, downloads |
 //! | 1 | `state` | pure rules: names, leases, downloads |
-//! | 0 | `clock`, `config`, `descriptors`, `buffers`, `log`, `tasks`, `tune`, `swarmdex_protocols` | what all floors use |
+//! | 0 | `buffers`, `clock`, `config`, `descriptors`, `locks`, `log`, `tasks`, `tune`, `swarmdex_protocols` | what all floors use |
 
 // What serves the command line or the control interface alone is of no use without them.
 #![cfg_attr(not(all(feature = "cli", feature = "http", feature = "watch")), allow(dead_code, unused_imports))]

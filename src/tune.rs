@@ -2,9 +2,9 @@
 
 use std::num::NonZeroUsize;
 
-/// Has glibc keep some MiB that were freed. Buffers of some KiB come and go by the ten thousand in a transfer, and by
-/// itself it gives their pages back to the system each time and asks for them again: a tenth of the processor time of
-/// a download, and a sixth of its duration (`benches/transfer`).
+/// Has glibc keep some MiB that were freed. Buffers of some KiB come and go by the ten thousand in a transfer. By itself
+/// glibc gives their pages back to the system each time, and asks for them again. That took a tenth of the processor time
+/// of a download, and a sixth of its duration (`benches/transfer`).
 ///
 /// To be called first in `main`: once other threads run, nothing is changed. Whether it was changed; it never is with other
 /// allocators than glibc's.
@@ -13,8 +13,8 @@ pub fn tune() -> bool {
 }
 
 /// Threads that a runtime should have for a node: those that wait on the network. Files, hashes and SQLite have threads of their
-/// own, and each more that shares the rest wakes and is woken more often: with one instead of two on two processors a download
-/// was 6 % faster (`benches/loopback`) and took 9 % less processor time of both sides.
+/// own, and more threads that share the rest wake each other more often. With one instead of two on two processors a download
+/// was 6 % faster (`benches/loopback`). It took 9 % less processor time of both sides.
 pub fn worker_threads() -> usize {
     of_processors(std::thread::available_parallelism().map_or(1, NonZeroUsize::get))
 }

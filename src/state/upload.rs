@@ -8,14 +8,14 @@
 //! requests for seconds.)
 //!
 //! **How many at a time.** Few enough that each is done soon, since half-sent chunks are of use to nobody: see [`slots`]. Within
-//! a crowd that passes on what it has, the chunks for one peer leave one after the other, or at least apart: sent side by
-//! side they would all arrive at the end, and the peer could neither pass one on nor ask for the next meanwhile.
+//! a crowd that passes on what it has, the chunks for one peer leave one after the other, or at least apart. Sent side by
+//! side they would all arrive at the end. Meanwhile the peer could neither pass one on nor ask for the next.
 //!
 //! **Early requests.** Whoever passes on what it downloads says so of a chunk that only begins to arrive, and a request for it
 //! waits until it is here. So the request is there when the chunk is, and not two ways across full links later.
 //!
-//! **A slow reader**, who does not take what it asked for, is sent one answer at a time, has one slot for all of its kind and at
-//! most half of the memory, and loses its connection if it took more of it while it still read: it holds nobody else up.
+//! **A slow reader**, who does not take what it asked for, holds nobody else up. It is sent one answer at a time. All of its kind
+//! share one slot and half of the memory. One that took more while it still read loses its connection.
 
 mod slots;
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Access: whether a request of another node is served at all.
 //!
-//! Each request passes here once, with who asks and what kind it is, before anything is done about it. Who may connect is decided
-//! elsewhere: see `net::gate` for sockets and handshakes, `net::admission` for connections.
+//! Each request that comes to the loop passes here once, with who asks and what kind it is, before anything is done about it. What
+//! does not come to the loop does not pass: renewals that are answered on the task of their connection (`net::renewals`). Who may
+//! connect is decided elsewhere: see `net::gate` for sockets and handshakes, `net::admission` for connections.
 
 use std::time::Instant;
 

@@ -28,17 +28,17 @@ pub(super) trait Load: Send + Sync {
 
 /// A content that is read while it comes.
 ///
-/// It reads what is here (a share, a downloaded file, a download under way) and fetches the rest, as much as is read and some
-/// more: nothing ahead of the first read or of a jump, and then twice as much with each chunk, up to 8 MiB. Every byte was
-/// verified against the content id. It keeps one chunk in memory, of 256 KiB to 1 MiB, and up to 64 MiB on disk, in a file without a
-/// name in the data directory that all readers of the content share. If a holder goes away it goes on with another.
+/// It reads what is here (a share, a downloaded file, a download under way) and fetches the rest: as much as is read, and some
+/// more. Ahead of the first read or of a jump that is nothing. Then it is twice as much with each chunk, up to 8 MiB. Every byte
+/// was verified against the content id. The reader keeps one chunk in memory, of 256 KiB to 1 MiB. All readers of a content
+/// share up to 64 MiB on disk, in a file without a name in the data directory. If a holder goes away it goes on with another.
 ///
 /// What it reads stays the content that the name stood for when it was opened, whatever the name stands for later.
 ///
 /// # Errors
-/// Errors of [`crate::Error`] come as [`io::Error`], which holds an `Arc<Error>` and says the same sentence:
-/// [`io::ErrorKind::NotFound`] if nobody has the content any more, [`io::ErrorKind::HostUnreachable`] if no holder answers,
-/// [`io::ErrorKind::InvalidData`] if all that came was something else. Another read tries again. A read waits for holders that went
+/// Errors of [`crate::Error`] come as [`io::Error`], which holds an `Arc<Error>` and says the same sentence. It is
+/// [`io::ErrorKind::NotFound`] if nobody has the content any more, and [`io::ErrorKind::HostUnreachable`] if no holder answers.
+/// It is [`io::ErrorKind::InvalidData`] if all that came was something else. Another read tries again. A read waits for holders that went
 /// away while something came, as a download does: a little longer than a lease.
 ///
 /// # Cancel safety

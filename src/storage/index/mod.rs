@@ -1,7 +1,7 @@
 //! The index on disk: an SQLite database with one thread that writes and one that reads.
 //!
-//! The writer takes all requests that wait into one transaction. It decides each by the rules of `state::index`,
-//! against the database as it is inside that transaction. It answers after the commit (`synchronous=FULL`): so what was
+//! The writer takes all requests that wait into one transaction. The service of `state::index` carries each out,
+//! over the tables as they are inside that transaction. The writer answers after the commit (`synchronous=FULL`): so what was
 //! acknowledged survives a crash, and many share a commit.
 
 mod authority;
