@@ -42,7 +42,7 @@ struct Folder<'a> {
     options: Arc<GetOptions>,
     record: Arc<Record>,
     patience: Patience,
-    reins: &'a Control,
+    control: &'a Control,
 }
 
 impl Node {
@@ -50,27 +50,27 @@ impl Node {
         self,
         request: GetRequest,
         options: GetOptions,
-        reins: Control,
+        control: Control,
     ) -> Result<GetReport, Error> {
         let inner = self.inner.clone();
         let unsynced = !options.syncs(&inner.config.fetch) && !options.fleeting;
         let output = request.output.clone();
-        let report = self.get_all(request, options, reins).await;
+        let report = self.get_all(request, options, control).await;
         if unsynced {
             record::settle_later(&inner.config, output);
         }
         report
     }
 
-    async fn get_all(self, request: GetRequest, options: GetOptions, reins: Control) -> Result<GetReport, Error> {
+    async fn get_all(self, request: GetRequest, options: GetOptions, control: Control) -> Result<GetReport, Error> {
         let lease = self.inner.standings.lease().max(self.inner.config.lease.lease);
         let patience = Patience::new(&options, lease);
         if request.recursive {
-            return self.get_below(request, options, patience, reins).await;
+            return self.get_below(request, options, patience, control).await;
         }
         let begin = Instant::now();
-        let found = self.find(&request.name, &patience, &reins).await?;
-        reins.progress.send_modify(|progress| {
+        let found = self.find(&request.name, &patience, &control).await?;
+        control.progress.send_modify(|progress| {
             progress.total_bytes = found.entry.size;
             progress.total_files = 1;
             progress.current = found.entry.name.to_string();
@@ -78,7 +78,7 @@ impl Node {
         let (output, name) = (request.output, found.entry.name.clone());
         let place = tokio::task::spawn_blocking(move || single_place(&output, &name));
         let (path, made) = place.await.map_err(|_| Error::Bug)??;
-        let got = self.get_single(found, &path, &options, &patience, begin, &reins).await;
+        let got = self.get_single(found, &path, &options, &patience, begin, &control).await;
         let (is_there, syncs) = (got.is_ok(), options.syncs(&self.inner.config.fetch));
         let tidying = tokio::task::spawn_blocking(move || match is_there {
             true if syncs => sync_made(&made),
@@ -94,11 +94,11 @@ impl Node {
     }
 
     /// Looks a name up; what nobody has yet is waited for if the user wants it.
-    async fn find(&self, name: &str, patience: &Patience, reins: &Control) -> Result<Checked, Error> {
+    async fn find(&self, name: &str, patience: &Patience, control: &Control) -> Result<Checked, Error> {
         loop {
             let error = match self.inner.questions.lookup(name).await {
                 Ok(found) => {
-                    say(reins, None);
+                    say(control, None);
                     patience.on_found();
                     return Ok(found);
                 }
@@ -111,7 +111,7 @@ impl Node {
                 Error::NotFound { name } => format!("nobody has {name:?} yet"),
                 error => error.describe(),
             };
-            self.wait_for(error, &what, patience, reins).await?;
+            self.wait_for(error, &what, patience, control).await?;
         }
     }
 
@@ -123,7 +123,7 @@ impl Node {
         options: &GetOptions,
         patience: &Patience,
         begin: Instant,
-        reins: &Control,
+        control: &Control,
     ) -> Result<GotFile, Error> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let rest = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
@@ -131,7 +131,7 @@ impl Node {
             // What is not remembered is not replaced, either, and what is taken away at once need not be on disk.
             let sync = !options.fleeting;
             return self
-                .fetch(found, path.to_owned(), None, sync, options, patience, begin, reins)
+                .fetch(found, path.to_owned(), None, sync, options, patience, begin, control)
                 .await
                 .map(|got| got.0);
         };
@@ -139,7 +139,7 @@ impl Node {
         let mut file = Small { entry: found.entry.clone(), rest: rest.clone(), over: None };
         if options.update {
             let network = &self.inner.config.network;
-            let looked = in_place::split(vec![file.clone()], folder, &record, options, network, reins).await?;
+            let looked = in_place::split(vec![file.clone()], folder, &record, options, network, control).await?;
             record::remember(&record, looked.news).await;
             if let Some(there) = looked.there.into_iter().next() {
                 return Ok(there);
@@ -152,7 +152,7 @@ impl Node {
         }
         record::expect(&record, [record.expected_of(&file.entry, &rest, options)]).await;
         let sync = record.syncs();
-        let result = self.fetch(found, path.to_owned(), file.over, sync, options, patience, begin, reins).await;
+        let result = self.fetch(found, path.to_owned(), file.over, sync, options, patience, begin, control).await;
         if let Ok((_, stamp)) = &result {
             record::ended(&record, record.copy(&file.entry, &rest, *stamp)).await;
         }
@@ -180,15 +180,15 @@ impl Node {
         request: GetRequest,
         options: GetOptions,
         patience: Patience,
-        reins: Control,
+        control: Control,
     ) -> Result<GetReport, Error> {
         let prefix = match request.name.as_str() {
             "" | "/" | "." => None,
             text => Some(parse_name(text.strip_suffix('/').unwrap_or(text))?),
         };
-        let names = self.find_below(&request.name, prefix.as_ref(), &patience, &reins).await?;
+        let names = self.find_below(&request.name, prefix.as_ref(), &patience, &control).await?;
         for entry in names.values() {
-            add_total(&reins.progress, entry.size);
+            add_total(&control.progress, entry.size);
         }
         let output = request.output;
         let (making, syncs) = (output.clone(), options.syncs(&self.inner.config.fetch));
@@ -203,8 +203,9 @@ impl Node {
             (names, alike)
         });
         let (names, alike) = looking.await.map_err(|_| Error::Bug)?;
-        reins.progress.send_modify(|progress| progress.done_files += alike.len() as u64);
-        let folder = Folder { prefix, output: &output, options: Arc::new(options), record, patience, reins: &reins };
+        control.progress.send_modify(|progress| progress.done_files += alike.len() as u64);
+        let folder =
+            Folder { prefix, output: &output, options: Arc::new(options), record, patience, control: &control };
         let begin = Instant::now();
         let mut places = Cow::Borrowed(&names);
         alike.iter().for_each(|file| drop(places.to_mut().remove(&file.name)));
@@ -212,7 +213,7 @@ impl Node {
         record::give_up(&folder.record).await;
         let mut report = report?;
         report.failed.extend(alike);
-        if *reins.wish.borrow() == ControlRequest::Cancel {
+        if *control.requested.borrow() == ControlRequest::Cancel {
             return Err(Error::Cancelled);
         }
         if folder.options.delete {
@@ -231,12 +232,12 @@ impl Node {
         text: &str,
         prefix: Option<&Name>,
         patience: &Patience,
-        reins: &Control,
+        control: &Control,
     ) -> Result<BTreeMap<Name, Entry>, Error> {
         loop {
             let error = match self.names_below(prefix).await {
                 Ok(names) if !names.is_empty() => {
-                    say(reins, None);
+                    say(control, None);
                     patience.on_found();
                     return Ok(names);
                 }
@@ -247,30 +248,30 @@ impl Node {
                 Error::NothingBelow { prefix } => format!("nobody has anything below {prefix:?} yet"),
                 error => error.describe(),
             };
-            self.wait_for(error, &what, patience, reins).await?;
+            self.wait_for(error, &what, patience, control).await?;
         }
     }
 
     /// Waits a moment for what nobody has yet, if the user wants that; else it is an error that says what there is instead.
-    async fn wait_for(&self, error: Error, what: &str, patience: &Patience, reins: &Control) -> Result<(), Error> {
-        if patience.is_wanted() && is_away(&error) && patience.pause(reins, what).await? {
+    async fn wait_for(&self, error: Error, what: &str, patience: &Patience, control: &Control) -> Result<(), Error> {
+        if patience.is_wanted() && is_away(&error) && patience.pause(control, what).await? {
             return Ok(());
         }
         Err(self.explain(error).await)
     }
 
     async fn get_folder(&self, folder: &Folder<'_>, names: &BTreeMap<Name, Entry>) -> Result<GetReport, Error> {
-        let Folder { prefix, output, options, record, reins, .. } = folder;
+        let Folder { prefix, output, options, record, control, .. } = folder;
         let rest = |name: &Name| rest_of(name, prefix.as_ref());
         let files = names.values().map(|entry| Small { rest: rest(&entry.name), entry: entry.clone(), over: None });
         let network = &self.inner.config.network;
-        let looked = in_place::split(files.collect(), output, record, options, network, reins).await?;
+        let looked = in_place::split(files.collect(), output, record, options, network, control).await?;
         record::remember(record, [looked.news, before(record, &looked.missing)].concat()).await;
         record::expect(record, looked.missing.iter().map(|file| record.expected_of(&file.entry, &file.rest, options)))
             .await;
         let mut report = GetReport { files: looked.there, kept: looked.kept, ..GetReport::default() };
         let there = report.files.len();
-        reins.progress.send_modify(|progress| progress.done_files += report.kept.len() as u64);
+        control.progress.send_modify(|progress| progress.done_files += report.kept.len() as u64);
         let (small, mut left) = by_owner(looked.missing);
         for (owner, files) in small {
             left.extend(self.get_all_small(owner, files, folder, &mut report).await?);
@@ -283,7 +284,7 @@ impl Node {
             .buffer_unordered(FILES_AT_A_TIME);
         while let Some((name, result)) = results.next().await {
             report.add(name, result);
-            reins.progress.send_modify(|progress| progress.done_files += 1);
+            control.progress.send_modify(|progress| progress.done_files += 1);
         }
         if record.syncs() {
             // Nobody knows what of an attempt that was cut off is on disk.
@@ -301,7 +302,7 @@ impl Node {
         folder: &Folder<'_>,
         report: &mut GetReport,
     ) -> Result<Vec<Small>, Error> {
-        let Folder { output, options, record, reins, patience, .. } = folder;
+        let Folder { output, options, record, control, patience, .. } = folder;
         let into = Place { output: Arc::new(output.to_path_buf()), record: record.clone(), options: options.clone() };
         loop {
             let Some(first) = files.first() else { return Ok(files) };
@@ -311,25 +312,25 @@ impl Node {
             let at_owner = holders.into_iter().find(|holder| holder.peer == owner);
             let is_known = at_owner.is_some();
             let addresses = at_owner.map(|holder| holder.addresses).unwrap_or_default();
-            let outcome = self.get_small(owner, addresses, files, &into, reins).await;
+            let outcome = self.get_small(owner, addresses, files, &into, control).await;
             let came = !outcome.done.is_empty();
             files = outcome.left;
             for (file, result) in outcome.done {
                 report.add(file.entry.name, result);
             }
-            if files.is_empty() || *reins.wish.borrow() == ControlRequest::Cancel {
+            if files.is_empty() || *control.requested.borrow() == ControlRequest::Cancel {
                 return Ok(files);
             }
             if came {
                 patience.on_progress();
-                say(reins, None);
+                say(control, None);
                 continue;
             }
             // It is there, and does not send them: others may have them.
             if is_known && self.is_there(&owner) {
                 return Ok(files);
             }
-            if !patience.pause(reins, &away(&owner)).await? {
+            if !patience.pause(control, &away(&owner)).await? {
                 return Ok(files);
             }
         }
@@ -342,13 +343,13 @@ impl Node {
 
     /// One file of a folder. If its owner goes away, it is waited for.
     async fn get_one_below(&self, file: &Small, folder: &Folder<'_>) -> Result<GotFile, Error> {
-        let Folder { output, options, record, reins, patience, .. } = folder;
+        let Folder { output, options, record, control, patience, .. } = folder;
         let (begin, mut missed) = (Instant::now(), None);
         loop {
             let error = match self.try_one_below(file, folder, begin).await {
                 Ok(((got, stamp), entry)) => {
                     patience.on_progress();
-                    say(reins, None);
+                    say(control, None);
                     record::remember(record, vec![record.copy(&entry, &file.rest, stamp)]).await;
                     return Ok(got);
                 }
@@ -357,7 +358,7 @@ impl Node {
             tracing::debug!(name = %file.entry.name, %error, output = %output.display(), wait = ?options.wait_seconds, "a file does not come");
             let since = *missed.get_or_insert_with(Instant::now);
             let there = self.is_there(&file.entry.owner);
-            if !patience.may_come(&error, there, since) || !patience.pause(reins, &away(&file.entry.owner)).await? {
+            if !patience.may_come(&error, there, since) || !patience.pause(control, &away(&file.entry.owner)).await? {
                 return Err(error);
             }
         }
@@ -365,7 +366,7 @@ impl Node {
 
     /// The file as it is now, with what its name stands for by then.
     async fn try_one_below(&self, file: &Small, folder: &Folder<'_>, begin: Instant) -> Result<(Placed, Entry), Error> {
-        let Folder { output, options, record, reins, patience, .. } = folder;
+        let Folder { output, options, record, control, patience, .. } = folder;
         let found = self.inner.questions.lookup(file.entry.name.as_str()).await?;
         let entry = found.entry.clone();
         let (below, rest) = (output.to_path_buf(), file.rest.clone());
@@ -376,7 +377,7 @@ impl Node {
             record::expect(record, [record.expected_of(&entry, &file.rest, options)]).await;
         }
         let sync = record.syncs();
-        let placed = self.fetch(found, target, file.over, sync, options, patience, begin, reins).await?;
+        let placed = self.fetch(found, target, file.over, sync, options, patience, begin, control).await?;
         Ok((placed, entry))
     }
 
@@ -412,7 +413,7 @@ impl Node {
         options: &GetOptions,
         patience: &Patience,
         begin: Instant,
-        reins: &Control,
+        control: &Control,
     ) -> Result<Placed, Error> {
         let downloads = &self.inner.downloads;
         let _permit = downloads.permits.acquire().await.map_err(|_| Error::ShuttingDown)?;
@@ -421,7 +422,8 @@ impl Node {
         let name = found.entry.name.clone();
         let attributes = options.preserve.then(|| found.entry.attributes(&self.inner.config.network)).flatten();
         let target = Target { path, placing: Placing { attributes, over }, fleeting: options.fleeting, sync };
-        let Got { path, bytes, sources, stamp } = fetch::download(&self.inner, found, target, patience, reins).await?;
+        let Got { path, bytes, sources, stamp } =
+            fetch::download(&self.inner, found, target, patience, control).await?;
         let seconds = begin.elapsed().as_secs_f64();
         Ok((GotFile { name, path, bytes, seconds, sources, verified: true }, stamp))
     }

@@ -47,16 +47,16 @@ pub(super) async fn split(
     record: &Arc<Record>,
     options: &GetOptions,
     network: &Network,
-    reins: &Control,
+    control: &Control,
 ) -> Result<InPlace, Error> {
-    if !output.is_dir() {
-        return Ok(InPlace { missing: files, ..InPlace::default() });
-    }
     let cancel = Arc::new(AtomicBool::new(false));
     let _guard = CancelOnDrop(cancel.clone());
-    let (progress, mut wish) = (reins.progress.clone(), reins.wish.clone());
+    let (progress, mut requested) = (control.progress.clone(), control.requested.clone());
     let (output, record, options, network) = (output.to_owned(), record.clone(), options.clone(), network.clone());
     let looking = tokio::task::spawn_blocking(move || {
+        if !output.is_dir() {
+            return InPlace { missing: files, ..InPlace::default() };
+        }
         // Links on the way to the folder are the user's; below it none is followed.
         let root = record.folder().map(Path::to_owned).or_else(|| output.canonicalize().ok());
         let root = root.unwrap_or_else(|| output.clone());
@@ -83,7 +83,7 @@ pub(super) async fn split(
     });
     tokio::select! {
         looked = looking => looked.map_err(|_| Error::Bug),
-        Ok(_) = wish.wait_for(|wish| *wish == ControlRequest::Cancel) => Err(Error::Cancelled),
+        Ok(_) = requested.wait_for(|requested| *requested == ControlRequest::Cancel) => Err(Error::Cancelled),
     }
 }
 

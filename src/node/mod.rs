@@ -270,7 +270,7 @@ impl Node {
         options: ShareOptions,
     ) -> Operation<ShareReport> {
         let node = self.clone();
-        Operation::start("share", move |reins| async move { node.share_paths(paths, name, options, reins).await })
+        Operation::start("share", move |control| async move { node.share_paths(paths, name, options, control).await })
     }
 
     /// Downloads a file, or every file below a prefix.
@@ -281,9 +281,9 @@ impl Node {
     /// The same, in another way than by default.
     pub fn get_with(&self, request: GetRequest, options: GetOptions) -> Operation<GetReport> {
         let node = self.clone();
-        Operation::start("get", move |reins| async move {
+        Operation::start("get", move |control| async move {
             let watch = node.inner.events.on_download(&request);
-            let outcome = node.get_files(request, options, reins).await;
+            let outcome = node.get_files(request, options, control).await;
             watch.end(&outcome);
             outcome
         })

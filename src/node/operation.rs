@@ -32,7 +32,7 @@ pub(super) struct Control {
     /// How far it is.
     pub(super) progress: watch::Sender<Progress>,
     /// What its user wants.
-    pub(super) wish: watch::Receiver<ControlRequest>,
+    pub(super) requested: watch::Receiver<ControlRequest>,
 }
 
 /// Sets the flag when an operation is dropped, so that the thread that hashes for it stops.
@@ -48,7 +48,7 @@ impl Drop for CancelOnDrop {
 #[derive(Debug)]
 pub struct Operation<T> {
     progress: watch::Receiver<Progress>,
-    wish: watch::Sender<ControlRequest>,
+    requested: watch::Sender<ControlRequest>,
     outcome: oneshot::Receiver<Result<T, Error>>,
     task: AbortHandle,
 }
@@ -60,16 +60,16 @@ impl<T: Send + 'static> Operation<T> {
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let (sender, progress) = watch::channel(Progress::default());
-        let (wish, wishes) = watch::channel(ControlRequest::Run);
+        let (requested, wishes) = watch::channel(ControlRequest::Run);
         let (answer, outcome) = oneshot::channel();
-        let work = work(Control { progress: sender, wish: wishes });
+        let work = work(Control { progress: sender, requested: wishes });
         let task = tasks::spawn(name, async move {
             // What the work has is dropped with it: permits, files and counts are given back.
             let outcome = AssertUnwindSafe(work).catch_unwind().await.unwrap_or(Err(Error::Bug));
             // Whoever started it may be gone.
             let _ = answer.send(outcome);
         });
-        Self { progress, wish, outcome, task: task.abort_handle() }
+        Self { progress, requested, outcome, task: task.abort_handle() }
     }
 }
 
@@ -80,12 +80,12 @@ impl<T: Send + 'static> Operation<T> {
     where
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        Self::start(name, |Control { progress, mut wish }| {
+        Self::start(name, |Control { progress, mut requested }| {
             let work = work(progress);
             async move {
                 tokio::select! {
                     outcome = work => outcome,
-                    Ok(_) = wish.wait_for(|wish| *wish == ControlRequest::Cancel) => Err(Error::Cancelled),
+                    Ok(_) = requested.wait_for(|requested| *requested == ControlRequest::Cancel) => Err(Error::Cancelled),
                 }
             }
         })
@@ -123,10 +123,10 @@ impl<T> Operation<T> {
 
     /// Asks for nothing more until [`Operation::resume`]; what was asked for still arrives.
     pub fn pause(&self) {
-        self.wish.send_if_modified(|wish| {
-            let runs = *wish == ControlRequest::Run;
+        self.requested.send_if_modified(|requested| {
+            let runs = *requested == ControlRequest::Run;
             if runs {
-                *wish = ControlRequest::Pause;
+                *requested = ControlRequest::Pause;
             }
             runs
         });
@@ -134,10 +134,10 @@ impl<T> Operation<T> {
 
     /// Goes on after [`Operation::pause`].
     pub fn resume(&self) {
-        self.wish.send_if_modified(|wish| {
-            let paused = *wish == ControlRequest::Pause;
+        self.requested.send_if_modified(|requested| {
+            let paused = *requested == ControlRequest::Pause;
             if paused {
-                *wish = ControlRequest::Run;
+                *requested = ControlRequest::Run;
             }
             paused
         });
@@ -145,7 +145,7 @@ impl<T> Operation<T> {
 
     /// Ends it and leaves nothing behind; its outcome is [`Error::Cancelled`] unless it was done already.
     pub fn cancel(&self) {
-        self.wish.send_replace(ControlRequest::Cancel);
+        self.requested.send_replace(ControlRequest::Cancel);
     }
 
     /// Waits for its end. Cancel safe: call it again to go on waiting.

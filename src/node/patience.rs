@@ -67,16 +67,16 @@ impl Patience {
     }
 
     /// Waits a moment, and says for what. False if it was waited long enough.
-    pub(super) async fn pause(&self, reins: &Control, what: &str) -> Result<bool, Error> {
+    pub(super) async fn pause(&self, control: &Control, what: &str) -> Result<bool, Error> {
         let left = self.left();
         if left.is_zero() || !(self.wanted || self.came.load(Ordering::Relaxed)) {
             return Ok(false);
         }
-        say(reins, Some(self.sentence(what)));
-        let mut wish = reins.wish.clone();
+        say(control, Some(self.sentence(what)));
+        let mut requested = control.requested.clone();
         tokio::select! {
             () = tokio::time::sleep(PAUSE.min(left)) => Ok(true),
-            Ok(_) = wish.wait_for(|wish| *wish == ControlRequest::Cancel) => Err(Error::Cancelled),
+            Ok(_) = requested.wait_for(|requested| *requested == ControlRequest::Cancel) => Err(Error::Cancelled),
         }
     }
 
@@ -93,8 +93,8 @@ impl Patience {
 }
 
 /// Says for what it is waited; `None` that it goes on.
-pub(super) fn say(reins: &Control, waiting: Option<String>) {
-    reins.progress.send_if_modified(|progress| {
+pub(super) fn say(control: &Control, waiting: Option<String>) {
+    control.progress.send_if_modified(|progress| {
         let news = progress.waiting != waiting;
         progress.waiting = waiting;
         news

@@ -55,9 +55,9 @@ impl Node {
         paths: Vec<PathBuf>,
         name: Option<String>,
         options: ShareOptions,
-        reins: Control,
+        control: Control,
     ) -> Result<ShareReport, Error> {
-        let Control { progress, mut wish } = reins;
+        let Control { progress, mut requested } = control;
         if let Some(name) = &name {
             parse_name(name)?;
         }
@@ -77,7 +77,7 @@ impl Node {
         });
         let outcome = tokio::select! {
             outcome = hashing => outcome.map_err(|_| Error::Bug)??,
-            Ok(_) = wish.wait_for(|wish| *wish == ControlRequest::Cancel) => return Err(Error::Cancelled),
+            Ok(_) = requested.wait_for(|requested| *requested == ControlRequest::Cancel) => return Err(Error::Cancelled),
         };
         let paths: Vec<_> = outcome.entries.iter().map(|entry| entry.path.clone()).collect();
         let looking = tokio::task::spawn_blocking(move || writers::written(paths.iter().map(|path| &**path)));

@@ -67,18 +67,18 @@ impl Node {
         addresses: Vec<Multiaddr>,
         files: Vec<Small>,
         into: &Place,
-        reins: &Control,
+        control: &Control,
     ) -> BatchOutcome {
         let inner = &self.inner;
         let mut outcomes = stream::iter(batches(files))
             .map(|batch| {
-                let (addresses, mut wish) = (addresses.clone(), reins.wish.clone());
+                let (addresses, mut requested) = (addresses.clone(), control.requested.clone());
                 async move {
                     // An operation that nobody holds any more is dropped as a whole.
-                    if wish
-                        .wait_for(|wish| *wish != ControlRequest::Pause)
+                    if requested
+                        .wait_for(|requested| *requested != ControlRequest::Pause)
                         .await
-                        .is_ok_and(|wish| *wish == ControlRequest::Cancel)
+                        .is_ok_and(|requested| *requested == ControlRequest::Cancel)
                     {
                         return Err(batch);
                     }
@@ -96,7 +96,7 @@ impl Node {
         let mut whole = BatchOutcome::default();
         while let Some(BatchOutcome { done, left }) = outcomes.next().await {
             let bytes = done.iter().filter_map(|(_, result)| result.as_ref().ok()).map(|file| file.bytes).sum::<u64>();
-            reins.progress.send_modify(|progress| {
+            control.progress.send_modify(|progress| {
                 progress.done_bytes += bytes;
                 progress.done_files += done.len() as u64;
             });

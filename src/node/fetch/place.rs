@@ -45,7 +45,7 @@ pub(in crate::node) async fn download(
     found: Checked,
     target: Target,
     patience: &Patience,
-    reins: &Control,
+    control: &Control,
 ) -> Result<Got, Error> {
     let Target { path, placing, fleeting, sync } = target;
     let name = found.entry.name.clone();
@@ -71,14 +71,14 @@ pub(in crate::node) async fn download(
     if !have.is_empty() {
         let bytes: u64 = have.iter().map(|index| geometry.len(index)).sum();
         tracing::info!(%name, bytes, "goes on with what was downloaded before");
-        reins.progress.send_modify(|progress| progress.done_bytes += bytes);
+        control.progress.send_modify(|progress| progress.done_bytes += bytes);
     }
     let sharing = Sharing::begin(inner, content, geometry, &part, fleeting);
     let owner = found.entry.owner;
     let says = |said: Said| match said {
-        Said::Written(bytes) => reins.progress.send_modify(|progress| progress.done_bytes += bytes),
-        Said::Away(true) => patience::say(reins, Some(patience.sentence(&patience::away(&owner)))),
-        Said::Away(false) => patience::say(reins, None),
+        Said::Written(bytes) => control.progress.send_modify(|progress| progress.done_bytes += bytes),
+        Said::Away(true) => patience::say(control, Some(patience.sentence(&patience::away(&owner)))),
+        Said::Away(false) => patience::say(control, None),
     };
     let shares = inner.config.fetch.reshare && !inner.config.transient;
     let terms = Terms { sync, shares, patience: patience.limit(), waits: patience.is_wanted() };
@@ -89,7 +89,7 @@ pub(in crate::node) async fn download(
         let engine = Box::pin(engine.run(found, &have));
         tokio::select! {
             biased;
-            never = obey(reins.wish.clone(), &part, &fetch) => match never {},
+            never = obey(control.requested.clone(), &part, &fetch) => match never {},
             end = engine => end?,
         }
     };
@@ -110,9 +110,9 @@ pub(in crate::node) async fn download(
 }
 
 /// Does what the user wants, for ever.
-async fn obey(mut wish: watch::Receiver<ControlRequest>, part: &Part, fetch: &Fetch) -> Infallible {
+async fn obey(mut requested: watch::Receiver<ControlRequest>, part: &Part, fetch: &Fetch) -> Infallible {
     loop {
-        let wanted = *wish.borrow_and_update();
+        let wanted = *requested.borrow_and_update();
         match wanted {
             ControlRequest::Run => fetch.set_whole(true),
             ControlRequest::Pause => fetch.set_whole(false),
@@ -121,7 +121,7 @@ async fn obey(mut wish: watch::Receiver<ControlRequest>, part: &Part, fetch: &Fe
                 fetch.stop();
             }
         }
-        if wish.changed().await.is_err() {
+        if requested.changed().await.is_err() {
             // An operation that nobody holds any more is dropped as a whole.
             return std::future::pending().await;
         }

@@ -94,10 +94,10 @@ impl Node {
         mut names: BTreeSet<Name>,
     ) -> Result<Option<BTreeSet<Name>>, Error> {
         for _ in 0..LOOKS {
-            let mut wish = folder.reins.wish.clone();
+            let mut requested = folder.control.requested.clone();
             tokio::select! {
                 () = tokio::time::sleep(STILL) => {}
-                Ok(_) = wish.wait_for(|wish| *wish == ControlRequest::Cancel) => return Err(Error::Cancelled),
+                Ok(_) = requested.wait_for(|requested| *requested == ControlRequest::Cancel) => return Err(Error::Cancelled),
             }
             // What was downloaded is there, whether the list can be had again or not.
             let Ok(now) = self.names_below(folder.prefix.as_ref()).await else { return Ok(None) };

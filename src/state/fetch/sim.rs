@@ -1,32 +1,59 @@
 //! A simulated swarm: hundreds of downloaders and one owner, each with a link of its own, in virtual time.
 //!
-//! Links carry one chunk after the other; what arrives is at once passed on to whoever asks. It shows whether the
-//! scheduler comes close to the bound of ideal distribution, max(F/u, F/d, N·F/Σu) (R. Kumar and K. Ross, Peer-Assisted
+//! Links carry one chunk after the other; what arrives is at once passed on to whoever asks, in the order of `state::upload`.
+//! It shows whether the scheduler comes close to the bound of ideal distribution, max(F/u, F/d, N·F/Σu) (R. Kumar and K. Ross, Peer-Assisted
 //! File Distribution: The Minimum Distribution Time, 2006), and whether failures and liars hold it up.
 #![allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
 
 use std::collections::{BTreeMap, VecDeque};
 
+use swarmdex_protocols::ContentId;
+
 use super::*;
 use crate::state::random::Random;
+use crate::state::upload::{Chunk, Request, Turn, Uploads, Wanted};
 
 const CHUNK: u64 = 256 << 10;
 
 /// First chunk, and how many.
 type Run = (u64, u32);
 
+/// Memory for uploads, in chunks: what the defaults of the configuration come to.
+const MEMORY: usize = 32;
+
+/// What is asked for: a run, or the first chunk of it or any of others.
+#[derive(Debug)]
+struct Ask {
+    run: Run,
+    or: Vec<u64>,
+}
+
+impl Wanted for Ask {
+    fn choices(&self) -> impl Iterator<Item = Chunk> {
+        std::iter::once(self.run.0).chain(self.or.iter().copied()).map(chunk)
+    }
+
+    fn is_open(&self) -> bool {
+        true
+    }
+}
+
+/// A chunk of the one content that there is.
+fn chunk(index: u64) -> Chunk {
+    (ContentId::from_bytes([0; 32]), index)
+}
+
 /// One who downloads, or the owner.
 struct Peer {
     download: Option<Download<usize>>,
     have: ChunkSet,
-    /// Requests that wait: who asked, and for which run. Chunks that were sent least come first.
-    queue: VecDeque<(usize, Run, Vec<u64>)>,
-    sent: BTreeMap<u64, u32>,
-    /// How many turns each downloader had.
-    turns: BTreeMap<usize, u64>,
+    uploads: Uploads<usize, u64, Ask>,
+    /// Uploads that have begun and wait for the link.
+    link: VecDeque<Turn<usize, u64, Ask>>,
+    /// When it wants to look again which uploads may begin.
+    serves: f64,
     /// Bytes a second, each way.
     rate: f64,
-    up_free: f64,
     down_free: f64,
     sending: bool,
     liar: bool,
@@ -46,8 +73,13 @@ enum Event {
         run: Run,
         or: Vec<u64>,
     },
-    /// The uplink is free again.
-    Free {
+    /// An upload has left.
+    Sent {
+        peer: usize,
+        id: u64,
+    },
+    /// Uploads that waited for others may begin.
+    Serve {
         peer: usize,
     },
     Arrived {
@@ -106,11 +138,10 @@ impl Swarm {
             peers.push(Peer {
                 download: (number > 0).then_some(download),
                 have,
-                queue: VecDeque::new(),
-                sent: BTreeMap::new(),
-                turns: BTreeMap::new(),
+                uploads: Uploads::new(MEMORY),
+                link: VecDeque::new(),
+                serves: 0.0,
                 rate: rate(number, &mut random),
-                up_free: 0.0,
                 down_free: 0.0,
                 sending: false,
                 liar: false,
@@ -155,8 +186,8 @@ impl Swarm {
                     let or = or.into_iter().flatten().collect();
                     self.at(soon, Event::Asked { to: source, from: peer, run: (first, count), or });
                 }
-                Action::Cancel { source, first, count } => {
-                    self.peers[source].queue.retain(|asked| (asked.0, asked.1) != (peer, (first, count)));
+                Action::Cancel { source, first, .. } => {
+                    self.peers[source].uploads.cancel(&peer, &chunk(first));
                 }
                 Action::Have(source) => self.at(soon, Event::Have { to: source, from: peer }),
                 Action::Report(_) => {}
@@ -176,36 +207,55 @@ impl Swarm {
         self.peers[peer].download = Some(download);
     }
 
-    /// Sends the next chunk of the queue: what was sent least, then what was asked for first.
+    /// Begins the uploads that may begin: they leave one after the other.
+    fn serve(&mut self, from: usize) {
+        if !self.alive(from) {
+            return;
+        }
+        let (clock, round_trip) = (self.clock(), Duration::from_secs_f64(2.0 * self.latency));
+        let peer = &mut self.peers[from];
+        while let Some(turn) = peer.uploads.next(clock, |_| round_trip) {
+            peer.uploads.on_read(&turn.request.id, clock);
+            peer.link.push_back(turn);
+        }
+        if let Some(at) = peer.uploads.poll_timeout() {
+            let at = at.saturating_duration_since(self.begin).as_secs_f64().max(self.now + 1e-6);
+            if at < peer.serves || peer.serves <= self.now {
+                peer.serves = at;
+                self.at(at, Event::Serve { peer: from });
+            }
+        }
+        self.send(from);
+    }
+
+    /// Sends the next chunk that was begun.
     fn send(&mut self, from: usize) {
         let (now, latency) = (self.now, self.latency);
         let peer = &mut self.peers[from];
-        if peer.sending || peer.dies <= now {
+        if peer.sending {
             return;
         }
-        let count = |chunk: &u64| peer.sent.get(chunk).copied().unwrap_or(0);
-        let choice = |run: &Run, or: &Vec<u64>| {
-            std::iter::once(run.0).chain(or.iter().copied()).min_by_key(count).unwrap_or(run.0)
-        };
-        let queued = peer.queue.iter().enumerate();
-        let turn = |to: &usize| peer.turns.get(to).copied().unwrap_or(0);
-        let least = queued.min_by_key(|(at, (to, run, or))| (turn(to), count(&choice(run, or)), *at));
-        let Some((at, (_, run, or))) = least else { return };
-        let (first, asked) = (choice(run, or), run.0);
-        let Some((to, (_, count), _)) = peer.queue.remove(at) else { return };
-        let run = (first, count);
-        self.number += 1;
-        peer.turns.insert(to, self.number);
-        *peer.sent.entry(run.0).or_default() += 1;
-        let bytes = (u64::from(run.1) * CHUNK) as f64;
+        let Some(Turn { request, chunk }) = peer.link.pop_front() else { return };
+        let Request { id, peer: to, wanted: Ask { run: (asked, count), .. }, .. } = request;
+        let run = (chunk.map_or(asked, |(_, index)| index), count);
+        let bytes = (u64::from(count) * CHUNK) as f64;
         peer.sending = true;
-        peer.up_free = now + bytes / peer.rate;
-        let sent = peer.up_free;
+        let sent = now + bytes / peer.rate;
         let receiver = &mut self.peers[to];
         receiver.down_free = receiver.down_free.max(now) + bytes / receiver.rate;
         let arrives = sent.max(receiver.down_free) + latency;
-        self.at(sent, Event::Free { peer: from });
+        self.at(sent, Event::Sent { peer: from, id });
         self.at(arrives, Event::Arrived { to, from, run, asked });
+    }
+
+    /// Whoever asks for something says along with it what it has.
+    fn hear(&mut self, to: usize, from: usize) {
+        let (now, have) = (self.clock(), self.peers[from].have.clone());
+        if let Some(download) = &mut self.peers[to].download {
+            download.add_source(from, false, now);
+            download.on_word(from, &have, now);
+            self.act(to);
+        }
     }
 
     fn handle(&mut self, event: Event) {
@@ -215,21 +265,29 @@ impl Swarm {
                 self.at(self.now + 0.5, Event::Failed { to: from, from: to, run: Some(run) });
             }
             Event::Asked { to, from, run, or } => {
-                // Whoever asks says what it has.
-                let have = self.peers[from].have.clone();
-                if let Some(download) = &mut self.peers[to].download {
-                    download.add_source(from, false, now);
-                    download.on_word(from, &have, now);
-                    self.act(to);
+                self.hear(to, from);
+                self.number += 1;
+                // As a node takes it: who downloads itself is in a crowd, and who asks for any of several chunks.
+                let crowd = to != 0 || !or.is_empty();
+                let request = Request { id: self.number, peer: from, wanted: Ask { run, or }, crowd, early: false };
+                if self.peers[to].uploads.push(request).is_err() {
+                    self.at(self.now + self.latency, Event::Failed { to: from, from: to, run: Some(run) });
                 }
-                self.peers[to].queue.push_back((from, run, or));
-                self.send(to);
+                self.serve(to);
             }
-            Event::Free { peer } => {
-                self.peers[peer].sending = false;
-                self.send(peer);
+            Event::Sent { peer, id } => {
+                let now = self.clock();
+                let sender = &mut self.peers[peer];
+                sender.uploads.finish(&id, now);
+                sender.sending = false;
+                self.serve(peer);
             }
+            Event::Serve { peer } => self.serve(peer),
             Event::Arrived { to, from, run: (first, count), asked } => {
+                // So does who passes something on.
+                if from != 0 && self.alive(from) && !self.peers[from].liar {
+                    self.hear(to, from);
+                }
                 let bad = self.peers[from].liar || !self.alive(from);
                 let lost = !self.alive(from);
                 let Some(download) = &mut self.peers[to].download else { return };
@@ -254,6 +312,7 @@ impl Swarm {
                 self.at(self.now + 0.5, Event::Failed { to: from, from: to, run: None });
             }
             Event::Have { to, from } => {
+                self.hear(to, from);
                 // A liar boasts.
                 let liar = self.peers[to].liar;
                 let chunks = (to != 0 && !liar).then(|| self.peers[to].have.clone());
