@@ -36,7 +36,7 @@ pub(super) enum Command {
     },
     Listen {
         content: ContentId,
-        words: mpsc::Sender<HaveUpdate>,
+        have_updates: mpsc::Sender<HaveUpdate>,
     },
     Keep {
         peer: PeerId,

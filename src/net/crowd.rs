@@ -40,20 +40,20 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// From here on `words` is told who has what of a content, until nobody receives it any more.
-    pub(super) fn listen(&mut self, content: ContentId, words: mpsc::Sender<HaveUpdate>) {
-        self.listeners.retain(|_, words| !words.is_closed());
+    /// From here on `have_updates` is told who has what of a content, until nobody receives it any more.
+    pub(super) fn listen(&mut self, content: ContentId, have_updates: mpsc::Sender<HaveUpdate>) {
+        self.listeners.retain(|_, have_updates| !have_updates.is_closed());
         if self.listeners.len() < MAX_LISTENERS {
-            self.listeners.insert(content, words);
+            self.listeners.insert(content, have_updates);
         }
     }
 
     /// A peer said along with a request what it has. It says so again: who is slow to listen misses some.
-    pub(super) fn on_word(&self, content: &ContentId, peer: PeerId, have: Vec<u8>) {
+    pub(super) fn on_have_update(&self, content: &ContentId, peer: PeerId, have: Vec<u8>) {
         if !have.is_empty()
-            && let Some(words) = self.listeners.get(content)
+            && let Some(have_updates) = self.listeners.get(content)
         {
-            let _ = words.try_send((peer, have));
+            let _ = have_updates.try_send((peer, have));
         }
     }
 
@@ -126,16 +126,16 @@ mod tests {
     fn words_reach_those_who_listen_and_are_bounded() {
         let mut crowd = Crowd::default();
         let (content, other, anna) = (ContentId::of(b"x"), ContentId::of(b"y"), PeerId::random());
-        let (sender, mut words) = mpsc::channel(2);
+        let (sender, mut have_updates) = mpsc::channel(2);
         crowd.listen(content, sender);
         for (about, have) in [(other, vec![1]), (content, Vec::new()), (content, vec![2])] {
-            crowd.on_word(&about, anna, have);
+            crowd.on_have_update(&about, anna, have);
         }
-        (0..100).for_each(|_| crowd.on_word(&content, anna, vec![3]));
-        assert_eq!(words.try_recv(), Ok((anna, vec![2])));
-        assert_eq!(words.try_recv(), Ok((anna, vec![3])));
-        assert!(words.try_recv().is_err(), "no more than there is room for");
-        drop(words);
+        (0..100).for_each(|_| crowd.on_have_update(&content, anna, vec![3]));
+        assert_eq!(have_updates.try_recv(), Ok((anna, vec![2])));
+        assert_eq!(have_updates.try_recv(), Ok((anna, vec![3])));
+        assert!(have_updates.try_recv().is_err(), "no more than there is room for");
+        drop(have_updates);
         let (sender, _words) = mpsc::channel(1);
         for number in 0..2000u32 {
             crowd.listen(ContentId::of(&number.to_be_bytes()), sender.clone());

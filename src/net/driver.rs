@@ -326,7 +326,7 @@ impl Driver {
             }
             Command::Cut { peer } => self.cut(&peer),
             Command::Await { peer, answer } => self.requests.dials.wait(&self.swarm, peer, answer),
-            Command::Listen { content, words } => self.crowd.listen(content, words),
+            Command::Listen { content, have_updates } => self.crowd.listen(content, have_updates),
             Command::Neighbours { answer } => {
                 let _ = answer.send(self.requests.nodes.neighbours());
             }

@@ -17,7 +17,7 @@ use super::trips::Trips;
 use super::types::{Came, Identified, Neighbours, Snapshot};
 
 /// Words of other downloaders that wait for a download.
-const WORD_QUEUE: usize = 256;
+const HAVE_UPDATE_QUEUE: usize = 256;
 
 /// A handle to the swarm. Clones speak to the same one.
 #[derive(Debug, Clone)]
@@ -136,10 +136,10 @@ impl Net {
 
     /// What others say along with their requests that they have of a content. Dropping the receiver ends it; who calls
     /// this again for the same content takes the place of who did before.
-    pub async fn words(&self, content: ContentId) -> mpsc::Receiver<HaveUpdate> {
-        let (words, receiver) = mpsc::channel(WORD_QUEUE);
+    pub async fn have_updates(&self, content: ContentId) -> mpsc::Receiver<HaveUpdate> {
+        let (have_updates, receiver) = mpsc::channel(HAVE_UPDATE_QUEUE);
         // A loop that is gone hears nothing.
-        let _ = self.commands.send(Command::Listen { content, words }).await;
+        let _ = self.commands.send(Command::Listen { content, have_updates }).await;
         receiver
     }
 

@@ -155,7 +155,7 @@ pub struct Download<S> {
     wasted: u64,
     sources: BTreeMap<S, Source>,
     /// For each chunk, how many sources that have only a part have it; empty while there is none.
-    holders: Vec<u16>,
+    availability: Vec<u16>,
     /// Chunks of which others were told before they were written.
     told: BTreeSet<u64>,
     random: Random,
@@ -206,7 +206,7 @@ impl<S: Copy + Ord> Download<S> {
             written: have.map_or(0, ChunkSet::len),
             wasted: 0,
             sources: BTreeMap::new(),
-            holders: Vec::new(),
+            availability: Vec::new(),
             told: BTreeSet::new(),
             random: Random(policy.seed),
             actions: VecDeque::new(),

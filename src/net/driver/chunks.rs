@@ -21,7 +21,7 @@ impl Serve for Fetch {
         let Inbound { peer, request, reply, .. } = inbound;
         match request {
             Ok(Request::Have(mut have)) => {
-                driver.crowd.on_word(&have.content, peer, std::mem::take(&mut have.have));
+                driver.crowd.on_have_update(&have.content, peer, std::mem::take(&mut have.have));
                 let response = driver.have(peer, have);
                 driver.reply_fetch(reply, response);
             }
@@ -56,7 +56,7 @@ impl Driver {
         let holdings = &self.services.library.holdings;
         let (crowd, early) = match &mut request {
             Request::Chunks(want) => {
-                self.crowd.on_word(&want.content, peer, std::mem::take(&mut want.have));
+                self.crowd.on_have_update(&want.content, peer, std::mem::take(&mut want.have));
                 (holdings.is_part(&want.content), holdings.is_coming(&want.content, want.first))
             }
             request => (matches!(request, Request::Any(_)), false),

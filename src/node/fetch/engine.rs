@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::consumers::Fetch;
-use super::sharing::next_word;
+use super::sharing::next_have_update;
 use super::silence::Unmet;
 use super::sources::{self, FoundHolder, News, RequestFailure, Search, Silence};
 use super::stalled;
@@ -86,7 +86,7 @@ pub(super) struct Engine<'a> {
     /// Sources that sent chunks which were written.
     pub(super) used: BTreeSet<PeerId>,
     /// Sources that sent something else.
-    pub(super) liars: BTreeSet<PeerId>,
+    pub(super) bad_sources: BTreeSet<PeerId>,
     /// Sources whose disks do not answer.
     pub(super) unread: BTreeSet<PeerId>,
     /// What is said of that to them.
@@ -110,7 +110,7 @@ pub(super) struct Work {
     pub(super) search: Search,
     pub(super) news: mpsc::Receiver<News>,
     /// What others say along with their requests that they have, if they are listened to.
-    pub(super) words: Option<mpsc::Receiver<HaveUpdate>>,
+    pub(super) have_updates: Option<mpsc::Receiver<HaveUpdate>>,
     /// When it has taken long, if it has not yet.
     pub(super) long: Option<Instant>,
     /// When it is over unless a holder is met, until one is.
@@ -143,7 +143,7 @@ impl<'a> Engine<'a> {
             addresses: BTreeMap::new(),
             away: None,
             used: BTreeSet::new(),
-            liars: BTreeSet::new(),
+            bad_sources: BTreeSet::new(),
             unread: BTreeSet::new(),
             complaints: Vec::new(),
             silent: BTreeMap::new(),
@@ -179,11 +179,12 @@ impl<'a> Engine<'a> {
         }
         let writer =
             Writer::start(self.content, self.store.clone(), self.inner.library.buffers.clone(), self.terms.sync);
-        let words = if machine.is_swarm() { Some(self.inner.net.words(self.content).await) } else { None };
+        let have_updates =
+            if machine.is_swarm() { Some(self.inner.net.have_updates(self.content).await) } else { None };
         let unmet = (machine.live() > 0 && !self.terms.waits).then(|| Unmet::begin(self.inner));
         let asks = FuturesUnordered::new();
         let long = Some(now + LONG);
-        let mut work = Work { asks, writer, search, news, words, long, unmet, searched: None };
+        let mut work = Work { asks, writer, search, news, have_updates, long, unmet, searched: None };
         let end = self.drive(&mut machine, &mut work).await;
         tracing::debug!(name = %self.name, wasted = machine.wasted(), sources = machine.live(), "download over");
         drop(work.asks);
@@ -255,9 +256,9 @@ impl<'a> Engine<'a> {
                     News::Searched(round) if work.search.is_over(round) => machine.set_searching(false),
                     News::Searched(_) => {}
                 },
-                (peer, have) = next_word(&mut work.words) => {
+                (peer, have) = next_have_update(&mut work.have_updates) => {
                     self.add(machine, FoundHolder { peer, addresses: Vec::new(), whole: false });
-                    stirs = self.on_word(machine, peer, &have);
+                    stirs = self.on_have_update(machine, peer, &have);
                 }
                 begun = begun(&*store) => begun.into_iter().for_each(|index| machine.on_coming(index)),
                 () = sleep_until(work.long) => {
@@ -371,9 +372,9 @@ impl<'a> Engine<'a> {
 
     /// A source said what it has along with something else; what makes no sense is as good as not said.
     /// True if it says something new.
-    fn on_word(&self, machine: &mut Download<PeerId>, source: PeerId, have: &[u8]) -> bool {
+    fn on_have_update(&self, machine: &mut Download<PeerId>, source: PeerId, have: &[u8]) -> bool {
         let chunks = ChunkSet::from_bytes(have, self.geometry.chunks());
-        chunks.is_some_and(|chunks| machine.on_word(source, &chunks, Instant::now()))
+        chunks.is_some_and(|chunks| machine.on_have_update(source, &chunks, Instant::now()))
     }
 
     fn on_event(&mut self, machine: &mut Download<PeerId>, work: &mut Work, event: EngineEvent) -> Result<(), Error> {
@@ -389,7 +390,7 @@ impl<'a> Engine<'a> {
                     Header::Chunks { have, .. } if !have.is_empty() => {
                         let have = std::mem::take(have);
                         let wanted = machine.on_chunks(source, run.first, run.count, now);
-                        self.on_word(machine, source, &have);
+                        self.on_have_update(machine, source, &have);
                         (wanted, run)
                     }
                     _ => (machine.on_chunks(source, run.first, run.count, now), run),

@@ -53,9 +53,9 @@ impl Drop for Sharing<'_> {
 }
 
 /// The next word of another downloader; for ever if none is listened to.
-pub(super) async fn next_word(words: &mut Option<mpsc::Receiver<HaveUpdate>>) -> HaveUpdate {
-    match words {
-        Some(words) => match words.recv().await {
+pub(super) async fn next_have_update(have_updates: &mut Option<mpsc::Receiver<HaveUpdate>>) -> HaveUpdate {
+    match have_updates {
+        Some(have_updates) => match have_updates.recv().await {
             Some(word) => word,
             // The node is shutting down.
             None => std::future::pending().await,

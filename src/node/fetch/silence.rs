@@ -103,7 +103,7 @@ impl Engine<'_> {
         }
         match reason {
             Exhausted::Wrong => {
-                let sources = self.liars.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let sources = self.bad_sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 let kept = self.store.is_resumable();
                 Error::Verification { name: self.name, content: self.content, sources, kept }
             }

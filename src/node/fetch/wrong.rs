@@ -26,7 +26,7 @@ impl Engine<'_> {
             return;
         }
         tracing::warn!(%source, name = %self.name, "sent something else than the content; not asked again");
-        self.liars.insert(source);
+        self.bad_sources.insert(source);
         machine.on_bad(source, run.first);
         if self.complaints.len() < MAX_COMPLAINTS {
             let complaint = sources::complain(self.inner.net.clone(), source, run);

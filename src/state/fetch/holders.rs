@@ -39,7 +39,7 @@ impl<S: Copy + Ord> Download<S> {
 
     /// A source said along with something else which chunks it has: these, and what it said before. It need not be asked
     /// so soon. False if that is nothing new.
-    pub fn on_word(&mut self, source: S, chunks: &ChunkSet, now: Instant) -> bool {
+    pub fn on_have_update(&mut self, source: S, chunks: &ChunkSet, now: Instant) -> bool {
         let useful = |state: &&Source| state.lost.is_none() && !matches!(state.holds, Holds::All);
         if self.sources.get(&source).filter(useful).is_none() {
             return false;
@@ -58,12 +58,12 @@ impl<S: Copy + Ord> Download<S> {
             Holds::Some(known) => known,
             Holds::Unknown | Holds::All => ChunkSet::none(self.geometry.chunks()),
         };
-        if self.holders.is_empty() {
-            self.holders = vec![0; usize::try_from(self.geometry.chunks()).unwrap_or(usize::MAX)];
+        if self.availability.is_empty() {
+            self.availability = vec![0; usize::try_from(self.geometry.chunks()).unwrap_or(usize::MAX)];
         }
         let before = known.len();
         for index in chunks.iter().filter(|index| known.insert(*index)) {
-            if let Some(count) = usize::try_from(index).ok().and_then(|index| self.holders.get_mut(index)) {
+            if let Some(count) = usize::try_from(index).ok().and_then(|index| self.availability.get_mut(index)) {
                 *count = count.saturating_add(1);
             }
         }
@@ -83,7 +83,7 @@ impl<S: Copy + Ord> Download<S> {
     /// This download has a chunk, or soon will. If nobody else of a crowd is known to have it, some of them are told at
     /// once, by asking them what they have.
     pub(super) fn tell_of(&mut self, index: u64) {
-        if !self.policy.tells || self.holders.is_empty() || self.rarity(index) > 0 {
+        if !self.policy.tells || self.availability.is_empty() || self.rarity(index) > 0 {
             return;
         }
         let parts = self.sources.values().filter(|state| state.has_part()).count();
@@ -121,7 +121,7 @@ impl<S: Copy + Ord> Download<S> {
         let Some(state) = self.sources.get_mut(&source) else { return };
         if let Holds::Some(chunks) = &state.holds {
             for index in chunks.iter() {
-                if let Some(count) = usize::try_from(index).ok().and_then(|index| self.holders.get_mut(index)) {
+                if let Some(count) = usize::try_from(index).ok().and_then(|index| self.availability.get_mut(index)) {
                     *count = count.saturating_sub(1);
                 }
             }
@@ -138,7 +138,7 @@ impl<S: Copy + Ord> Download<S> {
         // Two of them might send the same chunk.
         let alone = whole.next() == Some(source) && whole.next().is_none();
         let todo = self.todo.iter().flat_map(|(begin, end)| *begin..*end).filter(|index| self.rarity(*index) == 0);
-        (!self.holders.is_empty() && alone && self.wanted.is_whole()).then_some(todo)
+        (!self.availability.is_empty() && alone && self.wanted.is_whole()).then_some(todo)
     }
 }
 

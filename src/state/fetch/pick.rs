@@ -27,7 +27,7 @@ impl<S: Copy + Ord> Download<S> {
         let (mut held, mut owed, mut any_late, mut parts) = (0, 0, false, 0);
         // Whether there is anybody else than those who are late.
         let (mut any_prompt, mut total) = (false, self.policy.total_bytes);
-        let alone = self.holders.is_empty();
+        let alone = self.availability.is_empty();
         for state in self.sources.values() {
             let late = state.is_late(now);
             any_late |= late;
@@ -72,7 +72,7 @@ impl<S: Copy + Ord> Download<S> {
 
     /// Chunks to do that the source has: how many from which on.
     fn pick(&mut self, source: S) -> Option<(u64, u32)> {
-        let (alone, swarm) = (self.holders.is_empty(), self.is_swarm());
+        let (alone, swarm) = (self.availability.is_empty(), self.is_swarm());
         let state = self.sources.get(&source)?;
         let urgent = self.most_urgent(|index| state.holds.contains(index));
         let first = match urgent {
@@ -113,7 +113,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     pub(super) fn rarity(&self, index: u64) -> u16 {
-        usize::try_from(index).ok().and_then(|index| self.holders.get(index)).copied().unwrap_or(0)
+        usize::try_from(index).ok().and_then(|index| self.availability.get(index)).copied().unwrap_or(0)
     }
 
     /// The rarest of the chunks to do that the source has, from a random place on, and how many have it in part.
@@ -155,7 +155,7 @@ impl<S: Copy + Ord> Download<S> {
     /// What waits at a source that has everything, and has come to others meanwhile, makes way for what nobody else
     /// has: so its uplink carries each chunk once before it carries one twice.
     fn make_way(&mut self) {
-        if self.holders.is_empty() || !self.wanted.is_whole() {
+        if self.availability.is_empty() || !self.wanted.is_whole() {
             return;
         }
         for source in self.sources.keys().copied().collect::<Vec<_>>() {
@@ -189,15 +189,15 @@ impl<S: Copy + Ord> Download<S> {
 
     /// Whether it is one of a crowd, and something is still to be asked for.
     fn is_busy_crowd(&self) -> bool {
-        !self.holders.is_empty() && self.has_more()
+        !self.availability.is_empty() && self.has_more()
     }
 
     /// Asks for what another source is late with.
     fn take_over(&mut self, source: S, now: Instant) -> Option<Action<S>> {
         let state = self.sources.get(&source)?;
-        let (alone, crowd) = (self.holders.is_empty(), self.is_busy_crowd());
+        let (alone, crowd) = (self.availability.is_empty(), self.is_busy_crowd());
         // When all is asked for, many of a crowd have little left to send: what was slow while all were busy is not.
-        let end_of_crowd = !self.holders.is_empty() && !crowd;
+        let end_of_crowd = !self.availability.is_empty() && !crowd;
         let late = self.flights.iter().filter_map(|(first, flight)| {
             let run = *first..*first + u64::from(flight.count);
             if flight.askers.contains(&source) || !run.clone().all(|index| state.holds.contains(index)) {

@@ -253,7 +253,7 @@ impl Swarm {
         let (now, have) = (self.clock(), self.peers[from].have.clone());
         if let Some(download) = &mut self.peers[to].download {
             download.add_source(from, false, now);
-            download.on_word(from, &have, now);
+            download.on_have_update(from, &have, now);
             self.act(to);
         }
     }

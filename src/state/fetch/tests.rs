@@ -104,7 +104,7 @@ fn run(chunks: u64, manners: &[Manner], order: &[u8]) -> Outcome {
                         let mut some = ChunkSet::none(chunks);
                         some.insert(0);
                         download.on_have(source, Some(some), now);
-                        download.on_word(source, &says, now);
+                        download.on_have_update(source, &says, now);
                     }
                     manner => download.on_have(source, manner.says(chunks), now),
                 },

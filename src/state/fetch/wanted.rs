@@ -275,7 +275,7 @@ mod tests {
         let mut some = ChunkSet::none(100);
         some.insert(20);
         download.add_source(2, false, now);
-        download.on_word(2, &some, now);
+        download.on_have_update(2, &some, now);
         let actions: Vec<_> = std::iter::from_fn(|| download.poll_action(now)).collect();
         assert!(!actions.contains(&Action::Cancel { source: 1, first: 20, count: 1 }), "{actions:?}");
         download.set_wanted(reading(20..21), now);
@@ -330,7 +330,7 @@ mod tests {
             for index in (0..chunks).filter(|index| index % part == 0) {
                 some.insert(index);
             }
-            download.on_word(2, &some, now);
+            download.on_have_update(2, &some, now);
             let mut here = BTreeSet::new();
             for (reader, first, length) in places {
                 let first = first % chunks;

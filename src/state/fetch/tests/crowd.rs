@@ -12,18 +12,18 @@ fn a_word_is_as_good_as_an_answer_and_puts_the_question_off() {
         assert!(indexes.iter().all(|index| set.insert(*index)));
         set
     };
-    download.on_word(2, &set(&[1]), now);
-    download.on_word(1, &set(&[7]), now);
+    download.on_have_update(2, &set(&[1]), now);
+    download.on_have_update(1, &set(&[7]), now);
     assert_eq!(download.poll_action(now), Some(Action::Request { source: 1, first: 7, count: 1 }));
     assert_eq!(download.poll_action(now), None);
     // An older word that comes late takes nothing back.
-    download.on_word(1, &set(&[8]), now);
+    download.on_have_update(1, &set(&[8]), now);
     assert!(download.on_chunks(1, 7, 1, now));
     download.on_written(1, 7, 1);
     assert_eq!(download.poll_action(now), Some(Action::Request { source: 1, first: 8, count: 1 }));
     for _ in 0..100 {
         now += Duration::from_millis(40);
-        assert!(!download.on_word(1, &set(&[7]), now), "that is nothing new");
+        assert!(!download.on_have_update(1, &set(&[7]), now), "that is nothing new");
         assert_eq!(download.poll_action(now), None, "it need not be asked");
     }
     now += Duration::from_millis(500);
@@ -42,7 +42,7 @@ fn a_chunk_that_nobody_else_has_is_told_at_once() {
     download.add_source(1u8, true, now);
     for (source, index) in [(2, 20), (3, 30)] {
         download.add_source(source, false, now);
-        download.on_word(source, &set(index), now);
+        download.on_have_update(source, &set(index), now);
     }
     let mut asked = Vec::new();
     let mut actions = std::iter::from_fn(|| download.poll_action(now)).inspect(|action| {
@@ -77,7 +77,7 @@ fn a_chunk_that_begins_to_arrive_is_told_then_and_not_again() {
     download.add_source(2, false, now);
     let mut some = ChunkSet::none(100);
     some.insert(99);
-    download.on_word(2, &some, now);
+    download.on_have_update(2, &some, now);
     let actions: Vec<_> = std::iter::from_fn(|| download.poll_action(now)).collect();
     let asked = actions.iter().filter_map(|action| match action {
         Action::Request { source: 1, first, count: 1 } => Some(*first),
@@ -107,7 +107,7 @@ fn of_a_large_crowd_a_few_are_told_each_time_others() {
     download.add_source(1u8, true, now);
     for source in 2..40 {
         download.add_source(source, false, now);
-        download.on_word(source, &some, now);
+        download.on_have_update(source, &some, now);
     }
     let mut told = BTreeSet::new();
     for _ in 0..50 {
