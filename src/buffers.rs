@@ -1,7 +1,8 @@
 //! Memory for chunks on their way, used again and again: fresh memory has to be cleared by the system page by page, which took
 //! a tenth of a download's processor time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::locks::lock;
+use std::sync::{Arc, Mutex};
 
 /// Buffers that wait for their next use; clones share them.
 #[derive(Debug, Clone)]
@@ -18,7 +19,7 @@ impl Buffers {
 
     /// A buffer of `length` bytes with anything in them.
     pub(crate) fn take(&self, length: usize) -> Vec<u8> {
-        let mut buffer = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let mut buffer = lock(&self.free).pop().unwrap_or_default();
         if buffer.len() < length && buffer.capacity() < length {
             // Nothing of the old one is wanted: no bytes need to move.
             return vec![0; length];
@@ -32,7 +33,7 @@ impl Buffers {
         /// What is smaller costs nothing to make anew, and would be handed out for what is larger.
         const WORTH: usize = 256 << 10;
         if buffer.capacity() >= WORTH {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut free = lock(&self.free);
             if free.len() < self.kept {
                 free.push(buffer);
             }

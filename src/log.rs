@@ -25,6 +25,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::locks::lock;
 use crate::tasks;
 
 /// Environment variable that filters logs.
@@ -224,7 +225,7 @@ struct Line {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         // Changed in steps that cannot panic.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 
     /// The next line to write; waits for it.

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::address::Source;
 use tokio::sync::Notify;
 
+use crate::locks::lock;
 use crate::state::refusals::Refusals;
 
 /// How long a connection may last that has shown nothing.
@@ -47,7 +48,7 @@ impl Door {
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
         // Changed in steps that cannot panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// A place for one from there; `None` if all are taken by those who have shown that they may.

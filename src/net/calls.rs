@@ -1,8 +1,9 @@
 //! Nodes that are asked to connect to this one: one call at a time for each.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::locks::lock;
 use swarmdex_protocols::PeerId;
 
 /// Nodes that are being called; clones share them.
@@ -12,7 +13,7 @@ pub(super) struct Called(Arc<Mutex<BTreeSet<PeerId>>>);
 impl Called {
     fn lock(&self) -> MutexGuard<'_, BTreeSet<PeerId>> {
         // It is changed in single steps: a panic leaves nothing half-changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// `None` while it is being called already.

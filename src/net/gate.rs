@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use libp2p::{Multiaddr, Transport};
 use swarmdex_protocols::address::{Source, ip_of};
 
 use super::refused::{Reason, Refused};
+use crate::locks::lock;
 use crate::state::knocks::{KnockVerdict, Knocks};
 
 /// Part of all places that one source may have.
@@ -99,7 +100,7 @@ impl Door {
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
         // Changed in steps that cannot panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// The next one that asks at this gate, on this thread and in this very call, says by this that it has said something.

@@ -2,7 +2,7 @@
 //!
 //! The rule is [`works`]. Builds from before it tell more than they should; what they say is cut when it comes.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use libp2p::{Multiaddr, PeerId, kad};
 use swarmdex_protocols::address::works;
@@ -11,6 +11,7 @@ use swarmdex_protocols::fetch::Header;
 use swarmdex_protocols::mirror::Provider;
 use swarmdex_protocols::{fetch, index, mirror};
 
+use crate::locks::lock;
 use crate::state::quota::Counts;
 
 /// Which connected nodes are on this host: those with connections over loopback, and how many. Clones share it.
@@ -35,7 +36,7 @@ impl Here {
 
     fn lock(&self) -> MutexGuard<'_, Counts<PeerId>> {
         // It is changed in single steps: a panic leaves nothing half-changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::dht::now;
 use super::mirror::{Around, Mirror};
 use super::position_of_key;
+use crate::locks::lock;
 use crate::state::precedents::Gathering;
 use crate::state::publish::REPLICATION;
 use crate::tasks;
@@ -93,7 +94,7 @@ impl Precedents {
         let tallies = Mutex::new(Tallies::new());
         let reading = stream::iter(parts).for_each_concurrent(PARTS, |part| {
             self.mirror.read_quickly(part, &self.around, |name, ledger| {
-                let mut tallies = tallies.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut tallies = lock(&tallies);
                 tallies.entry(name).or_default().add(&ledger, now().unix_ms);
             })
         });
@@ -105,7 +106,7 @@ impl Precedents {
 
     fn lock(&self) -> MutexGuard<'_, Gathering<Question>> {
         // It is changed in single steps: a panic leaves nothing half-changed.
-        self.gathering.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.gathering)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Says who is refused, at a bounded rate.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use crate::locks::lock;
 use crate::state::refusals::Refusals;
 
 /// Why somebody is refused.
@@ -26,7 +27,7 @@ impl Refused {
     pub(super) fn add(&self, reason: Reason, source: IpAddr) {
         let word = {
             // Changed in steps that cannot panic.
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = lock(&self.0);
             let [handshakes, connections, full] = &mut *all;
             let refusals = match reason {
                 Reason::Handshakes => handshakes,
@@ -45,7 +46,7 @@ impl Refused {
     pub(super) fn say(&self) {
         let now = Instant::now();
         let words = {
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = lock(&self.0);
             let [handshakes, connections, full] = &mut *all;
             [
                 (Reason::Handshakes, handshakes.due(now)),

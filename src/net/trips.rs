@@ -1,11 +1,12 @@
 //! How long a message to a connected node and its answer take.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::PeerId;
 
+use crate::locks::lock;
 use crate::state::least::Least;
 
 /// What is known of each node, as long as it is connected; clones share it.
@@ -53,6 +54,6 @@ impl Trips {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, Pongs>> {
         // It is changed in single steps: a panic leaves nothing half-changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

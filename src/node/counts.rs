@@ -1,10 +1,11 @@
 //! How the shared names stand, counted.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use super::standings::Standings;
 use super::types::SharedCounts;
+use crate::locks::lock;
 use crate::state::announce::Standing;
 use crate::storage::shares::ShareTable;
 
@@ -35,7 +36,7 @@ impl Counts {
     pub(super) fn count(&self, shares: &ShareTable, standings: &Standings) -> SharedCounts {
         // Before anything is looked at: what changes meanwhile is counted the next time.
         let of = [*shares.generation().borrow(), *standings.watch().borrow()];
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         // While all is confirmed at once, the time changes nothing.
         let lasts = standings.all_confirmed();
         let now = Instant::now();

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::types::{MasterState, optional_text, text};
 use super::{Error, ErrorKind, GetReport, GetRequest, Phase, shorten};
 use crate::clock::unix_ms;
+use crate::locks::lock;
 use crate::net::{MemberChange, MemberChanges};
 use crate::storage::shares::ShareTable;
 
@@ -201,7 +202,7 @@ impl Default for Events {
 impl Events {
     fn lock(&self) -> MutexGuard<'_, History> {
         // Changed in steps that cannot panic.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 
     /// Tells of something to all who follow. Never waits for them.
@@ -336,7 +337,7 @@ impl EventStream {
     }
 
     fn try_next(&mut self) -> Option<Notice> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         let event = kept.from(self.next)?;
         let missed = event.number - self.next;
         if missed > 0 {

@@ -38,13 +38,10 @@ const MAX_LARGE: usize = 1024;
 
 /// Looks after the share table until the node stops. Without `watches` only those files are looked at that
 /// somebody asked for and that turned out changed, and roots that came or went.
-pub(super) async fn keep_current(shares: ShareTable, watches: bool, mut phase: watch::Receiver<Phase>) {
+pub(super) async fn keep_current(shares: ShareTable, watches: bool, phase: watch::Receiver<Phase>) {
     let cancel = Arc::new(AtomicBool::new(false));
     let work = Keeper::new(shares, watches, cancel.clone()).run();
-    tokio::select! {
-        () = Phase::end(&mut phase) => {}
-        () = work => {}
-    }
+    Phase::limit(&phase, work).await;
     // What is being hashed stops at the next piece.
     cancel.store(true, Ordering::Relaxed);
 }

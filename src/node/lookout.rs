@@ -40,11 +40,8 @@ pub(super) struct Lookout {
 
 impl Lookout {
     pub(super) async fn run(mut self) {
-        let mut phase = self.context.phase.clone();
-        tokio::select! {
-            () = Phase::end(&mut phase) => {}
-            () = self.watch() => {}
-        }
+        let phase = self.context.phase.clone();
+        Phase::limit(&phase, self.watch()).await;
     }
 
     async fn watch(&mut self) {

@@ -2,7 +2,7 @@
 //! join whichever answers first, and find nothing of what the others share. A master that hears of another says so.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
@@ -13,6 +13,7 @@ use swarmdex_protocols::{Multiaddr, PeerId};
 use super::Phase;
 use super::context::Context;
 use crate::clock::sleep_until;
+use crate::locks::lock;
 use crate::net::{Identified, Net};
 
 /// For how long another master is spoken of after it was last heard of: three times as long as nodes take, at most, to
@@ -46,7 +47,7 @@ impl OtherMasters {
     fn at(&self, met: &[Identified], own: Option<PeerId>, now: Instant) -> Vec<PeerId> {
         let recent = |seen: &Instant| now.saturating_duration_since(*seen) <= MEMORY;
         let met = met.iter().filter(|node| recent(&node.seen)).map(|node| node.peer);
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = lock(&self.followed);
         followed.retain(|_, seen| recent(seen));
         let others: BTreeSet<_> = met.chain(followed.keys().copied()).filter(|other| Some(*other) != own).collect();
         // A node that follows nobody has no other master either.
@@ -55,7 +56,7 @@ impl OtherMasters {
 
     /// A peer says that it follows `other`.
     fn on_followed(&self, other: PeerId, now: Instant) {
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = lock(&self.followed);
         if followed.len() < MAX_OTHERS || followed.contains_key(&other) {
             followed.insert(other, now);
         }
@@ -78,11 +79,8 @@ impl Census {
 
     /// Runs until the node stops.
     pub(super) async fn run(mut self) {
-        let mut phase = self.context.phase.clone();
-        tokio::select! {
-            () = Phase::end(&mut phase) => {}
-            () = self.watch() => {}
-        }
+        let phase = self.context.phase.clone();
+        Phase::limit(&phase, self.watch()).await;
     }
 
     async fn watch(&mut self) {

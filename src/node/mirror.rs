@@ -89,11 +89,8 @@ pub(super) struct MirrorTask {
 impl MirrorTask {
     /// Runs until the node stops.
     pub(super) async fn run(&mut self) {
-        let mut phase = self.context.phase.clone();
-        tokio::select! {
-            () = Phase::end(&mut phase) => {}
-            () = self.work() => {}
-        }
+        let phase = self.context.phase.clone();
+        Phase::limit(&phase, self.work()).await;
     }
 
     async fn work(&mut self) {

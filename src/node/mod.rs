@@ -117,6 +117,15 @@ impl Phase {
         // The sender lives as long as the node; if it is gone, the node is.
         let _ = watch.wait_for(|phase| *phase > Self::Runs).await;
     }
+
+    /// Works until the node stops, or the work is over.
+    async fn limit(watch: &watch::Receiver<Self>, work: impl Future<Output = ()>) {
+        let mut watch = watch.clone();
+        tokio::select! {
+            () = Self::end(&mut watch) => {}
+            () = work => {}
+        }
+    }
 }
 
 /// What ends with the node.

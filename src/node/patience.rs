@@ -1,11 +1,12 @@
 //! How long a download waits for those who are away.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::PeerId;
 
+use crate::locks::lock;
 use crate::node::operation::{Control, ControlRequest};
 use crate::node::{Error, ErrorKind, GetOptions};
 
@@ -58,11 +59,11 @@ impl Patience {
 
     /// Something was found that nobody had.
     pub(super) fn on_found(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *lock(&self.last) = Instant::now();
     }
 
     fn left(&self) -> Duration {
-        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *lock(&self.last);
         self.limit.saturating_sub(last.elapsed())
     }
 

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use swarmdex_protocols::{ContentId, Entry, Name, PeerId};
 
 use crate::config::Config;
+use crate::locks::lock;
 use crate::node::types::GetOptions;
 use crate::storage::copies::{self, Copies, CopiesError, Copy, Expected};
 use crate::storage::hash::FileStamp;
@@ -103,7 +104,7 @@ impl Record {
     }
 
     fn expected(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Expected>> {
-        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.expected)
     }
 
     /// Files are in place. One that did not get the time by which it would be known again is written to the disk.
@@ -134,7 +135,7 @@ impl Record {
     }
 
     fn copies(&self) -> Option<MutexGuard<'_, Copies>> {
-        self.copies.as_ref().map(|copies| copies.lock().unwrap_or_else(PoisonError::into_inner))
+        self.copies.as_ref().map(|copies| lock(copies))
     }
 
     fn of(&self, rest: &str) -> &[Copy] {

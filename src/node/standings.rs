@@ -1,7 +1,7 @@
 //! What the master, and without it the network, said of this node's names; shared between the membership, the
 //! mirror and the handle.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::index::{Cursor, Owned, Refusal, RefusalCode, Request, Response};
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::types::AgreementInfo;
 use crate::clock::unix_ms;
+use crate::locks::lock;
 use crate::net::OwnedNames;
 use crate::state::announce::{Announcer, Standing};
 use crate::state::pages::Places;
@@ -62,7 +63,7 @@ impl Standings {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Announcer> {
         // The announcer is never left half-changed: a panic elsewhere does not spoil it.
-        self.announcer.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.announcer)
     }
 
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Announcer) -> T) -> T {
@@ -81,7 +82,7 @@ impl Standings {
     }
 
     fn agreement(&self) -> MutexGuard<'_, AgreementState> {
-        self.agreement.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.agreement)
     }
 
     /// The master grants leases of this length.
@@ -238,7 +239,7 @@ impl Standings {
 
     /// The places of all names of a listing. They are found once, and serve all its pages.
     fn places(&self, entries: &Arc<Vec<SharedEntry>>) -> Arc<Places> {
-        let mut held = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.places);
         if let Some((listing, places)) = &*held
             && listing.as_ptr() == Arc::as_ptr(entries)
         {

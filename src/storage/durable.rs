@@ -3,6 +3,7 @@
 //! A file system may write a name before the bytes that it names, so a file gets its name only once its bytes are on disk. Most
 //! write down all that was changed along with one file, so syncs side by side share what they cost.
 
+use crate::locks::lock;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ pub fn sync_files(files: &[&File]) -> Vec<io::Result<()>> {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(file) = files.get(number) else { return };
             if let Err(error) = file.sync_all() {
-                results.lock().unwrap_or_else(PoisonError::into_inner)[number] = Err(error);
+                lock(&results)[number] = Err(error);
             }
         }
     };

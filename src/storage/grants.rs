@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use rusqlite::{Connection, params};
 use swarmdex_protocols::{Certificate, Name, codec};
 
+use crate::locks::lock;
 use crate::storage::sqlite::{self, Schema};
 
 /// Marks the database as ours: "swdg".
@@ -49,7 +50,7 @@ impl Grants {
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
         // A transaction that a panic broke off is rolled back.
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.connection)
     }
 
     /// Every certificate; what is none is left out.
@@ -70,7 +71,7 @@ impl Grants {
         let read = || {
             let connection = self.connection();
             let version = connection.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0))?;
-            let before = self.version.lock().unwrap_or_else(PoisonError::into_inner).replace(version);
+            let before = lock(&self.version).replace(version);
             if before.is_none_or(|before| before == version) {
                 return Ok(None);
             }

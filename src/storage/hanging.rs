@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::mounts::{self, Mount};
+use crate::locks::lock;
 
 /// After which time a disk counts as one that does not answer. Disks that sleep need some seconds to spin up.
 pub const HANGING: Duration = Duration::from_secs(10);
@@ -35,13 +36,13 @@ pub struct Reading<'a> {
 impl Reads {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<Path>, BTreeMap<u64, Instant>>> {
         // Changed in single steps: a panic leaves none half-changed.
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.begun)
     }
 
     /// The mount that a path is on, as the system lists them: no file is looked at.
     fn mount_of(&self, path: &Path, now: Instant) -> Arc<Path> {
         let mounts = {
-            let mut known = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = lock(&self.mounts);
             match known.as_ref().filter(|(since, _)| now.saturating_duration_since(*since) < MOUNTED) {
                 Some((_, mounts)) => mounts.clone(),
                 None => known.insert((now, mounts::list().into())).1.clone(),

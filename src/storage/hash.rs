@@ -13,6 +13,7 @@ use swarmdex_protocols::ContentId;
 use swarmdex_protocols::content::{ChainingValue, FileTooLarge, Geometry, Outboard, chunk_value};
 
 use super::straight::open_straight;
+use crate::locks::lock;
 
 /// How often a file that changes while it is hashed is hashed again.
 const ATTEMPTS: usize = 3;
@@ -213,7 +214,7 @@ fn chunk_values(
                 done.fetch_add(length as u64, Ordering::Relaxed);
             }
             let first = first as usize;
-            let mut values = values.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut values = lock(&values);
             values[first..first + found.len()].copy_from_slice(&found);
         }
     };

@@ -36,6 +36,20 @@ pub fn answer(header: &Header, body: &[u8]) -> Vec<u8> {
     [&framed(header)[..], body].concat()
 }
 
+/// A member that offers a content, and sends a wrong byte with each run of chunks; and how often it was asked.
+pub async fn lying(master: &TestNode, name: &str, content: &[u8]) -> (Stranger, Arc<AtomicUsize>) {
+    let (liar, _, _) = Stranger::offering(master, name, content).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (counter, copy) = (asked.clone(), content.to_owned());
+    liar.answer(move |run| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        let (header, mut body) = chunks(&copy, run);
+        body[100] ^= 1;
+        Reply::Bytes(answer(&header, &body))
+    });
+    (liar, asked)
+}
+
 /// The header and the raw bytes of an answer.
 pub fn taken_apart(answer: &[u8]) -> (Header, Vec<u8>) {
     let length = u32::from_be_bytes(*answer.first_chunk().unwrap()) as usize;

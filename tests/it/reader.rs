@@ -2,7 +2,7 @@
 
 use std::io::SeekFrom;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use swarmdex::Error;
@@ -11,8 +11,7 @@ use swarmdex_protocols::ContentId;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use crate::harness::{TestNode, downloaded, noise, until, uploaded};
-use crate::holders::{answer, chunks};
-use crate::stranger::{Reply, Stranger};
+use crate::holders::lying;
 
 const CHUNK: u64 = 256 << 10;
 /// What may come beyond what is asked for: what a reader reads ahead.
@@ -145,7 +144,8 @@ async fn a_download_that_is_paused_or_cancelled_holds_no_reader_up() {
     assert!(piece(&mut reader, 150 << 20, 3 << 20).await == bytes[150 << 20..153 << 20]);
     operation.cancel();
     assert!(matches!(operation.outcome().await, Err(Error::Cancelled)));
-    assert!(ben.leftovers().is_empty(), "{:?}", ben.leftovers());
+    // As soon as nobody reads it any more.
+    until("nothing is left of it", async || ben.leftovers().is_empty().then_some(())).await;
     assert!(piece(&mut reader, 100 << 20, 3 << 20).await == bytes[100 << 20..103 << 20]);
 }
 
@@ -192,15 +192,7 @@ async fn a_reader_goes_on_with_another_holder_when_the_owner_dies() {
 async fn a_source_that_lies_never_yields_a_wrong_byte() {
     let master = TestNode::master().await;
     let bytes = noise(69, 24 << 20);
-    let (liar, _, _) = Stranger::offering(&master, "lie", &bytes).await;
-    let asked = Arc::new(AtomicUsize::new(0));
-    let (counter, copy) = (asked.clone(), bytes.clone());
-    liar.answer(move |run| {
-        counter.fetch_add(1, Ordering::Relaxed);
-        let (header, mut body) = chunks(&copy, run);
-        body[100] ^= 1;
-        Reply::Bytes(answer(&header, &body))
-    });
+    let (liar, asked) = lying(&master, "lie", &bytes).await;
     // Alone it is an error that says whose fault it is.
     let ben = TestNode::peer(&master).await;
     let mut reader = ben.open("lie").await.unwrap();

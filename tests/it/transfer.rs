@@ -13,7 +13,7 @@ use swarmdex_protocols::{ChunkSet, ContentId};
 use tempfile::TempDir;
 
 use crate::harness::{Process, TestNode, code, downloaded, found, noise, program, stderr, until, uploaded};
-use crate::holders::{answer, chunks, taken_apart};
+use crate::holders::{lying, taken_apart};
 use crate::stranger::{FETCH, Reply, Stranger, framed};
 
 const CHUNK: usize = 256 << 10;
@@ -58,15 +58,7 @@ async fn four_owners_serve_one_download_and_three_of_them_die_in_its_middle() {
 async fn a_liar_among_three_sources_costs_only_its_own_chunks() {
     let master = TestNode::master().await;
     let bytes = noise(2, 24 << 20);
-    let (liar, _, _) = Stranger::offering(&master, "copy of the liar", &bytes).await;
-    let asked = Arc::new(AtomicUsize::new(0));
-    let (counter, copy) = (asked.clone(), bytes.clone());
-    liar.answer(move |run| {
-        counter.fetch_add(1, Ordering::Relaxed);
-        let (header, mut body) = chunks(&copy, run);
-        body[100] ^= 1;
-        Reply::Bytes(answer(&header, &body))
-    });
+    let (liar, asked) = lying(&master, "copy of the liar", &bytes).await;
     let (anna, cleo) = (TestNode::peer(&master).await, TestNode::peer(&master).await);
     anna.share_file("copy of anna", &bytes).await;
     cleo.share_file("copy of cleo", &bytes).await;

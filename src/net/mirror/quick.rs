@@ -1,10 +1,11 @@
 //! Reads for which somebody waits: what most nodes say in a moment counts, and nobody who is silent is waited for twice.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::*;
 use crate::clock::sleep_until;
+use crate::locks::lock;
 use crate::state::precedents::Neighbours;
 
 /// How long to look for the nodes closest to a key.
@@ -23,7 +24,7 @@ pub(in crate::net) struct Around(Mutex<Neighbours>);
 impl Around {
     fn lock(&self) -> MutexGuard<'_, Neighbours> {
         // It is changed in single steps: a panic leaves nothing half-changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

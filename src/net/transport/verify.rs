@@ -2,9 +2,10 @@
 //! Source: <https://github.com/libp2p/specs/blob/master/tls/tls.md>.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::locks::lock;
 use libp2p::PeerId;
 use libp2p::tls::certificate;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -54,7 +55,7 @@ impl Verifier {
 
     fn verified(&self) -> MutexGuard<'_, Verified> {
         // It is changed in single steps: a panic leaves nothing half-changed.
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.verified)
     }
 
     /// Whose a certificate is.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::consumers::{Attached, Ending, Fetch, FetchEnd, MAX_READERS};
 use super::engine::{Engine, Said, Terms};
 use super::reader::{Load, Reader};
+use crate::locks::lock;
 use crate::node::answer::Checked;
 use crate::node::patience::Patience;
 use crate::node::types::GetOptions;
@@ -221,11 +222,6 @@ fn failed(error: &Arc<Error>) -> io::Error {
         _ => io::ErrorKind::Other,
     };
     io::Error::new(kind, error.clone())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing here is left half-changed by a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use swarmdex_protocols::ContentId;
 use swarmdex_protocols::content::Geometry;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::turns::Turns;
+use crate::locks::lock;
 use crate::node::Error;
 use crate::state::fetch::Wanted;
 use crate::storage::cache::Cache;
@@ -269,11 +270,6 @@ impl Drop for Ending<'_> {
         self.fetches.leave(&self.fetch);
         self.fetch.close(std::mem::replace(&mut self.end, FetchEnd::Moved));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing here is left half-changed by a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! One download of a content at a time: the second finds what the first has brought.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
+use crate::locks::lock;
 use swarmdex_protocols::ContentId;
 use tokio::sync::OwnedMutexGuard;
 
@@ -16,7 +17,7 @@ impl Turns {
     /// Waits for downloads of the same content that began before.
     pub(super) async fn take(&self, content: ContentId) -> OwnedMutexGuard<()> {
         let turn = {
-            let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut contents = lock(&self.contents);
             contents.retain(|_, turn| turn.strong_count() > 0);
             match contents.get(&content).and_then(Weak::upgrade) {
                 Some(turn) => turn,

@@ -1,12 +1,13 @@
 //! What the index holds of one member, and how that compares with what the member says.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use swarmdex_protocols::index::{Renew, Session, ShareSum};
 
 use super::agree::Agreement;
+use crate::locks::lock;
 
 /// The account of one member. Whoever has a handle sees the account as it is now: so a renewal can be answered where it
 /// arrives, and that is never an answer of yesterday.
@@ -24,7 +25,7 @@ pub(super) struct AccountState {
 
 impl Account {
     pub(super) fn lock(&self) -> MutexGuard<'_, AccountState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Nobody is answered by this account any more.

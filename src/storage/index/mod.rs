@@ -20,7 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use tokio::sync::{Notify, oneshot};
 pub use compare::CompareStep;
 pub use options::IndexOptions;
 
+use crate::locks::lock;
 pub use crate::state::index::{WriteOp, WriteOutcome};
 use crate::state::lease::Holding;
 use crate::tasks::Failures;
@@ -204,12 +205,12 @@ struct Counts {
 
 impl Counts {
     fn set_members(&self, members: BTreeSet<PeerId>) {
-        *self.members.lock().unwrap_or_else(PoisonError::into_inner) = Some(members);
+        *lock(&self.members) = Some(members);
         self.found.notify_one();
     }
 
     fn correct(&self, corrected: Vec<(PeerId, Holding)>) {
-        self.corrected.lock().unwrap_or_else(PoisonError::into_inner).extend(corrected);
+        lock(&self.corrected).extend(corrected);
         self.found.notify_one();
     }
 }
@@ -269,17 +270,17 @@ impl IndexStore {
 
     /// Members of whom the index was found to hold something else than the last outcome said, since this was last asked.
     pub fn take_corrected(&self) -> BTreeMap<PeerId, Holding> {
-        std::mem::take(&mut *self.inner.counts.corrected.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.inner.counts.corrected))
     }
 
     /// The members that the database has, if everything was counted since this was last asked.
     pub fn take_members(&self) -> Option<BTreeSet<PeerId>> {
-        self.inner.counts.members.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.inner.counts.members).take()
     }
 
     /// Finishes what waits, and closes the database. Blocks. Later requests are refused.
     pub fn close(&self) {
-        let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *lock(&self.inner.threads));
         // A thread that is gone needs no telling.
         let _ = self.inner.writes.send(Job::Stop);
         let _ = self.inner.reads.send(Job::Stop);
