@@ -7,7 +7,14 @@ from urllib.parse import parse_qs, quote, urlparse
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SWARMDEX = os.environ.get("SWARMDEX", os.path.join(ROOT, "target/release/swarmdex"))
+BEFORE = os.environ.get("BEFORE")
 TICK = os.sysconf("SC_CLK_TCK")
+
+
+def build():
+    """Builds the program, unless SWARMDEX names one."""
+    if "SWARMDEX" not in os.environ:
+        subprocess.run(["cargo", "build", "--release", "--locked", "--quiet"], cwd=ROOT, check=True)
 
 
 def port():
@@ -122,10 +129,10 @@ class Tool:
 
 
 class Swarmdex(Tool):
-    name = "swarmdex"
+    name, binary = "swarmdex", SWARMDEX
 
     def node(self, name, *arguments):
-        process = self.spawn(SWARMDEX, "run", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0", "--data-dir",
+        process = self.spawn(self.binary, "run", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0", "--data-dir",
                              f"{self.folder}/{name}", *arguments, stdout=subprocess.PIPE)
         ready = json.loads(process.stdout.readline())
         return process, next(address for address in ready["listen"] if "/tcp/" in address)
@@ -134,7 +141,7 @@ class Swarmdex(Tool):
         _, master = self.node("master", "--role", "master")
         self.owner, _ = self.node("owner", "--role", "peer", "--master", master)
         self.getter, _ = self.node("getter", "--role", "peer", "--master", master, "--no-reshare")
-        subprocess.run([SWARMDEX, "share", self.path, "--as", self.base, "--data-dir", f"{self.folder}/owner"], check=True,
+        subprocess.run([self.binary, "share", self.path, "--as", self.base, "--data-dir", f"{self.folder}/owner"], check=True,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # Others check what they seed; here 10,000 names are mirrored, which takes some seconds.
         before, rest = None, 0
@@ -145,16 +152,26 @@ class Swarmdex(Tool):
             before = now
 
     def status(self, name):
-        command = [SWARMDEX, "status", "--json", "--data-dir", f"{self.folder}/{name}"]
+        command = [self.binary, "status", "--json", "--data-dir", f"{self.folder}/{name}"]
         return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
     def get(self, out):
         sides = [self.owner.pid, self.getter.pid]
         before = cpu(sides)
-        command = [SWARMDEX, "get", self.base, "-o", out + "/", "--data-dir", f"{self.folder}/getter", "--json"]
+        command = [self.binary, "get", self.base, "-o", out + "/", "--data-dir", f"{self.folder}/getter", "--json"]
         command += ["--recursive"] if self.is_folder else []
         seconds, own, _ = self.timed(command)
         return seconds, own + cpu(sides) - before, peak(sides[:1]), peak(sides[1:])
+
+
+class Before(Swarmdex):
+    """An earlier build, which BEFORE names, in a network of its own."""
+    name, binary = "build before", BEFORE
+
+    def start(self):
+        if not self.binary:
+            raise ImportError("BEFORE names no earlier build")
+        super().start()
 
 
 def https(folder, address, root):
@@ -356,4 +373,4 @@ class Rqbit(Tool):
         return seconds, own + cpu([self.server.pid]) - before, peak([self.server.pid]), memory
 
 
-ALL = (Swarmdex, Curl, Libtorrent, Aria2, Sendme, Rqbit)
+ALL = (Swarmdex, Before, Curl, Libtorrent, Aria2, Sendme, Rqbit)

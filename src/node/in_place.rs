@@ -69,7 +69,12 @@ pub(super) async fn split(
             cancel: &cancel,
         };
         let mut found = InPlace::default();
+        let mut folders = Folders::default();
         for file in files {
+            if folders.lack(&root, &file.rest) {
+                found.missing.push(file);
+                continue;
+            }
             let (done, size) = (found.there.len(), file.entry.size);
             looker.look(file, &mut found);
             if found.there.len() > done {
@@ -84,6 +89,36 @@ pub(super) async fn split(
     tokio::select! {
         looked = looking => looked.map_err(|_| Error::Bug),
         Ok(_) = requested.wait_for(|requested| *requested == ControlRequest::Cancel) => Err(Error::Cancelled),
+    }
+}
+
+/// The folders that were looked for last. Files come sorted by name: each folder is looked for once, and not for each of its files.
+#[derive(Default)]
+struct Folders {
+    present: Option<String>,
+    absent: Option<String>,
+}
+
+impl Folders {
+    /// Whether a file lies in a folder that is not there.
+    fn lack(&mut self, root: &Path, rest: &str) -> bool {
+        let Some((folder, _)) = rest.rsplit_once('/').filter(|(folder, _)| self.present.as_deref() != Some(folder))
+        else {
+            return false;
+        };
+        let is_below = |absent: &str| rest.strip_prefix(absent).is_some_and(|rest| rest.starts_with('/'));
+        if self.absent.as_deref().is_some_and(is_below) {
+            return true;
+        }
+        let mut on_the_way = rest.match_indices('/').map(|(at, _)| &rest[..at]);
+        let absent = on_the_way.find(|folder| metadata_below(root, folder).is_none()).map(str::to_owned);
+        let lacks = absent.is_some();
+        if lacks {
+            self.absent = absent;
+        } else {
+            self.present = Some(folder.to_owned());
+        }
+        lacks
     }
 }
 
@@ -228,4 +263,36 @@ fn open_below(root: &Path, rest: &str, flags: OFlags) -> Option<File> {
     let root = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     // A link at the end is looked at itself if the flags say so.
     open_straight(root, Path::new(rest), flags).ok().map(File::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_file_lacks_its_folder_just_if_there_is_none() {
+        let (top, mut folders) = (TempDir::new().unwrap(), Folders::default());
+        let root = top.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        std::fs::write(root.join("file"), "x").unwrap();
+        for (rest, lacks) in [
+            ("1", false),
+            ("a/1", false),
+            ("a/b/1", false),
+            ("a/bc/1", true),
+            ("a/bc/2", true),
+            ("a/bc/d/3", true),
+            ("a/bcd/1", true),
+            ("a/2", false),
+            ("a/b/2", false),
+            ("c/d/e/1", true),
+            ("c/d/f/1", true),
+            ("c/1", true),
+            ("file", false),
+        ] {
+            assert_eq!(folders.lack(&root, rest), lacks, "{rest}");
+        }
+    }
 }

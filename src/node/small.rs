@@ -17,7 +17,7 @@ use super::operation::{Control, ControlRequest};
 use super::record::{self, Record};
 use super::types::{GetOptions, GotFile};
 use super::{Error, Inner, Node};
-use crate::storage::durable::sync_files;
+use crate::storage::durable::{begin_sync, sync_files};
 use crate::storage::hash::FileStamp;
 use crate::storage::holdings::Whole;
 use crate::storage::partial::{PartialError, Placing, Unplaced, output_path};
@@ -238,11 +238,16 @@ fn place_all(
 ) -> Vec<(Small, Result<PlacedPath, Error>)> {
     let written = files.iter().map(|(file, bytes)| {
         let target = target(output, &file.rest, folders)?;
-        Unplaced::write(&target, bytes, &placing(file))
+        let unplaced = Unplaced::write(&target, bytes, &placing(file))?;
+        if sync {
+            // By the time that the last is written, the first is on its way.
+            begin_sync(unplaced.file());
+        }
+        Ok(unplaced)
     });
-    let written: Vec<_> = written.collect();
-    let open: Vec<_> = written.iter().flatten().map(Unplaced::file).collect();
-    let mut synced = if sync { sync_files(&open) } else { Vec::new() }.into_iter();
+    let written: Vec<Result<_, PartialError>> = written.collect();
+    let open = || written.iter().flatten().map(Unplaced::file).cloned().collect();
+    let mut synced = if sync { sync_files(open()) } else { Vec::new() }.into_iter();
     let mut place = |unplaced: Unplaced| {
         synced.next().unwrap_or(Ok(())).map_err(|error| unplaced.failure(error))?;
         let path = unplaced.target().to_owned();

@@ -13,8 +13,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 pub(super) use error::failed;
 use error::unnamed;
@@ -43,7 +43,7 @@ const MAX_FILE_NAME: usize = 255;
 /// there is a journal with anything in it, and removes it otherwise.
 #[derive(Debug)]
 pub struct PartialFile {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     target: PathBuf,
     size: u64,
@@ -152,7 +152,7 @@ impl PartialFile {
         }
         let (finished, discarded) = (AtomicBool::new(false), AtomicBool::new(false));
         let (target, lost) = (target.to_owned(), OnceLock::new());
-        Ok(Self { file, path, target, size, placing, journal: None, finished, discarded, lost })
+        Ok(Self { file: Arc::new(file), path, target, size, placing, journal: None, finished, discarded, lost })
     }
 
     fn reserve(&self) -> Result<(), PartialError> {

@@ -4,8 +4,9 @@
 //! A file is removed on positive evidence alone. It has the time that was to be given to it and at most its length, and
 //! its content was never downloaded there. Whatever else is found at the place is somebody's own.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use rusqlite::{Connection, Row, params};
@@ -205,9 +206,9 @@ fn on_row(connection: &Connection, sql: &str, file: &Expected) -> Result<(), rus
 
 fn look(copies: &Copies, files: Vec<Unsure>) -> Result<Vec<(Unsure, Finding)>, CopiesError> {
     // What is synced is what was looked at: by now something else may be there.
-    let open: Vec<_> = files.iter().map(|unsure| open_regular(&unsure.file.path)).collect();
-    let there: Vec<&File> = open.iter().flatten().map(|(file, _)| file).collect();
-    let mut outcomes = sync_files(&there).into_iter();
+    let open = files.iter().map(|unsure| open_regular(&unsure.file.path));
+    let open: Vec<_> = open.map(|opened| opened.map(|(file, now)| (Arc::new(file), now))).collect();
+    let mut outcomes = sync_files(open.iter().flatten().map(|(file, _)| file.clone()).collect()).into_iter();
     let mut folders: Vec<_> = files.iter().filter_map(|unsure| unsure.file.path.parent()).collect();
     folders.dedup();
     let failed: Vec<_> = folders

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
@@ -81,7 +81,7 @@ pub struct Unplaced {
 #[derive(Debug)]
 enum UnplacedBody {
     /// A file without a name: a crash leaves nothing.
-    Unnamed(File),
+    Unnamed(Arc<File>),
     /// Not every file system has such files, nor can they replace others.
     Partial(PartialFile),
 }
@@ -100,7 +100,7 @@ impl Unplaced {
                 let file = File::from(file);
                 file.write_all_at(bytes, 0).map_err(failed("write", target, bytes.len() as u64))?;
                 apply(&file, placing, None);
-                UnplacedBody::Unnamed(file)
+                UnplacedBody::Unnamed(Arc::new(file))
             }
             // Errors of other kinds come again.
             None => {
@@ -114,7 +114,7 @@ impl Unplaced {
     }
 
     /// Its bytes.
-    pub fn file(&self) -> &File {
+    pub fn file(&self) -> &Arc<File> {
         match &self.held {
             UnplacedBody::Unnamed(file) => file,
             UnplacedBody::Partial(partial) => &partial.file,

@@ -75,9 +75,9 @@ impl Outboards {
         let unsynced = std::mem::take(&mut *lock(&self.unsynced));
         for paths in unsynced.chunks(SYNCED_TOGETHER) {
             // Some may be gone again.
-            let files: Vec<_> = paths.iter().filter_map(|path| Some((path, File::open(path).ok()?))).collect();
-            let outcomes = sync_files(&files.iter().map(|(_, file)| file).collect::<Vec<_>>());
-            for ((path, _), outcome) in files.iter().zip(outcomes) {
+            let (there, files): (Vec<_>, _) =
+                paths.iter().filter_map(|path| Some((path, Arc::new(File::open(path).ok()?)))).unzip();
+            for (path, outcome) in there.iter().zip(sync_files(files)) {
                 outcome.map_err(|source| ShareError::Outboard { path: path.to_path_buf(), source })?;
             }
         }
