@@ -67,7 +67,7 @@ fn write(path: &Path, content: &[u8]) {
 
 fn set_time(path: &Path, time_ns: i64) {
     let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(time_ns.unsigned_abs());
-    File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
 }
 
 #[test]
