@@ -33,7 +33,7 @@ use crate::net::{Mirror, Net, OwnedNames, Services};
 use crate::storage::holdings::Holdings;
 use crate::storage::index::IndexStore;
 use crate::storage::library::Library;
-use crate::tasks::{self, Failures};
+use crate::tasks::{self, Chores, Failures};
 
 /// How long a node may take to listen on its first address.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,6 +79,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         phase,
         ended: ended.clone(),
         tasks: Mutex::new(Vec::new()),
+        chores: Chores::default(),
         failures: failures.clone(),
         network: network_task.abort_handle(),
         dir: context.dir.clone(),

@@ -28,7 +28,6 @@ use crate::node::{Error, Inner};
 use crate::state::fetch::stalls::Stalls;
 use crate::state::fetch::{Action, Download, Exhausted, FetchPolicy};
 use crate::storage::content::Content;
-use crate::tasks;
 
 /// News of sources that wait to be heard.
 const NEWS: usize = 64;
@@ -204,7 +203,7 @@ impl<'a> Engine<'a> {
         if peer == self.inner.net.local() || !machine.is_patient() && self.was_tried(&peer, &addresses) {
             return;
         }
-        // Of one that was heard of by its own word, others say where it listens.
+        // A source that is known by its have-updates alone has no address yet: others say where it listens.
         let nowhere = self.addresses.get(&peer).is_some_and(Vec::is_empty);
         if machine.add_source(peer, whole, Instant::now()) || nowhere {
             self.addresses.insert(peer, addresses);
@@ -313,7 +312,8 @@ impl<'a> Engine<'a> {
                 work.asks.push(self.request(source, run, request));
             }
             Action::Cancel { source, first, count } => {
-                tasks::spawn("cancel", sources::cancel(self.inner.net.clone(), source, run(first, count)));
+                let cancel = sources::cancel(self.inner.net.clone(), source, run(first, count));
+                self.inner.life.chores.spawn("cancel", cancel);
             }
             Action::Have(source) => work.asks.push(self.have(source)),
             Action::Report(source) => self.report(source),

@@ -9,7 +9,6 @@ use super::engine::{Engine, Said};
 use super::sources::Silence;
 use crate::node::{Error, Inner};
 use crate::state::fetch::{Download, Exhausted};
-use crate::tasks;
 
 /// Holders that an error names, and addresses of one that was not given up yet.
 const MAX_NAMED: usize = 3;
@@ -89,7 +88,7 @@ impl Engine<'_> {
     /// Tells the master of a source that does not answer.
     pub(super) fn report(&self, source: PeerId) {
         let questions = self.inner.questions.clone();
-        tasks::spawn("report", async move {
+        self.inner.life.chores.spawn("report", async move {
             if let Err(error) = questions.report(source).await {
                 tracing::debug!(%source, %error, "a report was not taken");
             }

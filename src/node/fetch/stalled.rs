@@ -11,7 +11,6 @@ use super::sources::{self, FoundHolder, RequestFailure};
 use crate::net::ConnectError;
 use crate::state::fetch::Download;
 use crate::state::fetch::stalls::Doubt;
-use crate::tasks;
 
 /// How often sources are looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
@@ -41,7 +40,7 @@ impl Engine<'_> {
                     tracing::info!(%source, name = %self.name, silent = ?now.saturating_duration_since(due), "nothing comes over the connection: cut");
                     away = true;
                     self.cut.insert(source, due);
-                    tasks::spawn("cut", async move { net.cut(source).await });
+                    self.inner.life.chores.spawn("cut", async move { net.cut(source).await });
                 }
             }
         }
@@ -70,7 +69,7 @@ impl Engine<'_> {
             self.addresses.insert(found.peer, found.addresses.clone());
             let (net, peer, addresses) = (self.inner.net.clone(), found.peer, found.addresses.clone());
             if net.last_data(&peer).is_none() {
-                tasks::spawn("connect", async move {
+                self.inner.life.chores.spawn("connect", async move {
                     if let Err(error @ ConnectError::Unreachable { .. }) = net.connect(Some(peer), addresses).await {
                         tracing::debug!(%peer, %error, "it is not where it was found, either");
                     }
