@@ -16,9 +16,13 @@ const FILE: u32 = 0o600;
 const FOLDER: u32 = 0o700;
 /// Folders where everybody makes files of his own, such as `/tmp`.
 const STICKY: u32 = 0o1000;
+/// The token of the control interface over TCP.
+pub const HTTP_TOKEN: &str = "http-token";
+/// The control socket.
+pub(super) const CONTROL_SOCKET: &str = "control.sock";
 /// Names that are mended one by one of a folder that is not a node's alone.
 const OURS: [&str; 8] =
-    ["lock", "format", "machine", "config.toml", "http-token", "control.sock", "outboards", "lost+found"];
+    ["lock", "format", "machine", "config.toml", HTTP_TOKEN, CONTROL_SOCKET, "outboards", "lost+found"];
 const OUR_BEGINNINGS: [&str; 8] =
     ["identity.key", "master-", "nodes-", "index.", "shares.", "certificates.", "copies.", "swarmdex-"];
 
