@@ -371,7 +371,7 @@ impl Master {
 
     /// When [`Master::on_timeout`] is due.
     pub(super) fn timeout(&self) -> Option<Instant> {
-        self.leases.poll_timeout().map(|(at, _)| at).into_iter().chain(self.reaching.reach.timeout()).min()
+        [self.leases.poll_timeout(), self.reaching.reach.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Moves leases on.

@@ -105,7 +105,7 @@ impl Agreement {
     /// Waits until [`Agreement::advance`] has something to do.
     pub(super) async fn ready(&mut self) -> AgreementEvent {
         let idle = self.running.is_empty().then(|| self.read_back.map_or(self.due, |at| at.min(self.due)));
-        let arrival = self.arrivals.poll_timeout().map(|(at, _)| at).filter(|_| self.filling.len() < FILLED_AT_A_TIME);
+        let arrival = self.arrivals.poll_timeout().filter(|_| self.filling.len() < FILLED_AT_A_TIME);
         loop {
             tokio::select! {
                 came = self.came.recv() => match came {

@@ -122,7 +122,7 @@ impl MirrorTask {
         // How far tombstones were published again, and which claim was tried last.
         let (mut older, mut tried) = (None, None);
         loop {
-            let due = publications.poll_timeout().map(|(at, _)| at);
+            let due = publications.poll_timeout();
             tokio::select! {
                 changed = shares.changed() => if changed.is_err() { return },
                 changed = said.changed() => if changed.is_err() { return },

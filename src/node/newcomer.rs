@@ -42,7 +42,7 @@ impl Newcomer {
                     Err(broadcast::error::RecvError::Lagged(many)) => settling.on_came(many, Instant::now()),
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
-                () = sleep_until(Some(settling.poll_timeout().0)) => {}
+                () = sleep_until(Some(settling.poll_timeout())) => {}
             }
             let nodes = self.context.net.dht_counts().await.nodes;
             if settling.is_due(nodes as u64, Instant::now()) {

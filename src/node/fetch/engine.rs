@@ -235,7 +235,7 @@ impl<'a> Engine<'a> {
                     return Ok(end);
                 }
             }
-            let timeout = machine.poll_timeout(Instant::now()).map(|(at, _)| at).filter(|_| runs);
+            let timeout = machine.poll_timeout(Instant::now()).filter(|_| runs);
             let unheard = machine.unheard().next().filter(|_| runs).map(|_| Instant::now() + GETS_NEAR);
             stirs = true;
             tokio::select! {

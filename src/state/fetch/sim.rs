@@ -196,7 +196,7 @@ impl Swarm {
                 Action::Exhausted(reason) => panic!("peer {peer} gave up: {reason:?}"),
             }
         }
-        if let (Some((at, _)), None) = (download.poll_timeout(now), self.peers[peer].done) {
+        if let (Some(at), None) = (download.poll_timeout(now), self.peers[peer].done) {
             let at = at.saturating_duration_since(self.begin).as_secs_f64().max(self.now + 1e-6);
             let wakes = &mut self.peers[peer].wakes;
             if at < *wakes || *wakes <= self.now {

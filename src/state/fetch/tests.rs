@@ -117,7 +117,7 @@ fn run(chunks: u64, manners: &[Manner], order: &[u8]) -> Outcome {
             }
         }
         if under_way.is_empty() {
-            let (at, _) = download.poll_timeout(now).expect("a download that waits says for what");
+            let at = download.poll_timeout(now).expect("a download that waits says until when");
             now = now.max(at);
             download.handle_timeout(now);
             continue;
@@ -307,7 +307,7 @@ fn a_late_request_is_taken_over_and_the_loser_cancelled() {
             }
             Some(Action::Done) => return assert_eq!(cancelled, late.len()),
             Some(_) => {}
-            None => now = download.poll_timeout(now).unwrap().0,
+            None => now = download.poll_timeout(now).unwrap(),
         }
     }
     panic!("no end");
@@ -336,7 +336,7 @@ fn at_the_end_what_is_late_is_taken_over_before_it_is_overdue() {
                 Some(Action::Done) => break now,
                 Some(_) => {}
                 None => {
-                    let (at, ..) = *quick.front().unwrap_or(&(download.poll_timeout(now).unwrap().0, 0, 0));
+                    let (at, ..) = *quick.front().unwrap_or(&(download.poll_timeout(now).unwrap(), 0, 0));
                     now = now.max(at);
                     if let Some(&(asked, first, count)) = slow.front()
                         && !answered
@@ -382,7 +382,7 @@ fn a_download_that_nobody_can_serve_ends() {
             Some(Action::Search) => download.set_searching(false),
             Some(Action::Exhausted(_)) => break,
             Some(other) => panic!("{other:?}"),
-            None => now = now.max(download.poll_timeout(now).unwrap().0),
+            None => now = now.max(download.poll_timeout(now).unwrap()),
         }
     }
     assert!(now - begin >= STALL && now - begin < STALL * 2);
@@ -474,7 +474,7 @@ fn a_download_that_has_come_by_something_waits_for_its_owner_and_no_longer_than_
                 action => assert_eq!(action, None),
             }
             download.set_searching(false);
-            assert!(download.poll_timeout(after(1000 * second)).unwrap().0 <= after(1000 * second + 2000));
+            assert!(download.poll_timeout(after(1000 * second)).unwrap() <= after(1000 * second + 2000));
         }
         assert!((10..=12).contains(&searches), "{searches}");
         if is_back {
@@ -494,7 +494,7 @@ fn a_source_that_no_connection_leads_to_is_given_up_at_once_and_reported_once() 
     download.add_source(1u8, true, now);
     assert!(matches!(download.poll_action(now), Some(Action::Request { source: 1, first: 0, .. })));
     // Others are looked for while it is still tried, and once.
-    assert_eq!(download.poll_timeout(now).unwrap().0, after(1000));
+    assert_eq!(download.poll_timeout(now).unwrap(), after(1000));
     assert_eq!(download.poll_action(after(1000)), Some(Action::Search));
     download.set_searching(false);
     assert_eq!(download.poll_action(after(1000)), None);

@@ -132,10 +132,11 @@ impl Publications {
     }
 
     /// When something is due.
-    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let due = self.due.first().map(|(at, _)| (*at, "a record to publish"));
-        let hurry = self.hurry.map(|(at, _)| (at, "what a lost master may not have published"));
-        [due, hurry].into_iter().flatten().min_by_key(|(at, _)| *at)
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let due = self.due.first().map(|(at, _)| *at);
+        // What a lost master may not have published.
+        let hurry = self.hurry.map(|(at, _)| at);
+        [due, hurry].into_iter().flatten().min()
     }
 }
 
@@ -184,7 +185,7 @@ pub(super) mod tests {
         keys.iter().for_each(|key| publications.want(*key, Some(What::Provide), now));
         assert_eq!(publications.due(now, 100).len(), 64);
         keys.iter().for_each(|key| publications.on_published(key, &What::Provide, 20, 20, now));
-        let (due, _) = publications.poll_timeout().unwrap();
+        let due = publications.poll_timeout().unwrap();
         assert!(publications.due(due - Duration::from_millis(1), 100).is_empty(), "nothing is due");
         assert_eq!(publications.due(due, 100).len(), 64, "all of them in one go");
         assert_eq!(publications.due(due, 10).len(), 10);
@@ -226,7 +227,7 @@ pub(super) mod tests {
         let (granted, interval) = (Instant::now(), Duration::from_secs(1200));
         let mut publications = Publications::new(interval);
         certificates(20).into_iter().for_each(|(key, what)| publications.want(key, Some(what), granted));
-        let (due, _) = publications.poll_timeout().unwrap();
+        let due = publications.poll_timeout().unwrap();
         assert!(due > granted + interval / SOON, "what is new does not take them along");
         assert_eq!(publications.due(due, 100).len(), 20);
     }
@@ -239,7 +240,7 @@ pub(super) mod tests {
             certificates(count).into_iter().for_each(|(key, what)| publications.want(key, Some(what), granted));
             publications.set_alone(true, granted + after);
             let due = publications.due(granted + after, usize::MAX).len();
-            (due, publications.poll_timeout().unwrap().0)
+            (due, publications.poll_timeout().unwrap())
         };
         assert_eq!(lost(20, MASTER_TIME - Duration::from_secs(1)).0, 20);
         let (due, first) = lost(20, MASTER_TIME + Duration::from_secs(1));
@@ -262,7 +263,7 @@ pub(super) mod tests {
         // It comes back, and is lost for good.
         publications.set_alone(false, granted + 20 * second);
         publications.set_alone(true, granted + 30 * second);
-        let (at, _) = publications.poll_timeout().unwrap();
+        let at = publications.poll_timeout().unwrap();
         assert_eq!(at, granted + 30 * second + LOST_AGAIN);
         publications.set_alone(true, at);
         assert_eq!(publications.due(at, 100).len(), 20, "the master may not have come to it before");
@@ -274,7 +275,7 @@ pub(super) mod tests {
         let first = |turn: u8| {
             let mut publications = Publications::new(interval).with_turn(turn);
             certificates(20).into_iter().for_each(|(key, what)| publications.want(key, Some(what), granted));
-            publications.poll_timeout().unwrap().0
+            publications.poll_timeout().unwrap()
         };
         assert!(first(0) >= granted + interval * 2 / 5);
         assert!(first(255) >= first(0) + interval * 3 / 8 && first(255) <= granted + interval);

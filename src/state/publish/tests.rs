@@ -22,13 +22,13 @@ fn what_nobody_else_was_asked_to_store_is_tried_again_soon() {
     for _ in 0..4 {
         publications.on_published(&key(9), &What::Provide, 1, 1, now);
         assert_eq!(publications.counts(), (1, 1), "it is here");
-        let (due, _) = publications.poll_timeout().unwrap();
+        let due = publications.poll_timeout().unwrap();
         pauses.push((due - now).as_secs());
         now = due;
     }
     assert_eq!(pauses, [4, 8, 16, 32]);
     publications.on_published(&key(9), &What::Provide, 2, 2, now);
-    let (due, _) = publications.poll_timeout().unwrap();
+    let due = publications.poll_timeout().unwrap();
     assert!(due >= now + interval * 4 / 5, "others have it");
 }
 
@@ -99,7 +99,7 @@ fn what_is_no_longer_provided_is_withdrawn_until_every_node_took_it() {
         assert_eq!(publications.due(at, 10), [(key(1), What::Withdraw)], "{attempt}");
         publications.on_published(&key(1), &What::Withdraw, 0, 8, at);
         assert!(publications.due(at, 10).is_empty());
-        at = publications.poll_timeout().unwrap().0;
+        at = publications.poll_timeout().unwrap();
     }
     assert_eq!((publications.items.len(), publications.withdrawals), (1, 0));
     publications.replace(provide(&[]), now);
@@ -157,7 +157,7 @@ fn what_finds_no_room_waits_for_it_and_is_told() {
     publications.want(key(1), Some(What::Provide), now);
     publications.on_no_room(&key(1), &What::Provide, now);
     assert_eq!((publications.refused(), publications.counts()), (1, (1, 0)));
-    let (due, _) = publications.poll_timeout().unwrap();
+    let due = publications.poll_timeout().unwrap();
     assert!(due >= now + interval / 4 && due < now + interval / 2, "not tried again and again");
     publications.on_no_room(&key(1), &What::Provide, due);
     assert_eq!(publications.refused(), 1);
@@ -372,15 +372,15 @@ fn what_few_took_is_tried_again_soon() {
     publications.want(key, Some(What::Provide), now);
     // Nine of twenty took it: four seconds later, then eight.
     for after in [4, 8, 16] {
-        let at = publications.poll_timeout().unwrap().0;
+        let at = publications.poll_timeout().unwrap();
         publications.on_published(&key, &What::Provide, 9, 20, at);
-        assert_eq!(publications.poll_timeout().unwrap().0, at + Duration::from_secs(after));
+        assert_eq!(publications.poll_timeout().unwrap(), at + Duration::from_secs(after));
     }
     assert_eq!(publications.counts(), (1, 1));
     // Ten are enough until the next time.
-    let at = publications.poll_timeout().unwrap().0;
+    let at = publications.poll_timeout().unwrap();
     publications.on_published(&key, &What::Provide, 10, 20, at);
-    assert!(publications.poll_timeout().unwrap().0 > at + interval / 2);
+    assert!(publications.poll_timeout().unwrap() > at + interval / 2);
 }
 
 #[test]
