@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::answer::{Checked, Listing};
 use super::dht::Dht;
+use super::entrances::Entrances;
 use super::types::{EntryInfo, HolderInfo, LookupInfo, MasterState, PeerInfo, PeerState, SearchInfo, Source};
 use super::{Error, ErrorKind, shorten};
 use crate::clock::sleep_until;
@@ -37,6 +38,7 @@ pub(super) struct Questions {
     pub(super) network: Network,
     pub(super) master: watch::Receiver<MasterState>,
     pub(super) dht: Dht,
+    pub(super) entrances: Entrances,
 }
 
 impl Questions {
@@ -47,13 +49,13 @@ impl Questions {
         let settled = match tokio::time::timeout(JOIN_PATIENCE, settled).await {
             Ok(Ok(state)) => state.clone(),
             Ok(Err(_)) => return Err(Error::ShuttingDown),
-            Err(_) => return Err(Error::NoMaster),
+            Err(_) => return Err(self.explain(Error::NoMaster)),
         };
         match settled {
             MasterState::Own => Ok(self.net.local()),
             MasterState::Joined { peer_id } => Ok(peer_id),
             MasterState::Unreachable { reason, .. } => Err(Error::MasterUnreachable { reason }),
-            MasterState::Unknown => Err(Error::NoMaster),
+            MasterState::Unknown => Err(self.explain(Error::NoMaster)),
         }
     }
 
@@ -97,13 +99,14 @@ impl Questions {
         }
     }
 
-    /// With no node of the DHT to ask, it is the master that the user misses.
+    /// With no node of the DHT to ask, it is the master that the user misses; and with no master, the way into the network.
     fn explain(&self, error: Error) -> Error {
-        match (error, &*self.master.borrow()) {
-            (Error::NoNodes, MasterState::Unreachable { reason, .. }) => {
+        match (error, &*self.master.borrow(), self.entrances.reason()) {
+            (Error::NoNodes, MasterState::Unreachable { reason, .. }, _) => {
                 Error::MasterUnreachable { reason: reason.clone() }
             }
-            (error, _) => error,
+            (Error::NoMaster, _, Some(reason)) => Error::NoEntrance { reason },
+            (error, ..) => error,
         }
     }
 

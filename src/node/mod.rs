@@ -7,6 +7,7 @@ mod begin;
 mod context;
 mod counts;
 mod dht;
+mod entrances;
 mod error;
 mod events;
 mod fetch;

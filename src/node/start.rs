@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::begin::begin;
 use super::context::Context;
 use super::dht::Dht;
+use super::entrances::Entrances;
 use super::events::{Events, watch_share};
 use super::fetch::Fetches;
 use super::keeper::keep_current;
@@ -58,7 +59,8 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let services = Services { library: library.clone(), index: master, owned: owned.clone() };
     let (net, network_task) = Net::start(keypair.clone(), &config, services)?;
     listening(&net).await?;
-    let finder = Finder::new(&config, dir.clone());
+    let entrances = Entrances::default();
+    let finder = Finder::new(&config, dir.clone(), entrances.clone());
     let trusted = if config.role == Role::Master { Some(net.local()) } else { finder.known_master() };
     net.trust(trusted.and_then(|master| Authority::new(config.network.clone(), &master)));
 
@@ -85,7 +87,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         dir: context.dir.clone(),
     };
     let membership = Membership { context: context.clone(), finder, state, lease, machine };
-    let node = assemble(&context, owned, index.clone(), mirror_info, &plan, life);
+    let node = assemble(&context, (owned, entrances), index.clone(), mirror_info, &plan, life);
     let mut tasks = spawn(&context, membership, index.zip(made), published, failures.clone());
     tasks.push(tasks::spawn("network watch", watch_network(network_task, failures, ended)));
     if context.config.role == Role::Master {
@@ -99,7 +101,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
 /// The handle of a node.
 fn assemble(
     context: &Context,
-    owned: OwnedNames,
+    (owned, entrances): (OwnedNames, Entrances),
     index: Option<IndexStore>,
     mirror: watch::Receiver<Published>,
     plan: &Plan,
@@ -116,7 +118,7 @@ fn assemble(
     };
     Node {
         inner: Arc::new(Inner {
-            questions: Questions { net: net.clone(), network: config.network.clone(), master, dht },
+            questions: Questions { net: net.clone(), network: config.network.clone(), master, dht, entrances },
             config: Config::clone(&config),
             net,
             shares: library.shares.clone(),
