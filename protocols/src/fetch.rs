@@ -19,7 +19,7 @@ pub enum Request {
     Chunks(Want),
     /// A chunk, or another one that the asker lacks: the holder sends the one that it has sent least.
     #[serde(rename = "any")]
-    Any(Any),
+    Any(AnyOf),
     /// Which chunks it has, and who else has some.
     #[serde(rename = "have")]
     Have(Have),
@@ -83,7 +83,7 @@ impl From<Run> for Want {
 
 /// A question for a chunk, or for any of others instead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Any {
+pub struct AnyOf {
     /// Which content.
     #[serde(rename = "c")]
     pub content: ContentId,
@@ -93,28 +93,28 @@ pub struct Any {
     /// Chunks that are as welcome, one bit for each from the last multiple of [`crate::limits::MAX_ANY_CHUNKS`] before `first` on,
     /// bit 0 of each byte first; zeros at the end may be missing.
     #[serde(rename = "o", with = "serde_bytes")]
-    pub or: Vec<u8>,
+    pub others: Vec<u8>,
 }
 
-impl Any {
+impl AnyOf {
     /// Asks for a chunk, or for one of `others`; those too far from it are left out.
     pub fn new(content: ContentId, first: u64, others: impl IntoIterator<Item = u64>) -> Self {
-        let (begin, mut or) = (first - first % MAX_ANY_CHUNKS, Vec::new());
+        let (begin, mut bits) = (first - first % MAX_ANY_CHUNKS, Vec::new());
         for index in others {
             let Some(at) = index.checked_sub(begin).filter(|at| *at < MAX_ANY_CHUNKS) else { continue };
             let byte = (at / 8) as usize;
-            if or.len() <= byte {
-                or.resize(byte + 1, 0);
+            if bits.len() <= byte {
+                bits.resize(byte + 1, 0);
             }
-            or[byte] |= 1 << (at % 8);
+            bits[byte] |= 1 << (at % 8);
         }
-        Self { content, first, or }
+        Self { content, first, others: bits }
     }
 
     /// The chunks that would do, the first choice first; it may come again among the others.
     pub fn choices(&self) -> impl Iterator<Item = u64> + '_ {
         let begin = self.first - self.first % MAX_ANY_CHUNKS;
-        let bytes = self.or.iter().take(MAX_ANY_CHUNKS as usize / 8).zip(0u64..);
+        let bytes = self.others.iter().take(MAX_ANY_CHUNKS as usize / 8).zip(0u64..);
         let others = bytes.flat_map(move |(byte, at)| {
             (0..8).filter(move |bit| byte >> bit & 1 == 1).filter_map(move |bit| begin.checked_add(at * 8 + bit))
         });

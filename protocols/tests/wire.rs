@@ -247,7 +247,7 @@ fn fetches() -> Vec<fetch::Request> {
     vec![
         fetch::Request::Chunks(run.into()),
         fetch::Request::Chunks(fetch::Want { have: vec![0xf0, 1], ..run.into() }),
-        fetch::Request::Any(fetch::Any { content: content(), first: 3, or: vec![0xf0, 1] }),
+        fetch::Request::Any(fetch::AnyOf { content: content(), first: 3, others: vec![0xf0, 1] }),
         fetch::Request::Have(fetch::Have { content: content(), addresses, have: Vec::new() }),
         fetch::Request::Have(fetch::Have { content: content(), addresses: Vec::new(), have: vec![7] }),
         fetch::Request::Have(fetch::Have { content: content(), addresses: Vec::new(), have: Vec::new() }),
@@ -559,12 +559,12 @@ fn what_is_no_message_is_told_apart() {
 #[test]
 fn any_of_several_chunks_is_asked_for_within_its_window() {
     let window = MAX_ANY_CHUNKS;
-    let any = fetch::Any::new(content(), window + 5, [0, window - 1, window, window + 9, 2 * window - 1, 2 * window]);
+    let any = fetch::AnyOf::new(content(), window + 5, [0, window - 1, window, window + 9, 2 * window - 1, 2 * window]);
     let choices: Vec<_> = any.choices().collect();
     assert_eq!(choices, [window + 5, window, window + 9, 2 * window - 1]);
-    assert_eq!(fetch::Any::new(content(), 3, []).choices().collect::<Vec<_>>(), [3]);
+    assert_eq!(fetch::AnyOf::new(content(), 3, []).choices().collect::<Vec<_>>(), [3]);
     // At the end of all numbers, and with more bits than there may be.
-    let last = fetch::Any { content: content(), first: u64::MAX, or: vec![0xff; 2000] };
+    let last = fetch::AnyOf { content: content(), first: u64::MAX, others: vec![0xff; 2000] };
     assert_eq!(last.choices().count() as u64, 1 + window);
 }
 
@@ -651,7 +651,7 @@ fn messages_at_their_limits_fit() {
     let run = fetch::Run { content: content(), first: u64::MAX, count: u32::MAX };
     encode(&fetch::Request::Chunks(fetch::Want { have: have.clone(), ..run.into() }), MAX_FETCH_REQUEST).unwrap();
     encode(&fetch::Request::Files(vec![content(); MAX_FETCH_FILES]), MAX_FETCH_REQUEST).unwrap();
-    let any = fetch::Any { content: content(), first: u64::MAX, or: vec![0xff; MAX_ANY_CHUNKS as usize / 8] };
+    let any = fetch::AnyOf { content: content(), first: u64::MAX, others: vec![0xff; MAX_ANY_CHUNKS as usize / 8] };
     encode(&fetch::Request::Any(any), MAX_FETCH_REQUEST).unwrap();
     let address: Multiaddr = format!("/dns4/{}/tcp/4747", "a".repeat(MAX_ADDRESS_BYTES - 20)).parse().unwrap();
     let have = fetch::Have { content: content(), addresses: vec![address.clone(); MAX_OTHER_ADDRESSES], have };

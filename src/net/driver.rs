@@ -198,7 +198,7 @@ impl Driver {
                     None => break,
                 },
                 Some(job) = self.jobs.next() => self.on_job(job),
-                () = self.services.library.holdings.landed() => self.on_landed(),
+                () = self.services.library.holdings.settled() => self.on_settled(),
                 () = found(self.services.index.as_ref()) => self.on_found(),
                 () = sleep_until(timeout) => {}
                 due = ticks.tick() => self.on_tick(due.elapsed()),
@@ -217,7 +217,7 @@ impl Driver {
         while self.uploads.len() > 0 || !self.jobs.is_empty() {
             tokio::select! {
                 Some(job) = self.jobs.next() => self.on_job(job),
-                () = self.services.library.holdings.landed() => self.on_landed(),
+                () = self.services.library.holdings.settled() => self.on_settled(),
                 event = self.swarm.select_next_some() => self.on_event(event),
                 () = tokio::time::sleep_until(deadline) => break,
             }
@@ -241,9 +241,9 @@ impl Driver {
     }
 
     /// Chunks are here, or do not come, that others may have asked for early.
-    fn on_landed(&mut self) {
+    fn on_settled(&mut self) {
         let holdings = &self.services.library.holdings;
-        self.uploads.on_settled(|content, index| holdings.is_coming(content, index));
+        self.uploads.on_settled(|content, index| holdings.is_incoming(content, index));
     }
 
     /// The index holds something else than was said.

@@ -76,8 +76,8 @@ impl Uploads {
     }
 
     /// Some chunks are no longer on their way here: they are here, or do not come.
-    pub(super) fn on_settled(&mut self, is_coming: impl Fn(&ContentId, u64) -> bool) {
-        self.policy.on_settled(is_coming);
+    pub(super) fn on_settled(&mut self, is_incoming: impl Fn(&ContentId, u64) -> bool) {
+        self.policy.on_settled(is_incoming);
     }
 
     /// The next request to read from disk, if memory is left for it. Whoever would take any of several chunks gets a certain one.

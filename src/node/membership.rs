@@ -160,7 +160,7 @@ impl Membership {
             if news {
                 shares.borrow_and_update();
                 self.context.standings.lock().look_again();
-                if self.tell(&mut member, &mut asked).await? == Told::Rejoin {
+                if self.tell(&mut member, &mut asked).await? == ReportOutcome::Rejoin {
                     member = self.rejoin(&member).await?;
                     continue;
                 }
@@ -218,28 +218,28 @@ impl Membership {
     }
 
     /// Tells the master everything that it does not know.
-    async fn tell(&self, member: &mut Member, asked: &mut watch::Receiver<u64>) -> Result<Told, Failed> {
+    async fn tell(&self, member: &mut Member, asked: &mut watch::Receiver<u64>) -> Result<ReportOutcome, Failed> {
         if let Some(share) = member.returning.take()
-            && self.take_back(member, &share).await? == Told::Rejoin
+            && self.take_back(member, &share).await? == ReportOutcome::Rejoin
         {
-            return Ok(Told::Rejoin);
+            return Ok(ReportOutcome::Rejoin);
         }
         loop {
             // What is asked for from here on is news of its own; what came before is looked at.
             asked.borrow_and_update();
             let Some(batch) = self.next_batch().await else { break };
-            if self.send(member, batch).await? == Told::Rejoin {
-                return Ok(Told::Rejoin);
+            if self.send(member, batch).await? == ReportOutcome::Rejoin {
+                return Ok(ReportOutcome::Rejoin);
             }
             if *self.context.phase.borrow() > Phase::Runs {
                 break;
             }
             // Between two changes both hold the same as well; very many of them take longer than a lease.
             if member.renewal <= tokio::time::Instant::now() && self.renew(member).await? == Renewed::Hopeless {
-                return Ok(Told::Rejoin);
+                return Ok(ReportOutcome::Rejoin);
             }
         }
-        Ok(Told::All)
+        Ok(ReportOutcome::All)
     }
 
     /// Joins once more, to tell everything anew: master and node do not hold the same.
@@ -309,7 +309,7 @@ impl Membership {
         signing.await.ok().map(|offers| Batch::Announce { offers, last })
     }
 
-    async fn send(&self, member: &mut Member, batch: Batch) -> Result<Told, Failed> {
+    async fn send(&self, member: &mut Member, batch: Batch) -> Result<ReportOutcome, Failed> {
         member.sequence.0 += 1;
         let Member { master, session, sequence, .. } = *member;
         let fits = match batch {
@@ -324,7 +324,7 @@ impl Membership {
                             reason = failed.to_string(),
                             "the master did not get the whole report; it is sent again"
                         );
-                        return Ok(Told::Rejoin);
+                        return Ok(ReportOutcome::Rejoin);
                     }
                     Err(failed) => return Err(failed),
                 };
@@ -352,7 +352,7 @@ impl Membership {
                 fits
             }
         };
-        if fits { Ok(Told::All) } else { Err(Failed::Misfit) }
+        if fits { Ok(ReportOutcome::All) } else { Err(Failed::Misfit) }
     }
 
     /// Logs which names are another's or were refused; how many.
@@ -436,7 +436,7 @@ enum Renewed {
 
 /// What telling the master came to.
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
+enum ReportOutcome {
     /// It knows.
     All,
     /// It counts otherwise: everything is told anew, in a new session.

@@ -104,7 +104,7 @@ pub struct Publications {
     interval: Duration,
     most: usize,
     turn: u8,
-    alone: bool,
+    masterless: bool,
     /// When what the master may not have published is due if it stays lost, and since when it is; and when that was the last time.
     hurry: Option<(Instant, Instant)>,
     hurried: Option<Instant>,
@@ -134,7 +134,7 @@ impl Publications {
             interval,
             most: MAX_PUBLICATIONS,
             turn: 0,
-            alone: false,
+            masterless: false,
             hurry: None,
             hurried: None,
             items: BTreeMap::new(),
@@ -247,7 +247,7 @@ impl Publications {
         } else {
             let granted =
                 matches!(&what, What::Statement(statement) if matches!(**statement, Statement::Certificate(_)));
-            let due = if granted && !self.alone { self.after_the_master(&key, now) } else { now };
+            let due = if granted && !self.masterless { self.after_the_master(&key, now) } else { now };
             self.changed = Some(now);
             self.insert(key, what, false, due);
         }

@@ -202,9 +202,9 @@ impl<P: Copy + Ord, I: Copy + Ord, W: Wanted> Uploads<P, I, W> {
     }
 
     /// Some chunks are no longer on their way here: requests for them are served, or refused, when it is their turn.
-    pub fn on_settled(&mut self, is_coming: impl Fn(&ContentId, u64) -> bool) {
+    pub fn on_settled(&mut self, is_incoming: impl Fn(&ContentId, u64) -> bool) {
         for request in self.waiting.values_mut().flatten().filter(|request| request.early) {
-            request.early = request.first().is_some_and(|(content, index)| is_coming(&content, index));
+            request.early = request.first().is_some_and(|(content, index)| is_incoming(&content, index));
         }
     }
 

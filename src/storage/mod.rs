@@ -1,7 +1,6 @@
 //! What a node keeps on disk. Blocking code on threads of its own, behind bounded queues.
 
 pub mod cache;
-mod coming;
 pub mod content;
 pub mod copies;
 pub mod dir;
@@ -10,6 +9,7 @@ pub mod grants;
 pub mod hanging;
 pub mod hash;
 pub mod holdings;
+mod incoming;
 pub mod index;
 pub mod library;
 mod mounts;

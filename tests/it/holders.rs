@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use swarmdex::node::ErrorKind;
 use swarmdex_protocols::content::{Geometry, Outboard, chunk_value};
-use swarmdex_protocols::fetch::{self, Any, Header};
+use swarmdex_protocols::fetch::{self, AnyOf, Header};
 use swarmdex_protocols::index::{Announce, Offer, Request, Response, Sequence, Verdict};
 use swarmdex_protocols::{ChunkSet, ContentId, codec};
 
@@ -312,7 +312,7 @@ async fn clients_that_leave_in_the_middle_of_a_message_leave_nothing_behind() {
     let run = fetch::Run { content, first: 0, count: 4 };
     let requests = [
         fetch::Request::Chunks(run.into()),
-        fetch::Request::Any(Any::new(content, 0, [3, 7])),
+        fetch::Request::Any(AnyOf::new(content, 0, [3, 7])),
         fetch::Request::Have(fetch::Have { content, addresses: Vec::new(), have: Vec::new() }),
         fetch::Request::Files(vec![content, ContentId::of(b"x")]),
         fetch::Request::Cancel(run),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use swarmdex::Error;
 use swarmdex::node::{GetRequest, Operation};
 use swarmdex_protocols::content::{Geometry, Outboard, chunk_value, verify_chunk};
-use swarmdex_protocols::fetch::{Any, Have, Header, Request, Run, Want};
+use swarmdex_protocols::fetch::{AnyOf, Have, Header, Request, Run, Want};
 use swarmdex_protocols::index::{Announce, Offer, Sequence};
 use swarmdex_protocols::{ChunkSet, ContentId};
 use tempfile::TempDir;
@@ -155,7 +155,7 @@ async fn where_any_chunk_would_do_the_one_sent_least_comes() {
     for round in 0..3 {
         for _ in 0..5 {
             // Chunks beyond the end are no choice.
-            let any = framed(&Request::Any(Any::new(content, 3, [3, 7, 11, 13, 19])));
+            let any = framed(&Request::Any(AnyOf::new(content, 3, [3, 7, 11, 13, 19])));
             let (header, body) = taken_apart(&stranger.send(FETCH, id, any).await.unwrap());
             let (first, proof) = match header {
                 Header::Chunks { mut proofs, .. } => (3, proofs.remove(0)),
@@ -168,7 +168,7 @@ async fn where_any_chunk_would_do_the_one_sent_least_comes() {
         let expected: Vec<_> = [3, 7, 11, 13, 19].map(|first| (first, round + 1)).into();
         assert_eq!(sent.iter().map(|(first, count)| (*first, *count)).collect::<Vec<_>>(), expected);
     }
-    let beyond = framed(&Request::Any(Any::new(content, 4000, [4001, u64::MAX])));
+    let beyond = framed(&Request::Any(AnyOf::new(content, 4000, [4001, u64::MAX])));
     let (header, _) = taken_apart(&stranger.send(FETCH, id, beyond).await.unwrap());
     assert!(matches!(header, Header::Refused(_)), "{header:?}");
 }

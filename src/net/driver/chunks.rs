@@ -57,7 +57,7 @@ impl Driver {
         let (crowd, early) = match &mut request {
             Request::Chunks(want) => {
                 self.crowd.on_have_update(&want.content, peer, std::mem::take(&mut want.have));
-                (holdings.is_part(&want.content), holdings.is_coming(&want.content, want.first))
+                (holdings.is_part(&want.content), holdings.is_incoming(&want.content, want.first))
             }
             request => (matches!(request, Request::Any(_)), false),
         };

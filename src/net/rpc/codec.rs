@@ -99,7 +99,7 @@ pub(in crate::net) struct FetchCodec {
     /// What learns of chunks that begin to arrive.
     on_arrival: OnArrival,
     /// What the request asked for whose answer is read next, if any of several chunks: each request has a clone of its own.
-    asked: Option<fetch::Any>,
+    asked: Option<fetch::AnyOf>,
 }
 
 impl Codec for FetchCodec {
@@ -350,7 +350,7 @@ mod tests {
             };
             Some(Box::new(came) as Arrived)
         });
-        let asked = fetch::Request::Any(fetch::Any::new(ContentId::of(b"x"), 3, [5]));
+        let asked = fetch::Request::Any(fetch::AnyOf::new(ContentId::of(b"x"), 3, [5]));
         let answer = |header: Header| written(fetch::Response { header, body: vec![1; 50] });
         let exchange = |request: &fetch::Request, bytes: &[u8]| {
             let mut codec = FetchCodec::new(Buffers::new(4), Arc::default(), on_arrival.clone());

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use swarmdex_protocols::content::Geometry;
-use swarmdex_protocols::fetch::{Any, Header, Other, Refusal, Request, Response, Run, Want};
+use swarmdex_protocols::fetch::{AnyOf, Header, Other, Refusal, Request, Response, Run, Want};
 use swarmdex_protocols::index::Member;
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
 use tokio::sync::mpsc;
@@ -259,7 +259,7 @@ impl<'a> Engine<'a> {
                     self.add(machine, FoundHolder { peer, addresses: Vec::new(), whole: false });
                     stirs = self.on_have_update(machine, peer, &have);
                 }
-                begun = begun(&*store) => begun.into_iter().for_each(|index| machine.on_coming(index)),
+                begun = begun(&*store) => begun.into_iter().for_each(|index| machine.on_incoming(index)),
                 () = sleep_until(work.long) => {
                     work.long = None;
                     if machine.is_swarm() {
@@ -302,7 +302,7 @@ impl<'a> Engine<'a> {
                 // Who waits for a chunk is not helped by another.
                 let any = (count == 1 && !machine.is_urgent(first)).then(|| machine.alternatives(source)).flatten();
                 let request = match any {
-                    Some(others) => Request::Any(Any::new(self.content, first, others)),
+                    Some(others) => Request::Any(AnyOf::new(self.content, first, others)),
                     // One that downloads as well is told what it may get here.
                     None if machine.has_part(source) && self.shares() => {
                         Request::Chunks(Want { have: self.store.offers().along(), ..run.into() })
@@ -396,7 +396,7 @@ impl<'a> Engine<'a> {
                     _ => (machine.on_chunks(source, run.first, run.count, now), run),
                 };
                 if !wanted {
-                    self.store.landed(run.first);
+                    self.store.settle(run.first);
                 } else if !work.writer.push(source, run, response) {
                     return Err(Error::Bug);
                 }
@@ -461,8 +461,8 @@ impl<'a> Engine<'a> {
 
 /// Chunks that begin to arrive; for ever if others are not told of them.
 async fn begun(store: &dyn Content) -> Vec<u64> {
-    match store.coming() {
-        Some(coming) => coming.begun().await,
+    match store.incoming() {
+        Some(incoming) => incoming.begun().await,
         None => std::future::pending().await,
     }
 }

@@ -57,7 +57,7 @@ impl Engine<'_> {
 
     /// Says that it is waited for whoever has what is missing once that takes a moment, and again when it is over.
     pub(super) fn look_who_is_away(&mut self, machine: &Download<PeerId>) {
-        if !self.is_alone(machine) || self.terms.patience.is_zero() {
+        if !self.is_abandoned(machine) || self.terms.patience.is_zero() {
             if self.away.take().is_some() {
                 (self.says)(Said::Away(false));
             }
@@ -70,7 +70,7 @@ impl Engine<'_> {
     }
 
     /// Whether nobody is left who has what is missing, or nobody of those who owe some of it is connected.
-    fn is_alone(&self, machine: &Download<PeerId>) -> bool {
+    fn is_abandoned(&self, machine: &Download<PeerId>) -> bool {
         let net = &self.inner.net;
         let is_there = |source: &PeerId| *source == net.local() || net.last_data(source).is_some();
         let mut owing = machine.owing().map(|(source, ..)| source).peekable();

@@ -63,7 +63,7 @@ impl Writer {
                 if let Some(write_back) = &mut write_back {
                     write_back.wrote(&store, response.body.len());
                 }
-                store.landed(run.first);
+                store.settle(run.first);
                 buffers.give(response.body);
                 if outcomes.blocking_send(WriterOutcome { source, run, written, dropped }).is_err() {
                     return;

@@ -35,12 +35,12 @@ impl Announcer {
         let granted = part.filter(|(name, ..)| !except.contains(name.as_str()));
         for (name, content, size) in granted {
             let standing = Standing::Certified(*version);
-            let attributes = self.told_attributes(name, content, size);
+            let attributes = self.reported_attributes(name, content, size);
             let answer =
                 MasterAnswer { content: *content, size, attributes, standing, sealed_ms: u64::MAX, at: now.mono };
             // What was believed before, and its certificate, count no more.
             self.changed.mark(name);
-            self.told.insert(name.clone(), answer);
+            self.reported.insert(name.clone(), answer);
             self.unsealed.insert(name.clone(), *version);
             // The version is above all that this master said. If there is something later, others say so again.
             self.doubted.remove(name);
@@ -68,7 +68,8 @@ impl Announcer {
                 continue;
             }
             // Told of just that version; if not, it is not this peer's any more, or is being told anew.
-            let Some(answer) = self.told.get(&name).filter(|answer| answer.granted() == Some(version)).cloned() else {
+            let Some(answer) = self.reported.get(&name).filter(|answer| answer.granted() == Some(version)).cloned()
+            else {
                 continue;
             };
             let MasterAnswer { content, size, .. } = answer;
@@ -77,7 +78,7 @@ impl Announcer {
             let before = before.filter(|before| before.content == content && before.size == size);
             let attributes = before.and_then(|before| before.attributes.clone());
             let entry = Entry { name: name.clone(), content, size, owner: self.local, version, attributes };
-            self.told.insert(name.clone(), MasterAnswer { sealed_ms: seal.issued_ms, ..answer });
+            self.reported.insert(name.clone(), MasterAnswer { sealed_ms: seal.issued_ms, ..answer });
             self.certificates.insert(name.clone(), Certificate { entry, seal });
             self.unsealed.remove(&name);
             self.changed.mark(&name);
@@ -93,7 +94,7 @@ impl Announcer {
         for name in left_out {
             self.look_again();
             self.changed.mark(&name);
-            self.told.remove(&name);
+            self.reported.remove(&name);
             self.forget(&name);
         }
         self.first_unsealed() != Some(&first)

@@ -14,7 +14,7 @@ const HAVE_SOON: Duration = Duration::from_millis(200);
 const HAVE_LATER: Duration = Duration::from_millis(400);
 /// How many of a crowd are told at once of a chunk that nobody else has: as many as it can be sent to at a time. They and it
 /// say so along with what they ask for next, so that the others soon know.
-const TOLD: usize = 6;
+const ANNOUNCED_TO: usize = 6;
 /// How often a source that has everything is asked who else has a part, in the end; and how soon at first, doubled
 /// each time.
 const OTHERS: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ impl<S: Copy + Ord> Download<S> {
                 *count = count.saturating_add(1);
             }
         }
-        let due = if wants_any(&self.todo, &known) { HAVE_LATER } else { HAVE_SOON };
+        let due = if wants_any(&self.unasked, &known) { HAVE_LATER } else { HAVE_SOON };
         let news = known.len() > before;
         state.holds = Holds::Some(known);
         (news, due)
@@ -75,23 +75,23 @@ impl<S: Copy + Ord> Download<S> {
 
     /// A chunk begins to arrive, and others may ask for it before it is here: if nobody else of a crowd is known to have it,
     /// some of them are told now, and not when it is written.
-    pub fn on_coming(&mut self, index: u64) {
-        self.told.insert(index);
-        self.tell_of(index);
+    pub fn on_incoming(&mut self, index: u64) {
+        self.announced.insert(index);
+        self.announce(index);
     }
 
     /// This download has a chunk, or soon will. If nobody else of a crowd is known to have it, some of them are told at
     /// once, by asking them what they have.
-    pub(super) fn tell_of(&mut self, index: u64) {
-        if !self.policy.tells || self.availability.is_empty() || self.rarity(index) > 0 {
+    pub(super) fn announce(&mut self, index: u64) {
+        if !self.policy.announces || self.availability.is_empty() || self.rarity(index) > 0 {
             return;
         }
         let parts = self.sources.values().filter(|state| state.has_part()).count();
         // Every time others, from a random one on.
         let from = usize::try_from(self.random.below(parts.max(1) as u64)).unwrap_or(0);
-        let told = |place: usize| (place + parts - from) % parts < TOLD;
+        let is_chosen = |place: usize| (place + parts - from) % parts < ANNOUNCED_TO;
         let parts = self.sources.values_mut().filter(|state| state.has_part()).enumerate();
-        parts.filter(|(place, _)| told(*place)).for_each(|(_, state)| state.untold = true);
+        parts.filter(|(place, _)| is_chosen(*place)).for_each(|(_, state)| state.unannounced = true);
     }
 
     /// Whether a source is one of a crowd, that has a part.
@@ -136,13 +136,14 @@ impl<S: Copy + Ord> Download<S> {
         let whole = |state: &Source| state.lost.is_none() && matches!(state.holds, Holds::All);
         let mut whole = self.sources.iter().filter(|(_, state)| whole(state)).map(|(source, _)| *source);
         // Two of them might send the same chunk.
-        let alone = whole.next() == Some(source) && whole.next().is_none();
-        let todo = self.todo.iter().flat_map(|(begin, end)| *begin..*end).filter(|index| self.rarity(*index) == 0);
-        (!self.availability.is_empty() && alone && self.wanted.is_whole()).then_some(todo)
+        let only_one = whole.next() == Some(source) && whole.next().is_none();
+        let unasked =
+            self.unasked.iter().flat_map(|(begin, end)| *begin..*end).filter(|index| self.rarity(*index) == 0);
+        (!self.availability.is_empty() && only_one && self.wanted.is_whole()).then_some(unasked)
     }
 }
 
 /// Whether a chunk is to do that is among these.
-fn wants_any(todo: &BTreeMap<u64, u64>, chunks: &ChunkSet) -> bool {
-    todo.iter().any(|(begin, end)| (*begin..*end).any(|index| chunks.contains(index)))
+fn wants_any(unasked: &BTreeMap<u64, u64>, chunks: &ChunkSet) -> bool {
+    unasked.iter().any(|(begin, end)| (*begin..*end).any(|index| chunks.contains(index)))
 }

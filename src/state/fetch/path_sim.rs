@@ -37,7 +37,7 @@ fn seconds(path: Path, chunks: u64, rate_at: impl Fn(f64) -> f64) -> f64 {
         window_bytes: WINDOW,
         total_bytes: 3 * WINDOW,
         swarm: true,
-        tells: true,
+        announces: true,
         patience: Duration::from_secs(30),
         seed: 3,
     };

@@ -129,7 +129,7 @@ impl Swarm {
                 window_bytes: 8 << 20,
                 total_bytes: 24 << 20,
                 swarm: true,
-                tells: true,
+                announces: true,
                 patience: Duration::from_secs(30),
                 seed: random.next(),
             };

@@ -127,7 +127,7 @@ pub(super) struct Source {
     /// When to ask next which chunks it has; `None` while it is being asked, or never.
     pub(super) have_due: Option<Instant>,
     /// Whether it is to be asked as soon as it is not being asked, for it was not told of a chunk that it lacks.
-    pub(super) untold: bool,
+    pub(super) unannounced: bool,
     /// Answers to that question so far.
     pub(super) answers: u32,
     pub(super) lost: Option<Exhausted>,
@@ -149,7 +149,7 @@ impl Source {
             broken_words: 0,
             not_before: None,
             have_due: None,
-            untold: false,
+            unannounced: false,
             answers: 0,
             lost: None,
         }
@@ -176,19 +176,19 @@ impl Source {
         self.not_before.is_some_and(|until| until > now)
     }
 
-    /// Whether it may be asked for `bytes` more. `alone` while all who are asked have everything: within a crowd chunks
+    /// Whether it may be asked for `bytes` more. `no_crowd` while all who are asked have everything: within a crowd chunks
     /// that wait at one are of no use to anybody.
-    pub(super) fn has_room(&self, bytes: u64, policy: &FetchPolicy, alone: bool) -> bool {
+    pub(super) fn has_room(&self, bytes: u64, policy: &FetchPolicy, no_crowd: bool) -> bool {
         let window = match self.rate.per_second {
             // Half after a failure, a quarter after two.
             None if self.has_part() => bytes,
             None => self.first_window() >> self.failures.min(8),
             Some(rate) => {
-                let trips = if alone { self.round_trip * AHEAD_TRIPS } else { Duration::ZERO };
+                let trips = if no_crowd { self.round_trip * AHEAD_TRIPS } else { Duration::ZERO };
                 let start = self
                     .start
                     .as_ref()
-                    .filter(|_| alone && !self.has_part())
+                    .filter(|_| no_crowd && !self.has_part())
                     .map_or(0, |start| start.more.saturating_add(self.first_window()));
                 ((rate * (AHEAD + trips).as_secs_f64()) as u64).max(start) >> self.failures.min(8)
             }
@@ -218,7 +218,7 @@ impl Source {
             self.rate.resume(now);
         }
         // What is here is told along with the request.
-        self.untold = false;
+        self.unannounced = false;
         self.asked.insert(first, Asked { count, bytes, at: now });
         self.in_flight += bytes;
     }

@@ -14,7 +14,7 @@ const POLICY: FetchPolicy = FetchPolicy {
     window_bytes: 8 << 20,
     total_bytes: 24 << 20,
     swarm: true,
-    tells: true,
+    announces: true,
     patience: Duration::from_secs(30),
     seed: 7,
 };
@@ -426,7 +426,7 @@ fn when_none_is_left_more_sources_are_looked_for_until_that_is_in_vain() {
 fn millions_of_chunks_cost_little() {
     let geometry = Geometry::new(swarmdex_protocols::limits::MAX_FILE_BYTES).unwrap();
     let download = Download::<u8>::new(geometry, POLICY, None);
-    assert_eq!(download.todo.len(), 1);
+    assert_eq!(download.unasked.len(), 1);
 }
 
 /// An owner that is restarted is waited for, looked for again and again, and used when it is back.

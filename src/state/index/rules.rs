@@ -152,7 +152,7 @@ pub fn announce<V: IndexView>(
             if all >= limits.names {
                 return refused(RefusalCode::Quota, format!("the index holds {all} names, the most that it takes"));
             }
-            if let Some(entry) = precedent(view.ended(&name)?, owner, evidence)
+            if let Some(entry) = earlier_claim(view.ended(&name)?, owner, evidence)
                 // What that peer gave up since, it would not get rid of.
                 && !view.reported(&entry.owner)?
             {
@@ -206,7 +206,7 @@ pub fn after(last: Version, seen: Version, random: u64) -> Version {
 ///
 /// What comes back so is certified anew, at a new version: of what else was said of the name before this master
 /// lost its memory, some may come to light later.
-fn precedent(ended: Option<Version>, owner: PeerId, evidence: &Evidence) -> Option<&Entry> {
+fn earlier_claim(ended: Option<Version>, owner: PeerId, evidence: &Evidence) -> Option<&Entry> {
     let ended = ended.unwrap_or_default();
     let mirrored = evidence.mirror.settled();
     let over = mirrored.map(Statement::version).unwrap_or_default().max(ended);

@@ -37,15 +37,15 @@ impl Publications {
     /// Whether no master publishes anything. When that begins, what it may not have come to publish is due at once, and all the
     /// rest earlier than it would be: where a master is lost, others may be. Where it is lost again and again, only once it has
     /// been for a while: what was granted in between would be published each time, and a network that is overloaded stay so.
-    pub fn set_alone(&mut self, alone: bool, now: Instant) {
-        if !alone {
+    pub fn set_masterless(&mut self, masterless: bool, now: Instant) {
+        if !masterless {
             self.hurry = None;
-        } else if !self.alone {
+        } else if !self.masterless {
             let again = self.hurried.is_some_and(|at| now < at + self.interval / 4);
             let at = if again { now + LOST_AGAIN.min(self.interval / 4) } else { now };
             self.hurry = Some((at, now));
         }
-        self.alone = alone;
+        self.masterless = masterless;
         if let Some((_, lost)) = self.hurry.take_if(|(at, _)| *at <= now) {
             self.hurried = Some(now);
             self.hurry(lost, now);
@@ -205,14 +205,14 @@ pub(super) mod tests {
         assert!(publications.due(granted, 100).is_empty(), "the master publishes them");
         // It may not have come to it.
         let mut now = granted + MASTER_TIME / 2;
-        publications.set_alone(true, now);
+        publications.set_masterless(true, now);
         assert_eq!(publications.due(now, 100).len(), 20);
         certificates.iter().for_each(|(key, what)| publications.on_published(key, what, 20, 20, now));
         let mut published = 0;
         for _ in 0..120 {
             now += Duration::from_secs(10);
-            publications.set_alone(false, now);
-            publications.set_alone(true, now);
+            publications.set_masterless(false, now);
+            publications.set_masterless(true, now);
             for (key, what) in publications.due(now, 100) {
                 published += 1;
                 publications.on_published(&key, &what, 20, 20, now);
@@ -238,7 +238,7 @@ pub(super) mod tests {
         let lost = |count: u16, after: Duration| {
             let mut publications = Publications::new(interval);
             certificates(count).into_iter().for_each(|(key, what)| publications.want(key, Some(what), granted));
-            publications.set_alone(true, granted + after);
+            publications.set_masterless(true, granted + after);
             let due = publications.due(granted + after, usize::MAX).len();
             (due, publications.poll_timeout().unwrap())
         };
@@ -255,17 +255,17 @@ pub(super) mod tests {
     fn what_is_granted_between_two_losses_waits_until_the_second_lasts() {
         let (granted, interval, second) = (Instant::now(), Duration::from_secs(1200), Duration::from_secs(1));
         let mut publications = Publications::new(interval);
-        publications.set_alone(true, granted);
-        publications.set_alone(false, granted + second);
+        publications.set_masterless(true, granted);
+        publications.set_masterless(false, granted + second);
         certificates(20).into_iter().for_each(|(key, what)| publications.want(key, Some(what), granted + second));
-        publications.set_alone(true, granted + 2 * second);
+        publications.set_masterless(true, granted + 2 * second);
         assert!(publications.due(granted + 2 * second, 100).is_empty());
         // It comes back, and is lost for good.
-        publications.set_alone(false, granted + 20 * second);
-        publications.set_alone(true, granted + 30 * second);
+        publications.set_masterless(false, granted + 20 * second);
+        publications.set_masterless(true, granted + 30 * second);
         let at = publications.poll_timeout().unwrap();
         assert_eq!(at, granted + 30 * second + LOST_AGAIN);
-        publications.set_alone(true, at);
+        publications.set_masterless(true, at);
         assert_eq!(publications.due(at, 100).len(), 20, "the master may not have come to it before");
     }
 

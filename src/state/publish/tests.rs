@@ -70,7 +70,7 @@ fn what_is_wanted_comes_again_and_what_is_not_is_dropped() {
     assert_eq!(publications.due(now + RETRY * 2, 10).len(), 1, "nobody stored it");
     assert_eq!(publications.due(now + interval, 10).len(), 4);
     assert!(publications.due(now + interval * 7 / 10, 10).len() == 1, "not all are early");
-    publications.set_alone(true, now);
+    publications.set_masterless(true, now);
     assert_eq!(publications.due(now, 10).len(), 0, "what is stored is not stored at once again");
     assert_eq!(publications.due(now + interval / 2, 10).len(), 4, "but earlier than it would be");
     publications.replace(wanted.into_iter().take(1).collect(), now);

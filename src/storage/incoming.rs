@@ -9,39 +9,39 @@ use tokio::sync::Notify;
 use crate::locks::lock;
 
 /// Chunks of one download that others know to be on their way; of more they are told when they are here.
-const MAX_COMING: usize = 64;
+const MAX_INCOMING: usize = 64;
 
 /// The chunks of one download that are on their way.
 #[derive(Debug)]
-pub struct Coming {
+pub struct Incoming {
     state: Mutex<IncomingState>,
     begun: Notify,
     /// Told whenever one is no longer on its way.
-    landed: Arc<Notify>,
+    settled: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
 struct IncomingState {
     chunks: BTreeSet<u64>,
-    /// Those that began to arrive since [`Coming::begun`] last said so.
+    /// Those that began to arrive since [`Incoming::begun`] last said so.
     news: Vec<u64>,
 }
 
-impl Coming {
-    /// None yet; `landed` is told whenever one is no longer on its way.
-    pub(super) fn new(landed: Arc<Notify>) -> Self {
-        Self { state: Mutex::default(), begun: Notify::new(), landed }
+impl Incoming {
+    /// None yet; `settled` is told whenever one is no longer on its way.
+    pub(super) fn new(settled: Arc<Notify>) -> Self {
+        Self { state: Mutex::default(), begun: Notify::new(), settled }
     }
 
     /// Chunk `index` begins to arrive. Nothing if it is known to, or too many are on their way.
     pub(super) fn begin(self: &Arc<Self>, index: u64) -> Option<IncomingGuard> {
         let mut state = lock(&self.state);
-        if state.chunks.len() >= MAX_COMING || !state.chunks.insert(index) {
+        if state.chunks.len() >= MAX_INCOMING || !state.chunks.insert(index) {
             return None;
         }
         state.news.push(index);
         self.begun.notify_one();
-        Some(IncomingGuard { coming: Some(self.clone()), index })
+        Some(IncomingGuard { incoming: Some(self.clone()), index })
     }
 
     /// Chunk `index` is here, or does not come.
@@ -49,7 +49,7 @@ impl Coming {
         let mut state = lock(&self.state);
         state.news.retain(|other| *other != index);
         if state.chunks.remove(&index) {
-            self.landed.notify_one();
+            self.settled.notify_one();
         }
     }
 
@@ -73,22 +73,22 @@ impl Coming {
 /// A chunk that is on its way. Dropped, it does not come.
 #[derive(Debug)]
 pub struct IncomingGuard {
-    coming: Option<Arc<Coming>>,
+    incoming: Option<Arc<Incoming>>,
     index: u64,
 }
 
 impl IncomingGuard {
     /// It came: until it is verified and written, or found to be wrong, it is still on its way, and whoever has it tells
-    /// [`super::content::Content::landed`].
+    /// [`super::content::Content::settle`].
     pub fn came(mut self) {
-        self.coming = None;
+        self.incoming = None;
     }
 }
 
 impl Drop for IncomingGuard {
     fn drop(&mut self) {
-        if let Some(coming) = &self.coming {
-            coming.end(self.index);
+        if let Some(incoming) = &self.incoming {
+            incoming.end(self.index);
         }
     }
 }
@@ -100,31 +100,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chunk_is_on_its_way_until_it_landed_or_is_given_up() {
-        let landed = Arc::<Notify>::default();
-        let coming = Arc::new(Coming::new(landed.clone()));
-        let (came, lost) = (coming.begin(7).unwrap(), coming.begin(8).unwrap());
-        assert!(coming.begin(7).is_none(), "it is known to come");
-        assert_eq!(coming.begun().now_or_never(), Some(vec![7, 8]));
-        assert_eq!(coming.begun().now_or_never(), None);
+    fn a_chunk_is_on_its_way_until_it_settled_or_is_given_up() {
+        let settled = Arc::<Notify>::default();
+        let incoming = Arc::new(Incoming::new(settled.clone()));
+        let (came, lost) = (incoming.begin(7).unwrap(), incoming.begin(8).unwrap());
+        assert!(incoming.begin(7).is_none(), "it is known to come");
+        assert_eq!(incoming.begun().now_or_never(), Some(vec![7, 8]));
+        assert_eq!(incoming.begun().now_or_never(), None);
         came.came();
-        assert_eq!(coming.chunks(), [7, 8].into());
-        assert!(landed.notified().now_or_never().is_none());
+        assert_eq!(incoming.chunks(), [7, 8].into());
+        assert!(settled.notified().now_or_never().is_none());
         drop(lost);
-        assert!(landed.notified().now_or_never().is_some());
-        assert!(coming.contains(7) && !coming.contains(8));
-        coming.end(7);
-        assert!(landed.notified().now_or_never().is_some());
-        assert!(coming.chunks().is_empty());
+        assert!(settled.notified().now_or_never().is_some());
+        assert!(incoming.contains(7) && !incoming.contains(8));
+        incoming.end(7);
+        assert!(settled.notified().now_or_never().is_some());
+        assert!(incoming.chunks().is_empty());
     }
 
     #[test]
     fn chunks_on_their_way_are_bounded() {
-        let coming = Arc::new(Coming::new(Arc::default()));
-        let expected: Vec<_> = (0..1000).filter_map(|index| coming.begin(index)).collect();
-        assert_eq!((expected.len(), coming.chunks().len()), (MAX_COMING, MAX_COMING));
+        let incoming = Arc::new(Incoming::new(Arc::default()));
+        let expected: Vec<_> = (0..1000).filter_map(|index| incoming.begin(index)).collect();
+        assert_eq!((expected.len(), incoming.chunks().len()), (MAX_INCOMING, MAX_INCOMING));
         drop(expected);
         // Nobody is told of what is over.
-        assert_eq!(coming.begun().now_or_never(), Some(Vec::new()));
+        assert_eq!(incoming.begun().now_or_never(), Some(Vec::new()));
     }
 }
