@@ -18,21 +18,21 @@ pub(super) enum Command {
     },
     Index {
         to: PeerId,
-        request: index::Request,
+        request: index::IndexRequest,
         answer: Waiting<rpc::Index>,
     },
     Mirror {
         to: PeerId,
-        request: mirror::Request,
+        request: mirror::MirrorRequest,
         answer: Waiting<rpc::Mirror>,
     },
     Dht(dht::Ask),
     Fetch {
         from: PeerId,
-        request: fetch::Request,
+        request: fetch::FetchRequest,
         answer: Waiting<rpc::Fetch>,
         /// Gets the request back if there is no connection.
-        unsent: oneshot::Sender<fetch::Request>,
+        unsent: oneshot::Sender<fetch::FetchRequest>,
     },
     Listen {
         content: ContentId,

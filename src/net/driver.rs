@@ -15,7 +15,7 @@ use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
 use swarmdex_protocols::address::{routing_addresses, without_peer};
 use swarmdex_protocols::fetch as fetch_protocol;
-use swarmdex_protocols::index::{Request, Response, Run};
+use swarmdex_protocols::index::{IndexRequest, IndexResponse, Run};
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -65,8 +65,8 @@ async fn found(index: Option<&Master>) {
 enum Job {
     Index { reply: IndexReply, done: Box<Done> },
     Eviction { peer: PeerId, written: bool },
-    Upload { reply: Reply<rpc::Fetch>, response: fetch_protocol::Response },
-    Owned { peer: PeerId, reply: IndexReply, response: Box<Response> },
+    Upload { reply: Reply<rpc::Fetch>, response: fetch_protocol::FetchResponse },
+    Owned { peer: PeerId, reply: IndexReply, response: Box<IndexResponse> },
     Checked(Box<Checked>),
     Tried { peer: PeerId, reached: bool },
 }
@@ -147,7 +147,7 @@ struct Requests {
     nodes: Nodes,
     meetings: Meetings,
     doubts: Doubts,
-    renewals: Pending<PeerId, Response>,
+    renewals: Pending<PeerId, IndexResponse>,
     /// Questions about names of this node that are being answered.
     owned: Counts<PeerId>,
 }

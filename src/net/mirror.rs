@@ -15,7 +15,7 @@ use futures::{Stream, StreamExt, stream};
 use swarmdex_protocols::address::routing_addresses;
 use swarmdex_protocols::index::RefusalCode;
 use swarmdex_protocols::limits::{MAX_MIRROR_RECORDS, MAX_PROVIDERS};
-use swarmdex_protocols::mirror::{Provider, Request, Response, Verdict};
+use swarmdex_protocols::mirror::{MirrorRequest, MirrorResponse, Provider, StoreVerdict};
 use swarmdex_protocols::{Authority, Ledger, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally};
 
 use super::dht::{CLOSEST_PATIENCE, now};
@@ -91,20 +91,22 @@ struct Met {
 }
 
 impl Stores {
-    fn count(&mut self, node: PeerId, own: bool, outcomes: Vec<(RecordKey, Verdict)>) {
+    fn count(&mut self, node: PeerId, own: bool, outcomes: Vec<(RecordKey, StoreVerdict)>) {
         let number = u16::try_from(self.nodes.len()).ok().filter(|_| !own && !outcomes.is_empty());
         self.nodes.extend(number.map(|_| node));
         for (key, verdict) in outcomes {
             let Some(copies) = self.copies.get_mut(&key) else { continue };
             match verdict {
-                Verdict::Stored => {
+                StoreVerdict::Stored => {
                     copies.stored += 1;
                     copies.at.extend(number);
                 }
-                Verdict::Older => copies.older += 1,
-                Verdict::Certified(owner) | Verdict::Claimed(owner) => *copies.taken.entry(owner).or_default() += 1,
-                Verdict::Full => copies.full += 1,
-                Verdict::Invalid => {}
+                StoreVerdict::Older => copies.older += 1,
+                StoreVerdict::Certified(owner) | StoreVerdict::Claimed(owner) => {
+                    *copies.taken.entry(owner).or_default() += 1
+                }
+                StoreVerdict::Full => copies.full += 1,
+                StoreVerdict::Invalid => {}
             }
         }
     }
@@ -203,8 +205,8 @@ impl Mirror {
             nodes.push((self.net.local(), Vec::new()));
         }
         let asking = stream::iter(nodes).map(move |(node, addresses)| async move {
-            match self.ask(node, &addresses, Request::Providers(key)).await {
-                Ok(Response::Providers(providers)) => providers,
+            match self.ask(node, &addresses, MirrorRequest::Providers(key)).await {
+                Ok(MirrorResponse::Providers(providers)) => providers,
                 _ => Vec::new(),
             }
         });
@@ -244,8 +246,8 @@ impl Mirror {
         let mut ledgers = Vec::new();
         for some in errand.items.chunks(MAX_MIRROR_RECORDS) {
             let keys = some.iter().map(|(key, _)| *key).collect();
-            let records = match self.ask(errand.node, &errand.addresses, Request::Read(keys)).await {
-                Ok(Response::Records(records)) if records.len() == some.len() => records,
+            let records = match self.ask(errand.node, &errand.addresses, MirrorRequest::Read(keys)).await {
+                Ok(MirrorResponse::Records(records)) if records.len() == some.len() => records,
                 Ok(_) => continue,
                 Err(_) => return ledgers,
             };
@@ -263,7 +265,12 @@ impl Mirror {
         ledgers
     }
 
-    async fn ask(&self, node: PeerId, addresses: &[Multiaddr], request: Request) -> Result<Response, RequestError> {
+    async fn ask(
+        &self,
+        node: PeerId,
+        addresses: &[Multiaddr],
+        request: MirrorRequest,
+    ) -> Result<MirrorResponse, RequestError> {
         /// Attempts while the node is busy.
         const ATTEMPTS: u32 = 4;
         let asking = async {
@@ -275,7 +282,7 @@ impl Mirror {
             for attempt in 1..ATTEMPTS {
                 match self.net.mirror(node, request.clone()).await? {
                     // What it does not understand, it will not understand the next time.
-                    Response::Refused(refusal) if refusal.code == RefusalCode::Busy => {
+                    MirrorResponse::Refused(refusal) if refusal.code == RefusalCode::Busy => {
                         tokio::time::sleep(Duration::from_millis(50) * attempt * attempt).await
                     }
                     response => return Ok(response),

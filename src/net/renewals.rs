@@ -17,7 +17,7 @@ use libp2p::swarm::{
     THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
-use swarmdex_protocols::index::{Request, Response};
+use swarmdex_protocols::index::{IndexRequest, IndexResponse};
 
 use super::error::RequestError;
 use super::rpc::codec::Received;
@@ -35,9 +35,9 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(super) enum Event {
     /// A peer renews; [`Renewals::answer`] is due.
-    Asked { asker: Asker, request: Received<Request> },
+    Asked { asker: Asker, request: Received<IndexRequest> },
     /// What the other side said to a renewal of this node.
-    Answered { peer: PeerId, connection: ConnectionId, answer: Result<Response, Unanswered> },
+    Answered { peer: PeerId, connection: ConnectionId, answer: Result<IndexResponse, Unanswered> },
 }
 
 /// Who renews, where, and with which question.
@@ -49,13 +49,13 @@ pub(super) struct Asker {
 }
 
 /// Answers questions on a connection's own task, without the loop of the node, as long as it can.
-pub(super) type Standing = Arc<dyn Fn(&Request) -> Option<Response> + Send + Sync>;
+pub(super) type Standing = Arc<dyn Fn(&IndexRequest) -> Option<IndexResponse> + Send + Sync>;
 
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Unanswered {
     /// The other side knows no such stream, or broke it off at the first question. That comes back.
-    Unsupported(Request),
+    Unsupported(IndexRequest),
     /// Anything else.
     Failed(RequestError),
 }
@@ -73,7 +73,7 @@ pub(super) struct Renewals {
 
 impl Renewals {
     /// Asks a connected node. One question at a time: a second one before the answer is refused.
-    pub(super) fn ask(&mut self, peer: PeerId, request: Request) -> Result<(), RequestError> {
+    pub(super) fn ask(&mut self, peer: PeerId, request: IndexRequest) -> Result<(), RequestError> {
         if self.asked.contains_key(&peer) {
             return Err(RequestError::Busy);
         }
@@ -84,7 +84,7 @@ impl Renewals {
     }
 
     /// Answers who asked; with a standing, it answers later questions there first.
-    pub(super) fn answer(&mut self, asker: Asker, response: Response, standing: Option<Standing>) {
+    pub(super) fn answer(&mut self, asker: Asker, response: IndexResponse, standing: Option<Standing>) {
         self.say(asker.peer, asker.connection, Say::Answer(asker.question, response, standing));
     }
 
@@ -107,7 +107,7 @@ impl Renewals {
         }
     }
 
-    fn on_answer(&mut self, peer: PeerId, connection: ConnectionId, answer: Result<Response, Unanswered>) {
+    fn on_answer(&mut self, peer: PeerId, connection: ConnectionId, answer: Result<IndexResponse, Unanswered>) {
         if self.asked.get(&peer) == Some(&connection) {
             self.asked.remove(&peer);
             self.events.push_back(ToSwarm::GenerateEvent(Event::Answered { peer, connection, answer }));

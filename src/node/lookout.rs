@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use swarmdex_protocols::address::{is_dialable, is_tcp, preferred};
-use swarmdex_protocols::index::{Request, Response};
+use swarmdex_protocols::index::{IndexRequest, IndexResponse};
 use swarmdex_protocols::{Multiaddr, RecordKey};
 
 use super::Phase;
@@ -153,7 +153,8 @@ impl Lookout {
             // Nobody there, or this node itself by a detour.
             let Some(theirs) = reign.filter(|theirs| theirs.run != self.context.net.run()) else { continue };
             self.context.twins.on_met(&address);
-            let Ok(Response::Master(own)) = self.context.net.index(self.context.net.local(), Request::Master).await
+            let Ok(IndexResponse::Master(own)) =
+                self.context.net.index(self.context.net.local(), IndexRequest::Master).await
             else {
                 return;
             };

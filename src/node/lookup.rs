@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::index::{
-    Cursor, Found as FoundName, Lookup, Member, Page, Peers, RefusalCode, Report, Request, Response, Search,
+    Cursor, Found as FoundName, IndexRequest, IndexResponse, Lookup, Member, Page, Peers, RefusalCode, Report, Search,
 };
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::statement::Invalid;
@@ -59,10 +59,10 @@ impl Questions {
         }
     }
 
-    async fn ask(&self, request: Request) -> Result<(PeerId, Response), Error> {
+    async fn ask(&self, request: IndexRequest) -> Result<(PeerId, IndexResponse), Error> {
         let master = self.master().await?;
         match self.net.index(master, request).await? {
-            Response::Refused(refusal) => Err(Error::Refused(refusal)),
+            IndexResponse::Refused(refusal) => Err(Error::Refused(refusal)),
             response => Ok((master, response)),
         }
     }
@@ -135,9 +135,9 @@ impl Questions {
     }
 
     async fn lookup_at_master(&self, name: &Name) -> Result<Checked, Error> {
-        let request = Request::Lookup(Lookup { name: name.as_str().to_owned() });
+        let request = IndexRequest::Lookup(Lookup { name: name.as_str().to_owned() });
         let (master, found) = match self.ask(request).await {
-            Ok((master, Response::Found(found))) => (master, found),
+            Ok((master, IndexResponse::Found(found))) => (master, found),
             Ok(_) => return Err(Error::Answer),
             Err(Error::Refused(refusal)) if refusal.code == RefusalCode::NotFound => {
                 return Err(Error::NotFound { name: shorten(name.as_str()) });
@@ -230,11 +230,11 @@ impl Questions {
     async fn page(&self, query: &str, cursor: Option<Cursor>, limit: usize) -> Result<Page, Error> {
         // At most 500, see the limit.
         let limit = limit.clamp(1, MAX_PAGE_ENTRIES) as u32;
-        let request = Request::Search(Search { query: query.to_owned(), cursor, limit, rule: Rule::Second });
+        let request = IndexRequest::Search(Search { query: query.to_owned(), cursor, limit, rule: Rule::Second });
         let mut attempt = 1;
         loop {
             match self.ask(request.clone()).await {
-                Ok((_, Response::Page(page))) => return Ok(page),
+                Ok((_, IndexResponse::Page(page))) => return Ok(page),
                 Ok(_) => return Err(Error::Answer),
                 // Of the first page the DHT has an answer, too.
                 Err(Error::Refused(refusal))
@@ -253,7 +253,7 @@ impl Questions {
         let mut peers: Vec<PeerInfo> = Vec::new();
         let mut after = None;
         for _ in 0..MAX_PAGES {
-            let (_, Response::Members(mut members)) = self.ask(Request::Peers(Peers { after })).await? else {
+            let (_, IndexResponse::Members(mut members)) = self.ask(IndexRequest::Peers(Peers { after })).await? else {
                 return Err(Error::Answer);
             };
             members.truncate(MAX_MEMBERS);
@@ -274,7 +274,7 @@ impl Questions {
 
     /// Tells the master that a holder cannot be reached.
     pub(super) async fn report(&self, peer: PeerId) -> Result<(), Error> {
-        self.ask(Request::Report(Report { peer })).await.map(drop)
+        self.ask(IndexRequest::Report(Report { peer })).await.map(drop)
     }
 }
 

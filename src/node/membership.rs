@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use failed::Failed;
 pub(super) use find::Finder;
 use swarmdex_protocols::index::{
-    Announce, Fingerprint, Join, Leave, Offer, RefusalCode, Request, Response, Revoke, Sequence, Session,
+    Announce, Fingerprint, IndexRequest, IndexResponse, Join, Leave, Offer, RefusalCode, Revoke, Sequence, Session,
 };
 use swarmdex_protocols::{Authority, Name, PeerId};
 use tokio::sync::{broadcast, watch};
@@ -209,7 +209,7 @@ impl Membership {
         if *self.context.phase.borrow() == Phase::CutOff {
             return;
         }
-        let leave = self.context.net.index(master, Request::Leave(Leave { session }));
+        let leave = self.context.net.index(master, IndexRequest::Leave(Leave { session }));
         match tokio::time::timeout(LEAVE_TIMEOUT, leave).await {
             Ok(Ok(_)) => tracing::debug!("the master knows that this node leaves"),
             Ok(Err(error)) => tracing::info!(%error, "the master could not be told that this node leaves"),
@@ -268,8 +268,8 @@ impl Membership {
             machine: self.machine,
             again,
         };
-        let joined = match self.ask(master, Request::Join(join)).await? {
-            Response::Joined(joined) => joined,
+        let joined = match self.ask(master, IndexRequest::Join(join)).await? {
+            IndexResponse::Joined(joined) => joined,
             _ => return Err(Failed::Misfit),
         };
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
@@ -316,8 +316,8 @@ impl Membership {
             Batch::Announce { offers, last } => {
                 let announce =
                     Announce { session, sequence, offers: offers.clone(), last: last.is_some(), total: last };
-                let verdicts = match self.ask(master, Request::Announce(announce)).await {
-                    Ok(Response::Announced(verdicts)) => verdicts,
+                let verdicts = match self.ask(master, IndexRequest::Announce(announce)).await {
+                    Ok(IndexResponse::Announced(verdicts)) => verdicts,
                     Ok(_) => return Err(Failed::Misfit),
                     Err(failed) if failed.code() == Some(RefusalCode::Differs) => {
                         tracing::warn!(
@@ -342,8 +342,8 @@ impl Membership {
                 fits
             }
             Batch::Revoke(names) => {
-                let request = Request::Revoke(Revoke { session, sequence, names: names.clone() });
-                let Response::Revoked(outcomes) = self.ask(master, request).await? else {
+                let request = IndexRequest::Revoke(Revoke { session, sequence, names: names.clone() });
+                let IndexResponse::Revoked(outcomes) = self.ask(master, request).await? else {
                     return Err(Failed::Misfit);
                 };
                 let fits = self.context.standings.change(|announcer| announcer.on_revoked(&names, &outcomes));
@@ -373,17 +373,17 @@ impl Membership {
     /// Asks the master; what it is too busy for is asked again a few times. One that answers pings and has not answered this in
     /// time is busy as well: to leave it would have all its members connect again, and claim what it is about to grant. Whatever
     /// changes something has a number, so that it is done once. Whoever does not answer pings is disconnected.
-    async fn ask(&self, master: PeerId, request: Request) -> Result<Response, Failed> {
+    async fn ask(&self, master: PeerId, request: IndexRequest) -> Result<IndexResponse, Failed> {
         /// Attempts while the master is busy.
         const ATTEMPTS: usize = 5;
         let mut backoff =
             Backoff::new(Duration::from_secs(2), u64::from_le_bytes(key_bytes(&self.context.net.local())));
         for attempt in 1.. {
             match self.context.net.index(master, request.clone()).await {
-                Ok(Response::Refused(refusal)) if refusal.code == RefusalCode::Busy && attempt < ATTEMPTS => {
+                Ok(IndexResponse::Refused(refusal)) if refusal.code == RefusalCode::Busy && attempt < ATTEMPTS => {
                     tokio::time::sleep(backoff.pause()).await;
                 }
-                Ok(Response::Refused(refusal)) => {
+                Ok(IndexResponse::Refused(refusal)) => {
                     if refusal.code == RefusalCode::Twin {
                         self.context.twins.on_refused(&refusal.reason);
                     }

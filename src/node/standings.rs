@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::index::{Cursor, Owned, Refusal, RefusalCode, Request, Response};
+use swarmdex_protocols::index::{Cursor, IndexRequest, IndexResponse, Owned, Refusal, RefusalCode};
 use swarmdex_protocols::limits::MAX_PAGE_ENTRIES;
 use swarmdex_protocols::{Certificate, ContentId, Name, Pattern, PeerId};
 use tokio::sync::watch;
@@ -200,20 +200,20 @@ impl Standings {
         Arc::new(move |request| standings.answer(&shares, request))
     }
 
-    fn answer(&self, shares: &ShareTable, request: Request) -> Response {
-        let refused = |code, reason: String| Response::Refused(Refusal::new(code, reason));
+    fn answer(&self, shares: &ShareTable, request: IndexRequest) -> IndexResponse {
+        let refused = |code, reason: String| IndexResponse::Refused(Refusal::new(code, reason));
         match request {
-            Request::Lookup(lookup) => match Name::parse(&lookup.name) {
+            IndexRequest::Lookup(lookup) => match Name::parse(&lookup.name) {
                 Ok(name) => {
                     let statements = self.lock().statement(&name).into_iter().collect();
-                    Response::Owned(Owned { statements, next: None })
+                    IndexResponse::Owned(Owned { statements, next: None })
                 }
                 Err(error) => refused(RefusalCode::InvalidName, error.to_string()),
             },
-            Request::Search(search) => match Pattern::parse_by(&search.query, search.rule) {
+            IndexRequest::Search(search) => match Pattern::parse_by(&search.query, search.rule) {
                 Ok(pattern) => {
                     let limit = (search.limit as usize).clamp(1, MAX_PAGE_ENTRIES);
-                    Response::Owned(self.page(shares, &pattern, search.cursor, limit))
+                    IndexResponse::Owned(self.page(shares, &pattern, search.cursor, limit))
                 }
                 Err(error) => refused(RefusalCode::InvalidQuery, error.to_string()),
             },

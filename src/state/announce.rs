@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::index::{Granted, Offer, Revocation, ShareDigest, ShareSum, Verdict, share_digest};
+use swarmdex_protocols::index::{Granted, Offer, RevokeOutcome, ShareDigest, ShareSum, Verdict, share_digest};
 use swarmdex_protocols::limits::MAX_BATCH_ENTRIES;
 use swarmdex_protocols::statement::{self, CERTIFICATE_LIFETIME_MS};
 use swarmdex_protocols::{Attributes, Certificate, Claim, ContentId, Entry, Name, PeerId, Version};
@@ -343,7 +343,7 @@ impl Announcer {
     }
 
     /// The answer to a revoke. False if it has not one outcome for each name.
-    pub fn on_revoked(&mut self, names: &[String], outcomes: &[Revocation]) -> bool {
+    pub fn on_revoked(&mut self, names: &[String], outcomes: &[RevokeOutcome]) -> bool {
         if names.len() != outcomes.len() {
             return false;
         }

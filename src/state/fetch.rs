@@ -37,7 +37,7 @@ use patience::pause;
 use source::{Holds, Source};
 use swarmdex_protocols::ChunkSet;
 use swarmdex_protocols::content::Geometry;
-use swarmdex_protocols::fetch::Refusal;
+use swarmdex_protocols::fetch::FetchRefusal;
 pub use wanted::{ReadAhead, Wanted};
 
 use crate::config::FetchConfig;
@@ -382,21 +382,21 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// The source refused.
-    pub fn on_refused(&mut self, source: S, first: u64, refusal: Refusal, now: Instant) {
+    pub fn on_refused(&mut self, source: S, first: u64, refusal: FetchRefusal, now: Instant) {
         self.give_up(source, first);
         let Some(state) = self.sources.get_mut(&source) else { return };
         match (refusal, &state.holds) {
             // A disk that does not answer may do so again.
-            (Refusal::Busy | Refusal::Storage, _) => {
+            (FetchRefusal::Busy | FetchRefusal::Storage, _) => {
                 state.busy += 1;
                 state.not_before = Some(now + pause(state.busy));
-                let most = if refusal == Refusal::Busy { MAX_BUSY } else { MAX_UNREAD };
+                let most = if refusal == FetchRefusal::Busy { MAX_BUSY } else { MAX_UNREAD };
                 if state.busy >= most {
                     self.lose(source, Exhausted::Unreachable);
                 }
             }
             // One that has a part may have lost it again; one that says so too often lies.
-            (Refusal::NotFound, Holds::Some(_)) => {
+            (FetchRefusal::NotFound, Holds::Some(_)) => {
                 state.broken_words += 1;
                 if state.broken_words >= MAX_BROKEN_WORDS {
                     return self.lose(source, Exhausted::Gone);

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use holders::Holders;
 pub use neighbourhood::Neighbourhood;
-use swarmdex_protocols::check::{Mark, Range};
+use swarmdex_protocols::check::{KeyMark, KeyRange};
 use swarmdex_protocols::{PeerId, RecordKey, Statement};
 pub use sweep::Sweep;
 pub use wanted::{RecordChange, WantedRecords};
@@ -310,9 +310,9 @@ impl Publications {
     }
 
     /// What the node with this number stored, as one range: if it says the same, nothing else has to be looked at.
-    pub fn sum_of(&self, number: u16) -> Option<Range> {
+    pub fn sum_of(&self, number: u16) -> Option<KeyRange> {
         let (count, digest) = self.holders.sum(number)?;
-        Range::whole(count, digest)
+        KeyRange::whole(count, digest)
     }
 
     /// What the node with this number stored.
@@ -447,10 +447,10 @@ fn unsure(held: &[u16], new: u32, since: u64, holders: &Holders) -> Vec<u16> {
 }
 
 /// What tells one item from another.
-pub(super) fn mark(key: &RecordKey, what: &What) -> Mark {
+pub(super) fn mark(key: &RecordKey, what: &What) -> KeyMark {
     match what {
-        What::Statement(statement) => Mark::statement(key, statement),
-        What::Provide | What::Withdraw => Mark::provided(key),
+        What::Statement(statement) => KeyMark::statement(key, statement),
+        What::Provide | What::Withdraw => KeyMark::provided(key),
     }
 }
 

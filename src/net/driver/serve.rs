@@ -7,7 +7,7 @@ use libp2p::PeerId;
 use libp2p::request_response::InboundRequestId;
 use libp2p::swarm::ConnectionId;
 use swarmdex_protocols::address::ip_of;
-use swarmdex_protocols::index::{Followed, Refusal, RefusalCode, Request, Response};
+use swarmdex_protocols::index::{Followed, IndexRequest, IndexResponse, Refusal, RefusalCode};
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 use swarmdex_protocols::mirror;
 
@@ -39,8 +39,8 @@ pub(super) enum IndexReply {
     Local(Waiting<rpc::Index>),
 }
 
-fn refused(code: RefusalCode, reason: &str) -> Response {
-    Response::Refused(Refusal::new(code, reason))
+fn refused(code: RefusalCode, reason: &str) -> IndexResponse {
+    IndexResponse::Refused(Refusal::new(code, reason))
 }
 
 /// A protocol whose requests the loop serves.
@@ -67,7 +67,7 @@ impl Serve for rpc::Mirror {
         let reply = dht::Reply::Remote(reply);
         let step = match request {
             Ok(request) => driver.dht.serve(&mut behaviour.kad, peer, at, request, reply),
-            Err(error) => dht::MirrorStep::Answer(reply, mirror::Response::Refused(refuse_bytes(&error))),
+            Err(error) => dht::MirrorStep::Answer(reply, mirror::MirrorResponse::Refused(refuse_bytes(&error))),
         };
         driver.on_mirror_step(step);
     }
@@ -86,17 +86,17 @@ impl Driver {
         }
     }
 
-    pub(super) fn ask_index(&mut self, to: PeerId, request: Request, answer: Waiting<rpc::Index>) {
+    pub(super) fn ask_index(&mut self, to: PeerId, request: IndexRequest, answer: Waiting<rpc::Index>) {
         if to == *self.swarm.local_peer_id() {
             return self.serve_index(to, None, Ok(request), IndexReply::Local(answer));
         }
-        if matches!(request, Request::Renew(_)) {
+        if matches!(request, IndexRequest::Renew(_)) {
             return self.ask_renewal(to, request, answer);
         }
         self.swarm.behaviour_mut().index.ask(&to, request, answer);
     }
 
-    fn ask_renewal(&mut self, to: PeerId, request: Request, answer: Waiting<rpc::Index>) {
+    fn ask_renewal(&mut self, to: PeerId, request: IndexRequest, answer: Waiting<rpc::Index>) {
         let asked = if self.requests.renewals.has_room() {
             self.swarm.behaviour_mut().renewals.ask(to, request)
         } else {
@@ -115,7 +115,7 @@ impl Driver {
                     match denied {}
                 }
                 let reply = IndexReply::Renewal(asker);
-                if matches!(request, Ok(Request::Renew(_)) | Err(_)) {
+                if matches!(request, Ok(IndexRequest::Renew(_)) | Err(_)) {
                     self.serve_remote(asker.peer, asker.connection, request, reply);
                 } else {
                     self.reply(reply, refused(RefusalCode::Unsupported, "only renewals are asked here"));
@@ -132,7 +132,7 @@ impl Driver {
             }
             renewals::Event::Answered { peer, connection, answer: Ok(response) } => {
                 self.on_pong(peer, connection, Instant::now());
-                if let Response::Renewed(renewed) = &response {
+                if let IndexResponse::Renewed(renewed) = &response {
                     let next = Duration::from_millis(renewed.wait_ms);
                     self.swarm.behaviour_mut().pings.on_heard(peer, connection, next);
                 }
@@ -141,32 +141,44 @@ impl Driver {
         }
     }
 
-    fn serve_remote(&mut self, peer: PeerId, connection: ConnectionId, request: Received<Request>, reply: IndexReply) {
+    fn serve_remote(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        request: Received<IndexRequest>,
+        reply: IndexReply,
+    ) {
         let remote = self.swarm.behaviour().admission.remote(&connection).cloned();
         let origin = Origin { link: connection, remote: remote.as_ref() };
         self.serve_index(peer, Some(origin), request, reply);
     }
 
-    fn serve_index(&mut self, peer: PeerId, origin: Option<Origin<'_>>, request: Received<Request>, reply: IndexReply) {
+    fn serve_index(
+        &mut self,
+        peer: PeerId,
+        origin: Option<Origin<'_>>,
+        request: Received<IndexRequest>,
+        reply: IndexReply,
+    ) {
         let step = match (&mut self.services.index, request) {
-            (Some(_), Ok(Request::Call(call))) if !self.swarm.is_connected(&call.peer) => {
+            (Some(_), Ok(IndexRequest::Call(call))) if !self.swarm.is_connected(&call.peer) => {
                 IndexStep::Answer(refused(RefusalCode::NotFound, "it is not connected with the master"))
             }
-            (_, Ok(Request::Master)) => IndexStep::Answer(Response::Master(self.followed())),
+            (_, Ok(IndexRequest::Master)) => IndexStep::Answer(IndexResponse::Master(self.followed())),
             (Some(master), request) => master.handle(peer, origin, request, Instant::now()),
-            (None, Ok(request @ (Request::Lookup(_) | Request::Search(_)))) => {
+            (None, Ok(request @ (IndexRequest::Lookup(_) | IndexRequest::Search(_)))) => {
                 return self.serve_owned(peer, request, reply);
             }
-            (None, Ok(Request::Reach(reach))) if self.dht.master() == Some(peer) => {
+            (None, Ok(IndexRequest::Reach(reach))) if self.dht.master() == Some(peer) => {
                 self.on_reach(reach);
-                IndexStep::Answer(Response::Done)
+                IndexStep::Answer(IndexResponse::Done)
             }
-            (None, Ok(Request::Connect(connect))) if self.dht.master() == Some(peer) => {
+            (None, Ok(IndexRequest::Connect(connect))) if self.dht.master() == Some(peer) => {
                 self.on_call(connect);
-                IndexStep::Answer(Response::Done)
+                IndexStep::Answer(IndexResponse::Done)
             }
             (None, Ok(_)) => IndexStep::Answer(refused(RefusalCode::NotMaster, "this node is not the master")),
-            (None, Err(error)) => IndexStep::Answer(Response::Refused(refuse_bytes(&error))),
+            (None, Err(error)) => IndexStep::Answer(IndexResponse::Refused(refuse_bytes(&error))),
         };
         match step {
             IndexStep::Answer(response) => self.reply(reply, response),
@@ -189,7 +201,7 @@ impl Driver {
         Followed { master: Some(master), addresses: addresses.into_iter().take(MAX_ADDRESSES).collect(), reign }
     }
 
-    pub(super) fn reply(&mut self, reply: IndexReply, response: Response) {
+    pub(super) fn reply(&mut self, reply: IndexReply, response: IndexResponse) {
         match reply {
             IndexReply::Remote(reply) => drop(self.swarm.behaviour_mut().index.reply(reply, response)),
             IndexReply::Renewal(asker) => {
@@ -204,7 +216,7 @@ impl Driver {
     }
 
     /// Answers for this node's own names, on a thread for blocking work: there may be very many.
-    fn serve_owned(&mut self, peer: PeerId, request: Request, reply: IndexReply) {
+    fn serve_owned(&mut self, peer: PeerId, request: IndexRequest, reply: IndexReply) {
         if !self.requests.owned.try_add(peer) {
             return self.reply(reply, refused(RefusalCode::Busy, "too many questions; ask again"));
         }
@@ -217,7 +229,7 @@ impl Driver {
         self.jobs.push(job.boxed());
     }
 
-    pub(super) fn ask_mirror(&mut self, to: PeerId, request: mirror::Request, answer: Waiting<rpc::Mirror>) {
+    pub(super) fn ask_mirror(&mut self, to: PeerId, request: mirror::MirrorRequest, answer: Waiting<rpc::Mirror>) {
         let local = to == *self.swarm.local_peer_id();
         let behaviour = self.swarm.behaviour_mut();
         if local {
@@ -237,7 +249,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn reply_mirror(&mut self, reply: dht::Reply, response: mirror::Response) {
+    pub(super) fn reply_mirror(&mut self, reply: dht::Reply, response: mirror::MirrorResponse) {
         match reply {
             dht::Reply::Remote(reply) => drop(self.swarm.behaviour_mut().mirror.reply(reply, response)),
             dht::Reply::Local(answer) => {

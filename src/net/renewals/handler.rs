@@ -13,7 +13,7 @@ use libp2p::swarm::handler::{
 };
 use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, Stream, SubstreamProtocol};
 use swarmdex_protocols::codec::DecodeError;
-use swarmdex_protocols::index::{Request, Response};
+use swarmdex_protocols::index::{IndexRequest, IndexResponse};
 use swarmdex_protocols::limits::MAX_RENEW_MESSAGE;
 
 use super::{RENEW_PROTOCOL, Standing, Unanswered};
@@ -23,9 +23,9 @@ use crate::net::rpc::codec::{Received, read_message, send_message};
 /// What the behaviour says to a connection.
 pub(in crate::net) enum Say {
     /// Ask this.
-    Ask(Request),
+    Ask(IndexRequest),
     /// Answer the question of this number, and later ones by the standing.
-    Answer(u64, Response, Option<Standing>),
+    Answer(u64, IndexResponse, Option<Standing>),
 }
 
 impl fmt::Debug for Say {
@@ -43,19 +43,19 @@ impl fmt::Debug for Say {
 #[derive(Debug)]
 pub(in crate::net) enum HandlerEvent {
     /// A question, with its number.
-    Asked(u64, Received<Request>),
+    Asked(u64, Received<IndexRequest>),
     /// What came of a question of this node.
-    Answered(Result<Response, Unanswered>),
+    Answered(Result<IndexResponse, Unanswered>),
 }
 
-type Asking = BoxFuture<'static, Result<(Stream, Response), Unanswered>>;
+type Asking = BoxFuture<'static, Result<(Stream, IndexResponse), Unanswered>>;
 
 /// The stream on which this node asks.
 enum Outbound {
     /// None yet, or none any more.
     None,
     /// It is asked for, for this question.
-    Opening(Request),
+    Opening(IndexRequest),
     Idle(Stream),
     Asking(Asking),
     /// The other side does not know the protocol.
@@ -66,7 +66,7 @@ enum Outbound {
 enum Inbound {
     None,
     /// The next question is awaited.
-    Reading(BoxFuture<'static, io::Result<(Stream, Received<Request>)>>),
+    Reading(BoxFuture<'static, io::Result<(Stream, Received<IndexRequest>)>>),
     /// The behaviour has the question; whether another may follow.
     Answering(Stream, bool),
     /// An answer is on its way; after a question that was none, the stream is given up.
@@ -102,7 +102,7 @@ impl RenewalHandler {
         }
     }
 
-    fn ask(&mut self, request: Request) {
+    fn ask(&mut self, request: IndexRequest) {
         self.outbound = match std::mem::replace(&mut self.outbound, Outbound::None) {
             Outbound::Idle(stream) => Outbound::Asking(ask(stream, false, request, self.timeout).boxed()),
             Outbound::None => {
@@ -195,9 +195,9 @@ fn reading(mut stream: Stream) -> Inbound {
 async fn ask(
     mut stream: Stream,
     first: bool,
-    request: Request,
+    request: IndexRequest,
     timeout: Duration,
-) -> Result<(Stream, Response), Unanswered> {
+) -> Result<(Stream, IndexResponse), Unanswered> {
     let asked = async {
         send_message(&mut stream, &request, MAX_RENEW_MESSAGE).await?;
         read_message(&mut stream, MAX_RENEW_MESSAGE).await
@@ -213,7 +213,7 @@ async fn ask(
     }
 }
 
-async fn answer(mut stream: Stream, response: Response, more: bool) -> io::Result<Option<Stream>> {
+async fn answer(mut stream: Stream, response: IndexResponse, more: bool) -> io::Result<Option<Stream>> {
     send_message(&mut stream, &response, MAX_RENEW_MESSAGE).await?;
     if more {
         return Ok(Some(stream));

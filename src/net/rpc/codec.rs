@@ -31,9 +31,9 @@ pub(in crate::net) type Received<T> = Result<T, DecodeError>;
 pub(in crate::net) struct MessageCodec<Request, Response, const MAX: usize>(PhantomData<fn() -> (Request, Response)>);
 
 /// Frames of the index protocol.
-pub(in crate::net) type IndexCodec = MessageCodec<index::Request, index::Response, MAX_INDEX_MESSAGE>;
+pub(in crate::net) type IndexCodec = MessageCodec<index::IndexRequest, index::IndexResponse, MAX_INDEX_MESSAGE>;
 /// Frames of the mirror protocol.
-pub(in crate::net) type MirrorCodec = MessageCodec<mirror::Request, mirror::Response, MAX_MIRROR_MESSAGE>;
+pub(in crate::net) type MirrorCodec = MessageCodec<mirror::MirrorRequest, mirror::MirrorResponse, MAX_MIRROR_MESSAGE>;
 
 impl<Request, Response, const MAX: usize> Default for MessageCodec<Request, Response, MAX> {
     fn default() -> Self {
@@ -104,8 +104,8 @@ pub(in crate::net) struct FetchCodec {
 
 impl Codec for FetchCodec {
     type Protocol = StreamProtocol;
-    type Request = Received<fetch::Request>;
-    type Response = Received<fetch::Response>;
+    type Request = Received<fetch::FetchRequest>;
+    type Response = Received<fetch::FetchResponse>;
 
     async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Request>
     where
@@ -133,7 +133,7 @@ impl Codec for FetchCodec {
             self.buffers.give(body);
             return truncated(error);
         }
-        let response = expect_end(io).await?.map(|()| fetch::Response { header, body });
+        let response = expect_end(io).await?.map(|()| fetch::FetchResponse { header, body });
         if let Some(arrived) = arrived.filter(|_| response.is_ok()) {
             arrived();
         }
@@ -146,7 +146,7 @@ impl Codec for FetchCodec {
     {
         let request = request.map_err(io::Error::other)?;
         write_message(io, &request, MAX_FETCH_REQUEST).await?;
-        self.asked = if let fetch::Request::Any(any) = request { Some(any) } else { None };
+        self.asked = if let fetch::FetchRequest::Any(any) = request { Some(any) } else { None };
         Ok(())
     }
 
@@ -154,7 +154,7 @@ impl Codec for FetchCodec {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        let fetch::Response { header, body } = response.map_err(io::Error::other)?;
+        let fetch::FetchResponse { header, body } = response.map_err(io::Error::other)?;
         write_message(io, &header, MAX_FETCH_HEADER).await?;
         let written = io.write_all(&body).await;
         self.buffers.give(body);
@@ -275,22 +275,22 @@ mod tests {
     use futures::executor::block_on;
     use futures::io::Cursor;
 
-    fn response(body: &[u8]) -> fetch::Response {
+    fn response(body: &[u8]) -> fetch::FetchResponse {
         let header = Header::Chunks { bytes: body.len() as u32, proofs: Vec::new(), have: Vec::new() };
-        fetch::Response { header, body: body.to_vec() }
+        fetch::FetchResponse { header, body: body.to_vec() }
     }
 
     fn codec() -> FetchCodec {
         FetchCodec::new(Buffers::new(4), Arc::default(), Arc::new(|_, _| None))
     }
 
-    fn written(response: fetch::Response) -> Vec<u8> {
+    fn written(response: fetch::FetchResponse) -> Vec<u8> {
         let mut io = Cursor::new(Vec::new());
         block_on(codec().write_response(&Fetch::ID, &mut io, Ok(response))).unwrap();
         io.into_inner()
     }
 
-    fn read(bytes: &[u8]) -> Received<fetch::Response> {
+    fn read(bytes: &[u8]) -> Received<fetch::FetchResponse> {
         block_on(codec().read_response(&Fetch::ID, &mut Cursor::new(bytes))).unwrap()
     }
 
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn a_body_over_the_limit_is_refused_before_it_is_read() {
         let header = Header::Chunks { bytes: MAX_FETCH_BODY as u32 + 1, proofs: Vec::new(), have: Vec::new() };
-        let bytes = written(fetch::Response { header, body: Vec::new() });
+        let bytes = written(fetch::FetchResponse { header, body: Vec::new() });
         assert!(matches!(read(&bytes), Err(DecodeError::TooLarge { .. })));
     }
 
@@ -330,7 +330,8 @@ mod tests {
 
     #[test]
     fn a_request_survives_the_wire() {
-        let request = fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 3, count: 4 }.into());
+        let request =
+            fetch::FetchRequest::Chunks(fetch::ChunkRun { content: ContentId::of(b"x"), first: 3, count: 4 }.into());
         let mut io = Cursor::new(Vec::new());
         block_on(codec().write_request(&Fetch::ID, &mut io, Ok(request.clone()))).unwrap();
         let bytes = io.into_inner();
@@ -350,9 +351,9 @@ mod tests {
             };
             Some(Box::new(came) as Arrived)
         });
-        let asked = fetch::Request::Any(fetch::AnyOf::new(ContentId::of(b"x"), 3, [5]));
-        let answer = |header: Header| written(fetch::Response { header, body: vec![1; 50] });
-        let exchange = |request: &fetch::Request, bytes: &[u8]| {
+        let asked = fetch::FetchRequest::Any(fetch::AnyOf::new(ContentId::of(b"x"), 3, [5]));
+        let answer = |header: Header| written(fetch::FetchResponse { header, body: vec![1; 50] });
+        let exchange = |request: &fetch::FetchRequest, bytes: &[u8]| {
             let mut codec = FetchCodec::new(Buffers::new(4), Arc::default(), on_arrival.clone());
             let mut io = Cursor::new(Vec::new());
             block_on(codec.write_request(&Fetch::ID, &mut io, Ok(request.clone()))).unwrap();
@@ -366,7 +367,8 @@ mod tests {
         assert_eq!(exchange(&asked, &other), [5, 5]);
         let wrong = answer(Header::Instead { first: 6, bytes: 50, proof: Default::default() });
         assert_eq!(exchange(&asked, &wrong), [0, 0], "nobody asked for it");
-        let run = fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 3, count: 1 }.into());
+        let run =
+            fetch::FetchRequest::Chunks(fetch::ChunkRun { content: ContentId::of(b"x"), first: 3, count: 1 }.into());
         assert_eq!(exchange(&run, &chunks), [0, 0], "no crowd");
     }
 }

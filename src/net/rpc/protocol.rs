@@ -34,8 +34,8 @@ impl Protocol for Index {
     const ID: StreamProtocol = StreamProtocol::new("/swarmdex/index/1");
     const WORK: &'static str = "an index request";
     const KIND: Kind = Kind::Index;
-    type Request = index::Request;
-    type Response = index::Response;
+    type Request = index::IndexRequest;
+    type Response = index::IndexResponse;
     type Codec = IndexCodec;
 }
 
@@ -46,8 +46,8 @@ impl Protocol for Mirror {
     const ID: StreamProtocol = StreamProtocol::new("/swarmdex/mirror/1");
     const WORK: &'static str = "a mirror request";
     const KIND: Kind = Kind::Mirror;
-    type Request = mirror::Request;
-    type Response = mirror::Response;
+    type Request = mirror::MirrorRequest;
+    type Response = mirror::MirrorResponse;
     type Codec = MirrorCodec;
 }
 
@@ -58,7 +58,7 @@ impl Protocol for Fetch {
     const ID: StreamProtocol = StreamProtocol::new("/swarmdex/fetch/1");
     const WORK: &'static str = "an upload";
     const KIND: Kind = Kind::Fetch;
-    type Request = fetch::Request;
-    type Response = fetch::Response;
+    type Request = fetch::FetchRequest;
+    type Response = fetch::FetchResponse;
     type Codec = FetchCodec;
 }

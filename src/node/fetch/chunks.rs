@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
-use swarmdex_protocols::fetch::Run;
+use swarmdex_protocols::fetch::ChunkRun;
 use swarmdex_protocols::{ChunkSet, ContentId};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -116,7 +116,7 @@ impl Chunks {
                 Err(error) => return Err(error),
             }
         }
-        let run = Run { content: self.content, first: index, count: 1 };
+        let run = ChunkRun { content: self.content, first: index, count: 1 };
         let placed = lock(&self.placed).clone();
         if let Some(placed) = placed {
             match library.verified_of(&placed, &self.geometry, &run) {

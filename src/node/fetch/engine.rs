@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use swarmdex_protocols::content::Geometry;
-use swarmdex_protocols::fetch::{AnyOf, Header, Other, Refusal, Request, Response, Run, Want};
+use swarmdex_protocols::fetch::{AnyOf, ChunkRun, FetchRefusal, FetchRequest, FetchResponse, Header, Other, Want};
 use swarmdex_protocols::index::Member;
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
 use tokio::sync::mpsc;
@@ -39,8 +39,8 @@ const LONG: Duration = Duration::from_secs(3);
 
 /// What a task of the download came to.
 pub(super) enum EngineEvent {
-    Arrived(PeerId, Run, Response),
-    Failed(PeerId, Run, RequestFailure),
+    Arrived(PeerId, ChunkRun, FetchResponse),
+    Failed(PeerId, ChunkRun, RequestFailure),
     Have(PeerId, Result<(Option<ChunkSet>, Vec<Other>), RequestFailure>),
     /// Whether a source is sending what it owes.
     Sending(PeerId, Result<bool, RequestFailure>),
@@ -295,19 +295,19 @@ impl<'a> Engine<'a> {
         machine: &Download<PeerId>,
         work: &mut Work,
     ) -> Option<Result<(), Exhausted>> {
-        let run = |first, count| Run { content: self.content, first, count };
+        let run = |first, count| ChunkRun { content: self.content, first, count };
         match action {
             Action::Request { source, first, count } => {
                 let run = run(first, count);
                 // Who waits for a chunk is not helped by another.
                 let any = (count == 1 && !machine.is_urgent(first)).then(|| machine.alternatives(source)).flatten();
                 let request = match any {
-                    Some(others) => Request::Any(AnyOf::new(self.content, first, others)),
+                    Some(others) => FetchRequest::Any(AnyOf::new(self.content, first, others)),
                     // One that downloads as well is told what it may get here.
                     None if machine.has_part(source) && self.shares() => {
-                        Request::Chunks(Want { have: self.store.offers().along(), ..run.into() })
+                        FetchRequest::Chunks(Want { have: self.store.offers().along(), ..run.into() })
                     }
-                    None => Request::Chunks(run.into()),
+                    None => FetchRequest::Chunks(run.into()),
                 };
                 work.asks.push(self.request(source, run, request));
             }
@@ -327,16 +327,16 @@ impl<'a> Engine<'a> {
     }
 
     /// Asks for a run, by a request for it or for any of several chunks.
-    fn request(&self, source: PeerId, run: Run, request: Request) -> BoxFuture<'static, EngineEvent> {
+    fn request(&self, source: PeerId, run: ChunkRun, request: FetchRequest) -> BoxFuture<'static, EngineEvent> {
         if source == self.inner.net.local() {
             let library = self.inner.library.clone();
             return async move {
                 match tokio::task::spawn_blocking(move || library.chunks(&run)).await {
-                    Ok(Response { header: Header::Refused(refusal), .. }) => {
+                    Ok(FetchResponse { header: Header::Refused(refusal), .. }) => {
                         EngineEvent::Failed(source, run, RequestFailure::Refused(refusal))
                     }
                     Ok(response) => EngineEvent::Arrived(source, run, response),
-                    Err(_) => EngineEvent::Failed(source, run, RequestFailure::Refused(Refusal::Storage)),
+                    Err(_) => EngineEvent::Failed(source, run, RequestFailure::Refused(FetchRefusal::Storage)),
                 }
             }
             .boxed();
@@ -385,7 +385,7 @@ impl<'a> Engine<'a> {
                 let (wanted, run) = match &mut response.header {
                     Header::Instead { first, .. } => {
                         let first = *first;
-                        (machine.on_instead(source, run.first, first, now), Run { first, count: 1, ..run })
+                        (machine.on_instead(source, run.first, first, now), ChunkRun { first, count: 1, ..run })
                     }
                     Header::Chunks { have, .. } if !have.is_empty() => {
                         let have = std::mem::take(have);
@@ -418,12 +418,12 @@ impl<'a> Engine<'a> {
             }
             EngineEvent::Failed(source, run, RequestFailure::Nonsense) => self.on_wrong(machine, source, run),
             // It was asked to forget the request.
-            EngineEvent::Failed(_, _, RequestFailure::Refused(Refusal::Cancelled)) => {}
+            EngineEvent::Failed(_, _, RequestFailure::Refused(FetchRefusal::Cancelled)) => {}
             EngineEvent::Failed(source, run, RequestFailure::Refused(refusal)) if source == self.inner.net.local() => {
                 self.on_own_refused(machine, run, refusal);
             }
             EngineEvent::Failed(source, run, RequestFailure::Refused(refusal)) => {
-                if refusal == Refusal::Storage {
+                if refusal == FetchRefusal::Storage {
                     self.unread.insert(source);
                 }
                 self.last_failure = Some(refusal.to_string());

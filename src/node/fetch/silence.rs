@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::fetch::Run;
+use swarmdex_protocols::fetch::ChunkRun;
 use swarmdex_protocols::{Multiaddr, PeerId};
 
 use super::engine::{Engine, Said};
@@ -39,7 +39,13 @@ impl Unmet {
 
 impl Engine<'_> {
     /// No connection to a source came about. Unless another address of it was heard of meanwhile, it is given up.
-    pub(super) fn on_silent(&mut self, machine: &mut Download<PeerId>, source: PeerId, run: Run, silence: Silence) {
+    pub(super) fn on_silent(
+        &mut self,
+        machine: &mut Download<PeerId>,
+        source: PeerId,
+        run: ChunkRun,
+        silence: Silence,
+    ) {
         self.silent.insert(source, silence);
         let known = self.addresses.get(&source).map(Vec::as_slice).unwrap_or_default();
         if self.was_tried(&source, known) {

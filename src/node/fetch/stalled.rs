@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use swarmdex_protocols::PeerId;
-use swarmdex_protocols::fetch::Refusal;
+use swarmdex_protocols::fetch::FetchRefusal;
 
 use super::engine::{Engine, EngineEvent, Work};
 use super::sources::{self, FoundHolder, RequestFailure};
@@ -56,7 +56,7 @@ impl Engine<'_> {
         match sends {
             Ok(sends) => self.stalls.on_answer(source, sends, Instant::now()),
             // It is alive, and has too much to do to say more.
-            Err(RequestFailure::Refused(Refusal::Busy)) => self.stalls.on_answer(source, false, Instant::now()),
+            Err(RequestFailure::Refused(FetchRefusal::Busy)) => self.stalls.on_answer(source, false, Instant::now()),
             // The connection broke, or it has the content no more: the requests show it, too.
             Err(_) => {}
         }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use swarmdex_protocols::index::{Again, RefusalCode, Request, Response, Seals};
+use swarmdex_protocols::index::{Again, IndexRequest, IndexResponse, RefusalCode, Seals};
 use tokio::sync::watch;
 
 use super::{Failed, Member, Membership, ReportOutcome};
@@ -18,8 +18,8 @@ impl Membership {
         while *self.context.phase.borrow() <= Phase::Runs {
             member.sequence.0 += 1;
             let again = Again { session: member.session, sequence: member.sequence };
-            let returned = match self.ask(member.master, Request::Again(again)).await {
-                Ok(Response::Returned(returned)) => returned,
+            let returned = match self.ask(member.master, IndexRequest::Again(again)).await {
+                Ok(IndexResponse::Returned(returned)) => returned,
                 Ok(_) => return Err(Failed::Misfit),
                 Err(failed) if failed.code() == Some(RefusalCode::Differs) => {
                     tracing::info!(
@@ -51,7 +51,7 @@ impl Membership {
             return Ok(false);
         };
         let seals = Seals { session: member.session, from };
-        let Response::Sealed(sealed) = self.ask(member.master, Request::Seals(seals)).await? else {
+        let IndexResponse::Sealed(sealed) = self.ask(member.master, IndexRequest::Seals(seals)).await? else {
             return Err(Failed::Misfit);
         };
         let before = *asked.borrow();

@@ -149,10 +149,10 @@ fn run(chunks: u64, manners: &[Manner], order: &[u8]) -> Outcome {
                 });
             }
             Manner::Forgetful | Manner::Boaster => {
-                download.on_refused(source, first, Refusal::NotFound, now);
+                download.on_refused(source, first, FetchRefusal::NotFound, now);
                 under_way.retain(|(other, ..)| *other != source);
             }
-            Manner::Busy => download.on_refused(source, first, Refusal::Busy, now),
+            Manner::Busy => download.on_refused(source, first, FetchRefusal::Busy, now),
             _ => {
                 if download.on_chunks(source, first, count, now) {
                     download.on_written(source, first, count);
@@ -405,7 +405,7 @@ fn when_none_is_left_more_sources_are_looked_for_until_that_is_in_vain() {
         let (first, count) = asked[0];
         assert!(download.on_chunks(source, first, count, now));
         download.on_written(source, first, count);
-        download.on_refused(source, asked[1].0, Refusal::NotFound, now);
+        download.on_refused(source, asked[1].0, FetchRefusal::NotFound, now);
         assert_eq!(download.poll_action(now), Some(Action::Search));
         assert_eq!(download.poll_action(now), None, "it waits while it is looked for");
     }
@@ -417,7 +417,7 @@ fn when_none_is_left_more_sources_are_looked_for_until_that_is_in_vain() {
             _ => None,
         })
         .unwrap();
-    download.on_refused(3, first, Refusal::NotFound, now);
+    download.on_refused(3, first, FetchRefusal::NotFound, now);
     download.set_searching(false);
     assert_eq!(download.poll_action(now), Some(Action::Exhausted(Exhausted::Gone)));
 }
@@ -546,7 +546,7 @@ fn an_owner_that_is_back_and_does_not_know_yet_what_it_has_is_asked_again() {
         let (missing, _) = *asked.iter().skip(1).chain(&more).next().unwrap();
         if !was_away {
             // Whoever was there all the time has it no more.
-            download.on_refused(0, missing, Refusal::NotFound, after(3));
+            download.on_refused(0, missing, FetchRefusal::NotFound, after(3));
             assert_eq!(download.poll_action(after(3)), Some(Action::Search));
             download.set_searching(false);
             assert!(!download.add_source(0, true, after(4)));
@@ -562,7 +562,7 @@ fn an_owner_that_is_back_and_does_not_know_yet_what_it_has_is_asked_again() {
             assert!(download.add_source(0, true, after(second)));
             assert!(!download.is_waiting());
             let (asked, _) = requests(&mut download, after(second));
-            download.on_refused(0, asked[0].0, Refusal::NotFound, after(second + 1));
+            download.on_refused(0, asked[0].0, FetchRefusal::NotFound, after(second + 1));
             assert!(download.is_waiting());
             assert_eq!(download.poll_action(after(second + 3)), Some(Action::Search));
             download.set_searching(false);

@@ -3,7 +3,7 @@
 //! Rules decide, the caller applies: a decision is a list of changes and an answer, made against
 //! a view of the index as it is inside the transaction that will hold the changes.
 
-use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, Revocation};
+use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, RevokeOutcome};
 use swarmdex_protocols::limits::MAX_FILE_BYTES;
 use swarmdex_protocols::statement::Rank;
 use swarmdex_protocols::{Entry, Name, PeerId, SignedAttributes, Statement, Tally, Version};
@@ -228,21 +228,21 @@ pub fn revoke<V: IndexView>(
     owner: PeerId,
     name: &str,
     moment: Moment,
-) -> Result<(Revocation, Option<Freed>), V::Error> {
+) -> Result<(RevokeOutcome, Option<Freed>), V::Error> {
     let name = match Name::parse(name) {
         Ok(name) => name,
         Err(error) => {
             let refusal = Refusal::new(RefusalCode::InvalidName, error.to_string());
-            return Ok((Revocation::Refused(refusal), None));
+            return Ok((RevokeOutcome::Refused(refusal), None));
         }
     };
     match view.entry(&name)? {
-        None => Ok((Revocation::NotHeld, None)),
-        Some(entry) if entry.owner != owner => Ok((Revocation::Conflict { owner: entry.owner }, None)),
+        None => Ok((RevokeOutcome::NotHeld, None)),
+        Some(entry) if entry.owner != owner => Ok((RevokeOutcome::Conflict { owner: entry.owner }, None)),
         Some(_) => {
             let version = moment.version_after(view.last_version()?);
             let change = Freed { name, owner, version, evicted: false };
-            Ok((Revocation::Revoked { version }, Some(change)))
+            Ok((RevokeOutcome::Revoked { version }, Some(change)))
         }
     }
 }

@@ -100,7 +100,7 @@ impl World {
             },
             Message::Revoked { session, sequence } => match peer.answered(session, sequence) {
                 Some(Pending::Change(Batch::Revoke(names))) => {
-                    let outcomes = vec![swarmdex_protocols::index::Revocation::NotHeld; names.len()];
+                    let outcomes = vec![swarmdex_protocols::index::RevokeOutcome::NotHeld; names.len()];
                     assert!(peer.announcer.on_revoked(&names, &outcomes));
                 }
                 other => assert!(other.is_none()),
