@@ -25,7 +25,7 @@ use super::racing::{Races, Racing};
 use super::refused::Refused;
 use super::renewals::Renewals;
 use super::rpc::codec::{FetchCodec, IndexCodec, MirrorCodec};
-use super::rpc::{Fetch, Index, MAX_STREAMS, Mirror, Rpc};
+use super::rpc::{FetchProtocol, IndexProtocol, MAX_STREAMS, MirrorProtocol, Rpc};
 use super::transport;
 use crate::config::Config;
 use crate::descriptors::Plan;
@@ -62,10 +62,10 @@ pub(super) struct Behaviour {
     pub(super) pings: Pings,
     discovery: Toggle<Discovery>,
     pub(super) kad: kad::Behaviour<RecordTable>,
-    pub(super) index: Rpc<Index>,
+    pub(super) index: Rpc<IndexProtocol>,
     pub(super) renewals: Renewals,
-    pub(super) mirror: Rpc<Mirror>,
-    pub(super) fetch: Rpc<Fetch>,
+    pub(super) mirror: Rpc<MirrorProtocol>,
+    pub(super) fetch: Rpc<FetchProtocol>,
 }
 
 /// What identify says of this network.

@@ -19,18 +19,18 @@ pub(super) enum Command {
     Index {
         to: PeerId,
         request: index::IndexRequest,
-        answer: Waiting<rpc::Index>,
+        answer: Waiting<rpc::IndexProtocol>,
     },
     Mirror {
         to: PeerId,
         request: mirror::MirrorRequest,
-        answer: Waiting<rpc::Mirror>,
+        answer: Waiting<rpc::MirrorProtocol>,
     },
     Dht(dht::Ask),
     Fetch {
         from: PeerId,
         request: fetch::FetchRequest,
-        answer: Waiting<rpc::Fetch>,
+        answer: Waiting<rpc::FetchProtocol>,
         /// Gets the request back if there is no connection.
         unsent: oneshot::Sender<fetch::FetchRequest>,
     },

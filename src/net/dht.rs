@@ -106,10 +106,10 @@ enum Query {
 }
 
 /// Where the answer to a mirror request goes.
-pub(super) enum Reply {
+pub(super) enum MirrorReply {
     /// To another node.
-    Remote(rpc::Reply<rpc::Mirror>),
-    Local(Waiting<rpc::Mirror>),
+    Remote(rpc::Reply<rpc::MirrorProtocol>),
+    Local(Waiting<rpc::MirrorProtocol>),
     /// The sender was told already.
     None,
 }
@@ -117,7 +117,7 @@ pub(super) enum Reply {
 /// Statements whose signatures were checked.
 pub(super) struct Checked {
     sender: PeerId,
-    pub(super) reply: Reply,
+    pub(super) reply: MirrorReply,
     statements: Vec<Result<(RecordKey, Statement), StoreVerdict>>,
     provide: Vec<RecordKey>,
     withdraw: Vec<RecordKey>,
@@ -127,7 +127,7 @@ pub(super) struct Checked {
 /// What to do about a mirror request.
 pub(super) enum MirrorStep {
     /// Answer at once.
-    Answer(Reply, MirrorResponse),
+    Answer(MirrorReply, MirrorResponse),
     /// Wait, then call [`Dht::finish`].
     Wait(BoxFuture<'static, Checked>),
     /// Nothing.
@@ -341,7 +341,7 @@ impl Dht {
                     tracing::debug!(%source, "a record under the wrong key is not stored");
                     return MirrorStep::Done;
                 }
-                self.check(source, Reply::None, Store { statements, ..Store::default() })
+                self.check(source, MirrorReply::None, Store { statements, ..Store::default() })
             }
             InboundRequest::AddProvider { record: Some(record) } => {
                 if let Some(key) = RecordKey::from_slice(record.key.as_ref()) {
@@ -360,7 +360,7 @@ impl Dht {
         sender: PeerId,
         at: Option<IpAddr>,
         request: MirrorRequest,
-        reply: Reply,
+        reply: MirrorReply,
     ) -> MirrorStep {
         match request {
             MirrorRequest::Read(keys) if keys.len() <= MAX_MIRROR_RECORDS => {
@@ -419,7 +419,7 @@ impl Dht {
     }
 
     /// Has signatures checked, if that is not asked too often.
-    fn check(&mut self, sender: PeerId, reply: Reply, store: Store) -> MirrorStep {
+    fn check(&mut self, sender: PeerId, reply: MirrorReply, store: Store) -> MirrorStep {
         let Store { statements, provide, addresses, withdraw } = store;
         // They go out in answers of Kademlia, which has those who ask connect there.
         let addresses = routing_addresses(&bounded(addresses));
@@ -453,7 +453,7 @@ impl Dht {
     }
 
     /// Stores what was checked.
-    pub(super) fn finish(&mut self, kad: &mut Kad, checked: Checked) -> (Reply, MirrorResponse) {
+    pub(super) fn finish(&mut self, kad: &mut Kad, checked: Checked) -> (MirrorReply, MirrorResponse) {
         let Checked { sender, reply, statements, provide, withdraw, addresses } = checked;
         self.checks.remove(&sender);
         let table = kad.store_mut();

@@ -65,7 +65,7 @@ async fn found(index: Option<&Master>) {
 enum Job {
     Index { reply: IndexReply, done: Box<Done> },
     Eviction { peer: PeerId, written: bool },
-    Upload { reply: Reply<rpc::Fetch>, response: fetch_protocol::FetchResponse },
+    Upload { reply: Reply<rpc::FetchProtocol>, response: fetch_protocol::FetchResponse },
     Owned { peer: PeerId, reply: IndexReply, response: Box<IndexResponse> },
     Checked(Box<Checked>),
     Tried { peer: PeerId, reached: bool },

@@ -8,18 +8,18 @@ use swarmdex_protocols::ContentId;
 use swarmdex_protocols::fetch::{ChunkRun, FetchRefusal, FetchRequest};
 use swarmdex_protocols::limits::MAX_FETCH_BODY;
 
-use super::rpc::{Fetch, Reply};
+use super::rpc::{FetchProtocol, Reply};
 use super::trips::Trips;
 use crate::config::FetchConfig;
-use crate::state::upload::{self, Chunk, Turn, Wanted};
+use crate::state::upload::{self, Chunk, Turn, WantedChunks};
 
 /// A request for chunks, and where its answer goes.
 pub(super) struct Asked {
     pub(super) request: FetchRequest,
-    pub(super) reply: Reply<Fetch>,
+    pub(super) reply: Reply<FetchProtocol>,
 }
 
-impl Wanted for Asked {
+impl WantedChunks for Asked {
     fn choices(&self) -> impl Iterator<Item = Chunk> {
         let (one, any) = match &self.request {
             FetchRequest::Chunks(want) => (Some((want.content, want.first)), None),
@@ -38,7 +38,7 @@ impl Wanted for Asked {
 /// What is to be read now.
 pub(super) struct Upload {
     pub(super) request: FetchRequest,
-    pub(super) reply: Reply<Fetch>,
+    pub(super) reply: Reply<FetchProtocol>,
     /// Whether the chunk is another one than was asked for first.
     pub(super) instead: bool,
 }
@@ -65,13 +65,13 @@ impl Uploads {
         wanted: Asked,
         crowd: bool,
         early: bool,
-    ) -> Result<(), (Reply<Fetch>, FetchRefusal)> {
+    ) -> Result<(), (Reply<FetchProtocol>, FetchRefusal)> {
         let request = upload::Request { id: wanted.reply.id, peer, wanted, crowd, early };
         self.policy.push(request).map_err(|asked| (asked.reply, FetchRefusal::Busy))
     }
 
     /// A run is not wanted any more: where the answer to the request for it goes, if that still waits.
-    pub(super) fn cancel(&mut self, peer: &PeerId, run: &ChunkRun) -> Option<Reply<Fetch>> {
+    pub(super) fn cancel(&mut self, peer: &PeerId, run: &ChunkRun) -> Option<Reply<FetchProtocol>> {
         self.policy.cancel(peer, &(run.content, run.first)).map(|asked| asked.reply)
     }
 

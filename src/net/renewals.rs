@@ -33,7 +33,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What happens on these streams.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum RenewalEvent {
     /// A peer renews; [`Renewals::answer`] is due.
     Asked { asker: Asker, request: Received<IndexRequest> },
     /// What the other side said to a renewal of this node.
@@ -49,7 +49,7 @@ pub(super) struct Asker {
 }
 
 /// Answers questions on a connection's own task, without the loop of the node, as long as it can.
-pub(super) type Standing = Arc<dyn Fn(&IndexRequest) -> Option<IndexResponse> + Send + Sync>;
+pub(super) type StandingAnswer = Arc<dyn Fn(&IndexRequest) -> Option<IndexResponse> + Send + Sync>;
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub(super) struct Renewals {
     connections: HashMap<PeerId, Vec<ConnectionId>>,
     /// Whom this node waits for, and on which connection.
     asked: HashMap<PeerId, ConnectionId>,
-    events: VecDeque<ToSwarm<Event, Say>>,
+    events: VecDeque<ToSwarm<RenewalEvent, Say>>,
     waker: Option<Waker>,
 }
 
@@ -84,7 +84,7 @@ impl Renewals {
     }
 
     /// Answers who asked; with a standing, it answers later questions there first.
-    pub(super) fn answer(&mut self, asker: Asker, response: IndexResponse, standing: Option<Standing>) {
+    pub(super) fn answer(&mut self, asker: Asker, response: IndexResponse, standing: Option<StandingAnswer>) {
         self.say(asker.peer, asker.connection, Say::Answer(asker.question, response, standing));
     }
 
@@ -110,14 +110,14 @@ impl Renewals {
     fn on_answer(&mut self, peer: PeerId, connection: ConnectionId, answer: Result<IndexResponse, Unanswered>) {
         if self.asked.get(&peer) == Some(&connection) {
             self.asked.remove(&peer);
-            self.events.push_back(ToSwarm::GenerateEvent(Event::Answered { peer, connection, answer }));
+            self.events.push_back(ToSwarm::GenerateEvent(RenewalEvent::Answered { peer, connection, answer }));
         }
     }
 }
 
 impl NetworkBehaviour for Renewals {
     type ConnectionHandler = RenewalHandler;
-    type ToSwarm = Event;
+    type ToSwarm = RenewalEvent;
 
     fn handle_established_inbound_connection(
         &mut self,
@@ -156,7 +156,7 @@ impl NetworkBehaviour for Renewals {
         match event {
             HandlerEvent::Asked(question, request) => {
                 let asker = Asker { peer, connection, question };
-                self.events.push_back(ToSwarm::GenerateEvent(Event::Asked { asker, request }));
+                self.events.push_back(ToSwarm::GenerateEvent(RenewalEvent::Asked { asker, request }));
             }
             HandlerEvent::Answered(answer) => self.on_answer(peer, connection, answer),
         }

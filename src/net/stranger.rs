@@ -13,7 +13,7 @@ use swarmdex_protocols::index::{Followed, IndexRequest, IndexResponse};
 
 use super::probe;
 use super::rpc::codec::IndexCodec;
-use super::rpc::{Index, Protocol};
+use super::rpc::{IndexProtocol, Protocol};
 
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ async fn ask(address: Multiaddr, peer: PeerId) -> Option<Followed> {
     let config = request_response::Config::default().with_request_timeout(PATIENCE);
     let index = request_response::Behaviour::with_codec(
         IndexCodec::default(),
-        [(Index::ID, ProtocolSupport::Outbound)],
+        [(IndexProtocol::ID, ProtocolSupport::Outbound)],
         config,
     );
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(PATIENCE);

@@ -14,7 +14,7 @@ use crate::clock::unix_ms;
 use crate::locks::lock;
 use crate::net::OwnedNames;
 use crate::state::announce::{Announcer, Standing};
-use crate::state::pages::Places;
+use crate::state::pages::NamePlaces;
 use crate::storage::grants::Grants;
 use crate::storage::shares::{ShareTable, SharedEntry};
 
@@ -22,7 +22,7 @@ use crate::storage::shares::{ShareTable, SharedEntry};
 const NAMES_PER_PAGE: usize = 20_000;
 
 /// The places of the names of one listing of the share, which is not kept alive for that.
-type Ordered = (Weak<Vec<SharedEntry>>, Arc<Places>);
+type Ordered = (Weak<Vec<SharedEntry>>, Arc<NamePlaces>);
 
 /// The announcer behind a lock, its certificates on disk.
 #[derive(Debug, Clone)]
@@ -238,14 +238,14 @@ impl Standings {
     }
 
     /// The places of all names of a listing. They are found once, and serve all its pages.
-    fn places(&self, entries: &Arc<Vec<SharedEntry>>) -> Arc<Places> {
+    fn places(&self, entries: &Arc<Vec<SharedEntry>>) -> Arc<NamePlaces> {
         let mut held = lock(&self.places);
         if let Some((listing, places)) = &*held
             && listing.as_ptr() == Arc::as_ptr(entries)
         {
             return places.clone();
         }
-        let places = Arc::new(Places::of(entries.iter().map(|entry| &entry.name)));
+        let places = Arc::new(NamePlaces::of(entries.iter().map(|entry| &entry.name)));
         *held = Some((Arc::downgrade(entries), places.clone()));
         places
     }

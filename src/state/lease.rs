@@ -15,7 +15,7 @@ use swarmdex_protocols::limits::MAX_ADDRESSES;
 use swarmdex_protocols::{Multiaddr, PeerId};
 
 use crate::config::LeaseConfig;
-pub use account::Standing;
+pub use account::StandingAnswer;
 use account::{Account, Pace};
 pub use agree::Holding;
 
@@ -259,9 +259,9 @@ impl Leases {
     }
 
     /// What answers the plain renewals of a member, as long as it is one.
-    pub fn standing(&self, peer: &PeerId) -> Option<Standing> {
+    pub fn standing_answer(&self, peer: &PeerId) -> Option<StandingAnswer> {
         let account = self.members.get(peer)?.account.clone();
-        Some(Standing { account, pace: self.pace.clone() })
+        Some(StandingAnswer { account, pace: self.pace.clone() })
     }
 
     /// Members in order, from after one of them on.

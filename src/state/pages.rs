@@ -88,12 +88,12 @@ impl Found {
 /// The order in which this node tells others of its names: that of their hashes. A name has its place there whatever
 /// else comes and goes, so a cursor stays where it is while the share changes.
 #[derive(Debug, Default)]
-pub struct Places {
+pub struct NamePlaces {
     /// Each place with the index of its name.
     order: Vec<(u64, usize)>,
 }
 
-impl Places {
+impl NamePlaces {
     /// The places of these names.
     pub fn of<'a>(names: impl IntoIterator<Item = &'a Name>) -> Self {
         let mut order: Vec<_> = names.into_iter().enumerate().map(|(index, name)| (place(name), index)).collect();

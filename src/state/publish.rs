@@ -63,7 +63,7 @@ fn with_tail(position: &Position, bits: usize, tail: u8) -> Position {
 
 /// Where keys and nodes are in the key space.
 #[derive(Debug, Clone, Copy)]
-pub struct Places {
+pub struct KeySpace {
     /// Of a key.
     pub key: fn(&RecordKey) -> Position,
     /// Of a node.
@@ -324,7 +324,7 @@ impl Publications {
     /// What a node that came is to hold. It is closer to these keys than a node that stored them. Or, where others
     /// published for this node, it is one of the closest of `known`: the positions of the nodes that this one knows of,
     /// itself included.
-    pub fn belonging(&self, node: &Position, known: &[Position], places: &Places) -> Vec<(RecordKey, What)> {
+    pub fn belonging(&self, node: &Position, known: &[Position], places: &KeySpace) -> Vec<(RecordKey, What)> {
         let holders = self.holders.positions(places.peer);
         let around = Neighbourhood::around(node, known);
         let belongs = |(key, item): &(&RecordKey, &Publication)| {
@@ -344,7 +344,7 @@ impl Publications {
     }
 
     /// A node holds these now, in place of the one that is farthest from the key if there are enough.
-    pub fn on_came(&mut self, node: &PeerId, keys: impl IntoIterator<Item = RecordKey>, places: &Places) {
+    pub fn on_came(&mut self, node: &PeerId, keys: impl IntoIterator<Item = RecordKey>, places: &KeySpace) {
         let mut positions = self.holders.positions(places.peer);
         for key in keys {
             let Some(item) = self.items.get_mut(&key).filter(|item| !item.once) else { continue };

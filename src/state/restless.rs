@@ -14,7 +14,7 @@ const MOST: usize = 1024;
 
 /// How often a file was found changing, and when it is looked at again; `None` while that is done.
 #[derive(Debug)]
-struct Turn {
+struct Recheck {
     interval: Duration,
     due: Option<Instant>,
 }
@@ -22,7 +22,7 @@ struct Turn {
 /// The files.
 #[derive(Debug, Default)]
 pub struct Restless {
-    turns: BTreeMap<PathBuf, Turn>,
+    turns: BTreeMap<PathBuf, Recheck>,
 }
 
 impl Restless {
@@ -34,7 +34,7 @@ impl Restless {
                 turn.due = Some(now + turn.interval);
             }
         } else if self.turns.len() < MOST {
-            self.turns.insert(path, Turn { interval: FIRST, due: Some(now + FIRST) });
+            self.turns.insert(path, Recheck { interval: FIRST, due: Some(now + FIRST) });
         } else {
             return false;
         }

@@ -53,7 +53,7 @@ const MAX_SENT: usize = 1 << 16;
 pub type Chunk = (ContentId, u64);
 
 /// What a request asks for.
-pub trait Wanted {
+pub trait WantedChunks {
     /// The chunks that would do, the one that was asked for first; none for what is no chunk.
     fn choices(&self) -> impl Iterator<Item = Chunk>;
 
@@ -76,7 +76,7 @@ pub struct Request<P, I, W> {
     pub early: bool,
 }
 
-impl<P, I, W: Wanted> Request<P, I, W> {
+impl<P, I, W: WantedChunks> Request<P, I, W> {
     fn first(&self) -> Option<Chunk> {
         self.wanted.choices().next()
     }
@@ -148,7 +148,7 @@ pub struct Uploads<P, I, W> {
     closing: bool,
 }
 
-impl<P: Copy + Ord, I: Copy + Ord, W: Wanted> Uploads<P, I, W> {
+impl<P: Copy + Ord, I: Copy + Ord, W: WantedChunks> Uploads<P, I, W> {
     /// With memory for so many uploads at a time, one at least.
     pub fn new(most: usize) -> Self {
         let most = most.max(1);

@@ -6,6 +6,9 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::private;
 
+/// What a statement comes to.
+pub(super) type Sql<T> = Result<T, rusqlite::Error>;
+
 /// What makes a database ours.
 pub(super) struct Schema<'a> {
     /// Stands in the header of the file.

@@ -12,11 +12,11 @@ use swarmdex_protocols::limits::MAX_FETCH_BODY;
 use super::serve::Serve;
 use super::{Driver, Job};
 use crate::net::fetch::{Asked, Upload};
-use crate::net::rpc::{Fetch, Inbound, Reply};
+use crate::net::rpc::{FetchProtocol, Inbound, Reply};
 use crate::storage::hanging::HANGING;
 use crate::storage::library::Library;
 
-impl Serve for Fetch {
+impl Serve for FetchProtocol {
     fn serve(driver: &mut Driver, inbound: Inbound<Self>) {
         let Inbound { peer, request, reply, .. } = inbound;
         match request {
@@ -46,12 +46,12 @@ impl Serve for Fetch {
 }
 
 impl Driver {
-    fn reply_fetch(&mut self, reply: Reply<Fetch>, response: FetchResponse) {
+    fn reply_fetch(&mut self, reply: Reply<FetchProtocol>, response: FetchResponse) {
         self.swarm.behaviour_mut().fetch.reply(reply, response);
     }
 
     /// A request for chunks waits for its turn.
-    fn queue_upload(&mut self, peer: PeerId, mut request: FetchRequest, reply: Reply<Fetch>) {
+    fn queue_upload(&mut self, peer: PeerId, mut request: FetchRequest, reply: Reply<FetchProtocol>) {
         self.on_asked_for_chunks(peer);
         let holdings = &self.services.library.holdings;
         let (crowd, early) = match &mut request {

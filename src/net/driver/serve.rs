@@ -34,9 +34,9 @@ pub(super) fn owned_questions() -> Counts<PeerId> {
 /// Where the answer to an index request goes.
 pub(super) enum IndexReply {
     /// To another node.
-    Remote(Reply<rpc::Index>),
+    Remote(Reply<rpc::IndexProtocol>),
     Renewal(Asker),
-    Local(Waiting<rpc::Index>),
+    Local(Waiting<rpc::IndexProtocol>),
 }
 
 fn refused(code: RefusalCode, reason: &str) -> IndexResponse {
@@ -52,19 +52,19 @@ pub(super) trait Serve: Protocol + Sized {
     fn on_over(_: &mut Driver, _: &InboundRequestId) {}
 }
 
-impl Serve for rpc::Index {
+impl Serve for rpc::IndexProtocol {
     fn serve(driver: &mut Driver, inbound: Inbound<Self>) {
         let Inbound { peer, connection, request, reply } = inbound;
         driver.serve_remote(peer, connection, request, IndexReply::Remote(reply));
     }
 }
 
-impl Serve for rpc::Mirror {
+impl Serve for rpc::MirrorProtocol {
     fn serve(driver: &mut Driver, inbound: Inbound<Self>) {
         let Inbound { peer, connection, request, reply } = inbound;
         let behaviour = driver.swarm.behaviour_mut();
         let at = behaviour.admission.remote(&connection).and_then(ip_of);
-        let reply = dht::Reply::Remote(reply);
+        let reply = dht::MirrorReply::Remote(reply);
         let step = match request {
             Ok(request) => driver.dht.serve(&mut behaviour.kad, peer, at, request, reply),
             Err(error) => dht::MirrorStep::Answer(reply, mirror::MirrorResponse::Refused(refuse_bytes(&error))),
@@ -86,7 +86,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn ask_index(&mut self, to: PeerId, request: IndexRequest, answer: Waiting<rpc::Index>) {
+    pub(super) fn ask_index(&mut self, to: PeerId, request: IndexRequest, answer: Waiting<rpc::IndexProtocol>) {
         if to == *self.swarm.local_peer_id() {
             return self.serve_index(to, None, Ok(request), IndexReply::Local(answer));
         }
@@ -96,7 +96,7 @@ impl Driver {
         self.swarm.behaviour_mut().index.ask(&to, request, answer);
     }
 
-    fn ask_renewal(&mut self, to: PeerId, request: IndexRequest, answer: Waiting<rpc::Index>) {
+    fn ask_renewal(&mut self, to: PeerId, request: IndexRequest, answer: Waiting<rpc::IndexProtocol>) {
         let asked = if self.requests.renewals.has_room() {
             self.swarm.behaviour_mut().renewals.ask(to, request)
         } else {
@@ -108,9 +108,9 @@ impl Driver {
         }
     }
 
-    pub(super) fn on_renewal(&mut self, event: renewals::Event) {
+    pub(super) fn on_renewal(&mut self, event: renewals::RenewalEvent) {
         match event {
-            renewals::Event::Asked { asker, request } => {
+            renewals::RenewalEvent::Asked { asker, request } => {
                 if let Err(denied) = self.access.check(&asker.peer, Kind::Renewal, Instant::now()) {
                     match denied {}
                 }
@@ -121,16 +121,16 @@ impl Driver {
                     self.reply(reply, refused(RefusalCode::Unsupported, "only renewals are asked here"));
                 }
             }
-            renewals::Event::Answered { peer, answer: Err(Unanswered::Unsupported(request)), .. } => {
+            renewals::RenewalEvent::Answered { peer, answer: Err(Unanswered::Unsupported(request)), .. } => {
                 // A build from before this protocol answers on a stream for each request.
                 if let Some(answer) = self.requests.renewals.take(&peer) {
                     self.swarm.behaviour_mut().index.ask(&peer, request, answer);
                 }
             }
-            renewals::Event::Answered { peer, answer: Err(Unanswered::Failed(error)), .. } => {
+            renewals::RenewalEvent::Answered { peer, answer: Err(Unanswered::Failed(error)), .. } => {
                 self.requests.renewals.answer(&peer, Err(error));
             }
-            renewals::Event::Answered { peer, connection, answer: Ok(response) } => {
+            renewals::RenewalEvent::Answered { peer, connection, answer: Ok(response) } => {
                 self.on_pong(peer, connection, Instant::now());
                 if let IndexResponse::Renewed(renewed) = &response {
                     let next = Duration::from_millis(renewed.wait_ms);
@@ -206,7 +206,7 @@ impl Driver {
             IndexReply::Remote(reply) => drop(self.swarm.behaviour_mut().index.reply(reply, response)),
             IndexReply::Renewal(asker) => {
                 let master = self.services.index.as_ref();
-                let standing = master.and_then(|master| master.standing(&asker.peer));
+                let standing = master.and_then(|master| master.standing_answer(&asker.peer));
                 self.swarm.behaviour_mut().renewals.answer(asker, response, standing);
             }
             IndexReply::Local(answer) => {
@@ -229,11 +229,16 @@ impl Driver {
         self.jobs.push(job.boxed());
     }
 
-    pub(super) fn ask_mirror(&mut self, to: PeerId, request: mirror::MirrorRequest, answer: Waiting<rpc::Mirror>) {
+    pub(super) fn ask_mirror(
+        &mut self,
+        to: PeerId,
+        request: mirror::MirrorRequest,
+        answer: Waiting<rpc::MirrorProtocol>,
+    ) {
         let local = to == *self.swarm.local_peer_id();
         let behaviour = self.swarm.behaviour_mut();
         if local {
-            let step = self.dht.serve(&mut behaviour.kad, to, None, request, dht::Reply::Local(answer));
+            let step = self.dht.serve(&mut behaviour.kad, to, None, request, dht::MirrorReply::Local(answer));
             return self.on_mirror_step(step);
         }
         behaviour.mirror.ask(&to, request, answer);
@@ -249,13 +254,13 @@ impl Driver {
         }
     }
 
-    pub(super) fn reply_mirror(&mut self, reply: dht::Reply, response: mirror::MirrorResponse) {
+    pub(super) fn reply_mirror(&mut self, reply: dht::MirrorReply, response: mirror::MirrorResponse) {
         match reply {
-            dht::Reply::Remote(reply) => drop(self.swarm.behaviour_mut().mirror.reply(reply, response)),
-            dht::Reply::Local(answer) => {
+            dht::MirrorReply::Remote(reply) => drop(self.swarm.behaviour_mut().mirror.reply(reply, response)),
+            dht::MirrorReply::Local(answer) => {
                 let _ = answer.send(Ok(response));
             }
-            dht::Reply::None => {}
+            dht::MirrorReply::None => {}
         }
     }
 }

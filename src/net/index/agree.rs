@@ -37,8 +37,8 @@ impl Master {
 
     /// Answers the renewals of a member that need no more than a look, until one does. The lease itself is renewed by the
     /// pings on the same connection.
-    pub(in crate::net) fn standing(&self, peer: &PeerId) -> Option<renewals::Standing> {
-        let standing = self.leases.standing(peer)?;
+    pub(in crate::net) fn standing_answer(&self, peer: &PeerId) -> Option<renewals::StandingAnswer> {
+        let standing = self.leases.standing_answer(peer)?;
         Some(Arc::new(move |request| {
             let IndexRequest::Renew(renew) = request else { return None };
             let wait = standing.agrees(renew)?;

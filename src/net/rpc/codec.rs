@@ -270,7 +270,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Fetch, Index, Protocol};
+    use super::super::{FetchProtocol, IndexProtocol, Protocol};
     use super::*;
     use futures::executor::block_on;
     use futures::io::Cursor;
@@ -286,12 +286,12 @@ mod tests {
 
     fn written(response: fetch::FetchResponse) -> Vec<u8> {
         let mut io = Cursor::new(Vec::new());
-        block_on(codec().write_response(&Fetch::ID, &mut io, Ok(response))).unwrap();
+        block_on(codec().write_response(&FetchProtocol::ID, &mut io, Ok(response))).unwrap();
         io.into_inner()
     }
 
     fn read(bytes: &[u8]) -> Received<fetch::FetchResponse> {
-        block_on(codec().read_response(&Fetch::ID, &mut Cursor::new(bytes))).unwrap()
+        block_on(codec().read_response(&FetchProtocol::ID, &mut Cursor::new(bytes))).unwrap()
     }
 
     #[test]
@@ -324,7 +324,8 @@ mod tests {
 
     #[test]
     fn a_length_over_the_limit_is_refused_before_it_is_read() {
-        let request = block_on(IndexCodec::default().read_request(&Index::ID, &mut Cursor::new([0xff; 4]))).unwrap();
+        let request =
+            block_on(IndexCodec::default().read_request(&IndexProtocol::ID, &mut Cursor::new([0xff; 4]))).unwrap();
         assert!(matches!(request, Err(DecodeError::TooLarge { actual: 0xffff_ffff, .. })));
     }
 
@@ -333,9 +334,9 @@ mod tests {
         let request =
             fetch::FetchRequest::Chunks(fetch::ChunkRun { content: ContentId::of(b"x"), first: 3, count: 4 }.into());
         let mut io = Cursor::new(Vec::new());
-        block_on(codec().write_request(&Fetch::ID, &mut io, Ok(request.clone()))).unwrap();
+        block_on(codec().write_request(&FetchProtocol::ID, &mut io, Ok(request.clone()))).unwrap();
         let bytes = io.into_inner();
-        let got = block_on(codec().read_request(&Fetch::ID, &mut Cursor::new(bytes))).unwrap();
+        let got = block_on(codec().read_request(&FetchProtocol::ID, &mut Cursor::new(bytes))).unwrap();
         assert_eq!(got, Ok(request));
     }
 
@@ -356,8 +357,8 @@ mod tests {
         let exchange = |request: &fetch::FetchRequest, bytes: &[u8]| {
             let mut codec = FetchCodec::new(Buffers::new(4), Arc::default(), on_arrival.clone());
             let mut io = Cursor::new(Vec::new());
-            block_on(codec.write_request(&Fetch::ID, &mut io, Ok(request.clone()))).unwrap();
-            let _ = block_on(codec.read_response(&Fetch::ID, &mut Cursor::new(bytes))).unwrap();
+            block_on(codec.write_request(&FetchProtocol::ID, &mut io, Ok(request.clone()))).unwrap();
+            let _ = block_on(codec.read_response(&FetchProtocol::ID, &mut Cursor::new(bytes))).unwrap();
             [begun.swap(0, Ordering::Relaxed), came.swap(0, Ordering::Relaxed)]
         };
         let chunks = answer(Header::Chunks { bytes: 50, proofs: Vec::new(), have: Vec::new() });

@@ -8,9 +8,9 @@ use super::codec::IndexCodec;
 use super::*;
 
 /// With a connection from elsewhere.
-fn connected() -> (Rpc<Index>, PeerId, Here) {
+fn connected() -> (Rpc<IndexProtocol>, PeerId, Here) {
     let here = Here::default();
-    let mut rpc = Rpc::<Index>::new(IndexCodec::default(), Duration::from_secs(1), here.clone());
+    let mut rpc = Rpc::<IndexProtocol>::new(IndexCodec::default(), Duration::from_secs(1), here.clone());
     let (peer, address) = (PeerId::random(), "/ip4/10.0.0.1/tcp/1".parse().unwrap());
     let connection = ConnectionId::new_unchecked(1);
     drop(rpc.handle_established_inbound_connection(connection, peer, &address, &address).unwrap());
@@ -39,7 +39,7 @@ fn nobody_is_asked_without_a_connection_and_requests_that_wait_are_bounded() {
 fn an_answer_reaches_who_waits_for_it_and_a_failure_too() {
     let (mut rpc, peer, _) = connected();
     let connection_id = ConnectionId::new_unchecked(1);
-    let ask = |rpc: &mut Rpc<Index>| {
+    let ask = |rpc: &mut Rpc<IndexProtocol>| {
         let (answer, answered) = oneshot::channel();
         let id = rpc.send(&peer, IndexRequest::Master);
         rpc.waiting.insert(id, answer);
@@ -69,7 +69,7 @@ fn addresses_of_this_host_are_believed_of_nobody_elsewhere() {
     let (mut rpc, peer, here) = connected();
     let addresses = ["/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1"].map(|text| text.parse::<Multiaddr>().unwrap());
     let followed = Followed { addresses: addresses.to_vec(), ..Followed::default() };
-    let heard = |rpc: &mut Rpc<Index>| {
+    let heard = |rpc: &mut Rpc<IndexProtocol>| {
         let (answer, mut answered) = oneshot::channel();
         let request_id = rpc.send(&peer, IndexRequest::Master);
         rpc.waiting.insert(request_id, answer);

@@ -11,7 +11,7 @@ use swarmdex_protocols::ContentId;
 
 use super::*;
 use crate::state::random::Random;
-use crate::state::upload::{Chunk, Request, Turn, Uploads, Wanted};
+use crate::state::upload::{Chunk, Request, Turn, Uploads, WantedChunks};
 
 const CHUNK: u64 = 256 << 10;
 
@@ -28,7 +28,7 @@ struct Ask {
     or: Vec<u64>,
 }
 
-impl Wanted for Ask {
+impl WantedChunks for Ask {
     fn choices(&self) -> impl Iterator<Item = Chunk> {
         std::iter::once(self.run.0).chain(self.or.iter().copied()).map(chunk)
     }

@@ -36,12 +36,12 @@ pub trait Authority {
     /// Whether this master signed a certificate, whenever that was.
     fn signed(&self, certificate: &Certificate) -> bool;
     /// Takes notice of what is out of the ordinary.
-    fn notice(&self, _: &Event<'_>) {}
+    fn notice(&self, _: &IndexNotice<'_>) {}
 }
 
 /// What is out of the ordinary.
 #[derive(Debug)]
-pub enum Event<'a> {
+pub enum IndexNotice<'a> {
     /// What was found outside the index says that a name belongs to another than the peer that announced it.
     Adopted {
         /// The name.
@@ -192,7 +192,7 @@ impl<A: Authority> Service<A> {
     ) -> Result<WriteOutcome, Failure<T::Error>> {
         let mark = Mark { totals: self.totals, made: self.made.len(), reports: self.before.len() };
         self.before.push((op.peer(), self.reports.of(&op.peer())));
-        let outcome = Step { service: self, table, at }.apply(op);
+        let outcome = Execution { service: self, table, at }.apply(op);
         if outcome.is_err() {
             self.undo(mark);
         }
@@ -237,7 +237,7 @@ struct Member {
 }
 
 /// One request that is being carried out.
-struct Step<'a, A, T> {
+struct Execution<'a, A, T> {
     service: &'a mut Service<A>,
     table: &'a mut T,
     at: Moment,
@@ -245,7 +245,7 @@ struct Step<'a, A, T> {
 
 type Done<T, E> = Result<T, Failure<E>>;
 
-impl<A: Authority, T: IndexTable> Step<'_, A, T> {
+impl<A: Authority, T: IndexTable> Execution<'_, A, T> {
     fn apply(&mut self, op: &WriteOp) -> Done<WriteOutcome, T::Error> {
         match op {
             WriteOp::Join { peer, addresses, digest, entries, seen, again } => {

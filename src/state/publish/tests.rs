@@ -211,7 +211,7 @@ fn a_copy_counts_once_it_was_read_back() {
     }
     assert_eq!(publications.confirmed_copies(), (3.0, 3));
     let came = PeerId::random();
-    publications.on_came(&came, [key(1), key(2)], &Places { key: |_| [0; 32], peer: |_| [0; 32] });
+    publications.on_came(&came, [key(1), key(2)], &KeySpace { key: |_| [0; 32], peer: |_| [0; 32] });
     assert_eq!((publications.confirmed_copies(), publications.has_unasked()), ((3.0, 3), true));
     for (number, peer) in publications.round(false) {
         assert_eq!(peer, came);
@@ -308,7 +308,7 @@ fn nodes_are_asked_about_what_they_stored_the_last_time() {
 }
 
 /// A hash of the key, as Kademlia has it; that of a node here is that of its bytes.
-const PLACES: Places = Places {
+const PLACES: KeySpace = KeySpace {
     key: |key| *blake3::hash(key.as_bytes()).as_bytes(),
     peer: |peer| *blake3::hash(&peer.to_bytes()).as_bytes(),
 };

@@ -15,8 +15,7 @@ use swarmdex_protocols::index::{ShareDigest, ShareSum};
 
 use super::schema;
 use crate::state::index::{Correction, corrections};
-
-type Sql<T> = Result<T, rusqlite::Error>;
+use crate::storage::sqlite::Sql;
 
 /// What a count came to.
 #[derive(Debug, Default)]

@@ -11,13 +11,12 @@ use swarmdex_protocols::words::index_words;
 use swarmdex_protocols::{Name, Pattern};
 
 use super::schema;
+use crate::storage::sqlite::Sql;
 
 /// Names that are gone through at a time: whoever wants a change waits for so long, some 20 ms.
 const SLICE: u32 = 1000;
 /// Most words by which an index narrows a search down, the longest: a few leave little to look at.
 const MAX_NARROWING: usize = 16;
-
-type Sql<T> = Result<T, rusqlite::Error>;
 
 /// The index. Words are separated by spaces, and hold nothing else that is no letter to this tokenizer: what a letter is was
 /// decided before. An earlier build finds here what it finds by plain words.

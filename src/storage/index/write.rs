@@ -19,6 +19,7 @@ use super::sqlite::SqliteTable;
 use super::words::Words;
 use super::{Counts, IndexOptions, Job, WriteOp, WriteOutcome, away, schema, storage_refusal, take};
 use crate::state::index::{Failure, Moment, Service, Slices, Totals};
+use crate::storage::sqlite::Sql;
 use foreign::Foreign;
 
 /// Most requests in one transaction: bounds how long the first of them waits for the last.
@@ -31,7 +32,6 @@ const PRUNE_PAUSE_MS: u64 = 60_000;
 
 type WriteJob = Job<WriteOp, WriteOutcome>;
 type Answer = oneshot::Sender<Result<WriteOutcome, Refusal>>;
-type Sql<T> = Result<T, rusqlite::Error>;
 
 pub(super) struct Writer {
     connection: Connection,
