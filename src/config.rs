@@ -43,8 +43,8 @@ impl fmt::Display for Role {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum OnNewMachine {
-    /// Go on as the same node, and say so: a disk that moved is more common than one that was copied, and a copy is
-    /// kept out by the master for as long as the other answers.
+    /// Go on as the same node, and say so. A disk that moved is more common than one that was copied, and the master
+    /// keeps a copy out for as long as the other answers.
     #[default]
     Same,
     /// Become a new node that shares the same files.

@@ -21,8 +21,8 @@ const MARK_DOMAIN: &[u8] = b"swarmdex mark 1\0";
 pub struct KeyMark(pub u64);
 
 impl KeyMark {
-    /// That of a statement: the first 8 bytes of BLAKE3 of the domain, the key, a letter for the kind, version and end,
-    /// numbers as 8 bytes, all big-endian.
+    /// The mark of a statement: the first 8 bytes of a BLAKE3 hash. Hashed are the domain, the key, a letter for the
+    /// kind, version and end, these as 8 bytes each, big-endian.
     pub fn statement(key: &RecordKey, statement: &Statement) -> Self {
         let kind = match statement {
             Statement::Certificate(_) => b'c',
@@ -37,7 +37,7 @@ impl KeyMark {
         Self(first_bytes(hasher.finalize().as_bytes()))
     }
 
-    /// That of a key under which a node is found: its first 8 bytes.
+    /// The mark of a key under which a node is found: the first 8 bytes of the key.
     pub fn provided(key: &RecordKey) -> Self {
         Self(first_bytes(key.as_bytes()))
     }

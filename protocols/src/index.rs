@@ -145,7 +145,7 @@ pub struct Offer {
     /// Size of the file in bytes.
     #[serde(rename = "s")]
     pub size: u64,
-    /// That just this was granted before, for a master that does not remember.
+    /// Shows a master that does not remember it that just this was granted before.
     #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
     pub granted: Option<Granted>,
     /// Whether the peer claimed the name while it could not reach the master.

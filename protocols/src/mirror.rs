@@ -55,10 +55,10 @@ impl RecordKey {
         Self::hash(network, b"node", &peer.to_bytes())
     }
 
-    /// Every key under which the owner of a name is to be found by those who search: its words, the first letters
-    /// of each, and the empty word. Words are those of both rules, so that nodes of either find it; most are the same, and
-    /// each key is there once. Of a script without spaces a pair of characters counts as a word, and a single one is found
-    /// under the empty word. At most [`MAX_WORD_KEYS`].
+    /// Every key under which the owner of a name is to be found by those who search: its words, the first letters of
+    /// each, and the empty word. Words are those of both rules, so that nodes of either find it; most are the same, and
+    /// each key is there once. In a script without spaces a pair of characters counts as a word, and a single one is
+    /// found under the empty word. At most [`MAX_WORD_KEYS`].
     pub fn of_words(network: &Network, name: &Name) -> Vec<Self> {
         let folded = words::fold(name.as_str());
         let (mut second, mut before) = (Vec::new(), "");
@@ -237,7 +237,7 @@ pub struct KeySpacePart {
     /// A place in it: the SHA-256 of a key or of a peer's id, as Kademlia has it.
     #[serde(rename = "p", with = "serde_bytes")]
     pub place: [u8; 32],
-    /// So many first bits of the places in it are those of that place.
+    /// How many of the first bits of every place in the part are those of `place`.
     #[serde(rename = "b")]
     pub bits: u8,
     /// The last page ended there.

@@ -3,11 +3,11 @@
 //! A query is split at white space into terms. A name matches if every term does, in any order, as both are folded
 //! ([`crate::words`]): case, accents, width and the like make no difference.
 //!
-//! - a term without `*` matches if its words follow one another in the name, the last one as the
-//!   beginning of a word: `rep 2024`, `climate-dat`, `img2024`; characters of scripts without spaces follow one another
-//!   directly, as they do in the term; a term of no letters or digits matches as it stands;
-//! - a term with `*` is a glob over the whole name, or, if it has no `/`, over the last segment.
-//!   `*` stands for any characters, `/` among them.
+//! - A term without `*` matches if its words follow one another in the name: `rep 2024`, `climate-dat`, `img2024`. The
+//!   last one may be the beginning of a word. Characters of scripts without spaces follow one another directly, as they
+//!   do in the term. A term of no letters or digits matches as it stands.
+//! - A term with `*` is a glob over the whole name, or, if it has no `/`, over the last segment. `*` stands for any
+//!   characters, `/` among them.
 //!
 //! Builds before had other words ([`first`]); a query of theirs is answered by that rule.
 

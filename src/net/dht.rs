@@ -44,8 +44,8 @@ const MAX_QUERIES: usize = 512;
 /// Messages whose signatures are being checked: in all, and of one sender.
 const MAX_CHECKS: usize = 64;
 const MAX_CHECKS_OF_SENDER: usize = 4;
-/// How long to look for the nodes closest to a key: those who have answered by then do, and one that is gone without
-/// a word, which a connection would be tried with for long, holds nobody up.
+/// How long to look for the nodes closest to a key. Those that have answered by then are enough. So a node that is
+/// gone, and to which a connection would be tried for long, holds nobody up.
 pub(super) const CLOSEST_PATIENCE: Duration = Duration::from_secs(3);
 /// Records and providers that a reader may be behind.
 pub(super) const FOUND_QUEUE: usize = 64;
@@ -59,13 +59,13 @@ pub(crate) enum Ask {
     Closest { key: Vec<u8>, answer: oneshot::Sender<Result<Vec<Located>, RequestError>> },
     /// The nodes closest to a key that this node knows.
     Known { key: RecordKey, answer: oneshot::Sender<Vec<Located>> },
-    /// What such a question has found so far is its answer.
+    /// Ends a question for the closest nodes of a key: it is answered with what it has found so far.
     EndClosest { key: Vec<u8>, patience: Duration },
     /// Values under a key, each with the node that sent it, and at the end who answered.
     Record { key: RecordKey, found: mpsc::Sender<FoundRecord> },
     /// Stores what neighbours told.
     Adopt(Adopt),
-    /// Who of the nodes closest to a key was lost.
+    /// How many of the nodes closest to a key were lost, and how many answer.
     Reach { key: RecordKey, answer: oneshot::Sender<Reached> },
     /// Nodes that are found under a key.
     Providers { key: RecordKey, found: mpsc::Sender<PeerId> },
@@ -462,7 +462,8 @@ impl Dht {
             Err(verdict) => verdict,
         };
         let statements = statements.into_iter().map(store).collect();
-        // Of the sender's own entries alone, and before what it provides: a key that is in both stays.
+        // The sender withdraws its own entries alone. That comes before what it provides, so a key that is in both
+        // stays.
         withdraw.iter().for_each(|key| table.withdraw(key, &sender));
         let provided = provide.into_iter().filter(|key| table.provide(*key, sender, &addresses)).count();
         (reply, MirrorResponse::Stored(Stored { statements, provided: provided as u32 }))

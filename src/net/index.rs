@@ -1,5 +1,7 @@
 //! The master's side of the index protocol: requests to leases and store, their outcomes to responses.
-//! No rule is decided here.
+//!
+//! Rules about names, leases and runs are in `state`. What is decided here is how long a new master looks names up in the
+//! DHT, of which members it does not believe the index yet, and which bounds of the configuration a request meets.
 
 mod absent;
 mod agree;
@@ -476,8 +478,8 @@ pub(super) fn refuse_bytes(error: &DecodeError) -> Refusal {
     Refusal::new(code, error.to_string())
 }
 
-/// Addresses worth passing on: well-formed, bounded, and no loopback address of another machine. Those of the host as it is seen come
-/// first: of that one it is known that it leads there.
+/// Addresses worth passing on: well-formed, bounded, and no loopback address of another machine. Addresses of the host
+/// from which the node is seen come first: that one is known to lead there.
 fn useful_addresses(addresses: Vec<Multiaddr>, remote: Option<&Multiaddr>) -> Vec<Multiaddr> {
     worth_keeping(addresses, remote.is_none_or(is_loopback), &remote.and_then(ip_of).into_iter().collect())
 }

@@ -1,7 +1,7 @@
 //! Renewals on a stream that stays open.
 //!
 //! Ten thousand members renew five hundred times a second. A stream of its own for each renewal costs its master three
-//! times what the renewal does (`benches/renewals`): so a peer opens one stream and asks on it again and again, one
+//! times what the renewal does (`benches/renewals`). So a peer opens one stream and asks on it again and again, one
 //! question at a time. What is said is what the index protocol says, framed like it. A renewal that agrees is answered
 //! on the task of its connection: to wake the loop of the node for it costs as much again.
 

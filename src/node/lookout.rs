@@ -21,8 +21,8 @@ const FIRST_CHECK: Duration = Duration::from_secs(1);
 const MAX_KNOCKS: usize = 4;
 /// How long each check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
-/// Of two twins that find each other, the one that listens at the lesser address knocks in every check, the other in
-/// each of so many. Two that knock at each other all the time cannot be told from one that reaches itself.
+/// Of two twins that find each other, the one with the lesser address knocks in every check, and the other in one of
+/// this many. Two that knock at each other all the time cannot be told from one that reaches itself.
 const SELDOM: u32 = 4;
 /// Checks of a member in the time in which records are published once: its master notices by itself.
 const CHECKS_OF_MEMBER: u32 = 1;

@@ -236,7 +236,7 @@ impl Questions {
             match self.ask(request.clone()).await {
                 Ok((_, IndexResponse::Page(page))) => return Ok(page),
                 Ok(_) => return Err(Error::Answer),
-                // Of the first page the DHT has an answer, too.
+                // For the first page there is an answer of the DHT, too.
                 Err(Error::Refused(refusal))
                     if refusal.code == RefusalCode::Busy && cursor.is_some() && attempt < PAGE_ATTEMPTS =>
                 {

@@ -370,9 +370,10 @@ impl Membership {
         lost
     }
 
-    /// Asks the master; what it is too busy for is asked again a few times. One that answers pings and has not answered this in
-    /// time is busy as well: to leave it would have all its members connect again, and claim what it is about to grant. Whatever
-    /// changes something has a number, so that it is done once. Whoever does not answer pings is disconnected.
+    /// Asks the master; what it is too busy for is asked again a few times. One that answers pings and has not answered
+    /// this in time is busy as well. If its members left it they would all connect again, and claim what it is about to
+    /// grant. Whatever changes something has a number, so that it is done once. Whoever does not answer pings is
+    /// disconnected.
     async fn ask(&self, master: PeerId, request: IndexRequest) -> Result<IndexResponse, Failed> {
         /// Attempts while the master is busy.
         const ATTEMPTS: usize = 5;

@@ -12,7 +12,7 @@ use crate::state::settling::Settling;
 
 /// How often this node looks whether it slept.
 const TICK: Duration = Duration::from_secs(5);
-/// Whoever was silent for so long may have missed something, or this node has.
+/// After such a silence the other node may have missed something, or this one has.
 const AWAY: Duration = Duration::from_secs(90);
 
 /// The task.

@@ -18,7 +18,7 @@ const MAX_FOUND: usize = 16 * 1024;
 
 /// Names that are granted to a peer, as one side sees them.
 pub trait Held {
-    /// Those from one name on to before another, in order, each with the digest of its entry.
+    /// The names from one on to before another, in order, each with the digest of its entry.
     fn range<'a>(&'a self, from: &str, to: Option<&str>) -> Box<dyn Iterator<Item = (&'a Name, ShareDigest)> + 'a>;
 }
 
@@ -210,7 +210,7 @@ fn contains(range: &Range, name: &str) -> bool {
     range.from.as_str() <= name && range.to.as_deref().is_none_or(|to| name < to)
 }
 
-/// Those parts of a range in which the peer holds something else.
+/// The parts of a range in which the peer holds something else.
 fn differing(
     range: &Range,
     parts: Vec<Part>,

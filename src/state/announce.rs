@@ -1,5 +1,5 @@
-//! What a peer has to tell its master: the difference between its share and what the master said; and what it
-//! says of its names by itself while no master answers.
+//! What a peer has to tell its master: the difference between its share and what the master said. While no master
+//! answers, what it says of its names by itself.
 
 mod again;
 mod attributes;
@@ -233,9 +233,9 @@ impl Announcer {
         share_digest(share.into_iter().map(versioned))
     }
 
-    /// The next change to send for a share, sorted by name, of which `share` gives what comes after some name, with what is
-    /// known of each file beside its bytes; `None` if the master knows it all. Offers have no attributes yet: whoever has the
-    /// key adds them, signed.
+    /// The next change to send to the master; `None` if it knows the whole share. `share` gives, sorted by name, what
+    /// comes after some name, with what is known of each file beside its bytes. Offers have no attributes yet: whoever
+    /// has the key adds them, signed.
     pub fn next_batch<'a, I>(&self, share: impl Fn(Option<&Name>) -> I, unix_ms: u64) -> Option<Batch>
     where
         I: Iterator<Item = (&'a Name, &'a ContentId, u64, Option<Attributes>)> + Clone,
@@ -392,7 +392,7 @@ impl Announcer {
         self.agreed
     }
 
-    /// Takes up what a comparison found: names that the master does not hold as this peer does are told again, names of
+    /// Takes up what a comparison found. Names that the master does not hold as this peer does are told again. Names of
     /// which the peer knows nothing are given up, unless they are shared.
     pub fn on_differences(&mut self, differences: &Differences) {
         self.look_again();
@@ -491,7 +491,7 @@ impl Held for Announcer {
     }
 }
 
-/// Those of `names` that are not shared; both are sorted.
+/// The `names` that are not shared; both lists are sorted.
 fn without<'a, 'b>(
     names: impl Iterator<Item = &'b Name>,
     share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>,

@@ -34,13 +34,14 @@ pub struct RangeComparison {
     /// Ranges in one question: fewer where so much differs that there is no room for the answers.
     width: usize,
     messages: usize,
-    /// Places in `items`.
+    /// Items that are missing there, by their places in `items`.
     missing: Vec<usize>,
     surplus: BTreeSet<RecordKey>,
 }
 
 impl RangeComparison {
-    /// Of these items: what the node said that it stores. It looks for at most `most` that are missing there.
+    /// A comparison of these items, which are what the node said that it stores. It looks for at most `most` that are
+    /// missing there.
     pub fn new(items: impl IntoIterator<Item = (RecordKey, What)>, most: usize) -> Self {
         let marked = |(key, what): (RecordKey, What)| {
             let mark = mark(&key, &what);
@@ -154,7 +155,7 @@ impl RangeComparison {
     }
 
     /// Keys under which the node says that this one is found although this one did not say so, at most [`MAX_REPAIRS`]
-    /// or a sixteenth of the items. Those that are not published at all are to be withdrawn.
+    /// or a sixteenth of the items. Keys among them that are not published at all are to be withdrawn.
     pub fn into_surplus(self) -> Vec<RecordKey> {
         self.surplus.into_iter().collect()
     }

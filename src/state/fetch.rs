@@ -1,7 +1,8 @@
 //! The scheduler of one download: which chunks to ask of whom, and when to give up.
 //!
-//! Every chunk is in exactly one state: to do, asked for (of one source, or of more when it is late), arrived (being
-//! verified and written), or written. What is to do is kept as ranges, so that a file of millions of chunks costs little.
+//! Every chunk is in exactly one state: unasked, asked for (of one source, or of more when it is late), arrived (being
+//! verified and written), or written. Unasked chunks are kept as ranges, so that a file of millions of chunks costs
+//! little.
 //!
 //! **Which chunk.** While all sources have everything, the next ones in order, from a random place on: disks like that.
 //! As soon as some have only parts, the rarest first (BitTorrent's rule: B. Cohen, Incentives Build Robustness in
@@ -68,7 +69,7 @@ pub struct FetchPolicy {
     pub total_bytes: u64,
     /// Whether to look for others that have a part.
     pub swarm: bool,
-    /// Whether others are told what has come.
+    /// Whether what has come is announced to others.
     pub announces: bool,
     /// For how long a download that has come by something waits for its sources to be back: as long as their owner's lease.
     pub patience: Duration,
@@ -144,7 +145,7 @@ pub struct Download<S> {
     policy: FetchPolicy,
     /// What of it is wanted: everything unless [`Download::set_wanted`] says otherwise.
     wanted: Wanted,
-    /// Chunks to do: first chunk -> end (exclusive). Ranges neither touch nor overlap.
+    /// Chunks that nobody was asked for yet: first chunk -> end (exclusive). Ranges neither touch nor overlap.
     unasked: BTreeMap<u64, u64>,
     /// Runs that were asked for, by their first chunk.
     flights: BTreeMap<u64, Flight<S>>,
@@ -156,7 +157,7 @@ pub struct Download<S> {
     sources: BTreeMap<S, Source>,
     /// For each chunk, how many sources that have only a part have it; empty while there is none.
     availability: Vec<u16>,
-    /// Chunks of which others were told before they were written.
+    /// Chunks that were announced to others before they were written.
     announced: BTreeSet<u64>,
     random: Random,
     actions: VecDeque<Action<S>>,
@@ -329,7 +330,7 @@ impl<S: Copy + Ord> Download<S> {
         true
     }
 
-    /// Whether a run of a source that is not given up is to do, or asked for of others just so.
+    /// Whether a run of a source that is not given up is unasked, or asked for of others just so.
     fn is_missing(&self, source: S, first: u64, count: u32) -> bool {
         let live = self.sources.get(&source).is_some_and(|state| state.lost.is_none());
         let end = first + u64::from(count);

@@ -151,13 +151,13 @@ impl Publications {
         }
     }
 
-    /// The same with room for so many records, if that is more: whoever allows for larger shares has more to publish.
+    /// Makes room for this many records, if that is more: whoever allows for larger shares has more to publish.
     pub fn with_room(mut self, records: usize) -> Self {
         self.most = self.most.max(records);
         self
     }
 
-    /// The same for a node with another turn, of 256: nodes that came at once do not publish at once.
+    /// Sets the turn of the node, out of 256: nodes that came at once do not publish at once.
     pub fn with_turn(mut self, turn: u8) -> Self {
         self.turn = turn;
         self
@@ -440,7 +440,7 @@ impl Publication {
     }
 }
 
-/// Those of a record's holders that have not said yet that they hold it.
+/// The holders of a record that have not said yet that they hold it.
 fn unsure(held: &[u16], new: u32, since: u64, holders: &Holders) -> Vec<u16> {
     let numbers = held.iter().enumerate().filter(|(at, _)| new >> at & 1 == 1).map(|(_, number)| *number);
     numbers.filter(|number| !holders.is_confirmed(*number, since)).collect()

@@ -96,7 +96,7 @@ struct Slot {
     claimant: Option<Box<PeerId>>,
     /// Where it stands among those that may have to give way; `None` for this node's own.
     distance: Option<Distance>,
-    /// Who said what is settled, and the claim, each with its mark: for [`Records::compare`].
+    /// Who sent the settled statement and who the claim, each with its mark: for [`Records::compare`].
     said: [Said; 2],
 }
 

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use swarmdex_protocols::address::Source;
 
-/// Pause between two words about it.
+/// Pause between two reports.
 const PAUSE: Duration = Duration::from_secs(10);
 /// Sources that are counted one by one in such a pause.
 const COUNTED: usize = 64;
 /// Sources of these that are named.
 const NAMED: usize = 3;
 
-/// Those that were refused since the last word about it.
+/// Whoever was refused since the last report.
 #[derive(Debug, Default)]
 pub struct Refusals {
     said: Option<Instant>,
@@ -22,10 +22,10 @@ pub struct Refusals {
     total: u64,
 }
 
-/// A word about it.
+/// A report of what was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
-    /// Those with the most, and how often each; the worst first.
+    /// The sources with the most refusals, and how often each was refused; the worst first.
     pub worst: Vec<(IpAddr, u64)>,
     /// How often in all.
     pub total: u64,
@@ -45,14 +45,14 @@ impl Refusals {
     pub fn add(&mut self, source: IpAddr) {
         self.total += 1;
         if self.counts.len() >= COUNTED && !self.counts.contains_key(&source) {
-            // Whoever comes once is forgotten for one that may come more often.
+            // The rarest source is forgotten for one that may come more often.
             let rarest = self.counts.iter().min_by_key(|(_, count)| **count).map(|(ip, _)| *ip);
             rarest.map(|rarest| self.counts.remove(&rarest));
         }
         *self.counts.entry(source).or_default() += 1;
     }
 
-    /// What is to be said now, if anything: the first time at once.
+    /// The report that is due now, if one is: the first one is due at once.
     pub fn due(&mut self, now: Instant) -> Option<Word> {
         let is_early = self.said.is_some_and(|said| now.saturating_duration_since(said) < PAUSE);
         if self.total == 0 || is_early {

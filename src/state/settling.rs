@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 /// Nodes that have to have come since it last asked, at least.
 const FEW: u64 = 8;
-/// The same as a part of all nodes that it knows, one in so many; the larger number counts.
+/// Nodes that have to have come, as a part of all that it knows: one in this many. The larger number counts.
 const PART_OF_KNOWN: u64 = 4;
 /// How long it is left to find its place.
 const SETTLE: Duration = Duration::from_secs(2);
 /// How long between two times that it asks.
 const PAUSE: Duration = Duration::from_secs(10);
-/// So many ticks of its clock that did not come are sleep: the others have counted it as gone.
+/// After this many ticks of its clock that did not come it has slept, and the others have counted it as gone.
 const MISSED_TICKS: u32 = 3;
 
 /// A node that may have come, or come back, a moment ago.

@@ -11,8 +11,9 @@
 //! a crowd that passes on what it has, the chunks for one peer leave one after the other, or at least apart. Sent side by
 //! side they would all arrive at the end. Meanwhile the peer could neither pass one on nor ask for the next.
 //!
-//! **Early requests.** Whoever passes on what it downloads says so of a chunk that only begins to arrive, and a request for it
-//! waits until it is here. So the request is there when the chunk is, and not two ways across full links later.
+//! **Early requests.** Whoever passes on what it downloads announces a chunk that only begins to arrive, and a request
+//! for it waits until it is here. So the request is there when the chunk is, and not a round trip over full links
+//! later.
 //!
 //! **A slow reader**, who does not take what it asked for, holds nobody else up. It is sent one answer at a time. All of its kind
 //! share one slot and half of the memory. One that took more while it still read loses its connection.
@@ -33,14 +34,15 @@ use super::quota::Counts;
 const WAITING_PER_PEER: usize = 256;
 /// Requests that wait in all.
 const WAITING: usize = 4096;
-/// An upload that takes so long is its receiver's fault, who is a slow reader until another takes less.
+/// An upload that takes this long is its receiver's fault. It counts as a slow reader until another upload takes less.
 const STUCK: Duration = Duration::from_secs(1);
-/// How much longer an upload may take where the way is long: so many round trips, at most so much. The receiver of a stream lets
-/// less be sent at first than is in a chunk, and TCP takes some round trips to find out what the way carries.
+/// How much longer an upload may take on a long path: this many round trips, at most this long. The receiver of a
+/// stream lets less be sent at first than is in a chunk, and TCP takes some round trips to find out what the way
+/// carries.
 const TRIPS: u32 = 6;
 const LONGEST_WAY: Duration = Duration::from_secs(4);
-/// From which length of the way on an upload is one to a distant peer. Many of them are under way at a time, since each is
-/// mostly waited for; they are counted apart.
+/// Round trip from which on a peer counts as distant. Many of them are under way at a time, since each is mostly waited
+/// for; they are counted apart.
 const FAR: Duration = Duration::from_millis(100);
 /// How far apart the chunks for one peer of a crowd begin, if the one before is not sent yet.
 const APART: Duration = Duration::from_millis(50);
@@ -285,7 +287,7 @@ impl<P: Copy + Ord, I: Copy + Ord, W: WantedChunks> Uploads<P, I, W> {
         let for_slow = slow_moving == 0 && slow < self.most_per_peer;
         self.turns.iter().position(|peer| {
             let Some(first) = self.first(peer) else { return false };
-            // To one of a crowd the way counts for nothing: see `begin`.
+            // For one of a crowd the length of the path does not count: see `begin`.
             let is_far = way(peer) >= FAR && !first.crowd;
             if !(if is_far { has_far } else { has_near }) {
                 return false;

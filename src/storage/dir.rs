@@ -119,7 +119,7 @@ impl DataDir {
         Self::open_temporary(path)
     }
 
-    /// The same of one that is made for a moment, and new each time.
+    /// Opens a data directory that is made for a moment, and new each time: nothing is tried there.
     pub fn open_temporary(path: &Path) -> Result<Self, DataDirError> {
         private::make_folder(path).map_err(failed("make the folder", path))?;
         let path = path.canonicalize().map_err(failed("find", path))?;

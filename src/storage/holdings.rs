@@ -222,8 +222,8 @@ impl Holdings {
         matches!(lock(&self.table).held.get(content), Some(Held::Part(_)))
     }
 
-    /// A chunk begins to arrive. Nothing unless its content is passed on while it comes; others may then ask for it until what is
-    /// returned is dropped or [`Content::settle`] is told.
+    /// A chunk begins to arrive. `None` unless its content is passed on while it comes. Others may ask for it until the
+    /// guard is dropped or [`Content::settle`] is called.
     pub fn expect(&self, content: &ContentId, index: u64) -> Option<IncomingGuard> {
         match self.get(content)? {
             // One that comes twice is here already.
@@ -258,8 +258,8 @@ impl Holdings {
         self.generation.subscribe()
     }
 
-    /// A download is over. Whoever publishes goes through all that this node shares, and so hears of nothing else than
-    /// what others may look for: thousands of small files come in a second.
+    /// A download is over. Whoever publishes goes through all that this node shares. So it hears of what others may
+    /// look for, and of nothing else: thousands of small files come in a second.
     fn ended(&self, told: bool) {
         self.settled.notify_one();
         if told {

@@ -1,5 +1,5 @@
-//! Chunks that begin to arrive, of a content that is passed on while it comes: others are told of them, and may ask for
-//! them before they are here.
+//! Incoming chunks: those that begin to arrive, of a content that is passed on while it comes. They are announced to
+//! others, which may ask for them before they are here.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::locks::lock;
 
-/// Chunks of one download that others know to be on their way; of more they are told when they are here.
+/// Chunks of one download that are announced while they are on their way; more are announced when they are here.
 const MAX_INCOMING: usize = 64;
 
 /// The chunks of one download that are on their way.
@@ -16,7 +16,7 @@ const MAX_INCOMING: usize = 64;
 pub struct Incoming {
     state: Mutex<IncomingState>,
     begun: Notify,
-    /// Told whenever one is no longer on its way.
+    /// Notified whenever a chunk is no longer on its way.
     settled: Arc<Notify>,
 }
 
@@ -28,7 +28,7 @@ struct IncomingState {
 }
 
 impl Incoming {
-    /// None yet; `settled` is told whenever one is no longer on its way.
+    /// No chunks yet; `settled` is notified whenever one is no longer on its way.
     pub(super) fn new(settled: Arc<Notify>) -> Self {
         Self { state: Mutex::default(), begun: Notify::new(), settled }
     }
@@ -78,8 +78,8 @@ pub struct IncomingGuard {
 }
 
 impl IncomingGuard {
-    /// It came: until it is verified and written, or found to be wrong, it is still on its way, and whoever has it tells
-    /// [`super::content::Content::settle`].
+    /// It came. Until it is verified and written, or found to be wrong, it is still on its way; whoever has it then
+    /// calls [`super::content::Content::settle`].
     pub fn came(mut self) {
         self.incoming = None;
     }

@@ -96,7 +96,7 @@ impl Library {
     fn read_held(&self, held: &Held, run: &ChunkRun) -> Result<FetchResponse, FetchRefusal> {
         let range = run.range(&held.geometry())?;
         let length = usize::try_from(range.end - range.start).map_err(|_| FetchRefusal::Range)?;
-        // Of a part, chunks that are not here yet have no proof.
+        // Chunks of a part that are not here yet have no proof.
         let proofs = (run.first..run.first + u64::from(run.count)).map(|index| held.proof(index));
         let proofs = proofs.collect::<Option<Vec<Proof>>>().ok_or(FetchRefusal::NotFound)?;
         let mut body = self.buffers.take(length);
@@ -133,7 +133,7 @@ impl Library {
         bytes
     }
 
-    /// The same of a file that was downloaded, whether it is held or not.
+    /// The verified bytes of a run of a file that was downloaded, whether it is held or not.
     pub fn verified_of(&self, whole: &Whole, geometry: &Geometry, run: &ChunkRun) -> Option<Vec<u8>> {
         let read = self.read_held(&Held::Whole(whole.clone(), *geometry, 0), run);
         self.right(geometry, run, read.unwrap_or_else(FetchResponse::refused))

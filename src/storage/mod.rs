@@ -1,4 +1,6 @@
-//! What a node keeps on disk. Blocking code on threads of its own, behind bounded queues.
+//! What a node keeps on disk, and what it serves of that. All that touches the disk is blocking code: it runs on threads of
+//! its own behind bounded queues, or is called from threads that may block. [`holdings`] is a table in memory of what
+//! downloads pass on while they run.
 
 pub mod cache;
 pub mod content;

@@ -1,5 +1,5 @@
-//! The house rules that no compiler checks: imports only point down, no unbounded channel, no file
-//! that has grown past one room, one file that names the CBOR library, one type of a name on each floor.
+//! The house rules that no compiler checks: imports only point down, no unbounded channel, no file that has grown past
+//! one room. One file names the CBOR library, and on one floor a type has its name for itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -155,8 +155,8 @@ async fn a_disk_that_is_full_at_any_stage_is_a_clear_error_and_then_the_download
     assert_eq!(failures, 2, "there was room for the file otherwise");
 }
 
-/// Transfer: the disk fills up in the middle where no room can be set aside, and files that differ in capitals alone go
-/// to a disk that takes them for one: the first is there, the other is reported and nothing is overwritten.
+/// Transfer: the disk fills up in the middle where no room can be set aside. Files that differ in capitals alone go to
+/// a disk that takes them for one: the first is there, the other is reported, and nothing is overwritten.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_up_or_is_blind_to_case_loses_nothing() {
     const SIZE: u64 = 20 << 20;

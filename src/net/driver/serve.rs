@@ -23,7 +23,8 @@ use crate::state::quota::Counts;
 
 /// Questions about names of this node that are answered at a time, in all.
 const MAX_OWNED: usize = 16;
-/// The same of one peer: as many as a node asks that looks for the files of a folder, see `FILES_AT_A_TIME` of `node::get`.
+/// Questions of one peer at a time: as many as a node asks that looks for the files of a folder, see `FILES_AT_A_TIME`
+/// of `node::get`.
 const MAX_OWNED_OF_PEER: usize = 8;
 
 /// The questions about names of this node that are being answered: none yet.

@@ -1,4 +1,4 @@
-//! What a node holds of what it was sent, compared with what this node has, and put right.
+//! Compares what a node still holds of what this node sent it with what this node has, and puts it right.
 
 use swarmdex_protocols::check::{KeyRange, KeysCompared};
 
@@ -22,7 +22,7 @@ enum Unsaid {
     Failed,
 }
 
-/// In what a node differs from what it said that it stores.
+/// How a node's records differ from what it said that it stores.
 #[derive(Debug, Default)]
 pub struct Differences {
     /// Whether it holds everything by now.

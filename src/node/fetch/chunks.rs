@@ -34,9 +34,8 @@ impl Node {
     ///
     /// The name is looked up now; what is read stays the content that it stands for now.
     ///
-    /// # Errors
-    /// Those of [`Node::lookup`]; [`Error::TooManyReaders`] while 64 are open; [`Error::Verification`] of a file without bytes
-    /// whose content id is not that of nothing.
+    /// # Errors What [`Node::lookup`] fails with; [`Error::TooManyReaders`] while 64 are open; [`Error::Verification`]
+    /// of a file without bytes whose content id is not that of nothing.
     ///
     /// # Cancel safety
     /// Cancel safe: dropped, it leaves nothing behind.

@@ -59,7 +59,7 @@ pub(super) enum Said {
 pub(super) struct Terms {
     /// Whether what comes is to be on disk.
     pub(super) sync: bool,
-    /// Whether what comes is passed on, and others are told so.
+    /// Whether what comes is passed on and announced to others.
     pub(super) shares: bool,
     /// How long it is waited for whoever has what is missing.
     pub(super) patience: Duration,
@@ -218,7 +218,7 @@ impl<'a> Engine<'a> {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let store = self.store.clone();
         machine.set_wanted(fetch.wanted().unwrap_or_default(), Instant::now());
-        // Whether there may be something to do: there are many words in a crowd, and few say something new.
+        // Whether there may be something to do: a crowd sends many have-updates, and few say something new.
         let mut stirs = true;
         loop {
             if fetch.is_stopped() {
@@ -459,7 +459,7 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Chunks that begin to arrive; for ever if others are not told of them.
+/// Chunks that begin to arrive. Waits for ever if they are not announced to others.
 async fn begun(store: &dyn Content) -> Vec<u64> {
     match store.incoming() {
         Some(incoming) => incoming.begun().await,

@@ -1,5 +1,5 @@
-//! Verifies chunks and writes them, on one thread for each download: several would wait for each other at the
-//! file's lock, and one has the bytes still in its cache when it writes what it hashed.
+//! Verifies chunks and writes them, on one thread for each download. Several would wait for each other at the file's
+//! lock. One still has the bytes in its cache when it writes what it hashed.
 
 use std::sync::{Arc, mpsc};
 

@@ -32,7 +32,7 @@ impl Membership {
         let renewed = match self.ask(member.master, IndexRequest::Renew(renew)).await {
             Ok(IndexResponse::Renewed(renewed)) => renewed,
             Ok(_) => return Err(Failed::Misfit),
-            // A master of an earlier build: what it granted is what it said last.
+            // A master of an earlier build does not know renewals: what it granted last counts.
             Err(failed) if matches!(failed.code(), Some(RefusalCode::Unsupported | RefusalCode::Malformed)) => {
                 self.context.standings.on_agreed(Instant::now(), false);
                 return Ok(Renewed::Agreed);

@@ -9,14 +9,14 @@ use super::{Announcer, MasterAnswer, Standing};
 use crate::state::Now;
 
 impl Announcer {
-    /// Whether this peer has said nothing of its names that the master does not know: then it may have back at once what it
-    /// left with. That others know something later than its certificates is no wonder: the master ended them.
+    /// Whether this peer has said nothing of its names that the master does not know: then it may have back at once
+    /// what it left with. Others may know something later than its certificates, for the master ended them.
     pub fn may_return(&self) -> bool {
         self.claims.is_empty() && self.revocations.is_empty()
     }
 
-    /// A part of what this peer left with is granted again: of `share`, sorted by name, as the join told of it. False if the
-    /// answer cannot be right.
+    /// A part of what this peer left with is granted again. `share` is what the join told of, sorted by name. False if
+    /// the answer cannot be right.
     pub fn on_returned<'a>(
         &mut self,
         share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>,
@@ -84,7 +84,8 @@ impl Announcer {
             self.changed.mark(&name);
             self.unsaved.insert(name);
         }
-        // Those that the answer passes over the master does not hold so; all that are left, if it has no more.
+        // The master does not hold the names that the answer passes over. If it has no more, these are all that are
+        // left.
         let left_out = self.unsealed.range(first.clone()..);
         let left_out: Vec<_> = left_out
             .map(|(name, _)| name)

@@ -12,8 +12,8 @@ use super::{Download, Exhausted, MAX_FAILURES, pause};
 /// otherwise. (Asked every 50 ms, a crowd that begins together is busy with these questions alone.)
 const HAVE_SOON: Duration = Duration::from_millis(200);
 const HAVE_LATER: Duration = Duration::from_millis(400);
-/// How many of a crowd are told at once of a chunk that nobody else has: as many as it can be sent to at a time. They and it
-/// say so along with what they ask for next, so that the others soon know.
+/// To how many of a crowd a chunk that nobody else has is announced: as many as it can be sent to at a time. They and
+/// it say so along with what they ask for next, so that the others soon know.
 const ANNOUNCED_TO: usize = 6;
 /// How often a source that has everything is asked who else has a part, in the end; and how soon at first, doubled
 /// each time.
@@ -73,15 +73,15 @@ impl<S: Copy + Ord> Download<S> {
         (news, due)
     }
 
-    /// A chunk begins to arrive, and others may ask for it before it is here: if nobody else of a crowd is known to have it,
-    /// some of them are told now, and not when it is written.
+    /// A chunk begins to arrive, and others may ask for it before it is here. If nobody else of a crowd is known to
+    /// have it, it is announced to some of them now, and not when it is written.
     pub fn on_incoming(&mut self, index: u64) {
         self.announced.insert(index);
         self.announce(index);
     }
 
-    /// This download has a chunk, or soon will. If nobody else of a crowd is known to have it, some of them are told at
-    /// once, by asking them what they have.
+    /// This download has a chunk, or soon will. If nobody else of a crowd is known to have it, some of them learn of it
+    /// at once, by the question what they have.
     pub(super) fn announce(&mut self, index: u64) {
         if !self.policy.announces || self.availability.is_empty() || self.rarity(index) > 0 {
             return;
@@ -104,7 +104,7 @@ impl<S: Copy + Ord> Download<S> {
         let Some(state) = self.sources.get_mut(&source) else { return };
         match state.holds {
             Holds::Unknown => self.lose(source, Exhausted::Gone),
-            // Of one that had everything a moment ago nothing more is to be known.
+            // A source that had everything a moment ago has nothing more to say.
             Holds::All => state.have_due = None,
             Holds::Some(_) => {
                 state.failures += 1;
@@ -130,8 +130,9 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Chunks that `source` may send instead of the one asked for: those that nobody was asked for yet and nobody else
-    /// is known to have, if it is a crowd that downloads, and this source alone has everything. It knows better than
-    /// this downloader which of them it has sent to others meanwhile. Who does not want the whole wants no others.
+    /// is known to have. `None` unless a crowd downloads and this source is the only one that has everything. It knows
+    /// better than this downloader which of them it has sent to others meanwhile. Who does not want the whole wants no
+    /// others.
     pub fn alternatives(&self, source: S) -> Option<impl Iterator<Item = u64> + '_> {
         let whole = |state: &Source| state.lost.is_none() && matches!(state.holds, Holds::All);
         let mut whole = self.sources.iter().filter(|(_, state)| whole(state)).map(|(source, _)| *source);
@@ -143,7 +144,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 }
 
-/// Whether a chunk is to do that is among these.
+/// Whether an unasked chunk is among these.
 fn wants_any(unasked: &BTreeMap<u64, u64>, chunks: &ChunkSet) -> bool {
     unasked.iter().any(|(begin, end)| (*begin..*end).any(|index| chunks.contains(index)))
 }

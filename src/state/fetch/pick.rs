@@ -70,7 +70,7 @@ impl<S: Copy + Ord> Download<S> {
         Some(Action::Request { source, first, count })
     }
 
-    /// Chunks to do that the source has: how many from which on.
+    /// Unasked chunks that the source has: how many from which on.
     fn pick(&mut self, source: S) -> Option<(u64, u32)> {
         let (no_crowd, swarm) = (self.availability.is_empty(), self.is_swarm());
         let state = self.sources.get(&source)?;
@@ -102,7 +102,7 @@ impl<S: Copy + Ord> Download<S> {
         Some((first, u32::try_from(count).unwrap_or(1)))
     }
 
-    /// The next chunk to do in order, from this download's own place on: a crowd that begins together asks for
+    /// The next unasked chunk in order, from this download's own place on: a crowd that begins together asks for
     /// different ones from the first on.
     fn next_in_order(&self) -> Option<u64> {
         let from = if self.is_swarm() { self.policy.seed % self.geometry.chunks() } else { 0 };
@@ -116,7 +116,7 @@ impl<S: Copy + Ord> Download<S> {
         usize::try_from(index).ok().and_then(|index| self.availability.get(index)).copied().unwrap_or(0)
     }
 
-    /// The rarest of the chunks to do that the source has, from a random place on, and how many have it in part.
+    /// The rarest of the unasked chunks that the source has, from a random place on, and how many have it in part.
     fn rarest(&mut self, source: S) -> Option<(u16, u64)> {
         let from = self.random.below(self.geometry.chunks().max(1));
         let holds = &self.sources.get(&source)?.holds;
@@ -147,13 +147,13 @@ impl<S: Copy + Ord> Download<S> {
         best
     }
 
-    /// Whether all the chunks from `first` to before `end` are to do.
+    /// Whether nobody was asked yet for any of the chunks from `first` to before `end`.
     pub(super) fn is_unasked(&self, first: u64, end: u64) -> bool {
         self.unasked.range(..=first).next_back().is_some_and(|(_, reach)| end <= *reach)
     }
 
-    /// What waits at a source that has everything, and has come to others meanwhile, makes way for what nobody else
-    /// has: so its uplink carries each chunk once before it carries one twice.
+    /// Chunks that wait at a source that has everything, and that others have by now, make way for those that nobody
+    /// else has. So its uplink carries each chunk once before it carries one twice.
     fn make_way(&mut self) {
         if self.availability.is_empty() || !self.wanted.is_whole() {
             return;
@@ -174,7 +174,7 @@ impl<S: Copy + Ord> Download<S> {
         }
     }
 
-    /// Takes chunks out of what is to do.
+    /// Takes chunks out of those that nobody was asked for.
     pub(super) fn take(&mut self, first: u64, count: u32) {
         let after = first + u64::from(count);
         let Some((&begin, &end)) = self.unasked.range(..=first).next_back() else { return };

@@ -248,7 +248,7 @@ impl Swarm {
         self.at(arrives, Event::Arrived { to, from, run, asked });
     }
 
-    /// Whoever asks for something says along with it what it has.
+    /// Whoever asks for something says in the request what it has.
     fn hear(&mut self, to: usize, from: usize) {
         let (now, have) = (self.clock(), self.peers[from].have.clone());
         if let Some(download) = &mut self.peers[to].download {

@@ -7,17 +7,18 @@ use swarmdex_protocols::ChunkSet;
 
 use super::{Exhausted, FetchPolicy, MAX_FAILURES};
 
-/// Bytes that a source is trusted with before its rate is known. On long paths there are so many more for each
-/// millisecond of a round trip, up to a most: else the path is empty when the first of them have come.
+/// Bytes that a source is trusted with before its rate is known. On long paths there are more for each millisecond of a
+/// round trip, up to a bound. Otherwise the path is empty when the first of them have come.
 const FIRST_WINDOW: u64 = 1 << 20;
 const FIRST_WINDOW_MORE: u64 = 20 << 10;
 const LONG_FIRST_WINDOW: u64 = 5 << 20;
-/// For how long a source is kept busy by what it was asked for: long enough to bridge a late timer, short enough that little is
-/// stuck at a source that slows down.
+/// For how long the requests at a source keep it busy: long enough to bridge a late timer, short enough that little is
+/// stuck when it slows down.
 const AHEAD: Duration = Duration::from_millis(500);
-/// And for so many round trips to it: with less than is under way on a long path, what is asked for stays below one chunk, and the
-/// rate, which comes from it, with it. A chunk may take two of them (see `state::upload`), and twice what is under way is what BBR has
-/// while it looks for a path's rate (N. Cardwell et al., BBR: Congestion-Based Congestion Control, 2016).
+/// And for so many round trips to it. With less than a long path carries, less than a chunk would be asked for at a
+/// time, and so the measured rate would stay low. A chunk may take two of them (see `state::upload`), and twice what is
+/// under way is what BBR has while it looks for a path's rate (N. Cardwell et al., BBR: Congestion-Based Congestion
+/// Control, 2016).
 const AHEAD_TRIPS: u32 = 4;
 /// How many times the policy's window a source on a long path may be asked for.
 const LONG_WINDOW: u64 = 4;
@@ -126,7 +127,7 @@ pub(super) struct Source {
     pub(super) not_before: Option<Instant>,
     /// When to ask next which chunks it has; `None` while it is being asked, or never.
     pub(super) have_due: Option<Instant>,
-    /// Whether it is to be asked as soon as it is not being asked, for it was not told of a chunk that it lacks.
+    /// Whether it is to be asked as soon as it is not being asked, for a chunk that it lacks was not announced to it.
     pub(super) unannounced: bool,
     /// Answers to that question so far.
     pub(super) answers: u32,

@@ -1,7 +1,7 @@
 //! The rules of names: who may hold one, and at which version.
 //!
-//! Rules decide, the caller applies: a decision is a list of changes and an answer, made against
-//! a view of the index as it is inside the transaction that will hold the changes.
+//! Rules decide, the caller applies. A decision is a list of changes and an answer. It is made against the index as it
+//! is inside the transaction that will hold the changes.
 
 use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, RevokeOutcome};
 use swarmdex_protocols::limits::MAX_FILE_BYTES;
@@ -80,7 +80,7 @@ pub struct Moment {
     pub unix_ms: u64,
     /// A random number, for leaps of versions.
     pub random: u64,
-    /// In which of the [`RUNS`](swarmdex_protocols::statement::RUNS) ways this run of the master gives versions.
+    /// The way in which this run of the master gives versions, one of [`RUNS`](swarmdex_protocols::statement::RUNS).
     pub run: u64,
 }
 
@@ -120,13 +120,14 @@ pub fn announce<V: IndexView>(
         return refused(RefusalCode::Malformed, reason);
     }
     match view.entry(&name)? {
-        // Unless the peer shows that the name was granted to it later: this index went back to an older copy of itself.
+        // The name is another's, unless the peer shows a later grant: then this index went back to an older copy of
+        // itself.
         Some(entry) if entry.owner != owner && !is_overtaken(&entry, evidence) => {
             return Ok(Announced::Conflict(entry.owner));
         }
         Some(entry) if entry.owner != owner => {}
-        // Unless something later was said of it: by this master before it lost its memory, or by the owner, who gave
-        // the name up and took it again while no master could be told. Then the name has to stand above that.
+        // The name is confirmed unless something later was said of it: by this master before it lost its memory, or by
+        // the owner without a master, who gave it up and took it again. Then it needs a version above that.
         Some(entry)
             if entry.content == offer.content
                 && entry.size == offer.size

@@ -1,7 +1,7 @@
 //! The index as a service: what each request changes, over whatever table.
 //!
-//! The caller opens the transaction, and undoes in the table what a request wrote that fails. Of its own memory
-//! the service undoes it by itself.
+//! The caller opens the transaction, and undoes in the table what a request wrote that fails. What it changed in its
+//! own memory the service undoes by itself.
 
 mod again;
 mod announce;
@@ -27,7 +27,7 @@ pub use correct::{Correction, corrections};
 /// How far ahead of the clock a new index begins to count versions, in milliseconds (10 minutes).
 const FRESH_LEAD_MS: u64 = 600_000;
 
-/// Whose word the index is: the key of the master, and where it says what is out of the ordinary.
+/// In whose name the index speaks: the key of the master, and where it reports what is out of the ordinary.
 pub trait Authority {
     /// Certifies an entry. `None` if that is impossible; why is logged.
     fn certify(&self, entry: Entry, unix_ms: u64) -> Option<Certificate>;
@@ -274,8 +274,8 @@ impl<A: Authority, T: IndexTable> Execution<'_, A, T> {
         }
     }
 
-    /// Two runs of one peer may report at once: what the first still had under way when the second joined must not be
-    /// taken for a part of the second's report, nor end it.
+    /// Two runs of one peer may report at once. What the first still had under way when the second joined must not
+    /// count as a part of the second's report, nor end it.
     fn check_session(&self, change: &WriteOp, session: Session) -> Done<(), T::Error> {
         let (WriteOp::Announce { peer, .. } | WriteOp::Revoke { peer, .. } | WriteOp::Again { peer, .. }) = change
         else {

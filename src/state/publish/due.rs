@@ -34,9 +34,10 @@ impl Publications {
         self.interval / 2 + self.interval * 2 / 5 * u32::from(self.turn) / 256
     }
 
-    /// Whether no master publishes anything. When that begins, what it may not have come to publish is due at once, and all the
-    /// rest earlier than it would be: where a master is lost, others may be. Where it is lost again and again, only once it has
-    /// been for a while: what was granted in between would be published each time, and a network that is overloaded stay so.
+    /// Whether no master publishes anything. When that begins, what it may not have come to publish is due at once, and
+    /// all the rest earlier than it would be: where a master is lost, others may be. A master that is lost again and
+    /// again counts only once it has been lost for a while. Otherwise what was granted in between would be published
+    /// each time, and an overloaded network would stay so.
     pub fn set_masterless(&mut self, masterless: bool, now: Instant) {
         if !masterless {
             self.hurry = None;
@@ -81,10 +82,10 @@ impl Publications {
         due.take(most).map(|(_, key, item)| (*key, item.what.clone())).collect()
     }
 
-    /// Of `asked` nodes, this one included, so many stored what was due. A withdrawal is done once every node took it:
-    /// each that still says it leads others astray. What nobody else was asked to store, because this node knows nobody
-    /// yet, is here and tried again soon. So is what fewer than half of those asked took: they were too busy, or are
-    /// gone.
+    /// What was due is stored by `stored` of `asked` nodes, this one included. A withdrawal is done once every node
+    /// took it: each that still says it leads others astray. What nobody else was asked to store, because this node
+    /// knows nobody yet, is here and tried again soon. So is what fewer than half of those asked took: they were too
+    /// busy, or are gone.
     pub fn on_published(&mut self, key: &RecordKey, what: &What, stored: usize, asked: usize, now: Instant) {
         let copies = if *what == What::Withdraw && stored < asked { 0 } else { stored };
         let spread = spread(self.interval, key);

@@ -25,8 +25,8 @@ struct Holder {
     /// Records that it stores, by number and digest.
     records: u32,
     digest: KeyMark,
-    /// The round in which it was last asked, in which it last got something new, and in which it last said that it holds
-    /// all that it is to hold; 0 if it did not since.
+    /// The rounds in which it was last asked, in which it last got something new, and in which it last said that it
+    /// holds everything. The last is 0 if it did not since.
     asked: u64,
     fresh: u64,
     confirmed: u64,

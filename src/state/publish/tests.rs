@@ -233,8 +233,8 @@ fn what_is_published_once_lasts_as_soon_as_it_is_wanted() {
     assert_eq!(publications.counts(), (1, 1), "it comes again");
 }
 
-/// One node's whole share has room in the mirror, however its files are named: under each name's own key, its content and
-/// two words that no other name has, which have a beginning each.
+/// One node's whole share has room in the mirror, however its files are named. Each name has its own key, its content
+/// and two words that no other name has, which have a beginning each.
 #[test]
 fn the_bounds_of_the_mirror_fit_the_largest_share() {
     const KEYS_OF_A_NAME: usize = 5;

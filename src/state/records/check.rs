@@ -5,7 +5,7 @@ use swarmdex_protocols::{Ledger, PeerId, RecordKey, Statement};
 
 use super::Records;
 
-/// Who said something, and the mark of it; zeros for nothing.
+/// Who sent a statement, and its mark; zeros if there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Said {
     by: u64,

@@ -188,7 +188,7 @@ impl Copies {
     }
 }
 
-/// The same as the record in `home` has them, if there is one.
+/// Settles the files that the record in `home` has, if there is a record.
 pub fn settle(home: &Path, below: &Path) -> Result<(), CopiesError> {
     if home.join(FILE).exists() { Copies::open(home, false)?.settle(below) } else { Ok(()) }
 }

@@ -9,7 +9,7 @@ use crate::state::index::rules::evict;
 use crate::state::index::{IndexTable, Noted, WriteOutcome};
 
 impl<A: Authority, T: IndexTable> Execution<'_, A, T> {
-    /// Frees the next names. As many as a slice has: there may be more.
+    /// Frees the next names. If they are as many as a slice has there may be more.
     pub(super) fn evict(&mut self, id: PeerId) -> Result<WriteOutcome, T::Error> {
         let Some(mut member) = self.find(id)? else { return Ok(WriteOutcome::Evicted { names: 0 }) };
         self.depart(&member)?;
