@@ -42,7 +42,7 @@ use crate::state::meetings::Meetings;
 use crate::state::quota::Counts;
 use chunks::read;
 use complaints::Hearing;
-use paths::{Doubts, TICKS};
+use paths::{Suspicions, TICKS};
 pub(super) use reach::Reachability;
 use serve::IndexReply;
 
@@ -146,7 +146,7 @@ struct Requests {
     dials: Dials,
     nodes: Nodes,
     meetings: Meetings,
-    doubts: Doubts,
+    suspicions: Suspicions,
     renewals: Pending<PeerId, IndexResponse>,
     /// Questions about names of this node that are being answered.
     owned: Counts<PeerId>,
@@ -173,7 +173,7 @@ impl Driver {
                 dials: Dials::default(),
                 nodes: Nodes::default(),
                 meetings: Meetings::default(),
-                doubts: Doubts::default(),
+                suspicions: Suspicions::default(),
                 renewals: Pending::new(MAX_REQUESTS),
                 owned: serve::owned_questions(),
             },
@@ -258,7 +258,7 @@ impl Driver {
             self.services.index.as_ref().and_then(|master| {
                 if master.owes_evictions() { Some(Instant::now() + RETRY) } else { master.timeout() }
             });
-        [master, self.uploads.timeout(), self.requests.doubts.timeout()].into_iter().flatten().min()
+        [master, self.uploads.timeout(), self.requests.suspicions.timeout()].into_iter().flatten().min()
     }
 
     /// Does what the state machines ask for.
@@ -270,7 +270,7 @@ impl Driver {
             tracing::info!(%peer, "does not read what it asked for, and others wait: disconnected");
             let _ = self.swarm.disconnect_peer_id(peer);
         }
-        self.end_doubts(now);
+        self.end_suspicions(now);
         let Some(master) = &mut self.services.index else { return };
         // The master is a member of its own network, and always alive.
         master.on_sign(self.swarm.local_peer_id(), None, now);
@@ -402,14 +402,14 @@ impl Driver {
                     self.publish_listen();
                 }
                 if num_established.get() > 1 {
-                    self.doubt_others(peer_id, connection_id);
+                    self.suspect_others(peer_id, connection_id);
                 }
                 if let Some(master) = &mut self.services.index {
                     master.on_linked(peer_id, connection_id, Instant::now());
                 }
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
-                self.requests.doubts.on_closed(&connection_id);
+                self.requests.suspicions.on_closed(&connection_id);
                 if let Some(master) = &mut self.services.index {
                     master.on_unlinked(peer_id, connection_id);
                 }

@@ -75,7 +75,7 @@ pub struct Mirror {
 }
 
 /// Work for one node.
-struct Errand<T> {
+struct NodeBatch<T> {
     node: PeerId,
     addresses: Vec<Multiaddr>,
     items: Vec<T>,
@@ -147,20 +147,20 @@ impl Mirror {
         let items = items.into_iter().map(|(key, what)| (position_of_key(&key), (key, what)));
         let mut sweep = Sweep::new(items, self.net.dht_counts().await.nodes);
         let mut met = Met::default();
-        while let Some(errands) = self.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
+        while let Some(batches) = self.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
             leisure().await;
             let addresses = self.net.listen().borrow().clone();
-            for (key, _) in errands.iter().flat_map(|errand| &errand.items) {
+            for (key, _) in batches.iter().flat_map(|batch| &batch.items) {
                 stores.copies.entry(*key).or_default().asked += 1;
             }
             // One after the other, since it is one processor that they wait for.
-            let answers = stream::iter(errands)
-                .then(|errand| async {
+            let answers = stream::iter(batches)
+                .then(|batch| async {
                     leisure().await;
-                    errand
+                    batch
                 })
-                .map(|errand| {
-                    let (node, storing) = (errand.node, self.store_at(errand, addresses.clone()));
+                .map(|batch| {
+                    let (node, storing) = (batch.node, self.store_at(batch, addresses.clone()));
                     async move { (node, storing.await) }
                 })
                 .buffer_unordered(NODES_AT_A_TIME);
@@ -185,9 +185,9 @@ impl Mirror {
         let items = keyed.map(|(key, name)| (position_of_key(&key), (key, name)));
         let mut sweep = Sweep::new(items, self.net.dht_counts().await.nodes);
         let mut met = Met::default();
-        while let Some(errands) = self.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
+        while let Some(batches) = self.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
             let mut answers =
-                stream::iter(errands).map(|errand| self.read_at(errand, &authority)).buffer_unordered(NODES_AT_A_TIME);
+                stream::iter(batches).map(|batch| self.read_at(batch, &authority)).buffer_unordered(NODES_AT_A_TIME);
             while let Some(ledgers) = answers.next().await {
                 for (name, ledger) in ledgers {
                     tallies.entry(name).or_default().add(&ledger, now().unix_ms);
@@ -220,7 +220,7 @@ impl Mirror {
         sweep: &mut Sweep<T>,
         met: &mut Met,
         key: impl Fn(&T) -> RecordKey,
-    ) -> Option<Vec<Errand<T>>> {
+    ) -> Option<Vec<NodeBatch<T>>> {
         let (target, item) = sweep.next_target()?;
         let mut nodes = self.closest(&key(item)).await;
         nodes.retain(|(node, _)| !met.gone.contains(node));
@@ -232,21 +232,21 @@ impl Mirror {
         if self.member {
             sweep.know(position_of_peer(&self.net.local()), self.net.local());
         }
-        let mut errands = BTreeMap::<PeerId, Vec<T>>::new();
+        let mut batches = BTreeMap::<PeerId, Vec<T>>::new();
         for (item, nodes) in sweep.on_closest(&target, &places) {
             for node in nodes {
-                errands.entry(node).or_default().push(item.clone());
+                batches.entry(node).or_default().push(item.clone());
             }
         }
         let addresses = |node: &PeerId| met.located.get(node).cloned().unwrap_or_default();
-        Some(errands.into_iter().map(|(node, items)| Errand { addresses: addresses(&node), node, items }).collect())
+        Some(batches.into_iter().map(|(node, items)| NodeBatch { addresses: addresses(&node), node, items }).collect())
     }
 
-    async fn read_at(&self, errand: Errand<(RecordKey, Name)>, authority: &Authority) -> Vec<(Name, Ledger)> {
+    async fn read_at(&self, batch: NodeBatch<(RecordKey, Name)>, authority: &Authority) -> Vec<(Name, Ledger)> {
         let mut ledgers = Vec::new();
-        for some in errand.items.chunks(MAX_MIRROR_RECORDS) {
+        for some in batch.items.chunks(MAX_MIRROR_RECORDS) {
             let keys = some.iter().map(|(key, _)| *key).collect();
-            let records = match self.ask(errand.node, &errand.addresses, MirrorRequest::Read(keys)).await {
+            let records = match self.ask(batch.node, &batch.addresses, MirrorRequest::Read(keys)).await {
                 Ok(MirrorResponse::Records(records)) if records.len() == some.len() => records,
                 Ok(_) => continue,
                 Err(_) => return ledgers,

@@ -72,8 +72,8 @@ impl Mirror {
         let held = |verdict: &StoreVerdict| matches!(verdict, StoreVerdict::Stored | StoreVerdict::Older);
         let mut pauses = 0;
         loop {
-            let errand = Errand { node, addresses: addresses.to_vec(), items: items.clone() };
-            let Answers { outcomes, busy } = self.store_at(errand, listen.clone()).await;
+            let batch = NodeBatch { node, addresses: addresses.to_vec(), items: items.clone() };
+            let Answers { outcomes, busy } = self.store_at(batch, listen.clone()).await;
             if !busy || pauses >= MAX_PAUSES {
                 return outcomes.iter().filter(|(_, verdict)| held(verdict)).count() == count;
             }

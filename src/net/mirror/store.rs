@@ -59,10 +59,10 @@ fn next<T>(from: &mut Vec<T>, most: usize) -> Vec<T> {
 }
 
 impl Mirror {
-    pub(super) async fn store_at(&self, errand: Errand<(RecordKey, What)>, addresses: Vec<Multiaddr>) -> Answers {
+    pub(super) async fn store_at(&self, batch: NodeBatch<(RecordKey, What)>, addresses: Vec<Multiaddr>) -> Answers {
         let Answers { mut outcomes, mut busy } = Answers::default();
-        let (node, at) = (errand.node, errand.addresses);
-        let mut answers = stream::iter(batches(errand.items))
+        let (node, at) = (batch.node, batch.addresses);
+        let mut answers = stream::iter(batches(batch.items))
             .map(|batch| {
                 let asking = self.ask(node, &at, MirrorRequest::Store(batch.message(addresses.clone())));
                 async move { (batch, asking.await) }

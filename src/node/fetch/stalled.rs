@@ -10,7 +10,7 @@ use super::engine::{Engine, EngineEvent, Work};
 use super::sources::{self, FoundHolder, RequestFailure};
 use crate::net::ConnectError;
 use crate::state::fetch::Download;
-use crate::state::fetch::stalls::Doubt;
+use crate::state::fetch::stalls::StallAction;
 
 /// How often sources are looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
@@ -31,12 +31,12 @@ impl Engine<'_> {
             let net = net.clone();
             match self.stalls.look(source, due, trip, whole, now) {
                 None => {}
-                Some(Doubt::Ask) => {
+                Some(StallAction::Ask) => {
                     let own = self.shares().then(|| self.store.clone());
                     let asking = sources::is_sending(net, source, self.content, own);
                     work.asks.push(asking.map(move |sends| EngineEvent::Sending(source, sends)).boxed());
                 }
-                Some(Doubt::Cut) => {
+                Some(StallAction::Cut) => {
                     tracing::info!(%source, name = %self.name, silent = ?now.saturating_duration_since(due), "nothing comes over the connection: cut");
                     away = true;
                     self.cut.insert(source, due);

@@ -138,7 +138,7 @@ impl Writer {
                     }
                     Job::Do(op, answer) => {
                         if let WriteOp::Join { peer, .. } = &op {
-                            self.spare(peer);
+                            self.end_eviction_of(peer);
                         }
                         entries += weight(&op, self.service.slices());
                         group.push((op, answer));
@@ -245,7 +245,7 @@ impl Writer {
     }
 
     /// A peer that is back in the midst of its eviction keeps the names that it still has.
-    fn spare(&mut self, peer: &PeerId) {
+    fn end_eviction_of(&mut self, peer: &PeerId) {
         for _ in 0..self.evicting.len() {
             match self.evicting.pop_front() {
                 Some((other, names, answer)) if other == *peer => {

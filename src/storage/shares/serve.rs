@@ -161,7 +161,7 @@ impl ShareTable {
             match (self.read_from(&entry, run, buffers), Geometry::new(entry.size)) {
                 (Ok(response), Ok(geometry)) => {
                     if !is_right(run, &geometry, &response) {
-                        self.doubt(&entry);
+                        self.withdraw_changed(&entry);
                     }
                     buffers.give(response.body);
                 }
@@ -173,7 +173,7 @@ impl ShareTable {
     }
 
     /// A file has other bytes than its times say.
-    fn doubt(&self, entry: &SharedEntry) {
+    fn withdraw_changed(&self, entry: &SharedEntry) {
         tracing::warn!(
             name = %entry.name,
             path = %entry.path.display(),
