@@ -192,7 +192,7 @@ pub struct FetchConfig {
     pub timeout: Duration,
     /// Downloads at the same time.
     pub downloads: usize,
-    /// Threads that hash what is shared; 0 means one for each processor.
+    /// Threads that hash what is shared, and what `get` finds in place; 0 means one for each processor.
     pub threads: usize,
     /// Whether what was downloaded, wholly or in part, is passed on while the node runs.
     pub reshare: bool,
