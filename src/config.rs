@@ -43,8 +43,8 @@ impl fmt::Display for Role {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum OnNewMachine {
-    /// Go on as the same node, and say so: a disk that moved is more common than one that was copied, and a copy is
-    /// kept out by the master for as long as the other answers.
+    /// Go on as the same node, and say so. A disk that moved is more common than one that was copied, and the master
+    /// keeps a copy out for as long as the other answers.
     #[default]
     Same,
     /// Become a new node that shares the same files.
@@ -192,7 +192,7 @@ pub struct FetchConfig {
     pub timeout: Duration,
     /// Downloads at the same time.
     pub downloads: usize,
-    /// Threads that hash what is shared; 0 means one for each processor.
+    /// Threads that hash what is shared, and what `get` finds in place; 0 means one for each processor.
     pub threads: usize,
     /// Whether what was downloaded, wholly or in part, is passed on while the node runs.
     pub reshare: bool,

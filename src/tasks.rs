@@ -4,10 +4,15 @@
 //! do without is watched here besides: its status lists what failed, and a node that cannot go on says so.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::locks::lock;
+
+/// Chores of one owner at a time.
+const MAX_CHORES: usize = 1024;
 
 tokio::task_local! {
     static NAME: &'static str;
@@ -19,6 +24,40 @@ where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
     tokio::spawn(NAME.scope(name, future))
+}
+
+/// Short tasks whose outcome nobody waits for. There are at most [`MAX_CHORES`] at a time, and none outlives its owner.
+/// Clones are handles to the same list.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Chores {
+    state: Arc<Mutex<ChoresState>>,
+}
+
+#[derive(Debug, Default)]
+struct ChoresState {
+    running: JoinSet<()>,
+    ended: bool,
+}
+
+impl Chores {
+    /// Runs a future on a task of its own, named for the log. False if too many run, or the owner has ended: then it is
+    /// not run at all.
+    pub(crate) fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> bool {
+        let mut state = lock(&self.state);
+        while state.running.try_join_next().is_some() {}
+        let runs = !state.ended && state.running.len() < MAX_CHORES;
+        if runs {
+            state.running.spawn(NAME.scope(name, future));
+        }
+        runs
+    }
+
+    /// Ends those that run; none begins from here on.
+    pub(crate) fn end(&self) {
+        let mut state = lock(&self.state);
+        state.ended = true;
+        state.running.abort_all();
+    }
 }
 
 /// Waits until a task panics, for ever if it ends otherwise or there is none; one that ended is taken out. Cancel safe.
@@ -124,6 +163,33 @@ mod tests {
         assert_eq!(spawn("a", async { name() }).await.unwrap(), Some("a"));
         assert_eq!(tokio::spawn(async { name() }).await.unwrap(), None);
         assert_eq!(name(), None);
+    }
+
+    #[tokio::test]
+    async fn chores_are_counted_and_end_with_their_owner() {
+        let (chores, (sender, mut receiver)) = (Chores::default(), tokio::sync::mpsc::channel::<()>(1));
+        assert!(chores.spawn("a", async { assert_eq!(name(), Some("a")) }));
+        for _ in 0..2 * MAX_CHORES {
+            let sender = sender.clone();
+            chores.spawn("b", async move {
+                let _sender = sender;
+                std::future::pending::<()>().await;
+            });
+        }
+        assert_eq!(lock(&chores.state).running.len(), MAX_CHORES);
+        drop(sender);
+        chores.end();
+        assert!(receiver.recv().await.is_none(), "none is left");
+        assert!(!chores.spawn("c", async {}));
+    }
+
+    #[tokio::test]
+    async fn a_chore_that_ended_makes_room() {
+        let chores = Chores::default();
+        for _ in 0..2 * MAX_CHORES {
+            assert!(chores.spawn("a", async {}));
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

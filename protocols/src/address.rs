@@ -76,8 +76,8 @@ pub fn is_zoned(address: &Multiaddr) -> bool {
     zone && local && matches!(parts.next(), Some(Protocol::Tcp(port)) if port != 0) && parts.next().is_none()
 }
 
-/// Over what an address leads, in the order in which ways are preferred: a direct one before one through another node, and TCP before
-/// QUIC, which takes seconds to find out that nobody is there.
+/// How an address leads to its node, the preferred kind first: direct before through another node, and TCP before QUIC,
+/// which takes seconds to find out that nobody is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Directly, over TCP.
@@ -116,7 +116,7 @@ pub fn preference(address: &Multiaddr) -> (bool, Kind) {
     (is_loopback(address), Kind::of(address))
 }
 
-/// Those that are better, in their order; all if none is.
+/// The addresses that are better, in their order; all addresses if none is.
 pub fn preferred(addresses: Vec<Multiaddr>, better: impl Fn(&Multiaddr) -> bool) -> Vec<Multiaddr> {
     let (better, rest): (Vec<_>, Vec<_>) = addresses.into_iter().partition(better);
     if better.is_empty() { rest } else { better }
@@ -129,8 +129,8 @@ pub fn first_those_of(mut addresses: Vec<Multiaddr>, ips: &BTreeSet<IpAddr>) -> 
     addresses
 }
 
-/// Of what a node says of itself, the addresses that are worth keeping: those that can work, as many as a message has
-/// room for. The node is on the same host if it is `here`. Addresses at which it is `seen` come first.
+/// Takes the addresses that are worth keeping out of those that a node names for itself: those that can work, as many
+/// as a message has room for. The node is on the same host if it is `here`. Addresses at which it is `seen` come first.
 pub fn worth_keeping(addresses: Vec<Multiaddr>, here: bool, seen: &BTreeSet<IpAddr>) -> Vec<Multiaddr> {
     let addresses = addresses.into_iter().filter(|address| works(address, here)).collect();
     let mut addresses = first_those_of(addresses, seen);

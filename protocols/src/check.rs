@@ -18,11 +18,11 @@ const MARK_DOMAIN: &[u8] = b"swarmdex mark 1\0";
 /// What tells one version of an item from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Mark(pub u64);
+pub struct KeyMark(pub u64);
 
-impl Mark {
-    /// That of a statement: the first 8 bytes of BLAKE3 of the domain, the key, a letter for the kind, version and end,
-    /// numbers as 8 bytes, all big-endian.
+impl KeyMark {
+    /// The mark of a statement: the first 8 bytes of a BLAKE3 hash. Hashed are the domain, the key, a letter for the
+    /// kind, version and end, these as 8 bytes each, big-endian.
     pub fn statement(key: &RecordKey, statement: &Statement) -> Self {
         let kind = match statement {
             Statement::Certificate(_) => b'c',
@@ -37,7 +37,7 @@ impl Mark {
         Self(first_bytes(hasher.finalize().as_bytes()))
     }
 
-    /// That of a key under which a node is found: its first 8 bytes.
+    /// The mark of a key under which a node is found: the first 8 bytes of the key.
     pub fn provided(key: &RecordKey) -> Self {
         Self(first_bytes(key.as_bytes()))
     }
@@ -60,7 +60,7 @@ fn first_bytes(bytes: &[u8; 32]) -> u64 {
 
 /// What the asker said in a range of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Range {
+pub struct KeyRange {
     /// The first key.
     #[serde(rename = "f")]
     pub from: RecordKey,
@@ -72,12 +72,12 @@ pub struct Range {
     pub count: u32,
     /// Exclusive-or of their marks.
     #[serde(rename = "d")]
-    pub digest: Mark,
+    pub digest: KeyMark,
 }
 
-impl Range {
+impl KeyRange {
     /// All keys, with so many items.
-    pub fn whole(count: u32, digest: Mark) -> Option<Self> {
+    pub fn whole(count: u32, digest: KeyMark) -> Option<Self> {
         let (from, to) = (RecordKey::from_slice(&[0x00; 32])?, RecordKey::from_slice(&[0xff; 32])?);
         Some(Self { from, to, count, digest })
     }
@@ -93,7 +93,7 @@ impl Range {
 
 /// What a node holds of a range.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Compared {
+pub enum KeysCompared {
     /// The same.
     #[serde(rename = "same")]
     Same,
@@ -110,7 +110,7 @@ pub enum Compared {
 pub struct Held {
     /// Marks of statements.
     #[serde(rename = "s", default)]
-    pub statements: Vec<Mark>,
+    pub statements: Vec<KeyMark>,
     /// Keys under which the asker is found.
     #[serde(rename = "p", default)]
     pub provided: Vec<RecordKey>,
@@ -129,19 +129,19 @@ impl Held {
 }
 
 /// The answer for one range, from the items that are held there; `room` is how many more items the answer may have.
-pub fn compare(range: &Range, held: Held, room: &mut usize) -> Compared {
-    let marks = held.statements.iter().copied().chain(held.provided.iter().map(Mark::provided));
-    let (mut count, mut digest) = (0u32, Mark::default());
+pub fn compare(range: &KeyRange, held: Held, room: &mut usize) -> KeysCompared {
+    let marks = held.statements.iter().copied().chain(held.provided.iter().map(KeyMark::provided));
+    let (mut count, mut digest) = (0u32, KeyMark::default());
     for mark in marks {
         count = count.saturating_add(1);
         digest.toggle(mark);
     }
     if (count, digest) == (range.count, range.digest) {
-        return Compared::Same;
+        return KeysCompared::Same;
     }
     if held.len() > *room {
-        return Compared::Many(count);
+        return KeysCompared::Many(count);
     }
     *room -= held.len();
-    Compared::Differs(held)
+    KeysCompared::Differs(held)
 }

@@ -214,8 +214,8 @@ pub fn verify_chunk(
     check_chunk(content, geometry, index, bytes, proof).map(drop)
 }
 
-/// The same; gives the values on the way up with their positions in the byte form of an [`Outboard`], counted
-/// in nodes and the root left out.
+/// Verifies a chunk as [`verify_chunk`] does. Returns the values on the way up with their positions in the byte form of
+/// an [`Outboard`], counted in nodes without the root.
 pub fn check_chunk(
     content: &ContentId,
     geometry: &Geometry,

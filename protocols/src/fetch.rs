@@ -13,13 +13,13 @@ use crate::limits::MAX_ANY_CHUNKS;
 
 /// What is asked of a holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Request {
+pub enum FetchRequest {
     /// A run of chunks.
     #[serde(rename = "chunks")]
     Chunks(Want),
     /// A chunk, or another one that the asker lacks: the holder sends the one that it has sent least.
     #[serde(rename = "any")]
-    Any(Any),
+    Any(AnyOf),
     /// Which chunks it has, and who else has some.
     #[serde(rename = "have")]
     Have(Have),
@@ -28,15 +28,15 @@ pub enum Request {
     Files(Vec<ContentId>),
     /// A run that was asked for before is not wanted any more.
     #[serde(rename = "cancel")]
-    Cancel(Run),
+    Cancel(ChunkRun),
     /// What came for a run is not part of the content: the holder may want to look whether its file is still that.
     #[serde(rename = "wrong")]
-    Wrong(Run),
+    Wrong(ChunkRun),
 }
 
 /// A run of chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Run {
+pub struct ChunkRun {
     /// Which content.
     #[serde(rename = "c")]
     pub content: ContentId,
@@ -49,7 +49,7 @@ pub struct Run {
 }
 
 /// A request for a run of chunks.
-// Not a `Run` and a field more by serde's `flatten`: that writes maps of unknown length, which are other bytes.
+// Not a `ChunkRun` and a field more by serde's `flatten`: that writes maps of unknown length, which are other bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Want {
     /// Which content.
@@ -58,7 +58,7 @@ pub struct Want {
     /// Index of the first chunk.
     #[serde(rename = "f")]
     pub first: u64,
-    /// Number of chunks, as in [`Run::count`].
+    /// Number of chunks, as in [`ChunkRun::count`].
     #[serde(rename = "k")]
     pub count: u32,
     /// Which chunks the asker has, so that it need not be asked: a [`crate::ChunkSet`] of at most
@@ -69,21 +69,21 @@ pub struct Want {
 
 impl Want {
     /// What is asked for.
-    pub fn run(&self) -> Run {
-        Run { content: self.content, first: self.first, count: self.count }
+    pub fn run(&self) -> ChunkRun {
+        ChunkRun { content: self.content, first: self.first, count: self.count }
     }
 }
 
-impl From<Run> for Want {
-    fn from(run: Run) -> Self {
-        let Run { content, first, count } = run;
+impl From<ChunkRun> for Want {
+    fn from(run: ChunkRun) -> Self {
+        let ChunkRun { content, first, count } = run;
         Self { content, first, count, have: Vec::new() }
     }
 }
 
 /// A question for a chunk, or for any of others instead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Any {
+pub struct AnyOf {
     /// Which content.
     #[serde(rename = "c")]
     pub content: ContentId,
@@ -93,28 +93,28 @@ pub struct Any {
     /// Chunks that are as welcome, one bit for each from the last multiple of [`crate::limits::MAX_ANY_CHUNKS`] before `first` on,
     /// bit 0 of each byte first; zeros at the end may be missing.
     #[serde(rename = "o", with = "serde_bytes")]
-    pub or: Vec<u8>,
+    pub others: Vec<u8>,
 }
 
-impl Any {
+impl AnyOf {
     /// Asks for a chunk, or for one of `others`; those too far from it are left out.
     pub fn new(content: ContentId, first: u64, others: impl IntoIterator<Item = u64>) -> Self {
-        let (begin, mut or) = (first - first % MAX_ANY_CHUNKS, Vec::new());
+        let (begin, mut bits) = (first - first % MAX_ANY_CHUNKS, Vec::new());
         for index in others {
             let Some(at) = index.checked_sub(begin).filter(|at| *at < MAX_ANY_CHUNKS) else { continue };
             let byte = (at / 8) as usize;
-            if or.len() <= byte {
-                or.resize(byte + 1, 0);
+            if bits.len() <= byte {
+                bits.resize(byte + 1, 0);
             }
-            or[byte] |= 1 << (at % 8);
+            bits[byte] |= 1 << (at % 8);
         }
-        Self { content, first, or }
+        Self { content, first, others: bits }
     }
 
     /// The chunks that would do, the first choice first; it may come again among the others.
     pub fn choices(&self) -> impl Iterator<Item = u64> + '_ {
         let begin = self.first - self.first % MAX_ANY_CHUNKS;
-        let bytes = self.or.iter().take(MAX_ANY_CHUNKS as usize / 8).zip(0u64..);
+        let bytes = self.others.iter().take(MAX_ANY_CHUNKS as usize / 8).zip(0u64..);
         let others = bytes.flat_map(move |(byte, at)| {
             (0..8).filter(move |bit| byte >> bit & 1 == 1).filter_map(move |bit| begin.checked_add(at * 8 + bit))
         });
@@ -137,12 +137,12 @@ pub struct Have {
     pub have: Vec<u8>,
 }
 
-impl Run {
+impl ChunkRun {
     /// The bytes of the file that are asked for, or why they cannot be sent.
-    pub fn range(&self, geometry: &Geometry) -> Result<Range<u64>, Refusal> {
-        let end = self.first.checked_add(u64::from(self.count)).ok_or(Refusal::Range)?;
+    pub fn range(&self, geometry: &Geometry) -> Result<Range<u64>, FetchRefusal> {
+        let end = self.first.checked_add(u64::from(self.count)).ok_or(FetchRefusal::Range)?;
         if self.count == 0 || end > geometry.chunks() || u64::from(self.count) > geometry.chunks_per_response() {
-            return Err(Refusal::Range);
+            return Err(FetchRefusal::Range);
         }
         Ok(geometry.offset(self.first)..geometry.offset(end).min(geometry.size()))
     }
@@ -228,7 +228,7 @@ pub enum Header {
     Done,
     /// Nothing follows.
     #[serde(rename = "refused")]
-    Refused(Refusal),
+    Refused(FetchRefusal),
 }
 
 impl Header {
@@ -258,7 +258,7 @@ pub struct Other {
 /// Why chunks are not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[serde(from = "u16", into = "u16")]
-pub enum Refusal {
+pub enum FetchRefusal {
     /// 1: this node does not have that content.
     #[error("it does not have that content")]
     NotFound,
@@ -285,7 +285,7 @@ pub enum Refusal {
     Other(u16),
 }
 
-impl From<u16> for Refusal {
+impl From<u16> for FetchRefusal {
     fn from(number: u16) -> Self {
         match number {
             1 => Self::NotFound,
@@ -300,33 +300,33 @@ impl From<u16> for Refusal {
     }
 }
 
-impl From<Refusal> for u16 {
-    fn from(refusal: Refusal) -> Self {
+impl From<FetchRefusal> for u16 {
+    fn from(refusal: FetchRefusal) -> Self {
         match refusal {
-            Refusal::NotFound => 1,
-            Refusal::Range => 2,
-            Refusal::Changed => 3,
-            Refusal::Busy => 4,
-            Refusal::Storage => 5,
-            Refusal::Malformed => 6,
-            Refusal::Cancelled => 7,
-            Refusal::Other(other) => other,
+            FetchRefusal::NotFound => 1,
+            FetchRefusal::Range => 2,
+            FetchRefusal::Changed => 3,
+            FetchRefusal::Busy => 4,
+            FetchRefusal::Storage => 5,
+            FetchRefusal::Malformed => 6,
+            FetchRefusal::Cancelled => 7,
+            FetchRefusal::Other(other) => other,
         }
     }
 }
 
 /// A whole response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Response {
+pub struct FetchResponse {
     /// What was said.
     pub header: Header,
     /// The raw bytes, exactly as many as the header says.
     pub body: Vec<u8>,
 }
 
-impl Response {
+impl FetchResponse {
     /// A response that refuses.
-    pub fn refused(refusal: Refusal) -> Self {
+    pub fn refused(refusal: FetchRefusal) -> Self {
         Self::bare(Header::Refused(refusal))
     }
 

@@ -30,7 +30,7 @@ pub struct Sequence(pub u64);
 
 /// What a peer asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Request {
+pub enum IndexRequest {
     /// Become, or remain, a member of the network.
     #[serde(rename = "join")]
     Join(Join),
@@ -106,7 +106,7 @@ pub struct Join {
     /// Fingerprint of the peer's machine; none where the system gives the machine no id.
     #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<Fingerprint>,
-    /// Whether the peer would have the names that it left with granted again at once, by [`Request::Again`].
+    /// Whether the peer would have the names that it left with granted again at once, by [`IndexRequest::Again`].
     #[serde(rename = "b", default, skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,
 }
@@ -145,7 +145,7 @@ pub struct Offer {
     /// Size of the file in bytes.
     #[serde(rename = "s")]
     pub size: u64,
-    /// That just this was granted before, for a master that does not remember.
+    /// Shows a master that does not remember it that just this was granted before.
     #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
     pub granted: Option<Granted>,
     /// Whether the peer claimed the name while it could not reach the master.
@@ -271,7 +271,7 @@ pub struct Reach {
 
 /// What the master answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Response {
+pub enum IndexResponse {
     /// To a join.
     #[serde(rename = "joined")]
     Joined(Joined),
@@ -280,7 +280,7 @@ pub enum Response {
     Announced(Vec<Verdict>),
     /// To a revoke: an outcome for each name, in order.
     #[serde(rename = "revoked")]
-    Revoked(Vec<Revocation>),
+    Revoked(Vec<RevokeOutcome>),
     /// To a lookup of a name that exists.
     #[serde(rename = "found")]
     Found(Found),
@@ -328,7 +328,7 @@ pub struct Joined {
     /// Whether the master still holds exactly the peer's share, so that nothing need be announced.
     #[serde(rename = "u")]
     pub unchanged: bool,
-    /// Whether the peer left with exactly this share, and is to ask by [`Request::Again`] for what is still free of it.
+    /// Whether the peer left with exactly this share, and is to ask by [`IndexRequest::Again`] for what is still free of it.
     #[serde(rename = "g", default, skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,
     /// Whether the master keeps attributes of files, and lacks those of some name that it holds for the peer or that the peer
@@ -364,7 +364,7 @@ pub enum Verdict {
 
 /// What became of one name in a revoke.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Revocation {
+pub enum RevokeOutcome {
     /// The name is free.
     #[serde(rename = "ok")]
     Revoked {

@@ -2,9 +2,9 @@
 //!
 //! | protocol id | from -> to | request -> response | limit of one message |
 //! | --- | --- | --- | --- |
-//! | `/swarmdex/index/1` | peer -> master, any -> owner | [`index::Request`] -> [`index::Response`] | [`limits::MAX_INDEX_MESSAGE`] |
-//! | `/swarmdex/mirror/1` | any -> node close to a key | [`mirror::Request`] -> [`mirror::Response`] | [`limits::MAX_MIRROR_MESSAGE`] |
-//! | `/swarmdex/fetch/1` | any -> holder | [`fetch::Request`] -> [`fetch::Header`] and raw bytes | [`limits::MAX_FETCH_REQUEST`], [`limits::MAX_FETCH_HEADER`], [`limits::MAX_FETCH_BODY`] |
+//! | `/swarmdex/index/1` | peer -> master, any -> owner | [`index::IndexRequest`] -> [`index::IndexResponse`] | [`limits::MAX_INDEX_MESSAGE`] |
+//! | `/swarmdex/mirror/1` | any -> node close to a key | [`mirror::MirrorRequest`] -> [`mirror::MirrorResponse`] | [`limits::MAX_MIRROR_MESSAGE`] |
+//! | `/swarmdex/fetch/1` | any -> holder | [`fetch::FetchRequest`] -> [`fetch::Header`] and raw bytes | [`limits::MAX_FETCH_REQUEST`], [`limits::MAX_FETCH_HEADER`], [`limits::MAX_FETCH_BODY`] |
 //!
 //! **Versions.** A new optional field keeps the protocol id; a new meaning gets a new id. A receiver
 //! ignores map keys that it does not know and answers a request variant that it does not know with

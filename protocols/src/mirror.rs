@@ -10,7 +10,7 @@ use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
 use serde::{Deserialize, Serialize};
 
-use crate::check::{Compared, Range};
+use crate::check::{KeyRange, KeysCompared};
 use crate::content::ContentId;
 use crate::index::Refusal;
 use crate::ledger::Rejection;
@@ -55,10 +55,10 @@ impl RecordKey {
         Self::hash(network, b"node", &peer.to_bytes())
     }
 
-    /// Every key under which the owner of a name is to be found by those who search: its words, the first letters
-    /// of each, and the empty word. Words are those of both rules, so that nodes of either find it; most are the same, and
-    /// each key is there once. Of a script without spaces a pair of characters counts as a word, and a single one is found
-    /// under the empty word. At most [`MAX_WORD_KEYS`].
+    /// Every key under which the owner of a name is to be found by those who search: its words, the first letters of
+    /// each, and the empty word. Words are those of both rules, so that nodes of either find it; most are the same, and
+    /// each key is there once. In a script without spaces a pair of characters counts as a word, and a single one is
+    /// found under the empty word. At most [`MAX_WORD_KEYS`].
     pub fn of_words(network: &Network, name: &Name) -> Vec<Self> {
         let folded = words::fold(name.as_str());
         let (mut second, mut before) = (Vec::new(), "");
@@ -154,7 +154,7 @@ fn first_letters(word: &str) -> Option<&str> {
 
 /// What is asked of a node that is close to keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Request {
+pub enum MirrorRequest {
     /// Store records.
     #[serde(rename = "store")]
     Store(Store),
@@ -167,13 +167,13 @@ pub enum Request {
     /// Whether the node still holds what the sender said: ranges of keys in order, none of which overlaps another, at
     /// most [`crate::limits::MAX_MIRROR_RANGES`].
     #[serde(rename = "check")]
-    Check(Vec<Range>),
+    Check(Vec<KeyRange>),
     /// What the node has under one key, and which nodes it knows that are closer to it.
     #[serde(rename = "find")]
     Find(RecordKey),
     /// What the node stores in a part of the key space.
     #[serde(rename = "part")]
-    Part(Part),
+    Part(KeySpacePart),
 }
 
 /// Records to store.
@@ -196,7 +196,7 @@ pub struct Store {
 
 /// What a node answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Response {
+pub enum MirrorResponse {
     /// To a store.
     #[serde(rename = "stored")]
     Stored(Stored),
@@ -208,10 +208,10 @@ pub enum Response {
     Providers(Vec<Provider>),
     /// To a check: what is held of each range, in order.
     #[serde(rename = "checked")]
-    Checked(Vec<Compared>),
+    Checked(Vec<KeysCompared>),
     /// To a find.
     #[serde(rename = "found")]
-    Found(Found),
+    Found(KeyFound),
     /// To a question for a part.
     #[serde(rename = "part")]
     Part(Stock),
@@ -222,7 +222,7 @@ pub enum Response {
 
 /// What a node knows of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Found {
+pub struct KeyFound {
     /// The statements that it has; none if it has none.
     #[serde(rename = "s", default)]
     pub statements: Vec<Statement>,
@@ -233,11 +233,11 @@ pub struct Found {
 
 /// A part of the key space, asked for by a node that came there; it gets what is stored in pages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
+pub struct KeySpacePart {
     /// A place in it: the SHA-256 of a key or of a peer's id, as Kademlia has it.
     #[serde(rename = "p", with = "serde_bytes")]
     pub place: [u8; 32],
-    /// So many first bits of the places in it are those of that place.
+    /// How many of the first bits of every place in the part are those of `place`.
     #[serde(rename = "b")]
     pub bits: u8,
     /// The last page ended there.
@@ -279,7 +279,7 @@ pub struct Provider {
 pub struct Stored {
     /// A verdict for each statement, in order.
     #[serde(rename = "s")]
-    pub statements: Vec<Verdict>,
+    pub statements: Vec<StoreVerdict>,
     /// How many of the keys are provided now.
     #[serde(rename = "p")]
     pub provided: u32,
@@ -287,7 +287,7 @@ pub struct Stored {
 
 /// What became of one statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verdict {
+pub enum StoreVerdict {
     /// It is stored.
     #[serde(rename = "ok")]
     Stored,
@@ -308,7 +308,7 @@ pub enum Verdict {
     Full,
 }
 
-impl From<Rejection> for Verdict {
+impl From<Rejection> for StoreVerdict {
     fn from(rejection: Rejection) -> Self {
         match rejection {
             Rejection::Older => Self::Older,

@@ -3,11 +3,11 @@
 //! A query is split at white space into terms. A name matches if every term does, in any order, as both are folded
 //! ([`crate::words`]): case, accents, width and the like make no difference.
 //!
-//! - a term without `*` matches if its words follow one another in the name, the last one as the
-//!   beginning of a word: `rep 2024`, `climate-dat`, `img2024`; characters of scripts without spaces follow one another
-//!   directly, as they do in the term; a term of no letters or digits matches as it stands;
-//! - a term with `*` is a glob over the whole name, or, if it has no `/`, over the last segment.
-//!   `*` stands for any characters, `/` among them.
+//! - A term without `*` matches if its words follow one another in the name: `rep 2024`, `climate-dat`, `img2024`. The
+//!   last one may be the beginning of a word. Characters of scripts without spaces follow one another directly, as they
+//!   do in the term. A term of no letters or digits matches as it stands.
+//! - A term with `*` is a glob over the whole name, or, if it has no `/`, over the last segment. `*` stands for any
+//!   characters, `/` among them.
 //!
 //! Builds before had other words ([`first`]); a query of theirs is answered by that rule.
 
@@ -31,7 +31,7 @@ pub struct Pattern {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Term {
     /// Words that follow one another, the last one a prefix.
-    Words(Vec<Word<'static>>),
+    Words(Vec<PatternWord<'static>>),
     /// Text that stands somewhere in the name.
     Text(String),
     /// A glob.
@@ -40,7 +40,7 @@ enum Term {
 
 /// A word of a name or a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Word<'a> {
+struct PatternWord<'a> {
     text: Cow<'a, str>,
     /// One character of a script without spaces.
     single: bool,
@@ -135,17 +135,17 @@ fn fold(text: &str, rule: Rule) -> Cow<'_, str> {
 }
 
 /// The words of a text, of which `folded` is what the rule compares.
-fn split<'a>(text: &str, folded: &'a str, rule: Rule) -> Vec<Word<'a>> {
+fn split<'a>(text: &str, folded: &'a str, rule: Rule) -> Vec<PatternWord<'a>> {
     match rule {
         Rule::First => {
-            let word = |text| Word { text: Cow::Owned(text), single: false, joined: false };
+            let word = |text| PatternWord { text: Cow::Owned(text), single: false, joined: false };
             first::words(text).map(word).collect()
         }
-        Rule::Second => words::split(folded).map(Word::from).collect(),
+        Rule::Second => words::split(folded).map(PatternWord::from).collect(),
     }
 }
 
-impl<'a> From<words::Word<'a>> for Word<'a> {
+impl<'a> From<words::Word<'a>> for PatternWord<'a> {
     fn from(word: words::Word<'a>) -> Self {
         let words::Word { text, single, joined, sure: _ } = word;
         Self { text: Cow::Borrowed(text), single, joined }
@@ -153,9 +153,9 @@ impl<'a> From<words::Word<'a>> for Word<'a> {
 }
 
 /// Whether the wanted words follow one another somewhere, the last one as the beginning of a word.
-fn follow(found: &[Word<'_>], wanted: &[Word<'_>]) -> bool {
+fn follow(found: &[PatternWord<'_>], wanted: &[PatternWord<'_>]) -> bool {
     let Some((last, first)) = wanted.split_last() else { return true };
-    let holds = |(number, (has, word)): (usize, (&Word<'_>, &Word<'_>))| {
+    let holds = |(number, (has, word)): (usize, (&PatternWord<'_>, &PatternWord<'_>))| {
         has.text == word.text && (number == 0 || has.joined || !word.joined)
     };
     found.windows(wanted.len()).any(|run| {
@@ -174,9 +174,9 @@ impl Term {
         if folded.contains('*') {
             return Self::Glob { glob: folded.into_owned(), whole: term.contains('/') };
         }
-        let owned = |Word { text, single, joined }: Word<'_>| {
+        let owned = |PatternWord { text, single, joined }: PatternWord<'_>| {
             let text = Cow::Owned(text.into_owned());
-            Word { text, single, joined }
+            PatternWord { text, single, joined }
         };
         let words: Vec<_> = split(&term, &folded, rule).into_iter().map(owned).collect();
         if words.is_empty() { Self::Text(folded.into_owned()) } else { Self::Words(words) }
@@ -219,18 +219,18 @@ impl Term {
 
 /// What an index has of these words if they follow one another in a name. `begins` says of a word whether a longer one
 /// that begins so will do, and `None` if nothing is known of where it begins.
-fn required(words: &[Word<'_>], begins: impl Fn(usize) -> Option<bool>) -> Vec<RequiredWord> {
+fn required(words: &[PatternWord<'_>], begins: impl Fn(usize) -> Option<bool>) -> Vec<RequiredWord> {
     let mut required = Vec::new();
     for (number, word) in words.iter().enumerate() {
         let before = number.checked_sub(1).and_then(|number| words.get(number));
         let paired = words.get(number + 1).is_some_and(|next| next.joined);
         match (word, before) {
-            (Word { joined: true, text, .. }, Some(before)) => {
+            (PatternWord { joined: true, text, .. }, Some(before)) => {
                 required.push(RequiredWord::Whole([&*before.text, &**text].concat()));
             }
-            (Word { single: true, .. }, _) if paired => {}
-            (Word { single: true, text, .. }, _) => required.push(RequiredWord::Character(text.to_string())),
-            (Word { text, .. }, _) => required.extend(begins(number).map(|longer| match longer {
+            (PatternWord { single: true, .. }, _) if paired => {}
+            (PatternWord { single: true, text, .. }, _) => required.push(RequiredWord::Character(text.to_string())),
+            (PatternWord { text, .. }, _) => required.extend(begins(number).map(|longer| match longer {
                 true => RequiredWord::Begins(text.to_string()),
                 false => RequiredWord::Whole(text.to_string()),
             })),
@@ -243,7 +243,7 @@ fn required(words: &[Word<'_>], begins: impl Fn(usize) -> Option<bool>) -> Vec<R
 /// asterisk follows may go on.
 fn piece_words(piece: &str, first: bool, last: bool) -> Vec<RequiredWord> {
     let sure: Vec<_> = words::split(piece).map(|word| first || word.sure).collect();
-    let words: Vec<_> = words::split(piece).map(Word::from).collect();
+    let words: Vec<_> = words::split(piece).map(PatternWord::from).collect();
     let open = |number: usize| !last && number + 1 == words.len() && piece.ends_with(&*words[number].text);
     required(&words, |number| sure.get(number).copied().unwrap_or_default().then(|| open(number)))
 }

@@ -55,8 +55,8 @@ impl Version {
         Self(self.0.saturating_add(1).max(unix_ms.saturating_mul(1024)))
     }
 
-    /// The same for one of [`RUNS`] ways to give versions: no two of them ever give the same. So two runs of a master that do not
-    /// know of each other seldom do.
+    /// The next version as [`Version::next`] gives it, in one of [`RUNS`] ways: no two of them ever give the same. So
+    /// two runs of a master that do not know of each other seldom do.
     pub fn next_of(self, run: u64, unix_ms: u64) -> Self {
         let Self(next) = self.next(unix_ms);
         Self(next.saturating_add((run % RUNS + RUNS - next % RUNS) % RUNS))

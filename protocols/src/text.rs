@@ -50,7 +50,7 @@ pub fn plain_json(json: Vec<u8>) -> Vec<u8> {
     let Ok(text) = str::from_utf8(&json) else { return json };
     let mut plain = String::with_capacity(json.len() + 16);
     for char in text.chars() {
-        // Of the ASCII ones all but this one are escaped within strings already, or stand between values.
+        // Every ASCII character but this one is escaped within strings already, or stands between values.
         if is_visible(char) || (char.is_ascii() && char != '\x7f') {
             plain.push(char);
         } else {

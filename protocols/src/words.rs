@@ -6,7 +6,7 @@
 //! Arabic, Hebrew, Syriac). Native digits become ASCII's, katakana becomes hiragana, and what is left is composed
 //! again. Marks of other scripts are a part of their word.
 //!
-//! **Words** are runs of letters of one script, and runs of digits. Of scripts that are written without spaces (Han,
+//! **Words** are runs of letters of one script, and runs of digits. In scripts that are written without spaces (Han,
 //! kana, Hangul, Thai, Lao, Khmer, Burmese, …) each character is a word of its own. It remembers whether it follows the
 //! one before directly. An index holds single characters and pairs of them.
 //!
@@ -203,7 +203,7 @@ fn class(char: char) -> Class {
             _ => Class::Gap,
         };
     }
-    // Of no script by itself, it is written with kana, and by itself.
+    // The long vowel mark belongs to no script. It is written with kana, and by itself.
     if char == 'ー' {
         return Class::Unspaced;
     }

@@ -112,7 +112,7 @@ proptest! {
         if index > last {
             prop_assert_eq!(geometry.len(index), 0);
         }
-        let request = fetch::Run { content: ContentId::of(b""), first, count };
+        let request = fetch::ChunkRun { content: ContentId::of(b""), first, count };
         if let Ok(range) = request.range(&geometry) {
             prop_assert!(range.end <= size && range.end - range.start <= 1 << 20);
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use swarmdex_protocols::fetch::Any;
+use swarmdex_protocols::fetch::AnyOf;
 use swarmdex_protocols::limits::{MAX_ANY_CHUNKS, MAX_HAVE_ALONG};
 use swarmdex_protocols::{ChunkSet, ContentId};
 
@@ -19,8 +19,8 @@ fn any_of_the_chunks_of_a_window_is_any_of_them() {
         let begin = first - first % MAX_ANY_CHUNKS;
         for step in [1, 7, MAX_ANY_CHUNKS - 1] {
             let others: Vec<_> = (0..chunks).step_by(step as usize).collect();
-            let any = Any::new(ContentId::of(b"x"), first, others.clone());
-            assert!(any.or.len() as u64 <= MAX_ANY_CHUNKS / 8);
+            let any = AnyOf::new(ContentId::of(b"x"), first, others.clone());
+            assert!(any.others.len() as u64 <= MAX_ANY_CHUNKS / 8);
             let choices: Vec<_> = any.choices().collect();
             assert_eq!(choices[0], first);
             let near = |index: &u64| (begin..begin + MAX_ANY_CHUNKS).contains(index);

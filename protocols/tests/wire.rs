@@ -11,10 +11,10 @@ use swarmdex_protocols::codec::{DecodeError, decode, encode};
 use swarmdex_protocols::content::Proof;
 use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::index::{
-    Again, Announce, Call, Compare, Compared, Connect, Cursor, Fingerprint, Followed, Found, Granted, Join, Joined,
-    Leave, Lookup, Mark, Member, Offer, Owned, Page, Part, Peers, Range, Reach, Refusal, RefusalCode, Reign, Renew,
-    Renewed, Report, Request, Response, Returned, Revocation, Revoke, Run, Sealed, Seals, Search, Sequence, Session,
-    ShareDigest, ShareSum, Verdict,
+    Again, Announce, Call, Compare, Compared, Connect, Cursor, Fingerprint, Followed, Found, Granted, IndexRequest,
+    IndexResponse, Join, Joined, Leave, Lookup, Mark, Member, Offer, Owned, Page, Part, Peers, Range, Reach, Refusal,
+    RefusalCode, Reign, Renew, Renewed, Report, Returned, Revoke, RevokeOutcome, Run, Sealed, Seals, Search, Sequence,
+    Session, ShareDigest, ShareSum, Verdict,
 };
 use swarmdex_protocols::limits::*;
 use swarmdex_protocols::statement::{self, MAX_MODIFIED_NS, Seal, Subject};
@@ -60,9 +60,9 @@ fn member() -> Member {
     Member { peer: peer(), addresses, suspect: true, entries: 3, reachable: None }
 }
 
-fn requests() -> Vec<Request> {
+fn requests() -> Vec<IndexRequest> {
     vec![
-        Request::Join(Join {
+        IndexRequest::Join(Join {
             network: "lab".to_owned(),
             addresses: vec!["/ip4/10.0.0.1/udp/4747/quic-v1".parse().unwrap()],
             digest: ShareDigest::from_bytes([2; 32]),
@@ -72,7 +72,7 @@ fn requests() -> Vec<Request> {
             machine: None,
             again: false,
         }),
-        Request::Join(Join {
+        IndexRequest::Join(Join {
             network: "lab".to_owned(),
             addresses: Vec::new(),
             digest: ShareDigest::empty(),
@@ -82,7 +82,7 @@ fn requests() -> Vec<Request> {
             machine: None,
             again: false,
         }),
-        Request::Announce(Announce {
+        IndexRequest::Announce(Announce {
             session: Session(1 << 40),
             sequence: Sequence(2),
             offers: vec![
@@ -96,23 +96,28 @@ fn requests() -> Vec<Request> {
             last: true,
             total: None,
         }),
-        Request::Revoke(Revoke { session: Session(1), sequence: Sequence(3), names: vec!["a".to_owned()] }),
-        Request::Lookup(Lookup { name: "é".to_owned() }),
-        Request::Search(Search { query: "a b".to_owned(), cursor: Some(Cursor(12)), limit: 100, rule: Rule::First }),
-        Request::Search(Search { query: String::new(), cursor: None, limit: 1, rule: Rule::First }),
-        Request::Report(Report { peer: peer() }),
-        Request::Peers(Peers { after: Some(peer()) }),
-        Request::Leave(Leave { session: Session(1) }),
-        Request::Announce(Announce {
+        IndexRequest::Revoke(Revoke { session: Session(1), sequence: Sequence(3), names: vec!["a".to_owned()] }),
+        IndexRequest::Lookup(Lookup { name: "é".to_owned() }),
+        IndexRequest::Search(Search {
+            query: "a b".to_owned(),
+            cursor: Some(Cursor(12)),
+            limit: 100,
+            rule: Rule::First,
+        }),
+        IndexRequest::Search(Search { query: String::new(), cursor: None, limit: 1, rule: Rule::First }),
+        IndexRequest::Report(Report { peer: peer() }),
+        IndexRequest::Peers(Peers { after: Some(peer()) }),
+        IndexRequest::Leave(Leave { session: Session(1) }),
+        IndexRequest::Announce(Announce {
             session: Session(1),
             sequence: Sequence(4),
             offers: Vec::new(),
             last: true,
             total: Some(sum()),
         }),
-        Request::Renew(Renew { session: Session(1), held: sum(), repaired: 0 }),
-        Request::Renew(Renew { session: Session(1), held: sum(), repaired: 2 }),
-        Request::Compare(Compare {
+        IndexRequest::Renew(Renew { session: Session(1), held: sum(), repaired: 0 }),
+        IndexRequest::Renew(Renew { session: Session(1), held: sum(), repaired: 2 }),
+        IndexRequest::Compare(Compare {
             session: Session(1),
             ranges: vec![
                 Range { from: String::new(), to: Some("b".to_owned()), held: sum() },
@@ -126,33 +131,39 @@ fn sum() -> ShareSum {
     ShareSum { entries: 7, digest: ShareDigest::from_bytes([3; 32]) }
 }
 
-fn responses() -> Vec<Response> {
+fn responses() -> Vec<IndexResponse> {
     let refusal = Refusal::new(RefusalCode::Quota, "too many");
     vec![
-        Response::Joined(Joined { session: Session(8), lease_ms: 30_000, unchanged: false, again: false, bare: false }),
-        Response::Announced(vec![
+        IndexResponse::Joined(Joined {
+            session: Session(8),
+            lease_ms: 30_000,
+            unchanged: false,
+            again: false,
+            bare: false,
+        }),
+        IndexResponse::Announced(vec![
             Verdict::Accepted { version: Version(9), seal: seal() },
             Verdict::Conflict { owner: peer() },
             Verdict::Refused(refusal.clone()),
         ]),
-        Response::Revoked(vec![
-            Revocation::Revoked { version: Version(10) },
-            Revocation::NotHeld,
-            Revocation::Conflict { owner: peer() },
-            Revocation::Refused(refusal.clone()),
+        IndexResponse::Revoked(vec![
+            RevokeOutcome::Revoked { version: Version(10) },
+            RevokeOutcome::NotHeld,
+            RevokeOutcome::Conflict { owner: peer() },
+            RevokeOutcome::Refused(refusal.clone()),
         ]),
-        Response::Found(Found {
+        IndexResponse::Found(Found {
             certificate: Certificate { entry: entry("a/b"), seal: seal() },
             holders: vec![member()],
         }),
-        Response::Page(Page { entries: vec![entry("x")], next: Some(Cursor(4)) }),
-        Response::Owned(Owned { statements: statements(), next: Some(Cursor(7)) }),
-        Response::Members(vec![member()]),
-        Response::Done,
-        Response::Refused(refusal),
-        Response::Renewed(Renewed { agreed: true, wait_ms: 10_000, notice: None }),
-        Response::Renewed(Renewed { agreed: false, wait_ms: 10_000, notice: Some("a twin".to_owned()) }),
-        Response::Compared(vec![
+        IndexResponse::Page(Page { entries: vec![entry("x")], next: Some(Cursor(4)) }),
+        IndexResponse::Owned(Owned { statements: statements(), next: Some(Cursor(7)) }),
+        IndexResponse::Members(vec![member()]),
+        IndexResponse::Done,
+        IndexResponse::Refused(refusal),
+        IndexResponse::Renewed(Renewed { agreed: true, wait_ms: 10_000, notice: None }),
+        IndexResponse::Renewed(Renewed { agreed: false, wait_ms: 10_000, notice: Some("a twin".to_owned()) }),
+        IndexResponse::Compared(vec![
             Compared::Same,
             Compared::Split(vec![
                 Part { from: "a".to_owned(), held: sum() },
@@ -160,7 +171,7 @@ fn responses() -> Vec<Response> {
             ]),
             Compared::Names(vec![Mark { name: "c".to_owned(), mark: u64::MAX }]),
         ]),
-        Response::Refused(Refusal::new(RefusalCode::Differs, "again")),
+        IndexResponse::Refused(Refusal::new(RefusalCode::Differs, "again")),
     ]
 }
 
@@ -175,85 +186,85 @@ fn statements() -> Vec<Statement> {
     ]
 }
 
-fn mirror_requests() -> Vec<mirror::Request> {
+fn mirror_requests() -> Vec<mirror::MirrorRequest> {
     let key = RecordKey::name(&Network::parse("lab").unwrap(), &entry("a/b").name);
     let addresses = member().addresses;
     vec![
-        mirror::Request::Store(mirror::Store {
+        mirror::MirrorRequest::Store(mirror::Store {
             statements: statements(),
             provide: vec![key],
             addresses,
             ..mirror::Store::default()
         }),
-        mirror::Request::Read(vec![key]),
-        mirror::Request::Providers(key),
-        mirror::Request::Store(mirror::Store { withdraw: vec![key], ..mirror::Store::default() }),
-        mirror::Request::Check(vec![check::Range {
+        mirror::MirrorRequest::Read(vec![key]),
+        mirror::MirrorRequest::Providers(key),
+        mirror::MirrorRequest::Store(mirror::Store { withdraw: vec![key], ..mirror::Store::default() }),
+        mirror::MirrorRequest::Check(vec![check::KeyRange {
             from: key,
             to: key,
             count: 2,
-            digest: check::Mark::provided(&key),
+            digest: check::KeyMark::provided(&key),
         }]),
     ]
 }
 
-fn mirror_responses() -> Vec<mirror::Response> {
-    use mirror::Verdict::*;
+fn mirror_responses() -> Vec<mirror::MirrorResponse> {
+    use mirror::StoreVerdict::*;
     let key = RecordKey::name(&Network::parse("lab").unwrap(), &entry("a/b").name);
     vec![
-        mirror::Response::Stored(mirror::Stored {
+        mirror::MirrorResponse::Stored(mirror::Stored {
             statements: vec![Stored, Older, Certified(peer()), Claimed(peer()), Invalid, Full],
             provided: 3,
         }),
-        mirror::Response::Records(vec![Vec::new(), statements()]),
-        mirror::Response::Providers(vec![mirror::Provider { peer: peer(), addresses: Vec::new() }]),
-        mirror::Response::Refused(Refusal::new(RefusalCode::Busy, "later")),
-        mirror::Response::Checked(vec![
-            check::Compared::Same,
-            check::Compared::Differs(Held {
-                statements: statements().iter().map(|statement| check::Mark::statement(&key, statement)).collect(),
+        mirror::MirrorResponse::Records(vec![Vec::new(), statements()]),
+        mirror::MirrorResponse::Providers(vec![mirror::Provider { peer: peer(), addresses: Vec::new() }]),
+        mirror::MirrorResponse::Refused(Refusal::new(RefusalCode::Busy, "later")),
+        mirror::MirrorResponse::Checked(vec![
+            check::KeysCompared::Same,
+            check::KeysCompared::Differs(Held {
+                statements: statements().iter().map(|statement| check::KeyMark::statement(&key, statement)).collect(),
                 provided: vec![key],
             }),
-            check::Compared::Many(5000),
+            check::KeysCompared::Many(5000),
         ]),
     ]
 }
 
 /// How one name is looked up, and what a newcomer's neighbours tell it.
-fn finds() -> (Vec<mirror::Request>, Vec<mirror::Response>) {
+fn finds() -> (Vec<mirror::MirrorRequest>, Vec<mirror::MirrorResponse>) {
     let key = RecordKey::name(&Network::parse("lab").unwrap(), &entry("a/b").name);
     let provider = || mirror::Provider { peer: peer(), addresses: member().addresses };
     let requests = vec![
-        mirror::Request::Find(key),
-        mirror::Request::Part(mirror::Part { place: [7; 32], bits: 3, after: None }),
-        mirror::Request::Part(mirror::Part { place: [7; 32], bits: 255, after: Some(key) }),
+        mirror::MirrorRequest::Find(key),
+        mirror::MirrorRequest::Part(mirror::KeySpacePart { place: [7; 32], bits: 3, after: None }),
+        mirror::MirrorRequest::Part(mirror::KeySpacePart { place: [7; 32], bits: 255, after: Some(key) }),
     ];
     let responses = vec![
-        mirror::Response::Found(mirror::Found { statements: statements(), closer: vec![provider()] }),
-        mirror::Response::Part(mirror::Stock {
+        mirror::MirrorResponse::Found(mirror::KeyFound { statements: statements(), closer: vec![provider()] }),
+        mirror::MirrorResponse::Part(mirror::Stock {
             statements: statements().into_iter().map(|statement| (statement, 3600)).collect(),
             nodes: vec![provider()],
             pairs: vec![(key, 0, 3599)],
             next: Some(key),
         }),
-        mirror::Response::Part(mirror::Stock::default()),
+        mirror::MirrorResponse::Part(mirror::Stock::default()),
     ];
     (requests, responses)
 }
 
-fn fetches() -> Vec<fetch::Request> {
-    let run = fetch::Run { content: content(), first: 300, count: 4 };
+fn fetches() -> Vec<fetch::FetchRequest> {
+    let run = fetch::ChunkRun { content: content(), first: 300, count: 4 };
     let addresses = vec!["/ip4/10.0.0.1/tcp/4747".parse().unwrap()];
     vec![
-        fetch::Request::Chunks(run.into()),
-        fetch::Request::Chunks(fetch::Want { have: vec![0xf0, 1], ..run.into() }),
-        fetch::Request::Any(fetch::Any { content: content(), first: 3, or: vec![0xf0, 1] }),
-        fetch::Request::Have(fetch::Have { content: content(), addresses, have: Vec::new() }),
-        fetch::Request::Have(fetch::Have { content: content(), addresses: Vec::new(), have: vec![7] }),
-        fetch::Request::Have(fetch::Have { content: content(), addresses: Vec::new(), have: Vec::new() }),
-        fetch::Request::Files(vec![content(), content()]),
-        fetch::Request::Cancel(run),
-        fetch::Request::Wrong(run),
+        fetch::FetchRequest::Chunks(run.into()),
+        fetch::FetchRequest::Chunks(fetch::Want { have: vec![0xf0, 1], ..run.into() }),
+        fetch::FetchRequest::Any(fetch::AnyOf { content: content(), first: 3, others: vec![0xf0, 1] }),
+        fetch::FetchRequest::Have(fetch::Have { content: content(), addresses, have: Vec::new() }),
+        fetch::FetchRequest::Have(fetch::Have { content: content(), addresses: Vec::new(), have: vec![7] }),
+        fetch::FetchRequest::Have(fetch::Have { content: content(), addresses: Vec::new(), have: Vec::new() }),
+        fetch::FetchRequest::Files(vec![content(), content()]),
+        fetch::FetchRequest::Cancel(run),
+        fetch::FetchRequest::Wrong(run),
     ]
 }
 
@@ -274,12 +285,12 @@ fn headers() -> Vec<Header> {
         },
         Header::Files { bytes: 7, sizes: vec![Some(7), None] },
         Header::Done,
-        Header::Refused(fetch::Refusal::Changed),
+        Header::Refused(fetch::FetchRefusal::Changed),
     ]
 }
 
 /// Runs and machines, and which master a node follows.
-fn joins_and_masters() -> (Vec<Request>, Vec<Response>) {
+fn joins_and_masters() -> (Vec<IndexRequest>, Vec<IndexResponse>) {
     let join = Join {
         network: "lab".to_owned(),
         addresses: Vec::new(),
@@ -293,31 +304,31 @@ fn joins_and_masters() -> (Vec<Request>, Vec<Response>) {
     let only_run = Join { machine: None, ..join.clone() };
     let followed = Followed { master: Some(peer()), addresses: member().addresses, reign: None };
     (
-        vec![Request::Join(join), Request::Join(only_run), Request::Master],
+        vec![IndexRequest::Join(join), IndexRequest::Join(only_run), IndexRequest::Master],
         vec![
-            Response::Master(followed),
-            Response::Master(Followed::default()),
-            Response::Refused(Refusal::new(RefusalCode::Twin, "another run")),
+            IndexResponse::Master(followed),
+            IndexResponse::Master(Followed::default()),
+            IndexResponse::Refused(Refusal::new(RefusalCode::Twin, "another run")),
         ],
     )
 }
 
 /// What a peer that left comes back with.
-fn returns() -> (Vec<Request>, Vec<Response>) {
-    let Some(Request::Join(join)) = requests().into_iter().next() else { unreachable!() };
+fn returns() -> (Vec<IndexRequest>, Vec<IndexResponse>) {
+    let Some(IndexRequest::Join(join)) = requests().into_iter().next() else { unreachable!() };
     let again = Again { session: Session(1), sequence: Sequence(2) };
     let returned = |through: Option<&str>, except: &[&str]| {
         let except = except.iter().map(ToString::to_string).collect();
-        Response::Returned(Returned { version: Version(9), through: through.map(str::to_owned), except })
+        IndexResponse::Returned(Returned { version: Version(9), through: through.map(str::to_owned), except })
     };
     (
         vec![
-            Request::Join(Join { again: true, ..join }),
-            Request::Again(again),
-            Request::Seals(Seals { session: Session(1), from: "a/b".to_owned() }),
+            IndexRequest::Join(Join { again: true, ..join }),
+            IndexRequest::Again(again),
+            IndexRequest::Seals(Seals { session: Session(1), from: "a/b".to_owned() }),
         ],
         vec![
-            Response::Joined(Joined {
+            IndexResponse::Joined(Joined {
                 session: Session(8),
                 lease_ms: 30_000,
                 unchanged: false,
@@ -326,7 +337,7 @@ fn returns() -> (Vec<Request>, Vec<Response>) {
             }),
             returned(Some("a/b"), &["a"]),
             returned(None, &[]),
-            Response::Sealed(vec![Sealed { name: "a/b".to_owned(), version: Version(9), seal: seal() }]),
+            IndexResponse::Sealed(vec![Sealed { name: "a/b".to_owned(), version: Version(9), seal: seal() }]),
         ],
     )
 }
@@ -339,7 +350,7 @@ fn signed(executable: bool, modified_ns: i64) -> Option<Box<SignedAttributes>> {
 }
 
 /// What files have beside their bytes.
-fn attributes() -> (Request, Vec<Response>, Statement) {
+fn attributes() -> (IndexRequest, Vec<IndexResponse>, Statement) {
     let offers = [(true, 1_700_000_000_123_456_789), (false, -1), (true, i64::MAX)];
     let offers = offers.map(|(executable, modified_ns)| Offer {
         attributes: signed(executable, modified_ns),
@@ -349,14 +360,14 @@ fn attributes() -> (Request, Vec<Response>, Statement) {
     let joined = Joined { session: Session(8), lease_ms: 30_000, unchanged: true, again: false, bare: true };
     let network = Network::parse("lab").unwrap();
     (
-        Request::Announce(Announce {
+        IndexRequest::Announce(Announce {
             session: Session(1),
             sequence: Sequence(2),
             offers: offers.to_vec(),
             last: false,
             total: None,
         }),
-        vec![Response::Joined(joined), Response::Page(Page { entries: vec![entry.clone()], next: None })],
+        vec![IndexResponse::Joined(joined), IndexResponse::Page(Page { entries: vec![entry.clone()], next: None })],
         Statement::Claim(Claim::sign(entry, Version(8), false, &network, &key(), 1000).unwrap()),
     )
 }
@@ -366,15 +377,15 @@ fn sending() -> Header {
 }
 
 /// Who can be reached, and who calls whom.
-fn reaches() -> (Vec<Request>, Vec<Response>) {
+fn reaches() -> (Vec<IndexRequest>, Vec<IndexResponse>) {
     let addresses = member().addresses;
     (
         vec![
-            Request::Call(Call { peer: peer() }),
-            Request::Connect(Connect { peer: peer(), addresses }),
-            Request::Reach(Reach { reachable: false }),
+            IndexRequest::Call(Call { peer: peer() }),
+            IndexRequest::Connect(Connect { peer: peer(), addresses }),
+            IndexRequest::Reach(Reach { reachable: false }),
         ],
-        vec![Response::Members(vec![
+        vec![IndexResponse::Members(vec![
             Member { reachable: Some(false), ..member() },
             Member { reachable: Some(true), ..member() },
         ])],
@@ -382,14 +393,14 @@ fn reaches() -> (Vec<Request>, Vec<Response>) {
 }
 
 /// How a master stands with its index.
-fn reign() -> Response {
+fn reign() -> IndexResponse {
     let reign = Reign { run: Run(1 << 60), age_ms: 1000, first: Version(7), last: Version(9) };
-    Response::Master(Followed { master: Some(peer()), addresses: Vec::new(), reign: Some(reign) })
+    IndexResponse::Master(Followed { master: Some(peer()), addresses: Vec::new(), reign: Some(reign) })
 }
 
 /// A question by the second rule of words.
-fn searched() -> Request {
-    Request::Search(Search { query: "img 2024".to_owned(), cursor: None, limit: 5, rule: Rule::Second })
+fn searched() -> IndexRequest {
+    IndexRequest::Search(Search { query: "img 2024".to_owned(), cursor: None, limit: 5, rule: Rule::Second })
 }
 
 /// Bytes that never change: a second implementation must produce and accept just these.
@@ -503,7 +514,7 @@ fn a_new_optional_field_is_ignored_and_a_missing_one_has_its_default() {
     let mut bytes = Vec::new();
     ciborium::into_writer(&newer, &mut bytes).unwrap();
     let search = Search { query: "a".to_owned(), cursor: None, limit: 5, rule: Rule::First };
-    assert_eq!(decode::<Request>(&bytes, 1000), Ok(Request::Search(search)));
+    assert_eq!(decode::<IndexRequest>(&bytes, 1000), Ok(IndexRequest::Search(search)));
 }
 
 /// An entry as builds know it that have never heard of attributes.
@@ -533,38 +544,38 @@ fn builds_that_do_not_know_attributes_read_past_them_and_check_the_same_signatur
 fn what_is_no_message_is_told_apart() {
     let unknown = encode(&std::collections::BTreeMap::from([("dance", 1)]), 100).unwrap();
     assert!(
-        matches!(decode::<Request>(&unknown, 100), Err(DecodeError::UnknownVariant(text)) if text.contains("dance"))
+        matches!(decode::<IndexRequest>(&unknown, 100), Err(DecodeError::UnknownVariant(text)) if text.contains("dance"))
     );
     // So is one without fields, which is a text.
     let unknown = encode(&"dance", 100).unwrap();
-    assert!(matches!(decode::<Request>(&unknown, 100), Err(DecodeError::UnknownVariant(_))));
-    assert_eq!(decode::<Request>(&[0; 11], 10), Err(DecodeError::TooLarge { actual: 11, limit: 10 }));
+    assert!(matches!(decode::<IndexRequest>(&unknown, 100), Err(DecodeError::UnknownVariant(_))));
+    assert_eq!(decode::<IndexRequest>(&[0; 11], 10), Err(DecodeError::TooLarge { actual: 11, limit: 10 }));
     // Strings, arrays and maps that declare more than there is cost nothing.
     for first in [0x5bu8, 0x7b, 0x9b, 0xbb] {
         let bytes = [&[first][..], &(1u64 << 60).to_be_bytes()].concat();
-        assert!(decode::<Request>(&bytes, 100).is_err());
+        assert!(decode::<IndexRequest>(&bytes, 100).is_err());
     }
-    assert!(matches!(decode::<Request>(&vec![0x81; 100_000], usize::MAX), Err(DecodeError::Malformed(_))));
+    assert!(matches!(decode::<IndexRequest>(&vec![0x81; 100_000], usize::MAX), Err(DecodeError::Malformed(_))));
     let twice = ciborium::value::Value::Map(vec![("n".into(), "a".into()), ("n".into(), "b".into())]);
     let mut bytes = Vec::new();
     ciborium::into_writer(&ciborium::value::Value::Map(vec![("lookup".into(), twice)]), &mut bytes).unwrap();
-    assert!(matches!(decode::<Request>(&bytes, 1000), Err(DecodeError::Malformed(_))), "a key twice");
+    assert!(matches!(decode::<IndexRequest>(&bytes, 1000), Err(DecodeError::Malformed(_))), "a key twice");
     assert_eq!(RefusalCode::from(u16::from(RefusalCode::Other(999))), RefusalCode::Other(999));
     for number in 0..40 {
         assert_eq!(u16::from(RefusalCode::from(number)), number);
-        assert_eq!(u16::from(fetch::Refusal::from(number)), number);
+        assert_eq!(u16::from(fetch::FetchRefusal::from(number)), number);
     }
 }
 
 #[test]
 fn any_of_several_chunks_is_asked_for_within_its_window() {
     let window = MAX_ANY_CHUNKS;
-    let any = fetch::Any::new(content(), window + 5, [0, window - 1, window, window + 9, 2 * window - 1, 2 * window]);
+    let any = fetch::AnyOf::new(content(), window + 5, [0, window - 1, window, window + 9, 2 * window - 1, 2 * window]);
     let choices: Vec<_> = any.choices().collect();
     assert_eq!(choices, [window + 5, window, window + 9, 2 * window - 1]);
-    assert_eq!(fetch::Any::new(content(), 3, []).choices().collect::<Vec<_>>(), [3]);
+    assert_eq!(fetch::AnyOf::new(content(), 3, []).choices().collect::<Vec<_>>(), [3]);
     // At the end of all numbers, and with more bits than there may be.
-    let last = fetch::Any { content: content(), first: u64::MAX, or: vec![0xff; 2000] };
+    let last = fetch::AnyOf { content: content(), first: u64::MAX, others: vec![0xff; 2000] };
     assert_eq!(last.choices().count() as u64, 1 + window);
 }
 
@@ -583,24 +594,24 @@ fn messages_at_their_limits_fit() {
         .collect();
     let announce =
         Announce { session: Session(u64::MAX), sequence: Sequence(u64::MAX), offers, last: true, total: None };
-    encode(&Request::Announce(announce), MAX_INDEX_MESSAGE).unwrap();
+    encode(&IndexRequest::Announce(announce), MAX_INDEX_MESSAGE).unwrap();
     let attributes = signed(true, MAX_MODIFIED_NS);
     let big = Entry { version: Version(u64::MAX), size: u64::MAX, attributes: attributes.clone(), ..entry(&padded(1)) };
     let page = Page { entries: vec![big; MAX_PAGE_ENTRIES], next: Some(Cursor(u64::MAX)) };
-    encode(&Response::Page(page), MAX_INDEX_MESSAGE).unwrap();
+    encode(&IndexResponse::Page(page), MAX_INDEX_MESSAGE).unwrap();
     let accepted = Verdict::Accepted { version: Version(u64::MAX), seal: full_seal() };
-    encode(&Response::Announced(vec![accepted; MAX_BATCH_ENTRIES]), MAX_INDEX_MESSAGE).unwrap();
+    encode(&IndexResponse::Announced(vec![accepted; MAX_BATCH_ENTRIES]), MAX_INDEX_MESSAGE).unwrap();
     let refused = Verdict::Refused(Refusal::new(RefusalCode::InvalidName, "r".repeat(10_000)));
-    encode(&Response::Announced(vec![refused; MAX_BATCH_ENTRIES]), MAX_INDEX_MESSAGE).unwrap();
+    encode(&IndexResponse::Announced(vec![refused; MAX_BATCH_ENTRIES]), MAX_INDEX_MESSAGE).unwrap();
     let name = format!("/dns4/{}/udp/65535/quic-v1", "d".repeat(250));
     let address: Multiaddr = name.parse().unwrap();
     let member = Member { addresses: vec![address; MAX_ADDRESSES], entries: u64::MAX, ..member() };
-    encode(&Response::Members(vec![member.clone(); MAX_MEMBERS]), MAX_INDEX_MESSAGE).unwrap();
+    encode(&IndexResponse::Members(vec![member.clone(); MAX_MEMBERS]), MAX_INDEX_MESSAGE).unwrap();
     let followed = Followed { master: Some(peer()), addresses: member.addresses.clone(), reign: None };
-    encode(&Response::Master(followed), MAX_INDEX_MESSAGE).unwrap();
+    encode(&IndexResponse::Master(followed), MAX_INDEX_MESSAGE).unwrap();
     let certificate = Certificate { entry: entry(&padded(2)), seal: seal() };
     let found = Found { certificate, holders: vec![member; MAX_HOLDERS] };
-    encode(&Response::Found(found), MAX_INDEX_MESSAGE).unwrap();
+    encode(&IndexResponse::Found(found), MAX_INDEX_MESSAGE).unwrap();
     let revocation = statement::Revocation {
         certificate: Certificate {
             entry: Entry { size: u64::MAX, version: Version(u64::MAX), attributes, ..entry(&padded(3)) },
@@ -610,7 +621,7 @@ fn messages_at_their_limits_fit() {
     };
     let longest = Statement::Revocation(revocation.clone());
     let owned = Owned { statements: vec![longest.clone(); MAX_PAGE_ENTRIES], next: Some(Cursor(u64::MAX)) };
-    encode(&Response::Owned(owned), MAX_INDEX_MESSAGE).unwrap();
+    encode(&IndexResponse::Owned(owned), MAX_INDEX_MESSAGE).unwrap();
     let claim = Claim {
         entry: revocation.certificate.entry.clone(),
         base: Version(u64::MAX),
@@ -619,43 +630,44 @@ fn messages_at_their_limits_fit() {
     };
     let record = vec![longest, Statement::Claim(claim)];
     assert!(encode(&record, MAX_RECORD_BYTES - 16).is_ok());
-    let records = mirror::Response::Records(vec![record.clone(); MAX_MIRROR_RECORDS]);
+    let records = mirror::MirrorResponse::Records(vec![record.clone(); MAX_MIRROR_RECORDS]);
     encode(&records, MAX_MIRROR_MESSAGE).unwrap();
     let provider = mirror::Provider { peer: peer(), addresses: vec![name.parse().unwrap(); MAX_OTHER_ADDRESSES] };
-    encode(&mirror::Response::Providers(vec![provider.clone(); MAX_PROVIDERS]), MAX_MIRROR_MESSAGE).unwrap();
+    encode(&mirror::MirrorResponse::Providers(vec![provider.clone(); MAX_PROVIDERS]), MAX_MIRROR_MESSAGE).unwrap();
     let key = RecordKey::word(&Network::default(), "");
     let provide = vec![key; MAX_MIRROR_KEYS];
     let statements = vec![record[0].clone(); MAX_MIRROR_RECORDS];
     let addresses = vec![name.parse().unwrap(); MAX_ADDRESSES];
     let store = mirror::Store { statements, provide: provide.clone(), addresses, withdraw: provide };
-    encode(&mirror::Request::Store(store), MAX_MIRROR_MESSAGE).unwrap();
-    let range = check::Range { from: key, to: key, count: u32::MAX, digest: check::Mark(u64::MAX) };
-    encode(&mirror::Request::Check(vec![range; MAX_MIRROR_RANGES]), MAX_MIRROR_MESSAGE).unwrap();
-    let held = Held { statements: vec![check::Mark(u64::MAX); MAX_MIRROR_HELD], provided: vec![key; MAX_MIRROR_HELD] };
-    let mut compared = vec![check::Compared::Many(u32::MAX); MAX_MIRROR_RANGES];
-    compared.push(check::Compared::Differs(held));
-    encode(&mirror::Response::Checked(compared), MAX_MIRROR_MESSAGE).unwrap();
-    let found = mirror::Found { statements: record.clone(), closer: vec![provider.clone(); MAX_CLOSER] };
-    encode(&mirror::Response::Found(found), MAX_MIRROR_MESSAGE).unwrap();
+    encode(&mirror::MirrorRequest::Store(store), MAX_MIRROR_MESSAGE).unwrap();
+    let range = check::KeyRange { from: key, to: key, count: u32::MAX, digest: check::KeyMark(u64::MAX) };
+    encode(&mirror::MirrorRequest::Check(vec![range; MAX_MIRROR_RANGES]), MAX_MIRROR_MESSAGE).unwrap();
+    let held =
+        Held { statements: vec![check::KeyMark(u64::MAX); MAX_MIRROR_HELD], provided: vec![key; MAX_MIRROR_HELD] };
+    let mut compared = vec![check::KeysCompared::Many(u32::MAX); MAX_MIRROR_RANGES];
+    compared.push(check::KeysCompared::Differs(held));
+    encode(&mirror::MirrorResponse::Checked(compared), MAX_MIRROR_MESSAGE).unwrap();
+    let found = mirror::KeyFound { statements: record.clone(), closer: vec![provider.clone(); MAX_CLOSER] };
+    encode(&mirror::MirrorResponse::Found(found), MAX_MIRROR_MESSAGE).unwrap();
     let stock = mirror::Stock {
         statements: vec![(record[0].clone(), u32::MAX); MAX_STOCK_STATEMENTS],
         nodes: vec![provider; MAX_PROVIDERS],
         pairs: vec![(key, u16::MAX, u32::MAX); MAX_MIRROR_KEYS],
         next: Some(key),
     };
-    encode(&mirror::Response::Part(stock), MAX_MIRROR_MESSAGE).unwrap();
+    encode(&mirror::MirrorResponse::Part(stock), MAX_MIRROR_MESSAGE).unwrap();
     // Four small chunks, or one of the largest file, with all their proofs.
     let proofs = vec![Proof::new(vec![[0; 32]; 24]); 4];
     let have = vec![0xff; MAX_HAVE_ALONG];
     encode(&Header::Chunks { bytes: MAX_FETCH_BODY as u32, proofs, have: have.clone() }, MAX_FETCH_HEADER).unwrap();
-    let run = fetch::Run { content: content(), first: u64::MAX, count: u32::MAX };
-    encode(&fetch::Request::Chunks(fetch::Want { have: have.clone(), ..run.into() }), MAX_FETCH_REQUEST).unwrap();
-    encode(&fetch::Request::Files(vec![content(); MAX_FETCH_FILES]), MAX_FETCH_REQUEST).unwrap();
-    let any = fetch::Any { content: content(), first: u64::MAX, or: vec![0xff; MAX_ANY_CHUNKS as usize / 8] };
-    encode(&fetch::Request::Any(any), MAX_FETCH_REQUEST).unwrap();
+    let run = fetch::ChunkRun { content: content(), first: u64::MAX, count: u32::MAX };
+    encode(&fetch::FetchRequest::Chunks(fetch::Want { have: have.clone(), ..run.into() }), MAX_FETCH_REQUEST).unwrap();
+    encode(&fetch::FetchRequest::Files(vec![content(); MAX_FETCH_FILES]), MAX_FETCH_REQUEST).unwrap();
+    let any = fetch::AnyOf { content: content(), first: u64::MAX, others: vec![0xff; MAX_ANY_CHUNKS as usize / 8] };
+    encode(&fetch::FetchRequest::Any(any), MAX_FETCH_REQUEST).unwrap();
     let address: Multiaddr = format!("/dns4/{}/tcp/4747", "a".repeat(MAX_ADDRESS_BYTES - 20)).parse().unwrap();
     let have = fetch::Have { content: content(), addresses: vec![address.clone(); MAX_OTHER_ADDRESSES], have };
-    encode(&fetch::Request::Have(have), MAX_FETCH_REQUEST).unwrap();
+    encode(&fetch::FetchRequest::Have(have), MAX_FETCH_REQUEST).unwrap();
     let other = fetch::Other { peer: peer(), addresses: vec![address; MAX_OTHER_ADDRESSES] };
     let header = Header::Have { bytes: 1 << 20, whole: false, others: vec![other; MAX_FETCH_OTHERS], sending: false };
     encode(&header, MAX_FETCH_HEADER).unwrap();
@@ -668,10 +680,10 @@ prop_compose! {
     }
 }
 
-fn any_request() -> impl Strategy<Value = Request> {
+fn any_request() -> impl Strategy<Value = IndexRequest> {
     prop_oneof![
         (any::<u64>(), any::<u64>(), prop::collection::vec(any_offer(), 0..8), any::<bool>()).prop_map(
-            |(session, sequence, offers, last)| Request::Announce(Announce {
+            |(session, sequence, offers, last)| IndexRequest::Announce(Announce {
                 session: Session(session),
                 sequence: Sequence(sequence),
                 offers,
@@ -680,15 +692,15 @@ fn any_request() -> impl Strategy<Value = Request> {
             })
         ),
         (any::<u64>(), any::<u64>(), prop::collection::vec(".{0,20}", 0..8)).prop_map(|(session, sequence, names)| {
-            Request::Revoke(Revoke { session: Session(session), sequence: Sequence(sequence), names })
+            IndexRequest::Revoke(Revoke { session: Session(session), sequence: Sequence(sequence), names })
         }),
-        ".{0,60}".prop_map(|name| Request::Lookup(Lookup { name })),
+        ".{0,60}".prop_map(|name| IndexRequest::Lookup(Lookup { name })),
         (".{0,60}", any::<Option<u64>>(), any::<u32>(), 1..3u32).prop_map(|(query, cursor, limit, rule)| {
-            Request::Search(Search { query, cursor: cursor.map(Cursor), limit, rule: rule.into() })
+            IndexRequest::Search(Search { query, cursor: cursor.map(Cursor), limit, rule: rule.into() })
         }),
         (".{0,20}", any::<[u8; 32]>(), any::<u64>()).prop_map(|(network, digest, entries)| {
             let addresses = vec!["/ip6/::1/tcp/1".parse().unwrap()];
-            Request::Join(Join {
+            IndexRequest::Join(Join {
                 network,
                 addresses,
                 digest: ShareDigest::from_bytes(digest),
@@ -706,17 +718,17 @@ proptest! {
     #[test]
     fn any_request_survives_the_wire(request in any_request()) {
         let bytes = encode(&request, usize::MAX).unwrap();
-        prop_assert_eq!(decode::<Request>(&bytes, bytes.len()).unwrap(), request);
+        prop_assert_eq!(decode::<IndexRequest>(&bytes, bytes.len()).unwrap(), request);
     }
 
     #[test]
     fn no_bytes_make_a_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = decode::<Request>(&bytes, 200);
-        let _ = decode::<Response>(&bytes, 200);
+        let _ = decode::<IndexRequest>(&bytes, 200);
+        let _ = decode::<IndexResponse>(&bytes, 200);
         let _ = decode::<Header>(&bytes, 200);
-        let _ = decode::<fetch::Request>(&bytes, 200);
-        let _ = decode::<mirror::Request>(&bytes, 200);
-        let _ = decode::<mirror::Response>(&bytes, 200);
+        let _ = decode::<fetch::FetchRequest>(&bytes, 200);
+        let _ = decode::<mirror::MirrorRequest>(&bytes, 200);
+        let _ = decode::<mirror::MirrorResponse>(&bytes, 200);
     }
 
     #[test]
@@ -727,6 +739,6 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] ^= flip;
         }
-        let _ = decode::<Response>(&bytes, usize::MAX);
+        let _ = decode::<IndexResponse>(&bytes, usize::MAX);
     }
 }

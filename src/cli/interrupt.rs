@@ -57,8 +57,8 @@ impl std::fmt::Display for Rest {
     }
 }
 
-/// Listens for signals. While one of these is there, the first is told and the command ends by itself; afterwards, and after a
-/// second, the program ends at once, also in the midst of output that nobody reads.
+/// Listens for signals. The first signal is passed on, and the command ends by itself while this value lives. After
+/// that, or with a second signal, the program ends at once, even in the middle of output that nobody reads.
 #[derive(Debug)]
 struct Interrupts(watch::Receiver<Option<Interrupt>>);
 

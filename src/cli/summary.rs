@@ -7,7 +7,7 @@ use crate::node::{LeftOut, Listed, PeerState, SharedInfo, Standing};
 /// Lines of one kind that are printed without `--verbose`.
 pub(super) const LISTED: usize = 10;
 
-/// Those of a list that are said one by one, and how many are left.
+/// The items of a list that are printed one by one, and how many are left over.
 pub(super) fn listed<T>(all: &[T], verbose: bool) -> (&[T], usize) {
     let listed = if verbose { all.len() } else { all.len().min(LISTED) };
     (all.get(..listed).unwrap_or(all), all.len() - listed)

@@ -80,7 +80,7 @@ impl Inside {
     /// Counts one that finds no place of its own; who is to be told of, if it is time.
     fn note(&mut self, source: Option<Source>) -> Option<String> {
         self.refusals.add(source?.0);
-        self.refusals.due(Instant::now()).map(|word| word.to_string())
+        self.refusals.due(Instant::now()).map(|report| report.to_string())
     }
 
     /// The oldest that has shown nothing: of the same source if that has all of its places, else of the one that has most.

@@ -62,7 +62,7 @@ impl Guard {
     }
 }
 
-/// Of what decides who is meant and who asks there is one: of two, others on the way may read the other.
+/// Headers that say who is meant and who asks may stand once at most: of two, a proxy might read the other one.
 fn check_once(headers: &HeaderMap) -> Result<(), Refusal> {
     match [header::HOST, header::ORIGIN, header::AUTHORIZATION]
         .into_iter()

@@ -26,7 +26,7 @@ pub use types::*;
 
 use crate::descriptors::Plan;
 use crate::node::Node;
-use crate::storage::dir::{DataDirError, socket_path, write_small};
+use crate::storage::dir::{DataDirError, HTTP_TOKEN, socket_path, write_small};
 use crate::tasks;
 
 /// Longest path of a Unix socket, in bytes (`sun_path` of Linux less its end).
@@ -160,6 +160,6 @@ fn bind_private(path: &Path) -> io::Result<tokio::net::UnixListener> {
 fn new_token(folder: &Path) -> Result<String, DataDirError> {
     let bytes: [u8; 32] = rand::random();
     let token = blake3::Hash::from(bytes).to_hex().to_string();
-    write_small(folder, "http-token", token.as_bytes())?;
+    write_small(folder, HTTP_TOKEN, token.as_bytes())?;
     Ok(token)
 }

@@ -1,10 +1,10 @@
 //! Who may connect, and which connections are kept open.
 //!
 //! libp2p's own limits count connections in all and by peer id, but a stranger makes as many peer ids as it likes. So
-//! this behaviour counts by source: an IPv4 address, or the /64 of an IPv6 one. Those that are still shaking hands and
-//! those that stand have the same bound each, so who says nothing takes no place of who does. Those over QUIC count
-//! from the end of the handshake on: before, their source may be forged. It also keeps connections to chosen peers open
-//! when they are idle (libp2p's ping does not).
+//! this behaviour counts by source: an IPv4 address, or the /64 of an IPv6 one. Connections that are still shaking
+//! hands and those that are established have a bound each, so silent ones take no place of the others. Connections over
+//! QUIC count from the end of the handshake on: before, their source may be forged. It also keeps connections to chosen
+//! peers open when they are idle (libp2p's ping does not).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::task::{Context, Poll, Waker};

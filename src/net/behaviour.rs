@@ -25,7 +25,7 @@ use super::racing::{Races, Racing};
 use super::refused::Refused;
 use super::renewals::Renewals;
 use super::rpc::codec::{FetchCodec, IndexCodec, MirrorCodec};
-use super::rpc::{Fetch, Index, MAX_STREAMS, Mirror, Rpc};
+use super::rpc::{FetchProtocol, IndexProtocol, MAX_STREAMS, MirrorProtocol, Rpc};
 use super::transport;
 use crate::config::Config;
 use crate::descriptors::Plan;
@@ -43,7 +43,7 @@ const MAX_KAD_PACKET: usize = 32 << 10;
 
 /// Time for the handshake of a connection from outside. This node's own attempts are over sooner, see `state::race`.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(6);
-/// The same over QUIC, which has one round trip less and says nothing of who is silent.
+/// Time for a handshake over QUIC, which has one round trip less.
 const QUIC_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Nodes that one query asks at a time: more than Kademlia's three, so that dead ones hold it up less.
 const QUERY_PARALLELISM: usize = 6;
@@ -62,10 +62,10 @@ pub(super) struct Behaviour {
     pub(super) pings: Pings,
     discovery: Toggle<Discovery>,
     pub(super) kad: kad::Behaviour<RecordTable>,
-    pub(super) index: Rpc<Index>,
+    pub(super) index: Rpc<IndexProtocol>,
     pub(super) renewals: Renewals,
-    pub(super) mirror: Rpc<Mirror>,
-    pub(super) fetch: Rpc<Fetch>,
+    pub(super) mirror: Rpc<MirrorProtocol>,
+    pub(super) fetch: Rpc<FetchProtocol>,
 }
 
 /// What identify says of this network.
@@ -90,7 +90,7 @@ impl Behaviour {
         let local = keypair.public().to_peer_id();
         let limits = &config.limits;
         let most = |count: usize| Some(u32::try_from(count).unwrap_or(u32::MAX));
-        // Those from outside that shake hands are bounded by the gate.
+        // The gate bounds connections from outside that are still shaking hands.
         let connection_limits = connection_limits::ConnectionLimits::default()
             .with_max_established(most(plan.connections))
             .with_max_established_per_peer(most(limits.connections_per_peer))
@@ -156,7 +156,7 @@ pub(super) fn swarm(
     let tcp = Gate::new(tcp, of_tcp, refused.clone(), None);
     let quic = quic::tokio::Transport::new(quic::Config::new(&keypair));
     let quic = Gate::new(quic, of_quic, refused.clone(), Some(QUIC_HANDSHAKE_TIMEOUT));
-    // Those of the first are told first when a node says where it listens.
+    // A node names the addresses of the first transport first when it says where it listens.
     let (of_tcp, of_quic) = (links.clone(), links.clone());
     let both = tcp
         .map(move |(peer, muxer), at| (peer, StreamMuxerBox::new(of_tcp.enter(peer, &at, muxer))))

@@ -18,21 +18,21 @@ pub(super) enum Command {
     },
     Index {
         to: PeerId,
-        request: index::Request,
-        answer: Waiting<rpc::Index>,
+        request: index::IndexRequest,
+        answer: Waiting<rpc::IndexProtocol>,
     },
     Mirror {
         to: PeerId,
-        request: mirror::Request,
-        answer: Waiting<rpc::Mirror>,
+        request: mirror::MirrorRequest,
+        answer: Waiting<rpc::MirrorProtocol>,
     },
     Dht(dht::Ask),
     Fetch {
         from: PeerId,
-        request: fetch::Request,
-        answer: Waiting<rpc::Fetch>,
+        request: fetch::FetchRequest,
+        answer: Waiting<rpc::FetchProtocol>,
         /// Gets the request back if there is no connection.
-        unsent: oneshot::Sender<fetch::Request>,
+        unsent: oneshot::Sender<fetch::FetchRequest>,
     },
     Listen {
         content: ContentId,

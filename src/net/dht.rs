@@ -22,11 +22,11 @@ use libp2p::{Multiaddr, PeerId};
 pub(crate) use store::{PROVIDERS_IN_ANSWER, position_of_key, position_of_peer};
 pub(super) use store::{RecordTable, now};
 use swarmdex_protocols::address::{bounded, routing_addresses};
-use swarmdex_protocols::check::Range;
+use swarmdex_protocols::check::KeyRange;
 use swarmdex_protocols::index::{Refusal, RefusalCode};
 use swarmdex_protocols::ledger::decode_record;
 use swarmdex_protocols::limits::{MAX_CLOSER, MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS, MAX_OTHER_ADDRESSES};
-use swarmdex_protocols::mirror::{Found, Provider, Request, Response, Store, Stored, Verdict};
+use swarmdex_protocols::mirror::{KeyFound, MirrorRequest, MirrorResponse, Provider, Store, StoreVerdict, Stored};
 use swarmdex_protocols::{Authority, Network, RecordKey, Statement};
 pub(super) use table::addresses_of;
 use table::known_closest;
@@ -44,8 +44,8 @@ const MAX_QUERIES: usize = 512;
 /// Messages whose signatures are being checked: in all, and of one sender.
 const MAX_CHECKS: usize = 64;
 const MAX_CHECKS_OF_SENDER: usize = 4;
-/// How long to look for the nodes closest to a key: those who have answered by then do, and one that is gone without
-/// a word, which a connection would be tried with for long, holds nobody up.
+/// How long to look for the nodes closest to a key. Those that have answered by then are enough. So a node that is
+/// gone, and to which a connection would be tried for long, holds nobody up.
 pub(super) const CLOSEST_PATIENCE: Duration = Duration::from_secs(3);
 /// Records and providers that a reader may be behind.
 pub(super) const FOUND_QUEUE: usize = 64;
@@ -59,13 +59,13 @@ pub(crate) enum Ask {
     Closest { key: Vec<u8>, answer: oneshot::Sender<Result<Vec<Located>, RequestError>> },
     /// The nodes closest to a key that this node knows.
     Known { key: RecordKey, answer: oneshot::Sender<Vec<Located>> },
-    /// What such a question has found so far is its answer.
+    /// Ends a question for the closest nodes of a key: it is answered with what it has found so far.
     EndClosest { key: Vec<u8>, patience: Duration },
     /// Values under a key, each with the node that sent it, and at the end who answered.
     Record { key: RecordKey, found: mpsc::Sender<FoundRecord> },
     /// Stores what neighbours told.
     Adopt(Adopt),
-    /// Who of the nodes closest to a key was lost.
+    /// How many of the nodes closest to a key were lost, and how many answer.
     Reach { key: RecordKey, answer: oneshot::Sender<Reached> },
     /// Nodes that are found under a key.
     Providers { key: RecordKey, found: mpsc::Sender<PeerId> },
@@ -106,10 +106,10 @@ enum Query {
 }
 
 /// Where the answer to a mirror request goes.
-pub(super) enum Reply {
+pub(super) enum MirrorReply {
     /// To another node.
-    Remote(rpc::Reply<rpc::Mirror>),
-    Local(Waiting<rpc::Mirror>),
+    Remote(rpc::Reply<rpc::MirrorProtocol>),
+    Local(Waiting<rpc::MirrorProtocol>),
     /// The sender was told already.
     None,
 }
@@ -117,8 +117,8 @@ pub(super) enum Reply {
 /// Statements whose signatures were checked.
 pub(super) struct Checked {
     sender: PeerId,
-    pub(super) reply: Reply,
-    statements: Vec<Result<(RecordKey, Statement), Verdict>>,
+    pub(super) reply: MirrorReply,
+    statements: Vec<Result<(RecordKey, Statement), StoreVerdict>>,
     provide: Vec<RecordKey>,
     withdraw: Vec<RecordKey>,
     addresses: Vec<Multiaddr>,
@@ -127,7 +127,7 @@ pub(super) struct Checked {
 /// What to do about a mirror request.
 pub(super) enum MirrorStep {
     /// Answer at once.
-    Answer(Reply, Response),
+    Answer(MirrorReply, MirrorResponse),
     /// Wait, then call [`Dht::finish`].
     Wait(BoxFuture<'static, Checked>),
     /// Nothing.
@@ -341,7 +341,7 @@ impl Dht {
                     tracing::debug!(%source, "a record under the wrong key is not stored");
                     return MirrorStep::Done;
                 }
-                self.check(source, Reply::None, Store { statements, ..Store::default() })
+                self.check(source, MirrorReply::None, Store { statements, ..Store::default() })
             }
             InboundRequest::AddProvider { record: Some(record) } => {
                 if let Some(key) = RecordKey::from_slice(record.key.as_ref()) {
@@ -359,15 +359,15 @@ impl Dht {
         kad: &mut Kad,
         sender: PeerId,
         at: Option<IpAddr>,
-        request: Request,
-        reply: Reply,
+        request: MirrorRequest,
+        reply: MirrorReply,
     ) -> MirrorStep {
         match request {
-            Request::Read(keys) if keys.len() <= MAX_MIRROR_RECORDS => {
+            MirrorRequest::Read(keys) if keys.len() <= MAX_MIRROR_RECORDS => {
                 let records = keys.iter().map(|key| kad.store_mut().statements(key)).collect();
-                MirrorStep::Answer(reply, Response::Records(records))
+                MirrorStep::Answer(reply, MirrorResponse::Records(records))
             }
-            Request::Find(key) => {
+            MirrorRequest::Find(key) => {
                 let provider = |(peer, mut addresses): Located| {
                     addresses.truncate(MAX_OTHER_ADDRESSES);
                     Provider { peer, addresses }
@@ -376,27 +376,27 @@ impl Dht {
                 let closer = closer.take(MAX_CLOSER).map(provider).collect();
                 MirrorStep::Answer(
                     reply,
-                    Response::Found(Found { statements: kad.store_mut().statements(&key), closer }),
+                    MirrorResponse::Found(KeyFound { statements: kad.store_mut().statements(&key), closer }),
                 )
             }
-            Request::Part(part) => match self.admit(sender, at, LOOKED_AT) {
-                Ok(()) => MirrorStep::Answer(reply, Response::Part(kad.store_mut().stock(&part))),
-                Err(refusal) => MirrorStep::Answer(reply, Response::Refused(refusal)),
+            MirrorRequest::Part(part) => match self.admit(sender, at, LOOKED_AT) {
+                Ok(()) => MirrorStep::Answer(reply, MirrorResponse::Part(kad.store_mut().stock(&part))),
+                Err(refusal) => MirrorStep::Answer(reply, MirrorResponse::Refused(refusal)),
             },
-            Request::Providers(key) => {
-                MirrorStep::Answer(reply, Response::Providers(kad.store_mut().found_under(&key)))
+            MirrorRequest::Providers(key) => {
+                MirrorStep::Answer(reply, MirrorResponse::Providers(kad.store_mut().found_under(&key)))
             }
-            Request::Check(ranges) if Range::are_in_order(&ranges) => match self.admit(sender, at, 0) {
+            MirrorRequest::Check(ranges) if KeyRange::are_in_order(&ranges) => match self.admit(sender, at, 0) {
                 Ok(()) => {
                     let (compared, entries) = kad.store_mut().compare(&sender, &ranges);
                     if sender != self.local {
                         self.comparisons.charge(sender, at, entries);
                     }
-                    MirrorStep::Answer(reply, Response::Checked(compared))
+                    MirrorStep::Answer(reply, MirrorResponse::Checked(compared))
                 }
-                Err(refusal) => MirrorStep::Answer(reply, Response::Refused(refusal)),
+                Err(refusal) => MirrorStep::Answer(reply, MirrorResponse::Refused(refusal)),
             },
-            Request::Store(store)
+            MirrorRequest::Store(store)
                 if store.statements.len() <= MAX_MIRROR_RECORDS
                     && store.provide.len() <= MAX_MIRROR_KEYS
                     && store.withdraw.len() <= MAX_MIRROR_KEYS =>
@@ -405,7 +405,7 @@ impl Dht {
             }
             _ => {
                 let refusal = Refusal::new(RefusalCode::Malformed, "more records than one message may have");
-                MirrorStep::Answer(reply, Response::Refused(refusal))
+                MirrorStep::Answer(reply, MirrorResponse::Refused(refusal))
             }
         }
     }
@@ -419,7 +419,7 @@ impl Dht {
     }
 
     /// Has signatures checked, if that is not asked too often.
-    fn check(&mut self, sender: PeerId, reply: Reply, store: Store) -> MirrorStep {
+    fn check(&mut self, sender: PeerId, reply: MirrorReply, store: Store) -> MirrorStep {
         let Store { statements, provide, addresses, withdraw } = store;
         // They go out in answers of Kademlia, which has those who ask connect there.
         let addresses = routing_addresses(&bounded(addresses));
@@ -431,7 +431,7 @@ impl Dht {
         }
         if !self.checks.try_add(sender) {
             let refusal = Refusal::new(RefusalCode::Busy, "too many records are being checked; ask again");
-            return MirrorStep::Answer(reply, Response::Refused(refusal));
+            return MirrorStep::Answer(reply, MirrorResponse::Refused(refusal));
         }
         let (network, authority) = (self.network.clone(), self.authority.borrow().clone());
         let checking = tokio::task::spawn_blocking(move || {
@@ -440,7 +440,7 @@ impl Dht {
                 Some(authority) if statement.check(authority, unix_ms).is_ok() => {
                     Ok((RecordKey::name(&network, statement.name()), statement))
                 }
-                _ => Err(Verdict::Invalid),
+                _ => Err(StoreVerdict::Invalid),
             };
             statements.into_iter().map(verify).collect()
         });
@@ -453,7 +453,7 @@ impl Dht {
     }
 
     /// Stores what was checked.
-    pub(super) fn finish(&mut self, kad: &mut Kad, checked: Checked) -> (Reply, Response) {
+    pub(super) fn finish(&mut self, kad: &mut Kad, checked: Checked) -> (MirrorReply, MirrorResponse) {
         let Checked { sender, reply, statements, provide, withdraw, addresses } = checked;
         self.checks.remove(&sender);
         let table = kad.store_mut();
@@ -462,9 +462,10 @@ impl Dht {
             Err(verdict) => verdict,
         };
         let statements = statements.into_iter().map(store).collect();
-        // Of the sender's own entries alone, and before what it provides: a key that is in both stays.
+        // The sender withdraws its own entries alone. That comes before what it provides, so a key that is in both
+        // stays.
         withdraw.iter().for_each(|key| table.withdraw(key, &sender));
         let provided = provide.into_iter().filter(|key| table.provide(*key, sender, &addresses)).count();
-        (reply, Response::Stored(Stored { statements, provided: provided as u32 }))
+        (reply, MirrorResponse::Stored(Stored { statements, provided: provided as u32 }))
     }
 }

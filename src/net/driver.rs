@@ -15,7 +15,7 @@ use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
 use swarmdex_protocols::address::{routing_addresses, without_peer};
 use swarmdex_protocols::fetch as fetch_protocol;
-use swarmdex_protocols::index::{Request, Response, Run};
+use swarmdex_protocols::index::{IndexRequest, IndexResponse, Run};
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -42,7 +42,7 @@ use crate::state::meetings::Meetings;
 use crate::state::quota::Counts;
 use chunks::read;
 use complaints::Hearing;
-use paths::{Doubts, TICKS};
+use paths::{Suspicions, TICKS};
 pub(super) use reach::Reachability;
 use serve::IndexReply;
 
@@ -65,8 +65,8 @@ async fn found(index: Option<&Master>) {
 enum Job {
     Index { reply: IndexReply, done: Box<Done> },
     Eviction { peer: PeerId, written: bool },
-    Upload { reply: Reply<rpc::Fetch>, response: fetch_protocol::Response },
-    Owned { peer: PeerId, reply: IndexReply, response: Box<Response> },
+    Upload { reply: Reply<rpc::FetchProtocol>, response: fetch_protocol::FetchResponse },
+    Owned { peer: PeerId, reply: IndexReply, response: Box<IndexResponse> },
     Checked(Box<Checked>),
     Tried { peer: PeerId, reached: bool },
 }
@@ -146,8 +146,8 @@ struct Requests {
     dials: Dials,
     nodes: Nodes,
     meetings: Meetings,
-    doubts: Doubts,
-    renewals: Pending<PeerId, Response>,
+    suspicions: Suspicions,
+    renewals: Pending<PeerId, IndexResponse>,
     /// Questions about names of this node that are being answered.
     owned: Counts<PeerId>,
 }
@@ -173,7 +173,7 @@ impl Driver {
                 dials: Dials::default(),
                 nodes: Nodes::default(),
                 meetings: Meetings::default(),
-                doubts: Doubts::default(),
+                suspicions: Suspicions::default(),
                 renewals: Pending::new(MAX_REQUESTS),
                 owned: serve::owned_questions(),
             },
@@ -198,7 +198,7 @@ impl Driver {
                     None => break,
                 },
                 Some(job) = self.jobs.next() => self.on_job(job),
-                () = self.services.library.holdings.landed() => self.on_landed(),
+                () = self.services.library.holdings.settled() => self.on_settled(),
                 () = found(self.services.index.as_ref()) => self.on_found(),
                 () = sleep_until(timeout) => {}
                 due = ticks.tick() => self.on_tick(due.elapsed()),
@@ -217,7 +217,7 @@ impl Driver {
         while self.uploads.len() > 0 || !self.jobs.is_empty() {
             tokio::select! {
                 Some(job) = self.jobs.next() => self.on_job(job),
-                () = self.services.library.holdings.landed() => self.on_landed(),
+                () = self.services.library.holdings.settled() => self.on_settled(),
                 event = self.swarm.select_next_some() => self.on_event(event),
                 () = tokio::time::sleep_until(deadline) => break,
             }
@@ -241,9 +241,9 @@ impl Driver {
     }
 
     /// Chunks are here, or do not come, that others may have asked for early.
-    fn on_landed(&mut self) {
+    fn on_settled(&mut self) {
         let holdings = &self.services.library.holdings;
-        self.uploads.on_settled(|content, index| holdings.is_coming(content, index));
+        self.uploads.on_settled(|content, index| holdings.is_incoming(content, index));
     }
 
     /// The index holds something else than was said.
@@ -258,7 +258,7 @@ impl Driver {
             self.services.index.as_ref().and_then(|master| {
                 if master.owes_evictions() { Some(Instant::now() + RETRY) } else { master.timeout() }
             });
-        [master, self.uploads.timeout(), self.requests.doubts.timeout()].into_iter().flatten().min()
+        [master, self.uploads.timeout(), self.requests.suspicions.timeout()].into_iter().flatten().min()
     }
 
     /// Does what the state machines ask for.
@@ -270,7 +270,7 @@ impl Driver {
             tracing::info!(%peer, "does not read what it asked for, and others wait: disconnected");
             let _ = self.swarm.disconnect_peer_id(peer);
         }
-        self.end_doubts(now);
+        self.end_suspicions(now);
         let Some(master) = &mut self.services.index else { return };
         // The master is a member of its own network, and always alive.
         master.on_sign(self.swarm.local_peer_id(), None, now);
@@ -402,14 +402,14 @@ impl Driver {
                     self.publish_listen();
                 }
                 if num_established.get() > 1 {
-                    self.doubt_others(peer_id, connection_id);
+                    self.suspect_others(peer_id, connection_id);
                 }
                 if let Some(master) = &mut self.services.index {
                     master.on_linked(peer_id, connection_id, Instant::now());
                 }
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
-                self.requests.doubts.on_closed(&connection_id);
+                self.requests.suspicions.on_closed(&connection_id);
                 if let Some(master) = &mut self.services.index {
                     master.on_unlinked(peer_id, connection_id);
                 }

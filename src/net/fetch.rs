@@ -5,25 +5,25 @@ use std::time::Instant;
 use libp2p::PeerId;
 use libp2p::request_response::InboundRequestId;
 use swarmdex_protocols::ContentId;
-use swarmdex_protocols::fetch::{Refusal, Request, Run};
+use swarmdex_protocols::fetch::{ChunkRun, FetchRefusal, FetchRequest};
 use swarmdex_protocols::limits::MAX_FETCH_BODY;
 
-use super::rpc::{Fetch, Reply};
+use super::rpc::{FetchProtocol, Reply};
 use super::trips::Trips;
 use crate::config::FetchConfig;
-use crate::state::upload::{self, Chunk, Turn, Wanted};
+use crate::state::upload::{self, Chunk, Turn, WantedChunks};
 
 /// A request for chunks, and where its answer goes.
 pub(super) struct Asked {
-    pub(super) request: Request,
-    pub(super) reply: Reply<Fetch>,
+    pub(super) request: FetchRequest,
+    pub(super) reply: Reply<FetchProtocol>,
 }
 
-impl Wanted for Asked {
+impl WantedChunks for Asked {
     fn choices(&self) -> impl Iterator<Item = Chunk> {
         let (one, any) = match &self.request {
-            Request::Chunks(want) => (Some((want.content, want.first)), None),
-            Request::Any(any) => (None, Some(any)),
+            FetchRequest::Chunks(want) => (Some((want.content, want.first)), None),
+            FetchRequest::Any(any) => (None, Some(any)),
             _ => (None, None),
         };
         let any = any.into_iter().flat_map(|any| any.choices().map(|first| (any.content, first)));
@@ -37,8 +37,8 @@ impl Wanted for Asked {
 
 /// What is to be read now.
 pub(super) struct Upload {
-    pub(super) request: Request,
-    pub(super) reply: Reply<Fetch>,
+    pub(super) request: FetchRequest,
+    pub(super) reply: Reply<FetchProtocol>,
     /// Whether the chunk is another one than was asked for first.
     pub(super) instead: bool,
 }
@@ -65,19 +65,19 @@ impl Uploads {
         wanted: Asked,
         crowd: bool,
         early: bool,
-    ) -> Result<(), (Reply<Fetch>, Refusal)> {
+    ) -> Result<(), (Reply<FetchProtocol>, FetchRefusal)> {
         let request = upload::Request { id: wanted.reply.id, peer, wanted, crowd, early };
-        self.policy.push(request).map_err(|asked| (asked.reply, Refusal::Busy))
+        self.policy.push(request).map_err(|asked| (asked.reply, FetchRefusal::Busy))
     }
 
     /// A run is not wanted any more: where the answer to the request for it goes, if that still waits.
-    pub(super) fn cancel(&mut self, peer: &PeerId, run: &Run) -> Option<Reply<Fetch>> {
+    pub(super) fn cancel(&mut self, peer: &PeerId, run: &ChunkRun) -> Option<Reply<FetchProtocol>> {
         self.policy.cancel(peer, &(run.content, run.first)).map(|asked| asked.reply)
     }
 
     /// Some chunks are no longer on their way here: they are here, or do not come.
-    pub(super) fn on_settled(&mut self, is_coming: impl Fn(&ContentId, u64) -> bool) {
-        self.policy.on_settled(is_coming);
+    pub(super) fn on_settled(&mut self, is_incoming: impl Fn(&ContentId, u64) -> bool) {
+        self.policy.on_settled(is_incoming);
     }
 
     /// The next request to read from disk, if memory is left for it. Whoever would take any of several chunks gets a certain one.
@@ -85,8 +85,8 @@ impl Uploads {
         let Turn { request, chunk } = self.policy.next(now, |peer| self.trips.of(peer))?;
         let Asked { request, reply } = request.wanted;
         let (request, instead) = match (request, chunk) {
-            (Request::Any(any), Some((content, first))) => {
-                (Request::Chunks(Run { content, first, count: 1 }.into()), first != any.first)
+            (FetchRequest::Any(any), Some((content, first))) => {
+                (FetchRequest::Chunks(ChunkRun { content, first, count: 1 }.into()), first != any.first)
             }
             (request, _) => (request, false),
         };

@@ -104,8 +104,8 @@ impl Net {
     pub async fn index(
         &self,
         to: PeerId,
-        request: index_protocol::Request,
-    ) -> Result<index_protocol::Response, RequestError> {
+        request: index_protocol::IndexRequest,
+    ) -> Result<index_protocol::IndexResponse, RequestError> {
         let (answer, answered) = oneshot::channel();
         let command = Command::Index { to, request, answer };
         self.commands.send(command).await.map_err(|_| RequestError::ShuttingDown)?;
@@ -116,8 +116,8 @@ impl Net {
     pub async fn mirror(
         &self,
         to: PeerId,
-        request: mirror_protocol::Request,
-    ) -> Result<mirror_protocol::Response, RequestError> {
+        request: mirror_protocol::MirrorRequest,
+    ) -> Result<mirror_protocol::MirrorResponse, RequestError> {
         let (answer, answered) = oneshot::channel();
         let command = Command::Mirror { to, request, answer };
         self.commands.send(command).await.map_err(|_| RequestError::ShuttingDown)?;

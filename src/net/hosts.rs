@@ -59,7 +59,7 @@ fn of_providers(providers: &mut [Provider], each: impl FnMut(&mut Vec<Multiaddr>
     providers.iter_mut().map(|provider| &mut provider.addresses).for_each(each);
 }
 
-impl Addressed for index::Request {
+impl Addressed for index::IndexRequest {
     fn addresses(&mut self, mut each: impl FnMut(&mut Vec<Multiaddr>)) {
         match self {
             Self::Join(join) => each(&mut join.addresses),
@@ -69,7 +69,7 @@ impl Addressed for index::Request {
     }
 }
 
-impl Addressed for index::Response {
+impl Addressed for index::IndexResponse {
     fn addresses(&mut self, mut each: impl FnMut(&mut Vec<Multiaddr>)) {
         match self {
             Self::Found(found) => found.holders.iter_mut().map(|member| &mut member.addresses).for_each(each),
@@ -80,7 +80,7 @@ impl Addressed for index::Response {
     }
 }
 
-impl Addressed for mirror::Request {
+impl Addressed for mirror::MirrorRequest {
     fn addresses(&mut self, mut each: impl FnMut(&mut Vec<Multiaddr>)) {
         if let Self::Store(store) = self {
             each(&mut store.addresses);
@@ -88,7 +88,7 @@ impl Addressed for mirror::Request {
     }
 }
 
-impl Addressed for mirror::Response {
+impl Addressed for mirror::MirrorResponse {
     fn addresses(&mut self, each: impl FnMut(&mut Vec<Multiaddr>)) {
         match self {
             Self::Providers(providers) => of_providers(providers, each),
@@ -99,7 +99,7 @@ impl Addressed for mirror::Response {
     }
 }
 
-impl Addressed for fetch::Request {
+impl Addressed for fetch::FetchRequest {
     fn addresses(&mut self, mut each: impl FnMut(&mut Vec<Multiaddr>)) {
         if let Self::Have(have) = self {
             each(&mut have.addresses);
@@ -107,7 +107,7 @@ impl Addressed for fetch::Request {
     }
 }
 
-impl Addressed for fetch::Response {
+impl Addressed for fetch::FetchResponse {
     fn addresses(&mut self, each: impl FnMut(&mut Vec<Multiaddr>)) {
         if let Header::Have { others, .. } = &mut self.header {
             others.iter_mut().map(|other| &mut other.addresses).for_each(each);
@@ -142,7 +142,7 @@ impl Addressed for kad::Event {
 
 #[cfg(test)]
 mod tests {
-    use swarmdex_protocols::fetch::{Other, Response};
+    use swarmdex_protocols::fetch::{FetchResponse, Other};
 
     use super::*;
 
@@ -150,15 +150,17 @@ mod tests {
     fn loopback_addresses_stay_between_nodes_of_one_host() {
         let addresses = || ["/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1"].map(|text| text.parse().unwrap()).to_vec();
         let others = vec![Other { peer: PeerId::random(), addresses: addresses() }; 2];
-        let response = Response::bare(Header::Have { bytes: 0, whole: true, others, sending: false });
+        let response = FetchResponse::bare(Header::Have { bytes: 0, whole: true, others, sending: false });
         assert_eq!(response.clone().only_working(true), response);
         let Header::Have { others, .. } = response.only_working(false).header else { panic!() };
         assert!(others.iter().all(|other| other.addresses == addresses()[1..]));
-        let store = mirror::Request::Store(mirror::Store { addresses: addresses(), ..mirror::Store::default() });
-        let mirror::Request::Store(store) = store.only_working(false) else { panic!() };
+        let store = mirror::MirrorRequest::Store(mirror::Store { addresses: addresses(), ..mirror::Store::default() });
+        let mirror::MirrorRequest::Store(store) = store.only_working(false) else { panic!() };
         assert_eq!(store.addresses, addresses()[1..]);
         let providers = vec![Provider { peer: PeerId::random(), addresses: addresses() }];
-        let mirror::Response::Providers(providers) = mirror::Response::Providers(providers).only_working(false) else {
+        let mirror::MirrorResponse::Providers(providers) =
+            mirror::MirrorResponse::Providers(providers).only_working(false)
+        else {
             panic!()
         };
         assert_eq!(providers[0].addresses, addresses()[1..]);

@@ -1,5 +1,7 @@
 //! The master's side of the index protocol: requests to leases and store, their outcomes to responses.
-//! No rule is decided here.
+//!
+//! Rules about names, leases and runs are in `state`. What is decided here is how long a new master looks names up in the
+//! DHT, of which members it does not believe the index yet, and which bounds of the configuration a request meets.
 
 mod absent;
 mod agree;
@@ -20,8 +22,8 @@ use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::address::{ip_of, is_loopback, worth_keeping};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{
-    self, Announce, Compared, Found, Join, Joined, Member, Page, Refusal, RefusalCode, Reign, Request, Response,
-    Revoke, Run, Sequence, Session,
+    self, Announce, Compared, Found, IndexRequest, IndexResponse, Join, Joined, Member, Page, Refusal, RefusalCode,
+    Reign, Revoke, Run, Sequence, Session,
 };
 use swarmdex_protocols::limits::{MAX_BATCH_ENTRIES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::{Authority, Certificate, Name, Network, Pattern, Version};
@@ -50,7 +52,7 @@ type Outcome<T> = Result<T, Refusal>;
 #[allow(clippy::large_enum_variant)] // It is moved once, to where it is sent.
 pub(super) enum IndexStep {
     /// Answer at once.
-    Answer(Response),
+    Answer(IndexResponse),
     /// Wait for the store, then call [`Master::finish`].
     Wait(BoxFuture<'static, Done>),
 }
@@ -83,7 +85,7 @@ pub(super) enum Effect {
     /// See whether a connection to it comes about, and call [`Master::on_tried`].
     Try(PeerId, Vec<Multiaddr>),
     /// Tell it something, if it is connected.
-    Tell(PeerId, Request),
+    Tell(PeerId, IndexRequest),
 }
 
 /// Where a request of another node came from.
@@ -182,7 +184,7 @@ impl Master {
         &mut self,
         peer: PeerId,
         origin: Option<Origin<'_>>,
-        request: Received<Request>,
+        request: Received<IndexRequest>,
         now: Instant,
     ) -> IndexStep {
         self.on_sign(&peer, origin.map(|origin| origin.link), now);
@@ -192,7 +194,7 @@ impl Master {
                 IndexStep::Wait(future)
             }
             Ok(answer) => answer,
-            Err(refusal) => IndexStep::Answer(Response::Refused(refusal)),
+            Err(refusal) => IndexStep::Answer(IndexResponse::Refused(refusal)),
         }
     }
 
@@ -200,7 +202,7 @@ impl Master {
         &mut self,
         peer: PeerId,
         origin: Option<Origin<'_>>,
-        request: Received<Request>,
+        request: Received<IndexRequest>,
         now: Instant,
     ) -> Outcome<IndexStep> {
         let request = request.map_err(|error| refuse_bytes(&error))?;
@@ -209,34 +211,34 @@ impl Master {
         }
         self.check_pending(&peer, source_of(origin))?;
         match request {
-            Request::Join(join) => self.join(peer, origin, join, now),
-            Request::Announce(announce) => {
+            IndexRequest::Join(join) => self.join(peer, origin, join, now),
+            IndexRequest::Announce(announce) => {
                 check_batch(announce.offers.len())?;
                 self.leases.admit_change(&peer, announce.session, announce.sequence)?;
                 self.announce(peer, announce, now)
             }
-            Request::Revoke(Revoke { session, sequence, names }) => {
+            IndexRequest::Revoke(Revoke { session, sequence, names }) => {
                 check_batch(names.len())?;
                 self.leases.admit_change(&peer, session, sequence)?;
                 self.write(peer, in_session(session, sequence, WriteOp::Revoke { peer, names }))
             }
-            Request::Lookup(index::Lookup { name }) => {
+            IndexRequest::Lookup(index::Lookup { name }) => {
                 let name =
                     Name::parse(&name).map_err(|error| Refusal::new(RefusalCode::InvalidName, error.to_string()))?;
                 self.read_checked(peer, ReadOp::Lookup { name })
             }
-            Request::Search(index::Search { query, cursor, limit, rule }) => {
+            IndexRequest::Search(index::Search { query, cursor, limit, rule }) => {
                 let pattern = Pattern::parse_by(&query, rule)
                     .map_err(|error| Refusal::new(RefusalCode::InvalidQuery, error.to_string()))?;
                 let limit = limit.clamp(1, MAX_PAGE_ENTRIES as u32);
                 self.read_checked(peer, ReadOp::Search { pattern, cursor, limit })
             }
-            Request::Report(index::Report { peer: reported }) => {
+            IndexRequest::Report(index::Report { peer: reported }) => {
                 self.leases.on_report(&reported, now)?;
-                Ok(IndexStep::Answer(Response::Done))
+                Ok(IndexStep::Answer(IndexResponse::Done))
             }
-            Request::Peers(index::Peers { after }) => Ok(IndexStep::Answer(self.members(after))),
-            Request::Leave(index::Leave { session }) => {
+            IndexRequest::Peers(index::Peers { after }) => Ok(IndexStep::Answer(self.members(after))),
+            IndexRequest::Leave(index::Leave { session }) => {
                 self.leases.on_leave(&peer, session)?;
                 self.returning.on_told(&peer);
                 self.runs.on_left(&peer);
@@ -246,22 +248,22 @@ impl Master {
                 self.news.tell(&peer, MemberChange::Left);
                 self.write(peer, WriteOp::Evict { peer })
             }
-            Request::Renew(renew) => self.renew(&peer, &renew, now).map(IndexStep::Answer),
-            Request::Compare(compare) => self.compare(peer, compare),
-            Request::Again(index::Again { session, sequence }) => {
+            IndexRequest::Renew(renew) => self.renew(&peer, &renew, now).map(IndexStep::Answer),
+            IndexRequest::Compare(compare) => self.compare(peer, compare),
+            IndexRequest::Again(index::Again { session, sequence }) => {
                 self.leases.admit_change(&peer, session, sequence)?;
                 let neighbours = self.names_of_neighbours(&peer);
                 self.write(peer, in_session(session, sequence, WriteOp::Again { peer, neighbours }))
             }
-            Request::Seals(index::Seals { session, from }) => {
+            IndexRequest::Seals(index::Seals { session, from }) => {
                 self.leases.admit_question(&peer, session)?;
                 self.read(peer, ReadOp::Seals { peer, from })
             }
             // Answered by every node, and so before it comes here.
-            Request::Master => Err(Refusal::new(RefusalCode::Unsupported, "not asked of an index")),
-            Request::Call(call) => self.call(peer, &call, now),
+            IndexRequest::Master => Err(Refusal::new(RefusalCode::Unsupported, "not asked of an index")),
+            IndexRequest::Call(call) => self.call(peer, &call, now),
             // It is the master that says so.
-            Request::Connect(_) | Request::Reach(_) => {
+            IndexRequest::Connect(_) | IndexRequest::Reach(_) => {
                 Err(Refusal::new(RefusalCode::Unsupported, "only a master says that"))
             }
         }
@@ -276,7 +278,7 @@ impl Master {
     }
 
     /// Turns what the store said into the answer.
-    pub(super) fn finish(&mut self, done: Done, now: Instant) -> Response {
+    pub(super) fn finish(&mut self, done: Done, now: Instant) -> IndexResponse {
         let Done { peer, outcome } = done;
         self.origins.end(&peer);
         match outcome {
@@ -289,13 +291,13 @@ impl Master {
             Ok(DoneKind::Compared(answers, looks)) => {
                 self.comparing = self.comparing.saturating_sub(1);
                 self.leases.on_compared(&peer, looks);
-                answers.map_or_else(Response::Refused, Response::Compared)
+                answers.map_or_else(IndexResponse::Refused, IndexResponse::Compared)
             }
-            Err(refusal) => Response::Refused(refusal),
+            Err(refusal) => IndexResponse::Refused(refusal),
         }
     }
 
-    fn written(&mut self, peer: PeerId, written: WriteOutcome, now: Instant) -> Response {
+    fn written(&mut self, peer: PeerId, written: WriteOutcome, now: Instant) -> IndexResponse {
         match written {
             WriteOutcome::Joined { session, unchanged, again, bare, holding } => {
                 self.leases.on_joined(&peer, session);
@@ -307,11 +309,11 @@ impl Master {
                 self.leases.set_holding(&peer, holding);
                 self.try_to_reach(peer, now);
                 let lease_ms = u64::try_from(self.leases.lease().as_millis()).unwrap_or(u64::MAX);
-                Response::Joined(Joined { session, lease_ms, unchanged, again, bare })
+                IndexResponse::Joined(Joined { session, lease_ms, unchanged, again, bare })
             }
             WriteOutcome::Returned { returned, holding } => {
                 self.leases.set_holding(&peer, holding);
-                Response::Returned(returned)
+                IndexResponse::Returned(returned)
             }
             WriteOutcome::Announced { verdicts, holding, adopted } => {
                 self.leases.set_holding(&peer, holding);
@@ -320,15 +322,15 @@ impl Master {
                     tracing::debug!(%owner, names, "what a peer holds changed by what another announced");
                     self.set_holding(&owner, holding, now);
                 }
-                Response::Announced(verdicts)
+                IndexResponse::Announced(verdicts)
             }
             WriteOutcome::Revoked { outcomes, holding } => {
                 self.leases.set_holding(&peer, holding);
-                Response::Revoked(outcomes)
+                IndexResponse::Revoked(outcomes)
             }
             WriteOutcome::Evicted { names } => {
                 tracing::info!(%peer, names, "names of a peer are free again");
-                Response::Done
+                IndexResponse::Done
             }
         }
     }
@@ -371,7 +373,7 @@ impl Master {
 
     /// When [`Master::on_timeout`] is due.
     pub(super) fn timeout(&self) -> Option<Instant> {
-        self.leases.poll_timeout().map(|(at, _)| at).into_iter().chain(self.reaching.reach.timeout()).min()
+        [self.leases.poll_timeout(), self.reaching.reach.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Moves leases on.
@@ -476,8 +478,8 @@ pub(super) fn refuse_bytes(error: &DecodeError) -> Refusal {
     Refusal::new(code, error.to_string())
 }
 
-/// Addresses worth passing on: well-formed, bounded, and no loopback address of another machine. Those of the host as it is seen come
-/// first: of that one it is known that it leads there.
+/// Addresses worth passing on: well-formed, bounded, and no loopback address of another machine. Addresses of the host
+/// from which the node is seen come first: that one is known to lead there.
 fn useful_addresses(addresses: Vec<Multiaddr>, remote: Option<&Multiaddr>) -> Vec<Multiaddr> {
     worth_keeping(addresses, remote.is_none_or(is_loopback), &remote.and_then(ip_of).into_iter().collect())
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use libp2p::PeerId;
 use libp2p::identity::Keypair;
-use swarmdex_protocols::index::{Lookup, Member, Offer, Peers, Request, Response, ShareDigest, ShareSum};
+use swarmdex_protocols::index::{IndexRequest, IndexResponse, Lookup, Member, Offer, Peers, ShareDigest, ShareSum};
 use swarmdex_protocols::limits::{MAX_HOLDERS, MAX_MEMBERS};
 use swarmdex_protocols::{ContentId, Network, Version};
 use tempfile::TempDir;
@@ -25,7 +25,7 @@ fn master(store: &IndexStore, folder: &TempDir, peers: &[PeerId], now: Instant) 
     Master::new(store.clone(), &config, peers.iter().map(known).collect(), now)
 }
 
-fn ask(master: &mut Master, request: Request, now: Instant) -> Response {
+fn ask(master: &mut Master, request: IndexRequest, now: Instant) -> IndexResponse {
     match master.handle(PeerId::random(), None, Ok(request), now) {
         IndexStep::Answer(response) => response,
         IndexStep::Wait(future) => {
@@ -44,7 +44,9 @@ fn members_come_in_pages_of_which_the_last_alone_is_short() {
         let mut master = master(&store, &folder, &peers, now);
         let (mut told, mut after, mut pages) = (Vec::<Member>::new(), None, 0);
         loop {
-            let Response::Members(page) = ask(&mut master, Request::Peers(Peers { after }), now) else { panic!() };
+            let IndexResponse::Members(page) = ask(&mut master, IndexRequest::Peers(Peers { after }), now) else {
+                panic!()
+            };
             assert!(page.len() <= MAX_MEMBERS);
             let full = page.len() == MAX_MEMBERS;
             after = page.last().map(|member| member.peer).or(after);
@@ -84,8 +86,8 @@ fn the_holders_of_an_answer_are_those_that_are_alive() {
     let alive: BTreeSet<_> = peers[peers.len() - ALIVE..].iter().copied().collect();
     let connection = libp2p::swarm::ConnectionId::new_unchecked(1);
     alive.iter().for_each(|peer| master.on_linked(*peer, connection, now));
-    let response = ask(&mut master, Request::Lookup(Lookup { name: "copy 0".to_owned() }), now);
-    let Response::Found(found) = response else { panic!("{response:?}") };
+    let response = ask(&mut master, IndexRequest::Lookup(Lookup { name: "copy 0".to_owned() }), now);
+    let IndexResponse::Found(found) = response else { panic!("{response:?}") };
     assert_eq!(found.holders.len(), MAX_HOLDERS);
     let first: BTreeSet<_> = found.holders[..ALIVE].iter().map(|holder| holder.peer).collect();
     assert_eq!(first, alive);

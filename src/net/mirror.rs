@@ -15,7 +15,7 @@ use futures::{Stream, StreamExt, stream};
 use swarmdex_protocols::address::routing_addresses;
 use swarmdex_protocols::index::RefusalCode;
 use swarmdex_protocols::limits::{MAX_MIRROR_RECORDS, MAX_PROVIDERS};
-use swarmdex_protocols::mirror::{Provider, Request, Response, Verdict};
+use swarmdex_protocols::mirror::{MirrorRequest, MirrorResponse, Provider, StoreVerdict};
 use swarmdex_protocols::{Authority, Ledger, Multiaddr, Name, Network, PeerId, RecordKey, Statement, Tally};
 
 use super::dht::{CLOSEST_PATIENCE, now};
@@ -75,7 +75,7 @@ pub struct Mirror {
 }
 
 /// Work for one node.
-struct Errand<T> {
+struct NodeBatch<T> {
     node: PeerId,
     addresses: Vec<Multiaddr>,
     items: Vec<T>,
@@ -91,20 +91,22 @@ struct Met {
 }
 
 impl Stores {
-    fn count(&mut self, node: PeerId, own: bool, outcomes: Vec<(RecordKey, Verdict)>) {
+    fn count(&mut self, node: PeerId, own: bool, outcomes: Vec<(RecordKey, StoreVerdict)>) {
         let number = u16::try_from(self.nodes.len()).ok().filter(|_| !own && !outcomes.is_empty());
         self.nodes.extend(number.map(|_| node));
         for (key, verdict) in outcomes {
             let Some(copies) = self.copies.get_mut(&key) else { continue };
             match verdict {
-                Verdict::Stored => {
+                StoreVerdict::Stored => {
                     copies.stored += 1;
                     copies.at.extend(number);
                 }
-                Verdict::Older => copies.older += 1,
-                Verdict::Certified(owner) | Verdict::Claimed(owner) => *copies.taken.entry(owner).or_default() += 1,
-                Verdict::Full => copies.full += 1,
-                Verdict::Invalid => {}
+                StoreVerdict::Older => copies.older += 1,
+                StoreVerdict::Certified(owner) | StoreVerdict::Claimed(owner) => {
+                    *copies.taken.entry(owner).or_default() += 1
+                }
+                StoreVerdict::Full => copies.full += 1,
+                StoreVerdict::Invalid => {}
             }
         }
     }
@@ -145,20 +147,20 @@ impl Mirror {
         let items = items.into_iter().map(|(key, what)| (position_of_key(&key), (key, what)));
         let mut sweep = Sweep::new(items, self.net.dht_counts().await.nodes);
         let mut met = Met::default();
-        while let Some(errands) = self.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
+        while let Some(batches) = self.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
             leisure().await;
             let addresses = self.net.listen().borrow().clone();
-            for (key, _) in errands.iter().flat_map(|errand| &errand.items) {
+            for (key, _) in batches.iter().flat_map(|batch| &batch.items) {
                 stores.copies.entry(*key).or_default().asked += 1;
             }
             // One after the other, since it is one processor that they wait for.
-            let answers = stream::iter(errands)
-                .then(|errand| async {
+            let answers = stream::iter(batches)
+                .then(|batch| async {
                     leisure().await;
-                    errand
+                    batch
                 })
-                .map(|errand| {
-                    let (node, storing) = (errand.node, self.store_at(errand, addresses.clone()));
+                .map(|batch| {
+                    let (node, storing) = (batch.node, self.store_at(batch, addresses.clone()));
                     async move { (node, storing.await) }
                 })
                 .buffer_unordered(NODES_AT_A_TIME);
@@ -183,9 +185,9 @@ impl Mirror {
         let items = keyed.map(|(key, name)| (position_of_key(&key), (key, name)));
         let mut sweep = Sweep::new(items, self.net.dht_counts().await.nodes);
         let mut met = Met::default();
-        while let Some(errands) = self.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
+        while let Some(batches) = self.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
             let mut answers =
-                stream::iter(errands).map(|errand| self.read_at(errand, &authority)).buffer_unordered(NODES_AT_A_TIME);
+                stream::iter(batches).map(|batch| self.read_at(batch, &authority)).buffer_unordered(NODES_AT_A_TIME);
             while let Some(ledgers) = answers.next().await {
                 for (name, ledger) in ledgers {
                     tallies.entry(name).or_default().add(&ledger, now().unix_ms);
@@ -203,8 +205,8 @@ impl Mirror {
             nodes.push((self.net.local(), Vec::new()));
         }
         let asking = stream::iter(nodes).map(move |(node, addresses)| async move {
-            match self.ask(node, &addresses, Request::Providers(key)).await {
-                Ok(Response::Providers(providers)) => providers,
+            match self.ask(node, &addresses, MirrorRequest::Providers(key)).await {
+                Ok(MirrorResponse::Providers(providers)) => providers,
                 _ => Vec::new(),
             }
         });
@@ -218,7 +220,7 @@ impl Mirror {
         sweep: &mut Sweep<T>,
         met: &mut Met,
         key: impl Fn(&T) -> RecordKey,
-    ) -> Option<Vec<Errand<T>>> {
+    ) -> Option<Vec<NodeBatch<T>>> {
         let (target, item) = sweep.next_target()?;
         let mut nodes = self.closest(&key(item)).await;
         nodes.retain(|(node, _)| !met.gone.contains(node));
@@ -230,22 +232,22 @@ impl Mirror {
         if self.member {
             sweep.know(position_of_peer(&self.net.local()), self.net.local());
         }
-        let mut errands = BTreeMap::<PeerId, Vec<T>>::new();
+        let mut batches = BTreeMap::<PeerId, Vec<T>>::new();
         for (item, nodes) in sweep.on_closest(&target, &places) {
             for node in nodes {
-                errands.entry(node).or_default().push(item.clone());
+                batches.entry(node).or_default().push(item.clone());
             }
         }
         let addresses = |node: &PeerId| met.located.get(node).cloned().unwrap_or_default();
-        Some(errands.into_iter().map(|(node, items)| Errand { addresses: addresses(&node), node, items }).collect())
+        Some(batches.into_iter().map(|(node, items)| NodeBatch { addresses: addresses(&node), node, items }).collect())
     }
 
-    async fn read_at(&self, errand: Errand<(RecordKey, Name)>, authority: &Authority) -> Vec<(Name, Ledger)> {
+    async fn read_at(&self, batch: NodeBatch<(RecordKey, Name)>, authority: &Authority) -> Vec<(Name, Ledger)> {
         let mut ledgers = Vec::new();
-        for some in errand.items.chunks(MAX_MIRROR_RECORDS) {
+        for some in batch.items.chunks(MAX_MIRROR_RECORDS) {
             let keys = some.iter().map(|(key, _)| *key).collect();
-            let records = match self.ask(errand.node, &errand.addresses, Request::Read(keys)).await {
-                Ok(Response::Records(records)) if records.len() == some.len() => records,
+            let records = match self.ask(batch.node, &batch.addresses, MirrorRequest::Read(keys)).await {
+                Ok(MirrorResponse::Records(records)) if records.len() == some.len() => records,
                 Ok(_) => continue,
                 Err(_) => return ledgers,
             };
@@ -263,7 +265,12 @@ impl Mirror {
         ledgers
     }
 
-    async fn ask(&self, node: PeerId, addresses: &[Multiaddr], request: Request) -> Result<Response, RequestError> {
+    async fn ask(
+        &self,
+        node: PeerId,
+        addresses: &[Multiaddr],
+        request: MirrorRequest,
+    ) -> Result<MirrorResponse, RequestError> {
         /// Attempts while the node is busy.
         const ATTEMPTS: u32 = 4;
         let asking = async {
@@ -275,7 +282,7 @@ impl Mirror {
             for attempt in 1..ATTEMPTS {
                 match self.net.mirror(node, request.clone()).await? {
                     // What it does not understand, it will not understand the next time.
-                    Response::Refused(refusal) if refusal.code == RefusalCode::Busy => {
+                    MirrorResponse::Refused(refusal) if refusal.code == RefusalCode::Busy => {
                         tokio::time::sleep(Duration::from_millis(50) * attempt * attempt).await
                     }
                     response => return Ok(response),

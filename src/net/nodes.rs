@@ -66,13 +66,13 @@ impl Nodes {
     /// Remembers the run of a node; whether it was not known to be there.
     pub(super) fn is_new_run(&mut self, peer: PeerId, run: Run) -> bool {
         if self.runs.len() >= MAX_RUNS && !self.runs.contains_key(&peer) {
-            // Whoever is left out was not seen to come again, and is filled in time.
+            // If one that was left out comes again, that is not noticed; it is filled in time.
             self.runs.pop_first();
         }
         self.runs.insert(peer, run) != Some(run)
     }
 
-    /// Who is near, and who of them is connected and no master.
+    /// How many nodes are near, and which nodes are connected and no master.
     pub(super) fn neighbours(&self) -> Neighbours {
         let is_peer = |(_, role): &(&PeerId, &Role)| **role == Role::Peer;
         let peers = self.ours.iter().filter(is_peer).map(|(peer, _)| *peer);

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::index::{Call, Request, Response};
+use swarmdex_protocols::index::{Call, IndexRequest, IndexResponse};
 use swarmdex_protocols::{Multiaddr, PeerId, fetch};
 use tokio::sync::oneshot;
 
@@ -53,8 +53,8 @@ impl Net {
         if master == peer {
             return false;
         }
-        let asking = tokio::time::timeout(CALL_PATIENCE, self.index(master, Request::Call(Call { peer })));
-        matches!(asking.await, Ok(Ok(Response::Done))) && connected().await
+        let asking = tokio::time::timeout(CALL_PATIENCE, self.index(master, IndexRequest::Call(Call { peer })));
+        matches!(asking.await, Ok(Ok(IndexResponse::Done))) && connected().await
     }
 
     /// How long a message to a connected node and its answer take at least; zero if that is not known.
@@ -114,8 +114,8 @@ impl Net {
         &self,
         from: PeerId,
         addresses: Vec<Multiaddr>,
-        request: fetch::Request,
-    ) -> Result<fetch::Response, FetchError> {
+        request: fetch::FetchRequest,
+    ) -> Result<fetch::FetchResponse, FetchError> {
         // Nearly all requests of a download are made while there is a connection: those cost one turn of the loop.
         match self.send_fetch(from, request).await {
             Ok(answer) => Ok(answer?),
@@ -134,8 +134,8 @@ impl Net {
     pub async fn fetch_if_connected(
         &self,
         from: PeerId,
-        request: fetch::Request,
-    ) -> Result<fetch::Response, RequestError> {
+        request: fetch::FetchRequest,
+    ) -> Result<fetch::FetchResponse, RequestError> {
         self.send_fetch(from, request).await.unwrap_or(Err(RequestError::Disconnected))
     }
 
@@ -143,8 +143,8 @@ impl Net {
     async fn send_fetch(
         &self,
         from: PeerId,
-        request: fetch::Request,
-    ) -> Result<Result<fetch::Response, RequestError>, fetch::Request> {
+        request: fetch::FetchRequest,
+    ) -> Result<Result<fetch::FetchResponse, RequestError>, fetch::FetchRequest> {
         let ((answer, answered), (unsent, returned)) = (oneshot::channel(), oneshot::channel());
         // A loop that is gone drops both.
         let _ = self.commands.send(Command::Fetch { from, request, answer, unsent }).await;

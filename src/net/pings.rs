@@ -31,19 +31,19 @@ const MOST_INTERVALS: u32 = 3;
 pub(super) struct Pings {
     inner: ping::Behaviour,
     interval: Duration,
-    events: VecDeque<ToSwarm<ping::Event, ControlRequest>>,
+    events: VecDeque<ToSwarm<ping::Event, PingCommand>>,
     waker: Option<Waker>,
 }
 
 /// What the handler of a connection is told.
-pub(super) enum ControlRequest {
+pub(super) enum PingCommand {
     /// Not to ping for so long.
     Rest(Duration),
     /// To ping at once, by this handler, which has not pinged yet.
     Ping(Box<OneWay>),
 }
 
-impl fmt::Debug for ControlRequest {
+impl fmt::Debug for PingCommand {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rest(quiet) => formatter.debug_tuple("Rest").field(quiet).finish(),
@@ -71,7 +71,7 @@ impl Pings {
 
     /// Nothing hangs on a connection: it is not pinged again before so much time has passed.
     pub(super) fn rest(&mut self, peer_id: PeerId, connection: ConnectionId, quiet: Duration) {
-        self.notify(peer_id, connection, ControlRequest::Rest(quiet));
+        self.notify(peer_id, connection, PingCommand::Rest(quiet));
     }
 
     /// Pings over a connection at once, and not when it is time.
@@ -79,11 +79,11 @@ impl Pings {
         let nowhere = Multiaddr::empty();
         // It looks at none of these.
         if let Ok(fresh) = self.inner.handle_established_inbound_connection(connection, peer, &nowhere, &nowhere) {
-            self.notify(peer, connection, ControlRequest::Ping(Box::new(fresh)));
+            self.notify(peer, connection, PingCommand::Ping(Box::new(fresh)));
         }
     }
 
-    fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, event: ControlRequest) {
+    fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, event: PingCommand) {
         self.events.push_back(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(connection), event });
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -157,7 +157,7 @@ impl PingHandler {
 }
 
 impl ConnectionHandler for PingHandler {
-    type FromBehaviour = ControlRequest;
+    type FromBehaviour = PingCommand;
     type ToBehaviour = Result;
     type InboundProtocol = <OneWay as ConnectionHandler>::InboundProtocol;
     type OutboundProtocol = <OneWay as ConnectionHandler>::OutboundProtocol;
@@ -177,16 +177,16 @@ impl ConnectionHandler for PingHandler {
         if self.is_resting(context) { Poll::Pending } else { self.asks.poll(context) }
     }
 
-    fn on_behaviour_event(&mut self, wish: ControlRequest) {
-        match wish {
-            ControlRequest::Rest(quiet) => {
+    fn on_behaviour_event(&mut self, command: PingCommand) {
+        match command {
+            PingCommand::Rest(quiet) => {
                 let until = Instant::now() + quiet;
                 match &mut self.rests {
                     Some(rest) => rest.as_mut().reset(until),
                     None => self.rests = Some(Box::pin(tokio::time::sleep_until(until))),
                 }
             }
-            ControlRequest::Ping(fresh) => (self.asks, self.rests) = (*fresh, None),
+            PingCommand::Ping(fresh) => (self.asks, self.rests) = (*fresh, None),
         }
     }
 

@@ -72,7 +72,7 @@ impl Net {
         receiver
     }
 
-    /// Who of the nodes closest to a key was lost.
+    /// How many of the nodes closest to a key were lost, and how many answer.
     pub async fn reach(&self, key: RecordKey) -> Reached {
         let (answer, answered) = oneshot::channel();
         self.dht(dht::Ask::Reach { key, answer }).await;

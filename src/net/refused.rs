@@ -25,7 +25,7 @@ pub(super) struct Refused(Arc<Mutex<[Refusals; 3]>>);
 impl Refused {
     /// One from there is refused.
     pub(super) fn add(&self, reason: Reason, source: IpAddr) {
-        let word = {
+        let report = {
             // Changed in steps that cannot panic.
             let mut all = lock(&self.0);
             let [handshakes, connections, full] = &mut *all;
@@ -37,15 +37,15 @@ impl Refused {
             refusals.add(source);
             refusals.due(Instant::now())
         };
-        if let Some(word) = word {
-            say(reason, &word.to_string());
+        if let Some(report) = report {
+            say(reason, &report.to_string());
         }
     }
 
     /// Says what has not been said yet.
     pub(super) fn say(&self) {
         let now = Instant::now();
-        let words = {
+        let reports = {
             let mut all = lock(&self.0);
             let [handshakes, connections, full] = &mut *all;
             [
@@ -54,9 +54,9 @@ impl Refused {
                 (Reason::Full, full.due(now)),
             ]
         };
-        for (reason, word) in words {
-            if let Some(word) = word {
-                say(reason, &word.to_string());
+        for (reason, report) in reports {
+            if let Some(report) = report {
+                say(reason, &report.to_string());
             }
         }
     }

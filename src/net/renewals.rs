@@ -1,7 +1,7 @@
 //! Renewals on a stream that stays open.
 //!
 //! Ten thousand members renew five hundred times a second. A stream of its own for each renewal costs its master three
-//! times what the renewal does (`benches/renewals`): so a peer opens one stream and asks on it again and again, one
+//! times what the renewal does (`benches/renewals`). So a peer opens one stream and asks on it again and again, one
 //! question at a time. What is said is what the index protocol says, framed like it. A renewal that agrees is answered
 //! on the task of its connection: to wake the loop of the node for it costs as much again.
 
@@ -17,7 +17,7 @@ use libp2p::swarm::{
     THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
-use swarmdex_protocols::index::{Request, Response};
+use swarmdex_protocols::index::{IndexRequest, IndexResponse};
 
 use super::error::RequestError;
 use super::rpc::codec::Received;
@@ -33,11 +33,11 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What happens on these streams.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum RenewalEvent {
     /// A peer renews; [`Renewals::answer`] is due.
-    Asked { asker: Asker, request: Received<Request> },
+    Asked { asker: Asker, request: Received<IndexRequest> },
     /// What the other side said to a renewal of this node.
-    Answered { peer: PeerId, connection: ConnectionId, answer: Result<Response, Unanswered> },
+    Answered { peer: PeerId, connection: ConnectionId, answer: Result<IndexResponse, Unanswered> },
 }
 
 /// Who renews, where, and with which question.
@@ -49,13 +49,13 @@ pub(super) struct Asker {
 }
 
 /// Answers questions on a connection's own task, without the loop of the node, as long as it can.
-pub(super) type Standing = Arc<dyn Fn(&Request) -> Option<Response> + Send + Sync>;
+pub(super) type StandingAnswer = Arc<dyn Fn(&IndexRequest) -> Option<IndexResponse> + Send + Sync>;
 
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Unanswered {
     /// The other side knows no such stream, or broke it off at the first question. That comes back.
-    Unsupported(Request),
+    Unsupported(IndexRequest),
     /// Anything else.
     Failed(RequestError),
 }
@@ -67,13 +67,13 @@ pub(super) struct Renewals {
     connections: HashMap<PeerId, Vec<ConnectionId>>,
     /// Whom this node waits for, and on which connection.
     asked: HashMap<PeerId, ConnectionId>,
-    events: VecDeque<ToSwarm<Event, Say>>,
+    events: VecDeque<ToSwarm<RenewalEvent, Say>>,
     waker: Option<Waker>,
 }
 
 impl Renewals {
     /// Asks a connected node. One question at a time: a second one before the answer is refused.
-    pub(super) fn ask(&mut self, peer: PeerId, request: Request) -> Result<(), RequestError> {
+    pub(super) fn ask(&mut self, peer: PeerId, request: IndexRequest) -> Result<(), RequestError> {
         if self.asked.contains_key(&peer) {
             return Err(RequestError::Busy);
         }
@@ -84,7 +84,7 @@ impl Renewals {
     }
 
     /// Answers who asked; with a standing, it answers later questions there first.
-    pub(super) fn answer(&mut self, asker: Asker, response: Response, standing: Option<Standing>) {
+    pub(super) fn answer(&mut self, asker: Asker, response: IndexResponse, standing: Option<StandingAnswer>) {
         self.say(asker.peer, asker.connection, Say::Answer(asker.question, response, standing));
     }
 
@@ -107,17 +107,17 @@ impl Renewals {
         }
     }
 
-    fn on_answer(&mut self, peer: PeerId, connection: ConnectionId, answer: Result<Response, Unanswered>) {
+    fn on_answer(&mut self, peer: PeerId, connection: ConnectionId, answer: Result<IndexResponse, Unanswered>) {
         if self.asked.get(&peer) == Some(&connection) {
             self.asked.remove(&peer);
-            self.events.push_back(ToSwarm::GenerateEvent(Event::Answered { peer, connection, answer }));
+            self.events.push_back(ToSwarm::GenerateEvent(RenewalEvent::Answered { peer, connection, answer }));
         }
     }
 }
 
 impl NetworkBehaviour for Renewals {
     type ConnectionHandler = RenewalHandler;
-    type ToSwarm = Event;
+    type ToSwarm = RenewalEvent;
 
     fn handle_established_inbound_connection(
         &mut self,
@@ -156,7 +156,7 @@ impl NetworkBehaviour for Renewals {
         match event {
             HandlerEvent::Asked(question, request) => {
                 let asker = Asker { peer, connection, question };
-                self.events.push_back(ToSwarm::GenerateEvent(Event::Asked { asker, request }));
+                self.events.push_back(ToSwarm::GenerateEvent(RenewalEvent::Asked { asker, request }));
             }
             HandlerEvent::Answered(answer) => self.on_answer(peer, connection, answer),
         }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use swarmdex_protocols::index::{Request, Response};
+use swarmdex_protocols::index::{IndexRequest, IndexResponse};
 
 use super::index::Master;
 use crate::storage::library::Library;
 
 /// Answers lookups and searches for names that this node owns, from memory.
-pub type OwnedNames = Arc<dyn Fn(Request) -> Response + Send + Sync>;
+pub type OwnedNames = Arc<dyn Fn(IndexRequest) -> IndexResponse + Send + Sync>;
 
 /// What the swarm serves to others.
 pub struct Services {

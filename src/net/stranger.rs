@@ -9,11 +9,11 @@ use libp2p::request_response::{self, Message, ProtocolSupport};
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{self, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm};
-use swarmdex_protocols::index::{Followed, Request, Response};
+use swarmdex_protocols::index::{Followed, IndexRequest, IndexResponse};
 
 use super::probe;
 use super::rpc::codec::IndexCodec;
-use super::rpc::{Index, Protocol};
+use super::rpc::{IndexProtocol, Protocol};
 
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ async fn ask(address: Multiaddr, peer: PeerId) -> Option<Followed> {
     let config = request_response::Config::default().with_request_timeout(PATIENCE);
     let index = request_response::Behaviour::with_codec(
         IndexCodec::default(),
-        [(Index::ID, ProtocolSupport::Outbound)],
+        [(IndexProtocol::ID, ProtocolSupport::Outbound)],
         config,
     );
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(PATIENCE);
@@ -37,14 +37,14 @@ async fn ask(address: Multiaddr, peer: PeerId) -> Option<Followed> {
     loop {
         match swarm.select_next_some().await {
             SwarmEvent::ConnectionEstablished { .. } => {
-                swarm.behaviour_mut().send_request(&peer, Ok(Request::Master));
+                swarm.behaviour_mut().send_request(&peer, Ok(IndexRequest::Master));
             }
             SwarmEvent::Behaviour(request_response::Event::Message {
                 message: Message::Response { response, .. },
                 ..
             }) => {
                 return match response {
-                    Ok(Response::Master(followed)) => Some(followed),
+                    Ok(IndexResponse::Master(followed)) => Some(followed),
                     _ => None,
                 };
             }

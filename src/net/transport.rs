@@ -1,5 +1,5 @@
-//! Connections over TCP: TLS 1.3 as libp2p specifies it, with the cipher that the processor is fastest at, and buffers
-//! above and below that make large reads and writes of many small ones.
+//! Connections over TCP: TLS 1.3 as libp2p specifies it, with the cipher that the processor is fastest at. Buffers
+//! above and below make large reads and writes of many small ones.
 //!
 //! `libp2p::tls` speaks the same protocol, but prefers ChaCha20 wherever it runs. It writes each frame of the muxer by
 //! itself, and reads 4 KiB at a time. About half of the processor time of a download went there. Handshake,
@@ -121,8 +121,8 @@ fn provider() -> CryptoProvider {
     CryptoProvider { cipher_suites: suites, ..aws_lc_rs::default_provider() }
 }
 
-/// Whether the processor encrypts two blocks at a time, and not four: ring knows how to use the former (6.6 GB/s instead of
-/// 3.3 on an AMD EPYC of the third generation), AWS-LC the latter.
+/// Whether the processor encrypts two blocks at a time, and not four. Two are what ring makes use of (6.6 GB/s and not 3.3
+/// on an AMD EPYC of the third generation); four are what AWS-LC does.
 fn has_wide_aes() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("vaes")

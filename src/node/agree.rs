@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use crate::clock::sleep_until;
 use crate::net::{Came, Differences, Mirror, Net, leisure, position_of_key, position_of_peer};
 use crate::state::arrivals::Arrivals;
-use crate::state::publish::{Places, Position, Publications};
+use crate::state::publish::{KeySpace, Position, Publications};
 
 /// Where Kademlia has keys and nodes.
-const PLACES: Places = Places { key: position_of_key, peer: position_of_peer };
+const PLACES: KeySpace = KeySpace { key: position_of_key, peer: position_of_peer };
 
 /// Nodes that are asked at a time.
 const ASKED_AT_A_TIME: usize = 8;
@@ -105,7 +105,7 @@ impl Agreement {
     /// Waits until [`Agreement::advance`] has something to do.
     pub(super) async fn ready(&mut self) -> AgreementEvent {
         let idle = self.running.is_empty().then(|| self.read_back.map_or(self.due, |at| at.min(self.due)));
-        let arrival = self.arrivals.poll_timeout().map(|(at, _)| at).filter(|_| self.filling.len() < FILLED_AT_A_TIME);
+        let arrival = self.arrivals.poll_timeout().filter(|_| self.filling.len() < FILLED_AT_A_TIME);
         loop {
             tokio::select! {
                 came = self.came.recv() => match came {

@@ -70,11 +70,11 @@ pub(super) fn recall(shares: &ShareTable, config: &Config) {
 
 /// Looks at downloads that nobody waited for, before they could be shared as if their user had changed them. If that takes longer (all of
 /// a large one has to be read, or a disk does not answer) it goes on beside everything else.
-pub(super) fn settle(home: PathBuf) {
+pub(super) fn settle(home: PathBuf, threads: usize) {
     let (done, is_done) = std::sync::mpsc::channel::<()>();
     let settling = move || {
         let _done = done;
-        if let Err(error) = copies::settle(&home, Path::new("/")) {
+        if let Err(error) = copies::settle(&home, Path::new("/"), threads) {
             tracing::warn!(%error, "what was downloaded is not known to be on disk");
         }
     };

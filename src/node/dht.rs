@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, Stream, StreamExt, stream};
-use swarmdex_protocols::index::{Lookup, Member, Owned, RefusalCode, Request, Response, Search};
+use swarmdex_protocols::index::{IndexRequest, IndexResponse, Lookup, Member, Owned, RefusalCode, Search};
 use swarmdex_protocols::ledger::Standing;
 use swarmdex_protocols::limits::{MAX_HOLDERS, MAX_PAGE_ENTRIES, MAX_PROVIDERS};
 use swarmdex_protocols::{
@@ -67,13 +67,13 @@ impl Dht {
     /// What the network says of one name.
     pub(super) async fn lookup(&self, name: &Name) -> Result<Checked, Error> {
         let authority = self.authority()?;
-        let request = Request::Lookup(Lookup { name: name.as_str().to_owned() });
+        let request = IndexRequest::Lookup(Lookup { name: name.as_str().to_owned() });
         let (mut tally, reach) = match self.mirror.find(name).await {
             // A certificate is what the master signed. What is over, or claimed, takes more voices.
             Some(tally) if matches!(tally.standing(), Standing::Certified(_)) => (tally, Reached::default()),
             _ => self.record(name, &authority).await,
         };
-        if let Response::Owned(owned) = (self.own)(request) {
+        if let IndexResponse::Owned(owned) = (self.own)(request) {
             let local = self.net.local();
             let own = owned.statements.into_iter().filter_map(|statement| believed(statement, &local, &authority));
             own.for_each(|ledger| tally.add(&ledger, unix_ms()));
@@ -140,11 +140,11 @@ impl Dht {
         let keys = RecordKey::of_owner(&authority.network, name);
         let searches = keys.map(|key| self.found_under(key, OWNERS_OF_NAME, PROVIDER_PATIENCE));
         let owners: BTreeSet<_> = futures::future::join_all(searches).await.into_iter().flatten().collect();
-        let request = Request::Lookup(Lookup { name: name.as_str().to_owned() });
+        let request = IndexRequest::Lookup(Lookup { name: name.as_str().to_owned() });
         let asking: Vec<_> = owners.into_iter().map(|owner| self.ask_owner(owner, request.clone()).boxed()).collect();
         let mut answers = stream::iter(asking).buffer_unordered(OWNERS_OF_NAME);
         while let Some(answer) = answers.next().await {
-            let Some((owner, Response::Owned(owned))) = answer else { continue };
+            let Some((owner, IndexResponse::Owned(owned))) = answer else { continue };
             for statement in owned.statements.into_iter().take(1) {
                 if let Some(ledger) = believed(statement, &owner, authority)
                     && ledger.statements().all(|statement| statement.name() == name)
@@ -170,7 +170,7 @@ impl Dht {
         found
     }
 
-    async fn ask_owner(&self, owner: PeerId, request: Request) -> Option<(PeerId, Response)> {
+    async fn ask_owner(&self, owner: PeerId, request: IndexRequest) -> Option<(PeerId, IndexResponse)> {
         let asking = async {
             let addresses = self.net.locate(owner).await;
             self.net.connect(Some(owner), addresses).await.ok()?;
@@ -280,7 +280,7 @@ impl Dht {
             // At most 500, see the limit.
             let wanted = left.names.clamp(1, MAX_PAGE_ENTRIES);
             let search = Search { query: query.to_owned(), cursor, limit: wanted as u32, rule: Rule::Second };
-            let request = Request::Search(search);
+            let request = IndexRequest::Search(search);
             let Some(page) = self.owned_page(owner, request, cursor.is_some()).await else {
                 // What it did not come to is missing; one that never answered is gone with its names.
                 return cursor.is_some().then(|| (Proved { proved: Vec::new(), cut: true }, None));
@@ -296,15 +296,15 @@ impl Dht {
 
     /// A page of what an owner says of its own names; `None` if there is no answer. One that is busy is asked again, and
     /// so is one that answered for an earlier page.
-    async fn owned_page(&self, owner: PeerId, request: Request, answered: bool) -> Option<Owned> {
+    async fn owned_page(&self, owner: PeerId, request: IndexRequest, answered: bool) -> Option<Owned> {
         if owner == self.net.local() {
-            let Response::Owned(page) = (self.own)(request) else { return None };
+            let IndexResponse::Owned(page) = (self.own)(request) else { return None };
             return Some(page);
         }
         for attempt in 1..=PAGE_ATTEMPTS {
             match self.ask_owner(owner, request.clone()).await {
-                Some((_, Response::Owned(page))) => return Some(page),
-                Some((_, Response::Refused(refusal))) if refusal.code == RefusalCode::Busy => {}
+                Some((_, IndexResponse::Owned(page))) => return Some(page),
+                Some((_, IndexResponse::Refused(refusal))) if refusal.code == RefusalCode::Busy => {}
                 None if answered => {}
                 _ => return None,
             }

@@ -194,6 +194,14 @@ pub enum Error {
         "no master was found; name one by --master /ip4/ADDRESS/tcp/4747, or start one on this network by --role master"
     )]
     NoMaster,
+    /// No master is known, and no bootstrap node can be reached.
+    #[error(
+        "no master was found, and the network cannot be entered: {reason}; correct --bootstrap, or name the master by --master"
+    )]
+    NoEntrance {
+        /// What each address came to, four of them at most.
+        reason: String,
+    },
     /// Neither a master nor another node can be asked.
     #[error("no other node of the network can be reached; name one by --bootstrap or --master")]
     NoNodes,
@@ -324,6 +332,7 @@ impl Error {
             | Self::NoHolder { .. }
             | Self::ContentGone { .. } => ErrorKind::NotFound,
             Self::NoMaster
+            | Self::NoEntrance { .. }
             | Self::NoNodes
             | Self::Unsure { .. }
             | Self::MasterUnreachable { .. }

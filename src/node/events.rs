@@ -160,8 +160,8 @@ pub enum Happened {
 pub enum Notice {
     /// The next event.
     Event(Event),
-    /// So many events before the next one are not kept any more. 0 if the number to go on from is of an earlier run of
-    /// the node: then all that is kept follows.
+    /// Some events before the next one are not kept any more. 0 if the number to go on from is of an earlier run of the
+    /// node: then all that is kept follows.
     Missed {
         /// How many.
         missed: u64,
@@ -234,7 +234,7 @@ impl Events {
         EventStream { kept: self.kept.clone(), last, next, is_earlier }
     }
 
-    /// What changes of members is told of by the master's side of the index.
+    /// The hook by which the master's side of the index reports changes of members.
     pub(super) fn of_members(&self) -> MemberChanges {
         let events = self.clone();
         Arc::new(move |peer_id, change| {
@@ -262,7 +262,7 @@ impl Events {
         }
     }
 
-    /// A download begins. Its end is told of by what is returned, also if it is dropped.
+    /// A download begins. The value that is returned reports its end, even when it is dropped.
     pub(super) fn on_download(&self, request: &GetRequest) -> DownloadWatch {
         let download = self.downloads.fetch_add(1, Ordering::Relaxed) + 1;
         self.tell(Happened::DownloadBegun { download, name: shorten(&request.name), recursive: request.recursive });

@@ -175,7 +175,9 @@ impl Looker<'_> {
     }
 
     fn hash(&self, rest: &str) -> Option<ContentId> {
-        let hashed = hash_file(&self.root.join(rest), thread_count(0), &AtomicU64::new(0), self.cancel).ok()?;
+        let hashed =
+            hash_file(&self.root.join(rest), thread_count(self.record.threads()), &AtomicU64::new(0), self.cancel)
+                .ok()?;
         Some(hashed.content)
     }
 
@@ -230,7 +232,8 @@ pub(super) fn remove(root: &Path, record: &Record, gone: Vec<Gone>) -> Removed {
 /// Whether a copy could be removed; `None` if it is not there.
 fn remove_one(root: &Path, record: &Record, rest: &str) -> Option<bool> {
     let now = FileStamp::of(&metadata_below(root, rest)?);
-    let hash = || hash_file(&root.join(rest), thread_count(0), &AtomicU64::new(0), &AtomicBool::new(false)).ok();
+    let threads = thread_count(record.threads());
+    let hash = || hash_file(&root.join(rest), threads, &AtomicU64::new(0), &AtomicBool::new(false)).ok();
     let own = record.untouched(rest, &now).is_some()
         || hash().is_some_and(|hashed| hashed.stamp == now && record.wrote(rest, &hashed.content));
     if !own {

@@ -240,13 +240,13 @@ impl Keeper {
             }
             self.more.extend(self.unheard.iter().cloned());
         }
-        match self.changes.poll(now) {
+        match self.changes.poll_action(now) {
             Some(Rested::Paths(paths)) => self.update(paths, true).await,
             // Folders that came back are not watched any more.
             Some(Rested::Everything) => self.watch_roots(true).await,
             None => {}
         }
-        let restless = self.restless.poll(now);
+        let restless = self.restless.take_due(now);
         self.update(restless, false).await;
         // One at a time: what comes meanwhile is not to wait for all of them.
         if let Some(path) = self.more.pop_first() {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use swarmdex_protocols::address::{is_dialable, is_tcp, preferred};
-use swarmdex_protocols::index::{Request, Response};
+use swarmdex_protocols::index::{IndexRequest, IndexResponse};
 use swarmdex_protocols::{Multiaddr, RecordKey};
 
 use super::Phase;
@@ -21,8 +21,8 @@ const FIRST_CHECK: Duration = Duration::from_secs(1);
 const MAX_KNOCKS: usize = 4;
 /// How long each check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
-/// Of two twins that find each other, the one that listens at the lesser address knocks in every check, the other in
-/// each of so many. Two that knock at each other all the time cannot be told from one that reaches itself.
+/// Of two twins that find each other, the one with the lesser address knocks in every check, and the other in one of
+/// this many. Two that knock at each other all the time cannot be told from one that reaches itself.
 const SELDOM: u32 = 4;
 /// Checks of a member in the time in which records are published once: its master notices by itself.
 const CHECKS_OF_MEMBER: u32 = 1;
@@ -153,7 +153,8 @@ impl Lookout {
             // Nobody there, or this node itself by a detour.
             let Some(theirs) = reign.filter(|theirs| theirs.run != self.context.net.run()) else { continue };
             self.context.twins.on_met(&address);
-            let Ok(Response::Master(own)) = self.context.net.index(self.context.net.local(), Request::Master).await
+            let Ok(IndexResponse::Master(own)) =
+                self.context.net.index(self.context.net.local(), IndexRequest::Master).await
             else {
                 return;
             };

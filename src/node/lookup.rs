@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::index::{
-    Cursor, Found as FoundName, Lookup, Member, Page, Peers, RefusalCode, Report, Request, Response, Search,
+    Cursor, Found as FoundName, IndexRequest, IndexResponse, Lookup, Member, Page, Peers, RefusalCode, Report, Search,
 };
 use swarmdex_protocols::limits::{MAX_ADDRESSES, MAX_HOLDERS, MAX_MEMBERS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::statement::Invalid;
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::answer::{Checked, Listing};
 use super::dht::Dht;
+use super::entrances::Entrances;
 use super::types::{EntryInfo, HolderInfo, LookupInfo, MasterState, PeerInfo, PeerState, SearchInfo, Source};
 use super::{Error, ErrorKind, shorten};
 use crate::clock::sleep_until;
@@ -37,6 +38,7 @@ pub(super) struct Questions {
     pub(super) network: Network,
     pub(super) master: watch::Receiver<MasterState>,
     pub(super) dht: Dht,
+    pub(super) entrances: Entrances,
 }
 
 impl Questions {
@@ -47,20 +49,20 @@ impl Questions {
         let settled = match tokio::time::timeout(JOIN_PATIENCE, settled).await {
             Ok(Ok(state)) => state.clone(),
             Ok(Err(_)) => return Err(Error::ShuttingDown),
-            Err(_) => return Err(Error::NoMaster),
+            Err(_) => return Err(self.explain(Error::NoMaster)),
         };
         match settled {
             MasterState::Own => Ok(self.net.local()),
             MasterState::Joined { peer_id } => Ok(peer_id),
             MasterState::Unreachable { reason, .. } => Err(Error::MasterUnreachable { reason }),
-            MasterState::Unknown => Err(Error::NoMaster),
+            MasterState::Unknown => Err(self.explain(Error::NoMaster)),
         }
     }
 
-    async fn ask(&self, request: Request) -> Result<(PeerId, Response), Error> {
+    async fn ask(&self, request: IndexRequest) -> Result<(PeerId, IndexResponse), Error> {
         let master = self.master().await?;
         match self.net.index(master, request).await? {
-            Response::Refused(refusal) => Err(Error::Refused(refusal)),
+            IndexResponse::Refused(refusal) => Err(Error::Refused(refusal)),
             response => Ok((master, response)),
         }
     }
@@ -97,13 +99,14 @@ impl Questions {
         }
     }
 
-    /// With no node of the DHT to ask, it is the master that the user misses.
+    /// With no node of the DHT to ask, it is the master that the user misses; and with no master, the way into the network.
     fn explain(&self, error: Error) -> Error {
-        match (error, &*self.master.borrow()) {
-            (Error::NoNodes, MasterState::Unreachable { reason, .. }) => {
+        match (error, &*self.master.borrow(), self.entrances.reason()) {
+            (Error::NoNodes, MasterState::Unreachable { reason, .. }, _) => {
                 Error::MasterUnreachable { reason: reason.clone() }
             }
-            (error, _) => error,
+            (Error::NoMaster, _, Some(reason)) => Error::NoEntrance { reason },
+            (error, ..) => error,
         }
     }
 
@@ -132,9 +135,9 @@ impl Questions {
     }
 
     async fn lookup_at_master(&self, name: &Name) -> Result<Checked, Error> {
-        let request = Request::Lookup(Lookup { name: name.as_str().to_owned() });
+        let request = IndexRequest::Lookup(Lookup { name: name.as_str().to_owned() });
         let (master, found) = match self.ask(request).await {
-            Ok((master, Response::Found(found))) => (master, found),
+            Ok((master, IndexResponse::Found(found))) => (master, found),
             Ok(_) => return Err(Error::Answer),
             Err(Error::Refused(refusal)) if refusal.code == RefusalCode::NotFound => {
                 return Err(Error::NotFound { name: shorten(name.as_str()) });
@@ -227,13 +230,13 @@ impl Questions {
     async fn page(&self, query: &str, cursor: Option<Cursor>, limit: usize) -> Result<Page, Error> {
         // At most 500, see the limit.
         let limit = limit.clamp(1, MAX_PAGE_ENTRIES) as u32;
-        let request = Request::Search(Search { query: query.to_owned(), cursor, limit, rule: Rule::Second });
+        let request = IndexRequest::Search(Search { query: query.to_owned(), cursor, limit, rule: Rule::Second });
         let mut attempt = 1;
         loop {
             match self.ask(request.clone()).await {
-                Ok((_, Response::Page(page))) => return Ok(page),
+                Ok((_, IndexResponse::Page(page))) => return Ok(page),
                 Ok(_) => return Err(Error::Answer),
-                // Of the first page the DHT has an answer, too.
+                // For the first page there is an answer of the DHT, too.
                 Err(Error::Refused(refusal))
                     if refusal.code == RefusalCode::Busy && cursor.is_some() && attempt < PAGE_ATTEMPTS =>
                 {
@@ -250,7 +253,7 @@ impl Questions {
         let mut peers: Vec<PeerInfo> = Vec::new();
         let mut after = None;
         for _ in 0..MAX_PAGES {
-            let (_, Response::Members(mut members)) = self.ask(Request::Peers(Peers { after })).await? else {
+            let (_, IndexResponse::Members(mut members)) = self.ask(IndexRequest::Peers(Peers { after })).await? else {
                 return Err(Error::Answer);
             };
             members.truncate(MAX_MEMBERS);
@@ -271,7 +274,7 @@ impl Questions {
 
     /// Tells the master that a holder cannot be reached.
     pub(super) async fn report(&self, peer: PeerId) -> Result<(), Error> {
-        self.ask(Request::Report(Report { peer })).await.map(drop)
+        self.ask(IndexRequest::Report(Report { peer })).await.map(drop)
     }
 }
 

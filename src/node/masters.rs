@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 use swarmdex_protocols::address::is_dialable;
-use swarmdex_protocols::index::{Followed, Request, Response};
+use swarmdex_protocols::index::{Followed, IndexRequest, IndexResponse};
 use swarmdex_protocols::{Multiaddr, PeerId};
 
 use super::Phase;
@@ -148,8 +148,8 @@ impl Census {
 /// are left out.
 pub(super) async fn ask_all(net: &Net, peers: Vec<PeerId>) -> Vec<(PeerId, Followed)> {
     let asking = stream::iter(peers).map(|peer| async move {
-        match tokio::time::timeout(ASK_TIMEOUT, net.index(peer, Request::Master)).await {
-            Ok(Ok(Response::Master(followed))) => Some((peer, followed)),
+        match tokio::time::timeout(ASK_TIMEOUT, net.index(peer, IndexRequest::Master)).await {
+            Ok(Ok(IndexResponse::Master(followed))) => Some((peer, followed)),
             _ => None,
         }
     });

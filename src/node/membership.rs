@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use failed::Failed;
 pub(super) use find::Finder;
 use swarmdex_protocols::index::{
-    Announce, Fingerprint, Join, Leave, Offer, RefusalCode, Request, Response, Revoke, Sequence, Session,
+    Announce, Fingerprint, IndexRequest, IndexResponse, Join, Leave, Offer, RefusalCode, Revoke, Sequence, Session,
 };
 use swarmdex_protocols::{Authority, Name, PeerId};
 use tokio::sync::{broadcast, watch};
@@ -160,7 +160,7 @@ impl Membership {
             if news {
                 shares.borrow_and_update();
                 self.context.standings.lock().look_again();
-                if self.tell(&mut member, &mut asked).await? == Told::Rejoin {
+                if self.tell(&mut member, &mut asked).await? == ReportOutcome::Rejoin {
                     member = self.rejoin(&member).await?;
                     continue;
                 }
@@ -209,7 +209,7 @@ impl Membership {
         if *self.context.phase.borrow() == Phase::CutOff {
             return;
         }
-        let leave = self.context.net.index(master, Request::Leave(Leave { session }));
+        let leave = self.context.net.index(master, IndexRequest::Leave(Leave { session }));
         match tokio::time::timeout(LEAVE_TIMEOUT, leave).await {
             Ok(Ok(_)) => tracing::debug!("the master knows that this node leaves"),
             Ok(Err(error)) => tracing::info!(%error, "the master could not be told that this node leaves"),
@@ -218,28 +218,28 @@ impl Membership {
     }
 
     /// Tells the master everything that it does not know.
-    async fn tell(&self, member: &mut Member, asked: &mut watch::Receiver<u64>) -> Result<Told, Failed> {
+    async fn tell(&self, member: &mut Member, asked: &mut watch::Receiver<u64>) -> Result<ReportOutcome, Failed> {
         if let Some(share) = member.returning.take()
-            && self.take_back(member, &share).await? == Told::Rejoin
+            && self.take_back(member, &share).await? == ReportOutcome::Rejoin
         {
-            return Ok(Told::Rejoin);
+            return Ok(ReportOutcome::Rejoin);
         }
         loop {
             // What is asked for from here on is news of its own; what came before is looked at.
             asked.borrow_and_update();
             let Some(batch) = self.next_batch().await else { break };
-            if self.send(member, batch).await? == Told::Rejoin {
-                return Ok(Told::Rejoin);
+            if self.send(member, batch).await? == ReportOutcome::Rejoin {
+                return Ok(ReportOutcome::Rejoin);
             }
             if *self.context.phase.borrow() > Phase::Runs {
                 break;
             }
             // Between two changes both hold the same as well; very many of them take longer than a lease.
             if member.renewal <= tokio::time::Instant::now() && self.renew(member).await? == Renewed::Hopeless {
-                return Ok(Told::Rejoin);
+                return Ok(ReportOutcome::Rejoin);
             }
         }
-        Ok(Told::All)
+        Ok(ReportOutcome::All)
     }
 
     /// Joins once more, to tell everything anew: master and node do not hold the same.
@@ -268,8 +268,8 @@ impl Membership {
             machine: self.machine,
             again,
         };
-        let joined = match self.ask(master, Request::Join(join)).await? {
-            Response::Joined(joined) => joined,
+        let joined = match self.ask(master, IndexRequest::Join(join)).await? {
+            IndexResponse::Joined(joined) => joined,
             _ => return Err(Failed::Misfit),
         };
         let share = entries.iter().map(|entry| (&entry.name, &entry.content, entry.size));
@@ -309,22 +309,22 @@ impl Membership {
         signing.await.ok().map(|offers| Batch::Announce { offers, last })
     }
 
-    async fn send(&self, member: &mut Member, batch: Batch) -> Result<Told, Failed> {
+    async fn send(&self, member: &mut Member, batch: Batch) -> Result<ReportOutcome, Failed> {
         member.sequence.0 += 1;
         let Member { master, session, sequence, .. } = *member;
         let fits = match batch {
             Batch::Announce { offers, last } => {
                 let announce =
                     Announce { session, sequence, offers: offers.clone(), last: last.is_some(), total: last };
-                let verdicts = match self.ask(master, Request::Announce(announce)).await {
-                    Ok(Response::Announced(verdicts)) => verdicts,
+                let verdicts = match self.ask(master, IndexRequest::Announce(announce)).await {
+                    Ok(IndexResponse::Announced(verdicts)) => verdicts,
                     Ok(_) => return Err(Failed::Misfit),
                     Err(failed) if failed.code() == Some(RefusalCode::Differs) => {
                         tracing::warn!(
                             reason = failed.to_string(),
                             "the master did not get the whole report; it is sent again"
                         );
-                        return Ok(Told::Rejoin);
+                        return Ok(ReportOutcome::Rejoin);
                     }
                     Err(failed) => return Err(failed),
                 };
@@ -342,8 +342,8 @@ impl Membership {
                 fits
             }
             Batch::Revoke(names) => {
-                let request = Request::Revoke(Revoke { session, sequence, names: names.clone() });
-                let Response::Revoked(outcomes) = self.ask(master, request).await? else {
+                let request = IndexRequest::Revoke(Revoke { session, sequence, names: names.clone() });
+                let IndexResponse::Revoked(outcomes) = self.ask(master, request).await? else {
                     return Err(Failed::Misfit);
                 };
                 let fits = self.context.standings.change(|announcer| announcer.on_revoked(&names, &outcomes));
@@ -352,7 +352,7 @@ impl Membership {
                 fits
             }
         };
-        if fits { Ok(Told::All) } else { Err(Failed::Misfit) }
+        if fits { Ok(ReportOutcome::All) } else { Err(Failed::Misfit) }
     }
 
     /// Logs which names are another's or were refused; how many.
@@ -370,20 +370,21 @@ impl Membership {
         lost
     }
 
-    /// Asks the master; what it is too busy for is asked again a few times. One that answers pings and has not answered this in
-    /// time is busy as well: to leave it would have all its members connect again, and claim what it is about to grant. Whatever
-    /// changes something has a number, so that it is done once. Whoever does not answer pings is disconnected.
-    async fn ask(&self, master: PeerId, request: Request) -> Result<Response, Failed> {
+    /// Asks the master; what it is too busy for is asked again a few times. One that answers pings and has not answered
+    /// this in time is busy as well. If its members left it they would all connect again, and claim what it is about to
+    /// grant. Whatever changes something has a number, so that it is done once. Whoever does not answer pings is
+    /// disconnected.
+    async fn ask(&self, master: PeerId, request: IndexRequest) -> Result<IndexResponse, Failed> {
         /// Attempts while the master is busy.
         const ATTEMPTS: usize = 5;
         let mut backoff =
             Backoff::new(Duration::from_secs(2), u64::from_le_bytes(key_bytes(&self.context.net.local())));
         for attempt in 1.. {
             match self.context.net.index(master, request.clone()).await {
-                Ok(Response::Refused(refusal)) if refusal.code == RefusalCode::Busy && attempt < ATTEMPTS => {
+                Ok(IndexResponse::Refused(refusal)) if refusal.code == RefusalCode::Busy && attempt < ATTEMPTS => {
                     tokio::time::sleep(backoff.pause()).await;
                 }
-                Ok(Response::Refused(refusal)) => {
+                Ok(IndexResponse::Refused(refusal)) => {
                     if refusal.code == RefusalCode::Twin {
                         self.context.twins.on_refused(&refusal.reason);
                     }
@@ -436,7 +437,7 @@ enum Renewed {
 
 /// What telling the master came to.
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
+enum ReportOutcome {
     /// It knows.
     All,
     /// It counts otherwise: everything is told anew, in a new session.

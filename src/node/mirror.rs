@@ -122,7 +122,7 @@ impl MirrorTask {
         // How far tombstones were published again, and which claim was tried last.
         let (mut older, mut tried) = (None, None);
         loop {
-            let due = publications.poll_timeout().map(|(at, _)| at);
+            let due = publications.poll_timeout();
             tokio::select! {
                 changed = shares.changed() => if changed.is_err() { return },
                 changed = said.changed() => if changed.is_err() { return },
@@ -147,12 +147,12 @@ impl MirrorTask {
             // A twin publishes nothing: it would take the place of what the member with this identity publishes.
             self.context.twins.admitted().await;
             let of = [*shares.borrow_and_update(), *said.borrow_and_update(), *held.borrow_and_update()];
-            let alone = matches!(*master.borrow_and_update(), MasterState::Unreachable { .. });
-            self.give_up(alone).await;
-            let claimed = !alone || self.claim(&mut tried).await;
+            let masterless = matches!(*master.borrow_and_update(), MasterState::Unreachable { .. });
+            self.give_up(masterless).await;
+            let claimed = !masterless || self.claim(&mut tried).await;
             again = (!claimed).then(|| Instant::now() + CLAIM_AGAIN);
             let now = Instant::now();
-            publications.set_alone(alone, now);
+            publications.set_masterless(masterless, now);
             for (key, what) in follower.changes(publications.has_room_again()).await {
                 publications.want(key, what, now);
             }
@@ -318,17 +318,17 @@ impl MirrorTask {
     }
 
     /// Withdraws claims that are over and, without a master, revokes certificates of names that are no longer shared.
-    async fn give_up(&self, alone: bool) {
+    async fn give_up(&self, masterless: bool) {
         // What is not yet found again after a start is not given up. While there is a master, it is told what is no longer
         // shared, and only claims are withdrawn here.
-        if !*self.complete.borrow() || !(alone || self.context.standings.lock().has_claims()) {
+        if !*self.complete.borrow() || !(masterless || self.context.standings.lock().has_claims()) {
             return;
         }
         let entries = self.context.library.shares.entries();
         let shared = |name: &Name| entries.binary_search_by(|entry| entry.name.cmp(name)).is_ok();
         let (certificates, claims) = self.context.standings.lock().to_give_up(shared);
         let unix_ms = unix_ms();
-        let revoked = certificates.into_iter().take(if alone { CLAIMS } else { 0 }).filter_map(|certificate| {
+        let revoked = certificates.into_iter().take(if masterless { CLAIMS } else { 0 }).filter_map(|certificate| {
             Revocation::sign(certificate, self.context.network(), &self.context.keypair, unix_ms)
                 .ok()
                 .map(Statement::Revocation)

@@ -7,6 +7,7 @@ mod begin;
 mod context;
 mod counts;
 mod dht;
+mod entrances;
 mod error;
 mod events;
 mod fetch;
@@ -64,7 +65,7 @@ use crate::storage::index::IndexStore;
 use crate::storage::library::Library;
 use crate::storage::shares::ShareTable;
 pub(crate) use crate::storage::shares::check_patterns;
-use crate::tasks::Failures;
+use crate::tasks::{Chores, Failures};
 
 /// A running node. Clones are handles to the same node; it runs until [`Node::shutdown`].
 #[derive(Debug, Clone)]
@@ -135,6 +136,8 @@ struct Life {
     /// `None` while it runs; then whether it stopped as asked.
     ended: watch::Sender<Option<bool>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// What downloads say to others without waiting for it.
+    chores: Chores,
     failures: Failures,
     network: tokio::task::AbortHandle,
     /// Holds the lock.
@@ -322,6 +325,7 @@ impl Node {
             let index = index.clone();
             whole &= tokio::task::spawn_blocking(move || index.close()).await.is_ok();
         }
+        life.chores.end();
         life.ended.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(true)).is_some());
         self.inner.events.close();
         if whole && !life.failures.is_over() { Ok(()) } else { Err(Error::Bug) }
@@ -331,6 +335,7 @@ impl Node {
     pub fn abort(&self) {
         // First, or the farewell would be on its way before the network ends.
         self.inner.life.enter(Phase::CutOff);
+        self.inner.life.chores.end();
         self.inner.life.network.abort();
     }
 

@@ -12,7 +12,7 @@ use crate::state::settling::Settling;
 
 /// How often this node looks whether it slept.
 const TICK: Duration = Duration::from_secs(5);
-/// Whoever was silent for so long may have missed something, or this node has.
+/// After such a silence the other node may have missed something, or this one has.
 const AWAY: Duration = Duration::from_secs(90);
 
 /// The task.
@@ -42,7 +42,7 @@ impl Newcomer {
                     Err(broadcast::error::RecvError::Lagged(many)) => settling.on_came(many, Instant::now()),
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
-                () = sleep_until(Some(settling.poll_timeout().0)) => {}
+                () = sleep_until(Some(settling.poll_timeout())) => {}
             }
             let nodes = self.context.net.dht_counts().await.nodes;
             if settling.is_due(nodes as u64, Instant::now()) {

@@ -60,9 +60,9 @@ impl<T: Send + 'static> Operation<T> {
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let (sender, progress) = watch::channel(Progress::default());
-        let (requested, wishes) = watch::channel(ControlRequest::Run);
+        let (requested, requests) = watch::channel(ControlRequest::Run);
         let (answer, outcome) = oneshot::channel();
-        let work = work(Control { progress: sender, requested: wishes });
+        let work = work(Control { progress: sender, requested: requests });
         let task = tasks::spawn(name, async move {
             // What the work has is dropped with it: permits, files and counts are given back.
             let outcome = AssertUnwindSafe(work).catch_unwind().await.unwrap_or(Err(Error::Bug));

@@ -12,9 +12,10 @@ use crate::node::{Error, ErrorKind, GetOptions};
 
 /// Longest time that can be waited.
 const MOST: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Of a lease, how much longer than it is waited by itself: who comes back at its end has to be found.
+/// The part of a lease for which a download waits beyond it, one in this many: an owner that comes back at its very end has
+/// to be found.
 const MORE: u32 = 2;
-/// And how much that is at most.
+/// The longest time beyond a lease.
 const MOST_MORE: Duration = Duration::from_secs(15);
 /// How often it is looked whether somebody is back.
 const PAUSE: Duration = Duration::from_secs(1);

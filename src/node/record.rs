@@ -31,6 +31,8 @@ pub(super) struct Record {
     unfinished_ns: Option<i64>,
     /// Whether what is put there has to be on disk before.
     syncs: AtomicBool,
+    /// Threads that hash what is there; 0 means one for each processor.
+    threads: usize,
     /// What was written down, and has not come so far.
     expected: Mutex<BTreeMap<PathBuf, Expected>>,
 }
@@ -46,7 +48,7 @@ impl Record {
         let open = || -> Result<_, CopiesError> {
             let mut copies = Copies::open(&home, syncs)?;
             // What an earlier download left is not believed before it is looked at.
-            copies.settle(&folder)?;
+            copies.settle(&folder, config.fetch.threads)?;
             let (known, unfinished) = match only {
                 Some(file) => (copies.at(&folder.join(file))?, None),
                 None => (copies.below(&folder)?, copies.begin(&folder, now_ns())?),
@@ -56,11 +58,12 @@ impl Record {
         match open() {
             Ok((copies, known, unfinished_ns)) => {
                 let (copies, syncs) = (Some(Mutex::new(copies)), syncs.into());
-                Self { copies, folder, known, unfinished_ns, syncs, expected: Mutex::default() }
+                let threads = config.fetch.threads;
+                Self { copies, folder, known, unfinished_ns, syncs, threads, expected: Mutex::default() }
             }
             Err(error) => {
                 tracing::warn!(%error, "what is downloaded cannot be remembered");
-                Self { folder, ..Self::none() }
+                Self { folder, threads: config.fetch.threads, ..Self::none() }
             }
         }
     }
@@ -68,6 +71,11 @@ impl Record {
     /// None: then everything is waited for.
     fn none() -> Self {
         Self { syncs: true.into(), ..Self::default() }
+    }
+
+    /// Threads that hash what is there; 0 means one for each processor.
+    pub(super) fn threads(&self) -> usize {
+        self.threads
     }
 
     /// Whether a file has to be on disk before it is put in place.
@@ -248,11 +256,11 @@ pub(super) async fn remember(record: &Arc<Record>, copies: Vec<Copy>) {
 /// start of a node.
 pub(super) fn settle_later(config: &Config, output: PathBuf) {
     if !config.transient {
-        let home = config.data_dir.clone();
+        let (home, threads) = (config.data_dir.clone(), config.fetch.threads);
         drop(tokio::task::spawn_blocking(move || {
             let folder = if output.is_dir() { Some(output.as_path()) } else { output.parent() };
             let Some(Ok(folder)) = folder.map(Path::canonicalize) else { return };
-            if let Err(error) = copies::settle(&home, &folder) {
+            if let Err(error) = copies::settle(&home, &folder, threads) {
                 tracing::warn!(%error, "what was downloaded is not known to be on disk");
             }
         }));

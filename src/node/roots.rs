@@ -11,7 +11,7 @@ use crate::config::{Origin, Selection};
 pub use crate::storage::shares::{LeftOut, Why};
 use crate::storage::shares::{RootStanding, RootState};
 
-/// Examples of what is left out that are told of each root.
+/// How many examples of what is left out are listed for each root.
 const EXAMPLES: usize = 100;
 
 /// Whether a root is there.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use futures::{StreamExt, stream};
 use swarmdex_protocols::content::{Geometry, Outboard};
-use swarmdex_protocols::fetch::{Header, Request, Response};
+use swarmdex_protocols::fetch::{FetchRequest, FetchResponse, Header};
 use swarmdex_protocols::limits::{MAX_FETCH_BODY, MAX_FETCH_FILES};
 use swarmdex_protocols::{ContentId, Entry, Multiaddr, PeerId};
 
@@ -124,7 +124,7 @@ fn batches(files: Vec<Small>) -> Vec<Vec<Small>> {
 }
 
 /// Files with the answer that has their bytes, and when they were asked for.
-type Fetched = (Vec<Small>, Response, Instant);
+type Fetched = (Vec<Small>, FetchResponse, Instant);
 
 /// Asks for files that fit one answer; an error has them back.
 async fn fetch_batch(
@@ -139,7 +139,7 @@ async fn fetch_batch(
         let library = inner.library.clone();
         tokio::task::spawn_blocking(move || library.files(&contents)).await.ok()
     } else {
-        ask(&inner.net, owner, addresses, Request::Files(contents)).await.ok()
+        ask(&inner.net, owner, addresses, FetchRequest::Files(contents)).await.ok()
     };
     match response {
         Some(response) => Ok((batch, response, begin)),
@@ -205,7 +205,7 @@ async fn place_batch(inner: &Inner, owner: PeerId, fetched: Fetched, into: Place
 }
 
 /// Each file with its bytes, if the answer has as many of them as it must.
-fn split(batch: Vec<Small>, response: &Response) -> Vec<(Small, Option<&[u8]>)> {
+fn split(batch: Vec<Small>, response: &FetchResponse) -> Vec<(Small, Option<&[u8]>)> {
     let sizes = match &response.header {
         Header::Files { sizes, .. } => sizes.as_slice(),
         _ => &[],
@@ -337,7 +337,7 @@ mod tests {
     fn an_answer_that_ends_early_or_lacks_some_leaves_those_alone() {
         let batch = files([2, 3, 4, 5, 6]);
         let sizes = vec![Some(2), None, Some(4), Some(9)];
-        let response = Response { header: Header::Files { bytes: 15, sizes }, body: b"aaccccddddddddd".to_vec() };
+        let response = FetchResponse { header: Header::Files { bytes: 15, sizes }, body: b"aaccccddddddddd".to_vec() };
         let pieces: Vec<_> = split(batch, &response).into_iter().map(|(_, bytes)| bytes.map(<[u8]>::to_vec)).collect();
         assert_eq!(pieces, [Some(b"aa".to_vec()), None, Some(b"cccc".to_vec()), None, None]);
     }

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::index::{Cursor, Owned, Refusal, RefusalCode, Request, Response};
+use swarmdex_protocols::index::{Cursor, IndexRequest, IndexResponse, Owned, Refusal, RefusalCode};
 use swarmdex_protocols::limits::MAX_PAGE_ENTRIES;
 use swarmdex_protocols::{Certificate, ContentId, Name, Pattern, PeerId};
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ use crate::clock::unix_ms;
 use crate::locks::lock;
 use crate::net::OwnedNames;
 use crate::state::announce::{Announcer, Standing};
-use crate::state::pages::Places;
+use crate::state::pages::NamePlaces;
 use crate::storage::grants::Grants;
 use crate::storage::shares::{ShareTable, SharedEntry};
 
@@ -22,7 +22,7 @@ use crate::storage::shares::{ShareTable, SharedEntry};
 const NAMES_PER_PAGE: usize = 20_000;
 
 /// The places of the names of one listing of the share, which is not kept alive for that.
-type Ordered = (Weak<Vec<SharedEntry>>, Arc<Places>);
+type Ordered = (Weak<Vec<SharedEntry>>, Arc<NamePlaces>);
 
 /// The announcer behind a lock, its certificates on disk.
 #[derive(Debug, Clone)]
@@ -200,20 +200,20 @@ impl Standings {
         Arc::new(move |request| standings.answer(&shares, request))
     }
 
-    fn answer(&self, shares: &ShareTable, request: Request) -> Response {
-        let refused = |code, reason: String| Response::Refused(Refusal::new(code, reason));
+    fn answer(&self, shares: &ShareTable, request: IndexRequest) -> IndexResponse {
+        let refused = |code, reason: String| IndexResponse::Refused(Refusal::new(code, reason));
         match request {
-            Request::Lookup(lookup) => match Name::parse(&lookup.name) {
+            IndexRequest::Lookup(lookup) => match Name::parse(&lookup.name) {
                 Ok(name) => {
                     let statements = self.lock().statement(&name).into_iter().collect();
-                    Response::Owned(Owned { statements, next: None })
+                    IndexResponse::Owned(Owned { statements, next: None })
                 }
                 Err(error) => refused(RefusalCode::InvalidName, error.to_string()),
             },
-            Request::Search(search) => match Pattern::parse_by(&search.query, search.rule) {
+            IndexRequest::Search(search) => match Pattern::parse_by(&search.query, search.rule) {
                 Ok(pattern) => {
                     let limit = (search.limit as usize).clamp(1, MAX_PAGE_ENTRIES);
-                    Response::Owned(self.page(shares, &pattern, search.cursor, limit))
+                    IndexResponse::Owned(self.page(shares, &pattern, search.cursor, limit))
                 }
                 Err(error) => refused(RefusalCode::InvalidQuery, error.to_string()),
             },
@@ -238,14 +238,14 @@ impl Standings {
     }
 
     /// The places of all names of a listing. They are found once, and serve all its pages.
-    fn places(&self, entries: &Arc<Vec<SharedEntry>>) -> Arc<Places> {
+    fn places(&self, entries: &Arc<Vec<SharedEntry>>) -> Arc<NamePlaces> {
         let mut held = lock(&self.places);
         if let Some((listing, places)) = &*held
             && listing.as_ptr() == Arc::as_ptr(entries)
         {
             return places.clone();
         }
-        let places = Arc::new(Places::of(entries.iter().map(|entry| &entry.name)));
+        let places = Arc::new(NamePlaces::of(entries.iter().map(|entry| &entry.name)));
         *held = Some((Arc::downgrade(entries), places.clone()));
         places
     }

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::begin::begin;
 use super::context::Context;
 use super::dht::Dht;
+use super::entrances::Entrances;
 use super::events::{Events, watch_share};
 use super::fetch::Fetches;
 use super::keeper::keep_current;
@@ -33,7 +34,7 @@ use crate::net::{Mirror, Net, OwnedNames, Services};
 use crate::storage::holdings::Holdings;
 use crate::storage::index::IndexStore;
 use crate::storage::library::Library;
-use crate::tasks::{self, Failures};
+use crate::tasks::{self, Chores, Failures};
 
 /// How long a node may take to listen on its first address.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,7 +59,8 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let services = Services { library: library.clone(), index: master, owned: owned.clone() };
     let (net, network_task) = Net::start(keypair.clone(), &config, services)?;
     listening(&net).await?;
-    let finder = Finder::new(&config, dir.clone());
+    let entrances = Entrances::default();
+    let finder = Finder::new(&config, dir.clone(), entrances.clone());
     let trusted = if config.role == Role::Master { Some(net.local()) } else { finder.known_master() };
     net.trust(trusted.and_then(|master| Authority::new(config.network.clone(), &master)));
 
@@ -79,12 +81,13 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         phase,
         ended: ended.clone(),
         tasks: Mutex::new(Vec::new()),
+        chores: Chores::default(),
         failures: failures.clone(),
         network: network_task.abort_handle(),
         dir: context.dir.clone(),
     };
     let membership = Membership { context: context.clone(), finder, state, lease, machine };
-    let node = assemble(&context, owned, index.clone(), mirror_info, &plan, life);
+    let node = assemble(&context, (owned, entrances), index.clone(), mirror_info, &plan, life);
     let mut tasks = spawn(&context, membership, index.zip(made), published, failures.clone());
     tasks.push(tasks::spawn("network watch", watch_network(network_task, failures, ended)));
     if context.config.role == Role::Master {
@@ -98,7 +101,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
 /// The handle of a node.
 fn assemble(
     context: &Context,
-    owned: OwnedNames,
+    (owned, entrances): (OwnedNames, Entrances),
     index: Option<IndexStore>,
     mirror: watch::Receiver<Published>,
     plan: &Plan,
@@ -115,7 +118,7 @@ fn assemble(
     };
     Node {
         inner: Arc::new(Inner {
-            questions: Questions { net: net.clone(), network: config.network.clone(), master, dht },
+            questions: Questions { net: net.clone(), network: config.network.clone(), master, dht, entrances },
             config: Config::clone(&config),
             net,
             shares: library.shares.clone(),

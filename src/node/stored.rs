@@ -38,7 +38,7 @@ pub(super) fn open(config: &Config, failures: &Failures, events: &Events) -> Res
     let (keypair, machine) = take_identity(&dir, config)?;
     check_patterns(&config.selection.exclude)?;
     if !config.transient {
-        settle(dir.path().to_owned());
+        settle(dir.path().to_owned(), config.fetch.threads);
     }
     let shares = ShareTable::open(dir.path(), config.fetch.threads)?;
     recall(&shares, config);

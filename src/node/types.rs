@@ -292,7 +292,7 @@ pub struct SharedCounts {
     pub conflicts: u64,
     /// Refused for another reason.
     pub refused: u64,
-    /// Of all these, those whose files are away: the names are kept, and not served.
+    /// How many of all these have files that are away: the names are kept, and not served.
     #[serde(default)]
     pub suspended: u64,
 }
@@ -412,7 +412,7 @@ pub struct Progress {
     pub total_files: u64,
     /// What is being worked on.
     pub current: String,
-    /// For what it waits, if it cannot go on, as a sentence.
+    /// What it waits for if it cannot go on, as a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
 }

@@ -18,7 +18,7 @@ const MAX_FOUND: usize = 16 * 1024;
 
 /// Names that are granted to a peer, as one side sees them.
 pub trait Held {
-    /// Those from one name on to before another, in order, each with the digest of its entry.
+    /// The names from one on to before another, in order, each with the digest of its entry.
     fn range<'a>(&'a self, from: &str, to: Option<&str>) -> Box<dyn Iterator<Item = (&'a Name, ShareDigest)> + 'a>;
 }
 
@@ -210,7 +210,7 @@ fn contains(range: &Range, name: &str) -> bool {
     range.from.as_str() <= name && range.to.as_deref().is_none_or(|to| name < to)
 }
 
-/// Those parts of a range in which the peer holds something else.
+/// The parts of a range in which the peer holds something else.
 fn differing(
     range: &Range,
     parts: Vec<Part>,
@@ -276,7 +276,7 @@ mod tests {
     /// Compares to the end; also the questions and the bytes of all messages.
     fn compare(peer: &Names, master: &Names) -> Result<(Differences, usize, usize), Hopeless> {
         use swarmdex_protocols::codec::encode;
-        use swarmdex_protocols::index::{Compare, Request, Response, Session};
+        use swarmdex_protocols::index::{Compare, IndexRequest, IndexResponse, Session};
         use swarmdex_protocols::limits::MAX_INDEX_MESSAGE;
         let (mut comparison, mut bytes, mut rounds) = (Comparison::default(), 0, 0);
         loop {
@@ -287,9 +287,9 @@ mod tests {
             assert!(ranges.len() <= MAX_COMPARED_RANGES);
             assert!(ranges.windows(2).all(|pair| pair[0].to.as_ref().is_some_and(|to| *to <= pair[1].from)));
             let answers: Vec<_> = ranges.iter().map(|range| answer(master, range)).collect();
-            let asked = Request::Compare(Compare { session: Session(1), ranges });
+            let asked = IndexRequest::Compare(Compare { session: Session(1), ranges });
             bytes += encode(&asked, MAX_INDEX_MESSAGE).unwrap().len();
-            bytes += encode(&Response::Compared(answers.clone()), MAX_INDEX_MESSAGE).unwrap().len();
+            bytes += encode(&IndexResponse::Compared(answers.clone()), MAX_INDEX_MESSAGE).unwrap().len();
             comparison.on_compared(answers, peer)?;
             rounds += 1;
         }

@@ -1,20 +1,20 @@
-//! What a peer has to tell its master: the difference between its share and what the master said; and what it
-//! says of its names by itself while no master answers.
+//! What a peer has to tell its master: the difference between its share and what the master said. While no master
+//! answers, what it says of its names by itself.
 
 mod again;
-mod alone;
 mod attributes;
 mod changed;
+mod reported;
 mod saved;
 #[cfg(test)]
 mod tests;
-mod told;
+mod without_master;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::index::{Granted, Offer, Revocation, ShareDigest, ShareSum, Verdict, share_digest};
+use swarmdex_protocols::index::{Granted, Offer, RevokeOutcome, ShareDigest, ShareSum, Verdict, share_digest};
 use swarmdex_protocols::limits::MAX_BATCH_ENTRIES;
 use swarmdex_protocols::statement::{self, CERTIFICATE_LIFETIME_MS};
 use swarmdex_protocols::{Attributes, Certificate, Claim, ContentId, Entry, Name, PeerId, Version};
@@ -22,7 +22,7 @@ use swarmdex_protocols::{Attributes, Certificate, Claim, ContentId, Entry, Name,
 use super::Now;
 use super::agreement::{Differences, Held};
 pub use changed::Changed;
-use told::{MasterAnswer, Told};
+use reported::{MasterAnswer, Reported};
 
 /// How a name of this peer stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct Announcer {
     local: PeerId,
     /// Most names in one change.
     batch: usize,
-    told: Told,
+    reported: Reported,
     /// What stands in for the master's answer where it has not answered in this session.
     assumed: BTreeMap<Name, Assumed>,
     /// Whether the master still waits for the end of the first report.
@@ -117,7 +117,7 @@ impl Announcer {
         Self {
             local,
             batch: MAX_BATCH_ENTRIES,
-            told: Told::default(),
+            reported: Reported::default(),
             assumed: BTreeMap::new(),
             reporting: false,
             seen: None,
@@ -177,9 +177,9 @@ impl Announcer {
                     _ => self.certificate(name, content, size).map_or(0, |held| held.seal.issued_ms),
                 };
                 let standing = Standing::Certified(self.version(name, content, size));
-                let attributes = self.told_attributes(name, content, size);
+                let attributes = self.reported_attributes(name, content, size);
                 let answer = MasterAnswer { content: *content, size, attributes, standing, sealed_ms, at: now };
-                self.told.insert(name.clone(), answer);
+                self.reported.insert(name.clone(), answer);
             }
             self.agreed = Some(now);
             self.on_whole();
@@ -191,7 +191,7 @@ impl Announcer {
         self.reporting = false;
         self.changed = Changed::All;
         self.look_again();
-        for (name, answer) in self.told.take() {
+        for (name, answer) in self.reported.take() {
             // Without a seal nobody else would believe it.
             if answer.granted().is_some() && !self.unsealed.contains_key(&name) {
                 let MasterAnswer { content, size, standing, .. } = answer;
@@ -233,9 +233,9 @@ impl Announcer {
         share_digest(share.into_iter().map(versioned))
     }
 
-    /// The next change to send for a share, sorted by name, of which `share` gives what comes after some name, with what is
-    /// known of each file beside its bytes; `None` if the master knows it all. Offers have no attributes yet: whoever has the
-    /// key adds them, signed.
+    /// The next change to send to the master; `None` if it knows the whole share. `share` gives, sorted by name, what
+    /// comes after some name, with what is known of each file beside its bytes. Offers have no attributes yet: whoever
+    /// has the key adds them, signed.
     pub fn next_batch<'a, I>(&self, share: impl Fn(Option<&Name>) -> I, unix_ms: u64) -> Option<Batch>
     where
         I: Iterator<Item = (&'a Name, &'a ContentId, u64, Option<Attributes>)> + Clone,
@@ -247,7 +247,7 @@ impl Announcer {
             due.take(self.batch).map(|(name, content, size, _)| self.offer(name, content, size)).collect();
         if self.reporting || !offers.is_empty() {
             // Only a batch of its own ends the report: then every answer that it counts is here.
-            let last = (self.reporting && offers.is_empty()).then(|| self.told.granted());
+            let last = (self.reporting && offers.is_empty()).then(|| self.reported.granted());
             return Some(Batch::Announce { offers, last });
         }
         let names = self.surplus(share(None).map(|(name, content, size, _)| (name, content, size)));
@@ -270,7 +270,7 @@ impl Announcer {
         attributes: Option<Attributes>,
         unix_ms: u64,
     ) -> bool {
-        match self.told.get(name) {
+        match self.reported.get(name) {
             Some(told) if told.content == *content && told.size == size => match told.standing {
                 Standing::Certified(_) if self.doubted.contains(name) => true,
                 Standing::Certified(_) if attributes.is_some() && attributes != told.attributes => true,
@@ -292,7 +292,7 @@ impl Announcer {
 
     /// Names that the master holds for this peer and that are no longer shared: all three lists are sorted.
     fn surplus<'a>(&self, share: impl Iterator<Item = (&'a Name, &'a ContentId, u64)> + Clone) -> Vec<String> {
-        let granted = self.told.iter().filter(|(_, told)| told.granted().is_some()).map(|(name, _)| name);
+        let granted = self.reported.iter().filter(|(_, told)| told.granted().is_some()).map(|(name, _)| name);
         let mut names: Vec<_> = without(granted, share.clone()).take(self.batch).collect();
         names.extend(without(self.surplus.iter(), share).take(self.batch - names.len()));
         names.into_iter().map(|name| name.as_str().to_owned()).collect()
@@ -332,7 +332,7 @@ impl Announcer {
             };
             let attributes = offer.attributes.as_ref().map(|signed| signed.said());
             let answer = MasterAnswer { content, size, attributes, standing, sealed_ms: now.unix_ms, at: now.mono };
-            self.told.insert(name, answer);
+            self.reported.insert(name, answer);
         }
         if last {
             // The master counted the same.
@@ -343,14 +343,14 @@ impl Announcer {
     }
 
     /// The answer to a revoke. False if it has not one outcome for each name.
-    pub fn on_revoked(&mut self, names: &[String], outcomes: &[Revocation]) -> bool {
+    pub fn on_revoked(&mut self, names: &[String], outcomes: &[RevokeOutcome]) -> bool {
         if names.len() != outcomes.len() {
             return false;
         }
         for name in names {
             if let Ok(name) = Name::parse(name) {
                 self.changed.mark(&name);
-                self.told.remove(&name);
+                self.reported.remove(&name);
                 self.assumed.remove(&name);
                 self.surplus.remove(&name);
                 self.forget(&name);
@@ -369,17 +369,17 @@ impl Announcer {
     #[cfg(test)]
     pub(super) fn spoil(&mut self, name: &Name, granted: Option<(ContentId, u64, Version)>, now: Instant) {
         self.changed.mark(name);
-        self.told.remove(name);
+        self.reported.remove(name);
         if let Some((content, size, version)) = granted {
             let standing = Standing::Certified(version);
             let answer = MasterAnswer { content, size, attributes: None, standing, sealed_ms: 0, at: now };
-            self.told.insert(name.clone(), answer);
+            self.reported.insert(name.clone(), answer);
         }
     }
 
     /// What both have to hold alike: all that the master granted in this session. `None` while it is being told.
     pub fn granted(&self) -> Option<ShareSum> {
-        (!self.reporting).then(|| self.told.granted())
+        (!self.reporting).then(|| self.reported.granted())
     }
 
     /// Master and peer hold the same.
@@ -392,13 +392,13 @@ impl Announcer {
         self.agreed
     }
 
-    /// Takes up what a comparison found: names that the master does not hold as this peer does are told again, names of
+    /// Takes up what a comparison found. Names that the master does not hold as this peer does are told again. Names of
     /// which the peer knows nothing are given up, unless they are shared.
     pub fn on_differences(&mut self, differences: &Differences) {
         self.look_again();
         for name in differences.missing.iter().chain(&differences.other) {
             self.changed.mark(name);
-            if let Some(answer) = self.told.remove(name).filter(|_| !self.unsealed.contains_key(name)) {
+            if let Some(answer) = self.reported.remove(name).filter(|_| !self.unsealed.contains_key(name)) {
                 let MasterAnswer { content, size, standing, .. } = answer;
                 self.assumed.insert(name.clone(), Assumed { content, size, standing });
             }
@@ -406,7 +406,7 @@ impl Announcer {
         for name in &differences.surplus {
             // One that the master refused before is asked for again.
             self.changed.mark(name);
-            self.told.remove(name);
+            self.reported.remove(name);
             self.surplus.insert(name.clone());
         }
     }
@@ -423,15 +423,15 @@ impl Announcer {
     /// Asks again for names that were not granted: another may have given them up, or there may be room now.
     pub fn retry_lost(&mut self) {
         self.look_again();
-        self.told.forget_losses();
+        self.reported.forget_losses();
     }
 
     /// Asks again for one name that was not granted.
     pub fn retry(&mut self, name: &Name) {
         self.look_again();
         self.changed.mark(name);
-        if self.told.get(name).is_some_and(|told| told.granted().is_none()) {
-            self.told.remove(name);
+        if self.reported.get(name).is_some_and(|told| told.granted().is_none()) {
+            self.reported.remove(name);
         }
         if self.assumed.get(name).is_some_and(|assumed| matches!(assumed.standing, Standing::Conflict(_))) {
             self.assumed.remove(name);
@@ -455,19 +455,19 @@ impl Announcer {
 
     /// The master's answer, or else what stands in for it.
     fn said_of(&self, name: &Name) -> Option<&Standing> {
-        let told = self.told.get(name).map(|told| &told.standing);
+        let told = self.reported.get(name).map(|told| &told.standing);
         told.or_else(|| self.assumed.get(name).map(|assumed| &assumed.standing))
     }
 
     fn standing_of(&self, name: &Name, content: &ContentId, size: u64) -> Option<&Standing> {
-        let told = self.told.get(name).filter(|told| told.content == *content && told.size == size);
+        let told = self.reported.get(name).filter(|told| told.content == *content && told.size == size);
         let assumed = || self.assumed.get(name).filter(|assumed| assumed.is(content, size));
         told.map(|told| &told.standing).or_else(|| assumed().map(|assumed| &assumed.standing))
     }
 
     /// How `name` stands with this content.
     pub fn standing(&self, name: &Name, content: &ContentId) -> Option<&Standing> {
-        let told = self.told.get(name).filter(|told| told.content == *content).map(|told| &told.standing);
+        let told = self.reported.get(name).filter(|told| told.content == *content).map(|told| &told.standing);
         let assumed = || self.assumed.get(name).filter(|assumed| assumed.content == *content);
         told.or_else(|| assumed().map(|assumed| &assumed.standing))
     }
@@ -475,7 +475,7 @@ impl Announcer {
     /// Whether the master said within the last `period` that `name` is granted, about this name or about all of them.
     pub fn is_confirmed(&self, name: &Name, period: Duration, now: Instant) -> bool {
         let recent = |at: Instant| now.saturating_duration_since(at) <= period;
-        let granted = self.told.get(name).filter(|told| told.granted().is_some());
+        let granted = self.reported.get(name).filter(|told| told.granted().is_some());
         granted.is_some_and(|told| recent(told.at) || self.agreed.is_some_and(recent))
     }
 
@@ -487,11 +487,11 @@ impl Announcer {
 
 impl Held for Announcer {
     fn range<'a>(&'a self, from: &str, to: Option<&str>) -> Box<dyn Iterator<Item = (&'a Name, ShareDigest)> + 'a> {
-        Box::new(self.told.range(from, to))
+        Box::new(self.reported.range(from, to))
     }
 }
 
-/// Those of `names` that are not shared; both are sorted.
+/// The `names` that are not shared; both lists are sorted.
 fn without<'a, 'b>(
     names: impl Iterator<Item = &'b Name>,
     share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>,

@@ -53,7 +53,7 @@ impl Changes {
     }
 
     /// What is at rest by now; it is told once.
-    pub fn poll(&mut self, now: Instant) -> Option<Rested> {
+    pub fn poll_action(&mut self, now: Instant) -> Option<Rested> {
         if self.unknown.is_some_and(|since| since + QUIET <= now) {
             self.unknown = None;
             return Some(Rested::Everything);
@@ -73,7 +73,7 @@ impl Changes {
         (!rested.is_empty()).then_some(Rested::Paths(rested))
     }
 
-    /// When to call [`Changes::poll`] next.
+    /// When to call [`Changes::poll_action`] next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.next.into_iter().chain(self.unknown.map(|since| since + QUIET)).min()
     }
@@ -105,9 +105,9 @@ mod tests {
         changes.on_change("/a/file".into(), at(5));
         // What goes on changing is looked at once a second, and not at each change.
         assert_eq!(changes.poll_timeout(), Some(at(10)));
-        assert_eq!((changes.poll(at(14)), changes.poll_timeout()), (None, Some(at(15))));
-        assert_eq!(paths(changes.poll(at(15))), ["/a/file"]);
-        assert_eq!((changes.poll(at(99)), changes.poll_timeout()), (None, None));
+        assert_eq!((changes.poll_action(at(14)), changes.poll_timeout()), (None, Some(at(15))));
+        assert_eq!(paths(changes.poll_action(at(15))), ["/a/file"]);
+        assert_eq!((changes.poll_action(at(99)), changes.poll_timeout()), (None, None));
         // A folder that is moved in while a file in it is being written; a neighbour whose name begins alike is not below
         // it.
         changes.on_change("/b".into(), at(100));
@@ -116,9 +116,9 @@ mod tests {
         for tenth in (101..130).step_by(3) {
             changes.on_change("/b/long".into(), at(tenth));
             let expected: &[&str] = if tenth == 110 { &["/b", "/b.txt"] } else { &[] };
-            assert_eq!(paths(changes.poll(at(tenth))), expected, "{tenth}");
+            assert_eq!(paths(changes.poll_action(at(tenth))), expected, "{tenth}");
         }
-        assert_eq!(paths(changes.poll(at(138))), ["/b/long"]);
+        assert_eq!(paths(changes.poll_action(at(138))), ["/b/long"]);
         assert_eq!(changes.poll_timeout(), None);
     }
 
@@ -130,11 +130,11 @@ mod tests {
             changes.on_change(format!("/a/{number}").into(), begin);
             assert!(changes.pending.len() <= MAX_PENDING);
         }
-        assert_eq!(changes.poll(begin + QUIET), Some(Rested::Everything));
+        assert_eq!(changes.poll_action(begin + QUIET), Some(Rested::Everything));
         changes.on_lost(begin);
         // Not put off for ever by what goes on.
         changes.on_lost(begin + QUIET / 2);
-        assert_eq!(changes.poll(begin + QUIET), Some(Rested::Everything));
+        assert_eq!(changes.poll_action(begin + QUIET), Some(Rested::Everything));
     }
 
     proptest! {
@@ -153,7 +153,7 @@ mod tests {
                     owed.push(path.clone());
                 }
                 let due = changes.poll_timeout().is_some_and(|due| due <= at(step));
-                if let Some(Rested::Paths(told)) = due.then(|| changes.poll(at(step))).flatten() {
+                if let Some(Rested::Paths(told)) = due.then(|| changes.poll_action(at(step))).flatten() {
                     for (number, path) in told.iter().enumerate() {
                         prop_assert!(!told.iter().enumerate().any(|(other, above)| other != number && path.starts_with(above)));
                     }

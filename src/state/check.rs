@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops;
 
 use swarmdex_protocols::RecordKey;
-use swarmdex_protocols::check::{Compared, Held, Mark, Range};
+use swarmdex_protocols::check::{Held, KeyMark, KeyRange, KeysCompared};
 use swarmdex_protocols::limits::{MAX_MIRROR_HELD, MAX_MIRROR_RANGES};
 
 use super::publish::{What, mark};
@@ -26,7 +26,7 @@ const ITEMS_A_RANGE: usize = MAX_MIRROR_HELD / 4;
 #[derive(Debug)]
 pub struct RangeComparison {
     /// In order of their keys.
-    items: Vec<(RecordKey, What, Mark)>,
+    items: Vec<(RecordKey, What, KeyMark)>,
     /// Most items that are looked for.
     most: usize,
     /// Ranges still to compare, by their first key.
@@ -34,13 +34,14 @@ pub struct RangeComparison {
     /// Ranges in one question: fewer where so much differs that there is no room for the answers.
     width: usize,
     messages: usize,
-    /// Places in `items`.
+    /// Items that are missing there, by their places in `items`.
     missing: Vec<usize>,
     surplus: BTreeSet<RecordKey>,
 }
 
 impl RangeComparison {
-    /// Of these items: what the node said that it stores. It looks for at most `most` that are missing there.
+    /// A comparison of these items, which are what the node said that it stores. It looks for at most `most` that are
+    /// missing there.
     pub fn new(items: impl IntoIterator<Item = (RecordKey, What)>, most: usize) -> Self {
         let marked = |(key, what): (RecordKey, What)| {
             let mark = mark(&key, &what);
@@ -61,7 +62,7 @@ impl RangeComparison {
     }
 
     /// What to ask next; `None` at the end.
-    pub fn next_ranges(&mut self) -> Option<Vec<Range>> {
+    pub fn next_ranges(&mut self) -> Option<Vec<KeyRange>> {
         let most = MESSAGES + self.items.len() / ITEMS_A_RANGE;
         if self.ranges.is_empty() || self.messages >= most || self.missing.len() >= self.most {
             return None;
@@ -77,15 +78,15 @@ impl RangeComparison {
     }
 
     /// What the node is to hold in a range, as a question.
-    pub fn range(&self, from: RecordKey, to: RecordKey) -> Range {
-        let mut digest = Mark::default();
+    pub fn range(&self, from: RecordKey, to: RecordKey) -> KeyRange {
+        let mut digest = KeyMark::default();
         let items = &self.items[self.within(from, to)];
         items.iter().for_each(|(_, _, mark)| digest.toggle(*mark));
-        Range { from, to, count: u32::try_from(items.len()).unwrap_or(u32::MAX), digest }
+        KeyRange { from, to, count: u32::try_from(items.len()).unwrap_or(u32::MAX), digest }
     }
 
     /// Takes in the answer to the ranges that were asked about; false if it does not fit the question.
-    pub fn on_answer(&mut self, asked: &[Range], answer: Vec<Compared>) -> bool {
+    pub fn on_answer(&mut self, asked: &[KeyRange], answer: Vec<KeysCompared>) -> bool {
         if asked.len() != answer.len() {
             return false;
         }
@@ -93,9 +94,9 @@ impl RangeComparison {
         for (range, compared) in asked.iter().zip(answer) {
             self.ranges.remove(&range.from);
             match compared {
-                Compared::Same => {}
-                Compared::Differs(held) => self.on_differs(range, held),
-                Compared::Many(count) => {
+                KeysCompared::Same => {}
+                KeysCompared::Differs(held) => self.on_differs(range, held),
+                KeysCompared::Many(count) => {
                     let most = (count.max(range.count) as usize).min(MAX_MIRROR_HELD * MAX_MIRROR_RANGES);
                     // One that only found no room beside others is asked about again.
                     let parts =
@@ -109,7 +110,7 @@ impl RangeComparison {
         true
     }
 
-    fn on_differs(&mut self, range: &Range, held: Held) {
+    fn on_differs(&mut self, range: &KeyRange, held: Held) {
         let statements: BTreeSet<_> = held.statements.into_iter().take(MAX_MIRROR_HELD).collect();
         let provided: BTreeSet<_> = held.provided.into_iter().take(MAX_MIRROR_HELD).collect();
         let within = self.within(range.from, range.to);
@@ -135,14 +136,14 @@ impl RangeComparison {
 
     /// What the node lacks or has otherwise, in portions of at most [`MAX_REPAIRS`], each with what the node then holds in the
     /// range that it lies in, what is too much included.
-    pub fn missing(&self) -> impl Iterator<Item = (Range, Vec<(RecordKey, What)>)> + '_ {
+    pub fn missing(&self) -> impl Iterator<Item = (KeyRange, Vec<(RecordKey, What)>)> + '_ {
         self.missing.chunks(MAX_REPAIRS).filter_map(|places| {
             let items: Vec<_> =
                 places.iter().map(|place| (self.items[*place].0, self.items[*place].1.clone())).collect();
             let mut range = self.range(items.first()?.0, items.last()?.0);
             for key in self.surplus.range(range.from..=range.to) {
                 range.count = range.count.saturating_add(1);
-                range.digest.toggle(Mark::provided(key));
+                range.digest.toggle(KeyMark::provided(key));
             }
             Some((range, items))
         })
@@ -154,7 +155,7 @@ impl RangeComparison {
     }
 
     /// Keys under which the node says that this one is found although this one did not say so, at most [`MAX_REPAIRS`]
-    /// or a sixteenth of the items. Those that are not published at all are to be withdrawn.
+    /// or a sixteenth of the items. Keys among them that are not published at all are to be withdrawn.
     pub fn into_surplus(self) -> Vec<RecordKey> {
         self.surplus.into_iter().collect()
     }
@@ -167,7 +168,7 @@ fn bound(byte: u8) -> Option<RecordKey> {
 
 /// Cuts a range into parts of about equal size by the first 8 bytes of their keys, which are hashes.
 fn divide(from: RecordKey, to: RecordKey, parts: usize) -> Vec<(RecordKey, RecordKey)> {
-    let (low, high) = (Mark::provided(&from).0, Mark::provided(&to).0);
+    let (low, high) = (KeyMark::provided(&from).0, KeyMark::provided(&to).0);
     let step = (high - low) / parts as u64;
     if step == 0 {
         return vec![(from, to)];

@@ -54,7 +54,7 @@ pub struct Closest<N> {
 }
 
 impl<N: Copy + Ord> Closest<N> {
-    /// Of a place, from the nodes that are known, each with its own.
+    /// A search for the nodes closest to a place, from the nodes that are known, each with its own place.
     pub fn new(target: Position, known: impl IntoIterator<Item = (Position, N)>) -> Self {
         let mut closest = Self { target, known: BTreeMap::new(), asked: 0, answered: 0, failed: 0 };
         closest.learn(known, BELIEVED);
@@ -72,7 +72,7 @@ impl<N: Copy + Ord> Closest<N> {
         }
     }
 
-    /// Those that are to be the answer, as far as is known: the closest that are not gone.
+    /// The nodes that the answer would have by now: the closest that are not gone.
     fn best(&self) -> impl Iterator<Item = (&Position, &WalkCandidate<N>)> {
         self.known.iter().filter(|(_, candidate)| candidate.state != WalkState::Failed).take(REPLICATION)
     }

@@ -1,7 +1,8 @@
 //! The scheduler of one download: which chunks to ask of whom, and when to give up.
 //!
-//! Every chunk is in exactly one state: to do, asked for (of one source, or of more when it is late), arrived (being
-//! verified and written), or written. What is to do is kept as ranges, so that a file of millions of chunks costs little.
+//! Every chunk is in exactly one state: unasked, asked for (of one source, or of more when it is late), arrived (being
+//! verified and written), or written. Unasked chunks are kept as ranges, so that a file of millions of chunks costs
+//! little.
 //!
 //! **Which chunk.** While all sources have everything, the next ones in order, from a random place on: disks like that.
 //! As soon as some have only parts, the rarest first (BitTorrent's rule: B. Cohen, Incentives Build Robustness in
@@ -37,7 +38,7 @@ use patience::pause;
 use source::{Holds, Source};
 use swarmdex_protocols::ChunkSet;
 use swarmdex_protocols::content::Geometry;
-use swarmdex_protocols::fetch::Refusal;
+use swarmdex_protocols::fetch::FetchRefusal;
 pub use wanted::{ReadAhead, Wanted};
 
 use crate::config::FetchConfig;
@@ -68,8 +69,8 @@ pub struct FetchPolicy {
     pub total_bytes: u64,
     /// Whether to look for others that have a part.
     pub swarm: bool,
-    /// Whether others are told what has come.
-    pub tells: bool,
+    /// Whether what has come is announced to others.
+    pub announces: bool,
     /// For how long a download that has come by something waits for its sources to be back: as long as their owner's lease.
     pub patience: Duration,
     /// Where randomness begins.
@@ -78,10 +79,10 @@ pub struct FetchPolicy {
 
 impl FetchPolicy {
     /// The policy of a configuration.
-    pub fn new(config: &FetchConfig, tells: bool, patience: Duration, seed: u64) -> Self {
+    pub fn new(config: &FetchConfig, announces: bool, patience: Duration, seed: u64) -> Self {
         let window_bytes = (config.window_mib.max(1) as u64) << 20;
         // Memory for three sources at full speed is enough for any number of slower ones.
-        Self { window_bytes, total_bytes: 3 * window_bytes, swarm: true, tells, patience, seed }
+        Self { window_bytes, total_bytes: 3 * window_bytes, swarm: true, announces, patience, seed }
     }
 }
 
@@ -144,8 +145,8 @@ pub struct Download<S> {
     policy: FetchPolicy,
     /// What of it is wanted: everything unless [`Download::set_wanted`] says otherwise.
     wanted: Wanted,
-    /// Chunks to do: first chunk -> end (exclusive). Ranges neither touch nor overlap.
-    todo: BTreeMap<u64, u64>,
+    /// Chunks that nobody was asked for yet: first chunk -> end (exclusive). Ranges neither touch nor overlap.
+    unasked: BTreeMap<u64, u64>,
     /// Runs that were asked for, by their first chunk.
     flights: BTreeMap<u64, Flight<S>>,
     /// Runs that arrived and are being verified and written: first chunk -> number of chunks.
@@ -156,8 +157,8 @@ pub struct Download<S> {
     sources: BTreeMap<S, Source>,
     /// For each chunk, how many sources that have only a part have it; empty while there is none.
     availability: Vec<u16>,
-    /// Chunks of which others were told before they were written.
-    told: BTreeSet<u64>,
+    /// Chunks that were announced to others before they were written.
+    announced: BTreeSet<u64>,
     random: Random,
     actions: VecDeque<Action<S>>,
     /// When the first source appeared.
@@ -180,16 +181,16 @@ pub struct Download<S> {
 impl<S: Copy + Ord> Download<S> {
     /// A download of which the chunks in `have` are there already.
     pub fn new(geometry: Geometry, policy: FetchPolicy, have: Option<&ChunkSet>) -> Self {
-        let mut todo = BTreeMap::from([(0, geometry.chunks())]);
+        let mut unasked = BTreeMap::from([(0, geometry.chunks())]);
         if let Some(have) = have {
-            todo.clear();
+            unasked.clear();
             let mut begin = None;
             for index in 0..=geometry.chunks() {
                 let missing = index < geometry.chunks() && !have.contains(index);
                 match (missing, begin) {
                     (true, None) => begin = Some(index),
                     (false, Some(first)) => {
-                        todo.insert(first, index);
+                        unasked.insert(first, index);
                         begin = None;
                     }
                     _ => {}
@@ -200,14 +201,14 @@ impl<S: Copy + Ord> Download<S> {
             geometry,
             policy,
             wanted: Wanted::whole(),
-            todo,
+            unasked,
             flights: BTreeMap::new(),
             arrived: BTreeMap::new(),
             written: have.map_or(0, ChunkSet::len),
             wasted: 0,
             sources: BTreeMap::new(),
             availability: Vec::new(),
-            told: BTreeSet::new(),
+            announced: BTreeSet::new(),
             random: Random(policy.seed),
             actions: VecDeque::new(),
             begun: None,
@@ -329,11 +330,11 @@ impl<S: Copy + Ord> Download<S> {
         true
     }
 
-    /// Whether a run of a source that is not given up is to do, or asked for of others just so.
+    /// Whether a run of a source that is not given up is unasked, or asked for of others just so.
     fn is_missing(&self, source: S, first: u64, count: u32) -> bool {
         let live = self.sources.get(&source).is_some_and(|state| state.lost.is_none());
         let end = first + u64::from(count);
-        live && (self.is_to_do(first, end) || self.flights.get(&first).is_some_and(|flight| flight.count == count))
+        live && (self.is_unasked(first, end) || self.flights.get(&first).is_some_and(|flight| flight.count == count))
     }
 
     /// Another chunk arrived than the one that was asked for. True as in [`Download::on_chunks`].
@@ -346,8 +347,8 @@ impl<S: Copy + Ord> Download<S> {
     pub fn on_written(&mut self, source: S, first: u64, count: u32) {
         if self.arrived.get(&first) == Some(&count) {
             self.settle(source, first);
-            if !self.told.remove(&first) {
-                self.tell_of(first);
+            if !self.announced.remove(&first) {
+                self.announce(first);
             }
             self.written += u64::from(count);
             self.looked_again = None;
@@ -382,21 +383,21 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// The source refused.
-    pub fn on_refused(&mut self, source: S, first: u64, refusal: Refusal, now: Instant) {
+    pub fn on_refused(&mut self, source: S, first: u64, refusal: FetchRefusal, now: Instant) {
         self.give_up(source, first);
         let Some(state) = self.sources.get_mut(&source) else { return };
         match (refusal, &state.holds) {
             // A disk that does not answer may do so again.
-            (Refusal::Busy | Refusal::Storage, _) => {
+            (FetchRefusal::Busy | FetchRefusal::Storage, _) => {
                 state.busy += 1;
                 state.not_before = Some(now + pause(state.busy));
-                let most = if refusal == Refusal::Busy { MAX_BUSY } else { MAX_UNREAD };
+                let most = if refusal == FetchRefusal::Busy { MAX_BUSY } else { MAX_UNREAD };
                 if state.busy >= most {
                     self.lose(source, Exhausted::Unreachable);
                 }
             }
             // One that has a part may have lost it again; one that says so too often lies.
-            (Refusal::NotFound, Holds::Some(_)) => {
+            (FetchRefusal::NotFound, Holds::Some(_)) => {
                 state.broken_words += 1;
                 if state.broken_words >= MAX_BROKEN_WORDS {
                     return self.lose(source, Exhausted::Gone);
@@ -440,9 +441,10 @@ impl<S: Copy + Ord> Download<S> {
             self.ended = true;
             return Some(Action::Done);
         }
-        let due = |state: &Source| state.lost.is_none() && state.have_due.is_some_and(|at| at <= now || state.untold);
+        let due =
+            |state: &Source| state.lost.is_none() && state.have_due.is_some_and(|at| at <= now || state.unannounced);
         if let Some((source, state)) = self.sources.iter_mut().find(|(_, state)| due(state)) {
-            (state.have_due, state.untold) = (None, false);
+            (state.have_due, state.unannounced) = (None, false);
             return Some(Action::Have(*source));
         }
         if let Some(action) = self.request(now) {
@@ -489,16 +491,16 @@ impl<S: Copy + Ord> Download<S> {
 
     fn put_back(&mut self, first: u64, count: u32) {
         let (mut begin, mut end) = (first, first + u64::from(count));
-        if let Some((&before, &reach)) = self.todo.range(..begin).next_back()
+        if let Some((&before, &reach)) = self.unasked.range(..begin).next_back()
             && reach == begin
         {
-            self.todo.remove(&before);
+            self.unasked.remove(&before);
             begin = before;
         }
-        if let Some(reach) = self.todo.remove(&end) {
+        if let Some(reach) = self.unasked.remove(&end) {
             end = reach;
         }
-        self.todo.insert(begin, end);
+        self.unasked.insert(begin, end);
     }
 
     fn lose(&mut self, source: S, reason: Exhausted) {

@@ -125,13 +125,13 @@ impl<N: Copy + Ord> Find<N> {
             .find(is_it)
     }
 
-    /// Whether enough nodes had something, and they were heard of in more than one way: a node that is asked can name as many
-    /// of its like as it wants.
+    /// Whether enough nodes had something, and were heard of in more than one way: a liar can name as many liars as it
+    /// wants.
     pub fn has_enough(&self) -> bool {
         self.had >= ENOUGH && self.ways().count_ones() > 1
     }
 
-    /// By which ways those were heard of that had something.
+    /// The ways by which the nodes that had something were heard of.
     fn ways(&self) -> Ways {
         self.known.values().filter(|candidate| candidate.has).fold(0, |ways, candidate| ways | candidate.ways)
     }

@@ -15,5 +15,5 @@ mod table;
 
 pub use request::{WriteOp, WriteOutcome};
 pub use rules::{IndexView, Moment, NameLimits};
-pub use service::{Authority, Correction, Event, Failure, Service, Slices, corrections};
+pub use service::{Authority, Correction, Failure, IndexNotice, Service, Slices, corrections};
 pub use table::{Ending, IndexTable, MemberRow, Noted, Row, Totals};

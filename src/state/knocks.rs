@@ -1,9 +1,9 @@
 //! Which strangers may shake hands at a time.
 //!
-//! Whoever connects has a place until the handshake is over, and places are bounded: for each source (an IPv4 address,
-//! or the /64 of an IPv6 one) well below what there is in all. So one that floods fills its own places and nobody
-//! else's. A newcomer takes the place of one of the same source that has said nothing, or does not get on; where all
-//! places are taken, of one of the source that has most of them.
+//! Whoever connects has a place until the handshake is over. Places are bounded, in all and for each source (an IPv4
+//! address, or the /64 of an IPv6 one). So one that floods fills its own places and nobody else's. A newcomer takes the
+//! place of one of the same source that has said nothing, or does not get on. Where all places are taken, it is one of
+//! the source that has most of them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -62,8 +62,8 @@ impl Knocks {
         Self { most_of_one, next: 0, pending: BTreeMap::new(), counts: Counts::bounded(most_of_one, most) }
     }
 
-    /// Somebody connects. Whoever is to give way because it is silent is ended by `ends`, unless it has said something just now:
-    /// then that is false, and somebody else is looked for.
+    /// Somebody connects. `ends` ends whoever is to give way because it is silent. It returns false if that one has
+    /// said something just now; then somebody else is looked for.
     pub fn arrive(&mut self, source: IpAddr, now: Instant, mut ends: impl FnMut(u64) -> bool) -> KnockVerdict {
         let of_source = self.counts.of(&source);
         if self.counts.has_room(&source) {

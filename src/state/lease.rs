@@ -15,7 +15,7 @@ use swarmdex_protocols::limits::MAX_ADDRESSES;
 use swarmdex_protocols::{Multiaddr, PeerId};
 
 use crate::config::LeaseConfig;
-pub use account::Standing;
+pub use account::StandingAnswer;
 use account::{Account, Pace};
 pub use agree::Holding;
 
@@ -259,9 +259,9 @@ impl Leases {
     }
 
     /// What answers the plain renewals of a member, as long as it is one.
-    pub fn standing(&self, peer: &PeerId) -> Option<Standing> {
+    pub fn standing_answer(&self, peer: &PeerId) -> Option<StandingAnswer> {
         let account = self.members.get(peer)?.account.clone();
-        Some(Standing { account, pace: self.pace.clone() })
+        Some(StandingAnswer { account, pace: self.pace.clone() })
     }
 
     /// Members in order, from after one of them on.
@@ -280,9 +280,9 @@ impl Leases {
         self.actions.pop_front()
     }
 
-    /// When [`Leases::handle_timeout`] is due, and what for.
-    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.deadlines.first().map(|(at, _)| (*at, "a member that is not heard"))
+    /// When [`Leases::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
     }
 
     /// Suspects those that missed their pings, and evicts those whose lease is over. If this comes much too
@@ -332,13 +332,13 @@ mod tests {
     fn half_open_peer_is_suspect_and_then_evicted_within_bound() {
         let (mut leases, peer, now) = (leases(10), PeerId::random(), Instant::now());
         join(&mut leases, &peer, 1, now);
-        let (due, _) = leases.poll_timeout().unwrap();
+        let due = leases.poll_timeout().unwrap();
         assert_eq!(due, now + Duration::from_secs(12), "three pings without an answer");
         leases.handle_timeout(due - Duration::from_millis(1));
         assert_eq!(leases.get(&peer).unwrap().state, LeaseState::Alive);
         leases.handle_timeout(due);
         assert_eq!(actions(&mut leases), [LeaseAction::BecameSuspect(peer)]);
-        let (due, _) = leases.poll_timeout().unwrap();
+        let due = leases.poll_timeout().unwrap();
         assert_eq!(due, now + LEASE);
         leases.handle_timeout(due - Duration::from_millis(1));
         assert_eq!(actions(&mut leases), []);
@@ -358,7 +358,7 @@ mod tests {
         leases.handle_timeout(now + LEASE / 2 + Duration::from_secs(11));
         assert_eq!(actions(&mut leases), []);
         leases.on_disconnected(&peer);
-        assert_eq!(leases.poll_timeout().unwrap().0, now + LEASE / 2 + LEASE);
+        assert_eq!(leases.poll_timeout().unwrap(), now + LEASE / 2 + LEASE);
     }
 
     #[test]
@@ -418,7 +418,7 @@ mod tests {
         leases.restore([(peer, Vec::new(), held)], now);
         assert_eq!(leases.get(&peer).unwrap().state, LeaseState::Suspect);
         assert_eq!(leases.counts(), (1, 1));
-        assert_eq!(leases.poll_timeout().unwrap().0, now + LEASE);
+        assert_eq!(leases.poll_timeout().unwrap(), now + LEASE);
         join(&mut leases, &peer, 6, now);
         assert_eq!(leases.get(&peer).unwrap().names(), 3);
     }

@@ -75,7 +75,7 @@ fn everything_is_published_in_parts_also_if_the_first_part_fails_for_ever() {
                 stored.extend((copies > 0).then_some(key));
                 publications.on_published(&key, &what, copies, 2, now);
             }
-            now = publications.poll_timeout().unwrap().0.max(now);
+            now = publications.poll_timeout().unwrap().max(now);
         }
         assert_eq!(stored.len(), count - bad.len(), "{count} records");
         assert!(bad.iter().all(|key| tried[key] > 1), "and those that failed are tried again");

@@ -1,5 +1,5 @@
-//! Asking two at once without asking two for nothing: the master first, and the DHT as soon as the master takes
-//! its time ("The Tail at Scale", Dean and Barroso, 2013: hedged requests).
+//! Asks two without asking two for nothing: the master first, and the DHT as soon as the master takes its time ("The
+//! Tail at Scale", Dean and Barroso, 2013: hedged requests).
 
 use std::time::{Duration, Instant};
 

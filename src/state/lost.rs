@@ -27,7 +27,7 @@ pub struct Reached {
     pub answered: usize,
     /// See `answered`.
     pub silent: usize,
-    /// Of the nodes closest to the key, as far as they are known, those that were lost; and how many there are in all.
+    /// How many of the nodes closest to the key, as far as they are known, were lost; and how many there are in all.
     pub lost: usize,
     /// See `lost`.
     pub closest: usize,

@@ -1,8 +1,9 @@
 //! Pure state machines: rules without network, clock or disk.
 //!
-//! **Shape.** Synchronous answers are return values. Everything else is `poll_action`, `poll_timeout` and
-//! `handle_timeout`, safe to call when there is nothing to do. Time is an argument; a deadline lives in
-//! the record that it is about.
+//! **Shape.** Events come in by `on_...`, and what is known at once is their return value. Work of several kinds is asked
+//! for by `poll_action`, work of one kind by a method with its name (`next`, `next_ranges`, `due`). `poll_timeout` says
+//! when there may be more although nothing happens. `handle_timeout` moves on what a deadline changes. All are safe to
+//! call when there is nothing to do. Time is an argument; a deadline lives in the record that it is about.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod agreement;

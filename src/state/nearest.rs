@@ -37,9 +37,9 @@ pub fn nearest<'a>(wanted: &str, found: impl IntoIterator<Item = &'a Name>, recu
     {
         return Some(Hint::Folder { folder: folder.to_owned(), names });
     }
-    let wish = ControlRequest::new(wanted);
-    let files = || wish.best(names.iter().map(|name| name.as_str())).map(Hint::Names);
-    let places = || wish.best(names.iter().flat_map(|name| folders(name.as_str()))).map(Hint::Folders);
+    let sought = Sought::new(wanted);
+    let files = || sought.best(names.iter().map(|name| name.as_str())).map(Hint::Names);
+    let places = || sought.best(names.iter().flat_map(|name| folders(name.as_str()))).map(Hint::Folders);
     if recursive { places() } else { files().or_else(places) }
 }
 
@@ -59,12 +59,12 @@ fn folders(name: &str) -> impl Iterator<Item = &str> {
 }
 
 /// What was asked for, ready to be compared.
-struct ControlRequest {
+struct Sought {
     lower: String,
     last: String,
 }
 
-impl ControlRequest {
+impl Sought {
     fn new(wanted: &str) -> Self {
         let lower = wanted.to_lowercase();
         let last = last_segment(&lower).to_owned();

@@ -88,12 +88,12 @@ impl Found {
 /// The order in which this node tells others of its names: that of their hashes. A name has its place there whatever
 /// else comes and goes, so a cursor stays where it is while the share changes.
 #[derive(Debug, Default)]
-pub struct Places {
+pub struct NamePlaces {
     /// Each place with the index of its name.
     order: Vec<(u64, usize)>,
 }
 
-impl Places {
+impl NamePlaces {
     /// The places of these names.
     pub fn of<'a>(names: impl IntoIterator<Item = &'a Name>) -> Self {
         let mut order: Vec<_> = names.into_iter().enumerate().map(|(index, name)| (place(name), index)).collect();
@@ -101,8 +101,8 @@ impl Places {
         Self { order }
     }
 
-    /// The indexes of the names that a page is about which begins at `cursor`, at most `most` of them, with the
-    /// cursor behind each; `None` behind the last of all.
+    /// The names of the page that begins at `cursor`, by their indexes, at most `most` of them. Each comes with the
+    /// cursor behind it; `None` behind the last of all.
     pub fn page(&self, cursor: Option<Cursor>, most: usize) -> impl Iterator<Item = (usize, Option<Cursor>)> {
         let first = cursor.map_or(0, |Cursor(last)| self.order.partition_point(|(place, _)| *place <= last));
         let end = first.saturating_add(most).min(self.order.len());
@@ -113,15 +113,16 @@ impl Places {
     }
 }
 
-/// The beginning of a name's hash. Of 200,000 names two share a place once in a thousand million shares: the second
-/// is then left out if a page ends between them.
+/// The beginning of a name's hash. Two of 200,000 names share a place once in a thousand million shares: the second is
+/// then left out if a page ends between them.
 fn place(name: &Name) -> u64 {
     let hash = blake3::hash(name.as_str().as_bytes());
     u64::from_be_bytes(*hash.as_bytes().first_chunk().unwrap_or(&[0; 8]))
 }
 
-/// A part of a list that is dealt with a part at a time: `most` items, beginning behind the last one of the part before,
-/// and again from the front. Those that fail again and again keep none of the others waiting. The list is sorted by `key`.
+/// A part of a list that is dealt with a part at a time: `most` items, beginning behind the last one of the part
+/// before, and again from the front. Items that fail again and again keep none of the others waiting. The list is
+/// sorted by `key`.
 pub fn part<T, K: Ord + Clone>(mut items: Vec<T>, last: &mut Option<K>, most: usize, key: impl Fn(&T) -> &K) -> Vec<T> {
     if items.len() > most {
         let first = last.as_ref().map_or(0, |last| items.partition_point(|item| key(item) <= last));

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use holders::Holders;
 pub use neighbourhood::Neighbourhood;
-use swarmdex_protocols::check::{Mark, Range};
+use swarmdex_protocols::check::{KeyMark, KeyRange};
 use swarmdex_protocols::{PeerId, RecordKey, Statement};
 pub use sweep::Sweep;
 pub use wanted::{RecordChange, WantedRecords};
@@ -63,7 +63,7 @@ fn with_tail(position: &Position, bits: usize, tail: u8) -> Position {
 
 /// Where keys and nodes are in the key space.
 #[derive(Debug, Clone, Copy)]
-pub struct Places {
+pub struct KeySpace {
     /// Of a key.
     pub key: fn(&RecordKey) -> Position,
     /// Of a node.
@@ -104,7 +104,7 @@ pub struct Publications {
     interval: Duration,
     most: usize,
     turn: u8,
-    alone: bool,
+    masterless: bool,
     /// When what the master may not have published is due if it stays lost, and since when it is; and when that was the last time.
     hurry: Option<(Instant, Instant)>,
     hurried: Option<Instant>,
@@ -134,7 +134,7 @@ impl Publications {
             interval,
             most: MAX_PUBLICATIONS,
             turn: 0,
-            alone: false,
+            masterless: false,
             hurry: None,
             hurried: None,
             items: BTreeMap::new(),
@@ -151,13 +151,13 @@ impl Publications {
         }
     }
 
-    /// The same with room for so many records, if that is more: whoever allows for larger shares has more to publish.
+    /// Makes room for this many records, if that is more: whoever allows for larger shares has more to publish.
     pub fn with_room(mut self, records: usize) -> Self {
         self.most = self.most.max(records);
         self
     }
 
-    /// The same for a node with another turn, of 256: nodes that came at once do not publish at once.
+    /// Sets the turn of the node, out of 256: nodes that came at once do not publish at once.
     pub fn with_turn(mut self, turn: u8) -> Self {
         self.turn = turn;
         self
@@ -247,7 +247,7 @@ impl Publications {
         } else {
             let granted =
                 matches!(&what, What::Statement(statement) if matches!(**statement, Statement::Certificate(_)));
-            let due = if granted && !self.alone { self.after_the_master(&key, now) } else { now };
+            let due = if granted && !self.masterless { self.after_the_master(&key, now) } else { now };
             self.changed = Some(now);
             self.insert(key, what, false, due);
         }
@@ -310,9 +310,9 @@ impl Publications {
     }
 
     /// What the node with this number stored, as one range: if it says the same, nothing else has to be looked at.
-    pub fn sum_of(&self, number: u16) -> Option<Range> {
+    pub fn sum_of(&self, number: u16) -> Option<KeyRange> {
         let (count, digest) = self.holders.sum(number)?;
-        Range::whole(count, digest)
+        KeyRange::whole(count, digest)
     }
 
     /// What the node with this number stored.
@@ -324,7 +324,7 @@ impl Publications {
     /// What a node that came is to hold. It is closer to these keys than a node that stored them. Or, where others
     /// published for this node, it is one of the closest of `known`: the positions of the nodes that this one knows of,
     /// itself included.
-    pub fn belonging(&self, node: &Position, known: &[Position], places: &Places) -> Vec<(RecordKey, What)> {
+    pub fn belonging(&self, node: &Position, known: &[Position], places: &KeySpace) -> Vec<(RecordKey, What)> {
         let holders = self.holders.positions(places.peer);
         let around = Neighbourhood::around(node, known);
         let belongs = |(key, item): &(&RecordKey, &Publication)| {
@@ -344,7 +344,7 @@ impl Publications {
     }
 
     /// A node holds these now, in place of the one that is farthest from the key if there are enough.
-    pub fn on_came(&mut self, node: &PeerId, keys: impl IntoIterator<Item = RecordKey>, places: &Places) {
+    pub fn on_came(&mut self, node: &PeerId, keys: impl IntoIterator<Item = RecordKey>, places: &KeySpace) {
         let mut positions = self.holders.positions(places.peer);
         for key in keys {
             let Some(item) = self.items.get_mut(&key).filter(|item| !item.once) else { continue };
@@ -440,17 +440,17 @@ impl Publication {
     }
 }
 
-/// Those of a record's holders that have not said yet that they hold it.
+/// The holders of a record that have not said yet that they hold it.
 fn unsure(held: &[u16], new: u32, since: u64, holders: &Holders) -> Vec<u16> {
     let numbers = held.iter().enumerate().filter(|(at, _)| new >> at & 1 == 1).map(|(_, number)| *number);
     numbers.filter(|number| !holders.is_confirmed(*number, since)).collect()
 }
 
 /// What tells one item from another.
-pub(super) fn mark(key: &RecordKey, what: &What) -> Mark {
+pub(super) fn mark(key: &RecordKey, what: &What) -> KeyMark {
     match what {
-        What::Statement(statement) => Mark::statement(key, statement),
-        What::Provide | What::Withdraw => Mark::provided(key),
+        What::Statement(statement) => KeyMark::statement(key, statement),
+        What::Provide | What::Withdraw => KeyMark::provided(key),
     }
 }
 

@@ -165,7 +165,7 @@ fn order(attempts: &[Attempt]) -> Vec<usize> {
     order
 }
 
-/// The same numbers, families in turn: IPv6 before IPv4 before names, each in the order in which it was given.
+/// The numbers with families in turn: IPv6 before IPv4 before names, each in the order in which it was given.
 fn in_turn(numbers: impl Iterator<Item = usize>, attempts: &[Attempt]) -> Vec<usize> {
     let mut families = [Vec::new(), Vec::new(), Vec::new()];
     for number in numbers {

@@ -67,7 +67,7 @@ impl Reach {
     /// Whom to try now, and where; call [`Reach::on_tried`] with what comes of it.
     pub fn next(&mut self, now: Instant) -> Option<(PeerId, Vec<Multiaddr>)> {
         let (due, peer) = *self.due.first()?;
-        if due > now || self.timeout().is_none_or(|at| at > now) {
+        if due > now || self.poll_timeout().is_none_or(|at| at > now) {
             return None;
         }
         let lost = self.known.get(&peer)?.under_way;
@@ -107,7 +107,7 @@ impl Reach {
     }
 
     /// When to call [`Reach::next`].
-    pub fn timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         let (due, _) = *self.due.first()?;
         let apart = self.last.map(|last| last + APART);
         // While enough are under way the next to be due are among those that may be lost.
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(reach.next(now + AGAIN_UNSURE), Some((peer, at(2))));
         assert!(reach.on_tried(&peer, Some(true), now + AGAIN_UNSURE));
         reach.on_left(&peer);
-        assert_eq!((reach.timeout(), reach.known.len(), reach.under_way), (None, 0, 0));
+        assert_eq!((reach.poll_timeout(), reach.known.len(), reach.under_way), (None, 0, 0));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use swarmdex_protocols::ledger::decode_record;
 use swarmdex_protocols::limits::MAX_PROVIDERS;
-use swarmdex_protocols::mirror::Verdict;
+use swarmdex_protocols::mirror::StoreVerdict;
 use swarmdex_protocols::{Ledger, Multiaddr, PeerId, RecordKey, Statement};
 
 use super::Now;
@@ -96,7 +96,7 @@ struct Slot {
     claimant: Option<Box<PeerId>>,
     /// Where it stands among those that may have to give way; `None` for this node's own.
     distance: Option<Distance>,
-    /// Who said what is settled, and the claim, each with its mark: for [`Records::compare`].
+    /// Who sent the settled statement and who the claim, each with its mark: for [`Records::compare`].
     said: [Said; 2],
 }
 
@@ -190,15 +190,15 @@ impl Records {
         sender: PeerId,
         own: bool,
         now: Now,
-    ) -> Verdict {
+    ) -> StoreVerdict {
         let ends = now.mono + self.lifetime(&statement, now);
         if own && !self.limits.own {
-            return Verdict::Full;
+            return StoreVerdict::Full;
         }
         self.take_in(Incoming { key, distance, statement, sender, own, ends }, now)
     }
 
-    fn take_in(&mut self, incoming: Incoming, now: Now) -> Verdict {
+    fn take_in(&mut self, incoming: Incoming, now: Now) -> StoreVerdict {
         let Incoming { key, distance, statement, sender, own, ends: expires } = incoming;
         let claim = matches!(statement, Statement::Claim(_));
         if let Some(slot) = self.slots.get_mut(&key) {
@@ -216,7 +216,7 @@ impl Records {
                 slot.settled = slot.settled.max(Some(expires));
             }
             if !slot.put(&key, &ledger) {
-                return Verdict::Invalid;
+                return StoreVerdict::Invalid;
             }
             if own && let Some(distance) = slot.distance.take() {
                 self.distances.remove(&distance);
@@ -224,13 +224,13 @@ impl Records {
             if !claim && let Some(claimant) = slot.claimant.take() {
                 self.claims.remove(&claimant);
             }
-            return Verdict::Stored;
+            return StoreVerdict::Stored;
         }
         if !own && claim && !self.claims.has_room(&sender) {
-            return Verdict::Full;
+            return StoreVerdict::Full;
         }
         if !own && !self.make_room(&distance) {
-            return Verdict::Full;
+            return StoreVerdict::Full;
         }
         let mut ledger = Ledger::default();
         if let Err(rejection) = ledger.insert(statement, now.unix_ms) {
@@ -238,7 +238,7 @@ impl Records {
         }
         let mut slot = Slot::new(expires);
         if !slot.put(&key, &ledger) {
-            return Verdict::Invalid;
+            return StoreVerdict::Invalid;
         }
         if claim && !own {
             slot.claimant = Some(Box::new(sender));
@@ -250,7 +250,7 @@ impl Records {
         }
         self.slots.insert(key, slot);
         self.schedule(now);
-        Verdict::Stored
+        StoreVerdict::Stored
     }
 
     /// What ends certificates is kept for as long as it is valid: nobody sends it again and again.
@@ -327,8 +327,8 @@ impl Records {
 
     /// When [`Records::handle_timeout`] is due.
     #[cfg(test)]
-    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.next_sweep.map(|at| (at, "records that may be over"))
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.next_sweep
     }
 
     /// Forgets what is over.

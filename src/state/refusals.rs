@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use swarmdex_protocols::address::Source;
 
-/// Pause between two words about it.
+/// Pause between two reports.
 const PAUSE: Duration = Duration::from_secs(10);
 /// Sources that are counted one by one in such a pause.
 const COUNTED: usize = 64;
 /// Sources of these that are named.
 const NAMED: usize = 3;
 
-/// Those that were refused since the last word about it.
+/// Whoever was refused since the last report.
 #[derive(Debug, Default)]
 pub struct Refusals {
     said: Option<Instant>,
@@ -22,16 +22,16 @@ pub struct Refusals {
     total: u64,
 }
 
-/// A word about it.
+/// A report of what was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Word {
-    /// Those with the most, and how often each; the worst first.
+pub struct RefusalReport {
+    /// The sources with the most refusals, and how often each was refused; the worst first.
     pub worst: Vec<(IpAddr, u64)>,
     /// How often in all.
     pub total: u64,
 }
 
-impl fmt::Display for Word {
+impl fmt::Display for RefusalReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let worst = self.worst.iter().map(|(ip, count)| format!("{} ({count})", Source(*ip)));
         f.write_str(&worst.collect::<Vec<_>>().join(", "))?;
@@ -45,15 +45,15 @@ impl Refusals {
     pub fn add(&mut self, source: IpAddr) {
         self.total += 1;
         if self.counts.len() >= COUNTED && !self.counts.contains_key(&source) {
-            // Whoever comes once is forgotten for one that may come more often.
+            // The rarest source is forgotten for one that may come more often.
             let rarest = self.counts.iter().min_by_key(|(_, count)| **count).map(|(ip, _)| *ip);
             rarest.map(|rarest| self.counts.remove(&rarest));
         }
         *self.counts.entry(source).or_default() += 1;
     }
 
-    /// What is to be said now, if anything: the first time at once.
-    pub fn due(&mut self, now: Instant) -> Option<Word> {
+    /// The report that is due now, if one is: the first one is due at once.
+    pub fn due(&mut self, now: Instant) -> Option<RefusalReport> {
         let is_early = self.said.is_some_and(|said| now.saturating_duration_since(said) < PAUSE);
         if self.total == 0 || is_early {
             return None;
@@ -62,7 +62,7 @@ impl Refusals {
         let mut worst: Vec<_> = std::mem::take(&mut self.counts).into_iter().collect();
         worst.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         worst.truncate(NAMED);
-        Some(Word { worst, total: std::mem::take(&mut self.total) })
+        Some(RefusalReport { worst, total: std::mem::take(&mut self.total) })
     }
 }
 
@@ -76,14 +76,14 @@ mod tests {
         let (mut refusals, begin) = (Refusals::default(), Instant::now());
         assert_eq!(refusals.due(begin), None);
         let flood = IpAddr::from([10, 0, 0, 1]);
-        let mut words = Vec::new();
+        let mut reports = Vec::new();
         for number in 0..10_000_u64 {
             refusals.add(flood);
-            words.extend(refusals.due(begin + Duration::from_millis(3 * number)));
+            reports.extend(refusals.due(begin + Duration::from_millis(3 * number)));
         }
-        assert_eq!(words.iter().map(|word| word.total).collect::<Vec<_>>(), [1, 3334, 3334]);
-        assert_eq!(words[1].to_string(), "10.0.0.1 (3334)");
-        // What came after the last word is not lost.
+        assert_eq!(reports.iter().map(|report| report.total).collect::<Vec<_>>(), [1, 3334, 3334]);
+        assert_eq!(reports[1].to_string(), "10.0.0.1 (3334)");
+        // What came after the last report is not lost.
         let last = refusals.due(begin + Duration::from_secs(60)).unwrap();
         assert_eq!(last.total, 10_000 - 1 - 3334 - 3334);
         assert_eq!(refusals.due(begin + Duration::from_secs(120)), None);
@@ -98,9 +98,9 @@ mod tests {
             refusals.add(flood);
             assert!(refusals.counts.len() <= COUNTED);
         }
-        let word = refusals.due(Instant::now()).unwrap();
-        assert_eq!((word.worst[0], word.total), ((flood, 10_000), 20_000));
-        assert!(word.to_string().starts_with("2001:db8::/64 (10000), "), "{word}");
-        assert!(word.to_string().ends_with(", others (9998)"), "{word}");
+        let report = refusals.due(Instant::now()).unwrap();
+        assert_eq!((report.worst[0], report.total), ((flood, 10_000), 20_000));
+        assert!(report.to_string().starts_with("2001:db8::/64 (10000), "), "{report}");
+        assert!(report.to_string().ends_with(", others (9998)"), "{report}");
     }
 }

@@ -14,7 +14,7 @@ const MOST: usize = 1024;
 
 /// How often a file was found changing, and when it is looked at again; `None` while that is done.
 #[derive(Debug)]
-struct Turn {
+struct Recheck {
     interval: Duration,
     due: Option<Instant>,
 }
@@ -22,7 +22,7 @@ struct Turn {
 /// The files.
 #[derive(Debug, Default)]
 pub struct Restless {
-    turns: BTreeMap<PathBuf, Turn>,
+    turns: BTreeMap<PathBuf, Recheck>,
 }
 
 impl Restless {
@@ -34,7 +34,7 @@ impl Restless {
                 turn.due = Some(now + turn.interval);
             }
         } else if self.turns.len() < MOST {
-            self.turns.insert(path, Turn { interval: FIRST, due: Some(now + FIRST) });
+            self.turns.insert(path, Recheck { interval: FIRST, due: Some(now + FIRST) });
         } else {
             return false;
         }
@@ -47,7 +47,7 @@ impl Restless {
     }
 
     /// Files to look at now. Of each [`Restless::on_changing`] or [`Restless::on_rested`] is to be told then.
-    pub fn poll(&mut self, now: Instant) -> Vec<PathBuf> {
+    pub fn take_due(&mut self, now: Instant) -> Vec<PathBuf> {
         let due = self.turns.iter_mut().filter(|(_, turn)| turn.due.is_some_and(|due| due <= now));
         due.map(|(path, turn)| {
             turn.due = None;
@@ -56,7 +56,7 @@ impl Restless {
         .collect()
     }
 
-    /// When to call [`Restless::poll`] next.
+    /// When to call [`Restless::take_due`] next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.turns.values().filter_map(|turn| turn.due).min()
     }
@@ -77,9 +77,9 @@ mod tests {
             // Heard of by another way meanwhile.
             assert!(restless.on_changing(path.to_owned(), now));
             let due = restless.poll_timeout().unwrap();
-            assert!(restless.poll(due - Duration::from_millis(1)).is_empty());
-            assert_eq!(restless.poll(due), [path]);
-            assert_eq!((restless.poll(due), restless.poll_timeout()), (Vec::new(), None));
+            assert!(restless.take_due(due - Duration::from_millis(1)).is_empty());
+            assert_eq!(restless.take_due(due), [path]);
+            assert_eq!((restless.take_due(due), restless.poll_timeout()), (Vec::new(), None));
             intervals.push((due - now).as_secs());
             now = due;
         }

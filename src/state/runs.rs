@@ -156,7 +156,7 @@ impl<L: Copy + Ord> Runs<L> {
     pub fn on_joined(&mut self, peer: PeerId, arrival: JoinAttempt<L>, now: Instant) -> Vec<L> {
         let JoinAttempt { run, machine, remote, .. } = arrival;
         let Some(run) = run else {
-            // Of a build that does not know of runs every sign counts, as it always did.
+            // From a build that does not know of runs every sign counts, as it always did.
             self.joined.remove(&peer);
             return Vec::new();
         };

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 /// Nodes that have to have come since it last asked, at least.
 const FEW: u64 = 8;
-/// The same as a part of all nodes that it knows, one in so many; the larger number counts.
+/// Nodes that have to have come, as a part of all that it knows: one in this many. The larger number counts.
 const PART_OF_KNOWN: u64 = 4;
 /// How long it is left to find its place.
 const SETTLE: Duration = Duration::from_secs(2);
 /// How long between two times that it asks.
 const PAUSE: Duration = Duration::from_secs(10);
-/// So many ticks of its clock that did not come are sleep: the others have counted it as gone.
+/// After this many ticks of its clock that did not come it has slept, and the others have counted it as gone.
 const MISSED_TICKS: u32 = 3;
 
 /// A node that may have come, or come back, a moment ago.
@@ -60,10 +60,10 @@ impl Settling {
     }
 
     /// When to look again.
-    pub fn poll_timeout(&self) -> (Instant, &'static str) {
+    pub fn poll_timeout(&self) -> Instant {
         let tick = self.ticked + self.tick;
         let settled = self.last.map(|at| at + SETTLE).filter(|at| *at > self.ticked && self.came >= FEW);
-        (settled.map_or(tick, |at| at.min(tick)), "a look at the clock")
+        settled.map_or(tick, |at| at.min(tick))
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
         assert!(!settling.is_due(3, after(begin, 4)), "too few");
         settling.on_came(30, after(begin, 5));
         assert!(!settling.is_due(33, after(begin, 5)), "they are still coming");
-        assert_eq!(settling.poll_timeout().0, after(begin, 7));
+        assert_eq!(settling.poll_timeout(), after(begin, 7));
         assert!(settling.is_due(33, after(begin, 7)));
         settling.on_came(30, after(begin, 8));
         assert!(!settling.is_due(63, after(begin, 12)), "not again so soon");
@@ -101,7 +101,7 @@ mod tests {
         let begin = Instant::now();
         let mut settling = Settling::new(TICK, begin);
         for seconds in (5..100).step_by(5) {
-            assert_eq!(settling.poll_timeout().0, after(begin, seconds));
+            assert_eq!(settling.poll_timeout(), after(begin, seconds));
             assert!(!settling.is_due(50, after(begin, seconds)));
         }
         assert!(!settling.is_due(50, after(begin, 200)), "a moment to find the others");

@@ -194,7 +194,7 @@ impl World {
             waiting: None,
             returning: false,
             renewal: 0,
-            alone: false,
+            masterless: false,
             heard: 0,
             up: true,
         };

@@ -13,7 +13,7 @@ const LATELY: Duration = Duration::from_secs(30);
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Addresses that are remembered; beyond that the one that failed longest ago is forgotten.
 const MAX_ADDRESSES: usize = 1024;
-/// Attempts at one address at a time. Whoever names one address for many nodes makes this node knock there no harder.
+/// Attempts at one address at a time. So naming one address for many nodes makes this node knock there no harder.
 const MAX_UNDER_WAY: usize = 4;
 
 #[derive(Debug, Clone, Copy)]

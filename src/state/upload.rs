@@ -11,8 +11,9 @@
 //! a crowd that passes on what it has, the chunks for one peer leave one after the other, or at least apart. Sent side by
 //! side they would all arrive at the end. Meanwhile the peer could neither pass one on nor ask for the next.
 //!
-//! **Early requests.** Whoever passes on what it downloads says so of a chunk that only begins to arrive, and a request for it
-//! waits until it is here. So the request is there when the chunk is, and not two ways across full links later.
+//! **Early requests.** Whoever passes on what it downloads announces a chunk that only begins to arrive, and a request
+//! for it waits until it is here. So the request is there when the chunk is, and not a round trip over full links
+//! later.
 //!
 //! **A slow reader**, who does not take what it asked for, holds nobody else up. It is sent one answer at a time. All of its kind
 //! share one slot and half of the memory. One that took more while it still read loses its connection.
@@ -33,14 +34,15 @@ use super::quota::Counts;
 const WAITING_PER_PEER: usize = 256;
 /// Requests that wait in all.
 const WAITING: usize = 4096;
-/// An upload that takes so long is its receiver's fault, who is a slow reader until another takes less.
+/// An upload that takes this long is its receiver's fault. It counts as a slow reader until another upload takes less.
 const STUCK: Duration = Duration::from_secs(1);
-/// How much longer an upload may take where the way is long: so many round trips, at most so much. The receiver of a stream lets
-/// less be sent at first than is in a chunk, and TCP takes some round trips to find out what the way carries.
+/// How much longer an upload may take on a long path: this many round trips, at most this long. The receiver of a
+/// stream lets less be sent at first than is in a chunk, and TCP takes some round trips to find out what the way
+/// carries.
 const TRIPS: u32 = 6;
 const LONGEST_WAY: Duration = Duration::from_secs(4);
-/// From which length of the way on an upload is one to a distant peer. Many of them are under way at a time, since each is
-/// mostly waited for; they are counted apart.
+/// Round trip from which on a peer counts as distant. Many of them are under way at a time, since each is mostly waited
+/// for; they are counted apart.
 const FAR: Duration = Duration::from_millis(100);
 /// How far apart the chunks for one peer of a crowd begin, if the one before is not sent yet.
 const APART: Duration = Duration::from_millis(50);
@@ -53,7 +55,7 @@ const MAX_SENT: usize = 1 << 16;
 pub type Chunk = (ContentId, u64);
 
 /// What a request asks for.
-pub trait Wanted {
+pub trait WantedChunks {
     /// The chunks that would do, the one that was asked for first; none for what is no chunk.
     fn choices(&self) -> impl Iterator<Item = Chunk>;
 
@@ -76,7 +78,7 @@ pub struct Request<P, I, W> {
     pub early: bool,
 }
 
-impl<P, I, W: Wanted> Request<P, I, W> {
+impl<P, I, W: WantedChunks> Request<P, I, W> {
     fn first(&self) -> Option<Chunk> {
         self.wanted.choices().next()
     }
@@ -148,7 +150,7 @@ pub struct Uploads<P, I, W> {
     closing: bool,
 }
 
-impl<P: Copy + Ord, I: Copy + Ord, W: Wanted> Uploads<P, I, W> {
+impl<P: Copy + Ord, I: Copy + Ord, W: WantedChunks> Uploads<P, I, W> {
     /// With memory for so many uploads at a time, one at least.
     pub fn new(most: usize) -> Self {
         let most = most.max(1);
@@ -202,9 +204,9 @@ impl<P: Copy + Ord, I: Copy + Ord, W: Wanted> Uploads<P, I, W> {
     }
 
     /// Some chunks are no longer on their way here: requests for them are served, or refused, when it is their turn.
-    pub fn on_settled(&mut self, is_coming: impl Fn(&ContentId, u64) -> bool) {
+    pub fn on_settled(&mut self, is_incoming: impl Fn(&ContentId, u64) -> bool) {
         for request in self.waiting.values_mut().flatten().filter(|request| request.early) {
-            request.early = request.first().is_some_and(|(content, index)| is_coming(&content, index));
+            request.early = request.first().is_some_and(|(content, index)| is_incoming(&content, index));
         }
     }
 
@@ -285,7 +287,7 @@ impl<P: Copy + Ord, I: Copy + Ord, W: Wanted> Uploads<P, I, W> {
         let for_slow = slow_moving == 0 && slow < self.most_per_peer;
         self.turns.iter().position(|peer| {
             let Some(first) = self.first(peer) else { return false };
-            // To one of a crowd the way counts for nothing: see `begin`.
+            // For one of a crowd the length of the path does not count: see `begin`.
             let is_far = way(peer) >= FAR && !first.crowd;
             if !(if is_far { has_far } else { has_near }) {
                 return false;

@@ -1,8 +1,8 @@
 //! Chunks for those who read a content that goes to no file: a file without a name, of bounded size. What was written first and
 //! nobody waits for makes room.
 //!
-//! It is a file and not memory, for what is read ahead for many readers is more than a node should keep in memory, and the system
-//! keeps in memory what it has room for. It has no name, so a crash leaves nothing behind.
+//! It is a file because what is read ahead for many readers is more than a node should keep in memory. The system keeps
+//! in memory what it has room for. It has no name, so a crash leaves nothing behind.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -224,7 +224,7 @@ mod tests {
         }
         let mut bytes = vec![0; CHUNK];
         assert_eq!(cache.read(3, &mut bytes).unwrap_err().kind(), io::ErrorKind::NotFound);
-        // Of what is waited for nothing is dropped; afterwards it is as small again.
+        // Nothing that is waited for is dropped; afterwards the cache is as small as before.
         waits.store(400, Ordering::Relaxed);
         assert!(made.write(&cache, 301).is_empty() && cache.have().len() == most as u64 + 1);
         waits.store(0, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use std::io;
 use swarmdex_protocols::content::{ChainingValue, Geometry, Proof, check_chunk};
 use swarmdex_protocols::{ChunkSet, ContentId};
 
-use super::coming::Coming;
+use super::incoming::Incoming;
 use super::partial::PartialError;
 
 /// A chunk that [`check_chunk`] found to be part of its content.
@@ -68,14 +68,14 @@ pub trait Content: Debug + Send + Sync {
     }
 
     /// Chunks on their way, if others are told of them.
-    fn coming(&self) -> Option<&Coming> {
+    fn incoming(&self) -> Option<&Incoming> {
         None
     }
 
     /// A chunk that was on its way is there, or does not come.
-    fn landed(&self, index: u64) {
-        if let Some(coming) = self.coming() {
-            coming.end(index);
+    fn settle(&self, index: u64) {
+        if let Some(incoming) = self.incoming() {
+            incoming.end(index);
         }
     }
 }

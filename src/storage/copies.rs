@@ -144,7 +144,8 @@ impl Copies {
         })
     }
 
-    /// The same of one that is in place for certain: it is on disk then, with all that was remembered before, if that is wanted.
+    /// Remembers a copy that is in place for certain. If syncing is wanted it is on disk afterwards, with all that was
+    /// remembered before.
     pub fn remember_surely(&mut self, copy: &Copy) -> Result<(), CopiesError> {
         self.put_all(std::slice::from_ref(copy), self.syncs)
     }

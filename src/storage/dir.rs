@@ -17,15 +17,15 @@ pub use renew::RenewError;
 use swarmdex_protocols::{Multiaddr, Network, PeerId};
 
 use super::durable::sync_folder;
-use super::private;
+pub use super::private::HTTP_TOKEN;
+use super::private::{self, CONTROL_SOCKET};
 
 /// Version of what is in a data directory.
 const FORMAT: &str = "1";
 /// The node's key.
 const IDENTITY: &str = "identity.key";
 /// What else tells a data directory.
-const MARKS: [&str; 7] =
-    ["lock", "shares.db", "certificates.db", "index.db", "outboards", "http-token", "control.sock"];
+const MARKS: [&str; 7] = ["lock", "shares.db", "certificates.db", "index.db", "outboards", HTTP_TOKEN, CONTROL_SOCKET];
 /// Longest file of this module, in bytes.
 const MAX_SMALL_FILE: u64 = 64 << 10;
 
@@ -119,7 +119,7 @@ impl DataDir {
         Self::open_temporary(path)
     }
 
-    /// The same of one that is made for a moment, and new each time.
+    /// Opens a data directory that is made for a moment, and new each time: nothing is tried there.
     pub fn open_temporary(path: &Path) -> Result<Self, DataDirError> {
         private::make_folder(path).map_err(failed("make the folder", path))?;
         let path = path.canonicalize().map_err(failed("find", path))?;
@@ -258,7 +258,7 @@ fn is_key(path: &Path) -> bool {
 
 /// Where the control socket of the node in a data directory is.
 pub fn socket_path(data_dir: &Path) -> PathBuf {
-    data_dir.join("control.sock")
+    data_dir.join(CONTROL_SOCKET)
 }
 
 fn pin_name(network: &Network) -> String {

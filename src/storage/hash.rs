@@ -58,7 +58,7 @@ impl FileStamp {
         self.is_alike(other) && self.ctime_ns == other.ctime_ns
     }
 
-    /// The same of a file that was renamed since, which changes its change time.
+    /// Whether it is of the same file in the same state, renamed or not: a rename changes the change time.
     pub fn is_alike(&self, other: &Self) -> bool {
         (self.len, self.mtime_ns, self.inode) == (other.len, other.mtime_ns, other.inode)
     }

@@ -10,9 +10,9 @@ use swarmdex_protocols::content::{Geometry, Outboard, Proof};
 use swarmdex_protocols::{ChunkSet, ContentId, Tree};
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
-pub use super::coming::{Coming, IncomingGuard};
 use super::content::{Content, Verified};
 use super::hash::FileStamp;
+pub use super::incoming::{Incoming, IncomingGuard};
 use super::partial::{PartialError, PartialFile};
 use crate::locks::lock;
 
@@ -27,7 +27,7 @@ pub struct Part {
     /// Where its bytes are.
     pub file: PartialFile,
     tree: Mutex<Tree>,
-    coming: Arc<Coming>,
+    incoming: Arc<Incoming>,
     /// Whether others may look for it.
     offered: AtomicBool,
     /// Lets the next download of the same content begin when nobody writes or reads this one any more.
@@ -37,8 +37,8 @@ pub struct Part {
 impl Part {
     /// A part of a content, whose turn it is, to be passed on by `holdings`. The turn ends after the file is let go.
     pub fn new(file: PartialFile, tree: Tree, turn: OwnedMutexGuard<()>, holdings: &Holdings) -> Self {
-        let coming = Arc::new(Coming::new(holdings.landed.clone()));
-        Self { file, tree: Mutex::new(tree), coming, offered: AtomicBool::new(false), _turn: turn }
+        let incoming = Arc::new(Incoming::new(holdings.settled.clone()));
+        Self { file, tree: Mutex::new(tree), incoming, offered: AtomicBool::new(false), _turn: turn }
     }
 
     /// The tree above the chunks that are there.
@@ -91,14 +91,14 @@ impl Content for Part {
 
     fn offers(&self) -> ChunkSet {
         let mut chunks = self.have();
-        for index in self.coming.chunks() {
+        for index in self.incoming.chunks() {
             chunks.insert(index);
         }
         chunks
     }
 
-    fn coming(&self) -> Option<&Coming> {
-        Some(&self.coming)
+    fn incoming(&self) -> Option<&Incoming> {
+        Some(&self.incoming)
     }
 }
 
@@ -157,12 +157,12 @@ struct HoldingsTable {
 pub struct Holdings {
     table: Arc<Mutex<HoldingsTable>>,
     generation: Arc<watch::Sender<u64>>,
-    landed: Arc<Notify>,
+    settled: Arc<Notify>,
 }
 
 impl Default for Holdings {
     fn default() -> Self {
-        Self { table: Arc::default(), generation: Arc::new(watch::Sender::new(0)), landed: Arc::default() }
+        Self { table: Arc::default(), generation: Arc::new(watch::Sender::new(0)), settled: Arc::default() }
     }
 }
 
@@ -222,24 +222,24 @@ impl Holdings {
         matches!(lock(&self.table).held.get(content), Some(Held::Part(_)))
     }
 
-    /// A chunk begins to arrive. Nothing unless its content is passed on while it comes; others may then ask for it until what is
-    /// returned is dropped or [`Content::landed`] is told.
+    /// A chunk begins to arrive. `None` unless its content is passed on while it comes. Others may ask for it until the
+    /// guard is dropped or [`Content::settle`] is called.
     pub fn expect(&self, content: &ContentId, index: u64) -> Option<IncomingGuard> {
         match self.get(content)? {
             // One that comes twice is here already.
-            Held::Part(part) if !part.tree().have().contains(index) => part.coming.begin(index),
+            Held::Part(part) if !part.tree().have().contains(index) => part.incoming.begin(index),
             _ => None,
         }
     }
 
     /// Whether a chunk is on its way here.
-    pub fn is_coming(&self, content: &ContentId, index: u64) -> bool {
-        matches!(self.get(content), Some(Held::Part(part)) if part.coming.contains(index))
+    pub fn is_incoming(&self, content: &ContentId, index: u64) -> bool {
+        matches!(self.get(content), Some(Held::Part(part)) if part.incoming.contains(index))
     }
 
     /// Waits until chunks are no longer on their way: they are there, or do not come.
-    pub async fn landed(&self) {
-        self.landed.notified().await;
+    pub async fn settled(&self) {
+        self.settled.notified().await;
     }
 
     /// Contents that others may look for: those of more than one chunk.
@@ -258,10 +258,10 @@ impl Holdings {
         self.generation.subscribe()
     }
 
-    /// A download is over. Whoever publishes goes through all that this node shares, and so hears of nothing else than
-    /// what others may look for: thousands of small files come in a second.
+    /// A download is over. Whoever publishes goes through all that this node shares. So it hears of what others may
+    /// look for, and of nothing else: thousands of small files come in a second.
     fn ended(&self, told: bool) {
-        self.landed.notify_one();
+        self.settled.notify_one();
         if told {
             self.changed();
         }

@@ -1,7 +1,8 @@
-//! What a node keeps on disk. Blocking code on threads of its own, behind bounded queues.
+//! What a node keeps on disk, and what it serves of that. All that touches the disk is blocking code: it runs on threads of
+//! its own behind bounded queues, or is called from threads that may block. [`holdings`] is a table in memory of what
+//! downloads pass on while they run.
 
 pub mod cache;
-mod coming;
 pub mod content;
 pub mod copies;
 pub mod dir;
@@ -10,6 +11,7 @@ pub mod grants;
 pub mod hanging;
 pub mod hash;
 pub mod holdings;
+mod incoming;
 pub mod index;
 pub mod library;
 mod mounts;

@@ -35,7 +35,7 @@ pub(super) fn list() -> Vec<Mount> {
     File::open(TABLE).and_then(|mut table| read(&mut table)).unwrap_or_default()
 }
 
-/// The mount that an absolute path without links is on. Of two at one place the later one is what shows.
+/// The mount that an absolute path without links is on. If there are two at one place the later one hides the other.
 pub(super) fn of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     mounts.iter().filter(|mount| path.starts_with(&mount.place)).max_by_key(|mount| mount.place.as_os_str().len())
 }

@@ -63,7 +63,7 @@ impl PartialFile {
         Self::create_for(target, size, Placing::default())
     }
 
-    /// The same, for a file that is put in place in its own way.
+    /// Makes the hidden file for a target with its own way of being put in place.
     fn create_for(target: &Path, size: u64, placing: Placing) -> Result<Self, PartialError> {
         let partial = Self::open(target, size, placing)?;
         partial.reserve()?;

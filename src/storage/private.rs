@@ -16,9 +16,13 @@ const FILE: u32 = 0o600;
 const FOLDER: u32 = 0o700;
 /// Folders where everybody makes files of his own, such as `/tmp`.
 const STICKY: u32 = 0o1000;
+/// The token of the control interface over TCP.
+pub const HTTP_TOKEN: &str = "http-token";
+/// The control socket.
+pub(super) const CONTROL_SOCKET: &str = "control.sock";
 /// Names that are mended one by one of a folder that is not a node's alone.
 const OURS: [&str; 8] =
-    ["lock", "format", "machine", "config.toml", "http-token", "control.sock", "outboards", "lost+found"];
+    ["lock", "format", "machine", "config.toml", HTTP_TOKEN, CONTROL_SOCKET, "outboards", "lost+found"];
 const OUR_BEGINNINGS: [&str; 8] =
     ["identity.key", "master-", "nodes-", "index.", "shares.", "certificates.", "copies.", "swarmdex-"];
 
@@ -98,9 +102,9 @@ impl Exposed {
 }
 
 /// Takes from others what they may do with a data directory and everything that a node has in it, apart from files in
-/// `except`. A folder that is somebody's as well (a home, or `/var/lib`) stays as it is, but for what is ours. That is
-/// one with folders in it that no node makes. Unless it `was_used` by a node before, it is also one with anything else
-/// in it.
+/// `except`. A folder that is not a node's alone (a home, or `/var/lib`) stays as it is, but for what is ours. It
+/// counts as such if folders are in it that no node makes. Unless it `was_used` by a node before, anything else in it
+/// is enough.
 pub(super) fn mend(folder: &Path, was_used: bool, except: &[&str]) -> Exposed {
     let mut exposed = Exposed::default();
     let entries: Vec<_> = match fs::read_dir(folder) {

@@ -6,6 +6,9 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::private;
 
+/// What a statement comes to.
+pub(super) type Sql<T> = Result<T, rusqlite::Error>;
+
 /// What makes a database ours.
 pub(super) struct Schema<'a> {
     /// Stands in the header of the file.
@@ -38,7 +41,8 @@ impl From<rusqlite::Error> for OpenError {
     }
 }
 
-/// The same for what can be had anew: a database that is damaged or foreign is moved aside, and `what` says what it held.
+/// Opens a database whose content can be had anew: one that is damaged or foreign is moved aside, and `what` says in
+/// the log what it held.
 pub(super) fn open_or_renew(path: &Path, schema: &Schema<'_>, what: &str) -> Result<Connection, rusqlite::Error> {
     match open(path, schema) {
         Ok(connection) => return Ok(connection),

@@ -22,8 +22,8 @@ pub struct Written {
     pub pid: u32,
 }
 
-/// Those of some files, by their paths without links, that a program has open for writing; each once. No file is looked at itself: a disk
-/// that does not answer holds nobody up.
+/// Which of these files, given by their paths without links, a program has open for writing; each once. No file is
+/// looked at itself: a disk that does not answer holds nobody up.
 pub fn written<'a>(files: impl IntoIterator<Item = &'a Path>) -> Vec<Written> {
     let files: HashSet<&Path> = files.into_iter().collect();
     let mut found = BTreeMap::<PathBuf, Written>::new();

@@ -9,8 +9,8 @@ use swarmdex::Node;
 use swarmdex::config::Role;
 use swarmdex::node::{MasterState, Standing};
 use swarmdex_protocols::index::{
-    Announce, Compare, Compared, Offer, Range, RefusalCode, Renew, Request, Response, Sequence, Session, ShareDigest,
-    ShareSum, Verdict,
+    Announce, Compare, Compared, IndexRequest, IndexResponse, Offer, Range, RefusalCode, Renew, Sequence, Session,
+    ShareDigest, ShareSum, Verdict,
 };
 use swarmdex_protocols::{ContentId, PeerId};
 
@@ -192,13 +192,13 @@ fn sum(entries: u64) -> ShareSum {
     ShareSum { entries, digest: ShareDigest::from_bytes([7; 32]) }
 }
 
-async fn renew(stranger: &Stranger, master: PeerId, session: Session, held: ShareSum) -> Response {
-    stranger.ask(master, &Request::Renew(Renew { session, held, repaired: 0 })).await
+async fn renew(stranger: &Stranger, master: PeerId, session: Session, held: ShareSum) -> IndexResponse {
+    stranger.ask(master, &IndexRequest::Renew(Renew { session, held, repaired: 0 })).await
 }
 
-fn refused(response: &Response) -> Option<RefusalCode> {
+fn refused(response: &IndexResponse) -> Option<RefusalCode> {
     match response {
-        Response::Refused(refusal) => Some(refusal.code),
+        IndexResponse::Refused(refusal) => Some(refusal.code),
         _ => None,
     }
 }
@@ -215,7 +215,7 @@ async fn a_member_that_lies_about_what_it_holds_costs_little_and_only_itself() {
     let mut answers = 0;
     loop {
         match renew(&stranger, id, session, sum(1_000_000)).await {
-            Response::Renewed(renewed) => assert!(!renewed.agreed),
+            IndexResponse::Renewed(renewed) => assert!(!renewed.agreed),
             refusal => {
                 assert_eq!(refused(&refusal), Some(RefusalCode::NotJoined));
                 break;
@@ -225,7 +225,7 @@ async fn a_member_that_lies_about_what_it_holds_costs_little_and_only_itself() {
         assert!(answers < 20, "it is told to join anew");
     }
     let ranges = vec![Range { from: String::new(), to: None, held: sum(1) }];
-    let compare = |session, ranges: &Vec<Range>| Request::Compare(Compare { session, ranges: ranges.clone() });
+    let compare = |session, ranges: &Vec<Range>| IndexRequest::Compare(Compare { session, ranges: ranges.clone() });
     let over = stranger.ask(id, &compare(session, &ranges)).await;
     assert_eq!(refused(&over), Some(RefusalCode::NotJoined), "the session is over");
     let session = stranger.join(id).await.session;
@@ -234,9 +234,9 @@ async fn a_member_that_lies_about_what_it_holds_costs_little_and_only_itself() {
     }
     // What it holds is nothing, whatever it says; of others' names it learns nothing.
     let answer = stranger.ask(id, &compare(session, &ranges)).await;
-    assert_eq!(answer, Response::Compared(vec![Compared::Names(Vec::new())]));
+    assert_eq!(answer, IndexResponse::Compared(vec![Compared::Names(Vec::new())]));
     let mut compared = 1;
-    while matches!(stranger.ask(id, &compare(session, &ranges)).await, Response::Compared(_)) {
+    while matches!(stranger.ask(id, &compare(session, &ranges)).await, IndexResponse::Compared(_)) {
         compared += 1;
         assert!(compared < 10_000, "comparisons have an end");
     }
@@ -253,10 +253,10 @@ async fn a_report_that_ends_with_another_count_frees_nothing() {
         let offers = names.iter().map(|name| Offer::new(*name, ContentId::of(name.as_bytes()), 1)).collect();
         let total = end.flatten();
         let announce = Announce { session, sequence: Sequence(sequence), offers, last: end.is_some(), total };
-        stranger.ask(id, &Request::Announce(announce)).await
+        stranger.ask(id, &IndexRequest::Announce(announce)).await
     };
-    let versions = |response: Response| match response {
-        Response::Announced(verdicts) => verdicts
+    let versions = |response: IndexResponse| match response {
+        IndexResponse::Announced(verdicts) => verdicts
             .into_iter()
             .map(|verdict| match verdict {
                 Verdict::Accepted { version, .. } => version,

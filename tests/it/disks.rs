@@ -44,9 +44,9 @@ impl Disk {
         Self::in_memory(&format!("nr_inodes={files}"))
     }
 
-    /// A disk of 64 MiB that has no permissions, no links, no sockets, no two names that differ in capitals alone, and no renaming
-    /// that replaces nothing; and a program behind it that can be stopped, which then does not answer. `None`, loudly, where
-    /// there is none.
+    /// A disk of 64 MiB that has no permissions, no links, no sockets, no two names that differ in capitals alone, and
+    /// no renaming that replaces nothing. The program behind it can be stopped, and then does not answer. `None`,
+    /// loudly, where there is none.
     pub fn plain() -> Option<Self> {
         Self::mounted(|folder| {
             let image = Self::image(folder.path(), 64)?;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use swarmdex::node::{GetReport, GetRequest, Operation};
-use swarmdex_protocols::fetch::{Have, Header, Refusal, Request, Run};
+use swarmdex_protocols::fetch::{ChunkRun, FetchRefusal, FetchRequest, Have, Header};
 use swarmdex_protocols::{ChunkSet, ContentId, PeerId};
 use tokio::sync::watch;
 
@@ -50,20 +50,20 @@ impl Crowd {
         let begun = Arc::new(Mutex::new(None));
         let (first_begun, copy) = (begun.clone(), bytes.clone());
         owner.answer_all(move |request| match request {
-            Request::Have(_) => {
+            FetchRequest::Have(_) => {
                 Reply::Bytes(framed(&Header::Have { bytes: 0, whole: true, others: Vec::new(), sending: false }))
             }
             // Before ben knows that there is a crowd, nothing.
-            Request::Chunks(want) => {
+            FetchRequest::Chunks(want) => {
                 let (header, body) = chunks(&copy, want.run());
                 Reply::Halves(Vec::new(), known.clone(), answer(&header, &body))
             }
-            Request::Any(_) if *going_on.borrow() && second == Second::Missing => {
-                Reply::Bytes(framed(&Header::Refused(Refusal::NotFound)))
+            FetchRequest::Any(_) if *going_on.borrow() && second == Second::Missing => {
+                Reply::Bytes(framed(&Header::Refused(FetchRefusal::NotFound)))
             }
-            Request::Any(any) => {
+            FetchRequest::Any(any) => {
                 first_begun.lock().unwrap().get_or_insert(any.first);
-                let (header, mut body) = chunks(&copy, Run { content, first: any.first, count: 1 });
+                let (header, mut body) = chunks(&copy, ChunkRun { content, first: any.first, count: 1 });
                 let rest = body.split_off(body.len() / 2);
                 let rest = match second {
                     Second::Right => rest,
@@ -83,12 +83,12 @@ impl Crowd {
         own.insert(5);
         let (copy, told) = (bytes.clone(), own.as_bytes().to_vec());
         friend.answer_all(move |request| match request {
-            Request::Have(_) => {
+            FetchRequest::Have(_) => {
                 let header =
                     Header::Have { bytes: told.len() as u32, whole: false, others: Vec::new(), sending: false };
                 Reply::Bytes(answer(&header, &told))
             }
-            Request::Chunks(want) if want.first == 5 => {
+            FetchRequest::Chunks(want) if want.first == 5 => {
                 // Ben knows of the crowd.
                 knows_friend.send_replace(true);
                 let (header, body) = chunks(&copy, want.run());
@@ -99,7 +99,7 @@ impl Crowd {
         let ben = friend.connect(&tcp_address(&node)).await.unwrap();
         let index = until("ben says that the chunk is on its way", async || {
             let have = Have { content, addresses: friend.listen.clone(), have: own.as_bytes().to_vec() };
-            let told = friend.send(FETCH, ben, framed(&Request::Have(have))).await.unwrap();
+            let told = friend.send(FETCH, ben, framed(&FetchRequest::Have(have))).await.unwrap();
             let (header, body) = taken_apart(&told);
             let index = (*begun.lock().unwrap())?;
             matches!(header, Header::Have { whole: false, .. }).then_some(())?;
@@ -111,11 +111,11 @@ impl Crowd {
 
     /// Asks ben for the chunk, and lets the owner go on: what ben answers then.
     async fn answer(&self) -> (Header, Vec<u8>) {
-        let run = Run { content: self.content, first: self.index, count: 1 };
-        let mut asking = Box::pin(self.friend.send(FETCH, self.ben, framed(&Request::Chunks(run.into()))));
+        let run = ChunkRun { content: self.content, first: self.index, count: 1 };
+        let mut asking = Box::pin(self.friend.send(FETCH, self.ben, framed(&FetchRequest::Chunks(run.into()))));
         assert!((&mut asking).now_or_never().is_none());
         // An answer to a later question is there, and none to this one.
-        let have = Request::Have(Have { content: self.content, addresses: Vec::new(), have: Vec::new() });
+        let have = FetchRequest::Have(Have { content: self.content, addresses: Vec::new(), have: Vec::new() });
         self.friend.send(FETCH, self.ben, framed(&have)).await.unwrap();
         assert!((&mut asking).now_or_never().is_none(), "ben waits for it");
         self.goes_on.send_replace(true);
@@ -138,11 +138,11 @@ async fn who_asks_for_a_chunk_that_begins_to_arrive_gets_it_when_it_is_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_a_chunk_that_breaks_off_is_refused() {
     let crowd = Crowd::begin(Second::Missing).await;
-    assert_eq!(crowd.answer().await.0, Header::Refused(Refusal::NotFound));
+    assert_eq!(crowd.answer().await.0, Header::Refused(FetchRefusal::NotFound));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_a_chunk_that_arrives_wrong_is_refused() {
     let crowd = Crowd::begin(Second::Wrong).await;
-    assert_eq!(crowd.answer().await.0, Header::Refused(Refusal::NotFound));
+    assert_eq!(crowd.answer().await.0, Header::Refused(FetchRefusal::NotFound));
 }

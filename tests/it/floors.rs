@@ -1,5 +1,5 @@
-//! The house rules that no compiler checks: imports only point down, no unbounded channel, no file
-//! that has grown past one room, one file that names the CBOR library.
+//! The house rules that no compiler checks: imports only point down, no unbounded channel, no file that has grown past
+//! one room. One file names the CBOR library, and on one floor a type has its name for itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -266,4 +266,68 @@ fn a_circle_of_rooms_is_found() {
         of(&[("net::a", "use super::a::x;"), ("net::a::x", "use super::y; use crate::state::b::c;"), ("state::b", "")]),
         None
     );
+}
+
+/// Types that a file defines, but for those of its tests.
+fn types(code: &str) -> Vec<&str> {
+    let code = code.split("\n#[cfg(test)]\n").next().unwrap_or_default();
+    let of_line = |line: &'_ str| -> Option<(usize, usize)> {
+        let mut rest = line;
+        if let Some(public) = rest.strip_prefix("pub") {
+            rest = public.strip_prefix('(').and_then(|inside| inside.split_once(')')).map_or(public, |(_, rest)| rest);
+            rest = rest.trim_start();
+        }
+        let kinds = ["struct ", "enum ", "trait ", "type ", "union "];
+        let name = kinds.iter().find_map(|kind| rest.strip_prefix(kind))?;
+        let end = name.find(|char: char| !(char.is_alphanumeric() || char == '_')).unwrap_or(name.len());
+        Some((line.len() - name.len(), end))
+    };
+    code.lines().filter_map(|line| of_line(line).map(|(from, length)| &line[from..from + length])).collect()
+}
+
+/// Names of types that two files of one floor define, with the files. Simulations are tests.
+fn named_twice(sources: &BTreeMap<String, String>) -> BTreeMap<String, Vec<String>> {
+    let mut places = BTreeMap::<(String, &str), Vec<String>>::new();
+    for (file, code) in sources {
+        let is_test = ["test", "sim", "conformance", "/crash.rs"].iter().any(|word| file.contains(word));
+        // What stands in for a room that is left out of a build.
+        if is_test || file.ends_with("_off.rs") {
+            continue;
+        }
+        let floor = match file.split('/').collect::<Vec<_>>().as_slice() {
+            ["src", floor, _, ..] => format!("src/{floor}"),
+            [floor, "src", ..] => (*floor).to_owned(),
+            _ => "src".to_owned(),
+        };
+        for name in types(code) {
+            places.entry((floor.clone(), name)).or_default().push(file.clone());
+        }
+    }
+    let twice = places.into_iter().filter(|(_, files)| files.len() > 1);
+    twice.map(|((floor, name), files)| (format!("{floor}: {name}"), files)).collect()
+}
+
+#[test]
+fn a_type_has_its_name_for_itself_on_its_floor() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = BTreeMap::new();
+    for path in ["src", "protocols/src"].iter().flat_map(|folder| files(&root.join(folder))) {
+        let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+        sources.insert(name, std::fs::read_to_string(&path).unwrap());
+    }
+    assert_eq!(named_twice(&sources), BTreeMap::new());
+}
+
+#[test]
+fn a_name_that_stands_twice_is_found() {
+    let code =
+        "pub struct A<T>;\npub(in crate::x) enum B {\n    C,\n}\ntype D = A;\n#[cfg(test)]\nmod tests {}\nstruct E;";
+    assert_eq!(types(code), ["A", "B", "D"]);
+    let of = |files: &[(&str, &str)]| {
+        named_twice(&files.iter().map(|(file, code)| ((*file).to_owned(), (*code).to_owned())).collect())
+    };
+    let one = ("src/net/a.rs", "pub trait A {}\n    type A = u8;");
+    let found = of(&[one, ("src/net/b/c.rs", "struct A {"), ("src/node/d.rs", "struct A;")]);
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["src/net: A"]);
+    assert!(of(&[one, ("src/net/a_off.rs", "struct A;"), ("src/net/a/tests.rs", "struct A;")]).is_empty());
 }

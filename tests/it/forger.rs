@@ -12,9 +12,11 @@ use libp2p::request_response::{self, Message, ProtocolSupport};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{StreamProtocol, Swarm, identify, kad, ping, tcp, tls, yamux};
 use serde::Serialize;
-use swarmdex_protocols::check::{Compared, Held};
+use swarmdex_protocols::check::{Held, KeysCompared};
 use swarmdex_protocols::index::{Refusal, RefusalCode};
-use swarmdex_protocols::mirror::{Found, Provider, Request, Response, Stock, Store, Stored, Verdict};
+use swarmdex_protocols::mirror::{
+    KeyFound, MirrorRequest, MirrorResponse, Provider, Stock, Store, StoreVerdict, Stored,
+};
 use swarmdex_protocols::{Multiaddr, PeerId, RecordKey, Statement, codec};
 use tokio::sync::{mpsc, oneshot};
 
@@ -32,7 +34,7 @@ enum Order {
     Connect(Multiaddr),
     Forge(RecordKey, Vec<u8>),
     Put(PeerId, RecordKey, Vec<u8>),
-    Store(PeerId, Vec<u8>, oneshot::Sender<Response>),
+    Store(PeerId, Vec<u8>, oneshot::Sender<MirrorResponse>),
     Known(oneshot::Sender<usize>),
 }
 
@@ -177,11 +179,11 @@ impl Forger {
     }
 
     /// Has a node store records, by the mirror protocol; again, if the node was too busy to answer.
-    pub async fn store(&self, to: PeerId, request: &Request) {
+    pub async fn store(&self, to: PeerId, request: &MirrorRequest) {
         loop {
             let (answer, answered) = oneshot::channel();
             self.order(Order::Store(to, framed(request), answer)).await;
-            if matches!(answered.await, Ok(Response::Stored(_))) {
+            if matches!(answered.await, Ok(MirrorResponse::Stored(_))) {
                 return;
             }
         }
@@ -226,16 +228,16 @@ async fn run(
                     let request = codec::decode(&bytes[4..4 + length], usize::MAX).unwrap();
                     let mut heard = heard.lock().unwrap();
                     match &request {
-                        Request::Check(_) => heard.checks += 1,
-                        Request::Store(store) => heard.records += (store.statements.len() + store.provide.len()) as u64,
+                        MirrorRequest::Check(_) => heard.checks += 1,
+                        MirrorRequest::Store(store) => heard.records += (store.statements.len() + store.provide.len()) as u64,
                         _ => {}
                     }
                     drop(heard);
                     let refused = match &request {
-                        Request::Store(store) => (answers.refuser.lock().unwrap())(peer, store),
+                        MirrorRequest::Store(store) => (answers.refuser.lock().unwrap())(peer, store),
                         _ => None,
                     };
-                    let refused = refused.map(|code| Response::Refused(Refusal::new(code, "not now")));
+                    let refused = refused.map(|code| MirrorResponse::Refused(Refusal::new(code, "not now")));
                     let reply = refused.unwrap_or_else(|| lie(request, peer, &answers, *swarm.local_peer_id()));
                     let _ = swarm.behaviour_mut().mirror.send_response(channel, Reply::Bytes(framed(&reply)));
                 }
@@ -275,14 +277,14 @@ fn carry_out(swarm: &mut Swarm<Behaviour>, order: Order) {
 }
 
 /// Everything is said to be stored, and nothing is.
-fn lie(request: Request, asker: PeerId, answers: &Answers, own: PeerId) -> Response {
+fn lie(request: MirrorRequest, asker: PeerId, answers: &Answers, own: PeerId) -> MirrorResponse {
     match request {
-        Request::Store(store) => {
-            let statements = vec![Verdict::Stored; store.statements.len()];
-            Response::Stored(Stored { statements, provided: store.provide.len() as u32 })
+        MirrorRequest::Store(store) => {
+            let statements = vec![StoreVerdict::Stored; store.statements.len()];
+            MirrorResponse::Stored(Stored { statements, provided: store.provide.len() as u32 })
         }
-        Request::Providers(_) => Response::Providers(Vec::new()),
-        Request::Find(key) => {
+        MirrorRequest::Providers(_) => MirrorResponse::Providers(Vec::new()),
+        MirrorRequest::Find(key) => {
             let forged = answers.forged.lock().unwrap();
             let node = |peer| Provider { peer, addresses: vec!["/ip4/127.0.0.1/tcp/9".parse().unwrap()] };
             let closer = match &*answers.named.lock().unwrap() {
@@ -290,16 +292,18 @@ fn lie(request: Request, asker: PeerId, answers: &Answers, own: PeerId) -> Respo
                 Named::Asker => vec![node(asker)],
                 Named::Nodes(nodes) => nodes.clone(),
             };
-            Response::Found(Found { statements: forged.get(&key).cloned().unwrap_or_default(), closer })
+            MirrorResponse::Found(KeyFound { statements: forged.get(&key).cloned().unwrap_or_default(), closer })
         }
-        Request::Part(_) => Response::Part(Stock::default()),
-        Request::Check(ranges) if answers.agrees.load(Ordering::Relaxed) => {
-            Response::Checked(vec![Compared::Same; ranges.len()])
+        MirrorRequest::Part(_) => MirrorResponse::Part(Stock::default()),
+        MirrorRequest::Check(ranges) if answers.agrees.load(Ordering::Relaxed) => {
+            MirrorResponse::Checked(vec![KeysCompared::Same; ranges.len()])
         }
-        Request::Check(ranges) => Response::Checked(vec![Compared::Differs(Held::default()); ranges.len()]),
-        Request::Read(keys) => {
+        MirrorRequest::Check(ranges) => {
+            MirrorResponse::Checked(vec![KeysCompared::Differs(Held::default()); ranges.len()])
+        }
+        MirrorRequest::Read(keys) => {
             let forged = answers.forged.lock().unwrap();
-            Response::Records(keys.iter().map(|key| forged.get(key).cloned().unwrap_or_default()).collect())
+            MirrorResponse::Records(keys.iter().map(|key| forged.get(key).cloned().unwrap_or_default()).collect())
         }
     }
 }

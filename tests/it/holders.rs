@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use swarmdex::node::ErrorKind;
 use swarmdex_protocols::content::{Geometry, Outboard, chunk_value};
-use swarmdex_protocols::fetch::{self, Any, Header};
-use swarmdex_protocols::index::{Announce, Offer, Request, Response, Sequence, Verdict};
+use swarmdex_protocols::fetch::{self, AnyOf, Header};
+use swarmdex_protocols::index::{Announce, IndexRequest, IndexResponse, Offer, Sequence, Verdict};
 use swarmdex_protocols::{ChunkSet, ContentId, codec};
 
 use crate::harness::{TestNode, downloaded, noise, tcp_address, until, uploaded};
@@ -20,7 +20,7 @@ const SIZE: u64 = 3_000_000;
 const LIES: u64 = 2 * (3 << 20);
 
 /// Honest chunks of a content.
-pub fn chunks(bytes: &[u8], run: fetch::Run) -> (Header, Vec<u8>) {
+pub fn chunks(bytes: &[u8], run: fetch::ChunkRun) -> (Header, Vec<u8>) {
     let geometry = Geometry::new(bytes.len() as u64).unwrap();
     let pieces: Vec<_> = bytes.chunks(geometry.chunk_bytes() as usize).collect();
     let range = run.first as usize..run.first as usize + run.count as usize;
@@ -66,7 +66,7 @@ async fn hostile_holder(
     what: &str,
     expected: ErrorKind,
     most: u64,
-    answer: impl Fn(&[u8], fetch::Run) -> Reply + Send + Sync + Clone + 'static,
+    answer: impl Fn(&[u8], fetch::ChunkRun) -> Reply + Send + Sync + Clone + 'static,
 ) {
     let master = TestNode::master().await;
     let bytes = noise(11, SIZE as usize);
@@ -111,7 +111,7 @@ async fn a_holder_that_sends_wrong_bytes_is_caught() {
 async fn a_holder_that_sends_another_chunk_is_caught() {
     hostile_holder("another chunk", ErrorKind::Verification, LIES, |bytes, request| {
         let first = if request.first == 0 { 4 } else { 0 };
-        let (header, body) = chunks(bytes, fetch::Run { first, count: request.count, ..request });
+        let (header, body) = chunks(bytes, fetch::ChunkRun { first, count: request.count, ..request });
         reply(&header, &body)
     })
     .await;
@@ -129,7 +129,7 @@ async fn a_holder_that_sends_too_much_is_caught() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_sends_fewer_chunks_than_asked_is_caught() {
     hostile_holder("too few", ErrorKind::Verification, LIES, |bytes, request| {
-        let (header, body) = chunks(bytes, fetch::Run { count: request.count - 1, ..request });
+        let (header, body) = chunks(bytes, fetch::ChunkRun { count: request.count - 1, ..request });
         reply(&header, &body)
     })
     .await;
@@ -224,7 +224,7 @@ async fn a_holder_that_is_just_faster_than_the_limit_holds_nobody_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_has_nothing_is_not_found() {
     hostile_holder("nothing there", ErrorKind::NotFound, LIES, |_, _| {
-        reply(&Header::Refused(fetch::Refusal::NotFound), &[])
+        reply(&Header::Refused(fetch::FetchRefusal::NotFound), &[])
     })
     .await;
 }
@@ -241,7 +241,7 @@ async fn a_size_that_lies_is_a_clear_error() {
         Offer::new("no bytes", ContentId::of(b"x"), 0),
     ];
     let request = Announce { session, sequence: Sequence(1), offers, last: false, total: None };
-    let Response::Announced(said) = stranger.ask(id, &Request::Announce(request)).await else {
+    let IndexResponse::Announced(said) = stranger.ask(id, &IndexRequest::Announce(request)).await else {
         panic!("not announced")
     };
     assert!(matches!(&said[0], Verdict::Refused(_)) && matches!(&said[1], Verdict::Refused(_)));
@@ -273,17 +273,17 @@ async fn a_holder_that_leaves_in_the_middle_of_an_answer_costs_what_it_sent() {
         let counter = asked.clone();
         stranger.answer_all(move |request| {
             let whole = match request {
-                fetch::Request::Chunks(want) => {
+                fetch::FetchRequest::Chunks(want) => {
                     counter.fetch_add(1, Ordering::Relaxed);
                     let (header, body) = chunks(&copy, want.run());
                     answer(&header, &body)
                 }
-                fetch::Request::Have(_) if place % 2 == 0 => {
+                fetch::FetchRequest::Have(_) if place % 2 == 0 => {
                     let header =
                         Header::Have { bytes: all.len() as u32, whole: false, others: Vec::new(), sending: false };
                     answer(&header, &all)
                 }
-                _ => answer(&Header::Refused(fetch::Refusal::NotFound), &[]),
+                _ => answer(&Header::Refused(fetch::FetchRefusal::NotFound), &[]),
             };
             let cut = (whole.len() as f64 * part).ceil() as usize;
             Reply::Break(whole[..cut].to_vec())
@@ -309,13 +309,13 @@ async fn clients_that_leave_in_the_middle_of_a_message_leave_nothing_behind() {
     let bytes = noise(13, 8 << 20);
     anna.share_file("file", &bytes).await;
     let content = ContentId::of(&bytes);
-    let run = fetch::Run { content, first: 0, count: 4 };
+    let run = fetch::ChunkRun { content, first: 0, count: 4 };
     let requests = [
-        fetch::Request::Chunks(run.into()),
-        fetch::Request::Any(Any::new(content, 0, [3, 7])),
-        fetch::Request::Have(fetch::Have { content, addresses: Vec::new(), have: Vec::new() }),
-        fetch::Request::Files(vec![content, ContentId::of(b"x")]),
-        fetch::Request::Cancel(run),
+        fetch::FetchRequest::Chunks(run.into()),
+        fetch::FetchRequest::Any(AnyOf::new(content, 0, [3, 7])),
+        fetch::FetchRequest::Have(fetch::Have { content, addresses: Vec::new(), have: Vec::new() }),
+        fetch::FetchRequest::Files(vec![content, ContentId::of(b"x")]),
+        fetch::FetchRequest::Cancel(run),
     ];
     let (stranger, id) = Stranger::at(&anna).await;
     for request in requests {

@@ -7,8 +7,8 @@ use swarmdex::config::Role;
 use swarmdex::node::ErrorKind;
 use swarmdex_protocols::fetch::{self, Header};
 use swarmdex_protocols::index::{
-    Announce, Join, Leave, Lookup, Offer, Peers, RefusalCode, Report, Request, Response, Revocation, Revoke, Search,
-    Sequence, Session, ShareDigest, Verdict,
+    Announce, IndexRequest, IndexResponse, Join, Leave, Lookup, Offer, Peers, RefusalCode, Report, Revoke,
+    RevokeOutcome, Search, Sequence, Session, ShareDigest, Verdict,
 };
 use swarmdex_protocols::{ContentId, Multiaddr, PeerId, Rule};
 
@@ -19,25 +19,25 @@ fn offer(name: &str) -> Offer {
     Offer::new(name, ContentId::of(name.as_bytes()), 1)
 }
 
-fn announce(session: Session, sequence: u64, names: &[&str]) -> Request {
+fn announce(session: Session, sequence: u64, names: &[&str]) -> IndexRequest {
     let offers = names.iter().map(|name| offer(name)).collect();
-    Request::Announce(Announce { session, sequence: Sequence(sequence), offers, last: false, total: None })
+    IndexRequest::Announce(Announce { session, sequence: Sequence(sequence), offers, last: false, total: None })
 }
 
-fn revoke(session: Session, sequence: u64, name: &str) -> Request {
-    Request::Revoke(Revoke { session, sequence: Sequence(sequence), names: vec![name.to_owned()] })
+fn revoke(session: Session, sequence: u64, name: &str) -> IndexRequest {
+    IndexRequest::Revoke(Revoke { session, sequence: Sequence(sequence), names: vec![name.to_owned()] })
 }
 
-fn refused(response: &Response) -> RefusalCode {
+fn refused(response: &IndexResponse) -> RefusalCode {
     match response {
-        Response::Refused(refusal) => refusal.code,
+        IndexResponse::Refused(refusal) => refusal.code,
         other => panic!("not refused: {other:?}"),
     }
 }
 
-async fn verdicts(stranger: &Stranger, master: PeerId, request: &Request) -> Vec<Verdict> {
+async fn verdicts(stranger: &Stranger, master: PeerId, request: &IndexRequest) -> Vec<Verdict> {
     match stranger.ask(master, request).await {
-        Response::Announced(verdicts) => verdicts,
+        IndexResponse::Announced(verdicts) => verdicts,
         other => panic!("{other:?}"),
     }
 }
@@ -88,7 +88,7 @@ async fn invalid_names_are_refused_one_by_one_in_announce_and_lookup() {
         }
     }
     for name in bad {
-        let response = stranger.ask(id, &Request::Lookup(Lookup { name: name.to_owned() })).await;
+        let response = stranger.ask(id, &IndexRequest::Lookup(Lookup { name: name.to_owned() })).await;
         assert_eq!(refused(&response), RefusalCode::InvalidName, "{name:?}");
         let error = master.lookup(name).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage, "{name:?}");
@@ -102,7 +102,7 @@ async fn bytes_that_are_no_message_are_answered_and_harm_nothing() {
     let anna = TestNode::peer(&master).await;
     anna.share_file("name", b"x").await;
     let (stranger, id) = Stranger::at(&master).await;
-    let lookup = framed(&Request::Lookup(Lookup { name: "name".to_owned() }));
+    let lookup = framed(&IndexRequest::Lookup(Lookup { name: "name".to_owned() }));
     let unknown = framed(&std::collections::BTreeMap::from([("dance", 1)]));
     let cases: [(&str, Vec<u8>, RefusalCode); 9] = [
         ("nothing", Vec::new(), RefusalCode::Malformed),
@@ -123,7 +123,7 @@ async fn bytes_that_are_no_message_are_answered_and_harm_nothing() {
     let (other, anna_id) = Stranger::at(&anna).await;
     for bytes in [Vec::new(), vec![0xff; 8], framed_bytes(&noise(2, 100)), framed_bytes(&[0xa0])] {
         let answer: Header = unframed(&other.send(FETCH, anna_id, bytes).await.unwrap());
-        assert_eq!(answer, Header::Refused(fetch::Refusal::Malformed));
+        assert_eq!(answer, Header::Refused(fetch::FetchRefusal::Malformed));
     }
     // A version of the protocol from the future is refused in negotiation.
     assert!(stranger.send(FUTURE, id, vec![1, 2, 3]).await.is_err());
@@ -140,8 +140,10 @@ async fn fuzzed_frames_on_every_protocol_disturb_nobody() {
     let session = stranger.join(id).await.session;
     let samples = [
         framed(&announce(session, 1, &["a", "b"])),
-        framed(&Request::Search(Search { query: "a".to_owned(), cursor: None, limit: 5, rule: Rule::First })),
-        framed(&fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 0, count: 1 }.into())),
+        framed(&IndexRequest::Search(Search { query: "a".to_owned(), cursor: None, limit: 5, rule: Rule::First })),
+        framed(&fetch::FetchRequest::Chunks(
+            fetch::ChunkRun { content: ContentId::of(b"x"), first: 0, count: 1 }.into(),
+        )),
     ];
     for number in 0..300u64 {
         let mut bytes = samples[number as usize % samples.len()].clone();
@@ -208,13 +210,13 @@ async fn a_batch_over_the_limit_is_refused_whole() {
 async fn sessions_and_sequence_numbers_fence() {
     let master = TestNode::master().await;
     let ((anna, id), (ben, _)) = (Stranger::at(&master).await, Stranger::at(&master).await);
-    let not_joined = |response: Response| assert_eq!(refused(&response), RefusalCode::NotJoined);
+    let not_joined = |response: IndexResponse| assert_eq!(refused(&response), RefusalCode::NotJoined);
     not_joined(ben.ask(id, &announce(Session(1), 1, &["x"])).await);
     let first = anna.join(id).await.session;
     ben.join(id).await;
     // The owner of a name is who the connection proves, and the session has to be its own.
     not_joined(ben.ask(id, &announce(first, 1, &["x"])).await);
-    not_joined(ben.ask(id, &Request::Leave(Leave { session: first })).await);
+    not_joined(ben.ask(id, &IndexRequest::Leave(Leave { session: first })).await);
 
     let register = announce(first, 1, &["x"]);
     let granted = verdicts(&anna, id, &register).await;
@@ -224,7 +226,9 @@ async fn sessions_and_sequence_numbers_fence() {
     let again = verdicts(&anna, id, &register).await;
     assert!(matches!(again[0], Verdict::Accepted { version: same, .. } if same == version));
     let revoked = anna.ask(id, &revoke(first, 2, "x")).await;
-    assert!(matches!(&revoked, Response::Revoked(outcomes) if matches!(outcomes[0], Revocation::Revoked { .. })));
+    assert!(
+        matches!(&revoked, IndexResponse::Revoked(outcomes) if matches!(outcomes[0], RevokeOutcome::Revoked { .. }))
+    );
     // Yesterday's register after the revoke.
     assert_eq!(refused(&anna.ask(id, &register).await), RefusalCode::Stale);
     assert_eq!(master.lookup("x").await.unwrap_err().kind(), ErrorKind::NotFound);
@@ -246,7 +250,9 @@ async fn owner_revokes_while_another_registers() {
         verdicts(&anna, id, &announce(a, 2 * round + 1, &[&name])).await;
         let (free, take) = (revoke(a, 2 * round + 2, &name), announce(b, round + 1, &[&name]));
         let (revoked, taken) = tokio::join!(anna.ask(id, &free), verdicts(&ben, id, &take));
-        assert!(matches!(&revoked, Response::Revoked(outcomes) if matches!(outcomes[0], Revocation::Revoked { .. })));
+        assert!(
+            matches!(&revoked, IndexResponse::Revoked(outcomes) if matches!(outcomes[0], RevokeOutcome::Revoked { .. }))
+        );
         match &taken[0] {
             Verdict::Accepted { .. } => assert_eq!(master.lookup(&name).await.unwrap().entry.owner, ben.peer),
             Verdict::Conflict { owner } => {
@@ -284,13 +290,13 @@ async fn names_and_members_are_bounded_and_honest_peers_still_served() {
             machine: None,
             again: false,
         };
-        match stranger.ask(id, &Request::Join(join)).await {
-            Response::Joined(joined) => {
+        match stranger.ask(id, &IndexRequest::Join(join)).await {
+            IndexResponse::Joined(joined) => {
                 let own: Vec<_> = names.iter().map(|name| format!("{sybil} {name}")).collect();
                 let own: Vec<_> = own.iter().map(String::as_str).collect();
                 refusals.extend(verdicts(&stranger, id, &announce(joined.session, 1, &own)).await);
             }
-            Response::Refused(refusal) => assert_eq!(refusal.code, RefusalCode::Quota),
+            IndexResponse::Refused(refusal) => assert_eq!(refusal.code, RefusalCode::Quota),
             other => panic!("{other:?}"),
         }
         strangers.push(stranger);
@@ -335,8 +341,8 @@ async fn requests_that_wait_are_bounded_for_each_peer() {
     let mut quota = 0;
     for task in tasks {
         match task.await.unwrap() {
-            Response::Announced(_) => {}
-            Response::Refused(refusal) => {
+            IndexResponse::Announced(_) => {}
+            IndexResponse::Refused(refusal) => {
                 assert_eq!(refusal.code, RefusalCode::Quota);
                 assert!(refusal.reason.contains("one peer"), "{}", refusal.reason);
                 quota += 1;
@@ -354,9 +360,9 @@ async fn questions_to_a_node_that_is_no_master_say_so() {
     let anna = TestNode::peer(&master).await;
     let (stranger, id) = Stranger::at(&anna).await;
     for request in [
-        Request::Peers(Peers { after: None }),
-        Request::Report(Report { peer: id }),
-        Request::Leave(Leave { session: Session(1) }),
+        IndexRequest::Peers(Peers { after: None }),
+        IndexRequest::Report(Report { peer: id }),
+        IndexRequest::Leave(Leave { session: Session(1) }),
     ] {
         assert_eq!(refused(&stranger.ask(id, &request).await), RefusalCode::NotMaster);
     }
@@ -364,14 +370,14 @@ async fn questions_to_a_node_that_is_no_master_say_so() {
     anna.share_file("hers", b"1").await;
     TestNode::peer(&master).await.share_file("another's", b"2").await;
     for (name, statements) in [("hers", 1), ("another's", 0)] {
-        let lookup = Request::Lookup(Lookup { name: name.to_owned() });
-        let Response::Owned(owned) = stranger.ask(id, &lookup).await else { panic!() };
+        let lookup = IndexRequest::Lookup(Lookup { name: name.to_owned() });
+        let IndexResponse::Owned(owned) = stranger.ask(id, &lookup).await else { panic!() };
         assert_eq!(owned.statements.len(), statements, "{name}");
     }
-    let search = Request::Search(Search { query: String::new(), cursor: None, limit: 10, rule: Rule::First });
-    let Response::Owned(owned) = stranger.ask(id, &search).await else { panic!() };
+    let search = IndexRequest::Search(Search { query: String::new(), cursor: None, limit: 10, rule: Rule::First });
+    let IndexResponse::Owned(owned) = stranger.ask(id, &search).await else { panic!() };
     assert_eq!(owned.statements.len(), 1);
-    let bad = Request::Lookup(Lookup { name: "../x".to_owned() });
+    let bad = IndexRequest::Lookup(Lookup { name: "../x".to_owned() });
     assert_eq!(refused(&stranger.ask(id, &bad).await), RefusalCode::InvalidName);
 }
 
@@ -380,7 +386,7 @@ async fn a_query_over_its_limits_is_refused() {
     let master = TestNode::master().await;
     let (stranger, id) = Stranger::at(&master).await;
     for query in ["a".repeat(600), "a ".repeat(20), "a\x07".to_owned()] {
-        let search = Request::Search(Search { query, cursor: None, limit: u32::MAX, rule: Rule::First });
+        let search = IndexRequest::Search(Search { query, cursor: None, limit: u32::MAX, rule: Rule::First });
         assert_eq!(refused(&stranger.ask(id, &search).await), RefusalCode::InvalidQuery);
     }
 }
@@ -393,12 +399,12 @@ async fn unknown_contents_and_ranges_beyond_the_end_are_refused() {
     anna.share_file("file", &bytes).await;
     let (stranger, id) = Stranger::at(&anna).await;
     let content = ContentId::of(&bytes);
-    let ask = async |content, first, count| stranger.fetch(id, fetch::Run { content, first, count }).await;
-    assert_eq!(ask(ContentId::of(b"?"), 0, 1).await, Header::Refused(fetch::Refusal::NotFound));
+    let ask = async |content, first, count| stranger.fetch(id, fetch::ChunkRun { content, first, count }).await;
+    assert_eq!(ask(ContentId::of(b"?"), 0, 1).await, Header::Refused(fetch::FetchRefusal::NotFound));
     for (first, count) in
         [(0, 0), (0, 5), (4, 1), (3, 2), (u64::MAX, 1), (u64::MAX - 1, u32::MAX), (0, u32::MAX), (1 << 40, 1)]
     {
-        assert_eq!(ask(content, first, count).await, Header::Refused(fetch::Refusal::Range), "{first} {count}");
+        assert_eq!(ask(content, first, count).await, Header::Refused(fetch::FetchRefusal::Range), "{first} {count}");
     }
     assert!(matches!(ask(content, 0, 4).await, Header::Chunks { bytes: 1_000_000, .. }));
 }
@@ -436,8 +442,9 @@ async fn a_client_that_floods_delays_nobody_else() {
     anna.share_file("file", &bytes).await;
     let (stranger, id) = Stranger::at(&anna).await;
     let stranger = Arc::new(stranger);
-    let request =
-        framed(&fetch::Request::Chunks(fetch::Run { content: ContentId::of(&bytes), first: 0, count: 4 }.into()));
+    let request = framed(&fetch::FetchRequest::Chunks(
+        fetch::ChunkRun { content: ContentId::of(&bytes), first: 0, count: 4 }.into(),
+    ));
     let flood: Vec<_> = (0..400)
         .map(|_| {
             let (stranger, request) = (stranger.clone(), request.clone());
@@ -468,7 +475,7 @@ async fn addresses_of_a_member_that_lead_nowhere_are_bounded_and_harmless() {
         machine: None,
         again: false,
     };
-    let Response::Joined(joined) = stranger.ask(id, &Request::Join(join)).await else { panic!() };
+    let IndexResponse::Joined(joined) = stranger.ask(id, &IndexRequest::Join(join)).await else { panic!() };
     verdicts(&stranger, id, &announce(joined.session, 1, &["bait"])).await;
     let ben = TestNode::peer(&master).await;
     let holders = ben.lookup("bait").await.unwrap().holders;

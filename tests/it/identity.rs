@@ -9,8 +9,8 @@ use swarmdex::config::{Config, OnNewMachine, Role};
 use swarmdex::node::{ErrorKind, MachineState, Standing, new_identity, show_identity};
 use swarmdex_protocols::PeerId;
 use swarmdex_protocols::index::{
-    Announce, Fingerprint, Join, Joined, Leave, RefusalCode, Request, Response, Revoke, Run, Sequence, Session,
-    ShareDigest,
+    Announce, Fingerprint, IndexRequest, IndexResponse, Join, Joined, Leave, RefusalCode, Revoke, Run, Sequence,
+    Session, ShareDigest,
 };
 use tempfile::TempDir;
 
@@ -131,8 +131,8 @@ async fn a_node_that_was_killed_is_let_in_at_once() {
     assert!(path.exists());
 }
 
-fn join_of(run: Option<u64>, machine: u8) -> Request {
-    Request::Join(Join {
+fn join_of(run: Option<u64>, machine: u8) -> IndexRequest {
+    IndexRequest::Join(Join {
         network: "swarmdex".to_owned(),
         addresses: Vec::new(),
         digest: ShareDigest::empty(),
@@ -146,19 +146,19 @@ fn join_of(run: Option<u64>, machine: u8) -> Request {
 
 async fn taken(stranger: &Stranger, master: PeerId, run: Option<u64>, machine: u8) -> Session {
     match stranger.ask(master, &join_of(run, machine)).await {
-        Response::Joined(Joined { session, .. }) => session,
+        IndexResponse::Joined(Joined { session, .. }) => session,
         other => panic!("{other:?}"),
     }
 }
 
-fn report(session: Session, sequence: u64, name: &str, last: bool) -> Request {
+fn report(session: Session, sequence: u64, name: &str, last: bool) -> IndexRequest {
     let offers = vec![swarmdex_protocols::index::Offer::new(name, swarmdex_protocols::ContentId::of(b"x"), 1)];
-    Request::Announce(Announce { session, sequence: Sequence(sequence), offers, last, total: None })
+    IndexRequest::Announce(Announce { session, sequence: Sequence(sequence), offers, last, total: None })
 }
 
-fn refusal(response: &Response) -> Option<RefusalCode> {
+fn refusal(response: &IndexResponse) -> Option<RefusalCode> {
     match response {
-        Response::Refused(refusal) => Some(refusal.code),
+        IndexResponse::Refused(refusal) => Some(refusal.code),
         _ => None,
     }
 }
@@ -182,7 +182,7 @@ async fn a_twin_cannot_disturb_the_report_of_the_run_that_joined() {
     for machine in [7, 8] {
         let turned = other.ask(id, &join_of(Some(2), machine)).await;
         assert_eq!(refusal(&turned), Some(RefusalCode::Twin), "{turned:?}");
-        let Response::Refused(turned) = turned else { panic!() };
+        let IndexResponse::Refused(turned) = turned else { panic!() };
         let which = if machine == 7 { "the same machine" } else { "another machine" };
         assert!(turned.reason.contains(which) && turned.reason.contains("127.0.0.1"), "{}", turned.reason);
     }
@@ -196,7 +196,7 @@ async fn a_twin_cannot_disturb_the_report_of_the_run_that_joined() {
     // The connection of the run that joined ends, that of the twin stands: it is a restart now.
     one.disconnect(id).await;
     until("the twin is let in", async || {
-        matches!(other.ask(id, &join_of(Some(2), 8)).await, Response::Joined(_)).then_some(())
+        matches!(other.ask(id, &join_of(Some(2), 8)).await, IndexResponse::Joined(_)).then_some(())
     })
     .await;
 }
@@ -213,8 +213,8 @@ async fn of_two_runs_of_an_old_build_the_later_session_holds() {
     other.ask(id, &report(second, 1, "other 1", false)).await;
     for late in [
         report(first, 2, "one 2", true),
-        Request::Revoke(Revoke { session: first, sequence: Sequence(3), names: vec!["other 1".to_owned()] }),
-        Request::Leave(Leave { session: first }),
+        IndexRequest::Revoke(Revoke { session: first, sequence: Sequence(3), names: vec!["other 1".to_owned()] }),
+        IndexRequest::Leave(Leave { session: first }),
     ] {
         assert_eq!(refusal(&one.ask(id, &late).await), Some(RefusalCode::NotJoined), "{late:?}");
     }

@@ -7,7 +7,7 @@ use libp2p::identity::Keypair;
 use swarmdex::Error;
 use swarmdex::config::Role;
 use swarmdex::node::Source;
-use swarmdex_protocols::mirror::{Request, Response, Store};
+use swarmdex_protocols::mirror::{MirrorRequest, MirrorResponse, Store};
 use swarmdex_protocols::{
     Certificate, Claim, ContentId, Entry, Name, Network, PeerId, RecordKey, Statement, Tombstone, Version, index,
 };
@@ -76,9 +76,9 @@ async fn stored(peers: &[TestNode], text: &str, such: impl Fn(&Statement) -> boo
     for peer in peers {
         let id = reader.connect(&tcp_address(peer)).await.unwrap();
         until("the statement is stored", async || {
-            let read = framed(&Request::Read(vec![key(text)]));
+            let read = framed(&MirrorRequest::Read(vec![key(text)]));
             match unframed(&reader.send(MIRROR, id, read).await.unwrap()) {
-                Response::Records(records) => records.concat().iter().any(&such).then_some(()),
+                MirrorResponse::Records(records) => records.concat().iter().any(&such).then_some(()),
                 other => panic!("{other:?}"),
             }
         })
@@ -143,12 +143,12 @@ async fn no_reader_believes_forged_expired_old_foreign_or_misplaced_records() {
         for peer in &peers {
             let to = peer.ready().peer_id;
             forger.put(to, key(text), value(&statements)).await;
-            forger.store(to, &Request::Store(Store { statements: statements.clone(), ..Store::default() })).await;
+            forger.store(to, &MirrorRequest::Store(Store { statements: statements.clone(), ..Store::default() })).await;
         }
     }
     for (peer, statement) in peers.iter().zip([claim("true"), Statement::Tombstone(tombstone), altered]) {
         let store = Store { statements: vec![statement], ..Store::default() };
-        forger.store(peer.ready().peer_id, &Request::Store(store)).await;
+        forger.store(peer.ready().peer_id, &MirrorRequest::Store(store)).await;
     }
     forger.forge_bytes(key("garbage"), vec![0xff; 3000]).await;
     forger.forge_bytes(key("long"), vec![0; 20 << 10]).await;
@@ -196,7 +196,7 @@ async fn a_flood_of_records_claims_and_providers_is_bounded_and_disturbs_nobody(
     let provided = (0..200_000)
         .step_by(4000)
         .map(|first| Store { provide: (first..first + 4000).map(junk).collect(), ..Store::default() });
-    let flood: Vec<_> = claims.chain(provided).map(Request::Store).collect();
+    let flood: Vec<_> = claims.chain(provided).map(MirrorRequest::Store).collect();
     // All at once, and again what the victim had no time for.
     futures::future::join_all(flood.iter().map(|request| forger.store(victim, request))).await;
     let stored = until("the flood is over", async || {
@@ -226,19 +226,20 @@ async fn fake_providers_do_not_hide_the_owner() {
         for node in peers.iter().chain([&master]) {
             let id = fake.connect(&tcp_address(node)).await.unwrap();
             let store = Store { provide: vec![word, beginning], addresses: fake.listen.clone(), ..Store::default() };
-            fake.send(MIRROR, id, framed(&Request::Store(store))).await.unwrap();
+            fake.send(MIRROR, id, framed(&MirrorRequest::Store(store))).await.unwrap();
         }
         let forged = signed(entry("needle", fake.peer, u64::MAX), "swarmdex", &Keypair::generate_ed25519(), unix_ms());
         // Some refuse, some forge page after page, some say nothing at all, and some never end.
         let mut pages = 0;
         fake.answer_index(move |_| match number % 9 {
-            0..3 => {
-                Reply::Bytes(framed(&index::Response::Refused(index::Refusal::new(index::RefusalCode::NotMaster, ""))))
-            }
+            0..3 => Reply::Bytes(framed(&index::IndexResponse::Refused(index::Refusal::new(
+                index::RefusalCode::NotMaster,
+                "",
+            )))),
             3..6 => {
                 pages += 1;
                 let (statements, next) = (vec![forged.clone(); 10], Some(index::Cursor(pages)));
-                Reply::Bytes(framed(&index::Response::Owned(index::Owned { statements, next })))
+                Reply::Bytes(framed(&index::IndexResponse::Owned(index::Owned { statements, next })))
             }
             6..8 => Reply::Bytes(vec![0xff; 100]),
             _ => Reply::Stall(vec![0, 0]),

@@ -1,7 +1,7 @@
 //! Several masters of one network: two people who each start one on the same LAN.
 
 use swarmdex::config::Role;
-use swarmdex_protocols::index::{Followed, Request, Response};
+use swarmdex_protocols::index::{Followed, IndexRequest, IndexResponse};
 use swarmdex_protocols::{Multiaddr, PeerId};
 use tempfile::TempDir;
 
@@ -19,8 +19,8 @@ async fn every_node_says_which_master_it_follows() {
     let own = master.ready().peer_id;
     for (node, followed) in [(&master, Some(own)), (&peer, Some(own)), (&lone, None)] {
         let id = stranger.connect(&tcp_address(node)).await.unwrap();
-        let answer = until("the node has an answer", async || match stranger.ask(id, &Request::Master).await {
-            Response::Master(answer) if answer.master == followed => Some(answer),
+        let answer = until("the node has an answer", async || match stranger.ask(id, &IndexRequest::Master).await {
+            IndexResponse::Master(answer) if answer.master == followed => Some(answer),
             _ => None,
         })
         .await;
@@ -35,7 +35,8 @@ async fn a_master_hears_from_peers_that_they_follow_another() {
     let other = PeerId::random();
     let stranger = Stranger::start().await;
     let junk: Vec<Multiaddr> = (1..200).map(|port| format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap()).collect();
-    let answer = framed(&Response::Master(Followed { master: Some(other), addresses: junk, ..Followed::default() }));
+    let answer =
+        framed(&IndexResponse::Master(Followed { master: Some(other), addresses: junk, ..Followed::default() }));
     stranger.answer_index(move |_| Reply::Bytes(answer.clone()));
     let silent = Stranger::start().await;
     silent.answer_index(|_| Reply::Stall(Vec::new()));

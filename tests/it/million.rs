@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use libp2p::PeerId;
 use libp2p::identity::Keypair;
 use swarmdex_protocols::ContentId;
-use swarmdex_protocols::index::{Announce, Offer, Request, Response, Revoke, Search, Sequence, Session, Verdict};
+use swarmdex_protocols::index::{
+    Announce, IndexRequest, IndexResponse, Offer, Revoke, Search, Sequence, Session, Verdict,
+};
 use swarmdex_protocols::limits::MAX_BATCH_ENTRIES;
 use tempfile::TempDir;
 
@@ -34,7 +36,7 @@ impl Member {
         Self { stranger, master: id, session, sequence: 0 }
     }
 
-    async fn ask(&mut self, request: impl FnOnce(Session, Sequence) -> Request) -> Response {
+    async fn ask(&mut self, request: impl FnOnce(Session, Sequence) -> IndexRequest) -> IndexResponse {
         self.sequence += 1;
         self.stranger.ask(self.master, &request(self.session, Sequence(self.sequence))).await
     }
@@ -45,17 +47,17 @@ impl Member {
             names.into_iter().map(|name| Offer::new(name.clone(), ContentId::of(name.as_bytes()), 1)).collect();
         let response = self
             .ask(|session, sequence| {
-                Request::Announce(Announce { session, sequence, offers, last: false, total: None })
+                IndexRequest::Announce(Announce { session, sequence, offers, last: false, total: None })
             })
             .await;
-        let Response::Announced(verdicts) = response else { panic!("{response:?}") };
+        let IndexResponse::Announced(verdicts) = response else { panic!("{response:?}") };
         assert_eq!(verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Accepted { .. })).count(), count);
     }
 
     async fn revoke(&mut self, names: Vec<String>) {
         let count = names.len();
-        let response = self.ask(|session, sequence| Request::Revoke(Revoke { session, sequence, names })).await;
-        let Response::Revoked(outcomes) = response else { panic!("{response:?}") };
+        let response = self.ask(|session, sequence| IndexRequest::Revoke(Revoke { session, sequence, names })).await;
+        let IndexResponse::Revoked(outcomes) = response else { panic!("{response:?}") };
         assert_eq!(outcomes.len(), count);
     }
 }
@@ -81,8 +83,8 @@ async fn searches(member: &Member, round: char) -> (Duration, Duration) {
         let query = format!("{round}{:07}", number * NAMES_EACH / SEARCHES);
         let begin = Instant::now();
         let search = Search { query, cursor: None, limit: 100, rule: swarmdex_protocols::Rule::default() };
-        let response = member.stranger.ask(member.master, &Request::Search(search)).await;
-        let Response::Page(page) = response else { panic!("{response:?}") };
+        let response = member.stranger.ask(member.master, &IndexRequest::Search(search)).await;
+        let IndexResponse::Page(page) = response else { panic!("{response:?}") };
         assert!(page.entries.len() >= MEMBERS, "{page:?}");
         times.push(begin.elapsed());
     }

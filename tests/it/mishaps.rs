@@ -9,7 +9,7 @@ use std::time::Duration;
 use swarmdex::config::Config;
 use swarmdex::node::{ErrorKind, GetRequest, Standing};
 use swarmdex_protocols::ContentId;
-use swarmdex_protocols::fetch::{Request, Run};
+use swarmdex_protocols::fetch::{ChunkRun, FetchRequest};
 use swarmdex_protocols::index::{self, Leave};
 
 use crate::disks::Disk;
@@ -47,7 +47,7 @@ async fn what_is_missing_after_99_percent_comes_from_another_peer_the_next_day()
     let seen = operation.progress();
     let error = operation.outcome().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
-    stranger.ask(id, &index::Request::Leave(Leave { session })).await;
+    stranger.ask(id, &index::IndexRequest::Leave(Leave { session })).await;
     drop(stranger);
     let first = seen.borrow().done_bytes;
     let addresses = master.ready().listen;
@@ -155,8 +155,8 @@ async fn a_disk_that_is_full_at_any_stage_is_a_clear_error_and_then_the_download
     assert_eq!(failures, 2, "there was room for the file otherwise");
 }
 
-/// Transfer: the disk fills up in the middle where no room can be set aside, and files that differ in capitals alone go
-/// to a disk that takes them for one: the first is there, the other is reported and nothing is overwritten.
+/// Transfer: the disk fills up in the middle where no room can be set aside. Files that differ in capitals alone go to
+/// a disk that takes them for one: the first is there, the other is reported, and nothing is overwritten.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_up_or_is_blind_to_case_loses_nothing() {
     const SIZE: u64 = 20 << 20;
@@ -269,7 +269,7 @@ async fn clients_that_do_not_read_hold_nobody_else_up() {
     let (anna, ben) = (TestNode::peer(&master).await, TestNode::peer(&master).await);
     let bytes = noise(27, 32 << 20);
     anna.share_file("file", &bytes).await;
-    let run = |first| Request::Chunks(Run { content: ContentId::of(&bytes), first, count: 4 }.into());
+    let run = |first| FetchRequest::Chunks(ChunkRun { content: ContentId::of(&bytes), first, count: 4 }.into());
     let mut waiting = Vec::new();
     for _ in 0..8 {
         let (stranger, id) = Stranger::at(&anna).await;

@@ -12,7 +12,8 @@ use swarmdex::config::{Config, Role};
 use swarmdex::http::Client;
 use swarmdex::node::{Api, ErrorKind, Standing};
 use swarmdex_protocols::index::{
-    Cursor, Joined, Member, Owned, Page, Refusal, RefusalCode, Renewed, Request, Response, Search, Session, Verdict,
+    Cursor, IndexRequest, IndexResponse, Joined, Member, Owned, Page, Refusal, RefusalCode, Renewed, Search, Session,
+    Verdict,
 };
 use swarmdex_protocols::limits::{MAX_MEMBERS, MAX_MIRROR_KEYS, MAX_MIRROR_RECORDS, MAX_PAGE_ENTRIES};
 use swarmdex_protocols::mirror::Store;
@@ -40,24 +41,26 @@ fn entry(text: &str, owner: PeerId, version: u64) -> Entry {
     }
 }
 
-fn refused(code: RefusalCode) -> Response {
-    Response::Refused(Refusal::new(code, "not this page"))
+fn refused(code: RefusalCode) -> IndexResponse {
+    IndexResponse::Refused(Refusal::new(code, "not this page"))
 }
 
-fn renewed() -> Response {
-    Response::Renewed(Renewed { agreed: true, wait_ms: 60_000, notice: None })
+fn renewed() -> IndexResponse {
+    IndexResponse::Renewed(Renewed { agreed: true, wait_ms: 60_000, notice: None })
 }
 
 /// A master that answers what it is told to, and a peer of it.
-async fn confused_master(mut answer: impl FnMut(Request) -> Response + Send + 'static) -> (Stranger, TestNode) {
+async fn confused_master(
+    mut answer: impl FnMut(IndexRequest) -> IndexResponse + Send + 'static,
+) -> (Stranger, TestNode) {
     let master = Stranger::start().await;
     master.answer_index(move |request| {
         let joined = Joined { session: Session(1), lease_ms: 60_000, unchanged: true, again: false, bare: false };
         let response = match request {
-            Request::Join(_) => Response::Joined(joined),
-            request @ (Request::Search(_) | Request::Peers(_)) => answer(request),
-            Request::Renew(_) => renewed(),
-            _ => Response::Done,
+            IndexRequest::Join(_) => IndexResponse::Joined(joined),
+            request @ (IndexRequest::Search(_) | IndexRequest::Peers(_)) => answer(request),
+            IndexRequest::Renew(_) => renewed(),
+            _ => IndexResponse::Done,
         };
         Reply::Bytes(framed(&response))
     });
@@ -69,12 +72,12 @@ async fn confused_master(mut answer: impl FnMut(Request) -> Response + Send + 's
 
 /// A peer of a master that answers searches by a page for each cursor, 0 being the first; and how often it was asked.
 async fn searching(
-    mut pages: impl FnMut(u64, usize) -> Response + Send + 'static,
+    mut pages: impl FnMut(u64, usize) -> IndexResponse + Send + 'static,
 ) -> (Stranger, TestNode, Arc<Mutex<usize>>) {
     let asked = Arc::<Mutex<usize>>::default();
     let counter = asked.clone();
     let (master, peer) = confused_master(move |request| {
-        let Request::Search(Search { cursor, .. }) = request else { return Response::Done };
+        let IndexRequest::Search(Search { cursor, .. }) = request else { return IndexResponse::Done };
         let mut asked = counter.lock().unwrap();
         *asked += 1;
         pages(cursor.map_or(0, |cursor| cursor.0), *asked)
@@ -83,10 +86,10 @@ async fn searching(
     (master, peer, asked)
 }
 
-fn page(names: impl IntoIterator<Item = (String, u64)>, next: Option<u64>) -> Response {
+fn page(names: impl IntoIterator<Item = (String, u64)>, next: Option<u64>) -> IndexResponse {
     let owner = PeerId::from_bytes(&[0, 1, 7]).unwrap();
     let entries = names.into_iter().map(|(name, version)| entry(&name, owner, version)).collect();
-    Response::Page(Page { entries, next: next.map(Cursor) })
+    IndexResponse::Page(Page { entries, next: next.map(Cursor) })
 }
 
 /// Search: a master that is busy at times, a name that is on two pages, and pages without any match.
@@ -112,7 +115,7 @@ async fn a_search_goes_through_all_pages_and_finds_each_name_once() {
 /// Search: what breaks off or has no end is an error, and never a part that looks like the whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_search_that_breaks_off_is_an_error_if_nobody_else_can_be_asked() {
-    type Answer = fn(u64, usize) -> Response;
+    type Answer = fn(u64, usize) -> IndexResponse;
     let cases: [(&str, Answer, ErrorKind); 4] = [
         (
             "the third page fails",
@@ -149,8 +152,8 @@ async fn a_search_that_breaks_off_is_filled_up_from_the_dht() {
         let (owner, entries) = &mut *state.lock().unwrap();
         let joined = Joined { session: Session(1), lease_ms: 60_000, unchanged: true, again: false, bare: false };
         let response = match request {
-            Request::Join(_) => Response::Joined(joined),
-            Request::Announce(announce) => Response::Announced(
+            IndexRequest::Join(_) => IndexResponse::Joined(joined),
+            IndexRequest::Announce(announce) => IndexResponse::Announced(
                 announce
                     .offers
                     .into_iter()
@@ -165,12 +168,12 @@ async fn a_search_that_breaks_off_is_filled_up_from_the_dht() {
                     })
                     .collect(),
             ),
-            Request::Search(Search { cursor: None, .. }) => {
-                Response::Page(Page { entries: entries[..2].to_vec(), next: Some(Cursor(1)) })
+            IndexRequest::Search(Search { cursor: None, .. }) => {
+                IndexResponse::Page(Page { entries: entries[..2].to_vec(), next: Some(Cursor(1)) })
             }
-            Request::Search(_) => refused(RefusalCode::Storage),
-            Request::Renew(_) => renewed(),
-            _ => Response::Done,
+            IndexRequest::Search(_) => refused(RefusalCode::Storage),
+            IndexRequest::Renew(_) => renewed(),
+            _ => IndexResponse::Done,
         };
         Reply::Bytes(framed(&response))
     });
@@ -213,11 +216,11 @@ async fn members_come_in_pages_and_pages_that_stand_still_are_an_error() {
     let member =
         |peer: &PeerId| Member { peer: *peer, addresses: Vec::new(), suspect: false, entries: 0, reachable: None };
     let (_master, peer) = confused_master(move |request| {
-        let Request::Peers(peers) = request else { return Response::Done };
+        let IndexRequest::Peers(peers) = request else { return IndexResponse::Done };
         let after = peers.after.filter(|_| !*stands.lock().unwrap());
         let rest = members.iter().filter(|peer| Some(**peer) > after);
         // More than there may be: what is too much comes again.
-        Response::Members(rest.take(MAX_MEMBERS + 3).map(member).collect())
+        IndexResponse::Members(rest.take(MAX_MEMBERS + 3).map(member).collect())
     })
     .await;
     let told: Vec<_> = peer.peers().await.unwrap().into_iter().map(|info| info.peer_id).collect();
@@ -248,7 +251,8 @@ async fn an_owner_tells_each_of_its_names_once_while_its_share_changes() {
     let (mut told, mut cursor, mut pages) = (Vec::new(), None, 0);
     loop {
         let search = Search { query: String::new(), cursor, limit: MAX_PAGE_ENTRIES as u32, rule: Rule::First };
-        let Response::Owned(Owned { statements, next }) = stranger.ask(id, &Request::Search(search)).await else {
+        let IndexResponse::Owned(Owned { statements, next }) = stranger.ask(id, &IndexRequest::Search(search)).await
+        else {
             panic!()
         };
         assert!(statements.len() <= MAX_PAGE_ENTRIES && (next.is_none() || next != cursor));
@@ -286,7 +290,7 @@ async fn an_owner_with_few_matches_a_page_is_asked_for_all_of_them() {
     };
     let mut asked = BTreeMap::<_, usize>::new();
     owner.answer_index(move |request| {
-        let Request::Search(Search { cursor, .. }) = request else { return Reply::Bytes(Vec::new()) };
+        let IndexRequest::Search(Search { cursor, .. }) = request else { return Reply::Bytes(Vec::new()) };
         let cursor = cursor.map_or(0, |cursor| cursor.0);
         let times = asked.entry(cursor).or_default();
         *times += 1;
@@ -295,7 +299,7 @@ async fn an_owner_with_few_matches_a_page_is_asked_for_all_of_them() {
             (4, 1) => Reply::Bytes(vec![0xff; 100]),
             _ => {
                 let statements = if cursor % 2 == 0 { vec![claim(cursor)] } else { Vec::new() };
-                Reply::Bytes(framed(&Response::Owned(Owned {
+                Reply::Bytes(framed(&IndexResponse::Owned(Owned {
                     statements,
                     next: (cursor < 6).then_some(Cursor(cursor + 1)),
                 })))
@@ -307,7 +311,7 @@ async fn an_owner_with_few_matches_a_page_is_asked_for_all_of_them() {
     for node in peers.iter().chain([&master]) {
         let id = owner.connect(&tcp_address(node)).await.unwrap();
         let store = Store { provide: provide.clone(), addresses: owner.listen.clone(), ..Store::default() };
-        owner.send(MIRROR, id, framed(&swarmdex_protocols::mirror::Request::Store(store))).await.unwrap();
+        owner.send(MIRROR, id, framed(&swarmdex_protocols::mirror::MirrorRequest::Store(store))).await.unwrap();
     }
     master.abandon();
     for peer in &peers {

@@ -117,8 +117,8 @@ fn put(path: &Path, bytes: &[u8]) {
     fs::rename(beside, path).unwrap();
 }
 
-/// Whatever is done to a file while its chunks are sent: who downloads it gets what it was at one time, or a clear error and no file; and
-/// what it is in the end can be had.
+/// Whatever is done to a file while its chunks are sent: who downloads it gets what it was at one time, or a clear
+/// error and no file. What it is in the end can be had.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_changes_while_its_chunks_are_sent_is_received_whole_or_not_at_all() {
     let master = TestNode::master().await;

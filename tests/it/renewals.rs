@@ -4,24 +4,24 @@ use std::time::Duration;
 
 use libp2p::identity::Keypair;
 use swarmdex_protocols::index::{
-    Compare, Joined, Refusal, RefusalCode, Renew, Renewed, Request, Response, Session, ShareSum,
+    Compare, IndexRequest, IndexResponse, Joined, Refusal, RefusalCode, Renew, Renewed, Session, ShareSum,
 };
 use swarmdex_protocols::limits::MAX_RENEW_MESSAGE;
 
 use crate::harness::{Process, TestNode};
 use crate::stranger::{Conversation, RENEW, Stranger, framed};
 
-fn renewal(session: Session) -> Request {
-    Request::Renew(Renew { session, held: ShareSum::default(), repaired: 0 })
+fn renewal(session: Session) -> IndexRequest {
+    IndexRequest::Renew(Renew { session, held: ShareSum::default(), repaired: 0 })
 }
 
 async fn renews(conversation: &mut Conversation, session: Session) -> bool {
-    matches!(conversation.ask(&renewal(session)).await.unwrap(), Response::Renewed(Renewed { agreed: true, .. }))
+    matches!(conversation.ask(&renewal(session)).await.unwrap(), IndexResponse::Renewed(Renewed { agreed: true, .. }))
 }
 
-fn refused(response: &Response) -> Option<RefusalCode> {
+fn refused(response: &IndexResponse) -> Option<RefusalCode> {
     match response {
-        Response::Refused(Refusal { code, .. }) => Some(*code),
+        IndexResponse::Refused(Refusal { code, .. }) => Some(*code),
         _ => None,
     }
 }
@@ -38,7 +38,7 @@ async fn one_stream_carries_many_renewals_of_under_200_bytes() {
     assert!(framed(&renewal(Session(u64::MAX))).len() < 200);
     // Two questions at once are answered one after the other.
     conversation.say(&[framed(&renewal(session)), framed(&renewal(Session(7)))].concat()).await.unwrap();
-    assert!(matches!(conversation.hear().await.unwrap(), Response::Renewed(_)));
+    assert!(matches!(conversation.hear().await.unwrap(), IndexResponse::Renewed(_)));
     assert_eq!(refused(&conversation.hear().await.unwrap()), Some(RefusalCode::NotJoined));
     assert!(renews(&mut conversation, session).await);
     // Whoever opens another stream gives up the one before.
@@ -58,8 +58,8 @@ async fn what_is_no_renewal_is_refused_and_disturbs_nobody() {
     let mut undisturbed = other.open(RENEW, id).await;
 
     let mut conversation = stranger.open(RENEW, id).await;
-    let compare = Request::Compare(Compare { session, ranges: Vec::new() });
-    for request in [Request::Master, compare] {
+    let compare = IndexRequest::Compare(Compare { session, ranges: Vec::new() });
+    for request in [IndexRequest::Master, compare] {
         let response = conversation.ask(&request).await.unwrap();
         assert_eq!(refused(&response), Some(RefusalCode::Unsupported));
     }
@@ -74,13 +74,13 @@ async fn what_is_no_renewal_is_refused_and_disturbs_nobody() {
             matches!(refused(&refusal), Some(RefusalCode::Malformed | RefusalCode::Quota | RefusalCode::Unsupported)),
             "{refusal:?}"
         );
-        assert!(conversation.hear::<Response>().await.is_err(), "nothing more is read here");
+        assert!(conversation.hear::<IndexResponse>().await.is_err(), "nothing more is read here");
         assert!(renews(&mut undisturbed, theirs).await);
     }
     // Nothing at all, half a question, and a connection that ends in the middle of one.
     let mut conversation = stranger.open(RENEW, id).await;
     conversation.say(&[0; 4]).await.unwrap();
-    assert!(conversation.hear::<Response>().await.is_err());
+    assert!(conversation.hear::<IndexResponse>().await.is_err());
     let whole = framed(&renewal(session));
     for cut in 1..whole.len() {
         let mut conversation = stranger.open(RENEW, id).await;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use swarmdex::config::Role;
 use swarmdex::node::{MasterState, SharedCounts, Source, Standing};
-use swarmdex_protocols::index::{Again, RefusalCode, Request, Response, Seals, Sequence, Session};
+use swarmdex_protocols::index::{Again, IndexRequest, IndexResponse, RefusalCode, Seals, Sequence, Session};
 use swarmdex_protocols::{PeerId, Version};
 
 use crate::harness::{Process, TestNode, alone, gone, published, tcp_address, until};
@@ -158,10 +158,10 @@ fn a_peer_that_is_restarted_all_the_time_ends_with_all_its_names() {
 async fn only_members_that_left_get_anything_so() {
     let master = TestNode::master().await;
     let (stranger, id) = Stranger::at(&master).await;
-    let again = |session| Request::Again(Again { session, sequence: Sequence(1) });
-    let seals = |session| Request::Seals(Seals { session, from: String::new() });
+    let again = |session| IndexRequest::Again(Again { session, sequence: Sequence(1) });
+    let seals = |session| IndexRequest::Seals(Seals { session, from: String::new() });
     let code = |response| match response {
-        Response::Refused(refusal) => refusal.code,
+        IndexResponse::Refused(refusal) => refusal.code,
         other => panic!("{other:?}"),
     };
     assert_eq!(code(stranger.ask(id, &again(Session(1))).await), RefusalCode::NotJoined);
@@ -169,5 +169,5 @@ async fn only_members_that_left_get_anything_so() {
     let joined = stranger.join(id).await;
     assert!(!joined.again);
     assert_eq!(code(stranger.ask(id, &again(joined.session)).await), RefusalCode::Differs);
-    assert_eq!(stranger.ask(id, &seals(joined.session)).await, Response::Sealed(Vec::new()));
+    assert_eq!(stranger.ask(id, &seals(joined.session)).await, IndexResponse::Sealed(Vec::new()));
 }

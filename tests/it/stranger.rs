@@ -12,7 +12,8 @@ use libp2p::{StreamProtocol, Swarm, identify, ping, tcp, tls, yamux};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use swarmdex_protocols::index::{
-    Announce, Join, Joined, Offer, Refusal, RefusalCode, Request, Response, Sequence, Session, ShareDigest, Verdict,
+    Announce, IndexRequest, IndexResponse, Join, Joined, Offer, Refusal, RefusalCode, Sequence, Session, ShareDigest,
+    Verdict,
 };
 use swarmdex_protocols::limits::MAX_INDEX_MESSAGE;
 use swarmdex_protocols::{ContentId, Multiaddr, PeerId, codec, fetch};
@@ -52,12 +53,12 @@ pub enum Reply {
     Halves(Vec<u8>, watch::Receiver<bool>, Vec<u8>),
 }
 
-type IndexAnswerer = Arc<Mutex<Box<dyn FnMut(Request) -> Reply + Send>>>;
-type Answerer = Arc<Mutex<Box<dyn FnMut(fetch::Request) -> Reply + Send>>>;
+type IndexAnswerer = Arc<Mutex<Box<dyn FnMut(IndexRequest) -> Reply + Send>>>;
+type Answerer = Arc<Mutex<Box<dyn FnMut(fetch::FetchRequest) -> Reply + Send>>>;
 
 /// What the stranger answers unless it is told otherwise.
 fn refuse() -> Reply {
-    Reply::Bytes(framed(&fetch::Header::Refused(fetch::Refusal::NotFound)))
+    Reply::Bytes(framed(&fetch::Header::Refused(fetch::FetchRefusal::NotFound)))
 }
 type Answer = oneshot::Sender<Result<Vec<u8>, OutboundFailure>>;
 
@@ -208,7 +209,7 @@ impl Conversation {
     }
 
     /// Asks a well-formed question.
-    pub async fn ask(&mut self, request: &Request) -> io::Result<Response> {
+    pub async fn ask(&mut self, request: &IndexRequest) -> io::Result<IndexResponse> {
         self.say(&framed(request)).await?;
         self.hear().await
     }
@@ -265,7 +266,7 @@ impl Stranger {
         let (orders, queue) = mpsc::channel(1024);
         let answerer: Answerer = Arc::new(Mutex::new(Box::new(|_| refuse())));
         let peer = keypair.public().to_peer_id();
-        let refusal = framed(&Response::Refused(Refusal::new(RefusalCode::NotMaster, "a stranger")));
+        let refusal = framed(&IndexResponse::Refused(Refusal::new(RefusalCode::NotMaster, "a stranger")));
         let index: IndexAnswerer = Arc::new(Mutex::new(Box::new(move |_| Reply::Bytes(refusal.clone()))));
         tokio::spawn(run(swarm, queue, broken, answerer.clone(), index.clone()));
         Self { peer, listen, orders, answerer, index, streams }
@@ -284,28 +285,28 @@ impl Stranger {
         let session = stranger.join(id).await.session;
         let offer = Offer::new(name, ContentId::of(content), content.len() as u64);
         let announce = Announce { session, sequence: Sequence(1), offers: vec![offer], last: false, total: None };
-        match stranger.ask(id, &Request::Announce(announce)).await {
-            Response::Announced(verdicts) if matches!(verdicts[0], Verdict::Accepted { .. }) => {}
+        match stranger.ask(id, &IndexRequest::Announce(announce)).await {
+            IndexResponse::Announced(verdicts) if matches!(verdicts[0], Verdict::Accepted { .. }) => {}
             other => panic!("{other:?}"),
         }
         (stranger, id, session)
     }
 
     /// From now on answers requests for chunks so, and knows of nothing else.
-    pub fn answer(&self, mut answer: impl FnMut(fetch::Run) -> Reply + Send + 'static) {
+    pub fn answer(&self, mut answer: impl FnMut(fetch::ChunkRun) -> Reply + Send + 'static) {
         self.answer_all(move |request| match request {
-            fetch::Request::Chunks(want) => answer(want.run()),
+            fetch::FetchRequest::Chunks(want) => answer(want.run()),
             _ => refuse(),
         });
     }
 
     /// From now on answers every request of the fetch protocol so.
-    pub fn answer_all(&self, answer: impl FnMut(fetch::Request) -> Reply + Send + 'static) {
+    pub fn answer_all(&self, answer: impl FnMut(fetch::FetchRequest) -> Reply + Send + 'static) {
         *self.answerer.lock().unwrap() = Box::new(answer);
     }
 
     /// From now on answers every request of the index protocol so.
-    pub fn answer_index(&self, answer: impl FnMut(Request) -> Reply + Send + 'static) {
+    pub fn answer_index(&self, answer: impl FnMut(IndexRequest) -> Reply + Send + 'static) {
         *self.index.lock().unwrap() = Box::new(answer);
     }
 
@@ -343,13 +344,13 @@ impl Stranger {
     }
 
     /// Asks a well-formed question of the index protocol.
-    pub async fn ask(&self, to: PeerId, request: &Request) -> Response {
+    pub async fn ask(&self, to: PeerId, request: &IndexRequest) -> IndexResponse {
         unframed(&self.send(INDEX, to, framed(request)).await.unwrap())
     }
 
     /// Asks a well-formed question of the fetch protocol; the header that comes back.
-    pub async fn fetch(&self, from: PeerId, run: fetch::Run) -> fetch::Header {
-        let bytes = self.send(FETCH, from, framed(&fetch::Request::Chunks(run.into()))).await.unwrap();
+    pub async fn fetch(&self, from: PeerId, run: fetch::ChunkRun) -> fetch::Header {
+        let bytes = self.send(FETCH, from, framed(&fetch::FetchRequest::Chunks(run.into()))).await.unwrap();
         let length = u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize;
         codec::decode(&bytes[4..4 + length], MAX_INDEX_MESSAGE).unwrap()
     }
@@ -366,8 +367,8 @@ impl Stranger {
             machine: None,
             again: false,
         };
-        match self.ask(master, &Request::Join(join)).await {
-            Response::Joined(joined) => joined,
+        match self.ask(master, &IndexRequest::Join(join)).await {
+            IndexResponse::Joined(joined) => joined,
             other => panic!("{other:?}"),
         }
     }

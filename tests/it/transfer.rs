@@ -7,7 +7,7 @@ use std::time::Duration;
 use swarmdex::Error;
 use swarmdex::node::{GetRequest, Operation};
 use swarmdex_protocols::content::{Geometry, Outboard, chunk_value, verify_chunk};
-use swarmdex_protocols::fetch::{Any, Have, Header, Request, Run, Want};
+use swarmdex_protocols::fetch::{AnyOf, ChunkRun, FetchRequest, Have, Header, Want};
 use swarmdex_protocols::index::{Announce, Offer, Sequence};
 use swarmdex_protocols::{ChunkSet, ContentId};
 use tempfile::TempDir;
@@ -85,7 +85,7 @@ async fn a_bitmap_that_lies_costs_a_few_requests() {
         let (liar, id) = Stranger::at(&anna).await;
         let chunks = (bytes.len() / CHUNK) as u64;
         liar.answer_all(move |request| match request {
-            Request::Have(_) => {
+            FetchRequest::Have(_) => {
                 let body = match lie {
                     0 => Vec::new(),
                     1 => vec![0xff; chunks.div_ceil(8) as usize],
@@ -96,10 +96,10 @@ async fn a_bitmap_that_lies_costs_a_few_requests() {
                     Header::Have { bytes: body.len() as u32, whole: lie == 0, others: Vec::new(), sending: false };
                 Reply::Bytes([framed(&header), body].concat())
             }
-            _ => Reply::Bytes(framed(&Header::Refused(swarmdex_protocols::fetch::Refusal::NotFound))),
+            _ => Reply::Bytes(framed(&Header::Refused(swarmdex_protocols::fetch::FetchRefusal::NotFound))),
         });
         // It is named to whoever asks anna.
-        let have = Request::Have(Have { content, addresses: liar.listen.clone(), have: Vec::new() });
+        let have = FetchRequest::Have(Have { content, addresses: liar.listen.clone(), have: Vec::new() });
         liar.send(FETCH, id, framed(&have)).await.unwrap();
         let ben = TestNode::peer(&master).await;
         let got = tokio::time::timeout(Duration::from_secs(20), ben.fetch("file")).await.unwrap().unwrap();
@@ -123,16 +123,16 @@ async fn a_word_along_with_a_request_is_heard_and_a_lie_costs_a_few_requests() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = asked.clone();
     stranger.answer_all(move |request| {
-        if let Request::Chunks(_) = request {
+        if let FetchRequest::Chunks(_) = request {
             counter.fetch_add(1, Ordering::Relaxed);
         }
-        Reply::Bytes(framed(&Header::Refused(swarmdex_protocols::fetch::Refusal::NotFound)))
+        Reply::Bytes(framed(&Header::Refused(swarmdex_protocols::fetch::FetchRefusal::NotFound)))
     });
-    let run = Run { content, first: 0, count: 1 };
+    let run = ChunkRun { content, first: 0, count: 1 };
     let all = vec![0xff; geometry.chunks().div_ceil(8) as usize];
     for have in [vec![1; 3], [&all[..], &[1]].concat(), vec![0xff; 10_000], all] {
         let want = Want { have, ..run.into() };
-        stranger.send(FETCH, id, framed(&Request::Chunks(want))).await.unwrap();
+        stranger.send(FETCH, id, framed(&FetchRequest::Chunks(want))).await.unwrap();
     }
     operation.resume();
     let report = operation.outcome().await.unwrap();
@@ -155,7 +155,7 @@ async fn where_any_chunk_would_do_the_one_sent_least_comes() {
     for round in 0..3 {
         for _ in 0..5 {
             // Chunks beyond the end are no choice.
-            let any = framed(&Request::Any(Any::new(content, 3, [3, 7, 11, 13, 19])));
+            let any = framed(&FetchRequest::Any(AnyOf::new(content, 3, [3, 7, 11, 13, 19])));
             let (header, body) = taken_apart(&stranger.send(FETCH, id, any).await.unwrap());
             let (first, proof) = match header {
                 Header::Chunks { mut proofs, .. } => (3, proofs.remove(0)),
@@ -168,7 +168,7 @@ async fn where_any_chunk_would_do_the_one_sent_least_comes() {
         let expected: Vec<_> = [3, 7, 11, 13, 19].map(|first| (first, round + 1)).into();
         assert_eq!(sent.iter().map(|(first, count)| (*first, *count)).collect::<Vec<_>>(), expected);
     }
-    let beyond = framed(&Request::Any(Any::new(content, 4000, [4001, u64::MAX])));
+    let beyond = framed(&FetchRequest::Any(AnyOf::new(content, 4000, [4001, u64::MAX])));
     let (header, _) = taken_apart(&stranger.send(FETCH, id, beyond).await.unwrap());
     assert!(matches!(header, Header::Refused(_)), "{header:?}");
 }
@@ -210,13 +210,13 @@ async fn a_paused_download_goes_on_and_passes_on_what_it_has() {
     // Whoever asks learns which chunks are here, and gets them with their proofs.
     let (stranger, id) = Stranger::at(&ben).await;
     let geometry = Geometry::new(bytes.len() as u64).unwrap();
-    let have = framed(&Request::Have(Have { content, addresses: Vec::new(), have: Vec::new() }));
+    let have = framed(&FetchRequest::Have(Have { content, addresses: Vec::new(), have: Vec::new() }));
     let (header, body) = taken_apart(&stranger.send(FETCH, id, have.clone()).await.unwrap());
     let Header::Have { whole, .. } = header else { panic!("{header:?}") };
     let held = ChunkSet::from_bytes(&body, geometry.chunks()).unwrap();
     assert!(!whole && !held.is_empty() && !held.is_full(), "{} of {}", held.len(), geometry.chunks());
     let index = held.iter().last().unwrap();
-    let run = |first| framed(&Request::Chunks(Run { content, first, count: 1 }.into()));
+    let run = |first| framed(&FetchRequest::Chunks(ChunkRun { content, first, count: 1 }.into()));
     let (header, body) = taken_apart(&stranger.send(FETCH, id, run(index)).await.unwrap());
     let Header::Chunks { proofs, have: along, .. } = header else { panic!("{header:?}") };
     verify_chunk(&content, &geometry, index, &body, &proofs[0]).unwrap();
@@ -343,13 +343,13 @@ async fn small_files_that_are_not_what_they_should_be_are_not_put_in_place() {
     let offers =
         (0..3).map(|number: u64| Offer::new(format!("tree/{number}"), ContentId::of(&noise(number, 1000)), 1000));
     let announce = Announce { session, sequence: Sequence(1), offers: offers.collect(), last: false, total: None };
-    liar.ask(id, &swarmdex_protocols::index::Request::Announce(announce)).await;
+    liar.ask(id, &swarmdex_protocols::index::IndexRequest::Announce(announce)).await;
     liar.answer_all(|request| match request {
-        Request::Files(contents) => {
+        FetchRequest::Files(contents) => {
             let header = Header::Files { bytes: 3000, sizes: vec![Some(1000); contents.len()] };
             Reply::Bytes([framed(&header), noise(1, 1000), noise(1, 1000), noise(1, 1000)].concat())
         }
-        _ => Reply::Bytes(framed(&Header::Refused(swarmdex_protocols::fetch::Refusal::NotFound))),
+        _ => Reply::Bytes(framed(&Header::Refused(swarmdex_protocols::fetch::FetchRefusal::NotFound))),
     });
     let ben = TestNode::peer(&master).await;
     let report = ben.fetch_below("tree").await.unwrap();

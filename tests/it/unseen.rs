@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use swarmdex::config::{Role, ShareOptions};
 use swarmdex::node::{ErrorKind, GetRequest};
 use swarmdex_protocols::ContentId;
-use swarmdex_protocols::fetch::{Header, Request, Run};
+use swarmdex_protocols::fetch::{ChunkRun, FetchRequest, Header};
 
 use crate::disks::Disk;
 use crate::harness::{Process, TestNode, code, made, noise, process_joined, stderr, tcp_address, until};
@@ -74,7 +74,7 @@ async fn a_file_that_changes_unseen_is_hashed_anew_after_a_complaint() {
         let before = ben.lookup(name).await.unwrap().entry.content;
         let liar = Stranger::start().await;
         let owner = liar.connect(&tcp_address(&anna)).await.unwrap();
-        let complaint = framed(&Request::Wrong(Run { content: before, first: 0, count: 1 }));
+        let complaint = framed(&FetchRequest::Wrong(ChunkRun { content: before, first: 0, count: 1 }));
         let answer = liar.send(FETCH, owner, complaint).await.unwrap();
         assert_eq!(unframed::<Header>(&answer), Header::Done);
         changes_unseen(&path, || mapping.write());

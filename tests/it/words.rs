@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 
 use libp2p::identity::Keypair;
 use swarmdex::config::{Config, Role};
-use swarmdex_protocols::index::{Owned, Request, Response, Search};
+use swarmdex_protocols::index::{IndexRequest, IndexResponse, Owned, Search};
 use swarmdex_protocols::mirror::{self, Store};
 use swarmdex_protocols::statement::Version;
 use swarmdex_protocols::words::first;
@@ -97,9 +97,9 @@ async fn a_searcher_of_an_earlier_build_is_answered_by_its_rule() {
             ("20240131", Rule::Second, 1),
         ] {
             let search = Search { query: query.to_owned(), cursor: None, limit: 10, rule };
-            let count = match stranger.ask(id, &Request::Search(search)).await {
-                Response::Page(page) => page.entries.len(),
-                Response::Owned(owned) => owned.statements.len(),
+            let count = match stranger.ask(id, &IndexRequest::Search(search)).await {
+                IndexResponse::Page(page) => page.entries.len(),
+                IndexResponse::Owned(owned) => owned.statements.len(),
                 other => panic!("{other:?}"),
             };
             assert_eq!(count, expected, "{query} by {rule:?}");
@@ -130,10 +130,10 @@ async fn names_of_an_owner_of_an_earlier_build_are_found_as_far_as_words_are_the
     let claim = Claim::sign(entry, Version(0), false, &Network::default(), &key, now).unwrap();
     let statement = Statement::Claim(claim);
     owner.answer_index(move |request| {
-        let Request::Search(Search { query, .. }) = request else { return Reply::Bytes(Vec::new()) };
+        let IndexRequest::Search(Search { query, .. }) = request else { return Reply::Bytes(Vec::new()) };
         let pattern = swarmdex_protocols::Pattern::parse_by(&query, Rule::First).unwrap();
         let statements = pattern.matches(statement.name()).then(|| statement.clone()).into_iter().collect();
-        Reply::Bytes(framed(&Response::Owned(Owned { statements, next: None })))
+        Reply::Bytes(framed(&IndexResponse::Owned(Owned { statements, next: None })))
     });
     let words: Vec<_> = first::words(name.as_str()).collect();
     let beginning = |word: &String| {
@@ -147,7 +147,7 @@ async fn names_of_an_owner_of_an_earlier_build_are_found_as_far_as_words_are_the
     for node in peers.iter().chain([&master]) {
         let id = owner.connect(&tcp_address(node)).await.unwrap();
         let store = Store { provide: provide.clone(), addresses: owner.listen.clone(), ..Store::default() };
-        owner.send(MIRROR, id, framed(&mirror::Request::Store(store))).await.unwrap();
+        owner.send(MIRROR, id, framed(&mirror::MirrorRequest::Store(store))).await.unwrap();
     }
     master.abandon();
     for peer in &peers {

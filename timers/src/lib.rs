@@ -1,6 +1,6 @@
-//! Takes the place of the crate of this name, whose timers have a thread of their own. libp2p sets several for each stream, as
-//! limits that are hardly ever reached, and each woke that thread: 7 % of the processor time of a download by many
-//! (`benches/flash_crowd`). tokio's timers wake nobody before they are due.
+//! Takes the place of the crate of this name, whose timers have a thread of their own. Streams of libp2p have several
+//! of them each, as limits that are hardly ever reached. Each woke that thread, which cost 7 % of the processor time of
+//! a download by many (`benches/flash_crowd`). Timers of tokio wake nobody before they are due.
 //!
 //! [`Delay`] is all that the crates which ask for it use. It may be made only where tokio runs, as everything here does.
 

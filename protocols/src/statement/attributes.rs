@@ -69,7 +69,7 @@ impl SignedAttributes {
         let Attributes { executable, modified_ns } = attributes;
         let bytes = body(attributes, subject, &owner.public().to_peer_id().to_bytes()).without_dates();
         let signature = owner.sign(&bytes)?;
-        // Of another length with keys of another kind, which sign nothing here.
+        // Keys of another kind make signatures of another length; they sign nothing here.
         let signature = signature.try_into().unwrap_or([0; 64]);
         Ok(Self { executable, modified_ns, signature })
     }

@@ -142,7 +142,7 @@ async fn download(api: &dyn Api, request: GetRequest, options: GetOptions) -> Re
     Ok(report?)
 }
 
-/// For what it was said last that it is waited.
+/// What the user was last told that the command waits for.
 #[derive(Debug, Default)]
 struct Waiting(Option<String>);
 

@@ -1,7 +1,7 @@
 //! Which flags the help of a command shows.
 //!
-//! Every command takes every flag, so that a script can give the same ones to all of them; most have a meaning for
-//! some commands alone, and the help of the others leaves them out.
+//! Every command takes every flag, so that a script can give the same ones to all of them. Most mean something to some
+//! commands only, and the help of the others leaves them out.
 
 use super::Command;
 use crate::cli::shown::{NodeFlags, Shown};

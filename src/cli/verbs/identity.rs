@@ -19,7 +19,7 @@ enum Action {
     Show,
     /// Make a new identity; shares and settings stay, and the old key is kept beside it
     New {
-        /// Of a master's data folder, too: every peer has to be told the new master
+        /// Also for a master's data folder: every peer has to be told the new master
         #[arg(long)]
         force: bool,
     },

@@ -7,9 +7,9 @@ use libp2p::kad::store::{self, RecordStore};
 use libp2p::kad::{KBucketKey, ProviderRecord, Record, RecordKey as KadKey};
 use libp2p::{Multiaddr, PeerId};
 use swarmdex_protocols::address::{bounded, routing_addresses};
-use swarmdex_protocols::check::{Compared, Range};
+use swarmdex_protocols::check::{KeyRange, KeysCompared};
 use swarmdex_protocols::limits::{MAX_MIRROR_HELD, MAX_OTHER_ADDRESSES, MAX_PROVIDERS};
-use swarmdex_protocols::mirror::{Part, Provider, Stock, Verdict};
+use swarmdex_protocols::mirror::{KeySpacePart, Provider, Stock, StoreVerdict};
 use swarmdex_protocols::{RecordKey, Statement};
 
 use super::Adopt;
@@ -59,7 +59,7 @@ impl RecordTable {
     }
 
     /// Stores a statement that was verified.
-    pub(in crate::net) fn store(&mut self, key: RecordKey, statement: Statement, sender: PeerId) -> Verdict {
+    pub(in crate::net) fn store(&mut self, key: RecordKey, statement: Statement, sender: PeerId) -> StoreVerdict {
         let distance = distance(&position_of_key(&key), &self.position);
         self.records.store(key, distance, statement, sender, sender == self.local, now())
     }
@@ -75,7 +75,7 @@ impl RecordTable {
     }
 
     /// What is held of what a node said, compared with what it has; and how many entries were looked at.
-    pub(in crate::net) fn compare(&self, sender: &PeerId, ranges: &[Range]) -> (Vec<Compared>, usize) {
+    pub(in crate::net) fn compare(&self, sender: &PeerId, ranges: &[KeyRange]) -> (Vec<KeysCompared>, usize) {
         self.records.compare(sender, ranges, MAX_MIRROR_HELD)
     }
 
@@ -94,7 +94,7 @@ impl RecordTable {
     }
 
     /// The next page of what lies in a part of the key space.
-    pub(in crate::net) fn stock(&self, part: &Part) -> Stock {
+    pub(in crate::net) fn stock(&self, part: &KeySpacePart) -> Stock {
         self.records.stock(part, position_of_key, now())
     }
 

@@ -14,14 +14,14 @@ const SERVICE: &str = "_p2p._udp.local.";
 const KEY: &str = "dnsaddr=";
 const MAX_TEXT: usize = 255;
 /// Addresses in a packet that fits into one of Ethernet, and those that are taken from one.
-const MAX_TOLD: usize = 5;
+const MAX_ANSWERED: usize = 5;
 const MAX_TAKEN: usize = 32;
 /// How long others may believe what they were told, at most: whatever the sender says.
 const LONGEST: Duration = Duration::from_secs(900);
 
 /// A node as it says where it listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct LanAddress {
     pub(super) peer: PeerId,
     /// Without its peer id.
     pub(super) address: Multiaddr,
@@ -35,7 +35,7 @@ pub(super) enum Packet {
     /// Who is there?
     Query,
     /// Somebody says so.
-    Told(Vec<Told>),
+    Addresses(Vec<LanAddress>),
 }
 
 /// The question who is there.
@@ -61,7 +61,7 @@ pub(super) fn answers(local: PeerId, name: &str, addresses: &[Multiaddr], lives:
         }
         message.to_vec().ok()
     };
-    addresses.chunks(MAX_TOLD).filter_map(packet).collect()
+    addresses.chunks(MAX_ANSWERED).filter_map(packet).collect()
 }
 
 /// Reads what came; `None` if it is not of interest, or makes no sense.
@@ -84,9 +84,9 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Packet> {
         let text = std::str::from_utf8(text.txt_data.first()?).ok()?;
         let mut address = text.strip_prefix(KEY)?.parse::<Multiaddr>().ok()?;
         let Some(Protocol::P2p(peer)) = address.pop() else { return None };
-        Some(Told { peer, address, lives: Duration::from_secs(record.ttl.into()).min(LONGEST) })
+        Some(LanAddress { peer, address, lives: Duration::from_secs(record.ttl.into()).min(LONGEST) })
     });
-    Some(Packet::Told(told.take(MAX_TAKEN).collect()))
+    Some(Packet::Addresses(told.take(MAX_TAKEN).collect()))
 }
 
 #[cfg(test)]
@@ -99,16 +99,16 @@ mod tests {
     fn what_is_told_is_read_back() {
         let peer = PeerId::random();
         let address = |number: usize| format!("/ip6/fd00::{number:x}/tcp/4747").parse::<Multiaddr>().unwrap();
-        for count in [0, 1, MAX_TOLD, MAX_TOLD + 1, 4 * MAX_TOLD] {
+        for count in [0, 1, MAX_ANSWERED, MAX_ANSWERED + 1, 4 * MAX_ANSWERED] {
             let addresses: Vec<_> = (0..count).map(address).collect();
             let lives = Duration::from_secs(360);
             let mut all = Vec::new();
             for packet in answers(peer, "abc", &addresses, lives) {
                 assert!(packet.len() <= 1200, "{}", packet.len());
-                let Some(Packet::Told(told)) = parse(&packet) else { panic!() };
+                let Some(Packet::Addresses(told)) = parse(&packet) else { panic!() };
                 all.extend(told);
             }
-            let told = addresses.into_iter().map(|address| Told { peer, address, lives });
+            let told = addresses.into_iter().map(|address| LanAddress { peer, address, lives });
             assert_eq!(all, told.collect::<Vec<_>>());
         }
         assert_eq!(parse(&query().unwrap()), Some(Packet::Query));
@@ -118,7 +118,7 @@ mod tests {
     fn a_time_to_live_is_bounded_and_what_is_no_address_is_left_out() {
         let peer = PeerId::random();
         let packets = answers(peer, "abc", &["/ip6/fd00::1/tcp/1".parse().unwrap()], Duration::MAX);
-        let Some(Packet::Told(told)) = parse(&packets[0]) else { panic!() };
+        let Some(Packet::Addresses(told)) = parse(&packets[0]) else { panic!() };
         assert_eq!(told[0].lives, LONGEST);
         let own = Name::from_ascii("abc._p2p._udp.local.").unwrap();
         let mut message = Message::new(0, MessageType::Response, OpCode::Query);
@@ -126,7 +126,7 @@ mod tests {
         for text in ["", "dnsaddr=", "dnsaddr=/ip6/fd00::1/tcp/1", "other=1", "dnsaddr=nothing"] {
             message.add_additional(Record::from_rdata(own.clone(), 60, RData::TXT(TXT::new(vec![text.to_owned()]))));
         }
-        assert_eq!(parse(&message.to_vec().unwrap()), Some(Packet::Told(Vec::new())));
+        assert_eq!(parse(&message.to_vec().unwrap()), Some(Packet::Addresses(Vec::new())));
     }
 
     proptest! {

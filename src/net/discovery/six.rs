@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use super::packets::{Packet, Told, answers, parse, query};
+use super::packets::{LanAddress, Packet, answers, parse, query};
 use super::{Interface, QUERY_INTERVAL};
 
 /// Where mDNS speaks; source: RFC 6762.
@@ -110,7 +110,7 @@ impl Six {
                             let listen = listen.borrow().clone();
                             self.on_query(from, &listen, Instant::now()).await;
                         }
-                        Some(Packet::Told(told)) => news = self.on_told(told, from, Instant::now()),
+                        Some(Packet::Addresses(told)) => news = self.on_addresses(told, from, Instant::now()),
                         None => {}
                     }
                 },
@@ -189,10 +189,10 @@ impl Six {
         }
     }
 
-    fn on_told(&mut self, told: Vec<Told>, from: SocketAddr, now: Instant) -> Vec<SixEvent> {
+    fn on_addresses(&mut self, told: Vec<LanAddress>, from: SocketAddr, now: Instant) -> Vec<SixEvent> {
         let zone = self.interfaces.get(&scope_of(from)).map(|interface| interface.name.clone());
         let mut news = Vec::new();
-        for Told { peer, address, lives } in told.into_iter().filter(|told| told.peer != self.local) {
+        for LanAddress { peer, address, lives } in told.into_iter().filter(|told| told.peer != self.local) {
             let Some(address) = zoned(address, zone.as_deref()) else { continue };
             let key = (peer, address);
             if lives.is_zero() {
@@ -237,8 +237,8 @@ fn zoned(address: Multiaddr, zone: Option<&str>) -> Option<Multiaddr> {
 mod tests {
     use super::*;
 
-    fn told(peer: PeerId, address: &str, seconds: u64) -> Told {
-        Told { peer, address: address.parse().unwrap(), lives: Duration::from_secs(seconds) }
+    fn told(peer: PeerId, address: &str, seconds: u64) -> LanAddress {
+        LanAddress { peer, address: address.parse().unwrap(), lives: Duration::from_secs(seconds) }
     }
 
     #[tokio::test]
@@ -249,16 +249,16 @@ mod tests {
         let from = |scope| SocketAddr::V6(SocketAddrV6::new("fe80::1".parse().unwrap(), PORT, 0, scope));
         let link = told(peer, "/ip6/fe80::2/tcp/1", 60);
         let zoned: Multiaddr = "/ip6zone/eth7/ip6/fe80::2/tcp/1".parse().unwrap();
-        assert_eq!(six.on_told(vec![link.clone()], from(7), now), [SixEvent::Here(peer, zoned.clone())]);
-        assert_eq!(six.on_told(vec![link.clone()], from(7), now), [], "that is no news");
-        assert_eq!(six.on_told(vec![link], from(8), now), [], "heard nobody knows where");
+        assert_eq!(six.on_addresses(vec![link.clone()], from(7), now), [SixEvent::Here(peer, zoned.clone())]);
+        assert_eq!(six.on_addresses(vec![link.clone()], from(7), now), [], "that is no news");
+        assert_eq!(six.on_addresses(vec![link], from(8), now), [], "heard nobody knows where");
         let own = told(six.local, "/ip6/fd00::1/tcp/1", 60);
-        assert_eq!(six.on_told(vec![own], from(7), now), []);
+        assert_eq!(six.on_addresses(vec![own], from(7), now), []);
         assert_eq!(six.expire(now + Duration::from_secs(59)), []);
         assert_eq!(six.expire(now + Duration::from_secs(60)), [SixEvent::Gone(peer, zoned)]);
         let global = "/ip6/fd00::1/tcp/1";
-        assert_eq!(six.on_told(vec![told(peer, global, 60), told(peer, global, 0)], from(7), now).len(), 2);
-        (0..2 * MAX_KNOWN).for_each(|_| drop(six.on_told(vec![told(PeerId::random(), global, 60)], from(7), now)));
+        assert_eq!(six.on_addresses(vec![told(peer, global, 60), told(peer, global, 0)], from(7), now).len(), 2);
+        (0..2 * MAX_KNOWN).for_each(|_| drop(six.on_addresses(vec![told(PeerId::random(), global, 60)], from(7), now)));
         assert_eq!(six.known.len(), MAX_KNOWN);
     }
 }

@@ -6,37 +6,37 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::PeerId;
 use libp2p::request_response::InboundRequestId;
-use swarmdex_protocols::fetch::{Have, Header, Refusal, Request, Response};
+use swarmdex_protocols::fetch::{FetchRefusal, FetchRequest, FetchResponse, Have, Header};
 use swarmdex_protocols::limits::MAX_FETCH_BODY;
 
 use super::serve::Serve;
 use super::{Driver, Job};
 use crate::net::fetch::{Asked, Upload};
-use crate::net::rpc::{Fetch, Inbound, Reply};
+use crate::net::rpc::{FetchProtocol, Inbound, Reply};
 use crate::storage::hanging::HANGING;
 use crate::storage::library::Library;
 
-impl Serve for Fetch {
+impl Serve for FetchProtocol {
     fn serve(driver: &mut Driver, inbound: Inbound<Self>) {
         let Inbound { peer, request, reply, .. } = inbound;
         match request {
-            Ok(Request::Have(mut have)) => {
+            Ok(FetchRequest::Have(mut have)) => {
                 driver.crowd.on_have_update(&have.content, peer, std::mem::take(&mut have.have));
                 let response = driver.have(peer, have);
                 driver.reply_fetch(reply, response);
             }
-            Ok(Request::Cancel(run)) => {
-                driver.reply_fetch(reply, Response::bare(Header::Done));
+            Ok(FetchRequest::Cancel(run)) => {
+                driver.reply_fetch(reply, FetchResponse::bare(Header::Done));
                 if let Some(waiting) = driver.uploads.cancel(&peer, &run) {
-                    driver.reply_fetch(waiting, Response::refused(Refusal::Cancelled));
+                    driver.reply_fetch(waiting, FetchResponse::refused(FetchRefusal::Cancelled));
                 }
             }
-            Ok(Request::Wrong(run)) => {
+            Ok(FetchRequest::Wrong(run)) => {
                 driver.complaints.hear(peer, run, &driver.services.library);
-                driver.reply_fetch(reply, Response::bare(Header::Done));
+                driver.reply_fetch(reply, FetchResponse::bare(Header::Done));
             }
             Ok(request) => driver.queue_upload(peer, request, reply),
-            Err(_) => driver.reply_fetch(reply, Response::refused(Refusal::Malformed)),
+            Err(_) => driver.reply_fetch(reply, FetchResponse::refused(FetchRefusal::Malformed)),
         }
     }
 
@@ -46,52 +46,52 @@ impl Serve for Fetch {
 }
 
 impl Driver {
-    fn reply_fetch(&mut self, reply: Reply<Fetch>, response: Response) {
+    fn reply_fetch(&mut self, reply: Reply<FetchProtocol>, response: FetchResponse) {
         self.swarm.behaviour_mut().fetch.reply(reply, response);
     }
 
     /// A request for chunks waits for its turn.
-    fn queue_upload(&mut self, peer: PeerId, mut request: Request, reply: Reply<Fetch>) {
+    fn queue_upload(&mut self, peer: PeerId, mut request: FetchRequest, reply: Reply<FetchProtocol>) {
         self.on_asked_for_chunks(peer);
         let holdings = &self.services.library.holdings;
         let (crowd, early) = match &mut request {
-            Request::Chunks(want) => {
+            FetchRequest::Chunks(want) => {
                 self.crowd.on_have_update(&want.content, peer, std::mem::take(&mut want.have));
-                (holdings.is_part(&want.content), holdings.is_coming(&want.content, want.first))
+                (holdings.is_part(&want.content), holdings.is_incoming(&want.content, want.first))
             }
-            request => (matches!(request, Request::Any(_)), false),
+            request => (matches!(request, FetchRequest::Any(_)), false),
         };
         if let Err((reply, refusal)) = self.uploads.push(peer, Asked { request, reply }, crowd, early) {
-            self.reply_fetch(reply, Response::refused(refusal));
+            self.reply_fetch(reply, FetchResponse::refused(refusal));
         }
     }
 
     /// Which chunks of a content this node has, and who else may have some.
-    fn have(&mut self, peer: PeerId, have: Have) -> Response {
+    fn have(&mut self, peer: PeerId, have: Have) -> FetchResponse {
         let Some(chunks) = self.services.library.have(&have.content) else {
-            return Response::refused(Refusal::NotFound);
+            return FetchResponse::refused(FetchRefusal::NotFound);
         };
         let others = self.crowd.on_have(have.content, peer, have.addresses, Instant::now());
         let body = chunks.as_ref().map(|chunks| chunks.as_bytes().to_vec()).unwrap_or_default();
         match u32::try_from(body.len()) {
             Ok(bytes) if body.len() <= MAX_FETCH_BODY => {
                 let sending = self.uploads.is_sending(&peer, Instant::now());
-                Response { header: Header::Have { bytes, whole: chunks.is_none(), others, sending }, body }
+                FetchResponse { header: Header::Have { bytes, whole: chunks.is_none(), others, sending }, body }
             }
             // A part of a content of more than 8 TiB is of use to nobody else before it is whole.
-            _ => Response::refused(Refusal::NotFound),
+            _ => FetchResponse::refused(FetchRefusal::NotFound),
         }
     }
 }
 
 /// Says which chunk it is that was chosen.
-fn say_instead(first: u64, response: Response) -> Response {
+fn say_instead(first: u64, response: FetchResponse) -> FetchResponse {
     match response.header {
         Header::Chunks { bytes, mut proofs, .. } if proofs.len() == 1 => {
             let header = Header::Instead { first, bytes, proof: proofs.remove(0) };
-            Response { header, ..response }
+            FetchResponse { header, ..response }
         }
-        header => Response { header, ..response },
+        header => FetchResponse { header, ..response },
     }
 }
 
@@ -99,15 +99,17 @@ fn say_instead(first: u64, response: Response) -> Response {
 pub(super) fn read(library: Library, upload: Upload) -> BoxFuture<'static, Job> {
     let Upload { request, reply, instead } = upload;
     let reading = tokio::task::spawn_blocking(move || match request {
-        Request::Chunks(want) if instead => say_instead(want.first, library.chunks(&want.run())),
-        Request::Chunks(want) => library.chunks(&want.run()),
-        Request::Files(contents) => library.files(&contents),
+        FetchRequest::Chunks(want) if instead => say_instead(want.first, library.chunks(&want.run())),
+        FetchRequest::Chunks(want) => library.chunks(&want.run()),
+        FetchRequest::Files(contents) => library.files(&contents),
         // Answered when they came, or made a request for one chunk.
-        Request::Any(_) | Request::Have(_) | Request::Cancel(_) | Request::Wrong(_) => Response::bare(Header::Done),
+        FetchRequest::Any(_) | FetchRequest::Have(_) | FetchRequest::Cancel(_) | FetchRequest::Wrong(_) => {
+            FetchResponse::bare(Header::Done)
+        }
     });
     async move {
         // A reader that panicked has read nothing.
-        let refused = Response::refused(Refusal::Storage);
+        let refused = FetchResponse::refused(FetchRefusal::Storage);
         // Nor has one whose disk does not answer.
         let read = tokio::time::timeout(HANGING, reading).await;
         Job::Upload { reply, response: read.unwrap_or(Ok(refused.clone())).unwrap_or(refused) }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
-use swarmdex_protocols::fetch::Run;
+use swarmdex_protocols::fetch::ChunkRun;
 use tokio::sync::mpsc;
 
 use crate::state::complaints::Complaints;
@@ -20,18 +20,18 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Default)]
 pub(super) struct Hearing {
     complaints: Complaints<PeerId>,
-    waiting: Option<mpsc::Sender<Run>>,
+    waiting: Option<mpsc::Sender<ChunkRun>>,
 }
 
 impl Hearing {
     /// Somebody got something else than a content from here.
-    pub(super) fn hear(&mut self, from: PeerId, run: Run, library: &Library) {
+    pub(super) fn hear(&mut self, from: PeerId, run: ChunkRun, library: &Library) {
         if !self.complaints.hear(from, Instant::now()) {
             return;
         }
         tracing::debug!(peer = %from, content = %run.content, chunk = run.first, "says that it got something else");
         let waiting = self.waiting.get_or_insert_with(|| {
-            let (waiting, mut queue) = mpsc::channel::<Run>(WAITING);
+            let (waiting, mut queue) = mpsc::channel::<ChunkRun>(WAITING);
             let library = library.clone();
             drop(tasks::spawn("complaints", async move {
                 while let Some(run) = queue.recv().await {

@@ -13,18 +13,18 @@ use crate::net::refused::Reason;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Looks at all connections in the time after which one without a pong is silent.
 pub(super) const TICKS: u32 = 4;
-/// Connections in doubt at a time.
-const MAX_DOUBTS: usize = 1024;
+/// Connections suspected at a time.
+const MAX_SUSPICIONS: usize = 1024;
 
 /// Connections whose peers made others, and since when: a node whose address changed comes back by its new one, and does not close what
 /// it had. As many as the limit for one peer would keep it out.
 #[derive(Debug, Default)]
-pub(super) struct Doubts(BTreeMap<ConnectionId, Instant>);
+pub(super) struct Suspicions(BTreeMap<ConnectionId, Instant>);
 
-impl Doubts {
-    /// Whether a connection is to be pinged: it was not in doubt.
+impl Suspicions {
+    /// Whether a connection is to be pinged: it was not suspected.
     fn begin(&mut self, connection: ConnectionId, now: Instant) -> bool {
-        let new = self.0.len() < MAX_DOUBTS && !self.0.contains_key(&connection);
+        let new = self.0.len() < MAX_SUSPICIONS && !self.0.contains_key(&connection);
         if new {
             self.0.insert(connection, now);
         }
@@ -111,7 +111,7 @@ impl Driver {
     /// large network have many of these. Two answers fit into the time after which it is silent.
     pub(super) fn on_pong(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
         self.requests.nodes.on_pong(peer, now);
-        self.requests.doubts.on_pong(&connection);
+        self.requests.suspicions.on_pong(&connection);
         if let Some(master) = &mut self.services.index {
             master.on_sign(&peer, Some(connection), now);
         }
@@ -144,18 +144,18 @@ impl Driver {
     }
 
     /// A node made another connection: do the older ones still lead to it?
-    pub(super) fn doubt_others(&mut self, peer: PeerId, new: ConnectionId) {
+    pub(super) fn suspect_others(&mut self, peer: PeerId, new: ConnectionId) {
         let (now, behaviour) = (Instant::now(), self.swarm.behaviour_mut());
         for connection in behaviour.admission.connections_with(&peer).filter(|other| *other != new) {
-            if self.requests.doubts.begin(connection, now) {
+            if self.requests.suspicions.begin(connection, now) {
                 behaviour.pings.ping_now(peer, connection);
             }
         }
     }
 
-    /// Closes what is in doubt and has not answered.
-    pub(super) fn end_doubts(&mut self, now: Instant) {
-        for connection in self.requests.doubts.over(now) {
+    /// Closes what is suspected and has not answered.
+    pub(super) fn end_suspicions(&mut self, now: Instant) {
+        for connection in self.requests.suspicions.over(now) {
             tracing::debug!(?connection, "its peer has another one, and it does not answer: closed");
             self.swarm.close_connection(connection);
         }
@@ -168,17 +168,17 @@ mod tests {
 
     #[test]
     fn what_does_not_answer_is_over_and_the_number_is_bounded() {
-        let (mut doubts, now) = (Doubts::default(), Instant::now());
+        let (mut suspicions, now) = (Suspicions::default(), Instant::now());
         let connection = ConnectionId::new_unchecked;
-        assert!((0..3).all(|number| doubts.begin(connection(number), now)));
-        assert!(!doubts.begin(connection(1), now + PATIENCE / 2), "it is pinged once");
-        doubts.on_pong(&connection(0));
-        doubts.on_closed(&connection(2));
-        assert!(doubts.over(now + PATIENCE / 2).is_empty());
-        assert_eq!(doubts.timeout(), Some(now + PATIENCE));
-        assert_eq!(doubts.over(now + PATIENCE), [connection(1)]);
-        assert_eq!(doubts.timeout(), None);
-        let admitted = (0..2 * MAX_DOUBTS).filter(|number| doubts.begin(connection(*number), now)).count();
-        assert_eq!(admitted, MAX_DOUBTS);
+        assert!((0..3).all(|number| suspicions.begin(connection(number), now)));
+        assert!(!suspicions.begin(connection(1), now + PATIENCE / 2), "it is pinged once");
+        suspicions.on_pong(&connection(0));
+        suspicions.on_closed(&connection(2));
+        assert!(suspicions.over(now + PATIENCE / 2).is_empty());
+        assert_eq!(suspicions.timeout(), Some(now + PATIENCE));
+        assert_eq!(suspicions.over(now + PATIENCE), [connection(1)]);
+        assert_eq!(suspicions.timeout(), None);
+        let admitted = (0..2 * MAX_SUSPICIONS).filter(|number| suspicions.begin(connection(*number), now)).count();
+        assert_eq!(admitted, MAX_SUSPICIONS);
     }
 }

@@ -40,7 +40,7 @@ impl Driver {
     }
 
     /// Says something to a member, if it is connected; builds from before do not know what it means.
-    pub(super) fn tell(&mut self, peer: PeerId, request: Request) {
+    pub(super) fn tell(&mut self, peer: PeerId, request: IndexRequest) {
         self.swarm.behaviour_mut().index.tell(&peer, request);
     }
 

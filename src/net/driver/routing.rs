@@ -56,8 +56,8 @@ impl Driver {
         if info.protocols.iter().any(|protocol| kad.protocol_names().contains(protocol)) {
             let place = self.enter_in_routing_table(peer, &identified.addresses);
             let missed = self.dht.on_back(&peer);
-            // Who goes in and out of the table holds what it held. Kademlia takes in by itself whom it asks, before they
-            // say who they are.
+            // A node that leaves the table and enters it again still holds what it held. Kademlia takes in by itself
+            // whom it asks, before they say who they are.
             let new = match (place, Run::of_agent(&info.agent_version)) {
                 (RoutingEntry::None, _) => false,
                 (_, Some(run)) => self.requests.nodes.is_new_run(peer, run),

@@ -7,7 +7,7 @@ use libp2p::PeerId;
 use libp2p::request_response::InboundRequestId;
 use libp2p::swarm::ConnectionId;
 use swarmdex_protocols::address::ip_of;
-use swarmdex_protocols::index::{Followed, Refusal, RefusalCode, Request, Response};
+use swarmdex_protocols::index::{Followed, IndexRequest, IndexResponse, Refusal, RefusalCode};
 use swarmdex_protocols::limits::MAX_ADDRESSES;
 use swarmdex_protocols::mirror;
 
@@ -23,7 +23,8 @@ use crate::state::quota::Counts;
 
 /// Questions about names of this node that are answered at a time, in all.
 const MAX_OWNED: usize = 16;
-/// The same of one peer: as many as a node asks that looks for the files of a folder, see `FILES_AT_A_TIME` of `node::get`.
+/// Questions of one peer at a time: as many as a node asks that looks for the files of a folder, see `FILES_AT_A_TIME`
+/// of `node::get`.
 const MAX_OWNED_OF_PEER: usize = 8;
 
 /// The questions about names of this node that are being answered: none yet.
@@ -34,13 +35,13 @@ pub(super) fn owned_questions() -> Counts<PeerId> {
 /// Where the answer to an index request goes.
 pub(super) enum IndexReply {
     /// To another node.
-    Remote(Reply<rpc::Index>),
+    Remote(Reply<rpc::IndexProtocol>),
     Renewal(Asker),
-    Local(Waiting<rpc::Index>),
+    Local(Waiting<rpc::IndexProtocol>),
 }
 
-fn refused(code: RefusalCode, reason: &str) -> Response {
-    Response::Refused(Refusal::new(code, reason))
+fn refused(code: RefusalCode, reason: &str) -> IndexResponse {
+    IndexResponse::Refused(Refusal::new(code, reason))
 }
 
 /// A protocol whose requests the loop serves.
@@ -52,22 +53,22 @@ pub(super) trait Serve: Protocol + Sized {
     fn on_over(_: &mut Driver, _: &InboundRequestId) {}
 }
 
-impl Serve for rpc::Index {
+impl Serve for rpc::IndexProtocol {
     fn serve(driver: &mut Driver, inbound: Inbound<Self>) {
         let Inbound { peer, connection, request, reply } = inbound;
         driver.serve_remote(peer, connection, request, IndexReply::Remote(reply));
     }
 }
 
-impl Serve for rpc::Mirror {
+impl Serve for rpc::MirrorProtocol {
     fn serve(driver: &mut Driver, inbound: Inbound<Self>) {
         let Inbound { peer, connection, request, reply } = inbound;
         let behaviour = driver.swarm.behaviour_mut();
         let at = behaviour.admission.remote(&connection).and_then(ip_of);
-        let reply = dht::Reply::Remote(reply);
+        let reply = dht::MirrorReply::Remote(reply);
         let step = match request {
             Ok(request) => driver.dht.serve(&mut behaviour.kad, peer, at, request, reply),
-            Err(error) => dht::MirrorStep::Answer(reply, mirror::Response::Refused(refuse_bytes(&error))),
+            Err(error) => dht::MirrorStep::Answer(reply, mirror::MirrorResponse::Refused(refuse_bytes(&error))),
         };
         driver.on_mirror_step(step);
     }
@@ -86,17 +87,17 @@ impl Driver {
         }
     }
 
-    pub(super) fn ask_index(&mut self, to: PeerId, request: Request, answer: Waiting<rpc::Index>) {
+    pub(super) fn ask_index(&mut self, to: PeerId, request: IndexRequest, answer: Waiting<rpc::IndexProtocol>) {
         if to == *self.swarm.local_peer_id() {
             return self.serve_index(to, None, Ok(request), IndexReply::Local(answer));
         }
-        if matches!(request, Request::Renew(_)) {
+        if matches!(request, IndexRequest::Renew(_)) {
             return self.ask_renewal(to, request, answer);
         }
         self.swarm.behaviour_mut().index.ask(&to, request, answer);
     }
 
-    fn ask_renewal(&mut self, to: PeerId, request: Request, answer: Waiting<rpc::Index>) {
+    fn ask_renewal(&mut self, to: PeerId, request: IndexRequest, answer: Waiting<rpc::IndexProtocol>) {
         let asked = if self.requests.renewals.has_room() {
             self.swarm.behaviour_mut().renewals.ask(to, request)
         } else {
@@ -108,31 +109,31 @@ impl Driver {
         }
     }
 
-    pub(super) fn on_renewal(&mut self, event: renewals::Event) {
+    pub(super) fn on_renewal(&mut self, event: renewals::RenewalEvent) {
         match event {
-            renewals::Event::Asked { asker, request } => {
+            renewals::RenewalEvent::Asked { asker, request } => {
                 if let Err(denied) = self.access.check(&asker.peer, Kind::Renewal, Instant::now()) {
                     match denied {}
                 }
                 let reply = IndexReply::Renewal(asker);
-                if matches!(request, Ok(Request::Renew(_)) | Err(_)) {
+                if matches!(request, Ok(IndexRequest::Renew(_)) | Err(_)) {
                     self.serve_remote(asker.peer, asker.connection, request, reply);
                 } else {
                     self.reply(reply, refused(RefusalCode::Unsupported, "only renewals are asked here"));
                 }
             }
-            renewals::Event::Answered { peer, answer: Err(Unanswered::Unsupported(request)), .. } => {
+            renewals::RenewalEvent::Answered { peer, answer: Err(Unanswered::Unsupported(request)), .. } => {
                 // A build from before this protocol answers on a stream for each request.
                 if let Some(answer) = self.requests.renewals.take(&peer) {
                     self.swarm.behaviour_mut().index.ask(&peer, request, answer);
                 }
             }
-            renewals::Event::Answered { peer, answer: Err(Unanswered::Failed(error)), .. } => {
+            renewals::RenewalEvent::Answered { peer, answer: Err(Unanswered::Failed(error)), .. } => {
                 self.requests.renewals.answer(&peer, Err(error));
             }
-            renewals::Event::Answered { peer, connection, answer: Ok(response) } => {
+            renewals::RenewalEvent::Answered { peer, connection, answer: Ok(response) } => {
                 self.on_pong(peer, connection, Instant::now());
-                if let Response::Renewed(renewed) = &response {
+                if let IndexResponse::Renewed(renewed) = &response {
                     let next = Duration::from_millis(renewed.wait_ms);
                     self.swarm.behaviour_mut().pings.on_heard(peer, connection, next);
                 }
@@ -141,32 +142,44 @@ impl Driver {
         }
     }
 
-    fn serve_remote(&mut self, peer: PeerId, connection: ConnectionId, request: Received<Request>, reply: IndexReply) {
+    fn serve_remote(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        request: Received<IndexRequest>,
+        reply: IndexReply,
+    ) {
         let remote = self.swarm.behaviour().admission.remote(&connection).cloned();
         let origin = Origin { link: connection, remote: remote.as_ref() };
         self.serve_index(peer, Some(origin), request, reply);
     }
 
-    fn serve_index(&mut self, peer: PeerId, origin: Option<Origin<'_>>, request: Received<Request>, reply: IndexReply) {
+    fn serve_index(
+        &mut self,
+        peer: PeerId,
+        origin: Option<Origin<'_>>,
+        request: Received<IndexRequest>,
+        reply: IndexReply,
+    ) {
         let step = match (&mut self.services.index, request) {
-            (Some(_), Ok(Request::Call(call))) if !self.swarm.is_connected(&call.peer) => {
+            (Some(_), Ok(IndexRequest::Call(call))) if !self.swarm.is_connected(&call.peer) => {
                 IndexStep::Answer(refused(RefusalCode::NotFound, "it is not connected with the master"))
             }
-            (_, Ok(Request::Master)) => IndexStep::Answer(Response::Master(self.followed())),
+            (_, Ok(IndexRequest::Master)) => IndexStep::Answer(IndexResponse::Master(self.followed())),
             (Some(master), request) => master.handle(peer, origin, request, Instant::now()),
-            (None, Ok(request @ (Request::Lookup(_) | Request::Search(_)))) => {
+            (None, Ok(request @ (IndexRequest::Lookup(_) | IndexRequest::Search(_)))) => {
                 return self.serve_owned(peer, request, reply);
             }
-            (None, Ok(Request::Reach(reach))) if self.dht.master() == Some(peer) => {
+            (None, Ok(IndexRequest::Reach(reach))) if self.dht.master() == Some(peer) => {
                 self.on_reach(reach);
-                IndexStep::Answer(Response::Done)
+                IndexStep::Answer(IndexResponse::Done)
             }
-            (None, Ok(Request::Connect(connect))) if self.dht.master() == Some(peer) => {
+            (None, Ok(IndexRequest::Connect(connect))) if self.dht.master() == Some(peer) => {
                 self.on_call(connect);
-                IndexStep::Answer(Response::Done)
+                IndexStep::Answer(IndexResponse::Done)
             }
             (None, Ok(_)) => IndexStep::Answer(refused(RefusalCode::NotMaster, "this node is not the master")),
-            (None, Err(error)) => IndexStep::Answer(Response::Refused(refuse_bytes(&error))),
+            (None, Err(error)) => IndexStep::Answer(IndexResponse::Refused(refuse_bytes(&error))),
         };
         match step {
             IndexStep::Answer(response) => self.reply(reply, response),
@@ -189,12 +202,12 @@ impl Driver {
         Followed { master: Some(master), addresses: addresses.into_iter().take(MAX_ADDRESSES).collect(), reign }
     }
 
-    pub(super) fn reply(&mut self, reply: IndexReply, response: Response) {
+    pub(super) fn reply(&mut self, reply: IndexReply, response: IndexResponse) {
         match reply {
             IndexReply::Remote(reply) => drop(self.swarm.behaviour_mut().index.reply(reply, response)),
             IndexReply::Renewal(asker) => {
                 let master = self.services.index.as_ref();
-                let standing = master.and_then(|master| master.standing(&asker.peer));
+                let standing = master.and_then(|master| master.standing_answer(&asker.peer));
                 self.swarm.behaviour_mut().renewals.answer(asker, response, standing);
             }
             IndexReply::Local(answer) => {
@@ -204,7 +217,7 @@ impl Driver {
     }
 
     /// Answers for this node's own names, on a thread for blocking work: there may be very many.
-    fn serve_owned(&mut self, peer: PeerId, request: Request, reply: IndexReply) {
+    fn serve_owned(&mut self, peer: PeerId, request: IndexRequest, reply: IndexReply) {
         if !self.requests.owned.try_add(peer) {
             return self.reply(reply, refused(RefusalCode::Busy, "too many questions; ask again"));
         }
@@ -217,11 +230,16 @@ impl Driver {
         self.jobs.push(job.boxed());
     }
 
-    pub(super) fn ask_mirror(&mut self, to: PeerId, request: mirror::Request, answer: Waiting<rpc::Mirror>) {
+    pub(super) fn ask_mirror(
+        &mut self,
+        to: PeerId,
+        request: mirror::MirrorRequest,
+        answer: Waiting<rpc::MirrorProtocol>,
+    ) {
         let local = to == *self.swarm.local_peer_id();
         let behaviour = self.swarm.behaviour_mut();
         if local {
-            let step = self.dht.serve(&mut behaviour.kad, to, None, request, dht::Reply::Local(answer));
+            let step = self.dht.serve(&mut behaviour.kad, to, None, request, dht::MirrorReply::Local(answer));
             return self.on_mirror_step(step);
         }
         behaviour.mirror.ask(&to, request, answer);
@@ -237,13 +255,13 @@ impl Driver {
         }
     }
 
-    pub(super) fn reply_mirror(&mut self, reply: dht::Reply, response: mirror::Response) {
+    pub(super) fn reply_mirror(&mut self, reply: dht::MirrorReply, response: mirror::MirrorResponse) {
         match reply {
-            dht::Reply::Remote(reply) => drop(self.swarm.behaviour_mut().mirror.reply(reply, response)),
-            dht::Reply::Local(answer) => {
+            dht::MirrorReply::Remote(reply) => drop(self.swarm.behaviour_mut().mirror.reply(reply, response)),
+            dht::MirrorReply::Local(answer) => {
                 let _ = answer.send(Ok(response));
             }
-            dht::Reply::None => {}
+            dht::MirrorReply::None => {}
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is said of members that have not been heard since this master started: they may have given names up while it was away,
+//! Names of members that have not been heard since this master started. They may have given names up while it was away,
 //! told the other nodes so, and be gone themselves. So before it confirms one of their names it asks the DHT.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +34,7 @@ impl Absent {
 impl Master {
     /// Answers a question about names, those of absent members after a look at the DHT.
     pub(super) fn read_checked(&self, peer: PeerId, op: ReadOp) -> Outcome<IndexStep> {
-        // Those that are back, and have more to tell than fits one message.
+        // Members that are back, and have more to announce than fits one message.
         let untold = self.returning.untold();
         let absent = match untold.is_subset(&self.absent.0) {
             true => self.absent.0.clone(),

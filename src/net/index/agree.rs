@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use libp2p::PeerId;
-use swarmdex_protocols::index::{Compare, Compared, Range, Refusal, RefusalCode, Renew, Renewed, Request, Response};
+use swarmdex_protocols::index::{
+    Compare, Compared, IndexRequest, IndexResponse, Range, Refusal, RefusalCode, Renew, Renewed,
+};
 use swarmdex_protocols::limits::MAX_COMPARED_RANGES;
 
 use super::super::renewals;
@@ -18,7 +20,7 @@ const MAX_COMPARING: usize = 4;
 
 impl Master {
     /// Answers from memory: ten thousand members renew every few seconds.
-    pub(super) fn renew(&mut self, peer: &PeerId, renew: &Renew, now: Instant) -> Outcome<Response> {
+    pub(super) fn renew(&mut self, peer: &PeerId, renew: &Renew, now: Instant) -> Outcome<IndexResponse> {
         let renewal = self.leases.on_renew(peer, renew.session, &renew.held).inspect_err(|refusal| {
             tracing::warn!(%peer, reason = refusal.reason, "a renewal is refused");
         })?;
@@ -35,10 +37,10 @@ impl Master {
 
     /// Answers the renewals of a member that need no more than a look, until one does. The lease itself is renewed by the
     /// pings on the same connection.
-    pub(in crate::net) fn standing(&self, peer: &PeerId) -> Option<renewals::Standing> {
-        let standing = self.leases.standing(peer)?;
+    pub(in crate::net) fn standing_answer(&self, peer: &PeerId) -> Option<renewals::StandingAnswer> {
+        let standing = self.leases.standing_answer(peer)?;
         Some(Arc::new(move |request| {
-            let Request::Renew(renew) = request else { return None };
+            let IndexRequest::Renew(renew) = request else { return None };
             let wait = standing.agrees(renew)?;
             Some(renewed(true, wait, None))
         }))
@@ -85,9 +87,9 @@ impl Master {
     }
 }
 
-fn renewed(agreed: bool, wait: Duration, notice: Option<String>) -> Response {
+fn renewed(agreed: bool, wait: Duration, notice: Option<String>) -> IndexResponse {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-    Response::Renewed(Renewed { agreed, wait_ms, notice })
+    IndexResponse::Renewed(Renewed { agreed, wait_ms, notice })
 }
 
 /// Compares one range after the other, each in steps between which the index answers others. Also how many names

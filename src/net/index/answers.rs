@@ -4,16 +4,18 @@ use super::*;
 
 impl Master {
     /// To a question that the store answered.
-    pub(super) fn answer(&self, read: ReadOutcome) -> Response {
+    pub(super) fn answer(&self, read: ReadOutcome) -> IndexResponse {
         match read {
             ReadOutcome::Found { certificate, holders } => {
-                Response::Found(Found { holders: self.holders(&certificate.entry.owner, holders), certificate })
+                IndexResponse::Found(Found { holders: self.holders(&certificate.entry.owner, holders), certificate })
             }
-            ReadOutcome::Page(Page { entries, next }) => Response::Page(Page { entries, next }),
-            ReadOutcome::NotFound => Response::Refused(Refusal::new(RefusalCode::NotFound, "nobody holds that name")),
-            ReadOutcome::Sealed(sealed) => Response::Sealed(sealed),
+            ReadOutcome::Page(Page { entries, next }) => IndexResponse::Page(Page { entries, next }),
+            ReadOutcome::NotFound => {
+                IndexResponse::Refused(Refusal::new(RefusalCode::NotFound, "nobody holds that name"))
+            }
+            ReadOutcome::Sealed(sealed) => IndexResponse::Sealed(sealed),
             // Not asked for by any request.
-            ReadOutcome::Tombstones(_) | ReadOutcome::Unknown(_) | ReadOutcome::Compared(_) => Response::Done,
+            ReadOutcome::Tombstones(_) | ReadOutcome::Unknown(_) | ReadOutcome::Compared(_) => IndexResponse::Done,
         }
     }
 
@@ -36,8 +38,8 @@ impl Master {
         })
     }
 
-    pub(super) fn members(&self, after: Option<PeerId>) -> Response {
+    pub(super) fn members(&self, after: Option<PeerId>) -> IndexResponse {
         let peers = self.leases.peers_after(after.as_ref()).take(MAX_MEMBERS);
-        Response::Members(peers.filter_map(|peer| self.member(&peer)).collect())
+        IndexResponse::Members(peers.filter_map(|peer| self.member(&peer)).collect())
     }
 }

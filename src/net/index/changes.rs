@@ -83,7 +83,7 @@ impl Master {
                 let writing = announce.write(offers, last, total, BTreeMap::new())?;
                 async move { announce.written(writing.await, last) }.boxed()
             }
-            // Of what this index ended itself after it was granted others know no more, once everybody is back.
+            // Once everybody is back, others know no more than this index of names that it granted and ended itself.
             Some(precedents) => announce.after_a_look(precedents, (names, young), offers, last, total).boxed(),
         };
         Ok(IndexStep::Wait(
@@ -180,7 +180,7 @@ fn together(first: WriteOutcome, later: WriteOutcome, waited: &[bool]) -> WriteO
     WriteOutcome::Announced { verdicts, holding, adopted }
 }
 
-/// Those of names that the index does not know, or knows by an earlier grant.
+/// The names among these that the index does not know, or knows by an earlier grant.
 async fn unknown(store: &IndexStore, names: Vec<(Name, Option<Version>)>, ended: bool) -> Outcome<Vec<Name>> {
     match store.try_read(ReadOp::Unknown { names, ended })?.await.map_err(stopping)?? {
         ReadOutcome::Unknown(names) => Ok(names),

@@ -1,4 +1,4 @@
-//! Who may still ask, and have, how much: by peer, by address, and in all.
+//! How many requests may wait, and how many members may come: by peer, by address, and in all.
 
 use swarmdex_protocols::address::{Source, ip_of};
 

@@ -18,7 +18,7 @@ impl Master {
     pub(super) fn try_to_reach(&mut self, peer: PeerId, now: Instant) {
         let Some(member) = self.leases.get(&peer) else { return };
         if let Some(reachable) = self.reaching.reach.on_joined(peer, &member.addresses, now) {
-            self.effects.push_back(Effect::Tell(peer, Request::Reach(Reach { reachable })));
+            self.effects.push_back(Effect::Tell(peer, IndexRequest::Reach(Reach { reachable })));
         }
     }
 
@@ -36,7 +36,7 @@ impl Master {
             if !reachable {
                 tracing::info!(%peer, "no connection to a member comes about: it is behind a router or a firewall");
             }
-            self.effects.push_back(Effect::Tell(*peer, Request::Reach(Reach { reachable })));
+            self.effects.push_back(Effect::Tell(*peer, IndexRequest::Reach(Reach { reachable })));
         }
     }
 
@@ -52,7 +52,7 @@ impl Master {
         if !self.reaching.calls.admit(from, call.peer, now) {
             return Err(Refusal::new(RefusalCode::Busy, "too many calls; try again"));
         }
-        self.effects.push_back(Effect::Tell(call.peer, Request::Connect(connect)));
-        Ok(IndexStep::Answer(Response::Done))
+        self.effects.push_back(Effect::Tell(call.peer, IndexRequest::Connect(connect)));
+        Ok(IndexStep::Answer(IndexResponse::Done))
     }
 }

@@ -54,7 +54,8 @@ impl Returning {
         });
     }
 
-    /// A member told some of its entries. Those that are new to it may wait themselves: what it was granted before is known.
+    /// A member announced some of its entries. New ones among them may have to wait, but what it was granted before is
+    /// known now.
     pub(super) fn on_offers(&self, peer: &PeerId, offers: usize) {
         self.missing.send_if_modified(|missing| {
             let Some(Some(left)) = missing.members.get_mut(peer) else { return false };
@@ -107,7 +108,7 @@ mod tests {
         assert_eq!(again.wait(&one).now_or_never(), Some(()), "nobody waits for itself");
         returning.on_told(&one);
         assert_eq!(again.wait(&third).now_or_never(), Some(()));
-        // Who told as much as it said that it has need not be waited for, whatever it waits for itself.
+        // A member that announced as much as it said that it has need not be waited for, even if it waits itself.
         let returning = Returning::new([one, other], began.into());
         returning.on_joined(&one, 3);
         returning.on_joined(&other, 0);
@@ -118,7 +119,7 @@ mod tests {
         assert_eq!(returning.untold(), [one, other].into(), "it may have more to say");
         returning.on_told(&one);
         assert_eq!(returning.untold(), [other].into());
-        // Of whom nothing is known nobody can say that all are back.
+        // If it is not known who was a member, nobody can say that all are back.
         again.on_lost();
         again.wait(&third).await;
         assert_eq!(began.elapsed(), ACQUAINTED);

@@ -1,6 +1,6 @@
-//! What a node holds of what it was sent, compared with what this node has, and put right.
+//! Compares what a node still holds of what this node sent it with what this node has, and puts it right.
 
-use swarmdex_protocols::check::{Compared, Range};
+use swarmdex_protocols::check::{KeyRange, KeysCompared};
 
 use super::*;
 use crate::state::check::{MAX_REPAIRS, RangeComparison};
@@ -22,7 +22,7 @@ enum Unsaid {
     Failed,
 }
 
-/// In what a node differs from what it said that it stores.
+/// How a node's records differ from what it said that it stores.
 #[derive(Debug, Default)]
 pub struct Differences {
     /// Whether it holds everything by now.
@@ -69,11 +69,11 @@ impl Mirror {
     async fn send(&self, node: PeerId, addresses: &[Multiaddr], items: Vec<(RecordKey, What)>) -> bool {
         let count = items.len();
         let listen = self.net.listen().borrow().clone();
-        let held = |verdict: &Verdict| matches!(verdict, Verdict::Stored | Verdict::Older);
+        let held = |verdict: &StoreVerdict| matches!(verdict, StoreVerdict::Stored | StoreVerdict::Older);
         let mut pauses = 0;
         loop {
-            let errand = Errand { node, addresses: addresses.to_vec(), items: items.clone() };
-            let Answers { outcomes, busy } = self.store_at(errand, listen.clone()).await;
+            let batch = NodeBatch { node, addresses: addresses.to_vec(), items: items.clone() };
+            let Answers { outcomes, busy } = self.store_at(batch, listen.clone()).await;
             if !busy || pauses >= MAX_PAUSES {
                 return outcomes.iter().filter(|(_, verdict)| held(verdict)).count() == count;
             }
@@ -83,19 +83,19 @@ impl Mirror {
     }
 
     /// Whether a node says that it holds just this, in one question; `None` if it does not answer.
-    pub async fn holds(&self, node: PeerId, range: Range) -> Option<bool> {
+    pub async fn holds(&self, node: PeerId, range: KeyRange) -> Option<bool> {
         let addresses = self.net.known_addresses(node).await;
         self.says(node, &addresses, range).await
     }
 
-    async fn says(&self, node: PeerId, addresses: &[Multiaddr], range: Range) -> Option<bool> {
+    async fn says(&self, node: PeerId, addresses: &[Multiaddr], range: KeyRange) -> Option<bool> {
         for _ in 0..MAX_PAUSES {
-            match self.ask(node, addresses, Request::Check(vec![range])).await {
-                Ok(Response::Checked(answer)) => return Some(answer == [Compared::Same]),
-                Ok(Response::Refused(refusal)) if refusal.code == RefusalCode::Busy => {
+            match self.ask(node, addresses, MirrorRequest::Check(vec![range])).await {
+                Ok(MirrorResponse::Checked(answer)) => return Some(answer == [KeysCompared::Same]),
+                Ok(MirrorResponse::Refused(refusal)) if refusal.code == RefusalCode::Busy => {
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }
-                Ok(Response::Refused(_)) => return Some(false),
+                Ok(MirrorResponse::Refused(_)) => return Some(false),
                 _ => return None,
             }
         }
@@ -111,18 +111,18 @@ impl Mirror {
     ) -> Result<(), Unsaid> {
         let mut pauses = 0;
         while let Some(ranges) = comparison.next_ranges() {
-            match self.ask(node, addresses, Request::Check(ranges.clone())).await {
-                Ok(Response::Checked(answer)) => {
+            match self.ask(node, addresses, MirrorRequest::Check(ranges.clone())).await {
+                Ok(MirrorResponse::Checked(answer)) => {
                     if !comparison.on_answer(&ranges, answer) {
                         tracing::debug!(%node, "its answer does not fit the question");
                         return Err(Unsaid::Failed);
                     }
                 }
-                Ok(Response::Refused(refusal)) if refusal.code == RefusalCode::Busy && pauses < MAX_PAUSES => {
+                Ok(MirrorResponse::Refused(refusal)) if refusal.code == RefusalCode::Busy && pauses < MAX_PAUSES => {
                     pauses += 1;
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }
-                Ok(Response::Refused(refusal)) => {
+                Ok(MirrorResponse::Refused(refusal)) => {
                     tracing::debug!(%node, reason = refusal.reason, "does not say what it holds");
                     let busy = refusal.code == RefusalCode::Busy;
                     return Err(if busy { Unsaid::Failed } else { Unsaid::Unknown });

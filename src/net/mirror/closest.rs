@@ -2,7 +2,7 @@
 
 use futures::stream::FuturesUnordered;
 use swarmdex_protocols::address::bounded;
-use swarmdex_protocols::mirror::Found;
+use swarmdex_protocols::mirror::KeyFound;
 
 use super::*;
 use crate::net::dht::{Counted, Located};
@@ -40,7 +40,7 @@ impl Mirror {
         while !closest.is_over() {
             while let Some(node) = closest.next_node() {
                 let addresses = located.get(&node).cloned().unwrap_or_default();
-                asking.push(async move { (node, self.ask(node, &addresses, Request::Find(key)).await) });
+                asking.push(async move { (node, self.ask(node, &addresses, MirrorRequest::Find(key)).await) });
             }
             let (node, answer) = tokio::select! {
                 Some(answer) = asking.next() => answer,
@@ -51,7 +51,7 @@ impl Mirror {
                 () = tokio::time::sleep_until(end) => break,
             };
             match answer {
-                Ok(Response::Found(Found { closer, .. })) => {
+                Ok(MirrorResponse::Found(KeyFound { closer, .. })) => {
                     closest.on_answer(node, self.named(closer, &mut located));
                 }
                 Err(RequestError::Disconnected) => closest.on_failed(node),

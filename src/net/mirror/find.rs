@@ -1,7 +1,7 @@
 //! One name, looked up with few questions: see `state::find`.
 
 use futures::stream::FuturesUnordered;
-use swarmdex_protocols::mirror::Found;
+use swarmdex_protocols::mirror::KeyFound;
 
 use super::closest::SLOW;
 use super::*;
@@ -26,7 +26,7 @@ impl Mirror {
                 let addresses = located.get(&node).cloned().unwrap_or_default();
                 asking.push(async move {
                     self.net.count(Counted::Lookup).await;
-                    (node, self.ask(node, &addresses, Request::Find(key)).await)
+                    (node, self.ask(node, &addresses, MirrorRequest::Find(key)).await)
                 });
             }
             if asking.is_empty() {
@@ -41,7 +41,7 @@ impl Mirror {
                 }
                 () = tokio::time::sleep_until(end) => return None,
             };
-            let Ok(Response::Found(Found { statements, closer })) = answer else {
+            let Ok(MirrorResponse::Found(KeyFound { statements, closer })) = answer else {
                 find.on_failed(node);
                 continue;
             };

@@ -1,8 +1,8 @@
 //! What lies in this node's part of the key space, taken over from its neighbours when it comes there.
 
-use swarmdex_protocols::check::Mark;
+use swarmdex_protocols::check::KeyMark;
 use swarmdex_protocols::limits::MAX_STOCK_STATEMENTS;
-use swarmdex_protocols::mirror::{Part, Stock};
+use swarmdex_protocols::mirror::{KeySpacePart, Stock};
 
 use super::*;
 use crate::net::dht::Adopt;
@@ -62,7 +62,7 @@ impl Mirror {
             hearsay: Hearsay::default(),
             taken: TakenOver::default(),
         };
-        let part = Part { place, bits: u8::try_from(bits).unwrap_or(u8::MAX), after: None };
+        let part = KeySpacePart { place, bits: u8::try_from(bits).unwrap_or(u8::MAX), after: None };
         let mut asked = 0;
         for (node, addresses) in nodes {
             asked += 1;
@@ -85,13 +85,13 @@ impl Mirror {
         &self,
         node: PeerId,
         addresses: &[Multiaddr],
-        mut part: Part,
+        mut part: KeySpacePart,
         number: usize,
         takeover: &mut Takeover,
     ) -> bool {
         for _ in 0..MAX_PAGES {
-            let page = match self.ask(node, addresses, Request::Part(part.clone())).await {
-                Ok(Response::Part(page)) => page,
+            let page = match self.ask(node, addresses, MirrorRequest::Part(part.clone())).await {
+                Ok(MirrorResponse::Part(page)) => page,
                 Ok(_) => return false,
                 Err(error) => {
                     tracing::debug!(%node, %error, "a neighbour does not say what it stores");
@@ -120,8 +120,8 @@ impl Takeover {
         let keyed = statements.map(|(statement, left)| (mirror.key(statement.name()), statement, left));
         let seen = &mut self.seen;
         // Neighbours mostly have the same: each is checked once.
-        let new =
-            keyed.filter(|(key, statement, _)| belongs(key) && seen.insert((*key, Mark::statement(key, statement).0)));
+        let new = keyed
+            .filter(|(key, statement, _)| belongs(key) && seen.insert((*key, KeyMark::statement(key, statement).0)));
         let new: Vec<_> = new.collect();
         let authority = self.authority.clone();
         let checking = tokio::task::spawn_blocking(move || {

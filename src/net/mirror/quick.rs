@@ -44,22 +44,26 @@ impl Mirror {
     ) {
         let Some(authority) = self.net.authority() else { return };
         let keyed: Vec<_> = names.into_iter().map(|name| (self.key(&name), name)).collect();
-        if let Some(errands) = self.all_around(&keyed, around).await {
-            return self.read_region(errands, around, &authority, &mut heard).await;
+        if let Some(batches) = self.all_around(&keyed, around).await {
+            return self.read_region(batches, around, &authority, &mut heard).await;
         }
         let quick = Self { patience: CLOSEST, ..self.clone() };
         let items = keyed.into_iter().map(|(key, name)| (position_of_key(&key), (key, name)));
         let mut sweep = Sweep::new(items, self.nodes().await);
         let mut met = Met::default();
-        while let Some(errands) = quick.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
-            self.read_region(errands, around, &authority, &mut heard).await;
+        while let Some(batches) = quick.next_region(&mut sweep, &mut met, |(key, _)| *key).await {
+            self.read_region(batches, around, &authority, &mut heard).await;
         }
         around.lock().on_swept(&met.located, Instant::now());
     }
 
     /// In a small network every node has everything, and who is there is known from a moment ago. `None` where nodes have to
     /// be looked for: whoever has come since may know of others.
-    async fn all_around(&self, keyed: &[(RecordKey, Name)], around: &Around) -> Option<Vec<Errand<(RecordKey, Name)>>> {
+    async fn all_around(
+        &self,
+        keyed: &[(RecordKey, Name)],
+        around: &Around,
+    ) -> Option<Vec<NodeBatch<(RecordKey, Name)>>> {
         let mut nodes = around.lock().all(Instant::now())?;
         if self.net.nodes().await.iter().any(|(node, _)| !nodes.contains_key(node)) {
             return None;
@@ -67,23 +71,23 @@ impl Mirror {
         if self.member {
             nodes.insert(self.net.local(), Vec::new());
         }
-        let errand = |(node, addresses)| Errand { node, addresses, items: keyed.to_vec() };
-        Some(nodes.into_iter().map(errand).collect())
+        let batch = |(node, addresses)| NodeBatch { node, addresses, items: keyed.to_vec() };
+        Some(nodes.into_iter().map(batch).collect())
     }
 
     async fn read_region(
         &self,
-        mut errands: Vec<Errand<(RecordKey, Name)>>,
+        mut batches: Vec<NodeBatch<(RecordKey, Name)>>,
         around: &Around,
         authority: &Authority,
         heard: &mut impl FnMut(Name, Ledger),
     ) {
         let begin = Instant::now();
-        errands.retain(|errand| !around.lock().is_silent(&errand.node, begin));
-        let mut silent: BTreeSet<_> = errands.iter().map(|errand| errand.node).collect();
-        let (asked, mut answered, mut end) = (errands.len(), 0, begin + ANSWERS);
-        let mut answers = stream::iter(errands)
-            .map(|errand| async { (errand.node, self.read_at(errand, authority).await) })
+        batches.retain(|batch| !around.lock().is_silent(&batch.node, begin));
+        let mut silent: BTreeSet<_> = batches.iter().map(|batch| batch.node).collect();
+        let (asked, mut answered, mut end) = (batches.len(), 0, begin + ANSWERS);
+        let mut answers = stream::iter(batches)
+            .map(|batch| async { (batch.node, self.read_at(batch, authority).await) })
             .buffer_unordered(READS_AT_A_TIME);
         loop {
             let answer = tokio::select! {

@@ -13,7 +13,7 @@ const MESSAGES: usize = 2;
 /// What one node made of what it was sent.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    pub(super) outcomes: Vec<(RecordKey, Verdict)>,
+    pub(super) outcomes: Vec<(RecordKey, StoreVerdict)>,
     /// Whether it was too busy for some.
     pub(super) busy: bool,
 }
@@ -59,27 +59,27 @@ fn next<T>(from: &mut Vec<T>, most: usize) -> Vec<T> {
 }
 
 impl Mirror {
-    pub(super) async fn store_at(&self, errand: Errand<(RecordKey, What)>, addresses: Vec<Multiaddr>) -> Answers {
+    pub(super) async fn store_at(&self, batch: NodeBatch<(RecordKey, What)>, addresses: Vec<Multiaddr>) -> Answers {
         let Answers { mut outcomes, mut busy } = Answers::default();
-        let (node, at) = (errand.node, errand.addresses);
-        let mut answers = stream::iter(batches(errand.items))
+        let (node, at) = (batch.node, batch.addresses);
+        let mut answers = stream::iter(batches(batch.items))
             .map(|batch| {
-                let asking = self.ask(node, &at, Request::Store(batch.message(addresses.clone())));
+                let asking = self.ask(node, &at, MirrorRequest::Store(batch.message(addresses.clone())));
                 async move { (batch, asking.await) }
             })
             .buffered(MESSAGES);
         while let Some((batch, answer)) = answers.next().await {
             let Batch { statements: some, provide: keys, withdraw: gone } = batch;
             match answer {
-                Ok(Response::Stored(Stored { statements, provided })) if statements.len() == some.len() => {
+                Ok(MirrorResponse::Stored(Stored { statements, provided })) if statements.len() == some.len() => {
                     outcomes.extend(some.iter().map(|(key, _)| *key).zip(statements));
                     let (taken, left) = keys.split_at((provided as usize).min(keys.len()));
-                    outcomes.extend(taken.iter().map(|key| (*key, Verdict::Stored)));
-                    outcomes.extend(left.iter().map(|key| (*key, Verdict::Full)));
+                    outcomes.extend(taken.iter().map(|key| (*key, StoreVerdict::Stored)));
+                    outcomes.extend(left.iter().map(|key| (*key, StoreVerdict::Full)));
                     // A node of before knows no withdrawals: there the entries end with their lifetime.
-                    outcomes.extend(gone.iter().map(|key| (*key, Verdict::Stored)));
+                    outcomes.extend(gone.iter().map(|key| (*key, StoreVerdict::Stored)));
                 }
-                Ok(Response::Refused(refusal)) => {
+                Ok(MirrorResponse::Refused(refusal)) => {
                     busy |= refusal.code == RefusalCode::Busy;
                     tracing::debug!(%node, reason = refusal.reason, "refused");
                 }

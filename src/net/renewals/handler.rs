@@ -13,19 +13,19 @@ use libp2p::swarm::handler::{
 };
 use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, Stream, SubstreamProtocol};
 use swarmdex_protocols::codec::DecodeError;
-use swarmdex_protocols::index::{Request, Response};
+use swarmdex_protocols::index::{IndexRequest, IndexResponse};
 use swarmdex_protocols::limits::MAX_RENEW_MESSAGE;
 
-use super::{RENEW_PROTOCOL, Standing, Unanswered};
+use super::{RENEW_PROTOCOL, StandingAnswer, Unanswered};
 use crate::net::error::RequestError;
 use crate::net::rpc::codec::{Received, read_message, send_message};
 
 /// What the behaviour says to a connection.
 pub(in crate::net) enum Say {
     /// Ask this.
-    Ask(Request),
+    Ask(IndexRequest),
     /// Answer the question of this number, and later ones by the standing.
-    Answer(u64, Response, Option<Standing>),
+    Answer(u64, IndexResponse, Option<StandingAnswer>),
 }
 
 impl fmt::Debug for Say {
@@ -43,19 +43,19 @@ impl fmt::Debug for Say {
 #[derive(Debug)]
 pub(in crate::net) enum HandlerEvent {
     /// A question, with its number.
-    Asked(u64, Received<Request>),
+    Asked(u64, Received<IndexRequest>),
     /// What came of a question of this node.
-    Answered(Result<Response, Unanswered>),
+    Answered(Result<IndexResponse, Unanswered>),
 }
 
-type Asking = BoxFuture<'static, Result<(Stream, Response), Unanswered>>;
+type Asking = BoxFuture<'static, Result<(Stream, IndexResponse), Unanswered>>;
 
 /// The stream on which this node asks.
-enum Outbound {
+enum OutboundStream {
     /// None yet, or none any more.
     None,
     /// It is asked for, for this question.
-    Opening(Request),
+    Opening(IndexRequest),
     Idle(Stream),
     Asking(Asking),
     /// The other side does not know the protocol.
@@ -63,10 +63,10 @@ enum Outbound {
 }
 
 /// The stream on which this node is asked.
-enum Inbound {
+enum InboundStream {
     None,
     /// The next question is awaited.
-    Reading(BoxFuture<'static, io::Result<(Stream, Received<Request>)>>),
+    Reading(BoxFuture<'static, io::Result<(Stream, Received<IndexRequest>)>>),
     /// The behaviour has the question; whether another may follow.
     Answering(Stream, bool),
     /// An answer is on its way; after a question that was none, the stream is given up.
@@ -76,10 +76,10 @@ enum Inbound {
 /// The streams of one connection: at most one each way.
 pub(in crate::net) struct RenewalHandler {
     timeout: Duration,
-    outbound: Outbound,
-    inbound: Inbound,
+    outbound: OutboundStream,
+    inbound: InboundStream,
     /// What answers without the behaviour, if it can.
-    standing: Option<Standing>,
+    standing: Option<StandingAnswer>,
     /// Questions that came in, so that an answer that is overtaken by a new stream is not taken for another's.
     questions: u64,
     /// A stream is to be asked for.
@@ -93,8 +93,8 @@ impl RenewalHandler {
     pub(super) fn new(timeout: Duration) -> Self {
         Self {
             timeout,
-            outbound: Outbound::None,
-            inbound: Inbound::None,
+            outbound: OutboundStream::None,
+            inbound: InboundStream::None,
             standing: None,
             questions: 0,
             opens: false,
@@ -102,27 +102,29 @@ impl RenewalHandler {
         }
     }
 
-    fn ask(&mut self, request: Request) {
-        self.outbound = match std::mem::replace(&mut self.outbound, Outbound::None) {
-            Outbound::Idle(stream) => Outbound::Asking(ask(stream, false, request, self.timeout).boxed()),
-            Outbound::None => {
+    fn ask(&mut self, request: IndexRequest) {
+        self.outbound = match std::mem::replace(&mut self.outbound, OutboundStream::None) {
+            OutboundStream::Idle(stream) => OutboundStream::Asking(ask(stream, false, request, self.timeout).boxed()),
+            OutboundStream::None => {
                 self.opens = true;
-                Outbound::Opening(request)
+                OutboundStream::Opening(request)
             }
-            Outbound::Unsupported => {
+            OutboundStream::Unsupported => {
                 self.unanswered = Some(Unanswered::Unsupported(request));
-                Outbound::Unsupported
+                OutboundStream::Unsupported
             }
             // The behaviour asks one question at a time.
-            busy @ (Outbound::Opening(_) | Outbound::Asking(_)) => busy,
+            busy @ (OutboundStream::Opening(_) | OutboundStream::Asking(_)) => busy,
         };
     }
 
     fn on_no_stream(&mut self, error: StreamUpgradeError<std::convert::Infallible>) {
-        let Outbound::Opening(request) = std::mem::replace(&mut self.outbound, Outbound::None) else { return };
+        let OutboundStream::Opening(request) = std::mem::replace(&mut self.outbound, OutboundStream::None) else {
+            return;
+        };
         self.unanswered = Some(match error {
             StreamUpgradeError::NegotiationFailed => {
-                self.outbound = Outbound::Unsupported;
+                self.outbound = OutboundStream::Unsupported;
                 Unanswered::Unsupported(request)
             }
             StreamUpgradeError::Timeout => Unanswered::Failed(RequestError::TimedOut),
@@ -135,17 +137,17 @@ impl RenewalHandler {
         if let Some(unanswered) = self.unanswered.take() {
             return Some(HandlerEvent::Answered(Err(unanswered)));
         }
-        let Outbound::Asking(asking) = &mut self.outbound else { return None };
+        let OutboundStream::Asking(asking) = &mut self.outbound else { return None };
         let Poll::Ready(asked) = asking.poll_unpin(context) else { return None };
         Some(HandlerEvent::Answered(match asked {
             Ok((stream, response)) => {
-                self.outbound = Outbound::Idle(stream);
+                self.outbound = OutboundStream::Idle(stream);
                 Ok(response)
             }
             Err(unanswered) => {
                 // The next question gets a new stream.
                 let unsupported = matches!(unanswered, Unanswered::Unsupported(_));
-                self.outbound = if unsupported { Outbound::Unsupported } else { Outbound::None };
+                self.outbound = if unsupported { OutboundStream::Unsupported } else { OutboundStream::None };
                 Err(unanswered)
             }
         }))
@@ -154,27 +156,27 @@ impl RenewalHandler {
     fn poll_inbound(&mut self, context: &mut Context<'_>) -> Option<HandlerEvent> {
         loop {
             match &mut self.inbound {
-                Inbound::None | Inbound::Answering(..) => return None,
-                Inbound::Writing(writing) => {
+                InboundStream::None | InboundStream::Answering(..) => return None,
+                InboundStream::Writing(writing) => {
                     let Poll::Ready(written) = writing.poll_unpin(context) else { return None };
-                    self.inbound = written.ok().flatten().map_or(Inbound::None, reading);
+                    self.inbound = written.ok().flatten().map_or(InboundStream::None, reading);
                 }
-                Inbound::Reading(read) => {
+                InboundStream::Reading(read) => {
                     let Poll::Ready(read) = read.poll_unpin(context) else { return None };
                     // An end between two questions, or a connection that broke: nobody waits for an answer.
                     let (stream, request) = match read {
                         Ok((_, Err(DecodeError::Truncated))) | Err(_) => {
-                            self.inbound = Inbound::None;
+                            self.inbound = InboundStream::None;
                             return None;
                         }
                         Ok(read) => read,
                     };
                     let standing = self.standing.as_ref().zip(request.as_ref().ok());
                     if let Some(response) = standing.and_then(|(standing, request)| standing(request)) {
-                        self.inbound = Inbound::Writing(answer(stream, response, true).boxed());
+                        self.inbound = InboundStream::Writing(answer(stream, response, true).boxed());
                         continue;
                     }
-                    self.inbound = Inbound::Answering(stream, request.is_ok());
+                    self.inbound = InboundStream::Answering(stream, request.is_ok());
                     self.questions += 1;
                     return Some(HandlerEvent::Asked(self.questions, request));
                 }
@@ -184,20 +186,20 @@ impl RenewalHandler {
 }
 
 /// Waits for the next question.
-fn reading(mut stream: Stream) -> Inbound {
+fn reading(mut stream: Stream) -> InboundStream {
     let read = async move {
         let request = read_message(&mut stream, MAX_RENEW_MESSAGE).await?;
         Ok((stream, request))
     };
-    Inbound::Reading(read.boxed())
+    InboundStream::Reading(read.boxed())
 }
 
 async fn ask(
     mut stream: Stream,
     first: bool,
-    request: Request,
+    request: IndexRequest,
     timeout: Duration,
-) -> Result<(Stream, Response), Unanswered> {
+) -> Result<(Stream, IndexResponse), Unanswered> {
     let asked = async {
         send_message(&mut stream, &request, MAX_RENEW_MESSAGE).await?;
         read_message(&mut stream, MAX_RENEW_MESSAGE).await
@@ -213,7 +215,7 @@ async fn ask(
     }
 }
 
-async fn answer(mut stream: Stream, response: Response, more: bool) -> io::Result<Option<Stream>> {
+async fn answer(mut stream: Stream, response: IndexResponse, more: bool) -> io::Result<Option<Stream>> {
     send_message(&mut stream, &response, MAX_RENEW_MESSAGE).await?;
     if more {
         return Ok(Some(stream));
@@ -254,8 +256,10 @@ impl ConnectionHandler for RenewalHandler {
             Say::Ask(request) => self.ask(request),
             Say::Answer(question, response, standing) if question == self.questions => {
                 self.standing = standing;
-                self.inbound = match std::mem::replace(&mut self.inbound, Inbound::None) {
-                    Inbound::Answering(stream, more) => Inbound::Writing(answer(stream, response, more).boxed()),
+                self.inbound = match std::mem::replace(&mut self.inbound, InboundStream::None) {
+                    InboundStream::Answering(stream, more) => {
+                        InboundStream::Writing(answer(stream, response, more).boxed())
+                    }
                     other => other,
                 };
             }
@@ -273,8 +277,10 @@ impl ConnectionHandler for RenewalHandler {
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: mut stream, .. }) => {
                 stream.ignore_for_keep_alive();
-                self.outbound = match std::mem::replace(&mut self.outbound, Outbound::None) {
-                    Outbound::Opening(request) => Outbound::Asking(ask(stream, true, request, self.timeout).boxed()),
+                self.outbound = match std::mem::replace(&mut self.outbound, OutboundStream::None) {
+                    OutboundStream::Opening(request) => {
+                        OutboundStream::Asking(ask(stream, true, request, self.timeout).boxed())
+                    }
                     other => other,
                 };
             }

@@ -31,9 +31,9 @@ pub(in crate::net) type Received<T> = Result<T, DecodeError>;
 pub(in crate::net) struct MessageCodec<Request, Response, const MAX: usize>(PhantomData<fn() -> (Request, Response)>);
 
 /// Frames of the index protocol.
-pub(in crate::net) type IndexCodec = MessageCodec<index::Request, index::Response, MAX_INDEX_MESSAGE>;
+pub(in crate::net) type IndexCodec = MessageCodec<index::IndexRequest, index::IndexResponse, MAX_INDEX_MESSAGE>;
 /// Frames of the mirror protocol.
-pub(in crate::net) type MirrorCodec = MessageCodec<mirror::Request, mirror::Response, MAX_MIRROR_MESSAGE>;
+pub(in crate::net) type MirrorCodec = MessageCodec<mirror::MirrorRequest, mirror::MirrorResponse, MAX_MIRROR_MESSAGE>;
 
 impl<Request, Response, const MAX: usize> Default for MessageCodec<Request, Response, MAX> {
     fn default() -> Self {
@@ -99,13 +99,13 @@ pub(in crate::net) struct FetchCodec {
     /// What learns of chunks that begin to arrive.
     on_arrival: OnArrival,
     /// What the request asked for whose answer is read next, if any of several chunks: each request has a clone of its own.
-    asked: Option<fetch::Any>,
+    asked: Option<fetch::AnyOf>,
 }
 
 impl Codec for FetchCodec {
     type Protocol = StreamProtocol;
-    type Request = Received<fetch::Request>;
-    type Response = Received<fetch::Response>;
+    type Request = Received<fetch::FetchRequest>;
+    type Response = Received<fetch::FetchResponse>;
 
     async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Request>
     where
@@ -133,7 +133,7 @@ impl Codec for FetchCodec {
             self.buffers.give(body);
             return truncated(error);
         }
-        let response = expect_end(io).await?.map(|()| fetch::Response { header, body });
+        let response = expect_end(io).await?.map(|()| fetch::FetchResponse { header, body });
         if let Some(arrived) = arrived.filter(|_| response.is_ok()) {
             arrived();
         }
@@ -146,7 +146,7 @@ impl Codec for FetchCodec {
     {
         let request = request.map_err(io::Error::other)?;
         write_message(io, &request, MAX_FETCH_REQUEST).await?;
-        self.asked = if let fetch::Request::Any(any) = request { Some(any) } else { None };
+        self.asked = if let fetch::FetchRequest::Any(any) = request { Some(any) } else { None };
         Ok(())
     }
 
@@ -154,7 +154,7 @@ impl Codec for FetchCodec {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        let fetch::Response { header, body } = response.map_err(io::Error::other)?;
+        let fetch::FetchResponse { header, body } = response.map_err(io::Error::other)?;
         write_message(io, &header, MAX_FETCH_HEADER).await?;
         let written = io.write_all(&body).await;
         self.buffers.give(body);
@@ -270,28 +270,28 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Fetch, Index, Protocol};
+    use super::super::{FetchProtocol, IndexProtocol, Protocol};
     use super::*;
     use futures::executor::block_on;
     use futures::io::Cursor;
 
-    fn response(body: &[u8]) -> fetch::Response {
+    fn response(body: &[u8]) -> fetch::FetchResponse {
         let header = Header::Chunks { bytes: body.len() as u32, proofs: Vec::new(), have: Vec::new() };
-        fetch::Response { header, body: body.to_vec() }
+        fetch::FetchResponse { header, body: body.to_vec() }
     }
 
     fn codec() -> FetchCodec {
         FetchCodec::new(Buffers::new(4), Arc::default(), Arc::new(|_, _| None))
     }
 
-    fn written(response: fetch::Response) -> Vec<u8> {
+    fn written(response: fetch::FetchResponse) -> Vec<u8> {
         let mut io = Cursor::new(Vec::new());
-        block_on(codec().write_response(&Fetch::ID, &mut io, Ok(response))).unwrap();
+        block_on(codec().write_response(&FetchProtocol::ID, &mut io, Ok(response))).unwrap();
         io.into_inner()
     }
 
-    fn read(bytes: &[u8]) -> Received<fetch::Response> {
-        block_on(codec().read_response(&Fetch::ID, &mut Cursor::new(bytes))).unwrap()
+    fn read(bytes: &[u8]) -> Received<fetch::FetchResponse> {
+        block_on(codec().read_response(&FetchProtocol::ID, &mut Cursor::new(bytes))).unwrap()
     }
 
     #[test]
@@ -318,23 +318,25 @@ mod tests {
     #[test]
     fn a_body_over_the_limit_is_refused_before_it_is_read() {
         let header = Header::Chunks { bytes: MAX_FETCH_BODY as u32 + 1, proofs: Vec::new(), have: Vec::new() };
-        let bytes = written(fetch::Response { header, body: Vec::new() });
+        let bytes = written(fetch::FetchResponse { header, body: Vec::new() });
         assert!(matches!(read(&bytes), Err(DecodeError::TooLarge { .. })));
     }
 
     #[test]
     fn a_length_over_the_limit_is_refused_before_it_is_read() {
-        let request = block_on(IndexCodec::default().read_request(&Index::ID, &mut Cursor::new([0xff; 4]))).unwrap();
+        let request =
+            block_on(IndexCodec::default().read_request(&IndexProtocol::ID, &mut Cursor::new([0xff; 4]))).unwrap();
         assert!(matches!(request, Err(DecodeError::TooLarge { actual: 0xffff_ffff, .. })));
     }
 
     #[test]
     fn a_request_survives_the_wire() {
-        let request = fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 3, count: 4 }.into());
+        let request =
+            fetch::FetchRequest::Chunks(fetch::ChunkRun { content: ContentId::of(b"x"), first: 3, count: 4 }.into());
         let mut io = Cursor::new(Vec::new());
-        block_on(codec().write_request(&Fetch::ID, &mut io, Ok(request.clone()))).unwrap();
+        block_on(codec().write_request(&FetchProtocol::ID, &mut io, Ok(request.clone()))).unwrap();
         let bytes = io.into_inner();
-        let got = block_on(codec().read_request(&Fetch::ID, &mut Cursor::new(bytes))).unwrap();
+        let got = block_on(codec().read_request(&FetchProtocol::ID, &mut Cursor::new(bytes))).unwrap();
         assert_eq!(got, Ok(request));
     }
 
@@ -350,13 +352,13 @@ mod tests {
             };
             Some(Box::new(came) as Arrived)
         });
-        let asked = fetch::Request::Any(fetch::Any::new(ContentId::of(b"x"), 3, [5]));
-        let answer = |header: Header| written(fetch::Response { header, body: vec![1; 50] });
-        let exchange = |request: &fetch::Request, bytes: &[u8]| {
+        let asked = fetch::FetchRequest::Any(fetch::AnyOf::new(ContentId::of(b"x"), 3, [5]));
+        let answer = |header: Header| written(fetch::FetchResponse { header, body: vec![1; 50] });
+        let exchange = |request: &fetch::FetchRequest, bytes: &[u8]| {
             let mut codec = FetchCodec::new(Buffers::new(4), Arc::default(), on_arrival.clone());
             let mut io = Cursor::new(Vec::new());
-            block_on(codec.write_request(&Fetch::ID, &mut io, Ok(request.clone()))).unwrap();
-            let _ = block_on(codec.read_response(&Fetch::ID, &mut Cursor::new(bytes))).unwrap();
+            block_on(codec.write_request(&FetchProtocol::ID, &mut io, Ok(request.clone()))).unwrap();
+            let _ = block_on(codec.read_response(&FetchProtocol::ID, &mut Cursor::new(bytes))).unwrap();
             [begun.swap(0, Ordering::Relaxed), came.swap(0, Ordering::Relaxed)]
         };
         let chunks = answer(Header::Chunks { bytes: 50, proofs: Vec::new(), have: Vec::new() });
@@ -366,7 +368,8 @@ mod tests {
         assert_eq!(exchange(&asked, &other), [5, 5]);
         let wrong = answer(Header::Instead { first: 6, bytes: 50, proof: Default::default() });
         assert_eq!(exchange(&asked, &wrong), [0, 0], "nobody asked for it");
-        let run = fetch::Request::Chunks(fetch::Run { content: ContentId::of(b"x"), first: 3, count: 1 }.into());
+        let run =
+            fetch::FetchRequest::Chunks(fetch::ChunkRun { content: ContentId::of(b"x"), first: 3, count: 1 }.into());
         assert_eq!(exchange(&run, &chunks), [0, 0], "no crowd");
     }
 }

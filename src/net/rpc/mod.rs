@@ -29,7 +29,7 @@ use super::error::RequestError;
 use super::hosts::{Addressed, Here};
 use codec::Received;
 use pending::{MAX_REQUESTS, Pending, request_error};
-pub(super) use protocol::{Fetch, Index, Mirror, Protocol};
+pub(super) use protocol::{FetchProtocol, IndexProtocol, MirrorProtocol, Protocol};
 
 /// Substreams of one protocol that are open at a time on one connection.
 pub(super) const MAX_STREAMS: usize = 256;

@@ -28,37 +28,37 @@ pub(in crate::net) trait Protocol: 'static {
 }
 
 /// Questions to the index, and to owners about their names.
-pub(in crate::net) enum Index {}
+pub(in crate::net) enum IndexProtocol {}
 
-impl Protocol for Index {
+impl Protocol for IndexProtocol {
     const ID: StreamProtocol = StreamProtocol::new("/swarmdex/index/1");
     const WORK: &'static str = "an index request";
     const KIND: Kind = Kind::Index;
-    type Request = index::Request;
-    type Response = index::Response;
+    type Request = index::IndexRequest;
+    type Response = index::IndexResponse;
     type Codec = IndexCodec;
 }
 
 /// Records that are stored for others, many at a time.
-pub(in crate::net) enum Mirror {}
+pub(in crate::net) enum MirrorProtocol {}
 
-impl Protocol for Mirror {
+impl Protocol for MirrorProtocol {
     const ID: StreamProtocol = StreamProtocol::new("/swarmdex/mirror/1");
     const WORK: &'static str = "a mirror request";
     const KIND: Kind = Kind::Mirror;
-    type Request = mirror::Request;
-    type Response = mirror::Response;
+    type Request = mirror::MirrorRequest;
+    type Response = mirror::MirrorResponse;
     type Codec = MirrorCodec;
 }
 
 /// Chunks of files.
-pub(in crate::net) enum Fetch {}
+pub(in crate::net) enum FetchProtocol {}
 
-impl Protocol for Fetch {
+impl Protocol for FetchProtocol {
     const ID: StreamProtocol = StreamProtocol::new("/swarmdex/fetch/1");
     const WORK: &'static str = "an upload";
     const KIND: Kind = Kind::Fetch;
-    type Request = fetch::Request;
-    type Response = fetch::Response;
+    type Request = fetch::FetchRequest;
+    type Response = fetch::FetchResponse;
     type Codec = FetchCodec;
 }

@@ -1,8 +1,9 @@
 //! Connections over TCP from the port that this node listens on, or from another if that one is taken.
 //!
-//! libp2p makes connections from the listening port, bound to all addresses at once. While another program has that port on any
-//! address, that fails, although the node listens on a free one: a port that the system chose for 127.0.0.1 may be in use
-//! on an interface. The transport itself tries another port only where the same connection exists already.
+//! libp2p makes connections from the listening port, bound to all addresses at once. That fails while another program
+//! has that port on any address, although the node listens on a free one. A port that the system chose for 127.0.0.1
+//! may be in use on an interface. The transport itself tries another port only where the same connection exists
+//! already.
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV6};

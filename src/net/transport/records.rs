@@ -10,11 +10,11 @@ const MAX_RECORD: usize = (1 << 14) + 256;
 /// The place in the bytes of a connection that came so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Records {
-    /// So many bytes of the greeting came.
+    /// How many bytes of the greeting came.
     Greeting(usize),
-    /// So many bytes of a header came, and this is the length so far.
+    /// How many bytes of a header came, and the length as far as it is known.
     Header(usize, usize),
-    /// So many bytes of a record are missing, at least one.
+    /// How many bytes of a record are missing, at least one.
     Record(usize),
     /// This is no TLS: nothing can be said.
     Unknown,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
-use swarmdex_protocols::fetch::Run;
+use swarmdex_protocols::fetch::ChunkRun;
 use swarmdex_protocols::{ChunkSet, ContentId};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -34,9 +34,8 @@ impl Node {
     ///
     /// The name is looked up now; what is read stays the content that it stands for now.
     ///
-    /// # Errors
-    /// Those of [`Node::lookup`]; [`Error::TooManyReaders`] while 64 are open; [`Error::Verification`] of a file without bytes
-    /// whose content id is not that of nothing.
+    /// # Errors What [`Node::lookup`] fails with; [`Error::TooManyReaders`] while 64 are open; [`Error::Verification`]
+    /// of a file without bytes whose content id is not that of nothing.
     ///
     /// # Cancel safety
     /// Cancel safe: dropped, it leaves nothing behind.
@@ -116,7 +115,7 @@ impl Chunks {
                 Err(error) => return Err(error),
             }
         }
-        let run = Run { content: self.content, first: index, count: 1 };
+        let run = ChunkRun { content: self.content, first: index, count: 1 };
         let placed = lock(&self.placed).clone();
         if let Some(placed) = placed {
             match library.verified_of(&placed, &self.geometry, &run) {

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use swarmdex_protocols::content::Geometry;
-use swarmdex_protocols::fetch::{Any, Header, Other, Refusal, Request, Response, Run, Want};
+use swarmdex_protocols::fetch::{AnyOf, ChunkRun, FetchRefusal, FetchRequest, FetchResponse, Header, Other, Want};
 use swarmdex_protocols::index::Member;
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId};
 use tokio::sync::mpsc;
@@ -28,7 +28,6 @@ use crate::node::{Error, Inner};
 use crate::state::fetch::stalls::Stalls;
 use crate::state::fetch::{Action, Download, Exhausted, FetchPolicy};
 use crate::storage::content::Content;
-use crate::tasks;
 
 /// News of sources that wait to be heard.
 const NEWS: usize = 64;
@@ -40,8 +39,8 @@ const LONG: Duration = Duration::from_secs(3);
 
 /// What a task of the download came to.
 pub(super) enum EngineEvent {
-    Arrived(PeerId, Run, Response),
-    Failed(PeerId, Run, RequestFailure),
+    Arrived(PeerId, ChunkRun, FetchResponse),
+    Failed(PeerId, ChunkRun, RequestFailure),
     Have(PeerId, Result<(Option<ChunkSet>, Vec<Other>), RequestFailure>),
     /// Whether a source is sending what it owes.
     Sending(PeerId, Result<bool, RequestFailure>),
@@ -60,7 +59,7 @@ pub(super) enum Said {
 pub(super) struct Terms {
     /// Whether what comes is to be on disk.
     pub(super) sync: bool,
-    /// Whether what comes is passed on, and others are told so.
+    /// Whether what comes is passed on and announced to others.
     pub(super) shares: bool,
     /// How long it is waited for whoever has what is missing.
     pub(super) patience: Duration,
@@ -204,7 +203,7 @@ impl<'a> Engine<'a> {
         if peer == self.inner.net.local() || !machine.is_patient() && self.was_tried(&peer, &addresses) {
             return;
         }
-        // Of one that was heard of by its own word, others say where it listens.
+        // A source that is known by its have-updates alone has no address yet: others say where it listens.
         let nowhere = self.addresses.get(&peer).is_some_and(Vec::is_empty);
         if machine.add_source(peer, whole, Instant::now()) || nowhere {
             self.addresses.insert(peer, addresses);
@@ -219,7 +218,7 @@ impl<'a> Engine<'a> {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let store = self.store.clone();
         machine.set_wanted(fetch.wanted().unwrap_or_default(), Instant::now());
-        // Whether there may be something to do: there are many words in a crowd, and few say something new.
+        // Whether there may be something to do: a crowd sends many have-updates, and few say something new.
         let mut stirs = true;
         loop {
             if fetch.is_stopped() {
@@ -236,7 +235,7 @@ impl<'a> Engine<'a> {
                     return Ok(end);
                 }
             }
-            let timeout = machine.poll_timeout(Instant::now()).map(|(at, _)| at).filter(|_| runs);
+            let timeout = machine.poll_timeout(Instant::now()).filter(|_| runs);
             let unheard = machine.unheard().next().filter(|_| runs).map(|_| Instant::now() + GETS_NEAR);
             stirs = true;
             tokio::select! {
@@ -260,7 +259,7 @@ impl<'a> Engine<'a> {
                     self.add(machine, FoundHolder { peer, addresses: Vec::new(), whole: false });
                     stirs = self.on_have_update(machine, peer, &have);
                 }
-                begun = begun(&*store) => begun.into_iter().for_each(|index| machine.on_coming(index)),
+                begun = begun(&*store) => begun.into_iter().for_each(|index| machine.on_incoming(index)),
                 () = sleep_until(work.long) => {
                     work.long = None;
                     if machine.is_swarm() {
@@ -296,24 +295,25 @@ impl<'a> Engine<'a> {
         machine: &Download<PeerId>,
         work: &mut Work,
     ) -> Option<Result<(), Exhausted>> {
-        let run = |first, count| Run { content: self.content, first, count };
+        let run = |first, count| ChunkRun { content: self.content, first, count };
         match action {
             Action::Request { source, first, count } => {
                 let run = run(first, count);
                 // Who waits for a chunk is not helped by another.
                 let any = (count == 1 && !machine.is_urgent(first)).then(|| machine.alternatives(source)).flatten();
                 let request = match any {
-                    Some(others) => Request::Any(Any::new(self.content, first, others)),
+                    Some(others) => FetchRequest::Any(AnyOf::new(self.content, first, others)),
                     // One that downloads as well is told what it may get here.
                     None if machine.has_part(source) && self.shares() => {
-                        Request::Chunks(Want { have: self.store.offers().along(), ..run.into() })
+                        FetchRequest::Chunks(Want { have: self.store.offers().along(), ..run.into() })
                     }
-                    None => Request::Chunks(run.into()),
+                    None => FetchRequest::Chunks(run.into()),
                 };
                 work.asks.push(self.request(source, run, request));
             }
             Action::Cancel { source, first, count } => {
-                tasks::spawn("cancel", sources::cancel(self.inner.net.clone(), source, run(first, count)));
+                let cancel = sources::cancel(self.inner.net.clone(), source, run(first, count));
+                self.inner.life.chores.spawn("cancel", cancel);
             }
             Action::Have(source) => work.asks.push(self.have(source)),
             Action::Report(source) => self.report(source),
@@ -327,16 +327,16 @@ impl<'a> Engine<'a> {
     }
 
     /// Asks for a run, by a request for it or for any of several chunks.
-    fn request(&self, source: PeerId, run: Run, request: Request) -> BoxFuture<'static, EngineEvent> {
+    fn request(&self, source: PeerId, run: ChunkRun, request: FetchRequest) -> BoxFuture<'static, EngineEvent> {
         if source == self.inner.net.local() {
             let library = self.inner.library.clone();
             return async move {
                 match tokio::task::spawn_blocking(move || library.chunks(&run)).await {
-                    Ok(Response { header: Header::Refused(refusal), .. }) => {
+                    Ok(FetchResponse { header: Header::Refused(refusal), .. }) => {
                         EngineEvent::Failed(source, run, RequestFailure::Refused(refusal))
                     }
                     Ok(response) => EngineEvent::Arrived(source, run, response),
-                    Err(_) => EngineEvent::Failed(source, run, RequestFailure::Refused(Refusal::Storage)),
+                    Err(_) => EngineEvent::Failed(source, run, RequestFailure::Refused(FetchRefusal::Storage)),
                 }
             }
             .boxed();
@@ -385,7 +385,7 @@ impl<'a> Engine<'a> {
                 let (wanted, run) = match &mut response.header {
                     Header::Instead { first, .. } => {
                         let first = *first;
-                        (machine.on_instead(source, run.first, first, now), Run { first, count: 1, ..run })
+                        (machine.on_instead(source, run.first, first, now), ChunkRun { first, count: 1, ..run })
                     }
                     Header::Chunks { have, .. } if !have.is_empty() => {
                         let have = std::mem::take(have);
@@ -396,7 +396,7 @@ impl<'a> Engine<'a> {
                     _ => (machine.on_chunks(source, run.first, run.count, now), run),
                 };
                 if !wanted {
-                    self.store.landed(run.first);
+                    self.store.settle(run.first);
                 } else if !work.writer.push(source, run, response) {
                     return Err(Error::Bug);
                 }
@@ -418,12 +418,12 @@ impl<'a> Engine<'a> {
             }
             EngineEvent::Failed(source, run, RequestFailure::Nonsense) => self.on_wrong(machine, source, run),
             // It was asked to forget the request.
-            EngineEvent::Failed(_, _, RequestFailure::Refused(Refusal::Cancelled)) => {}
+            EngineEvent::Failed(_, _, RequestFailure::Refused(FetchRefusal::Cancelled)) => {}
             EngineEvent::Failed(source, run, RequestFailure::Refused(refusal)) if source == self.inner.net.local() => {
                 self.on_own_refused(machine, run, refusal);
             }
             EngineEvent::Failed(source, run, RequestFailure::Refused(refusal)) => {
-                if refusal == Refusal::Storage {
+                if refusal == FetchRefusal::Storage {
                     self.unread.insert(source);
                 }
                 self.last_failure = Some(refusal.to_string());
@@ -459,10 +459,10 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Chunks that begin to arrive; for ever if others are not told of them.
+/// Chunks that begin to arrive. Waits for ever if they are not announced to others.
 async fn begun(store: &dyn Content) -> Vec<u64> {
-    match store.coming() {
-        Some(coming) => coming.begun().await,
+    match store.incoming() {
+        Some(incoming) => incoming.begun().await,
         None => std::future::pending().await,
     }
 }

@@ -52,7 +52,7 @@ impl Drop for Sharing<'_> {
     }
 }
 
-/// The next word of another downloader; for ever if none is listened to.
+/// The next have-update of another downloader. Waits for ever if nobody listens to them.
 pub(super) async fn next_have_update(have_updates: &mut Option<mpsc::Receiver<HaveUpdate>>) -> HaveUpdate {
     match have_updates {
         Some(have_updates) => match have_updates.recv().await {

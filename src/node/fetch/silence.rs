@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::fetch::Run;
+use swarmdex_protocols::fetch::ChunkRun;
 use swarmdex_protocols::{Multiaddr, PeerId};
 
 use super::engine::{Engine, Said};
 use super::sources::Silence;
 use crate::node::{Error, Inner};
 use crate::state::fetch::{Download, Exhausted};
-use crate::tasks;
 
 /// Holders that an error names, and addresses of one that was not given up yet.
 const MAX_NAMED: usize = 3;
@@ -40,7 +39,13 @@ impl Unmet {
 
 impl Engine<'_> {
     /// No connection to a source came about. Unless another address of it was heard of meanwhile, it is given up.
-    pub(super) fn on_silent(&mut self, machine: &mut Download<PeerId>, source: PeerId, run: Run, silence: Silence) {
+    pub(super) fn on_silent(
+        &mut self,
+        machine: &mut Download<PeerId>,
+        source: PeerId,
+        run: ChunkRun,
+        silence: Silence,
+    ) {
         self.silent.insert(source, silence);
         let known = self.addresses.get(&source).map(Vec::as_slice).unwrap_or_default();
         if self.was_tried(&source, known) {
@@ -58,7 +63,7 @@ impl Engine<'_> {
 
     /// Says that it is waited for whoever has what is missing once that takes a moment, and again when it is over.
     pub(super) fn look_who_is_away(&mut self, machine: &Download<PeerId>) {
-        if !self.is_alone(machine) || self.terms.patience.is_zero() {
+        if !self.is_abandoned(machine) || self.terms.patience.is_zero() {
             if self.away.take().is_some() {
                 (self.says)(Said::Away(false));
             }
@@ -71,7 +76,7 @@ impl Engine<'_> {
     }
 
     /// Whether nobody is left who has what is missing, or nobody of those who owe some of it is connected.
-    fn is_alone(&self, machine: &Download<PeerId>) -> bool {
+    fn is_abandoned(&self, machine: &Download<PeerId>) -> bool {
         let net = &self.inner.net;
         let is_there = |source: &PeerId| *source == net.local() || net.last_data(source).is_some();
         let mut owing = machine.owing().map(|(source, ..)| source).peekable();
@@ -89,7 +94,7 @@ impl Engine<'_> {
     /// Tells the master of a source that does not answer.
     pub(super) fn report(&self, source: PeerId) {
         let questions = self.inner.questions.clone();
-        tasks::spawn("report", async move {
+        self.inner.life.chores.spawn("report", async move {
             if let Err(error) = questions.report(source).await {
                 tracing::debug!(%source, %error, "a report was not taken");
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use swarmdex_protocols::address::preference;
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::content::Geometry;
-use swarmdex_protocols::fetch::{Have, Header, Other, Refusal, Request, Response, Run};
+use swarmdex_protocols::fetch::{ChunkRun, FetchRefusal, FetchRequest, FetchResponse, Have, Header, Other};
 use swarmdex_protocols::limits::{MAX_FETCH_OTHERS, MAX_OTHER_ADDRESSES};
 use swarmdex_protocols::{ChunkSet, ContentId, Multiaddr, Name, PeerId, RecordKey};
 use tokio::sync::{mpsc, watch};
@@ -178,7 +178,7 @@ pub(in crate::node) struct Silence {
 
 /// Why a request has no answer.
 pub(in crate::node) enum RequestFailure {
-    Refused(Refusal),
+    Refused(FetchRefusal),
     /// No connection came about.
     Unconnected(Silence),
     /// The connection broke, or there was no answer.
@@ -192,10 +192,10 @@ pub(in crate::node) async fn ask(
     net: &Net,
     source: PeerId,
     addresses: Vec<Multiaddr>,
-    request: Request,
-) -> Result<Response, RequestFailure> {
+    request: FetchRequest,
+) -> Result<FetchResponse, RequestFailure> {
     let error = match net.fetch(source, addresses.clone(), request).await {
-        Ok(Response { header: Header::Refused(refusal), .. }) => return Err(RequestFailure::Refused(refusal)),
+        Ok(FetchResponse { header: Header::Refused(refusal), .. }) => return Err(RequestFailure::Refused(refusal)),
         Ok(response) => return Ok(response),
         Err(FetchError::Connect(error)) => return Err(unconnected(error, addresses)),
         Err(FetchError::Request(error)) => error,
@@ -206,7 +206,7 @@ pub(in crate::node) async fn ask(
             RequestFailure::Unreachable("its answer ended in the middle".to_owned())
         }
         RequestError::Malformed(_) => RequestFailure::Nonsense,
-        RequestError::Busy => RequestFailure::Refused(Refusal::Busy),
+        RequestError::Busy => RequestFailure::Refused(FetchRefusal::Busy),
         error => RequestFailure::Unreachable(error.to_string()),
     })
 }
@@ -234,7 +234,7 @@ pub(super) async fn have(
     geometry: Geometry,
 ) -> Result<(Option<ChunkSet>, Vec<Other>), RequestFailure> {
     let request = question(net, content, own);
-    let Response { header, body } = ask(net, source, addresses, request).await?;
+    let FetchResponse { header, body } = ask(net, source, addresses, request).await?;
     let Header::Have { whole, mut others, .. } = header else { return Err(RequestFailure::Nonsense) };
     others.truncate(MAX_FETCH_OTHERS);
     for other in &mut others {
@@ -248,9 +248,9 @@ pub(super) async fn have(
 }
 
 /// The question what a source has. It is told where this node listens if that passes on what it has.
-fn question(net: &Net, content: ContentId, own: Option<&dyn Content>) -> Request {
+fn question(net: &Net, content: ContentId, own: Option<&dyn Content>) -> FetchRequest {
     let addresses = if own.is_some() { own_addresses(net) } else { Vec::new() };
-    Request::Have(Have { content, addresses, have: own.map(|store| store.offers().along()).unwrap_or_default() })
+    FetchRequest::Have(Have { content, addresses, have: own.map(|store| store.offers().along()).unwrap_or_default() })
 }
 
 /// Whether a source that is connected is sending what was asked of it.
@@ -263,8 +263,8 @@ pub(super) async fn is_sending(
     // It is the same question: who asks without addresses is not named to others any more.
     let request = question(&net, content, own.as_deref());
     match net.fetch_if_connected(source, request).await {
-        Ok(Response { header: Header::Have { sending, .. }, .. }) => Ok(sending),
-        Ok(Response { header: Header::Refused(refusal), .. }) => Err(RequestFailure::Refused(refusal)),
+        Ok(FetchResponse { header: Header::Have { sending, .. }, .. }) => Ok(sending),
+        Ok(FetchResponse { header: Header::Refused(refusal), .. }) => Err(RequestFailure::Refused(refusal)),
         Ok(_) => Err(RequestFailure::Nonsense),
         Err(error) => Err(RequestFailure::Unreachable(error.to_string())),
     }
@@ -275,12 +275,12 @@ pub(super) async fn chunks(
     net: &Net,
     source: PeerId,
     addresses: Vec<Multiaddr>,
-    request: Request,
-) -> Result<Response, RequestFailure> {
+    request: FetchRequest,
+) -> Result<FetchResponse, RequestFailure> {
     let response = ask(net, source, addresses, request.clone()).await?;
     match (&response.header, request) {
         (Header::Chunks { .. }, _) => Ok(response),
-        (Header::Instead { first, .. }, Request::Any(any)) if any.choices().any(|index| index == *first) => {
+        (Header::Instead { first, .. }, FetchRequest::Any(any)) if any.choices().any(|index| index == *first) => {
             Ok(response)
         }
         _ => Err(RequestFailure::Nonsense),
@@ -288,13 +288,13 @@ pub(super) async fn chunks(
 }
 
 /// Says that a run is not wanted any more; what comes of it is of no interest.
-pub(super) async fn cancel(net: Net, source: PeerId, run: Run) {
-    let _ = net.fetch_if_connected(source, Request::Cancel(run)).await;
+pub(super) async fn cancel(net: Net, source: PeerId, run: ChunkRun) {
+    let _ = net.fetch_if_connected(source, FetchRequest::Cancel(run)).await;
 }
 
 /// Says that what came for a run is not part of the content: the holder can look whether its file is still that.
-pub(super) async fn complain(net: Net, source: PeerId, run: Run) {
-    let _ = net.fetch_if_connected(source, Request::Wrong(run)).await;
+pub(super) async fn complain(net: Net, source: PeerId, run: ChunkRun) {
+    let _ = net.fetch_if_connected(source, FetchRequest::Wrong(run)).await;
 }
 
 /// Where this node is best reached.

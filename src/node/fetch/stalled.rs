@@ -4,14 +4,13 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use swarmdex_protocols::PeerId;
-use swarmdex_protocols::fetch::Refusal;
+use swarmdex_protocols::fetch::FetchRefusal;
 
 use super::engine::{Engine, EngineEvent, Work};
 use super::sources::{self, FoundHolder, RequestFailure};
 use crate::net::ConnectError;
 use crate::state::fetch::Download;
-use crate::state::fetch::stalls::Doubt;
-use crate::tasks;
+use crate::state::fetch::stalls::StallAction;
 
 /// How often sources are looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
@@ -32,16 +31,16 @@ impl Engine<'_> {
             let net = net.clone();
             match self.stalls.look(source, due, trip, whole, now) {
                 None => {}
-                Some(Doubt::Ask) => {
+                Some(StallAction::Ask) => {
                     let own = self.shares().then(|| self.store.clone());
                     let asking = sources::is_sending(net, source, self.content, own);
                     work.asks.push(asking.map(move |sends| EngineEvent::Sending(source, sends)).boxed());
                 }
-                Some(Doubt::Cut) => {
+                Some(StallAction::Cut) => {
                     tracing::info!(%source, name = %self.name, silent = ?now.saturating_duration_since(due), "nothing comes over the connection: cut");
                     away = true;
                     self.cut.insert(source, due);
-                    tasks::spawn("cut", async move { net.cut(source).await });
+                    self.inner.life.chores.spawn("cut", async move { net.cut(source).await });
                 }
             }
         }
@@ -57,7 +56,7 @@ impl Engine<'_> {
         match sends {
             Ok(sends) => self.stalls.on_answer(source, sends, Instant::now()),
             // It is alive, and has too much to do to say more.
-            Err(RequestFailure::Refused(Refusal::Busy)) => self.stalls.on_answer(source, false, Instant::now()),
+            Err(RequestFailure::Refused(FetchRefusal::Busy)) => self.stalls.on_answer(source, false, Instant::now()),
             // The connection broke, or it has the content no more: the requests show it, too.
             Err(_) => {}
         }
@@ -70,7 +69,7 @@ impl Engine<'_> {
             self.addresses.insert(found.peer, found.addresses.clone());
             let (net, peer, addresses) = (self.inner.net.clone(), found.peer, found.addresses.clone());
             if net.last_data(&peer).is_none() {
-                tasks::spawn("connect", async move {
+                self.inner.life.chores.spawn("connect", async move {
                     if let Err(error @ ConnectError::Unreachable { .. }) = net.connect(Some(peer), addresses).await {
                         tracing::debug!(%peer, %error, "it is not where it was found, either");
                     }

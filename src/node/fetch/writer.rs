@@ -1,10 +1,10 @@
-//! Verifies chunks and writes them, on one thread for each download: several would wait for each other at the
-//! file's lock, and one has the bytes still in its cache when it writes what it hashed.
+//! Verifies chunks and writes them, on one thread for each download. Several would wait for each other at the file's
+//! lock. One still has the bytes in its cache when it writes what it hashed.
 
 use std::sync::{Arc, mpsc};
 
 use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
-use swarmdex_protocols::fetch::{Header, Response, Run};
+use swarmdex_protocols::fetch::{ChunkRun, FetchResponse, Header};
 use swarmdex_protocols::{ContentId, PeerId};
 use tokio::sync::mpsc as events;
 
@@ -30,7 +30,7 @@ pub(super) enum Written {
 /// A run that is dealt with.
 pub(super) struct WriterOutcome {
     pub(super) source: PeerId,
-    pub(super) run: Run,
+    pub(super) run: ChunkRun,
     pub(super) written: Written,
     /// Chunks that made room for it, and are there no more.
     pub(super) dropped: Vec<u64>,
@@ -39,8 +39,8 @@ pub(super) struct WriterOutcome {
 /// A run that came, from whom.
 struct Job {
     source: PeerId,
-    run: Run,
-    response: Response,
+    run: ChunkRun,
+    response: FetchResponse,
 }
 
 /// The thread.
@@ -63,7 +63,7 @@ impl Writer {
                 if let Some(write_back) = &mut write_back {
                     write_back.wrote(&store, response.body.len());
                 }
-                store.landed(run.first);
+                store.settle(run.first);
                 buffers.give(response.body);
                 if outcomes.blocking_send(WriterOutcome { source, run, written, dropped }).is_err() {
                     return;
@@ -74,7 +74,7 @@ impl Writer {
     }
 
     /// Hands a run over. False if there is no room, which the windows rule out.
-    pub(super) fn push(&self, source: PeerId, run: Run, response: Response) -> bool {
+    pub(super) fn push(&self, source: PeerId, run: ChunkRun, response: FetchResponse) -> bool {
         self.jobs.try_send(Job { source, run, response }).is_ok()
     }
 
@@ -116,7 +116,13 @@ impl WriteBack {
     }
 }
 
-fn write(content: &ContentId, store: &dyn Content, run: Run, response: &Response, dropped: &mut Vec<u64>) -> Written {
+fn write(
+    content: &ContentId,
+    store: &dyn Content,
+    run: ChunkRun,
+    response: &FetchResponse,
+    dropped: &mut Vec<u64>,
+) -> Written {
     let geometry = store.geometry();
     let Some(chunks) = split(&geometry, run, response) else { return Written::Wrong };
     let mut recorded = Vec::new();
@@ -137,8 +143,8 @@ fn write(content: &ContentId, store: &dyn Content, run: Run, response: &Response
 /// The chunks of a response with their proofs, if it has as many and as long ones as were asked for.
 fn split<'a>(
     geometry: &Geometry,
-    run: Run,
-    response: &'a Response,
+    run: ChunkRun,
+    response: &'a FetchResponse,
 ) -> Option<impl Iterator<Item = (u64, &'a [u8], &'a Proof)> + use<'a>> {
     let proofs = match &response.header {
         Header::Chunks { proofs, .. } => proofs.as_slice(),
@@ -172,9 +178,9 @@ mod tests {
             let mut body = bytes[first * CHUNK..(first + 2) * CHUNK].to_vec();
             body[CHUNK] ^= u8::from(spoilt);
             let proofs = [first, first + 1].map(|index| outboard.proof(index as u64).unwrap()).to_vec();
-            Response { header: Header::Chunks { bytes: body.len() as u32, proofs, have: Vec::new() }, body }
+            FetchResponse { header: Header::Chunks { bytes: body.len() as u32, proofs, have: Vec::new() }, body }
         };
-        let run = |first| Run { content, first, count: 2 };
+        let run = |first| ChunkRun { content, first, count: 2 };
         assert!(writer.push(source, run(0), response(0, false)) && writer.push(source, run(2), response(2, true)));
         // As many bytes as were asked for, and of other chunks.
         assert!(writer.push(source, run(2), response(0, false)));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::PeerId;
-use swarmdex_protocols::fetch::{Refusal, Run};
+use swarmdex_protocols::fetch::{ChunkRun, FetchRefusal};
 
 use super::engine::Engine;
 use super::sources;
@@ -16,7 +16,7 @@ const COMPLAINING: Duration = Duration::from_secs(1);
 
 impl Engine<'_> {
     /// A source sent something else. It is told so: its file may have changed without a sign.
-    pub(super) fn on_wrong(&mut self, machine: &mut Download<PeerId>, source: PeerId, run: Run) {
+    pub(super) fn on_wrong(&mut self, machine: &mut Download<PeerId>, source: PeerId, run: ChunkRun) {
         if source == self.inner.net.local() {
             // Nobody's lie: the file changed, and its times do not say so.
             self.say_changed();
@@ -35,7 +35,7 @@ impl Engine<'_> {
     }
 
     /// What of the content is here has changed since.
-    pub(super) fn on_own_refused(&mut self, machine: &mut Download<PeerId>, run: Run, refusal: Refusal) {
+    pub(super) fn on_own_refused(&mut self, machine: &mut Download<PeerId>, run: ChunkRun, refusal: FetchRefusal) {
         self.say_changed();
         machine.on_refused(self.inner.net.local(), run.first, refusal, Instant::now());
     }

@@ -9,7 +9,7 @@ use swarmdex_protocols::{Entry, Name};
 use crate::node::record::rest_of;
 use crate::node::{ErrorKind, FailedFile};
 
-/// By which it is tried whether letters are told apart.
+/// Names of files by which it is tried whether a folder tells capitals from small letters.
 const TRIED: [&str; 2] = [".swarmdex-case", ".SWARMDEX-CASE"];
 
 /// All but the first of those names that would be one file in a folder, which exists. Blocks on the disk.

@@ -34,7 +34,7 @@ impl Node {
         }
     }
 
-    /// The same for what ends in a slash, which is no name.
+    /// Explains an error about a text that ends in a slash, which is no name.
     pub(super) async fn explain_folder(&self, folder: &str, error: Error) -> Error {
         match self.hint(folder, false).await {
             Some(hint @ Hint::Folder { .. }) => {

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use swarmdex_protocols::index::{Again, RefusalCode, Request, Response, Seals};
+use swarmdex_protocols::index::{Again, IndexRequest, IndexResponse, RefusalCode, Seals};
 use tokio::sync::watch;
 
-use super::{Failed, Member, Membership, Told};
+use super::{Failed, Member, Membership, ReportOutcome};
 use crate::clock::unix_ms;
 use crate::node::Phase;
 use crate::state::Now;
@@ -13,20 +13,20 @@ use crate::storage::shares::SharedEntry;
 
 impl Membership {
     /// Has granted again what this node left with: `share`, part by part. An error ends the session.
-    pub(super) async fn take_back(&self, member: &mut Member, share: &[SharedEntry]) -> Result<Told, Failed> {
+    pub(super) async fn take_back(&self, member: &mut Member, share: &[SharedEntry]) -> Result<ReportOutcome, Failed> {
         let mut rest = share;
         while *self.context.phase.borrow() <= Phase::Runs {
             member.sequence.0 += 1;
             let again = Again { session: member.session, sequence: member.sequence };
-            let returned = match self.ask(member.master, Request::Again(again)).await {
-                Ok(Response::Returned(returned)) => returned,
+            let returned = match self.ask(member.master, IndexRequest::Again(again)).await {
+                Ok(IndexResponse::Returned(returned)) => returned,
                 Ok(_) => return Err(Failed::Misfit),
                 Err(failed) if failed.code() == Some(RefusalCode::Differs) => {
                     tracing::info!(
                         reason = failed.to_string(),
                         "what this node left with is not granted again at once; it is reported"
                     );
-                    return Ok(Told::Rejoin);
+                    return Ok(ReportOutcome::Rejoin);
                 }
                 Err(failed) => return Err(failed),
             };
@@ -42,7 +42,7 @@ impl Membership {
             let dealt_with = rest.partition_point(|entry| entry.name.as_str() <= through.as_str());
             rest = rest.get(dealt_with..).unwrap_or_default();
         }
-        Ok(Told::All)
+        Ok(ReportOutcome::All)
     }
 
     /// Fetches some seals. True if there may be something to tell the master.
@@ -51,7 +51,7 @@ impl Membership {
             return Ok(false);
         };
         let seals = Seals { session: member.session, from };
-        let Response::Sealed(sealed) = self.ask(member.master, Request::Seals(seals)).await? else {
+        let IndexResponse::Sealed(sealed) = self.ask(member.master, IndexRequest::Seals(seals)).await? else {
             return Err(Failed::Misfit);
         };
         let before = *asked.borrow();

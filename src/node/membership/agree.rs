@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use swarmdex_protocols::index::{Compare, RefusalCode, Renew, Request, Response};
+use swarmdex_protocols::index::{Compare, IndexRequest, IndexResponse, RefusalCode, Renew};
 use swarmdex_protocols::limits::MAX_REASON_BYTES;
 
 use super::{Failed, Member, Membership, Renewed};
@@ -29,10 +29,10 @@ impl Membership {
         member.renewal = tokio::time::Instant::now() + (lease / PART_OF_LEASE).max(SHORTEST);
         let Some(held) = self.context.standings.lock().granted() else { return Ok(Renewed::News) };
         let renew = Renew { session: member.session, held, repaired: member.repaired };
-        let renewed = match self.ask(member.master, Request::Renew(renew)).await {
-            Ok(Response::Renewed(renewed)) => renewed,
+        let renewed = match self.ask(member.master, IndexRequest::Renew(renew)).await {
+            Ok(IndexResponse::Renewed(renewed)) => renewed,
             Ok(_) => return Err(Failed::Misfit),
-            // A master of an earlier build: what it granted is what it said last.
+            // A master of an earlier build does not know renewals: what it granted last counts.
             Err(failed) if matches!(failed.code(), Some(RefusalCode::Unsupported | RefusalCode::Malformed)) => {
                 self.context.standings.on_agreed(Instant::now(), false);
                 return Ok(Renewed::Agreed);
@@ -74,7 +74,8 @@ impl Membership {
                 return Ok(Some(comparison.finish()));
             }
             let compare = Compare { session: member.session, ranges };
-            let Response::Compared(answers) = self.ask(member.master, Request::Compare(compare)).await? else {
+            let IndexResponse::Compared(answers) = self.ask(member.master, IndexRequest::Compare(compare)).await?
+            else {
                 return Err(Failed::Misfit);
             };
             let outcome = comparison.on_compared(answers, &*self.context.standings.lock());

@@ -15,7 +15,7 @@ pub(super) enum Failed {
     Busy,
     /// No answer came.
     #[error(transparent)]
-    Request(#[from] RequestError),
+    IndexRequest(#[from] RequestError),
     /// Its answer is to another question.
     #[error("its answer does not fit the question")]
     Misfit,

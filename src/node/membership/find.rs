@@ -11,6 +11,7 @@ use swarmdex_protocols::{Authority, Multiaddr, Network, PeerId};
 use super::vote::{self, Choice};
 use crate::config::{Config, Role};
 use crate::net::{ConnectError, Identified, Net};
+use crate::node::entrances::Entrances;
 use crate::storage::dir::{DataDir, DataDirError};
 use crate::tasks;
 
@@ -35,6 +36,7 @@ pub(in crate::node) struct Finder {
     dir: DataDir,
     masters: Vec<Multiaddr>,
     bootstrap: Vec<Multiaddr>,
+    entrances: Entrances,
     /// Masters that were said to be ignored.
     ignored: Vec<PeerId>,
     /// Nodes reached by the bootstrap addresses: what they are is as good as configured.
@@ -42,13 +44,15 @@ pub(in crate::node) struct Finder {
 }
 
 impl Finder {
-    pub(in crate::node) fn new(config: &Config, dir: DataDir) -> Self {
+    /// For a node with this configuration. What becomes of its bootstrap addresses is told to `entrances`.
+    pub(in crate::node) fn new(config: &Config, dir: DataDir, entrances: Entrances) -> Self {
         Self {
             role: config.role,
             network: config.network.clone(),
             dir,
             masters: config.master.clone(),
             bootstrap: config.bootstrap.clone(),
+            entrances,
             ignored: Vec::new(),
             trusted: Vec::new(),
         }
@@ -155,14 +159,27 @@ impl Finder {
 
     /// Connects to nodes through which to enter the network.
     async fn enter(&mut self, net: &Net) {
+        let (mut reached, mut failed) = (0, Vec::new());
         for address in self.bootstrap.clone() {
             let (peer, address) = split_peer(address);
             match net.connect(peer, vec![address.clone()]).await {
-                Ok(peer) if !self.trusted.contains(&peer) => self.trusted.push(peer),
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%address, %error, "a bootstrap node cannot be reached"),
+                Ok(peer) => {
+                    reached += 1;
+                    if !self.trusted.contains(&peer) {
+                        self.trusted.push(peer);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%address, %error, "a bootstrap node cannot be reached");
+                    failed.push(match error {
+                        // It names the address.
+                        ConnectError::Unreachable { reason, .. } => reason,
+                        error => format!("{address}: {error}"),
+                    });
+                }
             }
         }
+        self.entrances.on_tried(reached, failed);
     }
 
     /// Tries the configured addresses, those of one peer id together. The error is that of the last.

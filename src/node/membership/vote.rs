@@ -13,7 +13,7 @@ use crate::node::masters::ask_all;
 /// How long peers may take to show up and to say whom they follow: if there are other nodes here, and if there seem to be
 /// none.
 const PATIENCE: Duration = Duration::from_secs(2);
-const PATIENCE_ALONE: Duration = Duration::from_millis(500);
+const PATIENCE_WITHOUT_OTHERS: Duration = Duration::from_millis(500);
 /// How often it is seen who has shown up.
 const LOOK: Duration = Duration::from_millis(100);
 /// Peers that are asked; each has one voice.
@@ -67,8 +67,8 @@ pub(super) async fn choose(
         let fresh: Vec<_> = fresh.into_iter().take(MAX_VOICES - asked.len()).collect();
         asked.extend(fresh.iter().copied());
         // mDNS finds the masters, too.
-        let alone = neighbours.heard <= found.len() && asked.is_empty();
-        let end = begin + if alone { PATIENCE_ALONE } else { PATIENCE };
+        let nobody_else = neighbours.heard <= found.len() && asked.is_empty();
+        let end = begin + if nobody_else { PATIENCE_WITHOUT_OTHERS } else { PATIENCE };
         if let Ok(answers) = tokio::time::timeout_at(end, ask_all(net, fresh)).await {
             voices.extend(answers);
         }

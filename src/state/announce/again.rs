@@ -9,14 +9,14 @@ use super::{Announcer, MasterAnswer, Standing};
 use crate::state::Now;
 
 impl Announcer {
-    /// Whether this peer has said nothing of its names that the master does not know: then it may have back at once what it
-    /// left with. That others know something later than its certificates is no wonder: the master ended them.
+    /// Whether this peer has said nothing of its names that the master does not know: then it may have back at once
+    /// what it left with. Others may know something later than its certificates, for the master ended them.
     pub fn may_return(&self) -> bool {
         self.claims.is_empty() && self.revocations.is_empty()
     }
 
-    /// A part of what this peer left with is granted again: of `share`, sorted by name, as the join told of it. False if the
-    /// answer cannot be right.
+    /// A part of what this peer left with is granted again. `share` is what the join told of, sorted by name. False if
+    /// the answer cannot be right.
     pub fn on_returned<'a>(
         &mut self,
         share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>,
@@ -35,12 +35,12 @@ impl Announcer {
         let granted = part.filter(|(name, ..)| !except.contains(name.as_str()));
         for (name, content, size) in granted {
             let standing = Standing::Certified(*version);
-            let attributes = self.told_attributes(name, content, size);
+            let attributes = self.reported_attributes(name, content, size);
             let answer =
                 MasterAnswer { content: *content, size, attributes, standing, sealed_ms: u64::MAX, at: now.mono };
             // What was believed before, and its certificate, count no more.
             self.changed.mark(name);
-            self.told.insert(name.clone(), answer);
+            self.reported.insert(name.clone(), answer);
             self.unsealed.insert(name.clone(), *version);
             // The version is above all that this master said. If there is something later, others say so again.
             self.doubted.remove(name);
@@ -68,7 +68,8 @@ impl Announcer {
                 continue;
             }
             // Told of just that version; if not, it is not this peer's any more, or is being told anew.
-            let Some(answer) = self.told.get(&name).filter(|answer| answer.granted() == Some(version)).cloned() else {
+            let Some(answer) = self.reported.get(&name).filter(|answer| answer.granted() == Some(version)).cloned()
+            else {
                 continue;
             };
             let MasterAnswer { content, size, .. } = answer;
@@ -77,13 +78,14 @@ impl Announcer {
             let before = before.filter(|before| before.content == content && before.size == size);
             let attributes = before.and_then(|before| before.attributes.clone());
             let entry = Entry { name: name.clone(), content, size, owner: self.local, version, attributes };
-            self.told.insert(name.clone(), MasterAnswer { sealed_ms: seal.issued_ms, ..answer });
+            self.reported.insert(name.clone(), MasterAnswer { sealed_ms: seal.issued_ms, ..answer });
             self.certificates.insert(name.clone(), Certificate { entry, seal });
             self.unsealed.remove(&name);
             self.changed.mark(&name);
             self.unsaved.insert(name);
         }
-        // Those that the answer passes over the master does not hold so; all that are left, if it has no more.
+        // The master does not hold the names that the answer passes over. If it has no more, these are all that are
+        // left.
         let left_out = self.unsealed.range(first.clone()..);
         let left_out: Vec<_> = left_out
             .map(|(name, _)| name)
@@ -93,7 +95,7 @@ impl Announcer {
         for name in left_out {
             self.look_again();
             self.changed.mark(&name);
-            self.told.remove(&name);
+            self.reported.remove(&name);
             self.forget(&name);
         }
         self.first_unsealed() != Some(&first)

@@ -1,13 +1,13 @@
-//! Of which names there may be something else to say.
+//! Which names changed since they were last published.
 
 use std::collections::BTreeSet;
 
 use swarmdex_protocols::Name;
 
-/// Names that are told one by one: more are all.
+/// Names that are kept one by one; with more, all count as changed.
 const MAX_NAMES: usize = 1 << 16;
 
-/// The names of which there may be something else to say than before.
+/// The names that may have to be published otherwise than before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changed {
     /// These.

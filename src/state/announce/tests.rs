@@ -150,7 +150,7 @@ fn files_that_come_and_go_while_the_share_is_told_are_told_in_the_end() {
     assert_eq!(announce(&mut announcer, &share, &accepted(1)), (1, None));
     let Some(Batch::Revoke(names)) = next(&announcer, &share, NOW) else { panic!() };
     assert_eq!(names, [first.as_str()]);
-    assert!(announcer.on_revoked(&names, &[Revocation::NotHeld]));
+    assert!(announcer.on_revoked(&names, &[RevokeOutcome::NotHeld]));
     assert_eq!((next(&announcer, &share, NOW), announcer.granted().unwrap().entries), (None, 10));
 }
 
@@ -183,7 +183,7 @@ fn what_differs_is_told_again_or_given_up() {
     for expected in [vec!["x", "y"], vec!["z"]] {
         let Some(Batch::Revoke(names)) = next(&announcer, &share, NOW) else { panic!() };
         assert_eq!(names, expected);
-        assert!(announcer.on_revoked(&names, &vec![Revocation::NotHeld; names.len()]));
+        assert!(announcer.on_revoked(&names, &vec![RevokeOutcome::NotHeld; names.len()]));
     }
     assert_eq!((next(&announcer, &share, NOW), announcer.granted().unwrap().entries), (None, 9));
 }
@@ -224,7 +224,7 @@ fn what_is_no_longer_shared_is_revoked_once() {
     let after = share(&["b"]);
     let Some(Batch::Revoke(names)) = next(&announcer, &after, NOW) else { panic!() };
     assert_eq!(names, ["a", "c"]);
-    assert!(announcer.on_revoked(&names, &[Revocation::NotHeld, Revocation::NotHeld]));
+    assert!(announcer.on_revoked(&names, &[RevokeOutcome::NotHeld, RevokeOutcome::NotHeld]));
     assert_eq!(next(&announcer, &after, NOW), None);
 }
 

@@ -44,7 +44,7 @@ fn store(records: &mut Records, owner: PeerId, items: &[(RecordKey, What)]) {
                 let said = Statement::clone(said);
                 assert_eq!(
                     records.store(*key, *key.as_bytes(), said, owner, false, now()),
-                    swarmdex_protocols::mirror::Verdict::Stored
+                    swarmdex_protocols::mirror::StoreVerdict::Stored
                 );
             }
             What::Provide => assert!(records.provide(*key, owner, &[], now())),
@@ -67,7 +67,7 @@ fn repair_most(records: &mut Records, owner: PeerId, items: &[(RecordKey, What)]
     let mut comparison = RangeComparison::new(items.to_vec(), most);
     let mut looked = 0;
     while let Some(ranges) = comparison.next_ranges() {
-        assert!(Range::are_in_order(&ranges));
+        assert!(KeyRange::are_in_order(&ranges));
         let (answer, entries) = records.compare(&owner, &ranges, MAX_MIRROR_HELD);
         looked += entries;
         assert!(comparison.on_answer(&ranges, answer));
@@ -158,18 +158,20 @@ fn a_hundredth_that_is_missing_everywhere_is_found_in_one_comparison() {
 fn answers_that_lie_cost_a_bounded_number_of_messages_and_records() {
     let owner = PeerId::random();
     let items = items(owner, 1000, 9000);
-    let lies: [fn(&Range) -> Compared; 4] = [
-        |_| Compared::Many(u32::MAX),
-        |range| Compared::Many(range.count),
-        |_| Compared::Differs(Held::default()),
-        |_| Compared::Differs(Held { statements: vec![Mark(1); 9000], provided: (0..90_000).map(key).collect() }),
+    let lies: [fn(&KeyRange) -> KeysCompared; 4] = [
+        |_| KeysCompared::Many(u32::MAX),
+        |range| KeysCompared::Many(range.count),
+        |_| KeysCompared::Differs(Held::default()),
+        |_| {
+            KeysCompared::Differs(Held { statements: vec![KeyMark(1); 9000], provided: (0..90_000).map(key).collect() })
+        },
     ];
     for (number, lie) in lies.iter().enumerate() {
         let mut comparison = RangeComparison::new(items.clone(), MAX_REPAIRS);
         let mut asked = 0;
         while let Some(ranges) = comparison.next_ranges() {
             asked += 1;
-            assert!(Range::are_in_order(&ranges) && ranges.len() <= MAX_MIRROR_RANGES);
+            assert!(KeyRange::are_in_order(&ranges) && ranges.len() <= MAX_MIRROR_RANGES);
             assert!(!comparison.on_answer(&ranges, Vec::new()) || ranges.is_empty());
             assert!(comparison.on_answer(&ranges, ranges.iter().map(lie).collect()));
         }
@@ -223,12 +225,12 @@ proptest! {
 fn reversed_and_overlapping_ranges_are_no_question() {
     let range = |from: u8, to: u8| {
         let [from, to] = [from, to].map(|byte| bound(byte).unwrap());
-        Range { from, to, count: 0, digest: Mark::default() }
+        KeyRange { from, to, count: 0, digest: KeyMark::default() }
     };
-    assert!(Range::are_in_order(&[]) && Range::are_in_order(&[range(1, 1), range(2, 3)]));
+    assert!(KeyRange::are_in_order(&[]) && KeyRange::are_in_order(&[range(1, 1), range(2, 3)]));
     for bad in [vec![range(2, 1)], vec![range(1, 2), range(2, 3)], vec![range(3, 4), range(1, 2)]] {
-        assert!(!Range::are_in_order(&bad));
+        assert!(!KeyRange::are_in_order(&bad));
         assert_eq!(empty().compare(&PeerId::random(), &bad, 10).0.len(), bad.len(), "and harms nobody");
     }
-    assert!(!Range::are_in_order(&vec![range(1, 1); MAX_MIRROR_RANGES + 1]));
+    assert!(!KeyRange::are_in_order(&vec![range(1, 1); MAX_MIRROR_RANGES + 1]));
 }

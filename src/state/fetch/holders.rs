@@ -12,9 +12,9 @@ use super::{Download, Exhausted, MAX_FAILURES, pause};
 /// otherwise. (Asked every 50 ms, a crowd that begins together is busy with these questions alone.)
 const HAVE_SOON: Duration = Duration::from_millis(200);
 const HAVE_LATER: Duration = Duration::from_millis(400);
-/// How many of a crowd are told at once of a chunk that nobody else has: as many as it can be sent to at a time. They and it
-/// say so along with what they ask for next, so that the others soon know.
-const TOLD: usize = 6;
+/// To how many of a crowd a chunk that nobody else has is announced: as many as it can be sent to at a time. They and
+/// it say so along with what they ask for next, so that the others soon know.
+const ANNOUNCED_TO: usize = 6;
 /// How often a source that has everything is asked who else has a part, in the end; and how soon at first, doubled
 /// each time.
 const OTHERS: Duration = Duration::from_secs(1);
@@ -67,31 +67,31 @@ impl<S: Copy + Ord> Download<S> {
                 *count = count.saturating_add(1);
             }
         }
-        let due = if wants_any(&self.todo, &known) { HAVE_LATER } else { HAVE_SOON };
+        let due = if wants_any(&self.unasked, &known) { HAVE_LATER } else { HAVE_SOON };
         let news = known.len() > before;
         state.holds = Holds::Some(known);
         (news, due)
     }
 
-    /// A chunk begins to arrive, and others may ask for it before it is here: if nobody else of a crowd is known to have it,
-    /// some of them are told now, and not when it is written.
-    pub fn on_coming(&mut self, index: u64) {
-        self.told.insert(index);
-        self.tell_of(index);
+    /// A chunk begins to arrive, and others may ask for it before it is here. If nobody else of a crowd is known to
+    /// have it, it is announced to some of them now, and not when it is written.
+    pub fn on_incoming(&mut self, index: u64) {
+        self.announced.insert(index);
+        self.announce(index);
     }
 
-    /// This download has a chunk, or soon will. If nobody else of a crowd is known to have it, some of them are told at
-    /// once, by asking them what they have.
-    pub(super) fn tell_of(&mut self, index: u64) {
-        if !self.policy.tells || self.availability.is_empty() || self.rarity(index) > 0 {
+    /// This download has a chunk, or soon will. If nobody else of a crowd is known to have it, some of them learn of it
+    /// at once, by the question what they have.
+    pub(super) fn announce(&mut self, index: u64) {
+        if !self.policy.announces || self.availability.is_empty() || self.rarity(index) > 0 {
             return;
         }
         let parts = self.sources.values().filter(|state| state.has_part()).count();
         // Every time others, from a random one on.
         let from = usize::try_from(self.random.below(parts.max(1) as u64)).unwrap_or(0);
-        let told = |place: usize| (place + parts - from) % parts < TOLD;
+        let is_chosen = |place: usize| (place + parts - from) % parts < ANNOUNCED_TO;
         let parts = self.sources.values_mut().filter(|state| state.has_part()).enumerate();
-        parts.filter(|(place, _)| told(*place)).for_each(|(_, state)| state.untold = true);
+        parts.filter(|(place, _)| is_chosen(*place)).for_each(|(_, state)| state.unannounced = true);
     }
 
     /// Whether a source is one of a crowd, that has a part.
@@ -104,7 +104,7 @@ impl<S: Copy + Ord> Download<S> {
         let Some(state) = self.sources.get_mut(&source) else { return };
         match state.holds {
             Holds::Unknown => self.lose(source, Exhausted::Gone),
-            // Of one that had everything a moment ago nothing more is to be known.
+            // A source that had everything a moment ago has nothing more to say.
             Holds::All => state.have_due = None,
             Holds::Some(_) => {
                 state.failures += 1;
@@ -130,19 +130,21 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Chunks that `source` may send instead of the one asked for: those that nobody was asked for yet and nobody else
-    /// is known to have, if it is a crowd that downloads, and this source alone has everything. It knows better than
-    /// this downloader which of them it has sent to others meanwhile. Who does not want the whole wants no others.
+    /// is known to have. `None` unless a crowd downloads and this source is the only one that has everything. It knows
+    /// better than this downloader which of them it has sent to others meanwhile. Who does not want the whole wants no
+    /// others.
     pub fn alternatives(&self, source: S) -> Option<impl Iterator<Item = u64> + '_> {
         let whole = |state: &Source| state.lost.is_none() && matches!(state.holds, Holds::All);
         let mut whole = self.sources.iter().filter(|(_, state)| whole(state)).map(|(source, _)| *source);
         // Two of them might send the same chunk.
-        let alone = whole.next() == Some(source) && whole.next().is_none();
-        let todo = self.todo.iter().flat_map(|(begin, end)| *begin..*end).filter(|index| self.rarity(*index) == 0);
-        (!self.availability.is_empty() && alone && self.wanted.is_whole()).then_some(todo)
+        let only_one = whole.next() == Some(source) && whole.next().is_none();
+        let unasked =
+            self.unasked.iter().flat_map(|(begin, end)| *begin..*end).filter(|index| self.rarity(*index) == 0);
+        (!self.availability.is_empty() && only_one && self.wanted.is_whole()).then_some(unasked)
     }
 }
 
-/// Whether a chunk is to do that is among these.
-fn wants_any(todo: &BTreeMap<u64, u64>, chunks: &ChunkSet) -> bool {
-    todo.iter().any(|(begin, end)| (*begin..*end).any(|index| chunks.contains(index)))
+/// Whether an unasked chunk is among these.
+fn wants_any(unasked: &BTreeMap<u64, u64>, chunks: &ChunkSet) -> bool {
+    unasked.iter().any(|(begin, end)| (*begin..*end).any(|index| chunks.contains(index)))
 }

@@ -37,7 +37,7 @@ fn seconds(path: Path, chunks: u64, rate_at: impl Fn(f64) -> f64) -> f64 {
         window_bytes: WINDOW,
         total_bytes: 3 * WINDOW,
         swarm: true,
-        tells: true,
+        announces: true,
         patience: Duration::from_secs(30),
         seed: 3,
     };
@@ -80,7 +80,7 @@ fn seconds(path: Path, chunks: u64, rate_at: impl Fn(f64) -> f64) -> f64 {
                 Action::Exhausted(reason) => panic!("{path:?}: gave up: {reason:?}"),
             }
         }
-        if let Some((at, _)) = download.poll_timeout(now) {
+        if let Some(at) = download.poll_timeout(now) {
             let at = at.saturating_duration_since(begin).as_secs_f64().max(seconds + 1e-4);
             later(at, Event::Wake);
         }

@@ -123,17 +123,20 @@ impl<S: Copy + Ord> Download<S> {
         !waits && self.progress.is_some_and(|progress| now >= progress + STALL)
     }
 
-    /// When to call [`Download::poll_action`] again although nothing happened, and why.
-    pub fn poll_timeout(&self, now: Instant) -> Option<(Instant, &'static str)> {
+    /// When to call [`Download::poll_action`] again although nothing happened.
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let live = || self.sources.values().filter(|state| state.lost.is_none());
-        let pauses = live().filter_map(|state| state.not_before).map(|at| (at, "pause of a source"));
-        let haves = live().filter_map(|state| state.have_due).map(|at| (at, "question which chunks a source has"));
+        let pauses = live().filter_map(|state| state.not_before);
+        // Questions which chunks a source has.
+        let haves = live().filter_map(|state| state.have_due);
+        // A request to take over.
         let idle = live().any(|state| state.asked.is_empty() && !state.is_paused(now));
-        let look = (idle && !self.flights.is_empty()).then(|| (now + LOOK_AGAIN, "request to take over"));
-        let stall = self.progress.map(|at| (at + STALL, "end of patience")).filter(|(at, _)| *at > now);
-        let again = self.looked_again.map(|at| (at + LOOK_FOR_OWNER, "another look for who is back"));
-        let again = again.filter(|(at, _)| *at > now);
-        let early = self.looks_early().map(|at| (at, "look for those who are there")).filter(|(at, _)| *at > now);
+        let look = (idle && !self.flights.is_empty()).then(|| now + LOOK_AGAIN);
+        // The end of patience.
+        let stall = self.progress.map(|at| at + STALL).filter(|at| *at > now);
+        // Looks for who is back, and for those who are there.
+        let again = self.looked_again.map(|at| at + LOOK_FOR_OWNER).filter(|at| *at > now);
+        let early = self.looks_early().filter(|at| *at > now);
         pauses.chain(haves).chain(look).chain(stall).chain(again).chain(early).min()
     }
 

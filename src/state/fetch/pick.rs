@@ -27,7 +27,7 @@ impl<S: Copy + Ord> Download<S> {
         let (mut held, mut owed, mut any_late, mut parts) = (0, 0, false, 0);
         // Whether there is anybody else than those who are late.
         let (mut any_prompt, mut total) = (false, self.policy.total_bytes);
-        let alone = self.availability.is_empty();
+        let no_crowd = self.availability.is_empty();
         for state in self.sources.values() {
             let late = state.is_late(now);
             any_late |= late;
@@ -48,7 +48,7 @@ impl<S: Copy + Ord> Download<S> {
             let usable = state.lost.is_none() && !state.is_paused(now) && !matches!(state.holds, Holds::Unknown);
             // A fast one is asked when there is room for a whole run: many small requests cost more.
             let wanted = if state.is_fast_for(run) { run } else { chunk };
-            if usable && state.has_room(wanted, &self.policy, alone) && !(any_prompt && state.is_late(now)) {
+            if usable && state.has_room(wanted, &self.policy, no_crowd) && !(any_prompt && state.is_late(now)) {
                 ready.push((*source, state.rate().unwrap_or(f64::MAX)));
             }
         }
@@ -70,30 +70,30 @@ impl<S: Copy + Ord> Download<S> {
         Some(Action::Request { source, first, count })
     }
 
-    /// Chunks to do that the source has: how many from which on.
+    /// Unasked chunks that the source has: how many from which on.
     fn pick(&mut self, source: S) -> Option<(u64, u32)> {
-        let (alone, swarm) = (self.availability.is_empty(), self.is_swarm());
+        let (no_crowd, swarm) = (self.availability.is_empty(), self.is_swarm());
         let state = self.sources.get(&source)?;
         let urgent = self.most_urgent(|index| state.holds.contains(index));
         let first = match urgent {
             Some(first) => first,
             None if !self.wanted.is_whole() => return None,
-            None if alone && matches!(state.holds, Holds::All) => self.next_in_order()?,
+            None if no_crowd && matches!(state.holds, Holds::All) => self.next_in_order()?,
             None => self.rarest(source)?.1,
         };
         let state = self.sources.get(&source)?;
-        let (_, end) = self.todo.range(..=first).next_back()?;
+        let (_, end) = self.unasked.range(..=first).next_back()?;
         let most = self.geometry.chunks_per_response().max(1).min(end - first);
         // Several in one request where that is quick; one by one where others may want to pass them on soon.
         let fits = |count: u64| {
             let bytes = count * self.geometry.chunk_bytes();
-            alone
-                && state.has_room(bytes, &self.policy, alone)
+            no_crowd
+                && state.has_room(bytes, &self.policy, no_crowd)
                 && (state.is_fast_for(bytes) || !swarm && state.rate().is_none())
         };
         let as_rare = |index: u64| {
             let as_wanted = urgent.is_none() || self.wanted.is_urgent(index);
-            as_wanted && state.holds.contains(index) && (alone || self.rarity(index) <= self.rarity(first))
+            as_wanted && state.holds.contains(index) && (no_crowd || self.rarity(index) <= self.rarity(first))
         };
         let mut count = 1;
         while count < most && fits(count + 1) && as_rare(first + count) {
@@ -102,13 +102,13 @@ impl<S: Copy + Ord> Download<S> {
         Some((first, u32::try_from(count).unwrap_or(1)))
     }
 
-    /// The next chunk to do in order, from this download's own place on: a crowd that begins together asks for
+    /// The next unasked chunk in order, from this download's own place on: a crowd that begins together asks for
     /// different ones from the first on.
     fn next_in_order(&self) -> Option<u64> {
         let from = if self.is_swarm() { self.policy.seed % self.geometry.chunks() } else { 0 };
-        match self.todo.range(..=from).next_back() {
+        match self.unasked.range(..=from).next_back() {
             Some((_, end)) if *end > from => Some(from),
-            _ => self.todo.range(from..).next().or_else(|| self.todo.first_key_value()).map(|(begin, _)| *begin),
+            _ => self.unasked.range(from..).next().or_else(|| self.unasked.first_key_value()).map(|(begin, _)| *begin),
         }
     }
 
@@ -116,20 +116,20 @@ impl<S: Copy + Ord> Download<S> {
         usize::try_from(index).ok().and_then(|index| self.availability.get(index)).copied().unwrap_or(0)
     }
 
-    /// The rarest of the chunks to do that the source has, from a random place on, and how many have it in part.
+    /// The rarest of the unasked chunks that the source has, from a random place on, and how many have it in part.
     fn rarest(&mut self, source: S) -> Option<(u16, u64)> {
         let from = self.random.below(self.geometry.chunks().max(1));
         let holds = &self.sources.get(&source)?.holds;
         if let Holds::Some(few) = holds
             && few.len() <= LOOK_AT.min(self.geometry.chunks() / 4)
         {
-            let todo =
-                few.iter().filter(|index| self.is_to_do(*index, *index + 1)).map(|index| (self.rarity(index), index));
-            return todo.min_by_key(|(rarity, index)| (*rarity, *index < from, *index));
+            let unasked =
+                few.iter().filter(|index| self.is_unasked(*index, *index + 1)).map(|index| (self.rarity(index), index));
+            return unasked.min_by_key(|(rarity, index)| (*rarity, *index < from, *index));
         }
-        let before = self.todo.range(..from).next_back().map(|(_, end)| (from, *end));
-        let later = before.into_iter().chain(self.todo.range(from..).map(|(begin, end)| (*begin, *end)));
-        let earlier = self.todo.range(..from).map(|(begin, end)| (*begin, (*end).min(from)));
+        let before = self.unasked.range(..from).next_back().map(|(_, end)| (from, *end));
+        let later = before.into_iter().chain(self.unasked.range(from..).map(|(begin, end)| (*begin, *end)));
+        let earlier = self.unasked.range(..from).map(|(begin, end)| (*begin, (*end).min(from)));
         let chunks = later.chain(earlier).flat_map(|(begin, end)| begin..end);
         let mut best: Option<(u16, u64)> = None;
         for (looked, index) in chunks.enumerate() {
@@ -147,13 +147,13 @@ impl<S: Copy + Ord> Download<S> {
         best
     }
 
-    /// Whether all the chunks from `first` to before `end` are to do.
-    pub(super) fn is_to_do(&self, first: u64, end: u64) -> bool {
-        self.todo.range(..=first).next_back().is_some_and(|(_, reach)| end <= *reach)
+    /// Whether nobody was asked yet for any of the chunks from `first` to before `end`.
+    pub(super) fn is_unasked(&self, first: u64, end: u64) -> bool {
+        self.unasked.range(..=first).next_back().is_some_and(|(_, reach)| end <= *reach)
     }
 
-    /// What waits at a source that has everything, and has come to others meanwhile, makes way for what nobody else
-    /// has: so its uplink carries each chunk once before it carries one twice.
+    /// Chunks that wait at a source that has everything, and that others have by now, make way for those that nobody
+    /// else has. So its uplink carries each chunk once before it carries one twice.
     fn make_way(&mut self) {
         if self.availability.is_empty() || !self.wanted.is_whole() {
             return;
@@ -174,16 +174,16 @@ impl<S: Copy + Ord> Download<S> {
         }
     }
 
-    /// Takes chunks out of what is to do.
+    /// Takes chunks out of those that nobody was asked for.
     pub(super) fn take(&mut self, first: u64, count: u32) {
         let after = first + u64::from(count);
-        let Some((&begin, &end)) = self.todo.range(..=first).next_back() else { return };
-        self.todo.remove(&begin);
+        let Some((&begin, &end)) = self.unasked.range(..=first).next_back() else { return };
+        self.unasked.remove(&begin);
         if begin < first {
-            self.todo.insert(begin, first);
+            self.unasked.insert(begin, first);
         }
         if after < end {
-            self.todo.insert(after, end);
+            self.unasked.insert(after, end);
         }
     }
 
@@ -195,7 +195,7 @@ impl<S: Copy + Ord> Download<S> {
     /// Asks for what another source is late with.
     fn take_over(&mut self, source: S, now: Instant) -> Option<Action<S>> {
         let state = self.sources.get(&source)?;
-        let (alone, crowd) = (self.availability.is_empty(), self.is_busy_crowd());
+        let (no_crowd, crowd) = (self.availability.is_empty(), self.is_busy_crowd());
         // When all is asked for, many of a crowd have little left to send: what was slow while all were busy is not.
         let end_of_crowd = !self.availability.is_empty() && !crowd;
         let late = self.flights.iter().filter_map(|(first, flight)| {
@@ -215,7 +215,7 @@ impl<S: Copy + Ord> Download<S> {
             let bytes = run.map(|index| self.geometry.len(index)).sum();
             let wait = if end_of_crowd { state.wait_at_best(bytes) } else { state.wait(bytes) };
             let gain = remaining - CLEARLY * (wait + ROUND_TRIP);
-            (gain > 0.0 && state.has_room(bytes, &self.policy, alone)).then_some((gain, *first, flight.count, bytes))
+            (gain > 0.0 && state.has_room(bytes, &self.policy, no_crowd)).then_some((gain, *first, flight.count, bytes))
         });
         let (_, first, count, bytes) = late.max_by(|a, b| a.0.total_cmp(&b.0))?;
         self.flights.get_mut(&first)?.askers.push(source);

@@ -11,7 +11,7 @@ use swarmdex_protocols::ContentId;
 
 use super::*;
 use crate::state::random::Random;
-use crate::state::upload::{Chunk, Request, Turn, Uploads, Wanted};
+use crate::state::upload::{Chunk, Request, Turn, Uploads, WantedChunks};
 
 const CHUNK: u64 = 256 << 10;
 
@@ -28,7 +28,7 @@ struct Ask {
     or: Vec<u64>,
 }
 
-impl Wanted for Ask {
+impl WantedChunks for Ask {
     fn choices(&self) -> impl Iterator<Item = Chunk> {
         std::iter::once(self.run.0).chain(self.or.iter().copied()).map(chunk)
     }
@@ -129,7 +129,7 @@ impl Swarm {
                 window_bytes: 8 << 20,
                 total_bytes: 24 << 20,
                 swarm: true,
-                tells: true,
+                announces: true,
                 patience: Duration::from_secs(30),
                 seed: random.next(),
             };
@@ -196,7 +196,7 @@ impl Swarm {
                 Action::Exhausted(reason) => panic!("peer {peer} gave up: {reason:?}"),
             }
         }
-        if let (Some((at, _)), None) = (download.poll_timeout(now), self.peers[peer].done) {
+        if let (Some(at), None) = (download.poll_timeout(now), self.peers[peer].done) {
             let at = at.saturating_duration_since(self.begin).as_secs_f64().max(self.now + 1e-6);
             let wakes = &mut self.peers[peer].wakes;
             if at < *wakes || *wakes <= self.now {
@@ -248,7 +248,7 @@ impl Swarm {
         self.at(arrives, Event::Arrived { to, from, run, asked });
     }
 
-    /// Whoever asks for something says along with it what it has.
+    /// Whoever asks for something says in the request what it has.
     fn hear(&mut self, to: usize, from: usize) {
         let (now, have) = (self.clock(), self.peers[from].have.clone());
         if let Some(download) = &mut self.peers[to].download {

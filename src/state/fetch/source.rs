@@ -7,17 +7,18 @@ use swarmdex_protocols::ChunkSet;
 
 use super::{Exhausted, FetchPolicy, MAX_FAILURES};
 
-/// Bytes that a source is trusted with before its rate is known. On long paths there are so many more for each
-/// millisecond of a round trip, up to a most: else the path is empty when the first of them have come.
+/// Bytes that a source is trusted with before its rate is known. On long paths there are more for each millisecond of a
+/// round trip, up to a bound. Otherwise the path is empty when the first of them have come.
 const FIRST_WINDOW: u64 = 1 << 20;
 const FIRST_WINDOW_MORE: u64 = 20 << 10;
 const LONG_FIRST_WINDOW: u64 = 5 << 20;
-/// For how long a source is kept busy by what it was asked for: long enough to bridge a late timer, short enough that little is
-/// stuck at a source that slows down.
+/// For how long the requests at a source keep it busy: long enough to bridge a late timer, short enough that little is
+/// stuck when it slows down.
 const AHEAD: Duration = Duration::from_millis(500);
-/// And for so many round trips to it: with less than is under way on a long path, what is asked for stays below one chunk, and the
-/// rate, which comes from it, with it. A chunk may take two of them (see `state::upload`), and twice what is under way is what BBR has
-/// while it looks for a path's rate (N. Cardwell et al., BBR: Congestion-Based Congestion Control, 2016).
+/// And for so many round trips to it. With less than a long path carries, less than a chunk would be asked for at a
+/// time, and so the measured rate would stay low. A chunk may take two of them (see `state::upload`), and twice what is
+/// under way is what BBR has while it looks for a path's rate (N. Cardwell et al., BBR: Congestion-Based Congestion
+/// Control, 2016).
 const AHEAD_TRIPS: u32 = 4;
 /// How many times the policy's window a source on a long path may be asked for.
 const LONG_WINDOW: u64 = 4;
@@ -126,8 +127,8 @@ pub(super) struct Source {
     pub(super) not_before: Option<Instant>,
     /// When to ask next which chunks it has; `None` while it is being asked, or never.
     pub(super) have_due: Option<Instant>,
-    /// Whether it is to be asked as soon as it is not being asked, for it was not told of a chunk that it lacks.
-    pub(super) untold: bool,
+    /// Whether it is to be asked as soon as it is not being asked, for a chunk that it lacks was not announced to it.
+    pub(super) unannounced: bool,
     /// Answers to that question so far.
     pub(super) answers: u32,
     pub(super) lost: Option<Exhausted>,
@@ -149,7 +150,7 @@ impl Source {
             broken_words: 0,
             not_before: None,
             have_due: None,
-            untold: false,
+            unannounced: false,
             answers: 0,
             lost: None,
         }
@@ -176,19 +177,19 @@ impl Source {
         self.not_before.is_some_and(|until| until > now)
     }
 
-    /// Whether it may be asked for `bytes` more. `alone` while all who are asked have everything: within a crowd chunks
+    /// Whether it may be asked for `bytes` more. `no_crowd` while all who are asked have everything: within a crowd chunks
     /// that wait at one are of no use to anybody.
-    pub(super) fn has_room(&self, bytes: u64, policy: &FetchPolicy, alone: bool) -> bool {
+    pub(super) fn has_room(&self, bytes: u64, policy: &FetchPolicy, no_crowd: bool) -> bool {
         let window = match self.rate.per_second {
             // Half after a failure, a quarter after two.
             None if self.has_part() => bytes,
             None => self.first_window() >> self.failures.min(8),
             Some(rate) => {
-                let trips = if alone { self.round_trip * AHEAD_TRIPS } else { Duration::ZERO };
+                let trips = if no_crowd { self.round_trip * AHEAD_TRIPS } else { Duration::ZERO };
                 let start = self
                     .start
                     .as_ref()
-                    .filter(|_| alone && !self.has_part())
+                    .filter(|_| no_crowd && !self.has_part())
                     .map_or(0, |start| start.more.saturating_add(self.first_window()));
                 ((rate * (AHEAD + trips).as_secs_f64()) as u64).max(start) >> self.failures.min(8)
             }
@@ -218,7 +219,7 @@ impl Source {
             self.rate.resume(now);
         }
         // What is here is told along with the request.
-        self.untold = false;
+        self.unannounced = false;
         self.asked.insert(first, Asked { count, bytes, at: now });
         self.in_flight += bytes;
     }

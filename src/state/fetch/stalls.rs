@@ -18,7 +18,7 @@ const LONGEST_SENDING: Duration = Duration::from_secs(6);
 
 /// What to do about a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doubt {
+pub enum StallAction {
     /// Ask whether it is sending what it owes, and call [`Stalls::on_answer`].
     Ask,
     /// Cut the path to it, and begin anew over another.
@@ -54,7 +54,7 @@ impl<S> Default for Stalls<S> {
 impl<S: Copy + Ord> Stalls<S> {
     /// Looks at a source that has owed something since `due`, and from which nothing came since. `trip` is the round trip to it; `whole`
     /// unless it waits for chunks itself.
-    pub fn look(&mut self, source: S, due: Instant, trip: Duration, whole: bool, now: Instant) -> Option<Doubt> {
+    pub fn look(&mut self, source: S, due: Instant, trip: Duration, whole: bool, now: Instant) -> Option<StallAction> {
         let question = self.questions.get(&source).copied().filter(|question| question.at() > due);
         let silent = now.saturating_duration_since(due);
         let quiet = QUIET + trip * ANSWER_TRIPS;
@@ -71,10 +71,10 @@ impl<S: Copy + Ord> Stalls<S> {
         };
         if cut {
             self.questions.remove(&source);
-            return Some(Doubt::Cut);
+            return Some(StallAction::Cut);
         }
         self.questions.insert(source, Question::Asked(now));
-        Some(Doubt::Ask)
+        Some(StallAction::Ask)
     }
 
     /// A source answered; it `sends` if it says that what it owes is on its way.
@@ -105,8 +105,8 @@ mod tests {
         for step in 0..600 {
             let now = begin + STEP * step;
             match stalls.look(1, begin, TRIP, whole, now) {
-                Some(Doubt::Cut) => return (Some(now - begin), asked),
-                Some(Doubt::Ask) => {
+                Some(StallAction::Cut) => return (Some(now - begin), asked),
+                Some(StallAction::Ask) => {
                     asked += 1;
                     if let Some(sends) = says(asked) {
                         stalls.on_answer(1, sends, now + TRIP);
@@ -152,7 +152,7 @@ mod tests {
             assert_eq!(stalls.look(1, now - STEP * (step % 19), TRIP, true, now), None);
         }
         // And one that sends again after it was asked is not cut.
-        assert_eq!(stalls.look(1, begin, TRIP, true, begin + QUIET * 2), Some(Doubt::Ask));
+        assert_eq!(stalls.look(1, begin, TRIP, true, begin + QUIET * 2), Some(StallAction::Ask));
         let later = begin + QUIET * 2 + ANSWER * 2;
         assert_eq!(stalls.look(1, later - STEP, TRIP, true, later), None);
     }
@@ -162,6 +162,6 @@ mod tests {
         let (mut stalls, begin, trip) = (Stalls::default(), Instant::now(), Duration::from_secs(1));
         assert_eq!(stalls.look(1, begin, trip, true, begin + QUIET + trip), None);
         stalls.forget(&1);
-        assert_eq!(stalls.look(1, begin, trip, true, begin + QUIET + trip * ANSWER_TRIPS), Some(Doubt::Ask));
+        assert_eq!(stalls.look(1, begin, trip, true, begin + QUIET + trip * ANSWER_TRIPS), Some(StallAction::Ask));
     }
 }

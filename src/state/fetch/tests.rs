@@ -14,7 +14,7 @@ const POLICY: FetchPolicy = FetchPolicy {
     window_bytes: 8 << 20,
     total_bytes: 24 << 20,
     swarm: true,
-    tells: true,
+    announces: true,
     patience: Duration::from_secs(30),
     seed: 7,
 };
@@ -117,7 +117,7 @@ fn run(chunks: u64, manners: &[Manner], order: &[u8]) -> Outcome {
             }
         }
         if under_way.is_empty() {
-            let (at, _) = download.poll_timeout(now).expect("a download that waits says for what");
+            let at = download.poll_timeout(now).expect("a download that waits says until when");
             now = now.max(at);
             download.handle_timeout(now);
             continue;
@@ -149,10 +149,10 @@ fn run(chunks: u64, manners: &[Manner], order: &[u8]) -> Outcome {
                 });
             }
             Manner::Forgetful | Manner::Boaster => {
-                download.on_refused(source, first, Refusal::NotFound, now);
+                download.on_refused(source, first, FetchRefusal::NotFound, now);
                 under_way.retain(|(other, ..)| *other != source);
             }
-            Manner::Busy => download.on_refused(source, first, Refusal::Busy, now),
+            Manner::Busy => download.on_refused(source, first, FetchRefusal::Busy, now),
             _ => {
                 if download.on_chunks(source, first, count, now) {
                     download.on_written(source, first, count);
@@ -307,7 +307,7 @@ fn a_late_request_is_taken_over_and_the_loser_cancelled() {
             }
             Some(Action::Done) => return assert_eq!(cancelled, late.len()),
             Some(_) => {}
-            None => now = download.poll_timeout(now).unwrap().0,
+            None => now = download.poll_timeout(now).unwrap(),
         }
     }
     panic!("no end");
@@ -336,7 +336,7 @@ fn at_the_end_what_is_late_is_taken_over_before_it_is_overdue() {
                 Some(Action::Done) => break now,
                 Some(_) => {}
                 None => {
-                    let (at, ..) = *quick.front().unwrap_or(&(download.poll_timeout(now).unwrap().0, 0, 0));
+                    let (at, ..) = *quick.front().unwrap_or(&(download.poll_timeout(now).unwrap(), 0, 0));
                     now = now.max(at);
                     if let Some(&(asked, first, count)) = slow.front()
                         && !answered
@@ -382,7 +382,7 @@ fn a_download_that_nobody_can_serve_ends() {
             Some(Action::Search) => download.set_searching(false),
             Some(Action::Exhausted(_)) => break,
             Some(other) => panic!("{other:?}"),
-            None => now = now.max(download.poll_timeout(now).unwrap().0),
+            None => now = now.max(download.poll_timeout(now).unwrap()),
         }
     }
     assert!(now - begin >= STALL && now - begin < STALL * 2);
@@ -405,7 +405,7 @@ fn when_none_is_left_more_sources_are_looked_for_until_that_is_in_vain() {
         let (first, count) = asked[0];
         assert!(download.on_chunks(source, first, count, now));
         download.on_written(source, first, count);
-        download.on_refused(source, asked[1].0, Refusal::NotFound, now);
+        download.on_refused(source, asked[1].0, FetchRefusal::NotFound, now);
         assert_eq!(download.poll_action(now), Some(Action::Search));
         assert_eq!(download.poll_action(now), None, "it waits while it is looked for");
     }
@@ -417,7 +417,7 @@ fn when_none_is_left_more_sources_are_looked_for_until_that_is_in_vain() {
             _ => None,
         })
         .unwrap();
-    download.on_refused(3, first, Refusal::NotFound, now);
+    download.on_refused(3, first, FetchRefusal::NotFound, now);
     download.set_searching(false);
     assert_eq!(download.poll_action(now), Some(Action::Exhausted(Exhausted::Gone)));
 }
@@ -426,7 +426,7 @@ fn when_none_is_left_more_sources_are_looked_for_until_that_is_in_vain() {
 fn millions_of_chunks_cost_little() {
     let geometry = Geometry::new(swarmdex_protocols::limits::MAX_FILE_BYTES).unwrap();
     let download = Download::<u8>::new(geometry, POLICY, None);
-    assert_eq!(download.todo.len(), 1);
+    assert_eq!(download.unasked.len(), 1);
 }
 
 /// An owner that is restarted is waited for, looked for again and again, and used when it is back.
@@ -474,7 +474,7 @@ fn a_download_that_has_come_by_something_waits_for_its_owner_and_no_longer_than_
                 action => assert_eq!(action, None),
             }
             download.set_searching(false);
-            assert!(download.poll_timeout(after(1000 * second)).unwrap().0 <= after(1000 * second + 2000));
+            assert!(download.poll_timeout(after(1000 * second)).unwrap() <= after(1000 * second + 2000));
         }
         assert!((10..=12).contains(&searches), "{searches}");
         if is_back {
@@ -494,7 +494,7 @@ fn a_source_that_no_connection_leads_to_is_given_up_at_once_and_reported_once() 
     download.add_source(1u8, true, now);
     assert!(matches!(download.poll_action(now), Some(Action::Request { source: 1, first: 0, .. })));
     // Others are looked for while it is still tried, and once.
-    assert_eq!(download.poll_timeout(now).unwrap().0, after(1000));
+    assert_eq!(download.poll_timeout(now).unwrap(), after(1000));
     assert_eq!(download.poll_action(after(1000)), Some(Action::Search));
     download.set_searching(false);
     assert_eq!(download.poll_action(after(1000)), None);
@@ -546,7 +546,7 @@ fn an_owner_that_is_back_and_does_not_know_yet_what_it_has_is_asked_again() {
         let (missing, _) = *asked.iter().skip(1).chain(&more).next().unwrap();
         if !was_away {
             // Whoever was there all the time has it no more.
-            download.on_refused(0, missing, Refusal::NotFound, after(3));
+            download.on_refused(0, missing, FetchRefusal::NotFound, after(3));
             assert_eq!(download.poll_action(after(3)), Some(Action::Search));
             download.set_searching(false);
             assert!(!download.add_source(0, true, after(4)));
@@ -562,7 +562,7 @@ fn an_owner_that_is_back_and_does_not_know_yet_what_it_has_is_asked_again() {
             assert!(download.add_source(0, true, after(second)));
             assert!(!download.is_waiting());
             let (asked, _) = requests(&mut download, after(second));
-            download.on_refused(0, asked[0].0, Refusal::NotFound, after(second + 1));
+            download.on_refused(0, asked[0].0, FetchRefusal::NotFound, after(second + 1));
             assert!(download.is_waiting());
             assert_eq!(download.poll_action(after(second + 3)), Some(Action::Search));
             download.set_searching(false);

@@ -109,7 +109,7 @@ impl<S: Copy + Ord> Download<S> {
             flight.is_some_and(|(first, flight)| index < first.saturating_add(u64::from(flight.count)))
         };
         self.wanted.is_whole()
-            || self.wanted.urgent().any(|index| self.is_to_do(index, index.saturating_add(1)) || flies(index))
+            || self.wanted.urgent().any(|index| self.is_unasked(index, index.saturating_add(1)) || flies(index))
     }
 
     /// Whether a reader waits for a chunk.
@@ -124,7 +124,7 @@ impl<S: Copy + Ord> Download<S> {
         let flies =
             self.flights.range(..end).next_back().map(|(first, flight)| (first, flight.count)).is_some_and(among);
         let arrived = self.arrived.range(..end).next_back().map(|(first, count)| (first, *count)).is_some_and(among);
-        if index < self.geometry.chunks() && !flies && !arrived && !self.is_to_do(index, end) {
+        if index < self.geometry.chunks() && !flies && !arrived && !self.is_unasked(index, end) {
             self.put_back(index, 1);
             self.written = self.written.saturating_sub(1);
             self.ended = false;
@@ -133,12 +133,12 @@ impl<S: Copy + Ord> Download<S> {
 
     /// The chunk to do that a reader waits for most, of those that a source has.
     pub(super) fn most_urgent(&self, has: impl Fn(u64) -> bool) -> Option<u64> {
-        self.wanted.urgent().find(|index| self.is_to_do(*index, index.saturating_add(1)) && has(*index))
+        self.wanted.urgent().find(|index| self.is_unasked(*index, index.saturating_add(1)) && has(*index))
     }
 
     /// Whether something that is wanted was not asked for yet.
     pub(super) fn has_more(&self) -> bool {
-        if self.wanted.is_whole() { !self.todo.is_empty() } else { self.most_urgent(|_| true).is_some() }
+        if self.wanted.is_whole() { !self.unasked.is_empty() } else { self.most_urgent(|_| true).is_some() }
     }
 }
 
@@ -159,7 +159,7 @@ mod tests {
         window_bytes: 8 << 20,
         total_bytes: 24 << 20,
         swarm: true,
-        tells: false,
+        announces: false,
         patience: Duration::from_secs(30),
         seed: 7,
     };

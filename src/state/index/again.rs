@@ -47,8 +47,8 @@ pub struct Left {
     pub ended: Version,
 }
 
-/// What a name stands for again, at this version; `None` if it cannot be granted without a look at an offer of its
-/// own: another took it, or there is no room, or more happened to it than that its owner left.
+/// What a name stands for again, at this version. `None` if it has to be offered by itself: another took it, there is
+/// no room, or more happened to it than that its owner left.
 pub fn grant_again<V: IndexView>(
     view: &V,
     left: &Left,

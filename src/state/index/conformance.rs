@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::sync::LazyLock;
 
 use swarmdex_protocols::index::{
-    Granted, Offer, Refusal, RefusalCode, Returned, Revocation, Sequence, Session, ShareDigest, ShareSum, Verdict,
+    Granted, Offer, Refusal, RefusalCode, Returned, RevokeOutcome, Sequence, Session, ShareDigest, ShareSum, Verdict,
 };
 use swarmdex_protocols::{Certificate, ContentId, Entry, Keypair, Ledger, Name, PeerId, Statement, Tally, Version};
 
@@ -125,7 +125,7 @@ impl<S: Subject> Index<S> {
         names.iter().map(|name| self.entry(name).unwrap()).collect()
     }
 
-    fn revoke(&mut self, peer: PeerId, name: &str) -> Revocation {
+    fn revoke(&mut self, peer: PeerId, name: &str) -> RevokeOutcome {
         match self.write(&WriteOp::Revoke { peer, names: vec![name.to_owned()] }) {
             Ok(WriteOutcome::Revoked { mut outcomes, .. }) => outcomes.remove(0),
             other => panic!("{other:?}"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use swarmdex_protocols::index::{Offer, Returned, Revocation, Sequence, Session, ShareDigest, ShareSum, Verdict};
+use swarmdex_protocols::index::{Offer, Returned, RevokeOutcome, Sequence, Session, ShareDigest, ShareSum, Verdict};
 use swarmdex_protocols::{Multiaddr, Name, PeerId, Tally, Version};
 
 use crate::state::lease::Holding;
@@ -128,7 +128,7 @@ pub enum WriteOutcome {
     /// To a revoke, and, without outcomes, to names that were overtaken.
     Revoked {
         /// An outcome for each name.
-        outcomes: Vec<Revocation>,
+        outcomes: Vec<RevokeOutcome>,
         /// What the peer holds.
         holding: Holding,
     },

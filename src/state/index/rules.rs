@@ -1,9 +1,9 @@
 //! The rules of names: who may hold one, and at which version.
 //!
-//! Rules decide, the caller applies: a decision is a list of changes and an answer, made against
-//! a view of the index as it is inside the transaction that will hold the changes.
+//! Rules decide, the caller applies. A decision is a list of changes and an answer. It is made against the index as it
+//! is inside the transaction that will hold the changes.
 
-use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, Revocation};
+use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, RevokeOutcome};
 use swarmdex_protocols::limits::MAX_FILE_BYTES;
 use swarmdex_protocols::statement::Rank;
 use swarmdex_protocols::{Entry, Name, PeerId, SignedAttributes, Statement, Tally, Version};
@@ -80,7 +80,7 @@ pub struct Moment {
     pub unix_ms: u64,
     /// A random number, for leaps of versions.
     pub random: u64,
-    /// In which of the [`RUNS`](swarmdex_protocols::statement::RUNS) ways this run of the master gives versions.
+    /// The way in which this run of the master gives versions, one of [`RUNS`](swarmdex_protocols::statement::RUNS).
     pub run: u64,
 }
 
@@ -120,13 +120,14 @@ pub fn announce<V: IndexView>(
         return refused(RefusalCode::Malformed, reason);
     }
     match view.entry(&name)? {
-        // Unless the peer shows that the name was granted to it later: this index went back to an older copy of itself.
+        // The name is another's, unless the peer shows a later grant: then this index went back to an older copy of
+        // itself.
         Some(entry) if entry.owner != owner && !is_overtaken(&entry, evidence) => {
             return Ok(Announced::Conflict(entry.owner));
         }
         Some(entry) if entry.owner != owner => {}
-        // Unless something later was said of it: by this master before it lost its memory, or by the owner, who gave
-        // the name up and took it again while no master could be told. Then the name has to stand above that.
+        // The name is confirmed unless something later was said of it: by this master before it lost its memory, or by
+        // the owner without a master, who gave it up and took it again. Then it needs a version above that.
         Some(entry)
             if entry.content == offer.content
                 && entry.size == offer.size
@@ -152,7 +153,7 @@ pub fn announce<V: IndexView>(
             if all >= limits.names {
                 return refused(RefusalCode::Quota, format!("the index holds {all} names, the most that it takes"));
             }
-            if let Some(entry) = precedent(view.ended(&name)?, owner, evidence)
+            if let Some(entry) = earlier_claim(view.ended(&name)?, owner, evidence)
                 // What that peer gave up since, it would not get rid of.
                 && !view.reported(&entry.owner)?
             {
@@ -206,7 +207,7 @@ pub fn after(last: Version, seen: Version, random: u64) -> Version {
 ///
 /// What comes back so is certified anew, at a new version: of what else was said of the name before this master
 /// lost its memory, some may come to light later.
-fn precedent(ended: Option<Version>, owner: PeerId, evidence: &Evidence) -> Option<&Entry> {
+fn earlier_claim(ended: Option<Version>, owner: PeerId, evidence: &Evidence) -> Option<&Entry> {
     let ended = ended.unwrap_or_default();
     let mirrored = evidence.mirror.settled();
     let over = mirrored.map(Statement::version).unwrap_or_default().max(ended);
@@ -228,21 +229,21 @@ pub fn revoke<V: IndexView>(
     owner: PeerId,
     name: &str,
     moment: Moment,
-) -> Result<(Revocation, Option<Freed>), V::Error> {
+) -> Result<(RevokeOutcome, Option<Freed>), V::Error> {
     let name = match Name::parse(name) {
         Ok(name) => name,
         Err(error) => {
             let refusal = Refusal::new(RefusalCode::InvalidName, error.to_string());
-            return Ok((Revocation::Refused(refusal), None));
+            return Ok((RevokeOutcome::Refused(refusal), None));
         }
     };
     match view.entry(&name)? {
-        None => Ok((Revocation::NotHeld, None)),
-        Some(entry) if entry.owner != owner => Ok((Revocation::Conflict { owner: entry.owner }, None)),
+        None => Ok((RevokeOutcome::NotHeld, None)),
+        Some(entry) if entry.owner != owner => Ok((RevokeOutcome::Conflict { owner: entry.owner }, None)),
         Some(_) => {
             let version = moment.version_after(view.last_version()?);
             let change = Freed { name, owner, version, evicted: false };
-            Ok((Revocation::Revoked { version }, Some(change)))
+            Ok((RevokeOutcome::Revoked { version }, Some(change)))
         }
     }
 }

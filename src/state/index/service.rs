@@ -1,7 +1,7 @@
 //! The index as a service: what each request changes, over whatever table.
 //!
-//! The caller opens the transaction, and undoes in the table what a request wrote that fails. Of its own memory
-//! the service undoes it by itself.
+//! The caller opens the transaction, and undoes in the table what a request wrote that fails. What it changed in its
+//! own memory the service undoes by itself.
 
 mod again;
 mod announce;
@@ -27,7 +27,7 @@ pub use correct::{Correction, corrections};
 /// How far ahead of the clock a new index begins to count versions, in milliseconds (10 minutes).
 const FRESH_LEAD_MS: u64 = 600_000;
 
-/// Whose word the index is: the key of the master, and where it says what is out of the ordinary.
+/// In whose name the index speaks: the key of the master, and where it reports what is out of the ordinary.
 pub trait Authority {
     /// Certifies an entry. `None` if that is impossible; why is logged.
     fn certify(&self, entry: Entry, unix_ms: u64) -> Option<Certificate>;
@@ -36,12 +36,12 @@ pub trait Authority {
     /// Whether this master signed a certificate, whenever that was.
     fn signed(&self, certificate: &Certificate) -> bool;
     /// Takes notice of what is out of the ordinary.
-    fn notice(&self, _: &Event<'_>) {}
+    fn notice(&self, _: &IndexNotice<'_>) {}
 }
 
 /// What is out of the ordinary.
 #[derive(Debug)]
-pub enum Event<'a> {
+pub enum IndexNotice<'a> {
     /// What was found outside the index says that a name belongs to another than the peer that announced it.
     Adopted {
         /// The name.
@@ -192,7 +192,7 @@ impl<A: Authority> Service<A> {
     ) -> Result<WriteOutcome, Failure<T::Error>> {
         let mark = Mark { totals: self.totals, made: self.made.len(), reports: self.before.len() };
         self.before.push((op.peer(), self.reports.of(&op.peer())));
-        let outcome = Step { service: self, table, at }.apply(op);
+        let outcome = Execution { service: self, table, at }.apply(op);
         if outcome.is_err() {
             self.undo(mark);
         }
@@ -237,7 +237,7 @@ struct Member {
 }
 
 /// One request that is being carried out.
-struct Step<'a, A, T> {
+struct Execution<'a, A, T> {
     service: &'a mut Service<A>,
     table: &'a mut T,
     at: Moment,
@@ -245,7 +245,7 @@ struct Step<'a, A, T> {
 
 type Done<T, E> = Result<T, Failure<E>>;
 
-impl<A: Authority, T: IndexTable> Step<'_, A, T> {
+impl<A: Authority, T: IndexTable> Execution<'_, A, T> {
     fn apply(&mut self, op: &WriteOp) -> Done<WriteOutcome, T::Error> {
         match op {
             WriteOp::Join { peer, addresses, digest, entries, seen, again } => {
@@ -274,8 +274,8 @@ impl<A: Authority, T: IndexTable> Step<'_, A, T> {
         }
     }
 
-    /// Two runs of one peer may report at once: what the first still had under way when the second joined must not be
-    /// taken for a part of the second's report, nor end it.
+    /// Two runs of one peer may report at once. What the first still had under way when the second joined must not
+    /// count as a part of the second's report, nor end it.
     fn check_session(&self, change: &WriteOp, session: Session) -> Done<(), T::Error> {
         let (WriteOp::Announce { peer, .. } | WriteOp::Revoke { peer, .. } | WriteOp::Again { peer, .. }) = change
         else {

@@ -50,12 +50,12 @@ impl Pace {
 
 /// Answers the renewals of one member of which there is nothing to say but that both hold the same.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct StandingAnswer {
     pub(super) account: Account,
     pub(super) pace: Pace,
 }
 
-impl Standing {
+impl StandingAnswer {
     /// When to renew next, if both hold the same and nothing is to be done or told. All other renewals are for
     /// [`super::Leases::on_renew`].
     pub fn agrees(&self, renew: &Renew) -> Option<Duration> {

@@ -237,7 +237,7 @@ mod tests {
     fn a_standing_answers_only_as_long_as_it_is_true() {
         let (mut leases, peer) = leases(2);
         let renew = |session, entries| Renew { session: Session(session), held: sum(entries), repaired: 0 };
-        let standing = leases.standing(&peer).unwrap();
+        let standing = leases.standing_answer(&peer).unwrap();
         assert_eq!(standing.agrees(&renew(1, 10)), Some(leases.renewal_wait()));
         assert_eq!(standing.agrees(&renew(2, 10)), None, "another session");
         assert_eq!(standing.agrees(&renew(1, 11)), None, "another sum");
@@ -275,7 +275,7 @@ mod tests {
         for end in ends {
             let (mut leases, peer) = leases(1);
             let renew = Renew { session: Session(1), held: sum(10), repaired: 0 };
-            let standing = leases.standing(&peer).unwrap();
+            let standing = leases.standing_answer(&peer).unwrap();
             assert!(standing.agrees(&renew).is_some());
             end(&mut leases, &peer, now + Duration::from_secs(1));
             assert_eq!(standing.agrees(&renew), None);
@@ -290,6 +290,6 @@ mod tests {
         let (mut many, peer) = leases(10_000);
         assert_eq!(many.on_renew(&peer, Session(1), &sum(10)).unwrap().wait, lease * 2 / 3);
         let renew = Renew { session: Session(1), held: sum(10), repaired: 0 };
-        assert_eq!(many.standing(&peer).unwrap().agrees(&renew), Some(lease * 2 / 3));
+        assert_eq!(many.standing_answer(&peer).unwrap().agrees(&renew), Some(lease * 2 / 3));
     }
 }

@@ -78,7 +78,7 @@ fn told(mut names: Vec<Name>, most: usize, mut change: impl FnMut(&mut Vec<Name>
     let (mut told, mut cursor) = (Vec::new(), None);
     loop {
         names.sort();
-        let places = Places::of(&names);
+        let places = NamePlaces::of(&names);
         let mut next = None;
         for (index, after) in places.page(cursor, most) {
             told.push(names[index].clone());

@@ -34,18 +34,19 @@ impl Publications {
         self.interval / 2 + self.interval * 2 / 5 * u32::from(self.turn) / 256
     }
 
-    /// Whether no master publishes anything. When that begins, what it may not have come to publish is due at once, and all the
-    /// rest earlier than it would be: where a master is lost, others may be. Where it is lost again and again, only once it has
-    /// been for a while: what was granted in between would be published each time, and a network that is overloaded stay so.
-    pub fn set_alone(&mut self, alone: bool, now: Instant) {
-        if !alone {
+    /// Whether no master publishes anything. When that begins, what it may not have come to publish is due at once, and
+    /// all the rest earlier than it would be: where a master is lost, others may be. A master that is lost again and
+    /// again counts only once it has been lost for a while. Otherwise what was granted in between would be published
+    /// each time, and an overloaded network would stay so.
+    pub fn set_masterless(&mut self, masterless: bool, now: Instant) {
+        if !masterless {
             self.hurry = None;
-        } else if !self.alone {
+        } else if !self.masterless {
             let again = self.hurried.is_some_and(|at| now < at + self.interval / 4);
             let at = if again { now + LOST_AGAIN.min(self.interval / 4) } else { now };
             self.hurry = Some((at, now));
         }
-        self.alone = alone;
+        self.masterless = masterless;
         if let Some((_, lost)) = self.hurry.take_if(|(at, _)| *at <= now) {
             self.hurried = Some(now);
             self.hurry(lost, now);
@@ -81,10 +82,10 @@ impl Publications {
         due.take(most).map(|(_, key, item)| (*key, item.what.clone())).collect()
     }
 
-    /// Of `asked` nodes, this one included, so many stored what was due. A withdrawal is done once every node took it:
-    /// each that still says it leads others astray. What nobody else was asked to store, because this node knows nobody
-    /// yet, is here and tried again soon. So is what fewer than half of those asked took: they were too busy, or are
-    /// gone.
+    /// What was due is stored by `stored` of `asked` nodes, this one included. A withdrawal is done once every node
+    /// took it: each that still says it leads others astray. What nobody else was asked to store, because this node
+    /// knows nobody yet, is here and tried again soon. So is what fewer than half of those asked took: they were too
+    /// busy, or are gone.
     pub fn on_published(&mut self, key: &RecordKey, what: &What, stored: usize, asked: usize, now: Instant) {
         let copies = if *what == What::Withdraw && stored < asked { 0 } else { stored };
         let spread = spread(self.interval, key);
@@ -132,10 +133,11 @@ impl Publications {
     }
 
     /// When something is due.
-    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let due = self.due.first().map(|(at, _)| (*at, "a record to publish"));
-        let hurry = self.hurry.map(|(at, _)| (at, "what a lost master may not have published"));
-        [due, hurry].into_iter().flatten().min_by_key(|(at, _)| *at)
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let due = self.due.first().map(|(at, _)| *at);
+        // What a lost master may not have published.
+        let hurry = self.hurry.map(|(at, _)| at);
+        [due, hurry].into_iter().flatten().min()
     }
 }
 
@@ -184,7 +186,7 @@ pub(super) mod tests {
         keys.iter().for_each(|key| publications.want(*key, Some(What::Provide), now));
         assert_eq!(publications.due(now, 100).len(), 64);
         keys.iter().for_each(|key| publications.on_published(key, &What::Provide, 20, 20, now));
-        let (due, _) = publications.poll_timeout().unwrap();
+        let due = publications.poll_timeout().unwrap();
         assert!(publications.due(due - Duration::from_millis(1), 100).is_empty(), "nothing is due");
         assert_eq!(publications.due(due, 100).len(), 64, "all of them in one go");
         assert_eq!(publications.due(due, 10).len(), 10);
@@ -204,14 +206,14 @@ pub(super) mod tests {
         assert!(publications.due(granted, 100).is_empty(), "the master publishes them");
         // It may not have come to it.
         let mut now = granted + MASTER_TIME / 2;
-        publications.set_alone(true, now);
+        publications.set_masterless(true, now);
         assert_eq!(publications.due(now, 100).len(), 20);
         certificates.iter().for_each(|(key, what)| publications.on_published(key, what, 20, 20, now));
         let mut published = 0;
         for _ in 0..120 {
             now += Duration::from_secs(10);
-            publications.set_alone(false, now);
-            publications.set_alone(true, now);
+            publications.set_masterless(false, now);
+            publications.set_masterless(true, now);
             for (key, what) in publications.due(now, 100) {
                 published += 1;
                 publications.on_published(&key, &what, 20, 20, now);
@@ -226,7 +228,7 @@ pub(super) mod tests {
         let (granted, interval) = (Instant::now(), Duration::from_secs(1200));
         let mut publications = Publications::new(interval);
         certificates(20).into_iter().for_each(|(key, what)| publications.want(key, Some(what), granted));
-        let (due, _) = publications.poll_timeout().unwrap();
+        let due = publications.poll_timeout().unwrap();
         assert!(due > granted + interval / SOON, "what is new does not take them along");
         assert_eq!(publications.due(due, 100).len(), 20);
     }
@@ -237,9 +239,9 @@ pub(super) mod tests {
         let lost = |count: u16, after: Duration| {
             let mut publications = Publications::new(interval);
             certificates(count).into_iter().for_each(|(key, what)| publications.want(key, Some(what), granted));
-            publications.set_alone(true, granted + after);
+            publications.set_masterless(true, granted + after);
             let due = publications.due(granted + after, usize::MAX).len();
-            (due, publications.poll_timeout().unwrap().0)
+            (due, publications.poll_timeout().unwrap())
         };
         assert_eq!(lost(20, MASTER_TIME - Duration::from_secs(1)).0, 20);
         let (due, first) = lost(20, MASTER_TIME + Duration::from_secs(1));
@@ -254,17 +256,17 @@ pub(super) mod tests {
     fn what_is_granted_between_two_losses_waits_until_the_second_lasts() {
         let (granted, interval, second) = (Instant::now(), Duration::from_secs(1200), Duration::from_secs(1));
         let mut publications = Publications::new(interval);
-        publications.set_alone(true, granted);
-        publications.set_alone(false, granted + second);
+        publications.set_masterless(true, granted);
+        publications.set_masterless(false, granted + second);
         certificates(20).into_iter().for_each(|(key, what)| publications.want(key, Some(what), granted + second));
-        publications.set_alone(true, granted + 2 * second);
+        publications.set_masterless(true, granted + 2 * second);
         assert!(publications.due(granted + 2 * second, 100).is_empty());
         // It comes back, and is lost for good.
-        publications.set_alone(false, granted + 20 * second);
-        publications.set_alone(true, granted + 30 * second);
-        let (at, _) = publications.poll_timeout().unwrap();
+        publications.set_masterless(false, granted + 20 * second);
+        publications.set_masterless(true, granted + 30 * second);
+        let at = publications.poll_timeout().unwrap();
         assert_eq!(at, granted + 30 * second + LOST_AGAIN);
-        publications.set_alone(true, at);
+        publications.set_masterless(true, at);
         assert_eq!(publications.due(at, 100).len(), 20, "the master may not have come to it before");
     }
 
@@ -274,7 +276,7 @@ pub(super) mod tests {
         let first = |turn: u8| {
             let mut publications = Publications::new(interval).with_turn(turn);
             certificates(20).into_iter().for_each(|(key, what)| publications.want(key, Some(what), granted));
-            publications.poll_timeout().unwrap().0
+            publications.poll_timeout().unwrap()
         };
         assert!(first(0) >= granted + interval * 2 / 5);
         assert!(first(255) >= first(0) + interval * 3 / 8 && first(255) <= granted + interval);

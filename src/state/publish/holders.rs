@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use swarmdex_protocols::PeerId;
-use swarmdex_protocols::check::Mark;
+use swarmdex_protocols::check::KeyMark;
 
 use super::Position;
 
@@ -24,9 +24,9 @@ struct Holder {
     peer: PeerId,
     /// Records that it stores, by number and digest.
     records: u32,
-    digest: Mark,
-    /// The round in which it was last asked, in which it last got something new, and in which it last said that it holds
-    /// all that it is to hold; 0 if it did not since.
+    digest: KeyMark,
+    /// The rounds in which it was last asked, in which it last got something new, and in which it last said that it
+    /// holds everything. The last is 0 if it did not since.
     asked: u64,
     fresh: u64,
     confirmed: u64,
@@ -34,7 +34,7 @@ struct Holder {
 
 impl Holders {
     /// One record more at a node: the node's number, unless there are too many nodes.
-    pub(super) fn add(&mut self, peer: &PeerId, mark: Mark) -> Option<u16> {
+    pub(super) fn add(&mut self, peer: &PeerId, mark: KeyMark) -> Option<u16> {
         let number = match self.numbers.get(peer) {
             Some(number) => *number,
             None if self.numbers.len() >= MAX_HOLDERS => return None,
@@ -45,8 +45,14 @@ impl Holders {
                     self.nodes.push(None);
                 }
                 let number = u16::try_from(at).ok()?;
-                *self.nodes.get_mut(at)? =
-                    Some(Holder { peer: *peer, records: 0, digest: Mark::default(), asked: 0, fresh: 0, confirmed: 0 });
+                *self.nodes.get_mut(at)? = Some(Holder {
+                    peer: *peer,
+                    records: 0,
+                    digest: KeyMark::default(),
+                    asked: 0,
+                    fresh: 0,
+                    confirmed: 0,
+                });
                 self.numbers.insert(*peer, number);
                 number
             }
@@ -58,7 +64,7 @@ impl Holders {
     }
 
     /// One record less at a node.
-    pub(super) fn remove(&mut self, number: u16, mark: Mark) {
+    pub(super) fn remove(&mut self, number: u16, mark: KeyMark) {
         let Some(place) = self.nodes.get_mut(usize::from(number)) else { return };
         let Some(holder) = place else { return };
         holder.records = holder.records.saturating_sub(1);
@@ -104,7 +110,7 @@ impl Holders {
     }
 
     /// How many records a node stores, and their digest.
-    pub(super) fn sum(&self, number: u16) -> Option<(u32, Mark)> {
+    pub(super) fn sum(&self, number: u16) -> Option<(u32, KeyMark)> {
         let holder = self.nodes.get(usize::from(number))?.as_ref()?;
         Some((holder.records, holder.digest))
     }
@@ -141,7 +147,7 @@ mod tests {
     fn holders_are_numbered_bounded_and_asked_in_turn() {
         let mut holders = Holders::default();
         let peers: Vec<_> = (0..MAX_HOLDERS + 1).map(|_| PeerId::random()).collect();
-        let numbers: Vec<_> = peers.iter().filter_map(|peer| holders.add(peer, Mark(1))).collect();
+        let numbers: Vec<_> = peers.iter().filter_map(|peer| holders.add(peer, KeyMark(1))).collect();
         assert_eq!(numbers.len(), MAX_HOLDERS);
         let mut asked = BTreeSet::new();
         for round in 1..=(MAX_HOLDERS / NODES_A_ROUND) as u64 {
@@ -157,8 +163,8 @@ mod tests {
         assert!(holders.is_confirmed(first, round) && !holders.is_confirmed(first, round + 1));
         holders.on_asked(first, false);
         assert!(!holders.is_confirmed(first, 0));
-        numbers.iter().for_each(|number| holders.remove(*number, Mark(1)));
+        numbers.iter().for_each(|number| holders.remove(*number, KeyMark(1)));
         assert!(holders.numbers.is_empty() && holders.round(1000, true).is_empty());
-        assert_eq!(holders.add(&peers[0], Mark(1)), Some(0));
+        assert_eq!(holders.add(&peers[0], KeyMark(1)), Some(0));
     }
 }

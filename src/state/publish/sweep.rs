@@ -15,9 +15,9 @@ use super::{Position, REPLICATION, distance, leading_zeros, with_tail};
 const MAX_KNOWN: usize = 2048;
 /// Questions in one region, at most.
 const MOST_QUESTIONS: usize = 6;
-/// So many nodes named again, and nobody new among them, are all that there are.
+/// Once this many nodes were named again, and nobody new among them, they are all that there are.
 const STALE: usize = REPLICATION / 2;
-/// And so are those that so many answers in a row name, in a network smaller than [`REPLICATION`].
+/// In a network smaller than [`REPLICATION`] so are the nodes that this many answers in a row name.
 const ALL: usize = 2;
 /// An answer of so many nodes is whole enough: of the others nearly all are named by the answers beside it.
 const WHOLE: usize = REPLICATION - 2;
@@ -142,7 +142,8 @@ impl<T> Sweep<T> {
         let part = if inside { &mut region.here } else { &mut region.elsewhere };
         part.questions += 1;
         part.stale = if fresh == 0 { part.stale + nodes.len() } else { 0 };
-        // The asker is known, and in no answer. As many as are in its routing table are more likely all.
+        // The asker is known, and in no answer. If an answer names as many nodes as the routing table has, they are
+        // likely all.
         part.all = if fresh == 0 && nodes.len() + 1 >= self.known.len() { part.all + 1 } else { 0 };
         if region.bits.is_none() && !nodes.is_empty() {
             (region.target, region.bits) = (*target, Some(bits(target, nodes)));
@@ -171,7 +172,8 @@ impl<T> Sweep<T> {
         }
         let assigned = ready.into_iter().map(|(key, item)| (item, self.closest(&key.0))).collect();
         while self.known.len() > MAX_KNOWN {
-            // Those that are farthest from here in the order of the sweep. Who is named far ahead is named again there.
+            // Forgets the nodes that are farthest from here in the order of the sweep. One that lies far ahead is named
+            // again there.
             let before = self.known.range(..=*target).count();
             if before > MAX_KNOWN / 2 {
                 self.known.pop_first()

@@ -22,13 +22,13 @@ fn what_nobody_else_was_asked_to_store_is_tried_again_soon() {
     for _ in 0..4 {
         publications.on_published(&key(9), &What::Provide, 1, 1, now);
         assert_eq!(publications.counts(), (1, 1), "it is here");
-        let (due, _) = publications.poll_timeout().unwrap();
+        let due = publications.poll_timeout().unwrap();
         pauses.push((due - now).as_secs());
         now = due;
     }
     assert_eq!(pauses, [4, 8, 16, 32]);
     publications.on_published(&key(9), &What::Provide, 2, 2, now);
-    let (due, _) = publications.poll_timeout().unwrap();
+    let due = publications.poll_timeout().unwrap();
     assert!(due >= now + interval * 4 / 5, "others have it");
 }
 
@@ -70,7 +70,7 @@ fn what_is_wanted_comes_again_and_what_is_not_is_dropped() {
     assert_eq!(publications.due(now + RETRY * 2, 10).len(), 1, "nobody stored it");
     assert_eq!(publications.due(now + interval, 10).len(), 4);
     assert!(publications.due(now + interval * 7 / 10, 10).len() == 1, "not all are early");
-    publications.set_alone(true, now);
+    publications.set_masterless(true, now);
     assert_eq!(publications.due(now, 10).len(), 0, "what is stored is not stored at once again");
     assert_eq!(publications.due(now + interval / 2, 10).len(), 4, "but earlier than it would be");
     publications.replace(wanted.into_iter().take(1).collect(), now);
@@ -99,7 +99,7 @@ fn what_is_no_longer_provided_is_withdrawn_until_every_node_took_it() {
         assert_eq!(publications.due(at, 10), [(key(1), What::Withdraw)], "{attempt}");
         publications.on_published(&key(1), &What::Withdraw, 0, 8, at);
         assert!(publications.due(at, 10).is_empty());
-        at = publications.poll_timeout().unwrap().0;
+        at = publications.poll_timeout().unwrap();
     }
     assert_eq!((publications.items.len(), publications.withdrawals), (1, 0));
     publications.replace(provide(&[]), now);
@@ -157,7 +157,7 @@ fn what_finds_no_room_waits_for_it_and_is_told() {
     publications.want(key(1), Some(What::Provide), now);
     publications.on_no_room(&key(1), &What::Provide, now);
     assert_eq!((publications.refused(), publications.counts()), (1, (1, 0)));
-    let (due, _) = publications.poll_timeout().unwrap();
+    let due = publications.poll_timeout().unwrap();
     assert!(due >= now + interval / 4 && due < now + interval / 2, "not tried again and again");
     publications.on_no_room(&key(1), &What::Provide, due);
     assert_eq!(publications.refused(), 1);
@@ -211,7 +211,7 @@ fn a_copy_counts_once_it_was_read_back() {
     }
     assert_eq!(publications.confirmed_copies(), (3.0, 3));
     let came = PeerId::random();
-    publications.on_came(&came, [key(1), key(2)], &Places { key: |_| [0; 32], peer: |_| [0; 32] });
+    publications.on_came(&came, [key(1), key(2)], &KeySpace { key: |_| [0; 32], peer: |_| [0; 32] });
     assert_eq!((publications.confirmed_copies(), publications.has_unasked()), ((3.0, 3), true));
     for (number, peer) in publications.round(false) {
         assert_eq!(peer, came);
@@ -233,8 +233,8 @@ fn what_is_published_once_lasts_as_soon_as_it_is_wanted() {
     assert_eq!(publications.counts(), (1, 1), "it comes again");
 }
 
-/// One node's whole share has room in the mirror, however its files are named: under each name's own key, its content and
-/// two words that no other name has, which have a beginning each.
+/// One node's whole share has room in the mirror, however its files are named. Each name has its own key, its content
+/// and two words that no other name has, which have a beginning each.
 #[test]
 fn the_bounds_of_the_mirror_fit_the_largest_share() {
     const KEYS_OF_A_NAME: usize = 5;
@@ -308,7 +308,7 @@ fn nodes_are_asked_about_what_they_stored_the_last_time() {
 }
 
 /// A hash of the key, as Kademlia has it; that of a node here is that of its bytes.
-const PLACES: Places = Places {
+const PLACES: KeySpace = KeySpace {
     key: |key| *blake3::hash(key.as_bytes()).as_bytes(),
     peer: |peer| *blake3::hash(&peer.to_bytes()).as_bytes(),
 };
@@ -372,15 +372,15 @@ fn what_few_took_is_tried_again_soon() {
     publications.want(key, Some(What::Provide), now);
     // Nine of twenty took it: four seconds later, then eight.
     for after in [4, 8, 16] {
-        let at = publications.poll_timeout().unwrap().0;
+        let at = publications.poll_timeout().unwrap();
         publications.on_published(&key, &What::Provide, 9, 20, at);
-        assert_eq!(publications.poll_timeout().unwrap().0, at + Duration::from_secs(after));
+        assert_eq!(publications.poll_timeout().unwrap(), at + Duration::from_secs(after));
     }
     assert_eq!(publications.counts(), (1, 1));
     // Ten are enough until the next time.
-    let at = publications.poll_timeout().unwrap().0;
+    let at = publications.poll_timeout().unwrap();
     publications.on_published(&key, &What::Provide, 10, 20, at);
-    assert!(publications.poll_timeout().unwrap().0 > at + interval / 2);
+    assert!(publications.poll_timeout().unwrap() > at + interval / 2);
 }
 
 #[test]

@@ -18,7 +18,7 @@ const MAX_NODES: usize = 1 << 16;
 const MAX_ADDRESS_BYTES: usize = 16 << 20;
 /// What an address takes besides its own bytes: it is shared and counted.
 const ADDRESS_OVERHEAD: usize = 96;
-/// In which steps the end of a pair is counted, so that 4 bytes do for 13 years.
+/// The unit in which the end of a pair is kept, so that 4 bytes last for 13 years.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Which node it is.
@@ -79,7 +79,7 @@ impl Providers {
         Some(new)
     }
 
-    /// The same, by the word of others: what the node said itself, and where it listens, stays as it is.
+    /// Inserts a pair that others told of: what the node said itself, and where it listens, stays as it is.
     pub(super) fn adopt(
         &mut self,
         key: RecordKey,

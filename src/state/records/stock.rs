@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use swarmdex_protocols::limits::{MAX_MIRROR_KEYS, MAX_OTHER_ADDRESSES, MAX_PROVIDERS, MAX_STOCK_STATEMENTS};
-use swarmdex_protocols::mirror::{Part, Provider, Stock, Verdict};
+use swarmdex_protocols::mirror::{KeySpacePart, Provider, Stock, StoreVerdict};
 use swarmdex_protocols::{Multiaddr, PeerId, RecordKey, Statement};
 
 use super::{Distance, Incoming, RecordLimits, Records};
@@ -53,7 +53,7 @@ impl Page {
 
 impl Records {
     /// The next page of what lies in a part of the key space; `place` says where a key is.
-    pub fn stock(&self, part: &Part, place: fn(&RecordKey) -> Position, now: Now) -> Stock {
+    pub fn stock(&self, part: &KeySpacePart, place: fn(&RecordKey) -> Position, now: Now) -> Stock {
         let mut page = Page { stock: Stock::default(), numbers: BTreeMap::new(), now: now.mono };
         let lies_there = |key: &RecordKey| leading_zeros(&distance(&place(key), &part.place)) >= usize::from(part.bits);
         let from = part.after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -102,7 +102,7 @@ impl Records {
         sender: PeerId,
         left: Duration,
         now: Now,
-    ) -> Verdict {
+    ) -> StoreVerdict {
         let ends = now.mono + left.min(self.lifetime(&statement, now));
         self.take_in(Incoming { key, distance, statement, sender, own: false, ends }, now)
     }

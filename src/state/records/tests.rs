@@ -55,7 +55,7 @@ fn key(number: usize) -> RecordKey {
     RecordKey::from_slice(blake3::hash(&number.to_le_bytes()).as_bytes()).unwrap()
 }
 
-fn store(records: &mut Records, number: usize, statement: Statement, sender: PeerId, now: Now) -> Verdict {
+fn store(records: &mut Records, number: usize, statement: Statement, sender: PeerId, now: Now) -> StoreVerdict {
     records.store(key(number), *key(number).as_bytes(), statement, sender, false, now)
 }
 
@@ -65,11 +65,11 @@ fn a_store_full_of_junk_still_takes_what_is_near_and_its_own() {
     let verdicts: Vec<_> =
         (0..1024).map(|number| store(&mut records, number, certificate(1, now), stranger, now)).collect();
     assert_eq!(records.counts().0, LIMITS.records);
-    assert!(verdicts.contains(&Verdict::Full));
+    assert!(verdicts.contains(&StoreVerdict::Full));
     let own = records.store(key(5000), [0xff; 32], certificate(1, now), PeerId::random(), true, now);
     let near = records.store(key(5001), [0; 32], certificate(1, now), stranger, false, now);
     let far = records.store(key(5002), [0xff; 32], certificate(1, now), stranger, false, now);
-    assert_eq!((own, near, far), (Verdict::Stored, Verdict::Stored, Verdict::Full));
+    assert_eq!((own, near, far), (StoreVerdict::Stored, StoreVerdict::Stored, StoreVerdict::Full));
     assert_eq!(records.counts().0, LIMITS.records + 1);
     // Those that are kept are the nearest of all.
     let mut distances: Vec<_> = (0..1024).map(|number| *key(number).as_bytes()).collect();
@@ -88,22 +88,23 @@ fn what_a_master_says_itself_is_in_its_index_and_not_here() {
     let (mut records, now, master) = (Records::new(limits), now(), PeerId::random());
     for number in 0..1024 {
         let verdict = records.store(key(number), *key(number).as_bytes(), certificate(1, now), master, true, now);
-        assert_eq!(verdict, Verdict::Full);
+        assert_eq!(verdict, StoreVerdict::Full);
     }
     assert_eq!(records.counts().0, 0);
     let of_owner = records.store(key(1), [0; 32], certificate(1, now), PeerId::random(), false, now);
-    assert_eq!(of_owner, Verdict::Stored, "what its owner publishes is stored as anywhere");
+    assert_eq!(of_owner, StoreVerdict::Stored, "what its owner publishes is stored as anywhere");
 }
 
 #[test]
 fn claims_of_one_sender_are_bounded_and_others_have_room() {
     let (mut records, now, stranger) = (Records::new(LIMITS), now(), PeerId::random());
-    let stored = (0..50).filter(|number| store(&mut records, *number, claim(1, now), stranger, now) == Verdict::Stored);
+    let stored =
+        (0..50).filter(|number| store(&mut records, *number, claim(1, now), stranger, now) == StoreVerdict::Stored);
     assert_eq!(stored.count(), LIMITS.claims_per_sender);
-    assert_eq!(store(&mut records, 60, claim(1, now), PeerId::random(), now), Verdict::Stored);
+    assert_eq!(store(&mut records, 60, claim(1, now), PeerId::random(), now), StoreVerdict::Stored);
     // A certificate takes the claim's place, and the sender has room again.
-    assert_eq!(store(&mut records, 0, certificate(9, now), stranger, now), Verdict::Stored);
-    assert_eq!(store(&mut records, 61, claim(1, now), stranger, now), Verdict::Stored);
+    assert_eq!(store(&mut records, 0, certificate(9, now), stranger, now), StoreVerdict::Stored);
+    assert_eq!(store(&mut records, 61, claim(1, now), stranger, now), StoreVerdict::Stored);
 }
 
 #[test]
@@ -136,11 +137,11 @@ fn what_is_not_renewed_is_forgotten_and_what_ends_certificates_is_not() {
     assert_eq!(records.counts(), (3, 1));
     store(&mut records, 2, certificate(1, half), sender, half);
     let over = later(begin, LIFETIME + LIFETIME / 4);
-    assert!(records.poll_timeout().unwrap().0 <= over.mono);
+    assert!(records.poll_timeout().unwrap() <= over.mono);
     records.handle_timeout(over);
     assert_eq!(records.counts(), (2, 0));
     assert!(records.ledger(&key(2)).is_some() && records.ledger(&key(3)).is_some());
-    assert_eq!(store(&mut records, 3, certificate(1, over), sender, over), Verdict::Older, "nothing comes back");
+    assert_eq!(store(&mut records, 3, certificate(1, over), sender, over), StoreVerdict::Older, "nothing comes back");
     let end = later(begin, Duration::from_millis(2 * CERTIFICATE_LIFETIME_MS));
     records.handle_timeout(end);
     assert_eq!((records.counts(), records.poll_timeout()), ((0, 0), None));
@@ -177,7 +178,7 @@ fn memory_of_a_full_store() {
         let name = Name::parse(&format!("folder/a name of usual length {number}")).unwrap();
         let seal = Seal { signature: signature.clone(), ..seal(now) };
         let tombstone = Tombstone { name, owner: entry.owner, version: entry.version, seal };
-        assert_eq!(store(&mut records, number, Statement::Tombstone(tombstone), peers[0], now), Verdict::Stored);
+        assert_eq!(store(&mut records, number, Statement::Tombstone(tombstone), peers[0], now), StoreVerdict::Stored);
     }
     let tombstones = (resident() - before) / limits.records;
     println!("{pairs} bytes a pair, {tombstones} a tombstone; {:?}", records.counts());

@@ -21,7 +21,7 @@ pub(super) struct Peer {
     /// When the lease is renewed next.
     pub(super) renewal: u64,
     /// Whether no master answers, or one does and was not told everything yet: the node claims names by itself.
-    pub(super) alone: bool,
+    pub(super) masterless: bool,
     /// When the master was last heard.
     pub(super) heard: u64,
     pub(super) up: bool,
@@ -100,7 +100,7 @@ impl World {
             },
             Message::Revoked { session, sequence } => match peer.answered(session, sequence) {
                 Some(Pending::Change(Batch::Revoke(names))) => {
-                    let outcomes = vec![swarmdex_protocols::index::Revocation::NotHeld; names.len()];
+                    let outcomes = vec![swarmdex_protocols::index::RevokeOutcome::NotHeld; names.len()];
                     assert!(peer.announcer.on_revoked(&names, &outcomes));
                 }
                 other => assert!(other.is_none()),
@@ -168,7 +168,7 @@ impl World {
                 self.peers[number].announcer.retry_lost();
             }
             self.tell(number);
-            if self.peers[number].alone {
+            if self.peers[number].masterless {
                 self.outage(number);
             }
         } else {
@@ -183,7 +183,7 @@ impl World {
                 self.send(number, MASTER, join);
             }
             if self.now > self.peers[number].heard + 2_000 {
-                self.peers[number].alone = true;
+                self.peers[number].masterless = true;
                 self.give_up(number, true);
                 self.outage(number);
             }
@@ -226,7 +226,7 @@ impl World {
             self.send(number, MASTER, Message::Change { session, sequence, batch });
             return;
         }
-        peer.alone = false;
+        peer.masterless = false;
         if let Some(from) = peer.announcer.first_unsealed().cloned().filter(|_| self.random.chance(50)) {
             peer.waiting = Some((sequence, Pending::Seals, until));
             return self.send(number, MASTER, Message::Seals { session, sequence, from });
@@ -264,14 +264,14 @@ impl World {
     }
 
     /// Withdraws claims that are over and, without a master, revokes what is no longer shared.
-    pub(super) fn give_up(&mut self, number: usize, alone: bool) {
+    pub(super) fn give_up(&mut self, number: usize, masterless: bool) {
         let now = self.time(number);
         let seal = self.seal(number, CERTIFICATE_LIFETIME_MS);
         let peer = &self.peers[number];
         let (certificates, claims) = peer.announcer.to_give_up(|name| peer.share.contains_key(name));
         let revoked = certificates
             .into_iter()
-            .filter(|_| alone)
+            .filter(|_| masterless)
             .map(|certificate| Statement::Revocation(Revocation { certificate, seal: seal.clone() }));
         let withdrawn = claims.into_iter().map(|claim| {
             let entry = Entry { version: claim.entry.version.next(now.unix_ms), ..claim.entry };

@@ -1,7 +1,7 @@
 //! How many uploads are under way at a time.
 //!
-//! Three at first, eight after as many have left, more while answers leave at once, fewer when they take longer than half a
-//! second; how long the way to the peer is does not count.
+//! Three at first, and eight once as many have left. More while answers leave at once, fewer when they take longer than
+//! half a second. The round trip to the peer does not count.
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ struct Ask {
     open: bool,
 }
 
-impl Wanted for Ask {
+impl WantedChunks for Ask {
     fn choices(&self) -> impl Iterator<Item = Chunk> {
         self.choices.iter().map(|index| chunk(*index))
     }

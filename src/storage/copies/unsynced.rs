@@ -176,22 +176,22 @@ impl Copies {
     }
 
     /// Has files at and below a path that may not be on disk written there; those that a power cut left with something else in them
-    /// are removed. Blocks on the disk.
-    pub fn settle(&mut self, below: &Path) -> Result<(), CopiesError> {
+    /// are removed. Hashes on `threads` threads; 0 means one for each processor. Blocks on the disk.
+    pub fn settle(&mut self, below: &Path, threads: usize) -> Result<(), CopiesError> {
         let mut after = PathBuf::new();
         loop {
             let files = self.unsure(below, &after)?;
             let Some(last) = files.last() else { return Ok(()) };
             after.clone_from(&last.file.path);
-            let findings = look(self, files)?;
+            let findings = look(self, files, threads)?;
             self.settled(&findings)?;
         }
     }
 }
 
-/// The same as the record in `home` has them, if there is one.
-pub fn settle(home: &Path, below: &Path) -> Result<(), CopiesError> {
-    if home.join(FILE).exists() { Copies::open(home, false)?.settle(below) } else { Ok(()) }
+/// Settles the files that the record in `home` has, as [`Copies::settle`] does, if there is a record.
+pub fn settle(home: &Path, below: &Path, threads: usize) -> Result<(), CopiesError> {
+    if home.join(FILE).exists() { Copies::open(home, false)?.settle(below, threads) } else { Ok(()) }
 }
 
 /// What is done with the row of a file.
@@ -204,7 +204,7 @@ fn on_row(connection: &Connection, sql: &str, file: &Expected) -> Result<(), rus
     connection.prepare_cached(sql)?.execute(values).map(drop)
 }
 
-fn look(copies: &Copies, files: Vec<Unsure>) -> Result<Vec<(Unsure, Finding)>, CopiesError> {
+fn look(copies: &Copies, files: Vec<Unsure>, threads: usize) -> Result<Vec<(Unsure, Finding)>, CopiesError> {
     // What is synced is what was looked at: by now something else may be there.
     let open = files.iter().map(|unsure| open_regular(&unsure.file.path));
     let open: Vec<_> = open.map(|opened| opened.map(|(file, now)| (Arc::new(file), now))).collect();
@@ -221,7 +221,7 @@ fn look(copies: &Copies, files: Vec<Unsure>) -> Result<Vec<(Unsure, Finding)>, C
         let synced = opened.is_ok()
             && outcomes.next().is_some_and(|outcome| outcome.is_ok())
             && !failed.iter().any(|folder| unsure.file.path.parent() == Some(folder));
-        let finding = find(copies, &unsure, opened.map(|(_, now)| now), synced)?;
+        let finding = find(copies, &unsure, opened.map(|(_, now)| now), synced, threads)?;
         findings.push((unsure, finding));
     }
     Ok(findings)
@@ -232,6 +232,7 @@ fn find(
     unsure: &Unsure,
     found: Result<FileStamp, HashError>,
     synced: bool,
+    threads: usize,
 ) -> Result<Finding, CopiesError> {
     let now = match found {
         Ok(now) => now,
@@ -250,7 +251,7 @@ fn find(
     if !unsure.cut {
         return Ok(if synced { Finding::Safe } else { Finding::Failed });
     }
-    let hashed = hash_file(&file.path, thread_count(0), &AtomicU64::new(0), &AtomicBool::new(false));
+    let hashed = hash_file(&file.path, thread_count(threads), &AtomicU64::new(0), &AtomicBool::new(false));
     let Ok(hashed) = hashed else {
         return Ok(Finding::Open);
     };

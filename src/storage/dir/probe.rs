@@ -87,7 +87,7 @@ fn renames(place: &Path) -> io::Result<bool> {
 
 fn sockets(place: &Path) -> io::Result<bool> {
     let path = place.join("socket");
-    // Of a path that is too long something else is said, elsewhere.
+    // A path that is too long has an error of its own, elsewhere.
     Ok(path.as_os_str().len() > MAX_SOCKET_PATH || UnixListener::bind(path).is_ok())
 }
 

@@ -4,7 +4,7 @@ use libp2p::identity::Keypair;
 use swarmdex_protocols::{Certificate, Entry, Name, Network, PeerId, Tombstone, Version};
 
 use super::IndexOptions;
-use crate::state::index::{Authority, Event};
+use crate::state::index::{Authority, IndexNotice};
 
 /// Signs what the index says.
 #[derive(Debug)]
@@ -36,15 +36,15 @@ impl Authority for MasterKey {
         certificate.verify_signature(&self.network, &self.master.public()).is_ok()
     }
 
-    fn notice(&self, event: &Event<'_>) {
+    fn notice(&self, event: &IndexNotice<'_>) {
         match event {
-            Event::Adopted { name, owner } => {
+            IndexNotice::Adopted { name, owner } => {
                 tracing::info!(%owner, %name, "the DHT says that a name belongs to another peer");
             }
-            Event::Displaced { name, holder, by } => {
+            IndexNotice::Displaced { name, holder, by } => {
                 tracing::info!(%name, %by, %holder, "a name was granted to another peer after this copy of the index was made");
             }
-            Event::ToldLess { peer } => {
+            IndexNotice::ToldLess { peer } => {
                 tracing::warn!(%peer, "a peer of an earlier build told less than its whole share; what it did not tell is kept");
             }
         }

@@ -10,6 +10,7 @@ use swarmdex_protocols::{ContentId, Entry, Name, PeerId, Version};
 use super::schema;
 use crate::state::index::Noted;
 use crate::state::index::again::{Departure, Left};
+use crate::storage::sqlite::Sql;
 
 /// Names of peers that are away, and what each peer left with; `session` is that which ended so.
 pub(super) const TABLES: &str = "
@@ -39,8 +40,6 @@ pub(super) const TABLES: &str = "
 const AWAY_MS: u64 = 30 * 24 * 3600 * 1000;
 /// Rows that are forgotten at a time.
 const SLICE: usize = 20_000;
-
-type Sql<T> = Result<T, rusqlite::Error>;
 
 /// Notes what a peer leaves with, unless its leaving goes on. Whether something was noted before that is of no use any more.
 pub(super) fn depart(

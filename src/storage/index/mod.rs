@@ -349,7 +349,7 @@ fn storage_refusal(error: &rusqlite::Error) -> Refusal {
 #[cfg(test)]
 use libp2p::identity::Keypair;
 #[cfg(test)]
-use swarmdex_protocols::index::{Offer, Returned, Revocation, Sequence, Session, ShareDigest, Verdict};
+use swarmdex_protocols::index::{Offer, Returned, RevokeOutcome, Sequence, Session, ShareDigest, Verdict};
 #[cfg(test)]
 use swarmdex_protocols::{Network, Tally};
 #[cfg(test)]

@@ -10,14 +10,13 @@ use swarmdex_protocols::statement::{CERTIFICATE_LIFETIME_MS, CLOCK_TOLERANCE_MS}
 use swarmdex_protocols::{Certificate, ContentId, Name, Pattern, PeerId, Statement, Tombstone, Version};
 
 use super::{IndexOptions, Job, ReadOp, ReadOutcome, TombstonePage, schema, storage_refusal, words};
+use crate::storage::sqlite::Sql;
 
 /// Rows that one page looks at: bounds how long one question keeps the others waiting.
 pub(super) const ROWS_PER_PAGE: usize = 2000;
 /// Holders of a content that are looked at: more than an answer has, for those that do not answer come last in it.
 const HOLDERS_READ: usize = 256;
 const _: () = assert!(HOLDERS_READ >= MAX_HOLDERS);
-
-type Sql<T> = Result<T, rusqlite::Error>;
 
 pub(super) struct Reader {
     connection: Connection,

@@ -1,10 +1,10 @@
 //! Counts what the index holds anew, beside the work: what was changed from outside, or damaged, is found.
 //!
 //! The index keeps count and digest of each member's names as it changes them. A database is a file, though: another
-//! program can change its rows, a disk can flip bits. SQLite tells the writer when somebody else has committed
-//! (`PRAGMA data_version`); then, and at each start, all rows are counted from one snapshot. The difference between
-//! what a snapshot says of a member and what its rows come to stays the same whatever the writer changes
-//! meanwhile, since digests are sums: it is what has to be corrected.
+//! program can change its rows, a disk can flip bits. SQLite tells the writer when somebody else has committed (`PRAGMA
+//! data_version`); then, and at each start, all rows are counted from one snapshot. What has to be corrected is the
+//! difference between what a snapshot says of a member and what its rows come to. Digests are sums, so it stays the
+//! same whatever the writer changes meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,8 +15,7 @@ use swarmdex_protocols::index::{ShareDigest, ShareSum};
 
 use super::schema;
 use crate::state::index::{Correction, corrections};
-
-type Sql<T> = Result<T, rusqlite::Error>;
+use crate::storage::sqlite::Sql;
 
 /// What a count came to.
 #[derive(Debug, Default)]

@@ -8,8 +8,7 @@ use super::words::Words;
 use super::{away, schema};
 use crate::state::index::again::Left;
 use crate::state::index::{Ending, IndexTable, MemberRow, Noted, Row, Totals};
-
-type Sql<T> = Result<T, rusqlite::Error>;
+use crate::storage::sqlite::Sql;
 
 /// The table, for as long as a transaction is open.
 #[derive(Debug)]

@@ -1,9 +1,10 @@
 //! The words of the names, in a full-text index; and how one by an earlier rule is brought up to date.
 //!
-//! The index is made by the second rule of `swarmdex_protocols::words`. What earlier builds made by the first stays beside
-//! it while the names are gone through, a slice at a time between other changes: meanwhile each name is found by the one or
-//! the other. Then the old index goes, and the new one takes its name, so that an earlier build opens the database with what
-//! it needs. What such a build adds has ids above the last one of this build, and is gone through at the next start.
+//! The index is made by the second rule of `swarmdex_protocols::words`. What earlier builds made by the first rule
+//! stays beside it while the names are gone through, a slice at a time between other changes. Meanwhile each name is
+//! found by one of the two. Then the old index goes, and the new one takes its name, so that an earlier build opens the
+//! database with what it needs. What such a build adds has ids above the last one of this build, and is gone through at
+//! the next start.
 
 use rusqlite::{Connection, params};
 use swarmdex_protocols::pattern::RequiredWord;
@@ -11,13 +12,12 @@ use swarmdex_protocols::words::index_words;
 use swarmdex_protocols::{Name, Pattern};
 
 use super::schema;
+use crate::storage::sqlite::Sql;
 
 /// Names that are gone through at a time: whoever wants a change waits for so long, some 20 ms.
 const SLICE: u32 = 1000;
 /// Most words by which an index narrows a search down, the longest: a few leave little to look at.
 const MAX_NARROWING: usize = 16;
-
-type Sql<T> = Result<T, rusqlite::Error>;
 
 /// The index. Words are separated by spaces, and hold nothing else that is no letter to this tokenizer: what a letter is was
 /// decided before. An earlier build finds here what it finds by plain words.
@@ -27,7 +27,7 @@ pub(super) const TABLE: &str = "
     );
     INSERT INTO meta VALUES ('words_until', 0);
 ";
-/// The same, while that of an earlier build is still there.
+/// The index that is being made while that of an earlier build is still there.
 const NEXT: &str = "
     CREATE VIRTUAL TABLE IF NOT EXISTS words_next USING fts5 (
         text, content = '', contentless_delete = 1, tokenize = 'ascii', prefix = '2 3'

@@ -19,6 +19,7 @@ use super::sqlite::SqliteTable;
 use super::words::Words;
 use super::{Counts, IndexOptions, Job, WriteOp, WriteOutcome, away, schema, storage_refusal, take};
 use crate::state::index::{Failure, Moment, Service, Slices, Totals};
+use crate::storage::sqlite::Sql;
 use foreign::Foreign;
 
 /// Most requests in one transaction: bounds how long the first of them waits for the last.
@@ -31,7 +32,6 @@ const PRUNE_PAUSE_MS: u64 = 60_000;
 
 type WriteJob = Job<WriteOp, WriteOutcome>;
 type Answer = oneshot::Sender<Result<WriteOutcome, Refusal>>;
-type Sql<T> = Result<T, rusqlite::Error>;
 
 pub(super) struct Writer {
     connection: Connection,
@@ -138,7 +138,7 @@ impl Writer {
                     }
                     Job::Do(op, answer) => {
                         if let WriteOp::Join { peer, .. } = &op {
-                            self.spare(peer);
+                            self.end_eviction_of(peer);
                         }
                         entries += weight(&op, self.service.slices());
                         group.push((op, answer));
@@ -245,7 +245,7 @@ impl Writer {
     }
 
     /// A peer that is back in the midst of its eviction keeps the names that it still has.
-    fn spare(&mut self, peer: &PeerId) {
+    fn end_eviction_of(&mut self, peer: &PeerId) {
         for _ in 0..self.evicting.len() {
             match self.evicting.pop_front() {
                 Some((other, names, answer)) if other == *peer => {

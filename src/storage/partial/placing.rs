@@ -26,7 +26,7 @@ pub struct Placing {
 }
 
 /// Gives a file its attributes, as far as its file system has them. Rights are those that the system gives a new file,
-/// or those of the file that is replaced. Of an executable file who may read may also execute. Bits that give more
+/// or those of the file that is replaced. Whoever may read an executable file may also execute it. Bits that give more
 /// never come from elsewhere.
 pub(super) fn apply(file: &File, placing: &Placing, replaced: Option<&fs::Metadata>) {
     const RIGHTS: u32 = 0o777;

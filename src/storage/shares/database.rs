@@ -72,7 +72,7 @@ impl Database {
         run().map_err(|source| self.failed(source))
     }
 
-    /// The same, for what must not come back after a power cut: what somebody gave up.
+    /// Writes in one transaction what must not come back after a power cut: what somebody gave up.
     fn surely(&self, write: impl FnOnce(&Connection) -> Result<(), rusqlite::Error>) -> Result<(), ShareError> {
         let set = |level: &str| self.connection.pragma_update(None, "synchronous", level);
         set("FULL").map_err(|source| self.failed(source))?;

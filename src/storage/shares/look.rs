@@ -26,8 +26,8 @@ pub struct Look {
     pub rest: Duration,
     /// Whether files are hashed that are not known.
     pub hashes: bool,
-    /// How long to wait for another scan of a root, which may hash for hours what somebody shares by hand. Who waits for
-    /// less than whatever it takes hashes for a while only, too; what is left then is in [`Open::more`].
+    /// How long to wait for another scan of a root, which may hash for hours what somebody shares by hand. With any
+    /// bound but the longest, files are also hashed for a while only; what is left then is in [`Open::more`].
     pub patience: Duration,
 }
 
@@ -67,7 +67,7 @@ impl ShareTable {
         let roots = self.roots()?;
         let first = self.look(&roots, Look::KNOWN, progress, cancel)?;
         let mut outcome = self.update(&roots, progress, cancel)?;
-        // That a root is away is said once, and by now it may be back.
+        // The log says once that a root is away, and by now it may be back.
         let states = self.states();
         outcome.skipped.extend(first.skipped.into_iter().filter(|skipped| states.away.contains_key(&skipped.path)));
         drop(states);
@@ -257,8 +257,8 @@ impl ShareTable {
         Ok(mounts.into_iter().filter(|mount| !is_mount(mount)).collect())
     }
 
-    /// Whether a disk is not mounted any more with all that was shared of it, at and below `at`. Who copied everything to
-    /// where it was mounted has other files there, and none is away.
+    /// Whether a disk is not mounted any more with all that was shared of it, at and below `at`. If somebody copied
+    /// everything to where it was mounted, the files there are others, and none is away.
     fn is_unmounted(&self, root: &Root, mount: &Path, at: &Path) -> bool {
         if is_mount(mount) {
             return false;

@@ -167,7 +167,7 @@ impl SharedEntry {
         (!self.suspended).then(|| Attributes::new(self.stamp.executable, self.stamp.mtime_ns))
     }
 
-    /// The same, said by the owner of the name; `None` if it cannot be signed.
+    /// What the file has beside its bytes, signed by the owner of the name; `None` if it cannot be signed.
     pub fn signed_attributes(&self, network: &Network, owner: &Keypair) -> Option<Box<SignedAttributes>> {
         let subject = Subject { name: self.name.as_str(), content: &self.content, size: self.size, network };
         SignedAttributes::sign(self.attributes()?, subject, owner).ok().map(Box::new)

@@ -156,7 +156,7 @@ impl Rules {
     pub(super) fn new(root: &Path, selection: &Selection) -> Result<Self, ShareError> {
         let Selection { exclude, hidden, no_ignore } = selection;
         let exclude = compile(root, exclude)?;
-        // Who shares `.ssh` by itself means what is in it.
+        // A user who shares `.ssh` by itself means what is in it.
         let name = root.file_name().unwrap_or_default().to_string_lossy();
         let lists = !no_ignore && defaults::judge(&name, true, 0).is_none();
         Ok(Self { hidden: *hidden, no_ignore: *no_ignore, lists, exclude, folders: Vec::new() })
@@ -184,8 +184,8 @@ impl Rules {
         Ok(wrong)
     }
 
-    /// Why a file or folder in the folder that was entered last is left out. Of several things that were said the nearest
-    /// counts: `--exclude`, then the ignore file of its folder, of the one above, and so on, then the lists.
+    /// Why a file or folder in the folder that was entered last is left out. The nearest rule counts: `--exclude`, then
+    /// the ignore file of its folder, of the one above, and so on, then the lists.
     pub(super) fn judge(&self, path: &Path, is_folder: bool, length: u64) -> Option<Why> {
         let name = path.file_name().unwrap_or_default();
         if !is_folder && is_partial(name) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use swarmdex_protocols::content::{Geometry, Outboard, Proof};
-use swarmdex_protocols::fetch::{Header, Refusal, Response, Run};
+use swarmdex_protocols::fetch::{ChunkRun, FetchRefusal, FetchResponse, Header};
 use swarmdex_protocols::{ContentId, Name};
 
 use super::{ShareError, ShareTable, SharedEntry, lock, with_cause};
@@ -133,15 +133,15 @@ impl Outboards {
 
 impl ShareTable {
     /// Chunks of a shared file with their proofs. Blocks on the disk.
-    pub(in crate::storage) fn read(&self, run: &Run, buffers: &Buffers) -> Result<Response, Refusal> {
-        let mut refusal = Refusal::NotFound;
+    pub(in crate::storage) fn read(&self, run: &ChunkRun, buffers: &Buffers) -> Result<FetchResponse, FetchRefusal> {
+        let mut refusal = FetchRefusal::NotFound;
         // One after the other: thousands of names may have the same content, and the first is mostly the one that is read.
         let mut before = None;
         while let Some(entry) = self.with_content(&run.content, before.as_ref()) {
             match self.read_from(&entry, run, buffers) {
                 Ok(response) => return Ok(response),
                 Err(other) => {
-                    if other == Refusal::Changed {
+                    if other == FetchRefusal::Changed {
                         self.mark_stale(&entry);
                     }
                     refusal = other;
@@ -154,18 +154,18 @@ impl ShareTable {
 
     /// Looks whether the files that are shared with a content still have these chunks of it. Those that do not are withdrawn,
     /// and hashed anew whatever their times say. Blocks on the disk.
-    pub(in crate::storage) fn check(&self, run: &Run, buffers: &Buffers) {
+    pub(in crate::storage) fn check(&self, run: &ChunkRun, buffers: &Buffers) {
         let mut before = None;
         for _ in 0..CHECKED {
             let Some(entry) = self.with_content(&run.content, before.as_ref()) else { return };
             match (self.read_from(&entry, run, buffers), Geometry::new(entry.size)) {
                 (Ok(response), Ok(geometry)) => {
                     if !is_right(run, &geometry, &response) {
-                        self.doubt(&entry);
+                        self.withdraw_changed(&entry);
                     }
                     buffers.give(response.body);
                 }
-                (Err(Refusal::Changed), _) => self.mark_stale(&entry),
+                (Err(FetchRefusal::Changed), _) => self.mark_stale(&entry),
                 _ => {}
             }
             before = Some(entry.name);
@@ -173,7 +173,7 @@ impl ShareTable {
     }
 
     /// A file has other bytes than its times say.
-    fn doubt(&self, entry: &SharedEntry) {
+    fn withdraw_changed(&self, entry: &SharedEntry) {
         tracing::warn!(
             name = %entry.name,
             path = %entry.path.display(),
@@ -207,37 +207,42 @@ impl ShareTable {
         }
     }
 
-    fn read_from(&self, entry: &SharedEntry, request: &Run, buffers: &Buffers) -> Result<Response, Refusal> {
-        let geometry = Geometry::new(entry.size).map_err(|_| Refusal::Range)?;
+    fn read_from(
+        &self,
+        entry: &SharedEntry,
+        request: &ChunkRun,
+        buffers: &Buffers,
+    ) -> Result<FetchResponse, FetchRefusal> {
+        let geometry = Geometry::new(entry.size).map_err(|_| FetchRefusal::Range)?;
         let range = request.range(&geometry)?;
         let outboard = if geometry.chunks() == 1 {
             Arc::new(Outboard::empty(geometry))
         } else {
             // An outboard that is lost or damaged is made anew with the hash.
-            self.shared.outboards.read(&entry.content, geometry).ok_or(Refusal::Changed)?
+            self.shared.outboards.read(&entry.content, geometry).ok_or(FetchRefusal::Changed)?
         };
         let proofs = (request.first..request.first + u64::from(request.count))
             .map(|index| outboard.proof(index))
             .collect::<Option<Vec<Proof>>>()
-            .ok_or(Refusal::Range)?;
-        let _reading = self.shared.reads.begin(&entry.path, Instant::now()).ok_or(Refusal::Storage)?;
+            .ok_or(FetchRefusal::Range)?;
+        let _reading = self.shared.reads.begin(&entry.path, Instant::now()).ok_or(FetchRefusal::Storage)?;
         let (file, stamp) = open_regular(&entry.path).map_err(|error| match error {
             // A disk that fails has not forgotten the file.
-            HashError::Io { source, .. } if is_failing(&source) => Refusal::Storage,
-            _ => Refusal::Changed,
+            HashError::Io { source, .. } if is_failing(&source) => FetchRefusal::Storage,
+            _ => FetchRefusal::Changed,
         })?;
         if stamp != entry.stamp {
-            return Err(Refusal::Changed);
+            return Err(FetchRefusal::Changed);
         }
-        let length = usize::try_from(range.end - range.start).map_err(|_| Refusal::Range)?;
+        let length = usize::try_from(range.end - range.start).map_err(|_| FetchRefusal::Range)?;
         let mut body = buffers.take(length);
         file.read_exact_at(&mut body, range.start).map_err(|error| unread(&error))?;
         // A change while it was read would show here; one that does not is caught by the receiver.
-        let after = file.metadata().map_err(|_| Refusal::Storage)?;
+        let after = file.metadata().map_err(|_| FetchRefusal::Storage)?;
         if FileStamp::of(&after) != entry.stamp {
-            return Err(Refusal::Changed);
+            return Err(FetchRefusal::Changed);
         }
-        let bytes = u32::try_from(length).map_err(|_| Refusal::Range)?;
-        Ok(Response { header: Header::Chunks { bytes, proofs, have: Vec::new() }, body })
+        let bytes = u32::try_from(length).map_err(|_| FetchRefusal::Range)?;
+        Ok(FetchResponse { header: Header::Chunks { bytes, proofs, have: Vec::new() }, body })
     }
 }

@@ -53,7 +53,7 @@ impl Table {
         }
     }
 
-    /// The same, and whatever the times of its file are, it is another one than was hashed.
+    /// Keeps a name, serves it no more, and counts its file as changed, whatever its times are.
     pub(super) fn distrust(&mut self, name: &Name) {
         if let Some(entry) = self.entries.get(name).cloned() {
             self.insert(SharedEntry { suspended: true, stamp: entry.stamp.distrusted(), ..entry });

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::sync::atomic::AtomicBool;
 
 use swarmdex_protocols::content::{Geometry, verify_chunk};
-use swarmdex_protocols::fetch::{Header, Refusal, Response, Run};
+use swarmdex_protocols::fetch::{ChunkRun, FetchRefusal, FetchResponse, Header};
 use tempfile::TempDir;
 
 use super::*;
@@ -83,9 +83,9 @@ impl Stage {
         assert_eq!(self.table.remove(&[Name::parse(name).unwrap()]).unwrap().len(), 1, "{name}");
     }
 
-    fn read(&self, bytes: &[u8], first: u64, count: u32) -> Response {
-        let run = Run { content: ContentId::of(bytes), first, count };
-        self.table.read(&run, &Buffers::new(1)).unwrap_or_else(Response::refused)
+    fn read(&self, bytes: &[u8], first: u64, count: u32) -> FetchResponse {
+        let run = ChunkRun { content: ContentId::of(bytes), first, count };
+        self.table.read(&run, &Buffers::new(1)).unwrap_or_else(FetchResponse::refused)
     }
 }
 
@@ -228,7 +228,8 @@ fn chunks_are_served_with_their_proofs() {
         stage.add(&stage.file(&format!("file {length}"), &bytes), None).unwrap();
         let geometry = Geometry::new(length as u64).unwrap();
         for index in 0..geometry.chunks() {
-            let Response { header: Header::Chunks { bytes: count, proofs, .. }, body } = stage.read(&bytes, index, 1)
+            let FetchResponse { header: Header::Chunks { bytes: count, proofs, .. }, body } =
+                stage.read(&bytes, index, 1)
             else {
                 panic!("{length} {index}")
             };
@@ -238,12 +239,12 @@ fn chunks_are_served_with_their_proofs() {
         for (first, count) in [(geometry.chunks(), 1), (0, 0), (0, 5), (u64::MAX, u32::MAX)] {
             assert_eq!(
                 stage.read(&bytes, first, count).header,
-                Header::Refused(Refusal::Range),
+                Header::Refused(FetchRefusal::Range),
                 "{length} {first} {count}"
             );
         }
     }
-    assert_eq!(stage.read(b"unknown", 0, 1).header, Header::Refused(Refusal::NotFound));
+    assert_eq!(stage.read(b"unknown", 0, 1).header, Header::Refused(FetchRefusal::NotFound));
 }
 
 /// Transfer: the source edits, truncates or replaces the file.
@@ -277,12 +278,12 @@ fn a_file_that_changed_is_not_served_under_its_old_id() {
         stage.add(&path, None).unwrap();
         assert!(matches!(stage.read(&bytes, 0, 2).header, Header::Chunks { .. }));
         change(&path);
-        assert_eq!(stage.read(&bytes, 0, 2), Response::refused(Refusal::Changed), "{what}");
+        assert_eq!(stage.read(&bytes, 0, 2), FetchResponse::refused(FetchRefusal::Changed), "{what}");
         let stale = stage.table.take_stale();
         assert_eq!(stale, [path]);
         stage.update(&stale);
         assert!(stage.table.take_stale().is_empty());
-        assert_eq!(stage.read(&bytes, 0, 2).header, Header::Refused(Refusal::NotFound), "{what}");
+        assert_eq!(stage.read(&bytes, 0, 2).header, Header::Refused(FetchRefusal::NotFound), "{what}");
         let expected = usize::from(matches!(what, "truncated" | "replaced by another file"));
         assert_eq!(stage.table.entries().len(), expected, "{what}");
     }
@@ -308,7 +309,7 @@ fn a_lost_or_damaged_outboard_is_made_anew_and_never_served() {
     let mut damaged = fs::read(&outboard).unwrap();
     damaged[40] ^= 1;
     fs::write(&outboard, damaged).unwrap();
-    assert_eq!(stage.read(&bytes, 0, 1), Response::refused(Refusal::Changed));
+    assert_eq!(stage.read(&bytes, 0, 1), FetchResponse::refused(FetchRefusal::Changed));
     stage.update(&stage.table.take_stale());
     assert!(matches!(stage.read(&bytes, 0, 1).header, Header::Chunks { .. }));
 }

@@ -67,7 +67,7 @@ impl ShareTable {
                 small.push(candidate);
             }
         }
-        // Who waits for whatever takes its time lets nobody else have a turn.
+        // A look without a bound of time lets nobody else have a turn.
         let in_turns = look.patience < Duration::MAX;
         let slice = if in_turns { SLICE.max(since.elapsed() * SLICE_OF_SCAN) } else { Duration::MAX };
         let begin = Instant::now();
@@ -92,8 +92,8 @@ impl ShareTable {
         Ok(outcome)
     }
 
-    /// The same for what somebody shares by hand and waits for: all of it, or nothing and an error. With `rehash` no hash is
-    /// believed that was made before.
+    /// Takes in what somebody shares by hand and waits for: all of it, or nothing and an error. With `rehash` no hash
+    /// is believed that was made before.
     pub(super) fn take_in_whole(
         &self,
         root: &Path,
@@ -122,7 +122,7 @@ impl ShareTable {
         Ok(outcome)
     }
 
-    /// Of what was found, that which can have its name and was not given up.
+    /// The files among those found that can have their names and were not given up.
     fn wanted(
         &self,
         root: &Path,

@@ -89,7 +89,7 @@ fn a_chunk_that_begins_to_arrive_is_told_then_and_not_again() {
         download.on_have(2, Some(some.clone()), now);
         have
     };
-    download.on_coming(early);
+    download.on_incoming(early);
     assert!(told(&mut download));
     for (first, news) in [(early, false), (late, true)] {
         assert!(download.on_chunks(1, first, 1, now));

@@ -107,14 +107,14 @@ fn revocation<S: Subject>(index: &mut Index<S>) {
     let [anna, ben, _] = *IDS;
     let held = index.share(anna, &["a", "b"]);
     index.join(ben);
-    assert_eq!(index.revoke(ben, "a"), Revocation::Conflict { owner: anna });
-    assert_eq!(index.revoke(ben, "none"), Revocation::NotHeld);
-    let Revocation::Revoked { version } = index.revoke(anna, "a") else { panic!() };
+    assert_eq!(index.revoke(ben, "a"), RevokeOutcome::Conflict { owner: anna });
+    assert_eq!(index.revoke(ben, "none"), RevokeOutcome::NotHeld);
+    let RevokeOutcome::Revoked { version } = index.revoke(anna, "a") else { panic!() };
     assert!(version > held[1].version);
     assert_eq!((index.entry("a"), index.ended("a")), (None, Some(version)));
     assert!(matches!(&index.said[..], [Statement::Tombstone(end)] if end.version == version && end.owner == anna));
     assert_eq!(index.member(anna).unwrap().held, sum(&held[1..]));
-    assert_eq!(index.revoke(anna, "a"), Revocation::NotHeld);
+    assert_eq!(index.revoke(anna, "a"), RevokeOutcome::NotHeld);
     // Above its end, whoever gets it.
     let again = self::version(&index.announce(ben, vec![offer("a", "2")])[0]);
     assert!(again > version);

@@ -198,9 +198,9 @@ proptest! {
                     let text = format!("name {name}");
                     let (said, change) = revoke(&index, peers[peer], &text, at(unix_ms as u64)).unwrap();
                     match model.get(&text).copied() {
-                        None => prop_assert_eq!(said, Revocation::NotHeld),
+                        None => prop_assert_eq!(said, RevokeOutcome::NotHeld),
                         Some((owner, _)) if owner != peer => {
-                            prop_assert_eq!(said, Revocation::Conflict { owner: peers[owner] });
+                            prop_assert_eq!(said, RevokeOutcome::Conflict { owner: peers[owner] });
                             prop_assert_eq!(change, None);
                         }
                         Some(_) => {

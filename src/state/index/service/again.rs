@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use swarmdex_protocols::index::{Refusal, RefusalCode, Returned};
 use swarmdex_protocols::{Entry, Name, PeerId, Version};
 
-use super::{Authority, Done, Failure, Member, Step};
+use super::{Authority, Done, Execution, Failure, Member};
 use crate::state::index::again::{Left, grant_again};
 use crate::state::index::{IndexTable, Noted, WriteOutcome};
 
@@ -28,7 +28,7 @@ impl Item {
     }
 }
 
-impl<A: Authority, T: IndexTable> Step<'_, A, T> {
+impl<A: Authority, T: IndexTable> Execution<'_, A, T> {
     /// Grants the next part of what a peer left with.
     pub(super) fn again(&mut self, id: PeerId, neighbours: u64) -> Done<WriteOutcome, T::Error> {
         let mut member = self.member(id)?;

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use swarmdex_protocols::index::{Offer, Refusal, RefusalCode, Session, ShareSum, Verdict};
 use swarmdex_protocols::{Certificate, Entry, Name, PeerId, Statement, Tally};
 
-use super::{Authority, Done, Event, Failure, Member, Step};
+use super::{Authority, Done, Execution, Failure, IndexNotice, Member};
 use crate::state::index::rules::{Announced, Evidence, announce};
 use crate::state::index::{IndexTable, MemberRow, WriteOutcome};
 use crate::state::lease::Holding;
 
-impl<A: Authority, T: IndexTable> Step<'_, A, T> {
+impl<A: Authority, T: IndexTable> Execution<'_, A, T> {
     pub(super) fn announce(
         &mut self,
         id: PeerId,
@@ -30,7 +30,7 @@ impl<A: Authority, T: IndexTable> Step<'_, A, T> {
             if self.service.reports.on_end(id, total).map_err(Failure::Refused)? {
                 self.free_unconfirmed(&mut member)?;
             } else if total.is_none() {
-                self.service.authority.notice(&Event::ToldLess { peer: id });
+                self.service.authority.notice(&IndexNotice::ToldLess { peer: id });
             }
         }
         self.table.set_held(&id, &member.held)?;
@@ -61,7 +61,7 @@ impl<A: Authority, T: IndexTable> Step<'_, A, T> {
             }
             Announced::Adopt(entry) => {
                 let owner = entry.owner;
-                self.service.authority.notice(&Event::Adopted { name: &entry.name, owner });
+                self.service.authority.notice(&IndexNotice::Adopted { name: &entry.name, owner });
                 adopted.insert(owner, self.adopt(*entry)?);
                 Verdict::Conflict { owner }
             }
@@ -92,7 +92,7 @@ impl<A: Authority, T: IndexTable> Step<'_, A, T> {
             return Ok(None);
         };
         let holder = before.entry.owner;
-        self.service.authority.notice(&Event::Displaced { name, holder, by: by.id });
+        self.service.authority.notice(&IndexNotice::Displaced { name, holder, by: by.id });
         let mut member = self.member(holder)?;
         self.service.before.push((holder, self.service.reports.of(&holder)));
         self.count_out(&mut member, &before);

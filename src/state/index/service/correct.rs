@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use swarmdex_protocols::PeerId;
 use swarmdex_protocols::index::{ShareDigest, ShareSum};
 
-use super::{Authority, Service, Step};
+use super::{Authority, Execution, Service};
 use crate::state::index::{IndexTable, Moment};
 use crate::state::lease::Holding;
 
@@ -47,15 +47,15 @@ impl<A: Authority> Service<A> {
         at: Moment,
     ) -> Result<Option<(PeerId, Holding)>, T::Error> {
         let Correction { peer, names, digest, known } = correction;
-        let mut step = Step { service: self, table, at };
-        if !known && step.find(*peer)?.is_none() {
+        let mut execution = Execution { service: self, table, at };
+        if !known && execution.find(*peer)?.is_none() {
             // Its names are here: it gets a lease to come back in.
-            step.insert_stranger(*peer)?;
+            execution.insert_stranger(*peer)?;
         }
-        let Some(mut member) = step.find(*peer)? else { return Ok(None) };
+        let Some(mut member) = execution.find(*peer)? else { return Ok(None) };
         member.held.entries = member.held.entries.saturating_add_signed(*names);
         member.held.digest.join(digest);
-        step.table.set_held(peer, &member.held)?;
-        Ok(Some((*peer, step.holding(&member))))
+        execution.table.set_held(peer, &member.held)?;
+        Ok(Some((*peer, execution.holding(&member))))
     }
 }

@@ -3,13 +3,13 @@
 use swarmdex_protocols::PeerId;
 use swarmdex_protocols::index::Session;
 
-use super::{Authority, Member, Step};
+use super::{Authority, Execution, Member};
 use crate::state::index::again::Departure;
 use crate::state::index::rules::evict;
 use crate::state::index::{IndexTable, Noted, WriteOutcome};
 
-impl<A: Authority, T: IndexTable> Step<'_, A, T> {
-    /// Frees the next names. As many as a slice has: there may be more.
+impl<A: Authority, T: IndexTable> Execution<'_, A, T> {
+    /// Frees the next names. If they are as many as a slice has there may be more.
     pub(super) fn evict(&mut self, id: PeerId) -> Result<WriteOutcome, T::Error> {
         let Some(mut member) = self.find(id)? else { return Ok(WriteOutcome::Evicted { names: 0 }) };
         self.depart(&member)?;

@@ -3,11 +3,11 @@
 use swarmdex_protocols::index::{Session, ShareSum};
 use swarmdex_protocols::{Multiaddr, PeerId, Version};
 
-use super::{Authority, Member, Step};
+use super::{Authority, Execution, Member};
 use crate::state::index::rules::after;
 use crate::state::index::{IndexTable, MemberRow, Noted, WriteOutcome};
 
-impl<A: Authority, T: IndexTable> Step<'_, A, T> {
+impl<A: Authority, T: IndexTable> Execution<'_, A, T> {
     /// Begins a session of a peer that has such a share, was shown a grant of the version `seen`, and wants back what it
     /// left with.
     pub(super) fn join(

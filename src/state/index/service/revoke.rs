@@ -2,11 +2,11 @@
 
 use swarmdex_protocols::{Name, PeerId, Version};
 
-use super::{Authority, Done, Step};
+use super::{Authority, Done, Execution};
 use crate::state::index::rules::{evict, revoke};
 use crate::state::index::{IndexTable, WriteOutcome};
 
-impl<A: Authority, T: IndexTable> Step<'_, A, T> {
+impl<A: Authority, T: IndexTable> Execution<'_, A, T> {
     pub(super) fn revoke(&mut self, id: PeerId, names: &[String]) -> Done<WriteOutcome, T::Error> {
         let mut member = self.member(id)?;
         let mut outcomes = Vec::with_capacity(names.len());

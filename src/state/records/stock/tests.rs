@@ -44,7 +44,7 @@ fn statement(number: usize, owner: PeerId, now: Now) -> Statement {
 }
 
 /// All pages of a part.
-fn pages(records: &Records, mut part: Part, now: Now) -> Vec<Stock> {
+fn pages(records: &Records, mut part: KeySpacePart, now: Now) -> Vec<Stock> {
     let mut pages = Vec::new();
     loop {
         let page = records.stock(&part, place, now);
@@ -67,7 +67,7 @@ fn a_part_comes_whole_and_nothing_else_in_bounded_pages() {
     let crowded = key(1_000_000);
     crowd.iter().for_each(|peer| assert!(records.provide(crowded, *peer, &[], begin)));
     for (middle, bits) in [(key(1), 3), (crowded, 1), (key(5), 0), (key(7), 200)] {
-        let part = Part { place: place(&middle), bits, after: None };
+        let part = KeySpacePart { place: place(&middle), bits, after: None };
         let lies_there = |key: &RecordKey| leading_zeros(&distance(&place(key), &part.place)) >= usize::from(bits);
         let pages = pages(&records, part.clone(), later(begin, Duration::from_secs(600)));
         let (mut statements, mut pairs) = (Vec::new(), BTreeSet::new());
@@ -94,7 +94,7 @@ fn one_page_looks_at_a_bounded_number_of_entries() {
     let (mut records, now, owner) = (Records::new(LIMITS), now(), PeerId::random());
     (0..3 * LOOKED_AT).for_each(|number| assert!(records.provide(key(number), owner, &[], now)));
     // Where nothing lies.
-    let part = Part { place: [7; 32], bits: 255, after: None };
+    let part = KeySpacePart { place: [7; 32], bits: 255, after: None };
     let pages = pages(&records, part, now);
     assert!(pages.iter().all(|page| page.pairs.is_empty()));
     assert!((3..=4).contains(&pages.len()), "{}", pages.len());
@@ -110,10 +110,10 @@ fn what_is_taken_over_ends_when_it_would_have_ended_there() {
     let mut time = begin;
     for _ in 0..3 {
         time = later(time, Duration::from_secs(1000));
-        let page = there.stock(&Part { place: [0; 32], bits: 0, after: None }, place, time);
+        let page = there.stock(&KeySpacePart { place: [0; 32], bits: 0, after: None }, place, time);
         for (statement, left) in page.statements {
             let left = Duration::from_secs(u64::from(left));
-            assert_eq!(here.adopt(key(1), [1; 32], statement, neighbour, left, time), Verdict::Stored);
+            assert_eq!(here.adopt(key(1), [1; 32], statement, neighbour, left, time), StoreVerdict::Stored);
         }
         for (key, number, left) in page.pairs {
             let node = &page.nodes[usize::from(number)];
@@ -125,7 +125,7 @@ fn what_is_taken_over_ends_when_it_would_have_ended_there() {
     let end = later(begin, LIFETIME + Duration::from_secs(5));
     there.handle_timeout(end);
     assert_eq!(there.counts(), (0, 0));
-    let page = there.stock(&Part { place: [0; 32], bits: 0, after: None }, place, end);
+    let page = there.stock(&KeySpacePart { place: [0; 32], bits: 0, after: None }, place, end);
     assert_eq!(page, Stock::default());
 }
 

@@ -54,7 +54,7 @@ impl Stage {
     }
 
     fn settle(&self) -> usize {
-        settle(&self.path("data"), self.folder.path()).unwrap();
+        settle(&self.path("data"), self.folder.path(), 1).unwrap();
         self.open().unsure(self.folder.path(), Path::new("")).unwrap().len()
     }
 }
@@ -123,7 +123,7 @@ fn without_a_power_cut_nothing_is_touched_and_what_is_still_to_come_is_waited_fo
     write(&coming, b"content");
     assert_eq!(stage.settle(), 0);
     let other = stage.expect("other", b"content");
-    settle(&stage.path("data"), &stage.path("elsewhere")).unwrap();
+    settle(&stage.path("data"), &stage.path("elsewhere"), 1).unwrap();
     let expected = Expected { path: other, content: ContentId::of(b"content"), len: 7, mtime_ns: TIME };
     stage.open().unexpect(&[expected]).unwrap();
     assert_eq!(stage.settle(), 0);

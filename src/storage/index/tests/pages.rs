@@ -224,7 +224,7 @@ fn requests_over_many_groups_are_answered_each_by_its_own() {
     for (batch, later) in later.into_iter().enumerate() {
         let WriteOutcome::Revoked { outcomes, .. } = later.blocking_recv().unwrap().unwrap() else { panic!() };
         assert_eq!(outcomes.len(), 1000);
-        let revoked = outcomes.iter().filter(|outcome| matches!(outcome, Revocation::Revoked { .. })).count();
+        let revoked = outcomes.iter().filter(|outcome| matches!(outcome, RevokeOutcome::Revoked { .. })).count();
         assert_eq!(revoked, if batch == 0 { 693 } else { 0 });
     }
     assert_eq!(store.counts().0, 0);

@@ -220,7 +220,7 @@ impl Database {
         })
     }
 
-    /// Of files of a root, each with its name: whether it was given up.
+    /// Whether files of a root, each with its name, were given up.
     pub(in crate::storage::shares) fn revoked<'a>(
         &self,
         root: &Path,

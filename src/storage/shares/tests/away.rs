@@ -27,7 +27,7 @@ fn a_root_that_vanishes_keeps_its_names_and_serves_nothing_until_it_is_back() {
     assert_eq!((outcome.suspended, outcome.skipped.len(), outcome.changes), (3, 1, [0; 3]), "{:?}", outcome.skipped);
     assert_eq!((stage.names(), stage.kept().len()), (vec!["c".to_owned()], 4));
     assert!(!stage.table.has(&ContentId::of(&bytes)));
-    assert_eq!(stage.read(&bytes, 0, 1).header, Header::Refused(Refusal::NotFound));
+    assert_eq!(stage.read(&bytes, 0, 1).header, Header::Refused(FetchRefusal::NotFound));
     let standing = |stage: &Stage| stage.table.root_states(0).unwrap()[0].standing.clone();
     assert!(matches!(standing(&stage), RootStanding::Away(_)));
     // It is said once.

@@ -40,12 +40,12 @@ impl MasterAnswer {
 /// What the master was told and answered since the last join. Only its answers get in here: what this node
 /// believes for other reasons (its certificates, its claims) is kept apart, and never counts as told.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Reported {
     answers: BTreeMap<Name, MasterAnswer>,
     granted: ShareSum,
 }
 
-impl Told {
+impl Reported {
     pub(super) fn get(&self, name: &Name) -> Option<&MasterAnswer> {
         self.answers.get(name)
     }

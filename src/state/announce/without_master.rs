@@ -27,7 +27,7 @@ impl Announcer {
             return wanted;
         }
         for (name, content, size) in share {
-            let told = self.told.get(name).is_some_and(|told| told.content == *content && told.size == size);
+            let told = self.reported.get(name).is_some_and(|told| told.content == *content && told.size == size);
             if told {
                 continue;
             }
@@ -75,7 +75,7 @@ impl Announcer {
         self.unsealed.remove(&name);
         self.unsaved.insert(name.clone());
         self.look_again();
-        self.told.remove(&name);
+        self.reported.remove(&name);
         self.assume_granted(&name, &content, size, version);
     }
 
@@ -96,7 +96,7 @@ impl Announcer {
     fn assume(&mut self, name: &Name, assumed: Assumed) {
         self.look_again();
         self.changed.mark(name);
-        self.told.remove(name);
+        self.reported.remove(name);
         self.assumed.insert(name.clone(), assumed);
     }
 
@@ -124,7 +124,7 @@ impl Announcer {
         self.changed.mark(&name);
         if matches!(statement, Statement::Revocation(_)) || !self.holds(&name) {
             self.look_again();
-            self.told.remove(&name);
+            self.reported.remove(&name);
             self.assumed.remove(&name);
         }
         match statement {
