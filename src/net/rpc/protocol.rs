@@ -4,7 +4,7 @@ use libp2p::StreamProtocol;
 use libp2p::request_response::Codec;
 use swarmdex_protocols::{fetch, index, mirror};
 
-use super::access::Kind;
+use super::access::{Denied, Kind};
 use super::codec::{FetchCodec, IndexCodec, MirrorCodec, Received};
 use crate::net::hosts::Addressed;
 
@@ -25,6 +25,9 @@ pub(in crate::net) trait Protocol: 'static {
         + Clone
         + Send
         + 'static;
+
+    /// The answer to a request that is not served.
+    fn refused(denied: Denied) -> Self::Response;
 }
 
 /// Questions to the index, and to owners about their names.
@@ -37,6 +40,10 @@ impl Protocol for Index {
     type Request = index::Request;
     type Response = index::Response;
     type Codec = IndexCodec;
+
+    fn refused(denied: Denied) -> Self::Response {
+        index::Response::Refused(denied.refusal())
+    }
 }
 
 /// Records that are stored for others, many at a time.
@@ -49,6 +56,10 @@ impl Protocol for Mirror {
     type Request = mirror::Request;
     type Response = mirror::Response;
     type Codec = MirrorCodec;
+
+    fn refused(denied: Denied) -> Self::Response {
+        mirror::Response::Refused(denied.refusal())
+    }
 }
 
 /// Chunks of files.
@@ -61,4 +72,8 @@ impl Protocol for Fetch {
     type Request = fetch::Request;
     type Response = fetch::Response;
     type Codec = FetchCodec;
+
+    fn refused(denied: Denied) -> Self::Response {
+        fetch::Response::refused(denied.fetch_refusal())
+    }
 }
