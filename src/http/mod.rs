@@ -5,7 +5,6 @@ mod answer;
 mod app;
 mod client;
 mod door;
-mod events;
 mod guard;
 mod routes;
 mod serve;

@@ -1,4 +1,6 @@
-//! The routes: each is a method of the handle.
+//! The routes: each is a method of the handle. Those that are followed have a file each.
+
+mod events;
 
 use std::time::Duration;
 
@@ -11,7 +13,6 @@ use serde::Serialize;
 
 use super::answer::{MAX_BODY, answer, encode, error_body, json, stream_lines};
 use super::app::App;
-use super::events::events;
 use super::serve::whole_body;
 use super::types::{
     Form, GetBody, Line, ListQuery, LookupQuery, Parts, RevokeBody, SearchQuery, ShareBody, UnshareBody,
@@ -39,7 +40,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/v1/unshare", post(unshare))
         .route("/v1/revoke", post(revoke))
         .route("/v1/get", post(fetch))
-        .route("/v1/events", get(events))
+        .route("/v1/events", get(events::events))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn(whole_body))
         .with_state(app)

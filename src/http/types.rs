@@ -100,14 +100,6 @@ pub struct ListQuery {
     pub limit: Option<usize>,
 }
 
-/// Query of `GET /v1/events`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct EventsQuery {
-    /// Number of the event after which to go on; without, from now on.
-    #[serde(default)]
-    pub since: Option<u64>,
-}
-
 /// Most entries of a list in one line.
 pub(super) const MAX_PART: usize = 10_000;
 

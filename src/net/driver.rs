@@ -375,7 +375,7 @@ impl Driver {
             Job::Upload { reply, response } => {
                 let id = reply.id;
                 self.uploads.on_read(&id, response.body.len(), Instant::now());
-                if !self.swarm.behaviour_mut().fetch.reply(reply, response) {
+                if !self.send(reply, response) {
                     self.uploads.finish(&id, Instant::now());
                 }
             }

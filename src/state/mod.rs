@@ -14,7 +14,6 @@ pub mod calls;
 pub mod changes;
 pub mod check;
 pub mod closest;
-pub mod complaints;
 pub mod fetch;
 pub mod find;
 pub mod guests;

@@ -130,6 +130,36 @@ impl Bucket {
     }
 }
 
+/// A token bucket for each key. One that is full again says no more than a new one, and makes room for others.
+#[derive(Debug, Clone)]
+pub struct Buckets<K> {
+    rate: Allowance,
+    most: usize,
+    of: BTreeMap<K, Bucket>,
+}
+
+impl<K: Ord> Buckets<K> {
+    /// The same rate for every key, and at most so many buckets that are not full.
+    pub fn bounded(rate: Allowance, most: usize) -> Self {
+        Self { rate, most, of: BTreeMap::new() }
+    }
+
+    /// Takes so many tokens from the bucket of a key.
+    ///
+    /// # Errors
+    ///
+    /// There are fewer, see [`Bucket::take`]. Or too many other keys took some lately: then one interval is the time to wait.
+    pub fn take(&mut self, key: K, tokens: u32, now: Instant) -> Result<(), Duration> {
+        if self.of.len() >= self.most && !self.of.contains_key(&key) {
+            self.of.retain(|_, bucket| !bucket.is_full(now));
+            if self.of.len() >= self.most {
+                return Err(self.rate.interval);
+            }
+        }
+        self.of.entry(key).or_insert(Bucket::new(self.rate)).take(tokens, now)
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // A moment to begin at; all others are computed.
 mod tests {
@@ -183,6 +213,34 @@ mod tests {
         // A clock that stands still, or is behind, takes nothing back.
         assert_eq!(bucket.take(5, begin + Duration::from_millis(800)), Ok(()));
         assert!(bucket.take(1, begin).is_err());
+    }
+
+    #[test]
+    fn one_that_empties_its_bucket_leaves_those_of_others_full() {
+        let rate = Allowance { burst: 4, interval: Duration::from_millis(250) };
+        let (mut buckets, begin) = (Buckets::bounded(rate, 64), Instant::now());
+        let mut taken = [0; 2];
+        for at in 0..10_000 {
+            let now = begin + Duration::from_millis(at);
+            taken[0] += u32::from(buckets.take(1, 1, now).is_ok());
+            if at % 900 == 0 {
+                taken[1] += u32::from(buckets.take(2, 1, now).is_ok());
+            }
+        }
+        // Four at once, and one for each quarter of a second from then on.
+        assert_eq!(taken, [4 + 39, 12]);
+    }
+
+    #[test]
+    fn buckets_are_bounded_and_full_ones_make_room() {
+        let rate = Allowance { burst: 4, interval: Duration::from_millis(250) };
+        let (mut buckets, begin) = (Buckets::bounded(rate, 64), Instant::now());
+        assert_eq!((0..1000).filter(|key| buckets.take(*key, 1, begin).is_ok()).count(), 64);
+        assert_eq!(buckets.take(1000, 1, begin), Err(rate.interval));
+        assert_eq!(buckets.take(0, 3, begin), Ok(()), "one that is known");
+        let later = begin + rate.interval;
+        assert_eq!((1..1000).rev().filter(|key| buckets.take(*key, 1, later).is_ok()).count(), 63);
+        assert_eq!(buckets.of.len(), 64);
     }
 
     proptest! {

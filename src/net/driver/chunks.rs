@@ -11,32 +11,37 @@ use swarmdex_protocols::limits::MAX_FETCH_BODY;
 
 use super::serve::Serve;
 use super::{Driver, Job};
+use crate::net::behaviour::Behaviour;
 use crate::net::fetch::{Asked, Upload};
-use crate::net::rpc::{FetchProtocol, Inbound, Reply};
+use crate::net::rpc::{FetchProtocol, Inbound, Reply, Rpc};
 use crate::storage::hanging::HANGING;
 use crate::storage::library::Library;
 
 impl Serve for FetchProtocol {
+    fn rpc(behaviour: &mut Behaviour) -> &mut Rpc<Self> {
+        &mut behaviour.fetch
+    }
+
     fn serve(driver: &mut Driver, inbound: Inbound<Self>) {
         let Inbound { peer, request, reply, .. } = inbound;
         match request {
             Ok(FetchRequest::Have(mut have)) => {
                 driver.crowd.on_have_update(&have.content, peer, std::mem::take(&mut have.have));
                 let response = driver.have(peer, have);
-                driver.reply_fetch(reply, response);
+                driver.send(reply, response);
             }
             Ok(FetchRequest::Cancel(run)) => {
-                driver.reply_fetch(reply, FetchResponse::bare(Header::Done));
+                driver.send(reply, FetchResponse::bare(Header::Done));
                 if let Some(waiting) = driver.uploads.cancel(&peer, &run) {
-                    driver.reply_fetch(waiting, FetchResponse::refused(FetchRefusal::Cancelled));
+                    driver.send(waiting, FetchResponse::refused(FetchRefusal::Cancelled));
                 }
             }
             Ok(FetchRequest::Wrong(run)) => {
                 driver.complaints.hear(peer, run, &driver.services.library);
-                driver.reply_fetch(reply, FetchResponse::bare(Header::Done));
+                driver.send(reply, FetchResponse::bare(Header::Done));
             }
             Ok(request) => driver.queue_upload(peer, request, reply),
-            Err(_) => driver.reply_fetch(reply, FetchResponse::refused(FetchRefusal::Malformed)),
+            Err(_) => drop(driver.send(reply, FetchResponse::refused(FetchRefusal::Malformed))),
         }
     }
 
@@ -46,10 +51,6 @@ impl Serve for FetchProtocol {
 }
 
 impl Driver {
-    fn reply_fetch(&mut self, reply: Reply<FetchProtocol>, response: FetchResponse) {
-        self.swarm.behaviour_mut().fetch.reply(reply, response);
-    }
-
     /// A request for chunks waits for its turn.
     fn queue_upload(&mut self, peer: PeerId, mut request: FetchRequest, reply: Reply<FetchProtocol>) {
         self.on_asked_for_chunks(peer);
@@ -62,7 +63,7 @@ impl Driver {
             request => (matches!(request, FetchRequest::Any(_)), false),
         };
         if let Err((reply, refusal)) = self.uploads.push(peer, Asked { request, reply }, crowd, early) {
-            self.reply_fetch(reply, FetchResponse::refused(refusal));
+            self.send(reply, FetchResponse::refused(refusal));
         }
     }
 

@@ -33,7 +33,8 @@ impl Driver {
         if let Some(sender) = sender
             && let Err(denied) = self.access.check(&sender, Kind::Record, Instant::now())
         {
-            match denied {}
+            tracing::debug!(peer = %sender, %denied, "a record is not stored");
+            return;
         }
         let here = match &event {
             kad::Event::InboundRequest { request: AddProvider { record: Some(record) } } => {

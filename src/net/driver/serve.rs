@@ -12,13 +12,14 @@ use swarmdex_protocols::limits::MAX_ADDRESSES;
 use swarmdex_protocols::mirror;
 
 use super::{Driver, Job};
+use crate::net::behaviour::Behaviour;
 use crate::net::dht;
 use crate::net::error::RequestError;
 use crate::net::index::{IndexStep, Origin, refuse_bytes};
 use crate::net::renewals::{self, Asker, Unanswered};
 use crate::net::rpc::access::Kind;
 use crate::net::rpc::codec::Received;
-use crate::net::rpc::{self, Event, Inbound, Protocol, Reply, Waiting};
+use crate::net::rpc::{self, Event, Inbound, Protocol, Reply, Rpc, Waiting};
 use crate::state::quota::Counts;
 
 /// Questions about names of this node that are answered at a time, in all.
@@ -46,6 +47,9 @@ fn refused(code: RefusalCode, reason: &str) -> IndexResponse {
 
 /// A protocol whose requests the loop serves.
 pub(super) trait Serve: Protocol + Sized {
+    /// What speaks it.
+    fn rpc(behaviour: &mut Behaviour) -> &mut Rpc<Self>;
+
     /// Answers a request, at once or by and by.
     fn serve(driver: &mut Driver, inbound: Inbound<Self>);
 
@@ -54,6 +58,10 @@ pub(super) trait Serve: Protocol + Sized {
 }
 
 impl Serve for rpc::IndexProtocol {
+    fn rpc(behaviour: &mut Behaviour) -> &mut Rpc<Self> {
+        &mut behaviour.index
+    }
+
     fn serve(driver: &mut Driver, inbound: Inbound<Self>) {
         let Inbound { peer, connection, request, reply } = inbound;
         driver.serve_remote(peer, connection, request, IndexReply::Remote(reply));
@@ -61,6 +69,10 @@ impl Serve for rpc::IndexProtocol {
 }
 
 impl Serve for rpc::MirrorProtocol {
+    fn rpc(behaviour: &mut Behaviour) -> &mut Rpc<Self> {
+        &mut behaviour.mirror
+    }
+
     fn serve(driver: &mut Driver, inbound: Inbound<Self>) {
         let Inbound { peer, connection, request, reply } = inbound;
         let behaviour = driver.swarm.behaviour_mut();
@@ -80,11 +92,19 @@ impl Driver {
         match event {
             Event::Asked(inbound) => match self.access.check(&inbound.peer, P::KIND, Instant::now()) {
                 Ok(()) => P::serve(self, inbound),
-                Err(denied) => match denied {},
+                Err(denied) => {
+                    tracing::debug!(peer = %inbound.peer, %denied, "{} is refused", P::WORK);
+                    self.send(inbound.reply, P::refused(denied));
+                }
             },
             Event::Answered => {}
             Event::Over(id) => P::on_over(self, &id),
         }
+    }
+
+    /// Answers a request of another node; false if nobody waits for that any more.
+    pub(super) fn send<P: Serve>(&mut self, reply: Reply<P>, response: P::Response) -> bool {
+        P::rpc(self.swarm.behaviour_mut()).reply(reply, response)
     }
 
     pub(super) fn ask_index(&mut self, to: PeerId, request: IndexRequest, answer: Waiting<rpc::IndexProtocol>) {
@@ -112,11 +132,12 @@ impl Driver {
     pub(super) fn on_renewal(&mut self, event: renewals::RenewalEvent) {
         match event {
             renewals::RenewalEvent::Asked { asker, request } => {
-                if let Err(denied) = self.access.check(&asker.peer, Kind::Renewal, Instant::now()) {
-                    match denied {}
-                }
+                let access = self.access.check(&asker.peer, Kind::Renewal, Instant::now());
                 let reply = IndexReply::Renewal(asker);
-                if matches!(request, Ok(IndexRequest::Renew(_)) | Err(_)) {
+                if let Err(denied) = access {
+                    tracing::debug!(peer = %asker.peer, %denied, "a renewal is refused");
+                    self.reply(reply, IndexResponse::Refused(denied.refusal()));
+                } else if matches!(request, Ok(IndexRequest::Renew(_)) | Err(_)) {
                     self.serve_remote(asker.peer, asker.connection, request, reply);
                 } else {
                     self.reply(reply, refused(RefusalCode::Unsupported, "only renewals are asked here"));
@@ -204,7 +225,7 @@ impl Driver {
 
     pub(super) fn reply(&mut self, reply: IndexReply, response: IndexResponse) {
         match reply {
-            IndexReply::Remote(reply) => drop(self.swarm.behaviour_mut().index.reply(reply, response)),
+            IndexReply::Remote(reply) => drop(self.send(reply, response)),
             IndexReply::Renewal(asker) => {
                 let master = self.services.index.as_ref();
                 let standing = master.and_then(|master| master.standing_answer(&asker.peer));
@@ -257,7 +278,7 @@ impl Driver {
 
     pub(super) fn reply_mirror(&mut self, reply: dht::MirrorReply, response: mirror::MirrorResponse) {
         match reply {
-            dht::MirrorReply::Remote(reply) => drop(self.swarm.behaviour_mut().mirror.reply(reply, response)),
+            dht::MirrorReply::Remote(reply) => drop(self.send(reply, response)),
             dht::MirrorReply::Local(answer) => {
                 let _ = answer.send(Ok(response));
             }

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use swarmdex_protocols::PeerId;
+use swarmdex_protocols::{PeerId, fetch, index};
 
 /// What kind a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,10 +23,22 @@ pub(in crate::net) enum Kind {
     Record,
 }
 
-/// Why a request is not served. Nobody is refused so far: whoever adds a reason here is shown by the compiler where it has to be
-/// answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a request is not served. Nobody is refused so far. Whoever adds a reason gives it a sentence for the log, and an answer in
+/// each of the two methods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(in crate::net) enum Denied {}
+
+impl Denied {
+    /// The answer to requests of index and mirror, and to renewals. A record of Kademlia's has none: it is not stored.
+    pub(in crate::net) fn refusal(self) -> index::Refusal {
+        match self {}
+    }
+
+    /// The answer to requests for chunks, a number alone.
+    pub(in crate::net) fn fetch_refusal(self) -> fetch::FetchRefusal {
+        match self {}
+    }
+}
 
 /// Who may ask for what.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use libp2p::StreamProtocol;
 use libp2p::request_response::Codec;
 use swarmdex_protocols::{fetch, index, mirror};
 
-use super::access::Kind;
+use super::access::{Denied, Kind};
 use super::codec::{FetchCodec, IndexCodec, MirrorCodec, Received};
 use crate::net::hosts::Addressed;
 
@@ -25,6 +25,9 @@ pub(in crate::net) trait Protocol: 'static {
         + Clone
         + Send
         + 'static;
+
+    /// The answer to a request that is not served.
+    fn refused(denied: Denied) -> Self::Response;
 }
 
 /// Questions to the index, and to owners about their names.
@@ -37,6 +40,10 @@ impl Protocol for IndexProtocol {
     type Request = index::IndexRequest;
     type Response = index::IndexResponse;
     type Codec = IndexCodec;
+
+    fn refused(denied: Denied) -> Self::Response {
+        index::IndexResponse::Refused(denied.refusal())
+    }
 }
 
 /// Records that are stored for others, many at a time.
@@ -49,6 +56,10 @@ impl Protocol for MirrorProtocol {
     type Request = mirror::MirrorRequest;
     type Response = mirror::MirrorResponse;
     type Codec = MirrorCodec;
+
+    fn refused(denied: Denied) -> Self::Response {
+        mirror::MirrorResponse::Refused(denied.refusal())
+    }
 }
 
 /// Chunks of files.
@@ -61,4 +72,8 @@ impl Protocol for FetchProtocol {
     type Request = fetch::FetchRequest;
     type Response = fetch::FetchResponse;
     type Codec = FetchCodec;
+
+    fn refused(denied: Denied) -> Self::Response {
+        fetch::FetchResponse::refused(denied.fetch_refusal())
+    }
 }
