@@ -24,7 +24,9 @@ use super::pings::Pings;
 use super::racing::{Races, Racing};
 use super::refused::Refused;
 use super::renewals::Renewals;
+use super::rpc::access::{Access, Kind};
 use super::rpc::codec::{FetchCodec, IndexCodec, MirrorCodec};
+use super::rpc::streams::Guarded;
 use super::rpc::{FetchProtocol, IndexProtocol, MAX_STREAMS, MirrorProtocol, Rpc};
 use super::transport;
 use crate::config::Config;
@@ -58,10 +60,10 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Behaviour {
     pub(super) admission: Admission,
     limits: connection_limits::Behaviour,
-    pub(super) identify: identify::Behaviour,
-    pub(super) pings: Pings,
+    pub(super) identify: Guarded<identify::Behaviour>,
+    pub(super) pings: Guarded<Pings>,
     discovery: Toggle<Discovery>,
-    pub(super) kad: kad::Behaviour<RecordTable>,
+    pub(super) kad: Guarded<kad::Behaviour<RecordTable>>,
     pub(super) index: Rpc<IndexProtocol>,
     pub(super) renewals: Renewals,
     pub(super) mirror: Rpc<MirrorProtocol>,
@@ -86,6 +88,7 @@ impl Behaviour {
         plan: &Plan,
         codec: FetchCodec,
         (races, refused): (Races, Refused),
+        access: &Access,
     ) -> Result<Self, NetError> {
         let local = keypair.public().to_peer_id();
         let limits = &config.limits;
@@ -105,12 +108,12 @@ impl Behaviour {
         Ok(Self {
             admission,
             limits: connection_limits::Behaviour::new(connection_limits),
-            identify: identify::Behaviour::new(identify),
-            pings: Pings::new(config.lease.ping_interval),
+            identify: Guarded::new(identify::Behaviour::new(identify), access, Kind::Identify),
+            pings: Guarded::new(Pings::new(config.lease.ping_interval), access, Kind::Ping),
             discovery: discovery.into(),
-            kad: kademlia(local, config)?,
+            kad: Guarded::new(kademlia(local, config)?, access, Kind::Kademlia),
             index: Rpc::new(IndexCodec::default(), INDEX_TIMEOUT, here.clone()),
-            renewals: Renewals::default(),
+            renewals: Renewals::new(access),
             mirror: Rpc::new(MirrorCodec::default(), INDEX_TIMEOUT, here.clone()),
             fetch: Rpc::new(codec, config.fetch.timeout, here),
         })
@@ -140,14 +143,14 @@ fn kademlia(local: PeerId, config: &Config) -> Result<kad::Behaviour<RecordTable
     Ok(kad)
 }
 
-/// Builds the swarm: TCP with TLS and Yamux; QUIC; DNS names.
+/// Builds the swarm: TCP with TLS and Yamux; QUIC; DNS names. Also says who may ask for what.
 pub(super) fn swarm(
     keypair: Keypair,
     run: Run,
     config: &Config,
     codec: FetchCodec,
     links: &Links,
-) -> Result<Swarm<Behaviour>, NetError> {
+) -> Result<(Swarm<Behaviour>, Access), NetError> {
     let (plan, refused) = (Plan::of(config), Refused::default());
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(2 * MAX_STREAMS);
@@ -166,8 +169,9 @@ pub(super) fn swarm(
     let races = Races::default();
     let racing = Racing::new(named, races.clone(), keypair.public().to_peer_id());
     let notify = NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN);
-    let behaviour = Behaviour::new(&keypair, run, config, &plan, codec, (races, refused))?;
-    Ok(SwarmBuilder::with_existing_identity(keypair)
+    let access = Access::default();
+    let behaviour = Behaviour::new(&keypair, run, config, &plan, codec, (races, refused), &access)?;
+    let swarm = SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
         .with_other_transport(|_| racing)
         .unwrap_or_else(|never| match never {})
@@ -185,5 +189,6 @@ pub(super) fn swarm(
                 .with_per_connection_event_buffer_size(64)
         })
         .with_connection_timeout(HANDSHAKE_TIMEOUT)
-        .build())
+        .build();
+    Ok((swarm, access))
 }

@@ -154,7 +154,7 @@ struct Requests {
 
 impl Driver {
     pub(super) fn new(
-        mut swarm: Swarm<Behaviour>,
+        (mut swarm, access): (Swarm<Behaviour>, Access),
         commands: mpsc::Receiver<Command>,
         outside: Outside,
         dht: Dht,
@@ -177,7 +177,7 @@ impl Driver {
                 renewals: Pending::new(MAX_REQUESTS),
                 owned: serve::owned_questions(),
             },
-            access: Access::default(),
+            access,
             uploads,
             crowd: Crowd::default(),
             complaints: Hearing::default(),

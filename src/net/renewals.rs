@@ -20,6 +20,7 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use swarmdex_protocols::index::{IndexRequest, IndexResponse};
 
 use super::error::RequestError;
+use super::rpc::access::Access;
 use super::rpc::codec::Received;
 
 mod handler;
@@ -61,8 +62,8 @@ pub(super) enum Unanswered {
 }
 
 /// One stream with each node that this node renews at, and one with each that renews here.
-#[derive(Default)]
 pub(super) struct Renewals {
+    access: Access,
     /// Connections in the order in which they were made; the first is spoken on.
     connections: HashMap<PeerId, Vec<ConnectionId>>,
     /// Whom this node waits for, and on which connection.
@@ -72,6 +73,17 @@ pub(super) struct Renewals {
 }
 
 impl Renewals {
+    /// Each question passes `access` first.
+    pub(super) fn new(access: &Access) -> Self {
+        Self {
+            access: access.clone(),
+            connections: HashMap::new(),
+            asked: HashMap::new(),
+            events: VecDeque::new(),
+            waker: None,
+        }
+    }
+
     /// Asks a connected node. One question at a time: a second one before the answer is refused.
     pub(super) fn ask(&mut self, peer: PeerId, request: IndexRequest) -> Result<(), RequestError> {
         if self.asked.contains_key(&peer) {
@@ -122,22 +134,22 @@ impl NetworkBehaviour for Renewals {
     fn handle_established_inbound_connection(
         &mut self,
         _: ConnectionId,
-        _: PeerId,
+        peer: PeerId,
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(RenewalHandler::new(TIMEOUT))
+        Ok(RenewalHandler::new(TIMEOUT, peer, &self.access))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         _: ConnectionId,
-        _: PeerId,
+        peer: PeerId,
         _: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(RenewalHandler::new(TIMEOUT))
+        Ok(RenewalHandler::new(TIMEOUT, peer, &self.access))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {

@@ -17,7 +17,6 @@ use crate::net::dht;
 use crate::net::error::RequestError;
 use crate::net::index::{IndexStep, Origin, refuse_bytes};
 use crate::net::renewals::{self, Asker, Unanswered};
-use crate::net::rpc::access::Kind;
 use crate::net::rpc::codec::Received;
 use crate::net::rpc::{self, Event, Inbound, Protocol, Reply, Rpc, Waiting};
 use crate::state::quota::Counts;
@@ -132,12 +131,8 @@ impl Driver {
     pub(super) fn on_renewal(&mut self, event: renewals::RenewalEvent) {
         match event {
             renewals::RenewalEvent::Asked { asker, request } => {
-                let access = self.access.check(&asker.peer, Kind::Renewal, Instant::now());
                 let reply = IndexReply::Renewal(asker);
-                if let Err(denied) = access {
-                    tracing::debug!(peer = %asker.peer, %denied, "a renewal is refused");
-                    self.reply(reply, IndexResponse::Refused(denied.refusal()));
-                } else if matches!(request, Ok(IndexRequest::Renew(_)) | Err(_)) {
+                if matches!(request, Ok(IndexRequest::Renew(_)) | Err(_)) {
                     self.serve_remote(asker.peer, asker.connection, request, reply);
                 } else {
                     self.reply(reply, refused(RefusalCode::Unsupported, "only renewals are asked here"));

@@ -1,23 +1,24 @@
 //! One connection's part: the stream on which this node asks, and the one on which it is asked.
 
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use futures::future::BoxFuture;
 use futures::{AsyncWriteExt, FutureExt};
-use libp2p::StreamProtocol;
 use libp2p::core::upgrade::ReadyUpgrade;
 use libp2p::swarm::handler::{
     ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound, StreamUpgradeError,
 };
 use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, Stream, SubstreamProtocol};
+use libp2p::{PeerId, StreamProtocol};
 use swarmdex_protocols::codec::DecodeError;
 use swarmdex_protocols::index::{IndexRequest, IndexResponse};
 use swarmdex_protocols::limits::MAX_RENEW_MESSAGE;
 
 use super::{RENEW_PROTOCOL, StandingAnswer, Unanswered};
 use crate::net::error::RequestError;
+use crate::net::rpc::access::{Access, Kind};
 use crate::net::rpc::codec::{Received, read_message, send_message};
 
 /// What the behaviour says to a connection.
@@ -75,6 +76,8 @@ enum InboundStream {
 
 /// The streams of one connection: at most one each way.
 pub(in crate::net) struct RenewalHandler {
+    peer: PeerId,
+    access: Access,
     timeout: Duration,
     outbound: OutboundStream,
     inbound: InboundStream,
@@ -90,8 +93,10 @@ pub(in crate::net) struct RenewalHandler {
 
 impl RenewalHandler {
     /// `timeout` is for each question, the opening of the stream included.
-    pub(super) fn new(timeout: Duration) -> Self {
+    pub(super) fn new(timeout: Duration, peer: PeerId, access: &Access) -> Self {
         Self {
+            peer,
+            access: access.clone(),
             timeout,
             outbound: OutboundStream::None,
             inbound: InboundStream::None,
@@ -171,6 +176,12 @@ impl RenewalHandler {
                         }
                         Ok(read) => read,
                     };
+                    if let Err(denied) = self.access.check(&self.peer, Kind::Renewal, Instant::now()) {
+                        tracing::debug!(peer = %self.peer, %denied, "a renewal is refused");
+                        let refused = IndexResponse::Refused(denied.refusal());
+                        self.inbound = InboundStream::Writing(answer(stream, refused, request.is_ok()).boxed());
+                        continue;
+                    }
                     let standing = self.standing.as_ref().zip(request.as_ref().ok());
                     if let Some(response) = standing.and_then(|(standing, request)| standing(request)) {
                         self.inbound = InboundStream::Writing(answer(stream, response, true).boxed());

@@ -7,6 +7,7 @@ pub(super) mod access;
 pub(super) mod codec;
 pub(super) mod pending;
 mod protocol;
+pub(super) mod streams;
 #[cfg(test)]
 mod tests;
 
