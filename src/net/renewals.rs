@@ -182,3 +182,85 @@ impl NetworkBehaviour for Renewals {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use libp2p::swarm::SwarmEvent;
+    use libp2p::{Swarm, SwarmBuilder, yamux};
+    use swarmdex_protocols::index::{Refusal, RefusalCode, Renew, Session, ShareSum};
+
+    use super::*;
+    use crate::net::rpc::access::Kind;
+
+    fn swarm(access: &Access) -> Swarm<Renewals> {
+        SwarmBuilder::with_new_identity()
+            .with_tokio()
+            .with_tcp(Default::default(), libp2p::tls::Config::new, yamux::Config::default)
+            .unwrap()
+            .with_behaviour(|_| Renewals::new(access))
+            .unwrap()
+            .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(60)))
+            .build()
+    }
+
+    fn refusal(reason: &str) -> IndexResponse {
+        IndexResponse::Refused(Refusal::new(RefusalCode::Busy, reason))
+    }
+
+    /// What the master answers to one renewal. Its loop answers "loop", and gives a standing that says "standing".
+    async fn renew(member: &mut Swarm<Renewals>, master: &mut Swarm<Renewals>) -> IndexResponse {
+        let to = *master.local_peer_id();
+        let renew = Renew { session: Session(1), held: ShareSum::default(), repaired: 0 };
+        member.behaviour_mut().ask(to, IndexRequest::Renew(renew)).unwrap();
+        loop {
+            tokio::select! {
+                event = member.select_next_some() => {
+                    if let SwarmEvent::Behaviour(RenewalEvent::Answered { answer, .. }) = event {
+                        return answer.unwrap();
+                    }
+                }
+                event = master.select_next_some() => {
+                    if let SwarmEvent::Behaviour(RenewalEvent::Asked { asker, .. }) = event {
+                        let standing: StandingAnswer = Arc::new(|_| Some(refusal("standing")));
+                        master.behaviour_mut().answer(asker, refusal("loop"), Some(standing));
+                    }
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn every_renewal_passes_the_gate_whoever_answers_it() {
+        let access = Access::default();
+        let (mut member, mut master) = (swarm(&Access::default()), swarm(&access));
+        master.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+        let address = loop {
+            if let SwarmEvent::NewListenAddr { address, .. } = master.select_next_some().await {
+                break address;
+            }
+        };
+        member.dial(address).unwrap();
+        let both = async {
+            let (mut here, mut there) = (false, false);
+            while !(here && there) {
+                tokio::select! {
+                    event = member.select_next_some() => {
+                        here |= matches!(event, SwarmEvent::ConnectionEstablished { .. });
+                    }
+                    event = master.select_next_some() => {
+                        there |= matches!(event, SwarmEvent::ConnectionEstablished { .. });
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
+        let exchange = async {
+            assert_eq!(renew(&mut member, &mut master).await, refusal("loop"));
+            assert_eq!(renew(&mut member, &mut master).await, refusal("standing"));
+            access.deny(Kind::Renewal);
+            assert_eq!(renew(&mut member, &mut master).await, refusal("a test refuses it"));
+        };
+        tokio::time::timeout(Duration::from_secs(20), exchange).await.unwrap();
+    }
+}
