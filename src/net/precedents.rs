@@ -8,9 +8,8 @@ use futures::{StreamExt, stream};
 use swarmdex_protocols::{Authority, Name, Tally};
 use tokio::sync::oneshot;
 
-use super::dht::now;
+use super::dht::{now, position_of_key};
 use super::mirror::{Around, Mirror};
-use super::position_of_key;
 use crate::locks::lock;
 use crate::state::precedents::Gathering;
 use crate::state::publish::REPLICATION;

@@ -7,10 +7,13 @@ use std::path::PathBuf;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
 
-use super::{
-    EntryInfo, Error, GetOptions, GetReport, GetRequest, LookupInfo, Node, Operation, PeerInfo, RevokedInfo, RootInfo,
-    SearchInfo, ShareReport, SharedInfo, Status, UnsharedInfo,
+use super::operation::Operation;
+use super::roots::{RootInfo, UnsharedInfo};
+use super::types::{
+    EntryInfo, GetOptions, GetReport, GetRequest, LookupInfo, PeerInfo, RevokedInfo, SearchInfo, ShareReport,
+    SharedInfo, Status,
 };
+use super::{Error, Node};
 use crate::config::ShareOptions;
 
 /// An answer on its way.

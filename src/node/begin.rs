@@ -8,11 +8,12 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::sync::watch;
 
+use super::Error;
+use super::life::Phase;
 use super::membership::Membership;
 use super::standings::Standings;
 use super::supervise::Supervisor;
 use super::types::path_text;
-use super::{Error, Phase};
 use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::storage::copies;

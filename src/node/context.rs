@@ -6,8 +6,8 @@ use libp2p::identity::Keypair;
 use swarmdex_protocols::Network;
 use tokio::sync::watch;
 
-use super::Phase;
 use super::events::Events;
+use super::life::Phase;
 use super::standings::Standings;
 use super::twins::Twins;
 use super::types::MasterState;

@@ -13,9 +13,10 @@ use swarmdex_protocols::{
 };
 use tokio::sync::mpsc;
 
+use super::Error;
 use super::answer::{Checked, Listing};
+use super::error::shorten;
 use super::types::Source;
-use super::{Error, shorten};
 use crate::clock::unix_ms;
 use crate::net::{FoundRecord, Mirror, Net, OwnedNames, PROVIDERS_IN_ANSWER};
 use crate::state::lost::Reached;

@@ -367,3 +367,10 @@ impl Error {
         text
     }
 }
+
+/// What a person gave, cut to a length that fits a message.
+pub(super) fn shorten(text: &str) -> String {
+    const MOST: usize = 100;
+    let cut = text.floor_char_boundary(MOST);
+    if cut < text.len() { format!("{}…", &text[..cut]) } else { text.to_owned() }
+}

@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 use swarmdex_protocols::{Name, PeerId};
 use tokio::sync::watch;
 
-use super::types::{MasterState, optional_text, text};
-use super::{Error, ErrorKind, GetReport, GetRequest, Phase, shorten};
+use super::error::shorten;
+use super::life::Phase;
+use super::types::{GetReport, GetRequest, MasterState, optional_text, text};
+use super::{Error, ErrorKind};
 use crate::clock::unix_ms;
 use crate::locks::lock;
 use crate::net::{MemberChange, MemberChanges};

@@ -18,6 +18,7 @@ use swarmdex_protocols::{Entry, Name, PeerId};
 use tokio::sync::watch;
 
 use super::answer::Checked;
+use super::error::shorten;
 use super::fetch::{self, Got, Target};
 use super::lookup::parse_name;
 use super::operation::{Control, ControlRequest};
@@ -25,7 +26,7 @@ use super::patience::{Patience, away, is_away, say};
 use super::record::{self, Record, rest_of};
 use super::small::{Place, Small, by_owner};
 use super::types::{GetOptions, GetReport, GetRequest, GotFile, Progress};
-use super::{Error, Node, in_place, shorten};
+use super::{Error, Node, in_place};
 use crate::storage::copies::Copy;
 use crate::storage::hash::FileStamp;
 use crate::storage::partial::{Placing, make_parents, output_path, sync_made};

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::Error;
 use super::begin::warn_skipped;
-use super::{Error, Phase};
+use super::life::Phase;
 use crate::clock::sleep_until;
 use crate::state::changes::{Changes, QUIET, Rested};
 use crate::state::restless::Restless;

@@ -7,8 +7,8 @@ use swarmdex_protocols::address::{is_dialable, is_tcp, preferred};
 use swarmdex_protocols::index::{IndexRequest, IndexResponse};
 use swarmdex_protocols::{Multiaddr, RecordKey};
 
-use super::Phase;
 use super::context::Context;
+use super::life::Phase;
 use super::twins::MAX_STRANGE;
 use super::types::MasterState;
 use crate::clock::sleep_until;

@@ -10,8 +10,8 @@ use swarmdex_protocols::address::is_dialable;
 use swarmdex_protocols::index::{Followed, IndexRequest, IndexResponse};
 use swarmdex_protocols::{Multiaddr, PeerId};
 
-use super::Phase;
 use super::context::Context;
+use super::life::Phase;
 use crate::clock::sleep_until;
 use crate::locks::lock;
 use crate::net::{Identified, Net};

@@ -19,9 +19,9 @@ use swarmdex_protocols::index::{
 use swarmdex_protocols::{Authority, Name, PeerId};
 use tokio::sync::{broadcast, watch};
 
-use super::Phase;
 use super::context::Context;
 use super::events::Happened;
+use super::life::Phase;
 use super::types::MasterState;
 use crate::clock::unix_ms;
 use crate::config::Role;

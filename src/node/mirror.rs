@@ -12,10 +12,10 @@ use swarmdex_protocols::statement::Revocation;
 use swarmdex_protocols::{Claim, ContentId, Entry, Name, PeerId, RecordKey, Statement, Tally, Version};
 use tokio::sync::{mpsc, watch};
 
-use super::Phase;
 use super::agree::Agreement;
 use super::context::Context;
 use super::events::Happened;
+use super::life::Phase;
 use super::membership::key_bytes;
 use super::neighbours::{enter, remember};
 use super::standings::Standings;

@@ -7,6 +7,7 @@ mod begin;
 mod context;
 mod counts;
 mod dht;
+mod downloads;
 mod entrances;
 mod error;
 mod events;
@@ -15,6 +16,7 @@ mod get;
 mod identity;
 mod in_place;
 mod keeper;
+mod life;
 mod lookout;
 mod lookup;
 mod masters;
@@ -38,24 +40,24 @@ mod wanted;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 pub use api::{Api, Listed, Reply};
+use downloads::Downloads;
 pub use error::{Error, ErrorKind};
 use events::Events;
 pub use events::{EVENTS_KEPT, Event, EventStream, Happened, Notice};
-use fetch::Fetches;
 pub use fetch::Reader;
 pub use identity::{IdentityInfo, MachineState, NewIdentityInfo, new_identity, show_identity};
 use libp2p::multiaddr::Protocol;
+use life::{Life, Phase};
 use lookup::Questions;
 pub use operation::Operation;
 pub use roots::{LeftOut, LeftOutInfo, RootInfo, RootPresence, UnsharedInfo, Why};
 use standings::Standings;
 use swarmdex_protocols::{Multiaddr, PeerId};
-use tokio::sync::{Mutex, Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 pub use types::*;
 
 use crate::config::{Config, ShareOptions};
@@ -65,7 +67,7 @@ use crate::storage::index::IndexStore;
 use crate::storage::library::Library;
 use crate::storage::shares::ShareTable;
 pub(crate) use crate::storage::shares::check_patterns;
-use crate::tasks::{Chores, Failures};
+use crate::tasks::Failures;
 
 /// A running node. Clones are handles to the same node; it runs until [`Node::shutdown`].
 #[derive(Debug, Clone)]
@@ -90,64 +92,6 @@ struct Inner {
     started: Instant,
     events: Events,
     life: Life,
-}
-
-/// Downloads under way.
-#[derive(Debug)]
-struct Downloads {
-    permits: Arc<Semaphore>,
-    running: AtomicUsize,
-    fetches: Fetches,
-    /// Small files that may be open while they wait for the disk, and how many that are.
-    unplaced: (Arc<Semaphore>, usize),
-}
-
-/// How far a node has got; it never goes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    Runs,
-    /// It stops in order: whoever should know is told.
-    Leaves,
-    /// It is gone without a word, as after a crash.
-    CutOff,
-}
-
-impl Phase {
-    /// Waits until the node stops, in one way or the other.
-    async fn end(watch: &mut watch::Receiver<Self>) {
-        // The sender lives as long as the node; if it is gone, the node is.
-        let _ = watch.wait_for(|phase| *phase > Self::Runs).await;
-    }
-
-    /// Works until the node stops, or the work is over.
-    async fn limit(watch: &watch::Receiver<Self>, work: impl Future<Output = ()>) {
-        let mut watch = watch.clone();
-        tokio::select! {
-            () = Self::end(&mut watch) => {}
-            () = work => {}
-        }
-    }
-}
-
-/// What ends with the node.
-#[derive(Debug)]
-struct Life {
-    phase: watch::Sender<Phase>,
-    /// `None` while it runs; then whether it stopped as asked.
-    ended: watch::Sender<Option<bool>>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
-    /// What downloads say to others without waiting for it.
-    chores: Chores,
-    failures: Failures,
-    network: tokio::task::AbortHandle,
-    /// Holds the lock.
-    dir: crate::storage::dir::DataDir,
-}
-
-impl Life {
-    fn enter(&self, phase: Phase) {
-        self.phase.send_modify(|now| *now = phase.max(*now));
-    }
 }
 
 impl Node {
@@ -351,11 +295,4 @@ impl Node {
             () = self.inner.life.failures.over() => Err(Error::Bug),
         }
     }
-}
-
-/// What a person gave, cut to a length that fits a message.
-fn shorten(text: &str) -> String {
-    const MOST: usize = 100;
-    let cut = text.floor_char_boundary(MOST);
-    if cut < text.len() { format!("{}…", &text[..cut]) } else { text.to_owned() }
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
 
-use super::Phase;
 use super::context::Context;
+use super::life::Phase;
 use crate::clock::sleep_until;
 use crate::net::Came;
 use crate::state::settling::Settling;

@@ -9,7 +9,8 @@ use futures::FutureExt;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::{Error, Progress};
+use super::Error;
+use super::types::Progress;
 use crate::tasks;
 
 /// How often somebody who watches an operation is told how far it is, at most.

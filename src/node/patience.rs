@@ -8,7 +8,8 @@ use swarmdex_protocols::PeerId;
 
 use crate::locks::lock;
 use crate::node::operation::{Control, ControlRequest};
-use crate::node::{Error, ErrorKind, GetOptions};
+use crate::node::types::GetOptions;
+use crate::node::{Error, ErrorKind};
 
 /// Longest time that can be waited.
 const MOST: Duration = Duration::from_secs(30 * 24 * 3600);

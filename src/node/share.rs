@@ -9,13 +9,14 @@ use std::time::Duration;
 use swarmdex_protocols::{Name, Version};
 use tokio::time::Instant;
 
+use super::error::shorten;
 use super::lookup::parse_name;
 use super::operation::{CancelOnDrop, Control, ControlRequest};
 use super::types::{
     EntryInfo, MasterState, Progress, RevokedInfo, ShareReport, SharedCounts, SharedInfo, Skipped, Standing,
     WrittenFile,
 };
-use super::{Error, Node, shorten};
+use super::{Error, Node};
 use crate::config::ShareOptions;
 use crate::state::announce;
 use crate::storage::shares::{self, HashProgress, SharedEntry};

@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::Phase;
+use super::life::Phase;
 use crate::tasks::{Failures, Watch};
 
 /// Pause before a task that panicked begins anew, doubled each time.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use swarmdex_protocols::{ContentId, Multiaddr, Name, PeerId, Version};
 
 use crate::config::Role;
+use crate::storage::shares::LeftOut;
 
 /// A node that listens: what the first line of `swarmdex run` says of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -359,7 +360,7 @@ pub struct ShareReport {
     pub skipped: Vec<Skipped>,
     /// How much was left out in all.
     #[serde(default)]
-    pub left_out: super::LeftOut,
+    pub left_out: LeftOut,
     /// Files that programs have open for writing. What they change through a mapping shows late, or never.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub written: Vec<WrittenFile>,

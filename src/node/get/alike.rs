@@ -6,8 +6,9 @@ use std::path::Path;
 
 use swarmdex_protocols::{Entry, Name};
 
+use crate::node::ErrorKind;
 use crate::node::record::rest_of;
-use crate::node::{ErrorKind, FailedFile};
+use crate::node::types::FailedFile;
 
 /// Names of files by which it is tried whether a folder tells capitals from small letters.
 const TRIED: [&str; 2] = [".swarmdex-case", ".SWARMDEX-CASE"];

@@ -8,7 +8,8 @@ use swarmdex_protocols::words::index_words;
 use swarmdex_protocols::{Name, Pattern};
 
 use super::glob_below;
-use crate::node::{Error, Node, shorten};
+use crate::node::error::shorten;
+use crate::node::{Error, Node};
 use crate::state::nearest::{Hint, nearest};
 
 /// How long a hint may take.

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{Failed, Member, Membership, ReportOutcome};
 use crate::clock::unix_ms;
-use crate::node::Phase;
+use crate::node::life::Phase;
 use crate::state::Now;
 use crate::storage::shares::SharedEntry;
 

@@ -1,0 +1,55 @@
+//! How far a node has got, and what ends with it.
+
+use tokio::sync::{Mutex, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+
+use crate::storage::dir::DataDir;
+use crate::tasks::{Chores, Failures};
+
+/// How far a node has got; it never goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    Runs,
+    /// It stops in order: whoever should know is told.
+    Leaves,
+    /// It is gone without a word, as after a crash.
+    CutOff,
+}
+
+impl Phase {
+    /// Waits until the node stops, in one way or the other.
+    pub(super) async fn end(watch: &mut watch::Receiver<Self>) {
+        // The sender goes with the last handle, and then the node stops as well.
+        let _ = watch.wait_for(|phase| *phase > Self::Runs).await;
+    }
+
+    /// Works until the node stops, or the work is over.
+    pub(super) async fn limit(watch: &watch::Receiver<Self>, work: impl Future<Output = ()>) {
+        let mut watch = watch.clone();
+        tokio::select! {
+            () = Self::end(&mut watch) => {}
+            () = work => {}
+        }
+    }
+}
+
+/// What ends with the node.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) phase: watch::Sender<Phase>,
+    /// `None` while it runs; then whether it stopped as asked.
+    pub(super) ended: watch::Sender<Option<bool>>,
+    pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// What downloads say to others without waiting for it.
+    pub(super) chores: Chores,
+    pub(super) failures: Failures,
+    pub(super) network: AbortHandle,
+    /// Holds the lock.
+    pub(super) dir: DataDir,
+}
+
+impl Life {
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.send_modify(|now| *now = phase.max(*now));
+    }
+}
