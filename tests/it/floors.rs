@@ -331,3 +331,69 @@ fn a_name_that_stands_twice_is_found() {
     assert_eq!(found.keys().collect::<Vec<_>>(), ["src/net: A"]);
     assert!(of(&[one, ("src/net/a_off.rs", "struct A;"), ("src/net/a/tests.rs", "struct A;")]).is_empty());
 }
+
+/// What the files of a floor may name of its `mod.rs`. `Node` is what most of them add a method to, and `Inner` what it holds. `Error`
+/// is what each of them ends in, and `ErrorKind` what is asked of one. `net` keeps its handle and its errors in files of their own.
+const HANDLES: [(&str, &[&str]); 2] = [("node", &["Node", "Inner", "Error", "ErrorKind"]), ("net", &[])];
+
+/// Where files of a floor name something of its `mod.rs`, which imports them. What it exports again has a file of its own.
+fn reaches_up(sources: &BTreeMap<String, String>) -> Vec<String> {
+    let mut found = Vec::new();
+    for (floor, handles) in HANDLES {
+        let below = format!("{floor}::");
+        let below: Vec<_> = sources.iter().filter(|(module, _)| module.starts_with(&below)).collect();
+        let rooms: BTreeSet<&str> = below.iter().filter_map(|(module, _)| module.split("::").nth(1)).collect();
+        for (module, code) in below {
+            let mut names: BTreeSet<String> = named(module, code).into_iter().collect();
+            // Taken apart, a star is nothing.
+            if code.lines().any(|line| line.starts_with("use super::*")) && module.matches("::").count() == 1 {
+                names.insert(format!("{floor}::*"));
+            }
+            for name in &names {
+                let mut parts = name.split("::");
+                if let (Some(first), Some(item)) = (parts.next(), parts.next())
+                    && first == floor
+                    && !rooms.contains(item)
+                    && !handles.contains(&item)
+                {
+                    found.push(format!("{module} names {name}, which is in mod.rs or has a file of its own"));
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn files_of_a_floor_name_nothing_of_its_mod_but_the_handle() {
+    let found = reaches_up(&sources());
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn a_file_that_reaches_up_is_found() {
+    let of = |module: &str, code: &str| {
+        let files = [("node", "mod a;"), ("node::a", ""), ("net", "mod b;"), ("net::b", ""), (module, code)];
+        reaches_up(&files.map(|(module, code)| (module.to_owned(), code.to_owned())).into()).len()
+    };
+    for (module, code) in [
+        ("node::a", "use super::Phase;"),
+        ("node::a::deep", "use super::super::{Error, shorten as cut};"),
+        ("node::a", "use crate::node::{\n    Error, Phase,\n};"),
+        ("node::a", "fn f() { super::start() }"),
+        ("node::a", "use super::*;"),
+        ("net::b", "use crate::net::Net;"),
+    ] {
+        assert_eq!(of(module, code), 1, "{module}: {code}");
+    }
+    for (module, code) in [
+        ("node::a", "use super::a::{self, B};\nuse super::{Error, ErrorKind, Inner, Node};"),
+        ("node::a::deep", "use super::*;\nuse super::Local;\npub(in crate::node) fn f() {}"),
+        ("node::a", "use crate::net::Net; // not super::Phase"),
+        ("net::b", "use super::b::Net;"),
+        ("node", "use super::net::Net;\nuse crate::node::Phase;"),
+        ("cli::c", "use crate::node::Status;"),
+    ] {
+        assert_eq!(of(module, code), 0, "{module}: {code}");
+    }
+}
