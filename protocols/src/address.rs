@@ -15,7 +15,7 @@ use crate::limits::{MAX_ADDRESS_BYTES, MAX_ADDRESSES};
 /// Addresses of one node in a routing table.
 const MAX_ROUTING_ADDRESSES: usize = 8;
 
-/// The IP address that an address begins with.
+/// The IP address that an address begins with, an IPv4 one mapped into IPv6 as IPv4; `None` for a DNS name.
 pub fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
@@ -130,7 +130,7 @@ pub fn first_those_of(mut addresses: Vec<Multiaddr>, ips: &BTreeSet<IpAddr>) -> 
 }
 
 /// Takes the addresses that are worth keeping out of those that a node names for itself: those that can work, as many
-/// as a message has room for. The node is on the same host if it is `here`. Addresses at which it is `seen` come first.
+/// as a message has room for, [`MAX_ADDRESSES`]. The node is on the same host if it is `here`. Addresses at which it is `seen` come first.
 pub fn worth_keeping(addresses: Vec<Multiaddr>, here: bool, seen: &BTreeSet<IpAddr>) -> Vec<Multiaddr> {
     let addresses = addresses.into_iter().filter(|address| works(address, here)).collect();
     let mut addresses = first_those_of(addresses, seen);
@@ -140,7 +140,7 @@ pub fn worth_keeping(addresses: Vec<Multiaddr>, here: bool, seen: &BTreeSet<IpAd
 
 /// The addresses by which Kademlia is to reach a node: over TCP if it has any. A node that is gone refuses a connection over TCP at
 /// once, while QUIC waits for seconds, and with it every query. Kademlia tells everybody what it has, so loopback is left out where
-/// there is another.
+/// there is another. At most 8 are given.
 pub fn routing_addresses(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
     let mut addresses = preferred(addresses.to_vec(), |address| !is_loopback(address));
     addresses = preferred(addresses, is_tcp);
@@ -148,7 +148,7 @@ pub fn routing_addresses(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
     addresses
 }
 
-/// The first of some addresses, without peer ids, that a node can be dialled at: as many as a message has room for.
+/// The first of some addresses, without peer ids, that a node can be dialled at: as many as a message has room for, [`MAX_ADDRESSES`].
 pub fn bounded(addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<Multiaddr> {
     addresses.into_iter().map(without_peer).filter(is_dialable).take(MAX_ADDRESSES).collect()
 }
@@ -190,7 +190,7 @@ pub fn can_be_dialled(address: &Multiaddr) -> bool {
         )
 }
 
-/// The socket address of an address over TCP with a fixed port.
+/// The socket address of an address over TCP with a fixed port; `None` for others, and for DNS names.
 pub fn tcp_socket(address: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = address.iter();
     let ip: IpAddr = match parts.next()? {
@@ -219,7 +219,8 @@ pub fn group_by_peer(addresses: &[Multiaddr]) -> Vec<(Option<PeerId>, Vec<Multia
 }
 
 /// Whether an address is one that a node can be reached at: an IP address or DNS name with TCP, or UDP and
-/// QUIC, and at most a peer id behind it. Link-local ones of IPv6 mean nothing without the interface.
+/// QUIC, and at most a peer id behind it. Link-local ones of IPv6 mean nothing without the interface. It has at most
+/// [`MAX_ADDRESS_BYTES`] bytes.
 pub fn is_dialable(address: &Multiaddr) -> bool {
     if address.len() > MAX_ADDRESS_BYTES {
         return false;

@@ -48,7 +48,7 @@ impl KeyMark {
     }
 }
 
-/// A peer in 8 bytes, to compare with.
+/// A peer in 8 bytes, to compare with: two peers may have the same.
 pub fn tag(peer: &PeerId) -> u64 {
     first_bytes(blake3::hash(&peer.to_bytes()).as_bytes())
 }
@@ -128,7 +128,8 @@ impl Held {
     }
 }
 
-/// The answer for one range, from the items that are held there; `room` is how many more items the answer may have.
+/// The answer for one range, from the items that are held there; `room` is how many more items the answer may have, and is reduced by
+/// those that it has.
 pub fn compare(range: &KeyRange, held: Held, room: &mut usize) -> KeysCompared {
     let marks = held.statements.iter().copied().chain(held.provided.iter().map(KeyMark::provided));
     let (mut count, mut digest) = (0u32, KeyMark::default());

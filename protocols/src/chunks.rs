@@ -2,7 +2,7 @@
 
 use crate::limits::MAX_HAVE_ALONG;
 
-/// A set of chunks of one content.
+/// A set of chunks of one content: in memory, and on the wire, one bit for each chunk that the content has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkSet {
     bits: Vec<u8>,
@@ -11,7 +11,7 @@ pub struct ChunkSet {
 }
 
 impl ChunkSet {
-    /// No chunk of `chunks`.
+    /// No chunk, of a content that has `chunks` of them.
     pub fn none(chunks: u64) -> Self {
         let bytes = usize::try_from(chunks.div_ceil(8)).unwrap_or(usize::MAX);
         Self { bits: vec![0; bytes], chunks, count: 0 }

@@ -45,7 +45,10 @@ pub enum EncodeError {
     Unencodable(String),
 }
 
-/// Encodes `value`; an error if that takes more than `max` bytes.
+/// Encodes `value`, in at most `max` bytes. All of it is encoded before its length is known.
+///
+/// # Errors
+/// [`EncodeError::TooLarge`] if it takes more bytes, [`EncodeError::Unencodable`] if the value has no form in CBOR.
 pub fn encode<T: Serialize>(value: &T, max: usize) -> Result<Vec<u8>, EncodeError> {
     let bytes = serde_cbor::to_vec(value).map_err(|e| EncodeError::Unencodable(e.to_string()))?;
     if bytes.len() > max {
@@ -55,6 +58,13 @@ pub fn encode<T: Serialize>(value: &T, max: usize) -> Result<Vec<u8>, EncodeErro
 }
 
 /// Decodes one value that fills `bytes` exactly; at most `max` bytes are looked at.
+///
+/// # Errors
+/// - [`DecodeError::TooLarge`]: there are more than `max` bytes.
+/// - [`DecodeError::Truncated`]: they end before the value does. [`DecodeError::TrailingBytes`]: they go on after it.
+/// - [`DecodeError::UnknownVariant`]: the value is of a kind that this version does not know.
+/// - [`DecodeError::Malformed`]: they are no CBOR, or not of the form of `T`. Texts in errors have at most [`MAX_REASON_BYTES`] bytes
+///   of what the library said.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, DecodeError> {
     if bytes.len() > max {
         return Err(DecodeError::TooLarge { actual: bytes.len() as u64, limit: max });

@@ -103,7 +103,10 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// The geometry of a file of `size` bytes.
+    /// The geometry of a file of `size` bytes. Chunks have 256 KiB in files of up to 4 GiB, and up to 1 MiB in larger ones.
+    ///
+    /// # Errors
+    /// [`FileTooLarge`] for more than [`MAX_FILE_BYTES`].
     pub fn new(size: u64) -> Result<Self, FileTooLarge> {
         if size > MAX_FILE_BYTES {
             return Err(FileTooLarge(size));
@@ -127,7 +130,7 @@ impl Geometry {
         self.size.div_ceil(self.chunk_bytes).max(1)
     }
 
-    /// Where chunk `index` begins, in bytes.
+    /// Where chunk `index` begins, in bytes. An `index` beyond [`Geometry::chunks`] may be too large to multiply.
     pub fn offset(&self, index: u64) -> u64 {
         index * self.chunk_bytes
     }
@@ -145,7 +148,7 @@ impl Geometry {
         self.size == 0
     }
 
-    /// How many chunks, from `first` on, fit one response.
+    /// How many chunks fit one response: 1 to 4.
     pub fn chunks_per_response(&self) -> u64 {
         MAX_CHUNK_BYTES / self.chunk_bytes
     }
@@ -194,7 +197,7 @@ pub struct WrongChunk {
     pub index: u64,
 }
 
-/// Chaining value of chunk `index`, for a file that has more than one chunk.
+/// Chaining value of chunk `index`, for a file that has more than one chunk. `bytes` are all of the chunk.
 pub fn chunk_value(geometry: &Geometry, index: u64, bytes: &[u8]) -> ChainingValue {
     let mut hasher = blake3::Hasher::new();
     hasher.set_input_offset(geometry.offset(index));
@@ -204,6 +207,9 @@ pub fn chunk_value(geometry: &Geometry, index: u64, bytes: &[u8]) -> ChainingVal
 
 /// Checks that `bytes` are chunk `index` of the content; costs one hash of the bytes and one
 /// compression for each level of the tree above them.
+///
+/// # Errors
+/// [`WrongChunk`] if they are not, have another length, or the proof does not fit the chunk.
 pub fn verify_chunk(
     content: &ContentId,
     geometry: &Geometry,
@@ -215,7 +221,10 @@ pub fn verify_chunk(
 }
 
 /// Verifies a chunk as [`verify_chunk`] does. Returns the values on the way up with their positions in the byte form of
-/// an [`Outboard`], counted in nodes without the root.
+/// an [`Outboard`], counted in nodes without the root. A content of one chunk has none.
+///
+/// # Errors
+/// [`WrongChunk`] as [`verify_chunk`].
 pub fn check_chunk(
     content: &ContentId,
     geometry: &Geometry,
@@ -272,7 +281,7 @@ fn merge(left: &ChainingValue, right: &ChainingValue, root: bool) -> ChainingVal
 /// The tree above the chunks of one file: every level, lowest first, root left out.
 ///
 /// Kept beside a shared file so that any proof is read, not computed. Its byte form is all levels
-/// one after the other; a file of one chunk has an empty outboard.
+/// one after the other, 32 bytes for each node; a file of one chunk has an empty outboard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outboard {
     geometry: Geometry,

@@ -138,7 +138,10 @@ pub struct Have {
 }
 
 impl ChunkRun {
-    /// The bytes of the file that are asked for, or why they cannot be sent.
+    /// Which bytes of the file are asked for, counted from its begin.
+    ///
+    /// # Errors
+    /// [`FetchRefusal::Range`] if the run is empty, ends beyond the content, or is too long for one response.
     pub fn range(&self, geometry: &Geometry) -> Result<Range<u64>, FetchRefusal> {
         let end = self.first.checked_add(u64::from(self.count)).ok_or(FetchRefusal::Range)?;
         if self.count == 0 || end > geometry.chunks() || u64::from(self.count) > geometry.chunks_per_response() {
@@ -148,7 +151,7 @@ impl ChunkRun {
     }
 
     /// The chunks of a response, each with its index and its proof; `None` unless there are as many of them, and as long ones, as the
-    /// run has.
+    /// run has. Nothing is verified yet.
     pub fn chunks<'a>(
         &self,
         geometry: &Geometry,

@@ -78,7 +78,12 @@ fn is_over(expires_ms: u64, unix_ms: u64) -> bool {
 }
 
 impl Ledger {
-    /// Takes in a statement that was verified. Taking the same one again is no error.
+    /// Takes in a statement that was verified, at `unix_ms` milliseconds since 1970. Taking the same one again is no error.
+    ///
+    /// # Errors
+    /// - [`Rejection::Expired`]: it is over already.
+    /// - [`Rejection::Older`]: a later statement about the name is here.
+    /// - [`Rejection::Certified`], [`Rejection::Claimed`]: it is a claim, and the name is another's, or claimed by another.
     pub fn insert(&mut self, statement: Statement, unix_ms: u64) -> Result<(), Rejection> {
         self.expire(unix_ms);
         if is_over(statement.expires_ms(), unix_ms) {
@@ -152,7 +157,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Forgets what is over.
+    /// Forgets what is over at `unix_ms` milliseconds since 1970.
     pub fn expire(&mut self, unix_ms: u64) {
         if self.settled.as_ref().is_some_and(|statement| is_over(statement.expires_ms(), unix_ms)) {
             self.settled = None;
@@ -208,13 +213,21 @@ impl Ledger {
         settled.max(self.claim.as_ref().map(|claim| claim.entry.version).unwrap_or_default())
     }
 
-    /// As the value of a record.
+    /// As the value of a record: at most [`MAX_RECORD_BYTES`] bytes.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLarge`] if it takes more; statements that were checked never do.
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         codec::encode(&Record { statements: self.statements().collect() }, MAX_RECORD_BYTES)
     }
 
     /// Reads and checks the value of a record about `name`. Statements that are over are left out; one that is
-    /// false spoils the record.
+    /// false spoils the record. The time is in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// - [`InvalidRecord::Bytes`]: the bytes are no record, or more than [`MAX_RECORD_BYTES`].
+    /// - [`InvalidRecord::Name`]: a statement is about another name.
+    /// - [`InvalidRecord::Statement`]: one is invalid otherwise than by having expired.
     pub fn decode(bytes: &[u8], name: &Name, authority: &Authority, unix_ms: u64) -> Result<Self, InvalidRecord> {
         let statements = decode_record(bytes)?;
         let mut ledger = Self::default();
@@ -236,6 +249,9 @@ impl Ledger {
 }
 
 /// The statements in the value of a record, not yet checked.
+///
+/// # Errors
+/// [`DecodeError`] if the bytes are no record, or more than [`MAX_RECORD_BYTES`].
 pub fn decode_record(bytes: &[u8]) -> Result<Vec<Statement>, DecodeError> {
     codec::decode::<Record>(bytes, MAX_RECORD_BYTES).map(|record| record.statements)
 }
@@ -255,7 +271,7 @@ pub struct Tally {
 const MAX_OWNERS: usize = 8;
 
 impl Tally {
-    /// Counts the ledger of one node, which was checked. An empty one counts as an answer.
+    /// Counts the ledger of one node, which was checked, at `unix_ms` milliseconds since 1970. An empty one counts as an answer.
     pub fn add(&mut self, ledger: &Ledger, unix_ms: u64) {
         self.answers += 1;
         if let Some(Statement::Certificate(certificate)) = &ledger.settled
@@ -293,7 +309,7 @@ impl Tally {
         }
     }
 
-    /// Nodes that answered.
+    /// How many nodes answered.
     pub fn answers(&self) -> usize {
         self.answers
     }
@@ -308,7 +324,7 @@ impl Tally {
         self.settled().map(Statement::version).unwrap_or_default()
     }
 
-    /// Its rank.
+    /// Rank of the latest statement that the master stands behind; `None` if there is none.
     pub fn rank(&self) -> Option<Rank> {
         self.settled().and_then(Statement::rank)
     }

@@ -60,7 +60,10 @@ pub enum InvalidName {
 }
 
 impl Name {
-    /// Parses a name.
+    /// Parses a name of 1 to [`MAX_NAME_BYTES`] bytes, in segments of at most [`MAX_SEGMENT_BYTES`].
+    ///
+    /// # Errors
+    /// [`InvalidName`] says which rule the text breaks; of several it is the first that is found.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         if text.is_empty() {
             return Err(InvalidName::Empty);
@@ -85,6 +88,9 @@ impl Name {
 
     /// Parses a name that was found on a disk: some file systems decompose characters, so the text is
     /// brought to normalization form C first.
+    ///
+    /// # Errors
+    /// [`InvalidName`], as [`Name::parse`] has it of the text in that form.
     pub fn from_path_text(text: &str) -> Result<Self, InvalidName> {
         if text.len() > 4 * MAX_NAME_BYTES {
             return Err(InvalidName::TooLong(text.len()));
@@ -92,7 +98,10 @@ impl Name {
         Self::parse(&text.nfc().collect::<String>())
     }
 
-    /// `rest` below `prefix`.
+    /// `rest` below `prefix`, with a `/` between them.
+    ///
+    /// # Errors
+    /// [`InvalidName`]: mostly [`InvalidName::TooLong`].
     pub fn join_prefix(prefix: &Self, rest: &Self) -> Result<Self, InvalidName> {
         Self::parse(&format!("{prefix}/{rest}"))
     }
@@ -181,6 +190,9 @@ pub struct InvalidNetwork;
 
 impl Network {
     /// Parses the name of a network.
+    ///
+    /// # Errors
+    /// [`InvalidNetwork`] if it has other characters, none, or more than [`MAX_NETWORK_BYTES`].
     pub fn parse(text: &str) -> Result<Self, InvalidNetwork> {
         let good = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.');
         if text.is_empty() || text.len() > MAX_NETWORK_BYTES || !text.chars().all(good) {

@@ -75,12 +75,18 @@ pub enum RequiredWord {
 }
 
 impl Pattern {
-    /// Parses a query.
+    /// Parses a query of at most [`MAX_QUERY_BYTES`] bytes and [`MAX_QUERY_TERMS`] terms.
+    ///
+    /// # Errors
+    /// [`InvalidPattern`] if it has more, or control characters other than white space.
     pub fn parse(query: &str) -> Result<Self, InvalidPattern> {
         Self::parse_by(query, Rule::Second)
     }
 
     /// Parses a query that names are to match by a rule.
+    ///
+    /// # Errors
+    /// [`InvalidPattern`] as [`Pattern::parse`].
     pub fn parse_by(query: &str, rule: Rule) -> Result<Self, InvalidPattern> {
         if query.len() > MAX_QUERY_BYTES {
             return Err(InvalidPattern::TooLong(query.len()));

@@ -50,7 +50,7 @@ pub const RUNS: u64 = 32;
 pub struct Version(pub u64);
 
 impl Version {
-    /// The version that follows `self` when the wall clock shows `unix_ms`; rises even if the clock does not.
+    /// The version that follows `self` when the wall clock shows `unix_ms` milliseconds since 1970; rises even if the clock does not.
     pub fn next(self, unix_ms: u64) -> Self {
         Self(self.0.saturating_add(1).max(unix_ms.saturating_mul(1024)))
     }
@@ -212,7 +212,11 @@ impl Statement {
     }
 
     /// Checks signatures, network and dates, and takes out attributes that are not the owner's: what is stored and passed on
-    /// has been through this.
+    /// has been through this. The time is in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`Invalid`], as the kind of statement has it: [`Certificate::verify`], [`Tombstone::verify`], [`Revocation::verify`],
+    /// [`Claim::verify`].
     pub fn check(&mut self, authority: &Authority, unix_ms: u64) -> Result<(), Invalid> {
         self.verify(authority, unix_ms)?;
         if let Some(entry) = self.entry_mut() {
@@ -228,7 +232,10 @@ impl Statement {
         }
     }
 
-    /// Checks signatures, network and dates; attributes are left as they are.
+    /// Checks signatures, network and dates; attributes are left as they are. The time is in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`Invalid`] as [`Statement::check`].
     pub fn verify(&self, authority: &Authority, unix_ms: u64) -> Result<(), Invalid> {
         match self {
             Self::Certificate(certificate) => certificate.verify(&authority.network, &authority.master, unix_ms),

@@ -4,7 +4,7 @@
 use crate::chunks::ChunkSet;
 use crate::content::{ChainingValue, ContentId, Geometry, Outboard, Proof, proof_positions};
 
-/// The values that proofs have brought so far.
+/// The values that proofs have brought so far: 32 bytes in memory for each node of the tree, and one bit for each chunk.
 #[derive(Debug, Clone)]
 pub struct Tree {
     content: ContentId,

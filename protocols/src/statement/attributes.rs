@@ -65,6 +65,9 @@ pub struct Subject<'a> {
 
 impl SignedAttributes {
     /// Signs what the owner of a name says of its file.
+    ///
+    /// # Errors
+    /// [`SigningError`] of a key that cannot sign; an Ed25519 key always can.
     pub fn sign(attributes: Attributes, subject: Subject<'_>, owner: &Keypair) -> Result<Self, SigningError> {
         let Attributes { executable, modified_ns } = attributes;
         let bytes = body(attributes, subject, &owner.public().to_peer_id().to_bytes()).without_dates();

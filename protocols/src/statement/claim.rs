@@ -31,7 +31,10 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Signs a claim, or its withdrawal, by the entry's owner at `unix_ms`.
+    /// Signs a claim, or its withdrawal, by the entry's owner at `unix_ms` milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`SigningError`] of a key that cannot sign; an Ed25519 key always can.
     pub fn sign(
         entry: Entry,
         base: Version,
@@ -45,7 +48,12 @@ impl Claim {
         Ok(Self { entry, base, withdrawn, seal })
     }
 
-    /// Checks the claim against the owner's key, the network and the clock.
+    /// Checks the claim against the owner's key, the network and the clock, which is in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// - [`Invalid::Signature`]: the owner did not sign it so, or its peer id is no Ed25519 key.
+    /// - [`Invalid::Expired`]: it is over by more than [`CLOCK_TOLERANCE_MS`].
+    /// - [`Invalid::Dates`]: it, or its version, is of the future, or it is valid for longer than [`CLAIM_LIFETIME_MS`].
     pub fn verify(&self, network: &Network, unix_ms: u64) -> Result<(), Invalid> {
         self.seal.check_dates(unix_ms, CLAIM_LIFETIME_MS)?;
         if self.entry.version.unix_ms() > unix_ms.saturating_add(CLOCK_TOLERANCE_MS) {

@@ -25,20 +25,31 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Signs `entry` for `network` at `unix_ms`.
+    /// Signs `entry` for `network` at `unix_ms` milliseconds since 1970. It is valid for [`CERTIFICATE_LIFETIME_MS`].
+    ///
+    /// # Errors
+    /// [`SigningError`] of a key that cannot sign; an Ed25519 key always can.
     pub fn sign(entry: Entry, network: &Network, master: &Keypair, unix_ms: u64) -> Result<Self, SigningError> {
         let seal =
             Seal::new(entry_body(CERTIFICATE_DOMAIN, &entry, network), master, unix_ms, CERTIFICATE_LIFETIME_MS)?;
         Ok(Self { entry, seal })
     }
 
-    /// Checks the certificate against the master's key, the network and the clock.
+    /// Checks the certificate against the master's key, the network and the clock, which is in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// - [`Invalid::Signature`]: another key signed it, or something else was signed.
+    /// - [`Invalid::Expired`]: it is over by more than [`CLOCK_TOLERANCE_MS`].
+    /// - [`Invalid::Dates`]: it was issued in the future, or is valid for too long.
     pub fn verify(&self, network: &Network, master: &PublicKey, unix_ms: u64) -> Result<(), Invalid> {
         self.seal.check_dates(unix_ms, CERTIFICATE_LIFETIME_MS)?;
         self.verify_signature(network, master)
     }
 
     /// Checks the signature alone: what was granted once, even if its time is over.
+    ///
+    /// # Errors
+    /// [`Invalid::Signature`].
     pub fn verify_signature(&self, network: &Network, master: &PublicKey) -> Result<(), Invalid> {
         self.seal.check_signature(entry_body(CERTIFICATE_DOMAIN, &self.entry, network), master)
     }
@@ -72,7 +83,10 @@ pub struct Tombstone {
 }
 
 impl Tombstone {
-    /// Signs a tombstone for `network` at `unix_ms`.
+    /// Signs a tombstone for `network` at `unix_ms` milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`SigningError`] of a key that cannot sign; an Ed25519 key always can.
     pub fn sign(
         name: Name,
         owner: PeerId,
@@ -90,7 +104,12 @@ impl Tombstone {
         Body::new(TOMBSTONE_DOMAIN, network).field(name.as_str().as_bytes()).field(&owner.to_bytes()).version(version)
     }
 
-    /// Checks the tombstone against the master's key, the network and the clock.
+    /// Checks the tombstone against the master's key, the network and the clock, which is in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// - [`Invalid::Signature`]: another key signed it, or something else was signed.
+    /// - [`Invalid::Expired`]: it is over by more than [`CLOCK_TOLERANCE_MS`].
+    /// - [`Invalid::Dates`]: it was issued in the future, or is valid for too long.
     pub fn verify(&self, network: &Network, master: &PublicKey, unix_ms: u64) -> Result<(), Invalid> {
         self.seal.check_dates(unix_ms, END_LIFETIME_MS)?;
         self.seal.check_signature(Self::body(&self.name, &self.owner, self.version, network), master)
@@ -110,7 +129,10 @@ pub struct Revocation {
 }
 
 impl Revocation {
-    /// Signs the revocation of `certificate` by its owner at `unix_ms`.
+    /// Signs the revocation of `certificate` by its owner at `unix_ms` milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`SigningError`] of a key that cannot sign; an Ed25519 key always can.
     pub fn sign(
         mut certificate: Certificate,
         network: &Network,
@@ -129,7 +151,12 @@ impl Revocation {
             .version(certificate.entry.version)
     }
 
-    /// Checks both signatures and the dates; the certificate itself may have expired.
+    /// Checks both signatures and the dates at `unix_ms` milliseconds since 1970; the certificate itself may have expired.
+    ///
+    /// # Errors
+    /// - [`Invalid::Signature`]: the owner did not sign it, or the master did not sign what it ends.
+    /// - [`Invalid::Expired`]: it is over by more than [`CLOCK_TOLERANCE_MS`].
+    /// - [`Invalid::Dates`]: it or the certificate was issued in the future, or is valid for too long.
     pub fn verify(&self, network: &Network, master: &PublicKey, unix_ms: u64) -> Result<(), Invalid> {
         self.seal.check_dates(unix_ms, END_LIFETIME_MS)?;
         self.certificate.seal.check_issue(unix_ms, CERTIFICATE_LIFETIME_MS)?;
