@@ -1,9 +1,11 @@
 //! What a node tells its user: one set of types for the handle, the HTTP interface and `--json`.
 
+mod as_text;
 mod get;
 
 use std::path::PathBuf;
 
+pub(crate) use as_text::{optional_text, path_text, text, text_list};
 pub use get::{FailedFile, GetOptions, GetReport, GetRequest, GotFile, KeptFile};
 use serde::{Deserialize, Serialize};
 use swarmdex_protocols::{ContentId, Multiaddr, Name, PeerId, Version};
@@ -57,7 +59,7 @@ pub struct HolderInfo {
     /// Its peer id.
     #[serde(with = "text")]
     pub peer_id: PeerId,
-    /// Where it listens.
+    /// Where it listens, without its peer id; at most 16 addresses.
     pub addresses: Vec<Multiaddr>,
     /// Whether the master hears of it.
     pub state: PeerState,
@@ -77,7 +79,7 @@ pub struct LookupInfo {
     pub certified: bool,
     /// Who answered.
     pub source: Source,
-    /// Peers that have the content, the best to ask first.
+    /// Peers that have the content, the best to ask first; at most 32.
     pub holders: Vec<HolderInfo>,
     /// Peers that other certificates name as the owner: nodes that missed a change, or two masters that run with one key.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "text_list")]
@@ -120,7 +122,7 @@ pub struct PeerInfo {
     pub peer_id: PeerId,
     /// How the master sees it.
     pub state: PeerState,
-    /// Where it listens.
+    /// Where it listens, without its peer id; at most 16 addresses.
     pub addresses: Vec<Multiaddr>,
     /// Number of names that it holds.
     pub names: u64,
@@ -185,9 +187,9 @@ pub struct Status {
     pub pid: u32,
     /// For how long it has run, in seconds.
     pub uptime_seconds: u64,
-    /// Where it listens.
+    /// Where it listens, each with `/p2p/` and its peer id.
     pub listen: Vec<Multiaddr>,
-    /// Where its HTTP interface listens, if it does.
+    /// Where its HTTP interface listens, if it does. The interface alone says so: [`crate::Node::status`] does not.
     pub http: Option<String>,
     /// How it stands with its master.
     pub master: MasterState,
@@ -197,7 +199,7 @@ pub struct Status {
     /// What is known of another node with this identity.
     #[serde(default)]
     pub twin: Option<String>,
-    /// Other masters of this network that were met, or that peers follow.
+    /// Other masters of this network that were met, or that peers follow; 16 of either at most.
     #[serde(default, with = "text_list")]
     pub other_masters: Vec<PeerId>,
     /// Nodes that it is connected to.
@@ -262,10 +264,10 @@ pub struct MirrorInfo {
     pub no_room: u64,
     /// Records sent since the start, repetitions counted.
     pub sent: u64,
-    /// Copies of a record at other nodes that were read back since they were stored, in the mean; and the fewest of any.
+    /// Copies of a record at other nodes that were read back since they were stored, in the mean of all records.
     #[serde(default)]
     pub copies: f64,
-    /// See `copies`.
+    /// The fewest such copies of any record.
     #[serde(default)]
     pub fewest_copies: u64,
     /// Whether something was shared, granted or lost that these counts do not know of yet.
@@ -273,12 +275,12 @@ pub struct MirrorInfo {
     pub changing: bool,
 }
 
-/// How many entries a node shares, by what the master says of them.
+/// How many entries a node shares, by what the master says of them: each counts in one of these but `suspended`, and in `entries`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SharedCounts {
     /// All.
     pub entries: u64,
-    /// Bytes in all.
+    /// Size of all files together, in bytes.
     pub bytes: u64,
     /// Granted by the master, and confirmed in the last two leases.
     pub certified: u64,
@@ -361,7 +363,8 @@ pub struct ShareReport {
     /// How much was left out in all.
     #[serde(default)]
     pub left_out: LeftOut,
-    /// Files that programs have open for writing. What they change through a mapping shows late, or never.
+    /// Files that programs have open for writing, at most 1,000, as far as that was known within 2 seconds. What they change through a mapping shows
+    /// late, or never.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub written: Vec<WrittenFile>,
 }
@@ -400,7 +403,7 @@ pub struct RevokedInfo {
     pub acknowledged: bool,
 }
 
-/// How far a long operation is.
+/// How far a long operation is. Totals grow while more is found.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// Bytes done.
@@ -416,83 +419,4 @@ pub struct Progress {
     /// What it waits for if it cannot go on, as a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
-}
-
-/// Peer ids as text.
-pub(crate) mod text {
-    use serde::{Deserialize, Deserializer, Serializer};
-    use swarmdex_protocols::PeerId;
-
-    pub(crate) fn serialize<S: Serializer>(id: &PeerId, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(id)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PeerId, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// Optional peer ids as text or null.
-pub(crate) mod optional_text {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use swarmdex_protocols::PeerId;
-
-    pub(crate) fn serialize<S: Serializer>(id: &Option<PeerId>, serializer: S) -> Result<S::Ok, S::Error> {
-        id.map(|id| id.to_string()).serialize(serializer)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PeerId>, D::Error> {
-        let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
-    }
-}
-
-/// Paths as texts: what of one is no UTF-8 is shown, and not told so that it could be opened by it.
-pub(crate) mod path_text {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
-    use std::path::{Path, PathBuf};
-
-    use serde::{Deserialize, Deserializer, Serializer};
-    use swarmdex_protocols::text;
-
-    pub(crate) fn shown(path: &Path) -> String {
-        text::of_bytes(OsStr::as_bytes(path.as_os_str()))
-    }
-
-    pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&shown(path))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-        PathBuf::deserialize(deserializer)
-    }
-
-    /// Lists of paths.
-    pub(crate) mod list {
-        use super::*;
-
-        pub(crate) fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.collect_seq(paths.iter().map(|path| shown(path)))
-        }
-
-        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
-            Vec::deserialize(deserializer)
-        }
-    }
-}
-
-/// Lists of peer ids as texts.
-pub(crate) mod text_list {
-    use serde::{Deserialize, Deserializer, Serializer};
-    use swarmdex_protocols::PeerId;
-
-    pub(crate) fn serialize<S: Serializer>(ids: &[PeerId], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(ids.iter().map(ToString::to_string))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PeerId>, D::Error> {
-        let texts = Vec::<String>::deserialize(deserializer)?;
-        texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
-    }
 }

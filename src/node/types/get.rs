@@ -23,11 +23,12 @@ pub struct GetRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GetOptions {
-    /// For how long to wait for an owner that is away, in seconds; 0 for not at all. `None` for a little longer than a lease,
-    /// once something has come. If it is given, it is also waited for a name that nobody has yet.
+    /// For how long to wait for an owner that is away, in seconds; 0 for not at all. `None` for half as long again as a lease, at most
+    /// 15 seconds longer, once something has come. If it is given, it is also waited for a name that nobody has yet. 30 days are the
+    /// most, and stand for what is negative or no number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_seconds: Option<f64>,
-    /// Whether files get the executable bit and the time that they have with their owner.
+    /// Whether files get the executable bit and the time that they have with their owner. It is on by default, and all below is off.
     pub preserve: bool,
     /// Whether a file takes the place of an earlier copy that was not changed since.
     pub update: bool,
@@ -62,7 +63,7 @@ pub struct GotFile {
     pub path: PathBuf,
     /// Its size in bytes.
     pub bytes: u64,
-    /// How long it took, lookup included.
+    /// How long it took, lookup included, in seconds.
     pub seconds: f64,
     /// The peers that it came from; none if it was in place already, or is empty.
     #[serde(with = "super::text_list")]
