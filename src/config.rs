@@ -1,5 +1,5 @@
 //! Configuration of a node: plain data with defaults. Reading it from files, environment and flags is
-//! the command line's work.
+//! the command line's work, and so is most of checking it: see [`Config`].
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -71,7 +71,7 @@ pub enum Origin {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Selection {
-    /// Patterns, in the syntax of `.gitignore`, of what is left out.
+    /// Patterns, in the syntax of `.gitignore`, of what is left out; at most 1,000, each of 1 to 4,096 bytes.
     pub exclude: Vec<String>,
     /// Whether hidden files and folders are shared.
     pub hidden: bool,
@@ -92,12 +92,19 @@ pub struct ShareOptions {
 ///
 /// Made by [`Config::new`] and changed by its fields or, in a row, by the methods that begin with `with_`; more fields may
 /// come.
+///
+/// # Limits
+/// The command line refuses counts of 0, times that are not above 0 or are over a year, and a lifetime of records that is less than
+/// twice the time in which they come again. It also refuses addresses of kinds that nothing can be done with.
+/// [`crate::Node::start`] takes what it gets: it refuses an address that it cannot listen on and a pattern that is none, and what else
+/// breaks these limits may stop the node later.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
     /// What the node does.
     pub role: Role,
-    /// Folder for identity, index and share table; the platform's data folder if none is given.
+    /// Folder for identity, index and share table; made if it is not there. The command line takes the platform's data folder if none
+    /// is given.
     pub data_dir: PathBuf,
     /// The network that the node belongs to; nodes of other networks are ignored.
     pub network: Network,
@@ -115,7 +122,7 @@ pub struct Config {
     pub selection: Selection,
     /// Whether files that are added to shared folders, changed or deleted are announced and revoked by themselves.
     pub watch: bool,
-    /// Where to serve the HTTP interface besides the local socket; `None` turns it off.
+    /// Where the command line serves the HTTP interface besides the local socket; `None` turns it off. A node by itself serves neither.
     pub http: Option<SocketAddr>,
     /// Whether to find nodes on the local network by mDNS.
     pub mdns: bool,
@@ -142,7 +149,7 @@ pub struct Config {
 pub struct LeaseConfig {
     /// For how long the master counts a peer as alive without hearing from it.
     pub lease: Duration,
-    /// How often nodes ping each other.
+    /// How often nodes ping each other. A time of 0 ends the network of the node.
     pub ping_interval: Duration,
     /// After how many missed pings in a row a peer is suspect.
     pub missed_pings: u32,
@@ -150,7 +157,7 @@ pub struct LeaseConfig {
     pub max_backoff: Duration,
 }
 
-/// Bounds of what strangers can make a node keep.
+/// Bounds of what strangers can make a node keep. What is over one is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LimitsConfig {
@@ -160,7 +167,7 @@ pub struct LimitsConfig {
     pub peers_per_ip: usize,
     /// Names that one peer may hold.
     pub names_per_peer: usize,
-    /// Names that the members of one IP address may hold together.
+    /// Names that the members of one IP address, or of one /64 of IPv6, may hold together.
     pub names_per_ip: usize,
     /// Names in the index.
     pub names: usize,
@@ -170,9 +177,9 @@ pub struct LimitsConfig {
     pub pending_per_ip: usize,
     /// Requests that wait for an answer in all.
     pub pending: usize,
-    /// Connections in all.
+    /// Connections in all. There are fewer if the system lets the process open too few files: the log says so.
     pub connections: usize,
-    /// Connections from one IP address.
+    /// Connections from one IP address, or from one /64 of IPv6.
     pub connections_per_ip: usize,
     /// Connections with one peer.
     pub connections_per_peer: usize,
@@ -184,13 +191,13 @@ pub struct LimitsConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FetchConfig {
-    /// Most bytes, in MiB, asked of one source and not yet answered.
+    /// Most bytes, in MiB, asked of one source and not yet answered; 0 counts as 1.
     pub window_mib: usize,
     /// Most bytes, in MiB, read from disk for others and not yet sent.
     pub upload_mib: usize,
     /// For how long a source may leave a request unanswered.
     pub timeout: Duration,
-    /// Downloads at the same time.
+    /// Downloads at the same time; more wait for their turn. 0 counts as 1.
     pub downloads: usize,
     /// Threads that hash what is shared, and what `get` finds in place; 0 means one for each processor.
     pub threads: usize,
@@ -206,8 +213,8 @@ pub struct FetchConfig {
 pub struct IdentityConfig {
     /// What to do on another machine than before.
     pub on_new_machine: OnNewMachine,
-    /// File with the id of the machine. Another than the system's is for tests, and for containers that are given the
-    /// id of their host.
+    /// File with the id of the machine; without one nothing is compared. Another than the system's is for tests, and for containers
+    /// that are given the id of their host.
     pub machine_id_file: PathBuf,
 }
 
@@ -294,7 +301,7 @@ impl Default for FetchConfig {
 }
 
 impl Config {
-    /// The defaults, for a node with this role and data directory.
+    /// The defaults, for a node with this role and data directory. Nothing is made or checked yet.
     pub fn new(role: Role, data_dir: PathBuf) -> Self {
         Self {
             role,

@@ -5,7 +5,8 @@
 //! [`Node::start`] starts one from a [`Config`]. Everything that can be asked of it is a method of [`Node`] or of [`node::Api`].
 //! The client of another process's node implements that trait as well.
 //!
-//! A node lives until [`Node::shutdown`]; dropping its handles does not end it. It needs a Tokio runtime, best one of several threads.
+//! A node lives until [`Node::shutdown`], or until its last handle is dropped, which does not wait for its end: see [`Node`]. It needs
+//! a Tokio runtime, best one of several threads.
 //!
 //! A master and two peers in one process (`examples/share_and_get.rs`; `examples/embed.rs` is a peer inside another program):
 //!

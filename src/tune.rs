@@ -13,8 +13,9 @@ pub fn tune() -> bool {
 }
 
 /// Threads that a runtime should have for a node: those that wait on the network. Files, hashes and SQLite have threads of their
-/// own, and more threads that share the rest wake each other more often. With one instead of two on two processors a download
-/// was 6 % faster (`benches/loopback`). It took 9 % less processor time of both sides.
+/// own, and more threads that share the rest wake each other more often. It is half the number of processors, rounded up, and 1 at
+/// least. With one instead of two on two processors a download was 6 % faster (`benches/loopback`). It took 9 % less processor time of
+/// both sides.
 pub fn worker_threads() -> usize {
     of_processors(std::thread::available_parallelism().map_or(1, NonZeroUsize::get))
 }

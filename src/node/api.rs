@@ -16,7 +16,14 @@ use super::types::{
 use super::{Error, Node};
 use crate::config::ShareOptions;
 
-/// An answer on its way.
+/// An answer on its way. Nothing is asked before it is polled.
+///
+/// # Errors
+/// Those of the method of [`Node`]. The client of another process's node gives each as [`Error::Remote`], with its kind and its
+/// sentence. So it does if that process is gone or answers otherwise. [`Error::NotText`] is of a path that is no UTF-8.
+///
+/// # Cancel safety
+/// That of the method of [`Node`]. Dropping one of the client closes its connection, and the other process drops its answer.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, Error>>;
 
 /// A list, or as much of it as was asked for.
@@ -37,7 +44,8 @@ impl<T> Listed<T> {
     }
 }
 
-/// Everything that a node can be asked. Paths are absolute.
+/// Everything that a node can be asked. Paths are absolute. Errors and cancel safety are said at [`Reply`] and at each method of
+/// [`Node`].
 pub trait Api: Send + Sync {
     /// See [`Node::status`].
     fn status(&self) -> Reply<'_, Status>;
@@ -54,7 +62,7 @@ pub trait Api: Send + Sync {
     /// See [`Node::lookup`].
     fn lookup<'a>(&'a self, name: &'a str) -> Reply<'a, LookupInfo>;
 
-    /// See [`Node::matching`].
+    /// See [`Node::matching`]. The client of another process's node gives at most 100,000 entries.
     fn matching<'a>(&'a self, query: &'a str, limit: usize) -> Reply<'a, SearchInfo>;
 
     /// See [`Node::revoke`].

@@ -21,7 +21,7 @@ use crate::locks::lock;
 use crate::net::{MemberChange, MemberChanges};
 use crate::storage::shares::ShareTable;
 
-/// Events that are kept: so far behind may be who follows them. About 300 bytes each, at most 5 KiB.
+/// How many events are kept: so far behind may be who follows them. About 300 bytes each, at most 5 KiB.
 pub const EVENTS_KEPT: usize = 1024;
 /// Longest text of an event that is not this program's own, in bytes.
 const MAX_TEXT: usize = 1024;
@@ -310,6 +310,12 @@ impl Drop for DownloadWatch {
 }
 
 /// Events as they come. It keeps nothing of its own: whoever does not ask for the next one costs nothing.
+///
+/// It ends with [`crate::Node::shutdown`], after what is kept was given. It is no handle of the node, and ends as well once the
+/// last handle and all tasks of the node are gone. [`crate::Node::abort`] alone does not end it.
+///
+/// # Cancel safety
+/// Dropping it loses nothing: another one goes on from the number of the last event.
 #[derive(Debug)]
 pub struct EventStream {
     kept: Arc<Mutex<History>>,
@@ -321,7 +327,10 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Waits for the next event; `None` once the node has stopped. Cancel safe.
+    /// Waits for the next event; `None` once there will be no other.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: an event that was not given comes next time.
     pub async fn next(&mut self) -> Option<Notice> {
         if std::mem::take(&mut self.is_earlier) {
             return Some(Notice::Missed { missed: 0 });

@@ -59,7 +59,10 @@ pub struct NewIdentityInfo {
     pub old_key: Option<PathBuf>,
 }
 
-/// The identity in the data directory of `config`, whether a node runs there or not. Changes nothing.
+/// The identity in the data directory of `config`, whether a node runs there or not. Changes nothing. Blocks on the disk.
+///
+/// # Errors
+/// [`Error::NoIdentity`]: there is none yet. [`Error::DataDir`]: it cannot be read, is damaged, or others can read it.
 pub fn show_identity(config: &Config) -> Result<IdentityInfo, Error> {
     let data_dir = config.data_dir.clone();
     let Some(keypair) = read_identity(&data_dir)? else { return Err(Error::NoIdentity { path: data_dir }) };
@@ -68,8 +71,13 @@ pub fn show_identity(config: &Config) -> Result<IdentityInfo, Error> {
     Ok(IdentityInfo { peer_id, machine: compare_machine(&data_dir, here.as_ref()).into(), data_dir })
 }
 
-/// Gives the data directory of `config` a new identity; its shares and settings stay. No node may run there. Of a
-/// master's only with `force`.
+/// Gives the data directory of `config` a new identity; its shares and settings stay, and the old key is kept beside it. No node
+/// may run there. Of a master's only with `force`. Blocks on the disk. A break in the middle leaves one identity or the other, whole.
+///
+/// # Errors
+/// - [`Error::NoIdentity`]: there is no such folder.
+/// - [`Error::DataDir`]: a node runs there, or the folder is damaged, unfit, or of a newer version.
+/// - [`Error::Identity`]: it is a master's and `force` is false, or the new identity cannot be written.
 pub fn new_identity(config: &Config, force: bool) -> Result<NewIdentityInfo, Error> {
     // Nothing is made where nothing is.
     if !config.data_dir.exists() {

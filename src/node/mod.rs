@@ -69,7 +69,17 @@ use crate::storage::shares::ShareTable;
 pub(crate) use crate::storage::shares::check_patterns;
 use crate::tasks::Failures;
 
-/// A running node. Clones are handles to the same node; it runs until [`Node::shutdown`].
+/// A handle to a running node. Clones are handles to the same node.
+///
+/// The node runs until [`Node::shutdown`] or [`Node::abort`], or until the last handle is dropped. Every clone is a handle. So is
+/// an [`Operation`] until it ends, and an open [`Reader`]; an [`EventStream`] is none.
+///
+/// # Dropping the last handle
+/// The node stops in the background, and nobody can wait for that. Its tasks end, and a member tells its master that it leaves.
+/// A peer then finishes uploads for up to 5 seconds, and closes its connections. The network of a master does not end: it answers
+/// others until its runtime is gone, although its data directory is free again. So call [`Node::shutdown`] first.
+///
+/// The end of the Tokio runtime ends all of it at once, as [`Node::abort`] does.
 #[derive(Debug, Clone)]
 pub struct Node {
     inner: Arc<Inner>,
@@ -95,13 +105,31 @@ struct Inner {
 }
 
 impl Node {
-    /// Starts a node; returns once it listens. Files and folders of the configuration are shared in the
-    /// background.
+    /// Starts a node. Returns once it listens, or after 10 seconds if it listens nowhere by then.
+    ///
+    /// It opens the data directory, or makes one, and locks it until the last handle is gone. Then it joins the network, and shares
+    /// what the configuration names, both in the background: [`Node::events`] and [`Node::status`] tell how far that is. It needs a
+    /// Tokio runtime with I/O and time. What dropping the last handle does is said at [`Node`].
+    ///
+    /// # Errors
+    /// - [`Error::DataDir`]: the folder is in use, damaged, unfit, or of a newer version.
+    /// - [`Error::OtherMachine`]: it is from another machine, and the configuration says to stop then.
+    /// - [`Error::Identity`]: it is from another machine, and cannot be given a new identity.
+    /// - [`Error::Share`]: a pattern of `exclude` is none, or the share table cannot be opened.
+    /// - [`Error::Index`]: the index of a master cannot be opened. [`Error::Grants`]: nor can the certificates of a node.
+    /// - [`Error::Net`]: an address cannot be listened on, or encryption, DNS or mDNS cannot be set up.
+    /// - [`Error::ShuttingDown`]: the network ended before it listened. [`Error::Bug`]: a thread panicked.
+    ///
+    /// A file or folder that cannot be shared is no error: the log says so, and [`Node::roots`].
+    ///
+    /// # Cancel safety
+    /// Not cancel safe. What is being opened is opened to its end, and the data directory stays locked for so long. A peer that
+    /// listens already goes offline in the background. The network of a master that listens already goes on until its runtime ends.
     pub async fn start(config: Config) -> Result<Self, Error> {
         start::start(config).await
     }
 
-    /// Who the node is and where it listens.
+    /// Who the node is, and where it listens at the moment.
     pub fn ready(&self) -> Ready {
         Ready { ready: true, role: self.inner.config.role, peer_id: self.inner.net.local(), listen: self.listen() }
     }
@@ -111,7 +139,7 @@ impl Node {
         &self.inner.config
     }
 
-    /// The data directory, as an absolute path.
+    /// The data directory, as an absolute path. It stays locked until the last handle is dropped, after a shutdown as well.
     pub fn data_dir(&self) -> &std::path::Path {
         self.inner.life.dir.path()
     }
@@ -123,7 +151,13 @@ impl Node {
         addresses.iter().map(|address| address.clone().with(Protocol::P2p(local))).collect()
     }
 
-    /// What the node is doing.
+    /// What the node is doing. Counts of the network are zero once it has stopped.
+    ///
+    /// # Errors
+    /// None: the result is one because [`Api::status`] can fail in another process.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only reads.
     pub async fn status(&self) -> Result<Status, Error> {
         let inner = &self.inner;
         let snapshot = inner.net.snapshot().await;
@@ -180,12 +214,39 @@ impl Node {
         self.inner.life.failures.clone()
     }
 
-    /// The members of the network, as the master sees them.
+    /// The members of the network, as the master sees them, in the order of their ids. They are asked for in pages of 250.
+    ///
+    /// It waits up to 10 seconds for the first attempt to join, and up to 15 for each page.
+    ///
+    /// # Errors
+    /// - [`Error::NoMaster`]: none was found in that time. [`Error::NoEntrance`]: nor can a bootstrap node be reached.
+    /// - [`Error::MasterUnreachable`]: the last attempt to reach the master failed.
+    /// - [`Error::Request`]: the connection was lost, no answer came in time, or too many requests wait.
+    /// - [`Error::Refused`]: the master refused. [`Error::Answer`]: its answer does not fit, or its pages have no end.
+    /// - [`Error::ShuttingDown`]: the node stopped meanwhile.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what came so far is lost, and nothing else.
     pub async fn peers(&self) -> Result<Vec<PeerInfo>, Error> {
         self.inner.questions.peers().await
     }
 
-    /// What the index says of `name`.
+    /// What the index says of `name`, with up to 32 holders of up to 16 addresses each.
+    ///
+    /// The master is asked, and the DHT besides if no answer came within 150 ms. While the master cannot be reached, the DHT is asked
+    /// alone. It waits for the master as [`Node::peers`] does.
+    ///
+    /// # Errors
+    /// - [`Error::Name`]: `name` is no name. [`Error::NotFound`]: nobody holds it.
+    /// - [`Error::NoMaster`]: no master was ever found. [`Error::NoEntrance`]: nor can a bootstrap node be reached.
+    /// - [`Error::MasterUnreachable`], [`Error::NoNodes`]: neither the master nor a node of the DHT can be asked.
+    /// - [`Error::Unsure`]: nodes of the DHT that would know do not answer, and neither does the master.
+    /// - [`Error::Request`], [`Error::Refused`], [`Error::Answer`]: the master did not answer well, and the DHT did not find it.
+    /// - [`Error::Forged`]: the entry is not signed by the master that sent it, and the DHT did not find it.
+    /// - [`Error::ShuttingDown`]: the node stopped meanwhile.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only reads.
     pub async fn lookup(&self, name: &str) -> Result<LookupInfo, Error> {
         let found = self.inner.questions.lookup(name).await?;
         let attributes = found.entry.attributes(&self.inner.config.network);
@@ -198,27 +259,65 @@ impl Node {
     }
 
     /// Tells the master that a peer could not be reached; the master sees for itself.
+    ///
+    /// # Errors
+    /// Those of [`Node::peers`]. The master also refuses if the peer is no member.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a report that left arrives all the same, and only the answer is lost.
     pub async fn report(&self, peer: PeerId) -> Result<(), Error> {
         self.inner.questions.report(peer).await
     }
 
-    /// The entries that match `query`, sorted by name, at most `limit`.
+    /// The entries that match `query`, sorted by name, at most `limit`: all of them are in memory. The language of queries is
+    /// described at [`swarmdex_protocols::pattern`]. It waits for the master as [`Node::peers`] does.
+    ///
+    /// # Errors
+    /// [`Error::Query`] if the query is none. Else those of [`Node::lookup`], but for those about one name.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what came so far is lost, and nothing else.
     pub async fn search(&self, query: &str, limit: usize) -> Result<Vec<EntryInfo>, Error> {
         self.matching(query, limit).await.map(|found| found.entries)
     }
 
-    /// The same, and whether there are more.
+    /// As [`Node::search`], and whether there are more.
+    ///
+    /// # Errors
+    /// Those of [`Node::search`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what came so far is lost, and nothing else.
     pub async fn matching(&self, query: &str, limit: usize) -> Result<SearchInfo, Error> {
         self.inner.questions.search(query, limit).await
     }
 
-    /// Shares files and folders (absolute paths), and keeps them shared across restarts. Ends when the
-    /// master has answered, or after hashing if it cannot be reached.
+    /// As [`Node::share_with`], in the way that is the default.
     pub fn share(&self, paths: Vec<PathBuf>, name: Option<String>) -> Operation<ShareReport> {
         self.share_with(paths, name, ShareOptions::default())
     }
 
-    /// The same, in another way than by default.
+    /// Shares files and folders by their absolute paths, and keeps them shared across restarts. With `name` one file gets that name,
+    /// or the names in one folder begin with it.
+    ///
+    /// The operation hashes what is new. Then it waits until every name has an answer: up to 20 seconds for the next one, up to 5
+    /// while the master cannot be reached, up to 2 while none is known. Files of a folder that cannot be shared are no error: see
+    /// [`ShareReport::skipped`].
+    ///
+    /// # Errors
+    /// Of the operation:
+    /// - [`Error::Name`]: `name` is no name.
+    /// - [`Error::Share`]: a path is not there, is not for sharing, or has a name that is taken on this node. Or `name` is for several
+    ///   paths, a pattern is none, or the share table cannot be written.
+    /// - [`Error::Cancelled`]: it was cancelled while it hashed. Later that has no effect.
+    /// - [`Error::ShuttingDown`]: its runtime ended. [`Error::Bug`]: it panicked.
+    ///
+    /// Paths before the one that failed are shared, and stay so.
+    ///
+    /// # Cancel safety
+    /// Dropping or cancelling the operation while it hashes stops that at the next piece. The path that it was at is shared as it was
+    /// before, paths that were done stay shared, and hashes that are known stay so. Dropped later, it takes nothing back. It cannot be
+    /// paused.
     pub fn share_with(
         &self,
         paths: Vec<PathBuf>,
@@ -229,12 +328,28 @@ impl Node {
         Operation::start("share", move |control| async move { node.share_paths(paths, name, options, control).await })
     }
 
-    /// Downloads a file, or every file below a prefix.
+    /// As [`Node::get_with`], in the way that is the default.
     pub fn get(&self, request: GetRequest) -> Operation<GetReport> {
         self.get_with(request, GetOptions::default())
     }
 
-    /// The same, in another way than by default.
+    /// Downloads a file, or every file below a prefix: at most 1,000,000. Every byte is checked against its content
+    /// id before it counts.
+    ///
+    /// # Errors
+    /// Of the operation:
+    /// - those of [`Node::lookup`]; [`Error::NotNamed`] in place of [`Error::NotFound`] if there is something like it;
+    /// - [`Error::NothingBelow`], [`Error::NotBelow`], [`Error::TooManyBelow`]: of a prefix;
+    /// - [`Error::NoHolder`], [`Error::HoldersUnreachable`], [`Error::DisksSilent`], [`Error::ContentGone`]: nobody sends it;
+    /// - [`Error::Verification`]: all that came was something else;
+    /// - [`Error::Partial`]: it cannot be written; [`Error::Kept`]: the copy that is there was changed;
+    /// - [`Error::Cancelled`], [`Error::ShuttingDown`], [`Error::Bug`]: it was cancelled, its runtime ended, or it panicked.
+    ///
+    /// Below a prefix a file that fails is no error: see [`GetReport::failed`].
+    ///
+    /// # Cancel safety
+    /// Dropping the operation keeps the verified chunks of unfinished files, and another download of them goes on from there. Small
+    /// files that did not come whole are lost. Cancelling removes what is unfinished. Files in place stay either way.
     pub fn get_with(&self, request: GetRequest, options: GetOptions) -> Operation<GetReport> {
         let node = self.clone();
         Operation::start("get", move |control| async move {
@@ -245,14 +360,23 @@ impl Node {
         })
     }
 
-    /// What happens from now on, or after the event number `since` as far as it is kept: the last [`EVENTS_KEPT`] events are.
-    /// The stream ends once the node has stopped.
+    /// What happens from now on, or after the event number `since` as far as it is kept: the last [`EVENTS_KEPT`] events are. With a
+    /// `since` that was not given out yet, all that is kept follows. When the stream ends is said at [`EventStream`].
     pub fn events(&self, since: Option<u64>) -> EventStream {
         self.inner.events.follow(since)
     }
 
-    /// Leaves the network and stops; the master is told, uploads under way get a few seconds to finish.
-    /// Safe to call twice.
+    /// Leaves the network and stops. The master gets 2 seconds to hear of it, and uploads under way get 5 to finish. Hashing stops at
+    /// the next piece, and an index is closed. Whoever calls it meanwhile waits as well, and a later call returns at once.
+    ///
+    /// The data directory stays locked until the last handle is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Bug`]: a task of the node had panicked. It has stopped all the same.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe. Dropped in the middle, the node's tasks still end, but nobody waits for them any more, and a later call returns
+    /// at once. The network may go on then until [`Node::abort`], or as if the last handle were dropped. An index may stay open.
     pub async fn shutdown(&self) -> Result<(), Error> {
         let life = &self.inner.life;
         life.enter(Phase::Leaves);
@@ -275,7 +399,8 @@ impl Node {
         if whole && !life.failures.is_over() { Ok(()) } else { Err(Error::Bug) }
     }
 
-    /// Goes offline at once, as a crash would: nobody is told, and transfers break off.
+    /// Goes offline at once, as a crash would: nobody is told, and transfers break off. Tasks of the node end soon after, and nobody
+    /// waits for them: [`Node::shutdown`] does so afterwards, and closes an index. Safe to call twice.
     pub fn abort(&self) {
         // First, or the farewell would be on its way before the network ends.
         self.inner.life.enter(Phase::CutOff);
@@ -283,8 +408,14 @@ impl Node {
         self.inner.life.network.abort();
     }
 
-    /// Waits until the node has stopped; an error if it was not asked to, or if a part of it failed without which it cannot
-    /// go on: then [`Node::shutdown`] ends the rest.
+    /// Waits until the network of the node has ended, or until a part failed without which it cannot go on. Then
+    /// [`Node::shutdown`] ends the rest.
+    ///
+    /// # Errors
+    /// [`Error::Bug`]: it ended otherwise than by [`Node::shutdown`], [`Node::abort`] included, or such a part failed.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only waits.
     pub async fn stopped(&self) -> Result<(), Error> {
         let mut ended = self.inner.life.ended.subscribe();
         tokio::select! {

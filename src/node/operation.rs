@@ -45,7 +45,11 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// A long operation. Dropping it interrupts it: a download keeps what it has, and another one of the same goes on from there.
+/// A long operation, on a task of its own: it goes on whether it is polled or not.
+///
+/// # Cancel safety
+/// Dropping it interrupts it, and what it keeps is said where it begins: [`crate::Node::share_with`] and [`crate::Node::get_with`].
+/// One of another process's node ends there as well. Until its end it counts as a handle of the node.
 #[derive(Debug)]
 pub struct Operation<T> {
     progress: watch::Receiver<Progress>,
@@ -94,12 +98,21 @@ impl<T: Send + 'static> Operation<T> {
 }
 
 impl<T> Operation<T> {
-    /// How far it is; the latest value only.
+    /// How far it is; the latest value only. The channel closes with the operation's end.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
     }
 
-    /// Waits for its end, and tells meanwhile how far it is: often enough for the eye. Cancel safe.
+    /// Waits for its end, and tells meanwhile how far it is, at most every 20 milliseconds.
+    ///
+    /// # Errors
+    /// As [`Operation::outcome`].
+    ///
+    /// # Panics
+    /// As [`Operation::outcome`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: call it again to go on. The latest progress is told once more then.
     pub async fn follow(&mut self, mut tell: impl FnMut(Progress)) -> Result<T, Error> {
         let mut progress = self.progress();
         loop {
@@ -122,7 +135,8 @@ impl<T> Operation<T> {
         }
     }
 
-    /// Asks for nothing more until [`Operation::resume`]; what was asked for still arrives.
+    /// Has a download ask for nothing more until [`Operation::resume`]; what was asked for still arrives. Other operations, and those
+    /// of another process's node, go on.
     pub fn pause(&self) {
         self.requested.send_if_modified(|requested| {
             let runs = *requested == ControlRequest::Run;
@@ -144,12 +158,24 @@ impl<T> Operation<T> {
         });
     }
 
-    /// Ends it and leaves nothing behind; its outcome is [`Error::Cancelled`] unless it was done already.
+    /// Ends it; its outcome is [`Error::Cancelled`] unless it was done already. A download leaves nothing of unfinished files behind.
+    /// What is shared already stays so. One of another process's node is dropped there, and a download keeps what it has.
     pub fn cancel(&self) {
         self.requested.send_replace(ControlRequest::Cancel);
     }
 
-    /// Waits for its end. Cancel safe: call it again to go on waiting.
+    /// Waits for its end, and gives what it came to. That is there once.
+    ///
+    /// # Errors
+    /// - [`Error::Cancelled`]: [`Operation::cancel`] ended it. [`Error::Bug`]: it panicked.
+    /// - [`Error::ShuttingDown`]: its runtime ended before it did.
+    /// - Those of what it does, as said where it begins.
+    ///
+    /// # Panics
+    /// If it has given the outcome already, or [`Operation::follow`] has.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: call it again to go on waiting.
     pub async fn outcome(&mut self) -> Result<T, Error> {
         (&mut self.outcome).await.unwrap_or(Err(Error::ShuttingDown))
     }

@@ -14,7 +14,7 @@ use crate::storage::shares::{RootStanding, RootState};
 /// How many examples of what is left out are listed for each root.
 const EXAMPLES: usize = 100;
 
-/// Whether a root is there.
+/// Whether a file or folder that is shared, or is to be, is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "state")]
 pub enum RootPresence {
@@ -44,9 +44,9 @@ pub struct RootInfo {
     pub presence: RootPresence,
     /// New name of the file, or what stands in front of the names in the folder.
     pub name: Option<Name>,
-    /// Names that it has.
+    /// How many names it has.
     pub names: u64,
-    /// Bytes of what they stand for.
+    /// Size of what they stand for, in bytes.
     pub bytes: u64,
     /// What of it is shared.
     #[serde(flatten)]
@@ -73,7 +73,7 @@ pub struct UnsharedInfo {
     /// The file or folder.
     #[serde(with = "path_text")]
     pub path: PathBuf,
-    /// Names that it had.
+    /// How many names it had.
     pub names: u64,
     /// Whether the master knows already; if not, it is told as soon as it can be reached.
     pub acknowledged: bool,
@@ -94,14 +94,27 @@ impl From<RootState> for RootInfo {
 }
 
 impl Node {
-    /// The files and folders that this node was told to share.
+    /// The files and folders that this node was told to share, each with up to 100 examples of what is left out. Reads the disk.
+    ///
+    /// # Errors
+    /// [`Error::Share`]: the share table cannot be read. [`Error::Bug`]: a thread panicked.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only reads.
     pub async fn roots(&self) -> Result<Vec<RootInfo>, Error> {
         let shares = self.inner.shares.clone();
         let listing = tokio::task::spawn_blocking(move || shares.root_states(EXAMPLES));
         Ok(listing.await.map_err(|_| Error::Bug)??.into_iter().map(RootInfo::from).collect())
     }
 
-    /// Ends shares: all of them, or none if one is no root. Their names are given up; the files stay where they are.
+    /// Ends shares by their absolute paths: all of them, or none if one is not shared by itself. Their names are given up; the files
+    /// stay where they are. It waits for the master as [`Node::share_with`] does.
+    ///
+    /// # Errors
+    /// [`Error::Share`]: a path was not shared by itself, or the share table cannot be written. [`Error::Bug`]: a thread panicked.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe. Once it was polled the shares end, and only the answer is lost.
     pub async fn unshare(&self, paths: Vec<PathBuf>) -> Result<Vec<UnsharedInfo>, Error> {
         let shares = self.inner.shares.clone();
         let ending = tokio::task::spawn_blocking(move || shares.unshare(&paths));

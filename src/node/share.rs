@@ -144,7 +144,13 @@ impl Node {
         }
     }
 
-    /// What this node shares.
+    /// What this node shares, and what the master says of it, sorted by name. All of it is in memory.
+    ///
+    /// # Errors
+    /// [`Error::Bug`]: a thread panicked.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only reads.
     pub async fn shared(&self) -> Result<Vec<SharedInfo>, Error> {
         let node = self.clone();
         // A table of 100,000 names takes a while to walk.
@@ -185,7 +191,15 @@ impl Node {
         counting.await.unwrap_or_default()
     }
 
-    /// Gives names up: all of them, or none if one is not shared by this node.
+    /// Gives names up: all of them, or none if one is not shared by this node. The files stay where they are. A name stays given up
+    /// until its file, or a folder above it, is shared anew by hand. It waits for the master as [`Node::share_with`] does.
+    ///
+    /// # Errors
+    /// - [`Error::Name`]: a text is no name. [`Error::NotShared`]: this node does not share it.
+    /// - [`Error::Share`]: the share table cannot be written. [`Error::Bug`]: a thread panicked.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe. Once it was polled the names are given up, and only the answer is lost.
     pub async fn revoke(&self, names: Vec<String>) -> Result<Vec<RevokedInfo>, Error> {
         let names: Vec<Name> = names.iter().map(|name| parse_name(name)).collect::<Result<_, _>>()?;
         let shares = self.inner.shares.clone();

@@ -33,10 +33,14 @@ const ATTEMPTS: usize = 16;
 impl Node {
     /// Opens a file by its name, to be read while it comes. Nothing is fetched before the first read.
     ///
-    /// The name is looked up now; what is read stays the content that it stands for now.
+    /// The name is looked up now; what is read stays the content that it stands for now. At most 64 readers of a node are open at a
+    /// time, and each counts as a handle of it.
     ///
-    /// # Errors What [`Node::lookup`] fails with; [`Error::TooManyReaders`] while 64 are open; [`Error::Verification`]
-    /// of a file without bytes whose content id is not that of nothing.
+    /// # Errors
+    /// - Those of [`Node::lookup`]; [`Error::NotNamed`] in place of [`Error::NotFound`] if there is something like it.
+    /// - [`Error::TooManyReaders`] while 64 are open.
+    /// - [`Error::Verification`] of a file without bytes whose content id is not that of nothing.
+    /// - [`Error::Answer`] of a file over 16 TiB.
     ///
     /// # Cancel safety
     /// Cancel safe: dropped, it leaves nothing behind.

@@ -33,13 +33,15 @@ pub(super) trait Load: Send + Sync {
 /// was verified against the content id. The reader keeps one chunk in memory, of 256 KiB to 1 MiB. All readers of a content
 /// share up to 64 MiB on disk, in a file without a name in the data directory. If a holder goes away it goes on with another.
 ///
-/// What it reads stays the content that the name stood for when it was opened, whatever the name stands for later.
+/// What it reads stays the content that the name stood for when it was opened, whatever the name stands for later. It is read on the
+/// Tokio runtime of its node, and counts as a handle of the node.
 ///
 /// # Errors
 /// Errors of [`crate::Error`] come as [`io::Error`], which holds an `Arc<Error>` and says the same sentence. It is
 /// [`io::ErrorKind::NotFound`] if nobody has the content any more, and [`io::ErrorKind::HostUnreachable`] if no holder answers.
-/// It is [`io::ErrorKind::InvalidData`] if all that came was something else. Another read tries again. A read waits for holders that went
-/// away while something came, as a download does: a little longer than a lease.
+/// It is [`io::ErrorKind::InvalidData`] if all that came was something else, and [`io::ErrorKind::Other`] for the rest. Errors of this
+/// node's own disk come as the system gave them. Another read tries again. A read waits for holders that went away while something came,
+/// as a download does: a little longer than a lease.
 ///
 /// # Cancel safety
 /// Reading is cancel safe: what a dropped read had asked for is still fetched, and the next one gets it. Dropping the reader ends the
@@ -134,6 +136,8 @@ impl AsyncRead for Reader {
 }
 
 impl AsyncSeek for Reader {
+    /// Moves at once; what the place needs is fetched by the next read.
+    ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a place before the begin. One beyond the end is none: there is nothing to read there.
     fn start_seek(self: Pin<&mut Self>, place: SeekFrom) -> io::Result<()> {

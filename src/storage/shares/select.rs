@@ -68,7 +68,7 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
-    /// One more.
+    /// Counts one thing more.
     pub fn count(&mut self, why: Why) {
         let count = match why {
             Why::Secret => &mut self.secrets,
@@ -83,7 +83,7 @@ impl LeftOut {
         *count += 1;
     }
 
-    /// Those of another count, too.
+    /// Adds another count to this one.
     pub fn add(&mut self, other: Self) {
         self.secrets += other.secrets;
         self.junk += other.junk;
@@ -95,12 +95,12 @@ impl LeftOut {
         self.unfit += other.unfit;
     }
 
-    /// All of it.
+    /// How much is left out, for whatever reason.
     pub fn total(&self) -> u64 {
         self.parts().iter().map(|(count, _)| count).sum()
     }
 
-    /// Each count with a word for it.
+    /// Each count with some words for it, as in "3 hidden".
     pub fn parts(&self) -> [(u64, &'static str); 8] {
         [
             (self.secrets, "that may hold secrets"),
