@@ -1,6 +1,5 @@
 //! What can go wrong, sorted by what a user can do about it.
 
-use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -112,15 +111,6 @@ pub enum Error {
     /// The node cannot go online.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// The output folder cannot be used.
-    #[error("cannot use the folder {path}")]
-    Output {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
     /// A text is no name.
     #[error("{name:?} is no name: {source}")]
     Name {
@@ -318,8 +308,7 @@ impl Error {
             | Self::Grants(_)
             | Self::Share(_)
             | Self::Partial(_)
-            | Self::Kept { .. }
-            | Self::Output { .. } => ErrorKind::Storage,
+            | Self::Kept { .. } => ErrorKind::Storage,
             Self::NotText | Self::Name { .. } | Self::Query(_) | Self::TooManyBelow { .. } => ErrorKind::Usage,
             Self::Net(NetError::Listen { .. }) => ErrorKind::Unreachable,
             Self::Net(_) => ErrorKind::Other,
