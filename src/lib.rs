@@ -49,7 +49,6 @@ mod buffers;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
-#[allow(unreachable_pub)]
 mod clock;
 pub mod config;
 #[doc(hidden)]
@@ -63,13 +62,9 @@ mod log;
 #[cfg(not(feature = "cli"))]
 #[path = "log_off.rs"]
 mod log;
-// `pub` in this one, `state` and `storage` means the crate: what the crate shows is below.
-#[allow(unreachable_pub)]
 mod net;
 pub mod node;
-#[allow(unreachable_pub)]
 mod state;
-#[allow(unreachable_pub)]
 mod storage;
 mod tasks;
 mod tune;

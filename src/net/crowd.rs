@@ -22,7 +22,7 @@ const FRESH: Duration = Duration::from_secs(30);
 const MAX_LISTENERS: usize = 1024;
 
 /// What a peer says that it has of a content: the bytes of a set of chunks, unchecked.
-pub type HaveUpdate = (PeerId, Vec<u8>);
+pub(crate) type HaveUpdate = (PeerId, Vec<u8>);
 
 /// A peer that passes on what it has.
 struct Downloader {

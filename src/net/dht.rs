@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use comparisons::Comparisons;
 pub(crate) use counts::Counted;
-pub use counts::DhtCounts;
+pub(super) use counts::DhtCounts;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::kad::{self, InboundRequest, QueryId, QueryResult};
@@ -51,7 +51,7 @@ pub(super) const CLOSEST_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) const FOUND_QUEUE: usize = 64;
 
 /// A node with its addresses.
-pub type Located = (PeerId, Vec<Multiaddr>);
+pub(super) type Located = (PeerId, Vec<Multiaddr>);
 
 /// What the DHT is asked.
 pub(crate) enum Ask {
@@ -91,7 +91,7 @@ pub(crate) struct Adopt {
 
 /// What a reader of a record gets.
 #[derive(Debug)]
-pub enum FoundRecord {
+pub(crate) enum FoundRecord {
     /// The value that a node has.
     Value(PeerId, Vec<u8>),
     /// Everybody was asked. Without it the question broke off.

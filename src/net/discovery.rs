@@ -63,7 +63,7 @@ pub(super) fn interfaces() -> BTreeMap<u32, Interface> {
 }
 
 /// The interfaces on which mDNS looks for nodes, for people.
-pub fn mdns_interfaces() -> Vec<String> {
+pub(crate) fn mdns_interfaces() -> Vec<String> {
     let kinds = |interface: &Interface| {
         let has = |accept: fn(&IpAddr) -> bool| interface.ips.iter().any(|ip| accept(ip) && !ip.is_loopback());
         match (has(IpAddr::is_ipv4), has(IpAddr::is_ipv6)) {

@@ -35,7 +35,7 @@ pub enum NetError {
 /// Why no connection came about.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum ConnectError {
+pub(crate) enum ConnectError {
     /// Another node answered.
     #[error("the node at {address} is {obtained}, not the one that was meant")]
     WrongPeer {
@@ -95,7 +95,7 @@ pub enum RequestError {
 
 /// Why there is no answer from a node that is connected to first.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FetchError {
+pub(crate) enum FetchError {
     /// No connection came about.
     #[error(transparent)]
     Connect(#[from] ConnectError),

@@ -21,7 +21,7 @@ const HAVE_UPDATE_QUEUE: usize = 256;
 
 /// A handle to the swarm. Clones speak to the same one.
 #[derive(Debug, Clone)]
-pub struct Net {
+pub(crate) struct Net {
     pub(super) local: PeerId,
     pub(super) run: Run,
     pub(super) commands: mpsc::Sender<Command>,
@@ -40,55 +40,55 @@ pub struct Net {
 
 impl Net {
     /// This node's peer id.
-    pub fn local(&self) -> PeerId {
+    pub(crate) fn local(&self) -> PeerId {
         self.local
     }
 
     /// The number of this run: no other node draws the same, one with the same identity included.
-    pub fn run(&self) -> Run {
+    pub(crate) fn run(&self) -> Run {
         self.run
     }
 
     /// Where this node listens, without its peer id; empty until it does.
-    pub fn listen(&self) -> watch::Receiver<Vec<Multiaddr>> {
+    pub(crate) fn listen(&self) -> watch::Receiver<Vec<Multiaddr>> {
         self.listen.clone()
     }
 
     /// Nodes with which the last connection ends from here on. A receiver that lags loses the oldest and is
     /// told so.
-    pub fn lost(&self) -> broadcast::Receiver<PeerId> {
+    pub(crate) fn lost(&self) -> broadcast::Receiver<PeerId> {
         self.lost.subscribe()
     }
 
     /// Nodes that store records and came, or came back as another run, from here on. A receiver that lags loses the oldest
     /// and is told so.
-    pub fn came(&self) -> broadcast::Receiver<Came> {
+    pub(crate) fn came(&self) -> broadcast::Receiver<Came> {
         self.came.subscribe()
     }
 
     /// Nodes of this network that say that they are its master, the latest last; bounded.
-    pub fn masters(&self) -> watch::Receiver<Vec<Identified>> {
+    pub(crate) fn masters(&self) -> watch::Receiver<Vec<Identified>> {
         self.masters.clone()
     }
 
     /// Where this node met another with its identity; told anew at each meeting.
-    pub fn twins(&self) -> watch::Receiver<Option<Multiaddr>> {
+    pub(crate) fn twins(&self) -> watch::Receiver<Option<Multiaddr>> {
         self.twins.clone()
     }
 
     /// What the node at an address says of the master that it follows, if it has this node's own key.
-    pub async fn twin_at(&self, address: Multiaddr) -> Option<index_protocol::Followed> {
+    pub(crate) async fn twin_at(&self, address: Multiaddr) -> Option<index_protocol::Followed> {
         stranger::followed_at(address, self.local).await
     }
 
     /// Another master with this node's key has the newer index: from here on this one serves nobody.
-    pub async fn give_way(&self, reason: String) {
+    pub(crate) async fn give_way(&self, reason: String) {
         // A loop that is gone serves nobody.
         let _ = self.commands.send(Command::GiveWay { reason }).await;
     }
 
     /// Other nodes, as far as they may have a say in which master to take.
-    pub async fn neighbours(&self) -> Neighbours {
+    pub(crate) async fn neighbours(&self) -> Neighbours {
         let (answer, answered) = oneshot::channel();
         // A loop that is gone knows nobody.
         let _ = self.commands.send(Command::Neighbours { answer }).await;
@@ -96,12 +96,12 @@ impl Net {
     }
 
     /// Bytes of files that came from others since the node started, what was of no use included.
-    pub fn downloaded_bytes(&self) -> u64 {
+    pub(crate) fn downloaded_bytes(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
     /// Asks the master `to`, which must be connected or this node itself.
-    pub async fn index(
+    pub(crate) async fn index(
         &self,
         to: PeerId,
         request: index_protocol::IndexRequest,
@@ -113,7 +113,7 @@ impl Net {
     }
 
     /// Asks `to`, which must be connected or this node itself, to store or read records.
-    pub async fn mirror(
+    pub(crate) async fn mirror(
         &self,
         to: PeerId,
         request: mirror_protocol::MirrorRequest,
@@ -125,18 +125,18 @@ impl Net {
     }
 
     /// Whose statements are believed, and stored for others, from now on.
-    pub fn trust(&self, authority: Option<Authority>) {
+    pub(crate) fn trust(&self, authority: Option<Authority>) {
         self.authority.send_replace(authority);
     }
 
     /// Whose statements are believed.
-    pub fn authority(&self) -> Option<Authority> {
+    pub(crate) fn authority(&self) -> Option<Authority> {
         self.authority.borrow().clone()
     }
 
     /// What others say along with their requests that they have of a content. Dropping the receiver ends it; who calls
     /// this again for the same content takes the place of who did before.
-    pub async fn have_updates(&self, content: ContentId) -> mpsc::Receiver<HaveUpdate> {
+    pub(crate) async fn have_updates(&self, content: ContentId) -> mpsc::Receiver<HaveUpdate> {
         let (have_updates, receiver) = mpsc::channel(HAVE_UPDATE_QUEUE);
         // A loop that is gone hears nothing.
         let _ = self.commands.send(Command::Listen { content, have_updates }).await;
@@ -144,7 +144,7 @@ impl Net {
     }
 
     /// Counts of the moment.
-    pub async fn snapshot(&self) -> Snapshot {
+    pub(crate) async fn snapshot(&self) -> Snapshot {
         let (answer, answered) = oneshot::channel();
         if self.commands.send(Command::Snapshot { answer }).await.is_err() {
             return Snapshot::default();
@@ -153,7 +153,7 @@ impl Net {
     }
 
     /// Finishes uploads that are under way, closes every connection and ends the loop.
-    pub async fn shutdown(&self) {
+    pub(crate) async fn shutdown(&self) {
         let (answer, answered) = oneshot::channel();
         if self.commands.send(Command::Shutdown { answer }).await.is_ok() {
             let _ = answered.await;

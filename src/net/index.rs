@@ -36,7 +36,7 @@ use super::types::MemberCounts;
 use crate::config::{Config, LimitsConfig};
 use absent::Absent;
 use news::News;
-pub use news::{MemberChange, MemberChanges};
+pub(crate) use news::{MemberChange, MemberChanges};
 use quotas::source_of;
 use reach::Reaching;
 use returning::{ACQUAINTED, Returning};
@@ -98,7 +98,7 @@ pub(super) struct Origin<'a> {
 }
 
 /// The index as a service.
-pub struct Master {
+pub(crate) struct Master {
     network: Network,
     limits: LimitsConfig,
     leases: Leases,
@@ -126,7 +126,7 @@ pub struct Master {
 
 impl Master {
     /// Serves `store`; members known from before are suspect with a fresh lease.
-    pub fn new(store: IndexStore, config: &Config, known: Vec<KnownPeer>, now: Instant) -> Self {
+    pub(crate) fn new(store: IndexStore, config: &Config, known: Vec<KnownPeer>, now: Instant) -> Self {
         let mut leases = Leases::new(&config.lease, config.limits.peers);
         let absent = Absent::new(known.iter().map(|known| known.peer));
         let returning = Returning::new(known.iter().map(|known| known.peer), now);
@@ -158,7 +158,7 @@ impl Master {
     }
 
     /// Its index is new, although the master is not: the one before was lost.
-    pub fn on_lost_index(&self) {
+    pub(crate) fn on_lost_index(&self) {
         self.returning.on_lost();
     }
 

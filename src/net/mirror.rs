@@ -23,8 +23,8 @@ use super::dht::{position_of_key, position_of_peer};
 use super::error::{ConnectError, RequestError};
 use super::handle::Net;
 use crate::state::publish::{Position, REPLICATION, Sweep, What};
-pub use agree::Differences;
-pub use leisure::leisure;
+pub(crate) use agree::Differences;
+pub(crate) use leisure::leisure;
 pub(super) use quick::Around;
 use store::Answers;
 
@@ -37,7 +37,7 @@ const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What became of one record.
 #[derive(Debug, Clone, Default)]
-pub struct Copies {
+pub(crate) struct Copies {
     /// Nodes that were to store it, this one included.
     pub asked: usize,
     /// Nodes that stored it, this one included.
@@ -54,7 +54,7 @@ pub struct Copies {
 
 /// What became of many records.
 #[derive(Debug, Default)]
-pub struct Stores {
+pub(crate) struct Stores {
     /// Of each; one without copies reached nobody.
     pub copies: BTreeMap<RecordKey, Copies>,
     /// Nodes that answered.
@@ -65,7 +65,7 @@ pub struct Stores {
 
 /// Reads and writes the mirror.
 #[derive(Debug, Clone)]
-pub struct Mirror {
+pub(crate) struct Mirror {
     net: Net,
     network: Network,
     /// Whether this node is one of those that store records.
@@ -112,7 +112,7 @@ impl Stores {
     }
 
     /// The nodes that stored a record, this one left out.
-    pub fn holders(&self, key: &RecordKey) -> impl Iterator<Item = &PeerId> {
+    pub(crate) fn holders(&self, key: &RecordKey) -> impl Iterator<Item = &PeerId> {
         let at = self.copies.get(key).map(|copies| copies.at.as_slice()).unwrap_or_default();
         at.iter().filter_map(|number| self.nodes.get(usize::from(*number)))
     }
@@ -120,28 +120,28 @@ impl Stores {
 
 impl Mirror {
     /// For this node; `member` if it stores records itself.
-    pub fn new(net: Net, network: Network, member: bool) -> Self {
+    pub(crate) fn new(net: Net, network: Network, member: bool) -> Self {
         Self { net, network, member, patience: CLOSEST_PATIENCE }
     }
 
     /// Whether this node is one of those that store records.
-    pub fn is_member(&self) -> bool {
+    pub(crate) fn is_member(&self) -> bool {
         self.member
     }
 
     /// Whom this node believes.
-    pub fn authority(&self) -> Option<Authority> {
+    pub(crate) fn authority(&self) -> Option<Authority> {
         self.net.authority()
     }
 
     /// The key of a name's record.
-    pub fn key(&self, name: &Name) -> RecordKey {
+    pub(crate) fn key(&self, name: &Name) -> RecordKey {
         RecordKey::name(&self.network, name)
     }
 
     /// Stores records at the nodes closest to their keys. The answer has every key; one without copies reached
     /// nobody.
-    pub async fn store(&self, items: Vec<(RecordKey, What)>) -> Stores {
+    pub(crate) async fn store(&self, items: Vec<(RecordKey, What)>) -> Stores {
         let mut stores = Stores::default();
         stores.copies.extend(items.iter().map(|(key, _)| (*key, Copies::default())));
         let items = items.into_iter().map(|(key, what)| (position_of_key(&key), (key, what)));
@@ -178,7 +178,7 @@ impl Mirror {
     }
 
     /// What the nodes closest to each name say of it, checked. Names that nobody answered for are left out.
-    pub async fn read(&self, names: Vec<Name>) -> BTreeMap<Name, Tally> {
+    pub(crate) async fn read(&self, names: Vec<Name>) -> BTreeMap<Name, Tally> {
         let mut tallies = BTreeMap::<Name, Tally>::new();
         let Some(authority) = self.net.authority() else { return tallies };
         let keyed = names.into_iter().map(|name| (self.key(&name), name));
@@ -199,7 +199,7 @@ impl Mirror {
 
     /// All nodes that are found under a key, with what addresses they gave: what Kademlia's answers, of twenty
     /// nodes each, may leave out. They come as the nodes closest to the key answer.
-    pub async fn providers(&self, key: RecordKey) -> impl Stream<Item = Provider> + '_ {
+    pub(crate) async fn providers(&self, key: RecordKey) -> impl Stream<Item = Provider> + '_ {
         let mut nodes = self.closest(&key).await;
         if self.member {
             nodes.push((self.net.local(), Vec::new()));

@@ -20,7 +20,11 @@ const CALL_PATIENCE: Duration = Duration::from_secs(3);
 impl Net {
     /// Connects to `peer` like [`Net::connect`]. If that takes a moment, or leads nowhere, the master has `peer`
     /// connect to this node. Whoever is behind a router or a firewall makes connections, and takes none in.
-    pub async fn connect_or_call(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<PeerId, ConnectError> {
+    pub(crate) async fn connect_or_call(
+        &self,
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+    ) -> Result<PeerId, ConnectError> {
         let mut direct = pin!(self.connect(Some(peer), addresses));
         let mut call = pin!(self.call(peer));
         let (mut begun, mut called) = (false, None);
@@ -58,32 +62,32 @@ impl Net {
     }
 
     /// How long a message to a connected node and its answer take at least; zero if that is not known.
-    pub fn round_trip(&self, peer: &PeerId) -> Duration {
+    pub(crate) fn round_trip(&self, peer: &PeerId) -> Duration {
         self.trips.of(peer)
     }
 
     /// How long the last answer to a ping took: longer where queues are full.
-    pub fn last_round_trip(&self, peer: &PeerId) -> Duration {
+    pub(crate) fn last_round_trip(&self, peer: &PeerId) -> Duration {
         self.trips.of_late(peer)
     }
 
     /// When a connected node last answered a ping.
-    pub fn heard(&self, peer: &PeerId) -> Option<Instant> {
+    pub(crate) fn heard(&self, peer: &PeerId) -> Option<Instant> {
         self.trips.heard(peer)
     }
 
     /// When data last came from a node, or the last of the connections with it was made; `None` if it is not connected.
-    pub fn last_data(&self, peer: &PeerId) -> Option<Instant> {
+    pub(crate) fn last_data(&self, peer: &PeerId) -> Option<Instant> {
         self.links.last_data(peer)
     }
 
     /// Whether the master could connect to this node, if it tried.
-    pub fn reachable(&self) -> Option<bool> {
+    pub(crate) fn reachable(&self) -> Option<bool> {
         *self.reachable.borrow()
     }
 
     /// Waits until `peer` is connected, whoever makes the connection.
-    pub async fn connected(&self, peer: PeerId) -> Result<PeerId, ConnectError> {
+    pub(crate) async fn connected(&self, peer: PeerId) -> Result<PeerId, ConnectError> {
         let (answer, answered) = oneshot::channel();
         let command = Command::Await { peer, answer };
         self.commands.send(command).await.map_err(|_| ConnectError::ShuttingDown)?;
@@ -91,14 +95,18 @@ impl Net {
     }
 
     /// Cuts every connection with `peer`, at once: what is due over them does not come. Where they led to is tried last for a while.
-    pub async fn cut(&self, peer: PeerId) {
+    pub(crate) async fn cut(&self, peer: PeerId) {
         // A loop that is gone has no connections.
         let _ = self.commands.send(Command::Cut { peer }).await;
     }
 
     /// Connects to `peer`, or to whoever answers if none is given; its addresses are tried as in RFC 8305, TCP before QUIC, and
     /// all is over within [`crate::state::race::LIMIT`]. At once if it is connected already.
-    pub async fn connect(&self, peer: Option<PeerId>, addresses: Vec<Multiaddr>) -> Result<PeerId, ConnectError> {
+    pub(crate) async fn connect(
+        &self,
+        peer: Option<PeerId>,
+        addresses: Vec<Multiaddr>,
+    ) -> Result<PeerId, ConnectError> {
         let (answer, answered) = oneshot::channel();
         let command = Command::Connect { peer, addresses, answer };
         self.commands.send(command).await.map_err(|_| ConnectError::ShuttingDown)?;
@@ -110,7 +118,7 @@ impl Net {
     /// # Errors
     ///
     /// No connection came about, or no answer over it.
-    pub async fn fetch(
+    pub(crate) async fn fetch(
         &self,
         from: PeerId,
         addresses: Vec<Multiaddr>,
@@ -131,7 +139,7 @@ impl Net {
     /// # Errors
     ///
     /// There is no connection, or no answer came over it.
-    pub async fn fetch_if_connected(
+    pub(crate) async fn fetch_if_connected(
         &self,
         from: PeerId,
         request: fetch::FetchRequest,
@@ -155,13 +163,13 @@ impl Net {
     }
 
     /// Closes every connection with `peer`: one that does not answer is in the way of a new one.
-    pub async fn disconnect(&self, peer: PeerId) {
+    pub(crate) async fn disconnect(&self, peer: PeerId) {
         // A loop that is gone has no connections.
         let _ = self.commands.send(Command::Disconnect { peer }).await;
     }
 
     /// Keeps connections with `peer` open although idle, or ceases to.
-    pub async fn keep(&self, peer: PeerId, keep: bool) {
+    pub(crate) async fn keep(&self, peer: PeerId, keep: bool) {
         // A loop that is gone keeps nothing open.
         let _ = self.commands.send(Command::Keep { peer, keep }).await;
     }

@@ -35,14 +35,14 @@ impl Net {
     }
 
     /// Where a peer listens, as far as this node knows.
-    pub async fn known_addresses(&self, peer: PeerId) -> Vec<Multiaddr> {
+    pub(crate) async fn known_addresses(&self, peer: PeerId) -> Vec<Multiaddr> {
         let (answer, answered) = oneshot::channel();
         self.dht(dht::Ask::Addresses { peer, answer }).await;
         answered.await.unwrap_or_default()
     }
 
     /// Where a peer listens: as this node knows, or as the network says.
-    pub async fn locate(&self, peer: PeerId) -> Vec<Multiaddr> {
+    pub(crate) async fn locate(&self, peer: PeerId) -> Vec<Multiaddr> {
         let known = self.known_addresses(peer).await;
         if !known.is_empty() {
             return known;
@@ -66,14 +66,14 @@ impl Net {
 
     /// Values under a key, each with the node that sent it, as they come; nothing about them was checked. Dropping
     /// the receiver ends the query.
-    pub async fn record(&self, key: RecordKey) -> mpsc::Receiver<FoundRecord> {
+    pub(crate) async fn record(&self, key: RecordKey) -> mpsc::Receiver<FoundRecord> {
         let (found, receiver) = mpsc::channel(dht::FOUND_QUEUE);
         self.dht(dht::Ask::Record { key, found }).await;
         receiver
     }
 
     /// How many of the nodes closest to a key were lost, and how many answer.
-    pub async fn reach(&self, key: RecordKey) -> Reached {
+    pub(crate) async fn reach(&self, key: RecordKey) -> Reached {
         let (answer, answered) = oneshot::channel();
         self.dht(dht::Ask::Reach { key, answer }).await;
         answered.await.unwrap_or_default()
@@ -81,14 +81,14 @@ impl Net {
 
     /// Nodes that are found under a key, as they come, some of them more than once. Dropping the receiver ends
     /// the query.
-    pub async fn providers(&self, key: RecordKey) -> mpsc::Receiver<PeerId> {
+    pub(crate) async fn providers(&self, key: RecordKey) -> mpsc::Receiver<PeerId> {
         let (found, receiver) = mpsc::channel(dht::FOUND_QUEUE);
         self.dht(dht::Ask::Providers { key, found }).await;
         receiver
     }
 
     /// Nodes in the routing table, with their addresses.
-    pub async fn nodes(&self) -> Vec<Located> {
+    pub(crate) async fn nodes(&self) -> Vec<Located> {
         let (answer, answered) = oneshot::channel();
         self.dht(dht::Ask::Nodes { answer }).await;
         answered.await.unwrap_or_default()
@@ -100,7 +100,7 @@ impl Net {
     }
 
     /// Counts of the DHT.
-    pub async fn dht_counts(&self) -> DhtCounts {
+    pub(crate) async fn dht_counts(&self) -> DhtCounts {
         let (answer, answered) = oneshot::channel();
         self.dht(dht::Ask::Counts { answer }).await;
         answered.await.unwrap_or_default()

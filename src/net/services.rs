@@ -8,10 +8,10 @@ use super::index::Master;
 use crate::storage::library::Library;
 
 /// Answers lookups and searches for names that this node owns, from memory.
-pub type OwnedNames = Arc<dyn Fn(IndexRequest) -> IndexResponse + Send + Sync>;
+pub(crate) type OwnedNames = Arc<dyn Fn(IndexRequest) -> IndexResponse + Send + Sync>;
 
 /// What the swarm serves to others.
-pub struct Services {
+pub(crate) struct Services {
     /// What chunks are read from.
     pub library: Library,
     /// The index; a master's alone.

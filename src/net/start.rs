@@ -26,7 +26,7 @@ const EVENT_QUEUE: usize = 256;
 
 impl Net {
     /// Starts the swarm and its event loop; the task ends after [`Net::shutdown`].
-    pub fn start(
+    pub(crate) fn start(
         keypair: Keypair,
         config: &Config,
         services: Services,

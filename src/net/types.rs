@@ -8,7 +8,7 @@ use crate::config::Role;
 
 /// A node that stores records came, or is back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Came {
+pub(crate) struct Came {
     /// Its peer id.
     pub peer: PeerId,
     /// Since when it was missed, if it is the run that was there before: then it lacks at most what was published since.
@@ -17,7 +17,7 @@ pub struct Came {
 
 /// A node of this network that said who it is.
 #[derive(Debug, Clone)]
-pub struct Identified {
+pub(crate) struct Identified {
     /// Its peer id.
     pub peer: PeerId,
     /// Its role, as it says.
@@ -32,7 +32,7 @@ pub struct Identified {
 
 /// Other nodes, as far as they may have a say in which master to take.
 #[derive(Debug, Clone, Default)]
-pub struct Neighbours {
+pub(crate) struct Neighbours {
     /// How many nodes mDNS found.
     pub heard: usize,
     /// Peers of this network among them that are connected.
@@ -43,7 +43,7 @@ pub struct Neighbours {
 
 /// Counts of the moment.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// Nodes that are connected.
     pub connected: usize,
     /// Bytes of files sent since the node started.
@@ -54,7 +54,7 @@ pub struct Snapshot {
 
 /// How many members a master has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct MemberCounts {
+pub(crate) struct MemberCounts {
     /// All.
     pub members: usize,
     /// Those that are suspect.

@@ -17,14 +17,14 @@ const MAX_WAITING: usize = 16 * 1024;
 const MAX_FOUND: usize = 16 * 1024;
 
 /// Names that are granted to a peer, as one side sees them.
-pub trait Held {
+pub(crate) trait Held {
     /// The names from one on to before another, in order, each with the digest of its entry.
     fn range<'a>(&'a self, from: &str, to: Option<&str>) -> Box<dyn Iterator<Item = (&'a Name, ShareDigest)> + 'a>;
 }
 
 /// Divides what the master holds in one range into parts of equal size; names come in order.
 #[derive(Debug, Clone)]
-pub struct Division {
+pub(crate) struct Division {
     /// Each begins where it says, and ends where the next begins.
     parts: Vec<Part>,
     /// Entries in a part that is full.
@@ -35,13 +35,13 @@ pub struct Division {
 
 impl Division {
     /// Of a range that begins there.
-    pub fn new(from: String) -> Self {
+    pub(crate) fn new(from: String) -> Self {
         let first = Part { from, held: ShareSum::default() };
         Self { parts: vec![first], size: 1, sum: ShareSum::default(), names: Vec::new() }
     }
 
     /// The next name of the range.
-    pub fn push(&mut self, name: &str, entry: &ShareDigest) {
+    pub(crate) fn push(&mut self, name: &str, entry: &ShareDigest) {
         self.sum.add(entry);
         if self.names.len() < MAX_RANGE_NAMES {
             self.names.push(Mark { name: name.to_owned(), mark: entry.mark() });
@@ -72,7 +72,7 @@ impl Division {
     }
 
     /// What is said to one who holds `other` in the range.
-    pub fn finish(self, other: &ShareSum) -> Compared {
+    pub(crate) fn finish(self, other: &ShareSum) -> Compared {
         if self.sum == *other {
             Compared::Same
         } else if self.sum.entries <= MAX_RANGE_NAMES as u64 {
@@ -85,7 +85,7 @@ impl Division {
 
 /// What differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Differences {
+pub(crate) struct Differences {
     /// Names that the peer holds and the master does not.
     pub missing: Vec<Name>,
     /// Names that the master holds for the peer and the peer does not.
@@ -96,14 +96,14 @@ pub struct Differences {
 
 impl Differences {
     /// How many names differ.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.missing.len() + self.surplus.len() + self.other.len()
     }
 }
 
 /// Why a comparison leads nowhere: everything has to be told anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Hopeless {
+pub(crate) enum Hopeless {
     /// The answer does not fit the question.
     #[error("its answer does not fit the question")]
     Misfit,
@@ -114,7 +114,7 @@ pub enum Hopeless {
 
 /// A comparison of all names, from the peer's side.
 #[derive(Debug)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     waiting: VecDeque<(String, Option<String>)>,
     asked: Vec<Range>,
     rounds: usize,
@@ -130,7 +130,7 @@ impl Default for Comparison {
 
 impl Comparison {
     /// The next ranges to ask about, in order and apart; none at the end.
-    pub fn next_ranges(&mut self, held: &(impl Held + ?Sized)) -> Vec<Range> {
+    pub(crate) fn next_ranges(&mut self, held: &(impl Held + ?Sized)) -> Vec<Range> {
         let most = self.waiting.len().min(MAX_COMPARED_RANGES);
         let ranges = self.waiting.drain(..most).map(|(from, to)| {
             let mut sum = ShareSum::default();
@@ -147,7 +147,7 @@ impl Comparison {
     /// # Errors
     ///
     /// The answer cannot be right, or the comparison would go on for ever.
-    pub fn on_compared(&mut self, answers: Vec<Compared>, held: &(impl Held + ?Sized)) -> Result<(), Hopeless> {
+    pub(crate) fn on_compared(&mut self, answers: Vec<Compared>, held: &(impl Held + ?Sized)) -> Result<(), Hopeless> {
         let asked = std::mem::take(&mut self.asked);
         if asked.len() != answers.len() {
             return Err(Hopeless::Misfit);
@@ -201,7 +201,7 @@ impl Comparison {
     }
 
     /// What was found, at the end.
-    pub fn finish(self) -> Differences {
+    pub(crate) fn finish(self) -> Differences {
         self.found
     }
 }

@@ -21,12 +21,12 @@ use swarmdex_protocols::{Attributes, Certificate, Claim, ContentId, Entry, Name,
 
 use super::Now;
 use super::agreement::{Differences, Held};
-pub use changed::Changed;
+pub(crate) use changed::Changed;
 use reported::{MasterAnswer, Reported};
 
 /// How a name of this peer stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// Granted at this version; 0 if it was granted to an earlier run of this node.
     Certified(Version),
     /// Claimed at this version while no master could be reached.
@@ -54,7 +54,7 @@ impl Assumed {
 
 /// One change to send. At most one is under way at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Batch {
+pub(crate) enum Batch {
     /// Claim these names; `last` ends the first report after a join with a changed share.
     Announce {
         /// What is offered.
@@ -69,7 +69,7 @@ pub enum Batch {
 
 /// Keeps track of what the master was told and what it answered, and apart from that of what this peer believes.
 #[derive(Debug)]
-pub struct Announcer {
+pub(crate) struct Announcer {
     local: PeerId,
     /// Most names in one change.
     batch: usize,
@@ -109,7 +109,7 @@ pub struct Announcer {
 
 impl Announcer {
     /// For the peer `local`, with the certificates that it was granted before.
-    pub fn new(local: PeerId, certificates: impl IntoIterator<Item = Certificate>) -> Self {
+    pub(crate) fn new(local: PeerId, certificates: impl IntoIterator<Item = Certificate>) -> Self {
         let certificates = certificates
             .into_iter()
             .filter(|certificate| certificate.entry.owner == local)
@@ -156,7 +156,7 @@ impl Announcer {
     }
 
     /// A join: with an unchanged share the master knows `share` already, otherwise it is told everything.
-    pub fn on_joined<'a>(
+    pub(crate) fn on_joined<'a>(
         &mut self,
         unchanged: bool,
         share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>,
@@ -187,7 +187,7 @@ impl Announcer {
     }
 
     /// Nothing that the master said counts as told any more; what it granted is believed until it answers anew.
-    pub fn on_session_over(&mut self) {
+    pub(crate) fn on_session_over(&mut self) {
         self.reporting = false;
         self.changed = Changed::All;
         self.look_again();
@@ -226,7 +226,7 @@ impl Announcer {
     }
 
     /// The digest of a share with the versions at which it was granted.
-    pub fn digest<'a>(&self, share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>) -> ShareDigest {
+    pub(crate) fn digest<'a>(&self, share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>) -> ShareDigest {
         let versioned = |(name, content, size): (&'a Name, &'a ContentId, u64)| {
             (name.as_str(), content, size, self.version(name, content, size))
         };
@@ -236,7 +236,7 @@ impl Announcer {
     /// The next change to send to the master; `None` if it knows the whole share. `share` gives, sorted by name, what
     /// comes after some name, with what is known of each file beside its bytes. Offers have no attributes yet: whoever
     /// has the key adds them, signed.
-    pub fn next_batch<'a, I>(&self, share: impl Fn(Option<&Name>) -> I, unix_ms: u64) -> Option<Batch>
+    pub(crate) fn next_batch<'a, I>(&self, share: impl Fn(Option<&Name>) -> I, unix_ms: u64) -> Option<Batch>
     where
         I: Iterator<Item = (&'a Name, &'a ContentId, u64, Option<Attributes>)> + Clone,
     {
@@ -255,7 +255,7 @@ impl Announcer {
     }
 
     /// Looks through the whole share for the next batch: it changed, or time has passed.
-    pub fn look_again(&mut self) {
+    pub(crate) fn look_again(&mut self) {
         self.seen = None;
         self.afresh.set(true);
     }
@@ -299,7 +299,7 @@ impl Announcer {
     }
 
     /// The answer to an announce. False if it has not one verdict for each offer.
-    pub fn on_announced(&mut self, offers: &[Offer], last: bool, verdicts: Vec<Verdict>, now: Now) -> bool {
+    pub(crate) fn on_announced(&mut self, offers: &[Offer], last: bool, verdicts: Vec<Verdict>, now: Now) -> bool {
         if offers.len() != verdicts.len() {
             return false;
         }
@@ -343,7 +343,7 @@ impl Announcer {
     }
 
     /// The answer to a revoke. False if it has not one outcome for each name.
-    pub fn on_revoked(&mut self, names: &[String], outcomes: &[RevokeOutcome]) -> bool {
+    pub(crate) fn on_revoked(&mut self, names: &[String], outcomes: &[RevokeOutcome]) -> bool {
         if names.len() != outcomes.len() {
             return false;
         }
@@ -378,23 +378,23 @@ impl Announcer {
     }
 
     /// What both have to hold alike: all that the master granted in this session. `None` while it is being told.
-    pub fn granted(&self) -> Option<ShareSum> {
+    pub(crate) fn granted(&self) -> Option<ShareSum> {
         (!self.reporting).then(|| self.reported.granted())
     }
 
     /// Master and peer hold the same.
-    pub fn on_agreed(&mut self, now: Instant) {
+    pub(crate) fn on_agreed(&mut self, now: Instant) {
         self.agreed = Some(now);
     }
 
     /// When both were last seen to hold the same.
-    pub fn agreed(&self) -> Option<Instant> {
+    pub(crate) fn agreed(&self) -> Option<Instant> {
         self.agreed
     }
 
     /// Takes up what a comparison found. Names that the master does not hold as this peer does are told again. Names of
     /// which the peer knows nothing are given up, unless they are shared.
-    pub fn on_differences(&mut self, differences: &Differences) {
+    pub(crate) fn on_differences(&mut self, differences: &Differences) {
         self.look_again();
         for name in differences.missing.iter().chain(&differences.other) {
             self.changed.mark(name);
@@ -413,7 +413,7 @@ impl Announcer {
 
     /// Nodes know something later of a name than this peer's certificate: the master is to look into it. It may have
     /// lost its disk, and have certified the name anew below what it said before.
-    pub fn doubt(&mut self, name: &Name) {
+    pub(crate) fn doubt(&mut self, name: &Name) {
         if self.holds(name) {
             self.look_again();
             self.doubted.insert(name.clone());
@@ -421,13 +421,13 @@ impl Announcer {
     }
 
     /// Asks again for names that were not granted: another may have given them up, or there may be room now.
-    pub fn retry_lost(&mut self) {
+    pub(crate) fn retry_lost(&mut self) {
         self.look_again();
         self.reported.forget_losses();
     }
 
     /// Asks again for one name that was not granted.
-    pub fn retry(&mut self, name: &Name) {
+    pub(crate) fn retry(&mut self, name: &Name) {
         self.look_again();
         self.changed.mark(name);
         if self.reported.get(name).is_some_and(|told| told.granted().is_none()) {
@@ -439,12 +439,12 @@ impl Announcer {
     }
 
     /// Whether `name` was granted and the master was not told since that it is given up.
-    pub fn holds(&self, name: &Name) -> bool {
+    pub(crate) fn holds(&self, name: &Name) -> bool {
         matches!(self.said_of(name), Some(Standing::Certified(_)))
     }
 
     /// Whether the master, to which this peer is joined, knows that `name` is given up.
-    pub fn is_known_to_be_free(&self, name: &Name) -> bool {
+    pub(crate) fn is_known_to_be_free(&self, name: &Name) -> bool {
         let withdrawn = self.claims.contains_key(name);
         !(self.reporting
             || withdrawn
@@ -466,21 +466,21 @@ impl Announcer {
     }
 
     /// How `name` stands with this content.
-    pub fn standing(&self, name: &Name, content: &ContentId) -> Option<&Standing> {
+    pub(crate) fn standing(&self, name: &Name, content: &ContentId) -> Option<&Standing> {
         let told = self.reported.get(name).filter(|told| told.content == *content).map(|told| &told.standing);
         let assumed = || self.assumed.get(name).filter(|assumed| assumed.content == *content);
         told.or_else(|| assumed().map(|assumed| &assumed.standing))
     }
 
     /// Whether the master said within the last `period` that `name` is granted, about this name or about all of them.
-    pub fn is_confirmed(&self, name: &Name, period: Duration, now: Instant) -> bool {
+    pub(crate) fn is_confirmed(&self, name: &Name, period: Duration, now: Instant) -> bool {
         let recent = |at: Instant| now.saturating_duration_since(at) <= period;
         let granted = self.reported.get(name).filter(|told| told.granted().is_some());
         granted.is_some_and(|told| recent(told.at) || self.agreed.is_some_and(recent))
     }
 
     /// The certificate of the highest version that this peer was granted.
-    pub fn newest(&self) -> Option<&Certificate> {
+    pub(crate) fn newest(&self) -> Option<&Certificate> {
         self.certificates.values().max_by_key(|certificate| certificate.entry.version)
     }
 }

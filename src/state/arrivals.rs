@@ -16,11 +16,11 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// Items that such a node gets, at most: it may have kept nothing of what it was sent.
 const ITEMS_A_SECOND: u32 = 4096;
 /// Nodes that are remembered: those beyond are left to the repetitions.
-pub const MAX_ARRIVALS: usize = 1024;
+pub(crate) const MAX_ARRIVALS: usize = 1024;
 
 /// Who came lately.
 #[derive(Debug, Default)]
-pub struct Arrivals {
+pub(crate) struct Arrivals {
     nodes: BTreeMap<PeerId, Arrival>,
     due: BTreeSet<(Instant, PeerId)>,
 }
@@ -35,7 +35,7 @@ struct Arrival {
 
 impl Arrivals {
     /// A node came, or came back.
-    pub fn on_came(&mut self, peer: PeerId, now: Instant) {
+    pub(crate) fn on_came(&mut self, peer: PeerId, now: Instant) {
         let earliest = match self.nodes.get(&peer) {
             Some(known) if known.wanted => return,
             Some(known) => known.due,
@@ -46,7 +46,7 @@ impl Arrivals {
     }
 
     /// The node that was given out last did not answer, or not to all.
-    pub fn on_failed(&mut self, peer: PeerId, now: Instant) {
+    pub(crate) fn on_failed(&mut self, peer: PeerId, now: Instant) {
         let Some(arrival) = self.nodes.get(&peer).copied().filter(|arrival| !arrival.wanted) else { return };
         let failures = arrival.failures + 1;
         let arrival = if failures < ATTEMPTS {
@@ -58,7 +58,7 @@ impl Arrivals {
     }
 
     /// The node that was given out last was sent so many items.
-    pub fn on_sent(&mut self, peer: PeerId, items: usize, now: Instant) {
+    pub(crate) fn on_sent(&mut self, peer: PeerId, items: usize, now: Instant) {
         let Some(arrival) = self.nodes.get(&peer).copied() else { return };
         let pause = Duration::from_secs(1) * u32::try_from(items).unwrap_or(u32::MAX) / ITEMS_A_SECOND;
         self.put(peer, Arrival { due: arrival.due.max(now + pause), ..arrival });
@@ -72,7 +72,7 @@ impl Arrivals {
     }
 
     /// The next node to ask.
-    pub fn next(&mut self, now: Instant) -> Option<PeerId> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<PeerId> {
         while let Some((due, peer)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
             match self.nodes.get(&peer).copied().filter(|arrival| arrival.wanted) {
                 Some(arrival) => {
@@ -89,7 +89,7 @@ impl Arrivals {
     }
 
     /// When [`Arrivals::next`] has something to do.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
     }
 }

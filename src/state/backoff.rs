@@ -13,7 +13,7 @@ const FIRST: Duration = Duration::from_millis(500);
 /// Each pause is drawn evenly from the upper half of an interval that doubles ("equal jitter" of the
 /// AWS Architecture Blog, *Exponential Backoff And Jitter*, 2015).
 #[derive(Debug, Clone)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     max: Duration,
     next: Duration,
     random: Random,
@@ -21,12 +21,12 @@ pub struct Backoff {
 
 impl Backoff {
     /// Pauses of at most `max`; the seed should differ between nodes.
-    pub fn new(max: Duration, seed: u64) -> Self {
+    pub(crate) fn new(max: Duration, seed: u64) -> Self {
         Self { max, next: FIRST.min(max), random: Random(seed) }
     }
 
     /// The next pause.
-    pub fn pause(&mut self) -> Duration {
+    pub(crate) fn pause(&mut self) -> Duration {
         let interval = self.next;
         self.next = (interval * 2).min(self.max);
         let half = interval / 2;
@@ -34,7 +34,7 @@ impl Backoff {
     }
 
     /// An attempt succeeded: the next series begins with short pauses again.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = FIRST.min(self.max);
     }
 }

@@ -14,7 +14,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// Calls of the moment.
 #[derive(Debug)]
-pub struct Calls {
+pub(crate) struct Calls {
     begin: Option<Instant>,
     by: Counts<PeerId>,
     to: Counts<PeerId>,
@@ -28,7 +28,7 @@ impl Default for Calls {
 
 impl Calls {
     /// Whether one more call is passed on.
-    pub fn admit(&mut self, by: PeerId, to: PeerId, now: Instant) -> bool {
+    pub(crate) fn admit(&mut self, by: PeerId, to: PeerId, now: Instant) -> bool {
         if self.begin.is_none_or(|begin| now.saturating_duration_since(begin) >= WINDOW) {
             *self = Self { begin: Some(now), ..Self::default() };
         }

@@ -8,15 +8,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// For how long nothing may be heard of a path before it counts as at rest.
-pub const QUIET: Duration = Duration::from_secs(1);
+pub(crate) const QUIET: Duration = Duration::from_secs(1);
 /// Paths that wait; with more, everything is looked through.
-pub const MAX_PENDING: usize = 4096;
+pub(crate) const MAX_PENDING: usize = 4096;
 /// What comes to rest within this is looked for together: each look goes through all that waits.
 const TOGETHER: Duration = Duration::from_millis(100);
 
 /// What is at rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rested {
+pub(crate) enum Rested {
     /// Files and folders; none is below another.
     Paths(Vec<PathBuf>),
     /// It is not known what changed: everything that is watched.
@@ -25,7 +25,7 @@ pub enum Rested {
 
 /// Changes that were heard of.
 #[derive(Debug, Default)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// When a path last changed.
     pending: BTreeMap<PathBuf, Instant>,
     /// When it was first unknown what changed.
@@ -36,7 +36,7 @@ pub struct Changes {
 
 impl Changes {
     /// Something happened to a path.
-    pub fn on_change(&mut self, path: PathBuf, now: Instant) {
+    pub(crate) fn on_change(&mut self, path: PathBuf, now: Instant) {
         // Looking through everything finds it too, unless it goes on changing until then.
         self.pending.insert(path, now);
         self.next.get_or_insert(now + QUIET);
@@ -46,14 +46,14 @@ impl Changes {
     }
 
     /// Something happened, and it is not known where.
-    pub fn on_lost(&mut self, now: Instant) {
+    pub(crate) fn on_lost(&mut self, now: Instant) {
         self.pending.clear();
         self.next = None;
         self.unknown.get_or_insert(now);
     }
 
     /// What is at rest by now; it is told once.
-    pub fn poll_action(&mut self, now: Instant) -> Option<Rested> {
+    pub(crate) fn poll_action(&mut self, now: Instant) -> Option<Rested> {
         if self.unknown.is_some_and(|since| since + QUIET <= now) {
             self.unknown = None;
             return Some(Rested::Everything);
@@ -74,7 +74,7 @@ impl Changes {
     }
 
     /// When to call [`Changes::poll_action`] next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.next.into_iter().chain(self.unknown.map(|since| since + QUIET)).min()
     }
 }

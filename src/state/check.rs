@@ -16,7 +16,7 @@ use super::publish::{What, mark};
 const MESSAGES: usize = 64;
 /// Items sent again to one node in one go, and keys withdrawn there: whoever lies costs no more. What is left differs
 /// in the next round, too.
-pub const MAX_REPAIRS: usize = 4096;
+pub(crate) const MAX_REPAIRS: usize = 4096;
 /// Or, of very large shares, one key to withdraw for so many items.
 const PART_OF_SURPLUS: usize = 16;
 /// Items that a range is to have after it was divided.
@@ -24,7 +24,7 @@ const ITEMS_A_RANGE: usize = MAX_MIRROR_HELD / 4;
 
 /// A comparison with one node: what to ask it, and what comes of its answers.
 #[derive(Debug)]
-pub struct RangeComparison {
+pub(crate) struct RangeComparison {
     /// In order of their keys.
     items: Vec<(RecordKey, What, KeyMark)>,
     /// Most items that are looked for.
@@ -42,7 +42,7 @@ pub struct RangeComparison {
 impl RangeComparison {
     /// A comparison of these items, which are what the node said that it stores. It looks for at most `most` that are
     /// missing there.
-    pub fn new(items: impl IntoIterator<Item = (RecordKey, What)>, most: usize) -> Self {
+    pub(crate) fn new(items: impl IntoIterator<Item = (RecordKey, What)>, most: usize) -> Self {
         let marked = |(key, what): (RecordKey, What)| {
             let mark = mark(&key, &what);
             (key, what, mark)
@@ -62,7 +62,7 @@ impl RangeComparison {
     }
 
     /// What to ask next; `None` at the end.
-    pub fn next_ranges(&mut self) -> Option<Vec<KeyRange>> {
+    pub(crate) fn next_ranges(&mut self) -> Option<Vec<KeyRange>> {
         let most = MESSAGES + self.items.len() / ITEMS_A_RANGE;
         if self.ranges.is_empty() || self.messages >= most || self.missing.len() >= self.most {
             return None;
@@ -78,7 +78,7 @@ impl RangeComparison {
     }
 
     /// What the node is to hold in a range, as a question.
-    pub fn range(&self, from: RecordKey, to: RecordKey) -> KeyRange {
+    pub(crate) fn range(&self, from: RecordKey, to: RecordKey) -> KeyRange {
         let mut digest = KeyMark::default();
         let items = &self.items[self.within(from, to)];
         items.iter().for_each(|(_, _, mark)| digest.toggle(*mark));
@@ -86,7 +86,7 @@ impl RangeComparison {
     }
 
     /// Takes in the answer to the ranges that were asked about; false if it does not fit the question.
-    pub fn on_answer(&mut self, asked: &[KeyRange], answer: Vec<KeysCompared>) -> bool {
+    pub(crate) fn on_answer(&mut self, asked: &[KeyRange], answer: Vec<KeysCompared>) -> bool {
         if asked.len() != answer.len() {
             return false;
         }
@@ -136,7 +136,7 @@ impl RangeComparison {
 
     /// What the node lacks or has otherwise, in portions of at most [`MAX_REPAIRS`], each with what the node then holds in the
     /// range that it lies in, what is too much included.
-    pub fn missing(&self) -> impl Iterator<Item = (KeyRange, Vec<(RecordKey, What)>)> + '_ {
+    pub(crate) fn missing(&self) -> impl Iterator<Item = (KeyRange, Vec<(RecordKey, What)>)> + '_ {
         self.missing.chunks(MAX_REPAIRS).filter_map(|places| {
             let items: Vec<_> =
                 places.iter().map(|place| (self.items[*place].0, self.items[*place].1.clone())).collect();
@@ -150,13 +150,13 @@ impl RangeComparison {
     }
 
     /// All that was compared.
-    pub fn into_items(self) -> Vec<(RecordKey, What)> {
+    pub(crate) fn into_items(self) -> Vec<(RecordKey, What)> {
         self.items.into_iter().map(|(key, what, _)| (key, what)).collect()
     }
 
     /// Keys under which the node says that this one is found although this one did not say so, at most [`MAX_REPAIRS`]
     /// or a sixteenth of the items. Keys among them that are not published at all are to be withdrawn.
-    pub fn into_surplus(self) -> Vec<RecordKey> {
+    pub(crate) fn into_surplus(self) -> Vec<RecordKey> {
         self.surplus.into_iter().collect()
     }
 }

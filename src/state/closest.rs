@@ -44,7 +44,7 @@ enum WalkState {
 
 /// One search. `N` identifies a node.
 #[derive(Debug)]
-pub struct Closest<N> {
+pub(crate) struct Closest<N> {
     target: Position,
     /// By distance.
     known: BTreeMap<Position, WalkCandidate<N>>,
@@ -55,7 +55,7 @@ pub struct Closest<N> {
 
 impl<N: Copy + Ord> Closest<N> {
     /// A search for the nodes closest to a place, from the nodes that are known, each with its own place.
-    pub fn new(target: Position, known: impl IntoIterator<Item = (Position, N)>) -> Self {
+    pub(crate) fn new(target: Position, known: impl IntoIterator<Item = (Position, N)>) -> Self {
         let mut closest = Self { target, known: BTreeMap::new(), asked: 0, answered: 0, failed: 0 };
         closest.learn(known, BELIEVED);
         closest
@@ -93,7 +93,7 @@ impl<N: Copy + Ord> Closest<N> {
     }
 
     /// The next node to ask; `None` while enough are being asked, or at the end.
-    pub fn next_node(&mut self) -> Option<N> {
+    pub(crate) fn next_node(&mut self) -> Option<N> {
         let under_way = self.known.values().filter(|candidate| candidate.state == WalkState::Asked).count();
         if under_way >= PARALLEL || self.asked >= MAX_ASKED {
             return None;
@@ -105,7 +105,7 @@ impl<N: Copy + Ord> Closest<N> {
     }
 
     /// A node answered with nodes that it knows.
-    pub fn on_answer(&mut self, node: N, closer: impl IntoIterator<Item = (Position, N)>) {
+    pub(crate) fn on_answer(&mut self, node: N, closer: impl IntoIterator<Item = (Position, N)>) {
         if self.settle(node, WalkState::Answered) {
             self.answered += 1;
             self.learn(closer.into_iter().take(REPLICATION), 1);
@@ -113,19 +113,19 @@ impl<N: Copy + Ord> Closest<N> {
     }
 
     /// A node is there, and has no answer: it is of an earlier version, or too busy.
-    pub fn on_mute(&mut self, node: N) {
+    pub(crate) fn on_mute(&mut self, node: N) {
         self.settle(node, WalkState::Mute);
     }
 
     /// A node cannot be reached.
-    pub fn on_failed(&mut self, node: N) {
+    pub(crate) fn on_failed(&mut self, node: N) {
         if self.settle(node, WalkState::Failed) {
             self.failed += 1;
         }
     }
 
     /// Nobody has answered for a while: others are asked as well.
-    pub fn on_slow(&mut self) {
+    pub(crate) fn on_slow(&mut self) {
         for candidate in self.known.values_mut().filter(|candidate| candidate.state == WalkState::Asked) {
             candidate.state = WalkState::Slow;
         }
@@ -141,13 +141,13 @@ impl<N: Copy + Ord> Closest<N> {
     }
 
     /// Whether nobody has to be waited for or asked any more.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         let none_left = self.asked >= MAX_ASKED || self.wanted().is_none();
         none_left && !self.best().any(|(_, candidate)| candidate.state == WalkState::Asked)
     }
 
     /// Whether any node knew the question. In a network of nodes of before none does.
-    pub fn has_answers(&self) -> bool {
+    pub(crate) fn has_answers(&self) -> bool {
         self.answered > 0
     }
 
@@ -159,7 +159,7 @@ impl<N: Copy + Ord> Closest<N> {
 
     /// The closest nodes, at most [`REPLICATION`], the closest first: that answered, or of which more than one said that they are
     /// there.
-    pub fn nodes(&self) -> Vec<N> {
+    pub(crate) fn nodes(&self) -> Vec<N> {
         let is_there = |candidate: &WalkCandidate<N>| match candidate.state {
             WalkState::Answered | WalkState::Mute => true,
             WalkState::Failed => false,

@@ -26,7 +26,7 @@ mod pick;
 #[cfg(test)]
 mod sim;
 mod source;
-pub mod stalls;
+pub(crate) mod stalls;
 #[cfg(test)]
 mod tests;
 mod wanted;
@@ -39,7 +39,7 @@ use source::{Holds, Source};
 use swarmdex_protocols::ChunkSet;
 use swarmdex_protocols::content::Geometry;
 use swarmdex_protocols::fetch::FetchRefusal;
-pub use wanted::{ReadAhead, Wanted};
+pub(crate) use wanted::{ReadAhead, Wanted};
 
 use crate::config::FetchConfig;
 use crate::state::random::Random;
@@ -53,7 +53,7 @@ const MAX_UNREAD: u32 = 6;
 /// Refusals of chunks that a source said it had, in a row, after which it is given up.
 const MAX_BROKEN_WORDS: u32 = 3;
 /// Sources that are used at a time.
-pub const MAX_SOURCES: usize = 48;
+pub(crate) const MAX_SOURCES: usize = 48;
 /// Contents of fewer chunks are not worth the talk of who has what.
 const SWARM_CHUNKS: u64 = 16;
 
@@ -62,7 +62,7 @@ const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(2);
 
 /// What a download may use.
 #[derive(Debug, Clone, Copy)]
-pub struct FetchPolicy {
+pub(crate) struct FetchPolicy {
     /// Most bytes asked of one source and not yet written.
     pub window_bytes: u64,
     /// The same for all together.
@@ -79,7 +79,7 @@ pub struct FetchPolicy {
 
 impl FetchPolicy {
     /// The policy of a configuration.
-    pub fn new(config: &FetchConfig, announces: bool, patience: Duration, seed: u64) -> Self {
+    pub(crate) fn new(config: &FetchConfig, announces: bool, patience: Duration, seed: u64) -> Self {
         let window_bytes = (config.window_mib.max(1) as u64) << 20;
         // Memory for three sources at full speed is enough for any number of slower ones.
         Self { window_bytes, total_bytes: 3 * window_bytes, swarm: true, announces, patience, seed }
@@ -88,7 +88,7 @@ impl FetchPolicy {
 
 /// What the download wants done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action<S> {
+pub(crate) enum Action<S> {
     /// Ask `source` for `count` chunks from `first` on.
     Request {
         /// Whom.
@@ -121,7 +121,7 @@ pub enum Action<S> {
 
 /// Why nobody is left to ask: the gravest of the reasons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Exhausted {
+pub(crate) enum Exhausted {
     /// Those who should have the content do not.
     Gone,
     /// Sources could not be reached.
@@ -140,7 +140,7 @@ struct Flight<S> {
 
 /// One download. `S` identifies a source.
 #[derive(Debug)]
-pub struct Download<S> {
+pub(crate) struct Download<S> {
     geometry: Geometry,
     policy: FetchPolicy,
     /// What of it is wanted: everything unless [`Download::set_wanted`] says otherwise.
@@ -180,7 +180,7 @@ pub struct Download<S> {
 
 impl<S: Copy + Ord> Download<S> {
     /// A download of which the chunks in `have` are there already.
-    pub fn new(geometry: Geometry, policy: FetchPolicy, have: Option<&ChunkSet>) -> Self {
+    pub(crate) fn new(geometry: Geometry, policy: FetchPolicy, have: Option<&ChunkSet>) -> Self {
         let mut unasked = BTreeMap::from([(0, geometry.chunks())]);
         if let Some(have) = have {
             unasked.clear();
@@ -223,13 +223,13 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Whether it looks for others that have a part: small contents are not worth it.
-    pub fn is_swarm(&self) -> bool {
+    pub(crate) fn is_swarm(&self) -> bool {
         self.policy.swarm && self.geometry.chunks() >= SWARM_CHUNKS
     }
 
     /// Another source; `whole` if it is known to have everything. False if there are enough, or it is known and was not given up
     /// because it could not be reached.
-    pub fn add_source(&mut self, source: S, whole: bool, now: Instant) -> bool {
+    pub(crate) fn add_source(&mut self, source: S, whole: bool, now: Instant) -> bool {
         // One that has the content no more may just have begun to look what it has.
         let again = whole && self.live() == 0 && self.waits_for_owner(now);
         if let Some(known) = self.sources.get_mut(&source) {
@@ -271,7 +271,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Sources that have not answered yet.
-    pub fn unheard(&self) -> impl Iterator<Item = S> + '_ {
+    pub(crate) fn unheard(&self) -> impl Iterator<Item = S> + '_ {
         self.sources
             .iter()
             .filter(|(_, state)| state.lost.is_none() && state.rate().is_none())
@@ -279,7 +279,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Sources that owe chunks, since when at least, and whether they have all of them.
-    pub fn owing(&self) -> impl Iterator<Item = (S, Instant, bool)> + '_ {
+    pub(crate) fn owing(&self) -> impl Iterator<Item = (S, Instant, bool)> + '_ {
         let live = self.sources.iter().filter(|(_, state)| state.lost.is_none());
         live.filter_map(|(source, state)| {
             let since = state.asked.values().map(|asked| asked.at).min()?;
@@ -288,20 +288,20 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// How long a round trip to a source takes; zero if that is not known.
-    pub fn set_round_trip(&mut self, source: S, round_trip: Duration) {
+    pub(crate) fn set_round_trip(&mut self, source: S, round_trip: Duration) {
         if let Some(state) = self.sources.get_mut(&source) {
             state.round_trip = round_trip.min(LONGEST_ROUND_TRIP);
         }
     }
 
     /// Whether more sources may be found: while they may, a download without any waits.
-    pub fn set_searching(&mut self, searching: bool) {
+    pub(crate) fn set_searching(&mut self, searching: bool) {
         self.searching = searching;
     }
 
     /// Chunks arrived. True if they are wanted: verify and write them, then call [`Download::on_written`] or
     /// [`Download::on_bad`]. False if the request was given up meanwhile.
-    pub fn on_chunks(&mut self, source: S, first: u64, count: u32, now: Instant) -> bool {
+    pub(crate) fn on_chunks(&mut self, source: S, first: u64, count: u32, now: Instant) -> bool {
         let bytes = self.bytes(first, count);
         let asked = self.sources.get(&source).and_then(|state| state.asked.get(&first));
         // What comes although its request was cancelled is welcome if it is still missing.
@@ -338,13 +338,13 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Another chunk arrived than the one that was asked for. True as in [`Download::on_chunks`].
-    pub fn on_instead(&mut self, source: S, asked: u64, first: u64, now: Instant) -> bool {
+    pub(crate) fn on_instead(&mut self, source: S, asked: u64, first: u64, now: Instant) -> bool {
         self.give_up(source, asked);
         self.on_chunks(source, first, 1, now)
     }
 
     /// Chunks that arrived are verified and written.
-    pub fn on_written(&mut self, source: S, first: u64, count: u32) {
+    pub(crate) fn on_written(&mut self, source: S, first: u64, count: u32) {
         if self.arrived.get(&first) == Some(&count) {
             self.settle(source, first);
             if !self.announced.remove(&first) {
@@ -366,7 +366,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// The source sent something else than was asked for: it is not asked again.
-    pub fn on_bad(&mut self, source: S, first: u64) {
+    pub(crate) fn on_bad(&mut self, source: S, first: u64) {
         if let Some(count) = self.settle(source, first) {
             self.wasted += self.bytes(first, count);
             self.put_back(first, count);
@@ -375,7 +375,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// What the source sent is not part of the content any more, by no fault of its own.
-    pub fn on_changed(&mut self, source: S, first: u64) {
+    pub(crate) fn on_changed(&mut self, source: S, first: u64) {
         if let Some(count) = self.settle(source, first) {
             self.put_back(first, count);
         }
@@ -383,7 +383,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// The source refused.
-    pub fn on_refused(&mut self, source: S, first: u64, refusal: FetchRefusal, now: Instant) {
+    pub(crate) fn on_refused(&mut self, source: S, first: u64, refusal: FetchRefusal, now: Instant) {
         self.give_up(source, first);
         let Some(state) = self.sources.get_mut(&source) else { return };
         match (refusal, &state.holds) {
@@ -410,7 +410,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// The source did not answer, or the connection to it failed.
-    pub fn on_failed(&mut self, source: S, first: u64, now: Instant) {
+    pub(crate) fn on_failed(&mut self, source: S, first: u64, now: Instant) {
         if !self.give_up(source, first) {
             return;
         }
@@ -430,7 +430,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// The next thing to do. Safe to call when there is nothing.
-    pub fn poll_action(&mut self, now: Instant) -> Option<Action<S>> {
+    pub(crate) fn poll_action(&mut self, now: Instant) -> Option<Action<S>> {
         if self.ended {
             return None;
         }
@@ -457,17 +457,17 @@ impl<S: Copy + Ord> Download<S> {
 
     /// Chunks that are written.
     #[cfg(test)]
-    pub fn written(&self) -> u64 {
+    pub(crate) fn written(&self) -> u64 {
         self.written
     }
 
     /// Bytes that were fetched for nothing: twice, or wrong.
-    pub fn wasted(&self) -> u64 {
+    pub(crate) fn wasted(&self) -> u64 {
         self.wasted
     }
 
     /// Sources that are not given up.
-    pub fn live(&self) -> usize {
+    pub(crate) fn live(&self) -> usize {
         self.sources.values().filter(|state| state.lost.is_none()).count()
     }
 

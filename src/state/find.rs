@@ -12,7 +12,7 @@ use super::publish::{Position, REPLICATION, distance};
 /// Questions under way at a time.
 const PARALLEL: usize = 3;
 /// Nodes that have to say what they store. With two liars among them the honest one has the latest statement.
-pub const ENOUGH: usize = 3;
+pub(crate) const ENOUGH: usize = 3;
 /// Questions in all: in a network of 100,000 nodes a lookup takes 8 in the mean (see the tests).
 const MAX_ASKED: usize = 24;
 /// Nodes that are kept in mind, the closest.
@@ -41,7 +41,7 @@ enum FindState {
 
 /// One lookup. `N` identifies a node.
 #[derive(Debug)]
-pub struct Find<N> {
+pub(crate) struct Find<N> {
     target: Position,
     /// By distance.
     known: BTreeMap<Position, Candidate<N>>,
@@ -52,7 +52,7 @@ pub struct Find<N> {
 
 impl<N: Copy + Ord> Find<N> {
     /// For a key, from the nodes that are known, each with its place.
-    pub fn new(target: Position, known: impl IntoIterator<Item = (Position, N)>) -> Self {
+    pub(crate) fn new(target: Position, known: impl IntoIterator<Item = (Position, N)>) -> Self {
         let mut find = Self { target, known: BTreeMap::new(), asked: 0, had: 0 };
         for (number, node) in known.into_iter().take(Ways::BITS as usize).enumerate() {
             find.learn([node], 1 << number);
@@ -71,7 +71,7 @@ impl<N: Copy + Ord> Find<N> {
     }
 
     /// The next node to ask; `None` while enough are being asked, or at the end.
-    pub fn next_node(&mut self) -> Option<N> {
+    pub(crate) fn next_node(&mut self) -> Option<N> {
         let under_way = self.known.values().filter(|candidate| candidate.state == FindState::Asked).count();
         // Those under way may be all that is missing.
         if under_way >= PARALLEL.min(ENOUGH.saturating_sub(self.had).max(1))
@@ -95,7 +95,7 @@ impl<N: Copy + Ord> Find<N> {
     }
 
     /// A node answered: whether it has something under the key, and whom it knows that is closer.
-    pub fn on_answer(&mut self, node: N, has: bool, closer: impl IntoIterator<Item = (Position, N)>) {
+    pub(crate) fn on_answer(&mut self, node: N, has: bool, closer: impl IntoIterator<Item = (Position, N)>) {
         let Some(candidate) = self.asked_mut(node) else { return };
         (candidate.state, candidate.has) = (FindState::Answered, has);
         let ways = candidate.ways;
@@ -104,14 +104,14 @@ impl<N: Copy + Ord> Find<N> {
     }
 
     /// A node cannot be reached, or does not know the question.
-    pub fn on_failed(&mut self, node: N) {
+    pub(crate) fn on_failed(&mut self, node: N) {
         if let Some(candidate) = self.asked_mut(node) {
             candidate.state = FindState::Failed;
         }
     }
 
     /// Nobody has answered for a while: others are asked as well.
-    pub fn on_slow(&mut self) {
+    pub(crate) fn on_slow(&mut self) {
         for candidate in self.known.values_mut().filter(|candidate| candidate.state == FindState::Asked) {
             candidate.state = FindState::Slow;
         }
@@ -127,7 +127,7 @@ impl<N: Copy + Ord> Find<N> {
 
     /// Whether enough nodes had something, and were heard of in more than one way: a liar can name as many liars as it
     /// wants.
-    pub fn has_enough(&self) -> bool {
+    pub(crate) fn has_enough(&self) -> bool {
         self.had >= ENOUGH && self.ways().count_ones() > 1
     }
 

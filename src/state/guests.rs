@@ -12,16 +12,16 @@ const MOST: usize = 64;
 
 /// Those nodes, with when they were last seen.
 #[derive(Debug, Default)]
-pub struct Guests(BTreeMap<PeerId, Instant>);
+pub(crate) struct Guests(BTreeMap<PeerId, Instant>);
 
 impl Guests {
     /// Something was asked for. True if its connection is to be kept from now on.
-    pub fn on_seen(&mut self, peer: PeerId, now: Instant) -> bool {
+    pub(crate) fn on_seen(&mut self, peer: PeerId, now: Instant) -> bool {
         self.0.insert(peer, now).is_none()
     }
 
     /// The next one whose connection is not to be kept any longer: it has been here for long, or there are too many.
-    pub fn next_gone(&mut self, now: Instant) -> Option<PeerId> {
+    pub(crate) fn next_gone(&mut self, now: Instant) -> Option<PeerId> {
         let (peer, seen) = self.0.iter().min_by_key(|(_, seen)| **seen)?;
         let (peer, over) = (*peer, now.saturating_duration_since(*seen) >= STAYS);
         (over || self.0.len() > MOST).then(|| {

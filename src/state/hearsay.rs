@@ -13,7 +13,7 @@ const MAX_PAIRS: usize = 1 << 18;
 
 /// A pair of a key and a node that is found under it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pair {
+pub(crate) struct Pair {
     /// Under which key.
     pub key: RecordKey,
     /// Who.
@@ -34,14 +34,14 @@ struct HeardPair {
 
 /// What several neighbours said.
 #[derive(Debug, Default)]
-pub struct Hearsay {
+pub(crate) struct Hearsay {
     pairs: BTreeMap<(RecordKey, PeerId), HeardPair>,
     addresses: BTreeMap<PeerId, Vec<Multiaddr>>,
 }
 
 impl Hearsay {
     /// A page of what the neighbour with this number says, as far as it is `wanted`.
-    pub fn add(&mut self, neighbour: usize, page: &Stock, wanted: impl Fn(&RecordKey) -> bool) {
+    pub(crate) fn add(&mut self, neighbour: usize, page: &Stock, wanted: impl Fn(&RecordKey) -> bool) {
         for (key, number, left) in &page.pairs {
             let Some(Provider { peer, addresses }) = page.nodes.get(usize::from(*number)) else { continue };
             if !wanted(key) {
@@ -65,7 +65,7 @@ impl Hearsay {
     }
 
     /// What enough of them said.
-    pub fn agreed(self) -> Vec<Pair> {
+    pub(crate) fn agreed(self) -> Vec<Pair> {
         let Self { pairs, addresses } = self;
         let agreed = pairs.into_iter().filter(|(_, said)| said.voices >= VOICES);
         let pair = |((key, peer), said): ((RecordKey, PeerId), HeardPair)| Pair {

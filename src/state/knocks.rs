@@ -18,7 +18,7 @@ const SLOW: Duration = Duration::from_secs(2);
 
 /// Those that shake hands.
 #[derive(Debug)]
-pub struct Knocks {
+pub(crate) struct Knocks {
     most_of_one: usize,
     next: u64,
     /// In the order in which they came: numbers rise.
@@ -42,7 +42,7 @@ impl Knock {
 
 /// What becomes of a newcomer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KnockVerdict {
+pub(crate) enum KnockVerdict {
     /// It has a place, under this number.
     Welcome(u64),
     /// It has the place of another one.
@@ -58,13 +58,13 @@ pub enum KnockVerdict {
 
 impl Knocks {
     /// With so many places in all, and for one source.
-    pub fn new(most: usize, most_of_one: usize) -> Self {
+    pub(crate) fn new(most: usize, most_of_one: usize) -> Self {
         Self { most_of_one, next: 0, pending: BTreeMap::new(), counts: Counts::bounded(most_of_one, most) }
     }
 
     /// Somebody connects. `ends` ends whoever is to give way because it is silent. It returns false if that one has
     /// said something just now; then somebody else is looked for.
-    pub fn arrive(&mut self, source: IpAddr, now: Instant, mut ends: impl FnMut(u64) -> bool) -> KnockVerdict {
+    pub(crate) fn arrive(&mut self, source: IpAddr, now: Instant, mut ends: impl FnMut(u64) -> bool) -> KnockVerdict {
         let of_source = self.counts.of(&source);
         if self.counts.has_room(&source) {
             return KnockVerdict::Welcome(self.add(source, now));
@@ -104,14 +104,14 @@ impl Knocks {
     }
 
     /// One has said something.
-    pub fn spoke(&mut self, number: u64) {
+    pub(crate) fn spoke(&mut self, number: u64) {
         if let Some(knock) = self.pending.get_mut(&number) {
             knock.spoke = true;
         }
     }
 
     /// The handshake of one is over, however it ended.
-    pub fn leave(&mut self, number: u64) {
+    pub(crate) fn leave(&mut self, number: u64) {
         if let Some(knock) = self.pending.remove(&number) {
             self.counts.remove(&knock.source);
         }
@@ -119,13 +119,13 @@ impl Knocks {
 
     /// How many shake hands.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.pending.len()
     }
 
     /// Whether nobody does.
     #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
 }

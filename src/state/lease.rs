@@ -15,16 +15,16 @@ use swarmdex_protocols::limits::MAX_ADDRESSES;
 use swarmdex_protocols::{Multiaddr, PeerId};
 
 use crate::config::LeaseConfig;
-pub use account::StandingAnswer;
+pub(crate) use account::StandingAnswer;
 use account::{Account, Pace};
-pub use agree::Holding;
+pub(crate) use agree::Holding;
 
 /// How long a report is followed by no other probe of the same peer.
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
 
 /// How a member stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeaseState {
+pub(crate) enum LeaseState {
     /// It answers.
     Alive,
     /// It does not, and its lease runs out.
@@ -33,7 +33,7 @@ pub enum LeaseState {
 
 /// One member.
 #[derive(Debug, Clone)]
-pub struct LeaseMember {
+pub(crate) struct LeaseMember {
     /// How it stands.
     pub state: LeaseState,
     /// Where it listens.
@@ -47,7 +47,7 @@ pub struct LeaseMember {
 
 /// What is to be done about members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeaseAction {
+pub(crate) enum LeaseAction {
     /// See whether it can be reached.
     Probe(PeerId),
     /// Its lease is over: free its names.
@@ -60,7 +60,7 @@ pub enum LeaseAction {
 
 /// All members.
 #[derive(Debug)]
-pub struct Leases {
+pub(crate) struct Leases {
     config: LeaseConfig,
     most: usize,
     members: BTreeMap<PeerId, LeaseMember>,
@@ -72,7 +72,7 @@ pub struct Leases {
 
 impl Leases {
     /// No members yet; at most `most`.
-    pub fn new(config: &LeaseConfig, most: usize) -> Self {
+    pub(crate) fn new(config: &LeaseConfig, most: usize) -> Self {
         Self {
             config: *config,
             most,
@@ -85,13 +85,13 @@ impl Leases {
     }
 
     /// Length of a lease.
-    pub fn lease(&self) -> Duration {
+    pub(crate) fn lease(&self) -> Duration {
         self.config.lease
     }
 
     /// Members from before a restart: suspect, with a fresh lease.
     /// Their connections are gone: they have to join again before they may change anything.
-    pub fn restore(&mut self, peers: impl IntoIterator<Item = (PeerId, Vec<Multiaddr>, Holding)>, now: Instant) {
+    pub(crate) fn restore(&mut self, peers: impl IntoIterator<Item = (PeerId, Vec<Multiaddr>, Holding)>, now: Instant) {
         for (peer, addresses, holding) in peers {
             self.insert(peer, addresses, LeaseState::Suspect, now);
             self.set_holding(&peer, holding);
@@ -154,7 +154,7 @@ impl Leases {
     }
 
     /// A peer joins, or joins again.
-    pub fn on_join(&mut self, peer: &PeerId, addresses: Vec<Multiaddr>, now: Instant) -> Result<(), Refusal> {
+    pub(crate) fn on_join(&mut self, peer: &PeerId, addresses: Vec<Multiaddr>, now: Instant) -> Result<(), Refusal> {
         let before = self.members.get(peer);
         if before.is_none() && self.members.len() >= self.most {
             let reason = format!("the network has {} members, the most that this master admits", self.most);
@@ -171,7 +171,7 @@ impl Leases {
     }
 
     /// The session that a join was given.
-    pub fn on_joined(&mut self, peer: &PeerId, session: Session) {
+    pub(crate) fn on_joined(&mut self, peer: &PeerId, session: Session) {
         let Some(member) = self.members.get_mut(peer) else { return };
         let mut account = member.account.lock();
         if account.session.is_none_or(|before| before < session) {
@@ -190,7 +190,7 @@ impl Leases {
 
     /// Whether a peer may change the index in this session with this number. A number lower than one before is an old
     /// change that comes late. The same number is a change that is repeated.
-    pub fn admit_change(&mut self, peer: &PeerId, session: Session, sequence: Sequence) -> Result<(), Refusal> {
+    pub(crate) fn admit_change(&mut self, peer: &PeerId, session: Session, sequence: Sequence) -> Result<(), Refusal> {
         let member = self.of_session(peer, session)?;
         if sequence < member.sequence {
             return Err(Refusal::new(RefusalCode::Stale, "a later change of this session was made already"));
@@ -204,12 +204,12 @@ impl Leases {
     /// # Errors
     ///
     /// The session is over.
-    pub fn admit_question(&mut self, peer: &PeerId, session: Session) -> Result<(), Refusal> {
+    pub(crate) fn admit_question(&mut self, peer: &PeerId, session: Session) -> Result<(), Refusal> {
         self.of_session(peer, session).map(drop)
     }
 
     /// A sign of life; of strangers it means nothing.
-    pub fn on_alive(&mut self, peer: &PeerId, now: Instant) {
+    pub(crate) fn on_alive(&mut self, peer: &PeerId, now: Instant) {
         if self.members.get(peer).is_some_and(|member| member.state == LeaseState::Suspect) {
             self.actions.push_back(LeaseAction::BecameAlive(*peer));
         }
@@ -224,18 +224,18 @@ impl Leases {
     }
 
     /// The last connection with it ended.
-    pub fn on_disconnected(&mut self, peer: &PeerId) {
+    pub(crate) fn on_disconnected(&mut self, peer: &PeerId) {
         self.suspect(peer);
     }
 
     /// A probe found nobody.
-    pub fn on_probe_failed(&mut self, peer: &PeerId) {
+    pub(crate) fn on_probe_failed(&mut self, peer: &PeerId) {
         self.suspect(peer);
     }
 
     /// Somebody could not reach it. That alone changes nothing: the peer is probed, and not more often
     /// than every few seconds.
-    pub fn on_report(&mut self, peer: &PeerId, now: Instant) -> Result<(), Refusal> {
+    pub(crate) fn on_report(&mut self, peer: &PeerId, now: Instant) -> Result<(), Refusal> {
         let Some(member) = self.members.get_mut(peer) else {
             return Err(Refusal::new(RefusalCode::NotFound, "that peer is no member"));
         };
@@ -247,47 +247,47 @@ impl Leases {
     }
 
     /// It leaves in order. The caller frees its names.
-    pub fn on_leave(&mut self, peer: &PeerId, session: Session) -> Result<(), Refusal> {
+    pub(crate) fn on_leave(&mut self, peer: &PeerId, session: Session) -> Result<(), Refusal> {
         self.of_session(peer, session)?;
         self.forget(peer);
         Ok(())
     }
 
     /// One member.
-    pub fn get(&self, peer: &PeerId) -> Option<&LeaseMember> {
+    pub(crate) fn get(&self, peer: &PeerId) -> Option<&LeaseMember> {
         self.members.get(peer)
     }
 
     /// What answers the plain renewals of a member, as long as it is one.
-    pub fn standing_answer(&self, peer: &PeerId) -> Option<StandingAnswer> {
+    pub(crate) fn standing_answer(&self, peer: &PeerId) -> Option<StandingAnswer> {
         let account = self.members.get(peer)?.account.clone();
         Some(StandingAnswer { account, pace: self.pace.clone() })
     }
 
     /// Members in order, from after one of them on.
-    pub fn peers_after<'a>(&'a self, after: Option<&PeerId>) -> impl Iterator<Item = PeerId> + use<'a> {
+    pub(crate) fn peers_after<'a>(&'a self, after: Option<&PeerId>) -> impl Iterator<Item = PeerId> + use<'a> {
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(*after));
         self.members.range((from, Bound::Unbounded)).map(|(peer, _)| *peer)
     }
 
     /// How many members there are, and how many of them are suspect.
-    pub fn counts(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize) {
         (self.members.len(), self.suspects)
     }
 
     /// The next thing to do. Safe to call when there is nothing.
-    pub fn poll_action(&mut self) -> Option<LeaseAction> {
+    pub(crate) fn poll_action(&mut self) -> Option<LeaseAction> {
         self.actions.pop_front()
     }
 
     /// When [`Leases::handle_timeout`] is due.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
     /// Suspects those that missed their pings, and evicts those whose lease is over. If this comes much too
     /// late, it was the master that slept: then nobody could be heard, and what ran out meanwhile begins anew.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         let Some(&(first, _)) = self.deadlines.first() else { return };
         let overslept = now.saturating_duration_since(first) > self.config.lease;
         while let Some(&(due, peer)) = self.deadlines.first() {

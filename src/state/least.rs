@@ -8,7 +8,7 @@ const PERIOD: Duration = Duration::from_secs(10);
 /// The least of the durations that were measured within the last 10 to 20 seconds. As BBR estimates a path's round trip
 /// (N. Cardwell et al., BBR: Congestion-Based Congestion Control, 2016): what waited in a queue took longer.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Least {
+pub(crate) struct Least {
     since: Option<Instant>,
     now: Option<Duration>,
     before: Option<Duration>,
@@ -16,7 +16,7 @@ pub struct Least {
 
 impl Least {
     /// One more.
-    pub fn add(&mut self, measured: Duration, now: Instant) {
+    pub(crate) fn add(&mut self, measured: Duration, now: Instant) {
         if self.since.is_none_or(|since| now.saturating_duration_since(since) >= PERIOD) {
             (self.before, self.now, self.since) = (self.now, None, Some(now));
         }
@@ -24,7 +24,7 @@ impl Least {
     }
 
     /// The least; zero if nothing was measured.
-    pub fn get(&self) -> Duration {
+    pub(crate) fn get(&self) -> Duration {
         self.before.into_iter().chain(self.now).min().unwrap_or_default()
     }
 }

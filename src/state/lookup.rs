@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 /// How long the master may take before the DHT is asked as well.
-pub const HEDGE_DELAY: Duration = Duration::from_millis(150);
+pub(crate) const HEDGE_DELAY: Duration = Duration::from_millis(150);
 
 /// Who is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     /// The master.
     Master,
     /// The DHT.
@@ -17,7 +17,7 @@ pub enum Side {
 
 /// What an answer comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LookupAnswer {
+pub(crate) enum LookupAnswer {
     /// What was asked for.
     Found,
     /// There is no such thing, as far as the side knows.
@@ -28,7 +28,7 @@ pub enum LookupAnswer {
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LookupAction {
+pub(crate) enum LookupAction {
     /// Ask.
     Ask(Side),
     /// Take the answer of this side; the other one does not matter any more.
@@ -37,7 +37,7 @@ pub enum LookupAction {
 
 /// One hedged question.
 #[derive(Debug)]
-pub struct Hedge {
+pub(crate) struct Hedge {
     asked: [bool; 2],
     answers: [Option<LookupAnswer>; 2],
     /// When the DHT is asked even without word of the master.
@@ -47,19 +47,19 @@ pub struct Hedge {
 
 impl Hedge {
     /// A question asked at `now`. With `master_down` the DHT is asked at once, and the master not at all.
-    pub fn new(master_down: bool, now: Instant) -> Self {
+    pub(crate) fn new(master_down: bool, now: Instant) -> Self {
         let master = master_down.then_some(LookupAnswer::Failed);
         let due = if master_down { now } else { now + HEDGE_DELAY };
         Self { asked: [master_down, false], answers: [master, None], due, taken: false }
     }
 
     /// One side answered.
-    pub fn on_answer(&mut self, side: Side, answer: LookupAnswer) {
+    pub(crate) fn on_answer(&mut self, side: Side, answer: LookupAnswer) {
         self.answers[side as usize] = Some(answer);
     }
 
     /// What to do next; `None` if nothing at the moment.
-    pub fn poll_action(&mut self, now: Instant) -> Option<LookupAction> {
+    pub(crate) fn poll_action(&mut self, now: Instant) -> Option<LookupAction> {
         if self.taken {
             return None;
         }
@@ -89,7 +89,7 @@ impl Hedge {
     }
 
     /// When to poll again although nobody answered.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         (!self.taken && !self.asked[Side::Dht as usize]).then_some(self.due)
     }
 }

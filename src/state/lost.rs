@@ -14,7 +14,7 @@ const SILENT_PARTS: usize = 4;
 
 /// Nodes that answered once and do not any more.
 #[derive(Debug)]
-pub struct Lost {
+pub(crate) struct Lost {
     nodes: BTreeMap<PeerId, (Position, Instant)>,
     /// For how long they are missed: what only they hold is over then.
     period: Duration,
@@ -22,7 +22,7 @@ pub struct Lost {
 
 /// Who answered a question about a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Reached {
+pub(crate) struct Reached {
     /// Nodes that answered, and that did not.
     pub answered: usize,
     /// See `answered`.
@@ -36,13 +36,13 @@ pub struct Reached {
 impl Reached {
     /// Whether so many answered that what none of them knows is not there: records lie at the 20 closest nodes, so this
     /// errs only if nearly all that were reached lack one.
-    pub fn is_sure(&self) -> bool {
+    pub(crate) fn is_sure(&self) -> bool {
         let few = |silent: usize, all: usize| silent * SILENT_PARTS < all.max(1);
         few(self.silent, self.answered + self.silent) && few(self.lost, self.closest)
     }
 
     /// How many of how many nodes do not answer, for people.
-    pub fn missing(&self) -> (usize, usize) {
+    pub(crate) fn missing(&self) -> (usize, usize) {
         let [asked, known] = [(self.silent, self.answered + self.silent), (self.lost, self.closest)];
         if asked.0 * known.1 >= known.0 * asked.1 { asked } else { known }
     }
@@ -50,12 +50,12 @@ impl Reached {
 
 impl Lost {
     /// Nobody yet; nodes are missed for `period`.
-    pub fn new(period: Duration) -> Self {
+    pub(crate) fn new(period: Duration) -> Self {
         Self { nodes: BTreeMap::new(), period }
     }
 
     /// A node does not answer any more.
-    pub fn on_lost(&mut self, peer: PeerId, position: Position, now: Instant) {
+    pub(crate) fn on_lost(&mut self, peer: PeerId, position: Position, now: Instant) {
         self.nodes.retain(|_, (_, since)| now.saturating_duration_since(*since) < self.period);
         if self.nodes.len() >= MAX_LOST
             && let Some(first) = self.nodes.iter().min_by_key(|(_, (_, since))| *since).map(|(peer, _)| *peer)
@@ -66,13 +66,13 @@ impl Lost {
     }
 
     /// It answers again; since when it did not, if it was missed.
-    pub fn on_back(&mut self, peer: &PeerId) -> Option<Instant> {
+    pub(crate) fn on_back(&mut self, peer: &PeerId) -> Option<Instant> {
         self.nodes.remove(peer).map(|(_, since)| since)
     }
 
     /// How many of the nodes closest to a key were lost, and how many there are; `known` are the positions of those that were
     /// not. The node `except` is not missed.
-    pub fn among_closest(
+    pub(crate) fn among_closest(
         &self,
         key: &Position,
         known: impl Iterator<Item = Position>,

@@ -19,7 +19,7 @@ const MAX_WAITING: usize = 16;
 
 /// Meetings of the last moments.
 #[derive(Debug, Default)]
-pub struct Meetings {
+pub(crate) struct Meetings {
     /// This node dialled and was answered with its own key, at these addresses.
     dialled: VecDeque<(Instant, Multiaddr)>,
     /// Somebody with this node's key dialled it, from these addresses.
@@ -30,7 +30,7 @@ pub struct Meetings {
 
 impl Meetings {
     /// Whoever answered at `address` has this node's key.
-    pub fn on_dialled(&mut self, address: Multiaddr, now: Instant) {
+    pub(crate) fn on_dialled(&mut self, address: Multiaddr, now: Instant) {
         let failed = self.failed.take().is_some_and(|at| now.saturating_duration_since(at) <= AT_ONCE);
         if self.answered.pop_front().is_none() && !failed {
             push(&mut self.dialled, address, now);
@@ -38,14 +38,14 @@ impl Meetings {
     }
 
     /// Whoever connected from `address` has this node's key.
-    pub fn on_answered(&mut self, address: Multiaddr, now: Instant) {
+    pub(crate) fn on_answered(&mut self, address: Multiaddr, now: Instant) {
         if self.dialled.pop_front().is_none() {
             push(&mut self.answered, address, now);
         }
     }
 
     /// A connection from outside failed before anybody proved a key: it may have been this node's own.
-    pub fn on_failed(&mut self, now: Instant) {
+    pub(crate) fn on_failed(&mut self, now: Instant) {
         match self.dialled.back() {
             Some((at, _)) if now.saturating_duration_since(*at) <= AT_ONCE => drop(self.dialled.pop_back()),
             _ => self.failed = Some(now),
@@ -53,7 +53,7 @@ impl Meetings {
     }
 
     /// The address of a twin: of a meeting that has no counterpart. Call again until there is none.
-    pub fn handle_timeout(&mut self, now: Instant) -> Option<Multiaddr> {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Option<Multiaddr> {
         let over = |at: &Instant| now.saturating_duration_since(*at) > PATIENCE;
         for waiting in [&mut self.dialled, &mut self.answered] {
             if waiting.front().is_some_and(|(at, _)| over(at)) {

@@ -6,55 +6,55 @@
 //! call when there is nothing to do. Time is an argument; a deadline lives in the record that it is about.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-pub mod agreement;
-pub mod announce;
-pub mod arrivals;
-pub mod backoff;
-pub mod calls;
-pub mod changes;
-pub mod check;
-pub mod closest;
-pub mod fetch;
-pub mod find;
-pub mod guests;
-pub mod hearsay;
-pub mod index;
-pub mod knocks;
-pub mod lease;
-pub mod least;
+pub(crate) mod agreement;
+pub(crate) mod announce;
+pub(crate) mod arrivals;
+pub(crate) mod backoff;
+pub(crate) mod calls;
+pub(crate) mod changes;
+pub(crate) mod check;
+pub(crate) mod closest;
+pub(crate) mod fetch;
+pub(crate) mod find;
+pub(crate) mod guests;
+pub(crate) mod hearsay;
+pub(crate) mod index;
+pub(crate) mod knocks;
+pub(crate) mod lease;
+pub(crate) mod least;
 #[cfg(test)]
 mod lists;
-pub mod lookup;
-pub mod lost;
-pub mod meetings;
-pub mod nearest;
+pub(crate) mod lookup;
+pub(crate) mod lost;
+pub(crate) mod meetings;
+pub(crate) mod nearest;
 #[cfg(test)]
 mod network;
-pub mod origins;
-pub mod pages;
-pub mod precedents;
-pub mod publish;
-pub mod quota;
-pub mod race;
+pub(crate) mod origins;
+pub(crate) mod pages;
+pub(crate) mod precedents;
+pub(crate) mod publish;
+pub(crate) mod quota;
+pub(crate) mod race;
 mod random;
-pub mod reach;
-pub mod records;
-pub mod refusals;
-pub mod reign;
-pub mod reports;
-pub mod restless;
-pub mod runs;
-pub mod settling;
+pub(crate) mod reach;
+pub(crate) mod records;
+pub(crate) mod refusals;
+pub(crate) mod reign;
+pub(crate) mod reports;
+pub(crate) mod restless;
+pub(crate) mod runs;
+pub(crate) mod settling;
 #[cfg(test)]
 mod sim;
-pub mod unanswered;
-pub mod upload;
+pub(crate) mod unanswered;
+pub(crate) mod upload;
 
 use std::time::Instant;
 
 /// The time, as the caller sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
+pub(crate) struct Now {
     /// Monotonic time: for leases and time-outs, never affected by a clock that is set.
     pub mono: Instant,
     /// Wall-clock time in milliseconds since 1970: for versions and certificates alone.

@@ -14,7 +14,7 @@ const LETTERS_PER_SLIP: usize = 4;
 
 /// What there is in place of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hint {
+pub(crate) enum Hint {
     /// It is the beginning of so many names, spelled like this.
     Folder {
         /// The beginning as it is spelled.
@@ -29,7 +29,7 @@ pub enum Hint {
 }
 
 /// The best hint among names that were found. `recursive` if folders were asked for.
-pub fn nearest<'a>(wanted: &str, found: impl IntoIterator<Item = &'a Name>, recursive: bool) -> Option<Hint> {
+pub(crate) fn nearest<'a>(wanted: &str, found: impl IntoIterator<Item = &'a Name>, recursive: bool) -> Option<Hint> {
     let wanted = wanted.trim_matches('/');
     let names: BTreeSet<&Name> = found.into_iter().collect();
     if let Some((folder, names)) = folder_of(wanted, &names)

@@ -9,7 +9,7 @@ use super::quota::Counts;
 
 /// Members and waiting requests, by peer and by address. No more rows than there are members and requests.
 #[derive(Debug, Default)]
-pub struct Origins {
+pub(crate) struct Origins {
     of: BTreeMap<PeerId, Source>,
     members: BTreeMap<Source, BTreeSet<PeerId>>,
     /// Requests that wait.
@@ -21,7 +21,7 @@ pub struct Origins {
 
 impl Origins {
     /// A peer is a member, and came from there; of the master itself that is not known.
-    pub fn on_joined(&mut self, peer: PeerId, source: Option<Source>) {
+    pub(crate) fn on_joined(&mut self, peer: PeerId, source: Option<Source>) {
         self.on_left(&peer);
         if let Some(source) = source {
             self.of.insert(peer, source);
@@ -30,7 +30,7 @@ impl Origins {
     }
 
     /// A peer is no member any more.
-    pub fn on_left(&mut self, peer: &PeerId) {
+    pub(crate) fn on_left(&mut self, peer: &PeerId) {
         let Some(source) = self.of.remove(peer) else { return };
         if let Some(members) = self.members.get_mut(&source) {
             members.remove(peer);
@@ -41,19 +41,19 @@ impl Origins {
     }
 
     /// How many members other than this peer come from an address.
-    pub fn others_at(&self, source: &Source, peer: &PeerId) -> usize {
+    pub(crate) fn others_at(&self, source: &Source, peer: &PeerId) -> usize {
         let members = self.members.get(source);
         members.map_or(0, |members| members.len() - usize::from(members.contains(peer)))
     }
 
     /// The members that come from where a member does, itself left out.
-    pub fn neighbours(&self, peer: &PeerId) -> impl Iterator<Item = &PeerId> {
+    pub(crate) fn neighbours(&self, peer: &PeerId) -> impl Iterator<Item = &PeerId> {
         let members = self.of.get(peer).and_then(|source| self.members.get(source));
         members.into_iter().flatten().filter(move |other| *other != peer)
     }
 
     /// A request waits from now on.
-    pub fn begin(&mut self, peer: PeerId, source: Option<Source>) {
+    pub(crate) fn begin(&mut self, peer: PeerId, source: Option<Source>) {
         if self.waiting.of(&peer) == 0
             && let Some(source) = source
         {
@@ -66,7 +66,7 @@ impl Origins {
     }
 
     /// It waits no longer.
-    pub fn end(&mut self, peer: &PeerId) {
+    pub(crate) fn end(&mut self, peer: &PeerId) {
         if let Some(source) = self.first.get(peer) {
             self.waiting_at.remove(source);
         }
@@ -77,17 +77,17 @@ impl Origins {
     }
 
     /// Requests of a peer that wait.
-    pub fn waiting(&self, peer: &PeerId) -> usize {
+    pub(crate) fn waiting(&self, peer: &PeerId) -> usize {
         self.waiting.of(peer)
     }
 
     /// Requests from an address that wait.
-    pub fn waiting_at(&self, source: &Source) -> usize {
+    pub(crate) fn waiting_at(&self, source: &Source) -> usize {
         self.waiting_at.of(source)
     }
 
     /// Requests that wait in all.
-    pub fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.waiting.all()
     }
 }

@@ -12,11 +12,11 @@ use swarmdex_protocols::{Entry, Name, Pattern};
 
 /// Most pages read for one search: twenty million names, 2,000 looked at for each page. A master that never ends its
 /// pages cannot keep a search going.
-pub const MAX_PAGES: usize = 10_000;
+pub(crate) const MAX_PAGES: usize = 10_000;
 
 /// What follows a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     /// Nothing: everything was found, or as much as is wanted.
     End,
     /// The page at this cursor.
@@ -27,7 +27,7 @@ pub enum Next {
 
 /// What a search has found.
 #[derive(Debug)]
-pub struct Found {
+pub(crate) struct Found {
     limit: usize,
     left: usize,
     cursor: Option<Cursor>,
@@ -36,12 +36,12 @@ pub struct Found {
 
 impl Found {
     /// Nothing yet; at most `limit` names, in at most `pages` pages.
-    pub fn new(limit: usize, pages: usize) -> Self {
+    pub(crate) fn new(limit: usize, pages: usize) -> Self {
         Self { limit, left: pages, cursor: None, entries: BTreeMap::new() }
     }
 
     /// Takes in the page that was asked for. Of its entries those count that match.
-    pub fn add_page(&mut self, page: Page, pattern: &Pattern) -> Next {
+    pub(crate) fn add_page(&mut self, page: Page, pattern: &Pattern) -> Next {
         let matching = page.entries.into_iter().take(MAX_PAGE_ENTRIES).filter(|entry| pattern.matches(&entry.name));
         matching.for_each(|entry| self.add(entry));
         self.left = self.left.saturating_sub(1);
@@ -59,7 +59,7 @@ impl Found {
 
     /// Takes in an entry, wherever it was found. A name that was given up and granted again between two pages comes
     /// twice: its latest version counts.
-    pub fn add(&mut self, entry: Entry) {
+    pub(crate) fn add(&mut self, entry: Entry) {
         let room = self.missing() > 0;
         match self.entries.entry(entry.name.clone()) {
             Slot::Occupied(mut held) if held.get().version < entry.version => drop(held.insert(entry)),
@@ -70,17 +70,17 @@ impl Found {
 
     /// Where the next page begins.
     #[cfg(test)]
-    pub fn cursor(&self) -> Option<Cursor> {
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
         self.cursor
     }
 
     /// How many more names are wanted.
-    pub fn missing(&self) -> usize {
+    pub(crate) fn missing(&self) -> usize {
         self.limit - self.entries.len()
     }
 
     /// All that was found, sorted by name.
-    pub fn into_entries(self) -> Vec<Entry> {
+    pub(crate) fn into_entries(self) -> Vec<Entry> {
         self.entries.into_values().collect()
     }
 }
@@ -88,14 +88,14 @@ impl Found {
 /// The order in which this node tells others of its names: that of their hashes. A name has its place there whatever
 /// else comes and goes, so a cursor stays where it is while the share changes.
 #[derive(Debug, Default)]
-pub struct NamePlaces {
+pub(crate) struct NamePlaces {
     /// Each place with the index of its name.
     order: Vec<(u64, usize)>,
 }
 
 impl NamePlaces {
     /// The places of these names.
-    pub fn of<'a>(names: impl IntoIterator<Item = &'a Name>) -> Self {
+    pub(crate) fn of<'a>(names: impl IntoIterator<Item = &'a Name>) -> Self {
         let mut order: Vec<_> = names.into_iter().enumerate().map(|(index, name)| (place(name), index)).collect();
         order.sort_unstable();
         Self { order }
@@ -103,7 +103,7 @@ impl NamePlaces {
 
     /// The names of the page that begins at `cursor`, by their indexes, at most `most` of them. Each comes with the
     /// cursor behind it; `None` behind the last of all.
-    pub fn page(&self, cursor: Option<Cursor>, most: usize) -> impl Iterator<Item = (usize, Option<Cursor>)> {
+    pub(crate) fn page(&self, cursor: Option<Cursor>, most: usize) -> impl Iterator<Item = (usize, Option<Cursor>)> {
         let first = cursor.map_or(0, |Cursor(last)| self.order.partition_point(|(place, _)| *place <= last));
         let end = first.saturating_add(most).min(self.order.len());
         (first..end).map(|at| {
@@ -123,7 +123,12 @@ fn place(name: &Name) -> u64 {
 /// A part of a list that is dealt with a part at a time: `most` items, beginning behind the last one of the part
 /// before, and again from the front. Items that fail again and again keep none of the others waiting. The list is
 /// sorted by `key`.
-pub fn part<T, K: Ord + Clone>(mut items: Vec<T>, last: &mut Option<K>, most: usize, key: impl Fn(&T) -> &K) -> Vec<T> {
+pub(crate) fn part<T, K: Ord + Clone>(
+    mut items: Vec<T>,
+    last: &mut Option<K>,
+    most: usize,
+    key: impl Fn(&T) -> &K,
+) -> Vec<T> {
     if items.len() > most {
         let first = last.as_ref().map_or(0, |last| items.partition_point(|item| key(item) <= last));
         items.rotate_left(first);

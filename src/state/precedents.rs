@@ -11,13 +11,13 @@ use swarmdex_protocols::{Multiaddr, PeerId};
 use super::publish::REPLICATION;
 
 /// Looks at the DHT side by side.
-pub const LOOKS: usize = 4;
+pub(crate) const LOOKS: usize = 4;
 /// Names in one look, unless one question alone has more.
-pub const NAMES_IN_LOOK: usize = 4096;
+pub(crate) const NAMES_IN_LOOK: usize = 4096;
 
 /// Questions that wait, each about some names. How many there may be is for those to say who let them in.
 #[derive(Debug)]
-pub struct Gathering<Q> {
+pub(crate) struct Gathering<Q> {
     waiting: VecDeque<(usize, Q)>,
     looks: usize,
 }
@@ -30,13 +30,13 @@ impl<Q> Default for Gathering<Q> {
 
 impl<Q> Gathering<Q> {
     /// Takes in a question about so many names.
-    pub fn push(&mut self, names: usize, question: Q) {
+    pub(crate) fn push(&mut self, names: usize, question: Q) {
         self.waiting.push_back((names, question));
     }
 
     /// The questions of the next look, which begins; [`Gathering::end`] has to follow. `None` if none waits, or others are
     /// under way.
-    pub fn begin(&mut self) -> Option<Vec<Q>> {
+    pub(crate) fn begin(&mut self) -> Option<Vec<Q>> {
         if self.looks >= LOOKS {
             return None;
         }
@@ -51,7 +51,7 @@ impl<Q> Gathering<Q> {
     }
 
     /// A look is over.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.looks = self.looks.saturating_sub(1);
     }
 }
@@ -63,7 +63,7 @@ const MAX_SILENT: usize = 256;
 
 /// Which nodes there are, as looks a moment ago found them.
 #[derive(Debug, Default)]
-pub struct Neighbours {
+pub(crate) struct Neighbours {
     silent: BTreeMap<PeerId, Instant>,
     /// All of a small network, and when they were found.
     all: Option<(Instant, BTreeMap<PeerId, Vec<Multiaddr>>)>,
@@ -71,12 +71,12 @@ pub struct Neighbours {
 
 impl Neighbours {
     /// Whether a node has left a question without an answer a moment ago.
-    pub fn is_silent(&self, node: &PeerId, now: Instant) -> bool {
+    pub(crate) fn is_silent(&self, node: &PeerId, now: Instant) -> bool {
         self.silent.get(node).is_some_and(|at| now.saturating_duration_since(*at) < KNOWN_FOR)
     }
 
     /// A node left a question without an answer.
-    pub fn on_silent(&mut self, node: PeerId, now: Instant) {
+    pub(crate) fn on_silent(&mut self, node: PeerId, now: Instant) {
         if self.silent.len() >= MAX_SILENT {
             self.silent.retain(|_, at| now.saturating_duration_since(*at) < KNOWN_FOR);
         }
@@ -86,12 +86,12 @@ impl Neighbours {
     }
 
     /// The whole key space was looked through, or a part of it, and these nodes were named.
-    pub fn on_swept(&mut self, nodes: &BTreeMap<PeerId, Vec<Multiaddr>>, now: Instant) {
+    pub(crate) fn on_swept(&mut self, nodes: &BTreeMap<PeerId, Vec<Multiaddr>>, now: Instant) {
         self.all = (nodes.len() < REPLICATION).then(|| (now, nodes.clone()));
     }
 
     /// All nodes, with where they listen, if they are few and were looked for a moment ago.
-    pub fn all(&self, now: Instant) -> Option<BTreeMap<PeerId, Vec<Multiaddr>>> {
+    pub(crate) fn all(&self, now: Instant) -> Option<BTreeMap<PeerId, Vec<Multiaddr>>> {
         let (_, nodes) = self.all.as_ref().filter(|(at, _)| now.saturating_duration_since(*at) < KNOWN_FOR)?;
         Some(nodes.clone())
     }

@@ -18,36 +18,36 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holders::Holders;
-pub use neighbourhood::Neighbourhood;
+pub(crate) use neighbourhood::Neighbourhood;
 use swarmdex_protocols::check::{KeyMark, KeyRange};
 use swarmdex_protocols::{PeerId, RecordKey, Statement};
-pub use sweep::Sweep;
-pub use wanted::{RecordChange, WantedRecords};
+pub(crate) use sweep::Sweep;
+pub(crate) use wanted::{RecordChange, WantedRecords};
 
 /// Place in the key space of Kademlia: the SHA-256 of a key or of a peer id.
-pub type Position = [u8; 32];
+pub(crate) type Position = [u8; 32];
 
 /// Nodes that store each record: Kademlia's k.
-pub const REPLICATION: usize = 20;
+pub(crate) const REPLICATION: usize = 20;
 /// Records that wait for publication or its repetition, unless [`Publications::with_room`] allows for more.
-pub const MAX_PUBLICATIONS: usize = 1_500_000;
+pub(crate) const MAX_PUBLICATIONS: usize = 1_500_000;
 /// What was left out is tried again once this part of them is free.
 const ROOM: usize = 10;
 /// Statements of others that wait to be published once, or to be tried again: about 900 bytes each. A master that grants more at a time
 /// leaves the rest to their owners.
-pub const MAX_PUSHED: usize = 1 << 15;
+pub(crate) const MAX_PUSHED: usize = 1 << 15;
 /// Keys that are to be withdrawn, at most: what finds no room ends with its lifetime.
-pub const MAX_WITHDRAWALS: usize = 1 << 16;
+pub(crate) const MAX_WITHDRAWALS: usize = 1 << 16;
 /// How often a withdrawal is tried that not every node took. The last time is half a minute after the first.
-pub const WITHDRAWAL_ATTEMPTS: u32 = 4;
+pub(crate) const WITHDRAWAL_ATTEMPTS: u32 = 4;
 
 /// Kademlia's distance.
-pub fn distance(a: &Position, b: &Position) -> Position {
+pub(crate) fn distance(a: &Position, b: &Position) -> Position {
     std::array::from_fn(|index| a[index] ^ b[index])
 }
 
 /// Leading bits of a distance that are zero: as many leading bits two places share.
-pub fn leading_zeros(distance: &Position) -> usize {
+pub(crate) fn leading_zeros(distance: &Position) -> usize {
     let bytes = distance.iter().take_while(|byte| **byte == 0).count();
     bytes * 8 + distance.get(bytes).map_or(0, |byte| byte.leading_zeros() as usize)
 }
@@ -63,7 +63,7 @@ fn with_tail(position: &Position, bits: usize, tail: u8) -> Position {
 
 /// Where keys and nodes are in the key space.
 #[derive(Debug, Clone, Copy)]
-pub struct KeySpace {
+pub(crate) struct KeySpace {
     /// Of a key.
     pub key: fn(&RecordKey) -> Position,
     /// Of a node.
@@ -72,7 +72,7 @@ pub struct KeySpace {
 
 /// What is published under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub(crate) enum What {
     /// A statement about a name.
     Statement(Arc<Statement>),
     /// That this node is found under the key.
@@ -100,7 +100,7 @@ struct Publication {
 
 /// Everything that this node publishes, and when it is due again.
 #[derive(Debug)]
-pub struct Publications {
+pub(crate) struct Publications {
     interval: Duration,
     most: usize,
     turn: u8,
@@ -129,7 +129,7 @@ pub struct Publications {
 
 impl Publications {
     /// Nothing yet; what lasts is published every `interval`.
-    pub fn new(interval: Duration) -> Self {
+    pub(crate) fn new(interval: Duration) -> Self {
         Self {
             interval,
             most: MAX_PUBLICATIONS,
@@ -152,19 +152,19 @@ impl Publications {
     }
 
     /// Makes room for this many records, if that is more: whoever allows for larger shares has more to publish.
-    pub fn with_room(mut self, records: usize) -> Self {
+    pub(crate) fn with_room(mut self, records: usize) -> Self {
         self.most = self.most.max(records);
         self
     }
 
     /// Sets the turn of the node, out of 256: nodes that came at once do not publish at once.
-    pub fn with_turn(mut self, turn: u8) -> Self {
+    pub(crate) fn with_turn(mut self, turn: u8) -> Self {
         self.turn = turn;
         self
     }
 
     /// Publishes a statement as soon as possible, and once: somebody else repeats it, or it is pushed again.
-    pub fn push(&mut self, key: RecordKey, statement: Statement, now: Instant) {
+    pub(crate) fn push(&mut self, key: RecordKey, statement: Statement, now: Instant) {
         let what = statement_of(statement);
         match self.items.get(&key) {
             // A later statement about the name replaces the earlier.
@@ -231,7 +231,7 @@ impl Publications {
 
     /// What is to be published under a key from now on, again and again. What is new or changed is due at once. What is
     /// no longer wanted is dropped, and withdrawn where this node was to be found by it.
-    pub fn want(&mut self, key: RecordKey, what: Option<What>, now: Instant) {
+    pub(crate) fn want(&mut self, key: RecordKey, what: Option<What>, now: Instant) {
         let held = self.items.get_mut(&key);
         let Some(what) = what else {
             // What is published once is somebody else's to repeat.
@@ -254,17 +254,17 @@ impl Publications {
     }
 
     /// Whether anything was published since that was not there before: a node that could not be reached meanwhile may lack it.
-    pub fn has_changed_since(&self, since: Instant) -> bool {
+    pub(crate) fn has_changed_since(&self, since: Instant) -> bool {
         self.changed.is_some_and(|changed| changed >= since)
     }
 
     /// How many wait for room at other nodes.
-    pub fn refused(&self) -> usize {
+    pub(crate) fn refused(&self) -> usize {
         self.refused
     }
 
     /// These nodes stored what was due: they are asked from now on whether they still do.
-    pub fn on_held<'a>(&mut self, key: &RecordKey, what: &What, nodes: impl Iterator<Item = &'a PeerId>) {
+    pub(crate) fn on_held<'a>(&mut self, key: &RecordKey, what: &What, nodes: impl Iterator<Item = &'a PeerId>) {
         let Some(item) = self.items.get_mut(key).filter(|item| item.what == *what && !item.once) else { return };
         let mark = mark(key, what);
         let before = std::mem::take(&mut item.holders);
@@ -278,18 +278,18 @@ impl Publications {
     }
 
     /// Whether some node is to be asked soon whether it holds what it was just sent.
-    pub fn has_unasked(&self) -> bool {
+    pub(crate) fn has_unasked(&self) -> bool {
         self.holders.has_unasked()
     }
 
     /// What the node with this number said in this round: that it holds all that it stored, or that it does not.
-    pub fn on_asked(&mut self, number: u16, holds: bool) {
+    pub(crate) fn on_asked(&mut self, number: u16, holds: bool) {
         self.holders.on_asked(number, holds);
     }
 
     /// Copies of records at other nodes that said afterwards that they hold them: the mean, and the fewest of any record
     /// that this node published itself.
-    pub fn confirmed_copies(&self) -> (f64, usize) {
+    pub(crate) fn confirmed_copies(&self) -> (f64, usize) {
         let (mut records, mut sum, mut fewest) = (0usize, 0usize, usize::MAX);
         // What the master published for this node is not counted: nobody said where it is.
         let own = |item: &&Publication| !item.once && (item.copies > 0 || item.failures > 0);
@@ -304,19 +304,19 @@ impl Publications {
 
     /// Begins a round: whom to ask whether they still hold what they stored, by number. `all`, or those that stored something
     /// new since they were asked.
-    pub fn round(&mut self, all: bool) -> BTreeMap<u16, PeerId> {
+    pub(crate) fn round(&mut self, all: bool) -> BTreeMap<u16, PeerId> {
         self.rounds += 1;
         self.holders.round(self.rounds, all)
     }
 
     /// What the node with this number stored, as one range: if it says the same, nothing else has to be looked at.
-    pub fn sum_of(&self, number: u16) -> Option<KeyRange> {
+    pub(crate) fn sum_of(&self, number: u16) -> Option<KeyRange> {
         let (count, digest) = self.holders.sum(number)?;
         KeyRange::whole(count, digest)
     }
 
     /// What the node with this number stored.
-    pub fn held_by(&self, number: u16) -> Vec<(RecordKey, What)> {
+    pub(crate) fn held_by(&self, number: u16) -> Vec<(RecordKey, What)> {
         let held = self.items.iter().filter(|(_, item)| item.holders.contains(&number));
         held.map(|(key, item)| (*key, item.what.clone())).collect()
     }
@@ -324,7 +324,7 @@ impl Publications {
     /// What a node that came is to hold. It is closer to these keys than a node that stored them. Or, where others
     /// published for this node, it is one of the closest of `known`: the positions of the nodes that this one knows of,
     /// itself included.
-    pub fn belonging(&self, node: &Position, known: &[Position], places: &KeySpace) -> Vec<(RecordKey, What)> {
+    pub(crate) fn belonging(&self, node: &Position, known: &[Position], places: &KeySpace) -> Vec<(RecordKey, What)> {
         let holders = self.holders.positions(places.peer);
         let around = Neighbourhood::around(node, known);
         let belongs = |(key, item): &(&RecordKey, &Publication)| {
@@ -344,7 +344,7 @@ impl Publications {
     }
 
     /// A node holds these now, in place of the one that is farthest from the key if there are enough.
-    pub fn on_came(&mut self, node: &PeerId, keys: impl IntoIterator<Item = RecordKey>, places: &KeySpace) {
+    pub(crate) fn on_came(&mut self, node: &PeerId, keys: impl IntoIterator<Item = RecordKey>, places: &KeySpace) {
         let mut positions = self.holders.positions(places.peer);
         for key in keys {
             let Some(item) = self.items.get_mut(&key).filter(|item| !item.once) else { continue };
@@ -374,24 +374,24 @@ impl Publications {
     }
 
     /// A node says that this one is found under a key although it is not: from an earlier run, say. Nodes are told.
-    pub fn withdraw(&mut self, key: RecordKey, now: Instant) {
+    pub(crate) fn withdraw(&mut self, key: RecordKey, now: Instant) {
         if !self.items.contains_key(&key) && self.withdrawals < self.withdrawals_limit() {
             self.insert(key, What::Withdraw, true, now);
         }
     }
 
     /// Number of records, withdrawals not counted, and of those that some node stored.
-    pub fn counts(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize) {
         (self.items.len() - self.withdrawals, self.published)
     }
 
     /// How many that are wanted found no room.
-    pub fn left_out(&self) -> usize {
+    pub(crate) fn left_out(&self) -> usize {
         self.left_out
     }
 
     /// Whether there is room again for what was left out: then everything is to be wanted anew.
-    pub fn has_room_again(&mut self) -> bool {
+    pub(crate) fn has_room_again(&mut self) -> bool {
         let again = self.left_out > 0 && self.items.len() + self.most / ROOM <= self.most;
         if again {
             self.left_out = 0;
@@ -400,12 +400,12 @@ impl Publications {
     }
 
     /// Keys that are being withdrawn.
-    pub fn withdrawals(&self) -> usize {
+    pub(crate) fn withdrawals(&self) -> usize {
         self.withdrawals
     }
 
     /// Drops statements that have expired.
-    pub fn expire(&mut self, unix_ms: u64) {
+    pub(crate) fn expire(&mut self, unix_ms: u64) {
         if unix_ms <= self.first_end {
             return;
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// What each key has at the moment, and all of them together. A key that has nothing takes no memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Counts<K> {
+pub(crate) struct Counts<K> {
     of: BTreeMap<K, usize>,
     all: usize,
     most_of_one: usize,
@@ -21,17 +21,17 @@ impl<K> Default for Counts<K> {
 
 impl<K: Ord> Counts<K> {
     /// With these bounds for one key and for all of them.
-    pub fn bounded(most_of_one: usize, most: usize) -> Self {
+    pub(crate) fn bounded(most_of_one: usize, most: usize) -> Self {
         Self { most_of_one, most, ..Self::default() }
     }
 
     /// Whether a key may have more: neither it nor all of them are at their bound.
-    pub fn has_room(&self, key: &K) -> bool {
+    pub(crate) fn has_room(&self, key: &K) -> bool {
         self.all < self.most && self.of(key) < self.most_of_one
     }
 
     /// Counts one more if there is room for it; whether there was.
-    pub fn try_add(&mut self, key: K) -> bool {
+    pub(crate) fn try_add(&mut self, key: K) -> bool {
         let room = self.has_room(&key);
         if room {
             self.add(key, 1);
@@ -40,7 +40,7 @@ impl<K: Ord> Counts<K> {
     }
 
     /// Counts so much more, whether or not there is room: for what costs as much as it turns out to, or was admitted before.
-    pub fn add(&mut self, key: K, amount: usize) {
+    pub(crate) fn add(&mut self, key: K, amount: usize) {
         if amount > 0 {
             let count = self.of.entry(key).or_default();
             let added = amount.min(usize::MAX - (*count).max(self.all));
@@ -50,7 +50,7 @@ impl<K: Ord> Counts<K> {
     }
 
     /// Counts one less; nothing if the key has none.
-    pub fn remove(&mut self, key: &K) {
+    pub(crate) fn remove(&mut self, key: &K) {
         let Some(count) = self.of.get_mut(key) else { return };
         *count = count.saturating_sub(1);
         if *count == 0 {
@@ -60,29 +60,29 @@ impl<K: Ord> Counts<K> {
     }
 
     /// What a key has.
-    pub fn of(&self, key: &K) -> usize {
+    pub(crate) fn of(&self, key: &K) -> usize {
         self.of.get(key).copied().unwrap_or(0)
     }
 
     /// What all have together.
-    pub fn all(&self) -> usize {
+    pub(crate) fn all(&self) -> usize {
         self.all
     }
 
     /// Keys that have something, in order, and how much.
-    pub fn iter(&self) -> impl Iterator<Item = (&K, usize)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, usize)> {
         self.of.iter().map(|(key, count)| (key, *count))
     }
 
     /// Whether nobody has anything.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.of.is_empty()
     }
 }
 
 /// How often something may happen: a token comes back in each interval, and so many are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowance {
+pub(crate) struct Allowance {
     /// Tokens that one may have at once, after a while without taking any.
     pub burst: u32,
     /// The time in which one token comes back.
@@ -91,7 +91,7 @@ pub struct Allowance {
 
 /// A token bucket: full at first.
 #[derive(Debug, Clone, Copy)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     rate: Allowance,
     /// When it is full again; `None` if it is.
     full: Option<Instant>,
@@ -99,7 +99,7 @@ pub struct Bucket {
 
 impl Bucket {
     /// A full one.
-    pub fn new(rate: Allowance) -> Self {
+    pub(crate) fn new(rate: Allowance) -> Self {
         Self { rate, full: None }
     }
 
@@ -109,7 +109,7 @@ impl Bucket {
     ///
     /// There are fewer: how long to wait until there are enough, [`Duration::MAX`] for more than the bucket ever has. Then none
     /// is taken.
-    pub fn take(&mut self, tokens: u32, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn take(&mut self, tokens: u32, now: Instant) -> Result<(), Duration> {
         if tokens > self.rate.burst {
             return Err(Duration::MAX);
         }
@@ -125,14 +125,14 @@ impl Bucket {
     }
 
     /// Whether nothing is missing: it says no more than a new one.
-    pub fn is_full(&self, now: Instant) -> bool {
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
         self.full.is_none_or(|full| full <= now)
     }
 }
 
 /// A token bucket for each key. One that is full again says no more than a new one, and makes room for others.
 #[derive(Debug, Clone)]
-pub struct Buckets<K> {
+pub(crate) struct Buckets<K> {
     rate: Allowance,
     most: usize,
     of: BTreeMap<K, Bucket>,
@@ -140,7 +140,7 @@ pub struct Buckets<K> {
 
 impl<K: Ord> Buckets<K> {
     /// The same rate for every key, and at most so many buckets that are not full.
-    pub fn bounded(rate: Allowance, most: usize) -> Self {
+    pub(crate) fn bounded(rate: Allowance, most: usize) -> Self {
         Self { rate, most, of: BTreeMap::new() }
     }
 
@@ -149,7 +149,7 @@ impl<K: Ord> Buckets<K> {
     /// # Errors
     ///
     /// There are fewer, see [`Bucket::take`]. Or too many other keys took some lately: then one interval is the time to wait.
-    pub fn take(&mut self, key: K, tokens: u32, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn take(&mut self, key: K, tokens: u32, now: Instant) -> Result<(), Duration> {
         if self.of.len() >= self.most && !self.of.contains_key(&key) {
             self.of.retain(|_, bucket| !bucket.is_full(now));
             if self.of.len() >= self.most {

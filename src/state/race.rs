@@ -12,11 +12,11 @@ use swarmdex_protocols::Multiaddr;
 use swarmdex_protocols::address::{ip_of, is_tcp};
 
 /// How far apart attempts begin: the Connection Attempt Delay that RFC 8305 recommends.
-pub const DELAY: Duration = Duration::from_millis(250);
+pub(crate) const DELAY: Duration = Duration::from_millis(250);
 /// When all is over: TCP has asked three times by then, after one second and after three.
-pub const LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 /// How long addresses are waited for of which little is to be hoped.
-pub const GRACE: Duration = Duration::from_secs(2);
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
 /// Addresses that are tried over each transport, and the most of one kind: the last one begins more than two seconds before
 /// the end.
 const MAX_TCP: usize = 8;
@@ -24,7 +24,7 @@ const MAX_OTHERS: usize = 4;
 
 /// What an address is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Begin.
     Start,
     /// Wait, until then at most: what happens to others changes it.
@@ -50,7 +50,7 @@ struct Attempt {
 
 /// The addresses of one node, each known by its number.
 #[derive(Debug, Default)]
-pub struct Race {
+pub(crate) struct Race {
     attempts: Vec<Attempt>,
     /// Numbers of those that are tried, the first first; fixed when the first one asks.
     order: Vec<usize>,
@@ -63,13 +63,13 @@ pub struct Race {
 
 impl Race {
     /// Another address, which failed `lately` or not; its number. All are added before the first asks what to do.
-    pub fn add(&mut self, address: Multiaddr, lately: bool) -> usize {
+    pub(crate) fn add(&mut self, address: Multiaddr, lately: bool) -> usize {
         self.attempts.push(Attempt { address, doubtful: lately, state: State::Waiting });
         self.attempts.len() - 1
     }
 
     /// What the address of this number is to do now.
-    pub fn step(&mut self, number: usize, now: Instant) -> Step {
+    pub(crate) fn step(&mut self, number: usize, now: Instant) -> Step {
         if self.begun.is_none() {
             self.begun = Some(now);
             self.order = order(&self.attempts);
@@ -98,7 +98,7 @@ impl Race {
 
     /// The address of this number failed. A host that `refused` is there, and whoever was to be there is not: over QUIC,
     /// where nothing is refused, one would wait until the end.
-    pub fn on_failed(&mut self, number: usize, refused: bool, now: Instant) {
+    pub(crate) fn on_failed(&mut self, number: usize, refused: bool, now: Instant) {
         self.set(number, State::Failed);
         let ip = self.attempts.get(number).and_then(|attempt| ip_of(&attempt.address));
         if refused && ip.is_some() {
@@ -109,7 +109,7 @@ impl Race {
     }
 
     /// Whether any address but this one may still be answered.
-    pub fn has_others(&self, number: usize) -> bool {
+    pub(crate) fn has_others(&self, number: usize) -> bool {
         self.order.iter().any(|other| {
             *other != number && self.attempts.get(*other).is_some_and(|attempt| attempt.state != State::Failed)
         })

@@ -34,7 +34,7 @@ struct Known {
 
 /// What is known of each member: as many as there may be members.
 #[derive(Debug, Default)]
-pub struct Reach {
+pub(crate) struct Reach {
     known: BTreeMap<PeerId, Known>,
     due: BTreeSet<(Instant, PeerId)>,
     under_way: usize,
@@ -43,7 +43,7 @@ pub struct Reach {
 
 impl Reach {
     /// A member joined, or joined anew, and listens there. What is known of it if nothing has changed.
-    pub fn on_joined(&mut self, peer: PeerId, addresses: &[Multiaddr], now: Instant) -> Option<bool> {
+    pub(crate) fn on_joined(&mut self, peer: PeerId, addresses: &[Multiaddr], now: Instant) -> Option<bool> {
         if let Some(known) = self.known.get(&peer)
             && known.addresses == addresses
         {
@@ -57,7 +57,7 @@ impl Reach {
     }
 
     /// It is no member any more.
-    pub fn on_left(&mut self, peer: &PeerId) {
+    pub(crate) fn on_left(&mut self, peer: &PeerId) {
         if let Some(known) = self.known.remove(peer) {
             self.due.remove(&(known.due, *peer));
             self.under_way -= usize::from(known.under_way);
@@ -65,7 +65,7 @@ impl Reach {
     }
 
     /// Whom to try now, and where; call [`Reach::on_tried`] with what comes of it.
-    pub fn next(&mut self, now: Instant) -> Option<(PeerId, Vec<Multiaddr>)> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<(PeerId, Vec<Multiaddr>)> {
         let (due, peer) = *self.due.first()?;
         if due > now || self.poll_timeout().is_none_or(|at| at > now) {
             return None;
@@ -80,7 +80,7 @@ impl Reach {
     }
 
     /// An attempt to reach a member ended: it was reached or not, or no attempt could be made. True if that is news.
-    pub fn on_tried(&mut self, peer: &PeerId, reached: Option<bool>, now: Instant) -> bool {
+    pub(crate) fn on_tried(&mut self, peer: &PeerId, reached: Option<bool>, now: Instant) -> bool {
         let Some(known) = self.known.get_mut(peer).filter(|known| known.under_way) else { return false };
         let news = reached.is_some() && known.reachable != reached;
         known.reachable = reached.or(known.reachable);
@@ -102,12 +102,12 @@ impl Reach {
     }
 
     /// Whether a member can be reached, if that is known.
-    pub fn of(&self, peer: &PeerId) -> Option<bool> {
+    pub(crate) fn of(&self, peer: &PeerId) -> Option<bool> {
         self.known.get(peer)?.reachable
     }
 
     /// When to call [`Reach::next`].
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let (due, _) = *self.due.first()?;
         let apart = self.last.map(|last| last + APART);
         // While enough are under way the next to be due are among those that may be lost.

@@ -24,11 +24,11 @@ use super::quota::Counts;
 use crate::config::{DhtConfig, Role};
 use check::Said;
 use providers::Providers;
-pub use stock::LOOKED_AT;
+pub(crate) use stock::LOOKED_AT;
 
 /// Bounds of what is stored for others.
 #[derive(Debug, Clone, Copy)]
-pub struct RecordLimits {
+pub(crate) struct RecordLimits {
     /// Names.
     pub records: usize,
     /// Names with nothing but a claim, which anybody can sign: of one sender.
@@ -52,7 +52,7 @@ const MASTER_PROVIDERS: usize = 200_000;
 
 impl RecordLimits {
     /// The bounds of a node with this role.
-    pub fn of(config: &DhtConfig, role: Role) -> Self {
+    pub(crate) fn of(config: &DhtConfig, role: Role) -> Self {
         let limits = Self::from(config);
         match role {
             Role::Peer => limits,
@@ -82,7 +82,7 @@ impl From<&DhtConfig> for RecordLimits {
 }
 
 /// Distance from this node in the key space.
-pub type Distance = [u8; 32];
+pub(crate) type Distance = [u8; 32];
 
 /// What is known of one name: some 550 bytes with all that keeps it, half of them the statement.
 #[derive(Debug)]
@@ -157,7 +157,7 @@ struct Incoming {
 
 /// The records that this node stores.
 #[derive(Debug)]
-pub struct Records {
+pub(crate) struct Records {
     limits: RecordLimits,
     slots: BTreeMap<RecordKey, Slot>,
     /// Records of others by their distance: the last one goes first.
@@ -170,7 +170,7 @@ pub struct Records {
 
 impl Records {
     /// Nothing yet.
-    pub fn new(limits: RecordLimits) -> Self {
+    pub(crate) fn new(limits: RecordLimits) -> Self {
         Self {
             limits,
             slots: BTreeMap::new(),
@@ -182,7 +182,7 @@ impl Records {
     }
 
     /// Takes in a statement that was verified, from `sender`; `own` if that is this node itself, which is then stored in any case.
-    pub fn store(
+    pub(crate) fn store(
         &mut self,
         key: RecordKey,
         distance: Distance,
@@ -288,17 +288,17 @@ impl Records {
     }
 
     /// What is known under a key; it may be over.
-    pub fn ledger(&self, key: &RecordKey) -> Option<Ledger> {
+    pub(crate) fn ledger(&self, key: &RecordKey) -> Option<Ledger> {
         self.slots.get(key).map(Slot::ledger)
     }
 
     /// When the record of a key is forgotten.
-    pub fn expires(&self, key: &RecordKey) -> Option<Instant> {
+    pub(crate) fn expires(&self, key: &RecordKey) -> Option<Instant> {
         self.slots.get(key).and_then(|slot| slot.settled.max(slot.claimed))
     }
 
     /// Lets a node be found under a key; false if there is no room.
-    pub fn provide(&mut self, key: RecordKey, peer: PeerId, addresses: &[Multiaddr], now: Now) -> bool {
+    pub(crate) fn provide(&mut self, key: RecordKey, peer: PeerId, addresses: &[Multiaddr], now: Now) -> bool {
         let taken = self.providers.insert(key, peer, addresses, &self.limits, now.mono);
         if taken == Some(true) {
             self.schedule(now);
@@ -307,17 +307,17 @@ impl Records {
     }
 
     /// Ceases to let a node be found under a key; whether it was.
-    pub fn unprovide(&mut self, key: &RecordKey, peer: &PeerId) -> bool {
+    pub(crate) fn unprovide(&mut self, key: &RecordKey, peer: &PeerId) -> bool {
         self.providers.remove(key, peer)
     }
 
     /// The nodes that are found under a key, with their addresses and the time at which they are forgotten.
-    pub fn providers(&self, key: &RecordKey) -> impl Iterator<Item = (PeerId, &[Multiaddr], Instant)> {
+    pub(crate) fn providers(&self, key: &RecordKey) -> impl Iterator<Item = (PeerId, &[Multiaddr], Instant)> {
         self.providers.under(key)
     }
 
     /// Number of names and of pairs of a key and a node.
-    pub fn counts(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize) {
         (self.slots.len(), self.providers.len())
     }
 
@@ -327,12 +327,12 @@ impl Records {
 
     /// When [`Records::handle_timeout`] is due.
     #[cfg(test)]
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.next_sweep
     }
 
     /// Forgets what is over.
-    pub fn handle_timeout(&mut self, now: Now) {
+    pub(crate) fn handle_timeout(&mut self, now: Now) {
         if self.next_sweep.is_none_or(|at| at > now.mono) {
             return;
         }

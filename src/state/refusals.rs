@@ -16,7 +16,7 @@ const NAMED: usize = 3;
 
 /// Whoever was refused since the last report.
 #[derive(Debug, Default)]
-pub struct Refusals {
+pub(crate) struct Refusals {
     said: Option<Instant>,
     counts: BTreeMap<IpAddr, u64>,
     total: u64,
@@ -24,7 +24,7 @@ pub struct Refusals {
 
 /// A report of what was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusalReport {
+pub(crate) struct RefusalReport {
     /// The sources with the most refusals, and how often each was refused; the worst first.
     pub worst: Vec<(IpAddr, u64)>,
     /// How often in all.
@@ -42,7 +42,7 @@ impl fmt::Display for RefusalReport {
 
 impl Refusals {
     /// One from there is refused.
-    pub fn add(&mut self, source: IpAddr) {
+    pub(crate) fn add(&mut self, source: IpAddr) {
         self.total += 1;
         if self.counts.len() >= COUNTED && !self.counts.contains_key(&source) {
             // The rarest source is forgotten for one that may come more often.
@@ -53,7 +53,7 @@ impl Refusals {
     }
 
     /// The report that is due now, if one is: the first one is due at once.
-    pub fn due(&mut self, now: Instant) -> Option<RefusalReport> {
+    pub(crate) fn due(&mut self, now: Instant) -> Option<RefusalReport> {
         let is_early = self.said.is_some_and(|said| now.saturating_duration_since(said) < PAUSE);
         if self.total == 0 || is_early {
             return None;

@@ -7,7 +7,7 @@ use swarmdex_protocols::index::Reign;
 ///
 /// The one that began later gives way if the other has gone on since: its index is a copy of before. If it has not, this index is
 /// the later one, and the other gives way. Ages are compared and not dates: clocks differ.
-pub fn gives_way(own: &Reign, other: &Reign) -> bool {
+pub(crate) fn gives_way(own: &Reign, other: &Reign) -> bool {
     if is_later(own, other) { own.first <= other.last } else { other.first > own.last }
 }
 

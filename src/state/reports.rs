@@ -11,7 +11,7 @@ const MORE_OFFERS: u64 = 100_000;
 
 /// How far a member has told its share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Report {
+pub(crate) enum Report {
     /// It is telling it.
     Open {
         /// What was granted in this session.
@@ -27,20 +27,20 @@ pub enum Report {
 
 /// The reports of all members that joined in this run of the master.
 #[derive(Debug, Default)]
-pub struct Reports {
+pub(crate) struct Reports {
     members: BTreeMap<PeerId, Report>,
 }
 
 impl Reports {
     /// A peer joined; if its share of so many entries is not what the index holds, it tells everything.
-    pub fn on_joined(&mut self, peer: PeerId, unchanged: bool, entries: u64) {
+    pub(crate) fn on_joined(&mut self, peer: PeerId, unchanged: bool, entries: u64) {
         let left = entries.saturating_mul(2).saturating_add(MORE_OFFERS);
         let open = Report::Open { granted: ShareSum::default(), left, missing: entries };
         self.members.insert(peer, if unchanged { Report::Whole } else { open });
     }
 
     /// A peer has back what it left with: it has told everything.
-    pub fn on_returned(&mut self, peer: PeerId) {
+    pub(crate) fn on_returned(&mut self, peer: PeerId) {
         self.members.insert(peer, Report::Whole);
     }
 
@@ -49,7 +49,7 @@ impl Reports {
     /// # Errors
     ///
     /// The report never ends.
-    pub fn on_offers(&mut self, peer: &PeerId, offers: usize) -> Result<(), Refusal> {
+    pub(crate) fn on_offers(&mut self, peer: &PeerId, offers: usize) -> Result<(), Refusal> {
         if let Some(Report::Open { left, missing, .. }) = self.members.get_mut(peer) {
             *missing = missing.saturating_sub(offers as u64);
             let cost = (offers as u64).saturating_add(1);
@@ -63,14 +63,14 @@ impl Reports {
     }
 
     /// A name was granted, for the first time in its owner's present session.
-    pub fn on_granted(&mut self, peer: &PeerId, entry: &ShareDigest) {
+    pub(crate) fn on_granted(&mut self, peer: &PeerId, entry: &ShareDigest) {
         if let Some(Report::Open { granted, .. }) = self.members.get_mut(peer) {
             granted.add(entry);
         }
     }
 
     /// What was granted in its owner's present session was replaced or given up.
-    pub fn on_lost(&mut self, peer: &PeerId, entry: &ShareDigest) {
+    pub(crate) fn on_lost(&mut self, peer: &PeerId, entry: &ShareDigest) {
         if let Some(Report::Open { granted, .. }) = self.members.get_mut(peer) {
             granted.remove(entry);
         }
@@ -83,7 +83,7 @@ impl Reports {
     /// # Errors
     ///
     /// The peer and this master count differently: nothing may be freed, and the peer has to report anew.
-    pub fn on_end(&mut self, peer: PeerId, total: Option<&ShareSum>) -> Result<bool, Refusal> {
+    pub(crate) fn on_end(&mut self, peer: PeerId, total: Option<&ShareSum>) -> Result<bool, Refusal> {
         let (granted, missing) = match self.members.get(&peer) {
             Some(Report::Open { granted, missing, .. }) => (granted, *missing),
             // An end that is repeated, or one that nobody waits for.
@@ -103,17 +103,17 @@ impl Reports {
     }
 
     /// Whether a peer has told its whole share since it joined.
-    pub fn is_whole(&self, peer: &PeerId) -> bool {
+    pub(crate) fn is_whole(&self, peer: &PeerId) -> bool {
         self.members.get(peer) == Some(&Report::Whole)
     }
 
     /// How far a peer is, for [`Reports::put_back`].
-    pub fn of(&self, peer: &PeerId) -> Option<Report> {
+    pub(crate) fn of(&self, peer: &PeerId) -> Option<Report> {
         self.members.get(peer).copied()
     }
 
     /// Undoes what a request that failed did; `None` forgets the peer.
-    pub fn put_back(&mut self, peer: PeerId, report: Option<Report>) {
+    pub(crate) fn put_back(&mut self, peer: PeerId, report: Option<Report>) {
         match report {
             Some(report) => self.members.insert(peer, report),
             None => self.members.remove(&peer),

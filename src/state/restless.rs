@@ -21,13 +21,13 @@ struct Recheck {
 
 /// The files.
 #[derive(Debug, Default)]
-pub struct Restless {
+pub(crate) struct Restless {
     turns: BTreeMap<PathBuf, Recheck>,
 }
 
 impl Restless {
     /// A file was found changing. False if there is no room for it.
-    pub fn on_changing(&mut self, path: PathBuf, now: Instant) -> bool {
+    pub(crate) fn on_changing(&mut self, path: PathBuf, now: Instant) -> bool {
         if let Some(turn) = self.turns.get_mut(&path) {
             if turn.due.is_none() {
                 turn.interval = (turn.interval * 2).min(LONGEST);
@@ -42,12 +42,12 @@ impl Restless {
     }
 
     /// A file was looked at and is at rest, or gone.
-    pub fn on_rested(&mut self, path: &Path) {
+    pub(crate) fn on_rested(&mut self, path: &Path) {
         self.turns.remove(path);
     }
 
     /// Files to look at now. Of each [`Restless::on_changing`] or [`Restless::on_rested`] is to be told then.
-    pub fn take_due(&mut self, now: Instant) -> Vec<PathBuf> {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<PathBuf> {
         let due = self.turns.iter_mut().filter(|(_, turn)| turn.due.is_some_and(|due| due <= now));
         due.map(|(path, turn)| {
             turn.due = None;
@@ -57,7 +57,7 @@ impl Restless {
     }
 
     /// When to call [`Restless::take_due`] next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.turns.values().filter_map(|turn| turn.due).min()
     }
 }

@@ -20,7 +20,7 @@ const WAY_OUT: &str = "stop one of the two, or give one of them a new identity: 
 
 /// A join, as far as it tells runs apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JoinAttempt<L> {
+pub(crate) struct JoinAttempt<L> {
     /// The run; none of a build that does not know of runs.
     pub run: Option<Run>,
     /// The machine that it runs on.
@@ -33,7 +33,7 @@ pub struct JoinAttempt<L> {
 
 /// A join that is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Turned {
+pub(crate) struct Turned {
     /// What the twin is told.
     pub refusal: Refusal,
     /// Whether the log is to tell it, too: not every attempt is worth a line.
@@ -62,7 +62,7 @@ struct Twin {
 
 /// The runs of all peers that are connected or members. `L` is a connection.
 #[derive(Debug)]
-pub struct Runs<L> {
+pub(crate) struct Runs<L> {
     /// How long a run may be silent before another takes its place.
     patience: Duration,
     memory: Duration,
@@ -75,7 +75,7 @@ pub struct Runs<L> {
 impl<L: Copy + Ord> Runs<L> {
     /// Nobody yet. A run makes room for another once it has left its pings unanswered for as long as a peer may before
     /// it is suspect, and for half a lease at most. So a restart is let in within its lease.
-    pub fn new(config: &LeaseConfig) -> Self {
+    pub(crate) fn new(config: &LeaseConfig) -> Self {
         let missed = config.ping_interval.saturating_mul(config.missed_pings.saturating_add(1));
         Self {
             patience: missed.min(config.lease / 2),
@@ -86,19 +86,19 @@ impl<L: Copy + Ord> Runs<L> {
     }
 
     /// A connection stands.
-    pub fn on_linked(&mut self, peer: PeerId, link: L) {
+    pub(crate) fn on_linked(&mut self, peer: PeerId, link: L) {
         self.links.entry(peer).or_default().insert(link, None);
     }
 
     /// The node at the other end says which run it is.
-    pub fn on_run(&mut self, peer: PeerId, link: L, run: Run) {
+    pub(crate) fn on_run(&mut self, peer: PeerId, link: L, run: Run) {
         if let Some(known) = self.links.get_mut(&peer).and_then(|links| links.get_mut(&link)) {
             *known = Some(run);
         }
     }
 
     /// A connection ended. True if none is left on which the run that joined could speak.
-    pub fn on_unlinked(&mut self, peer: PeerId, link: L) -> bool {
+    pub(crate) fn on_unlinked(&mut self, peer: PeerId, link: L) -> bool {
         if let Some(links) = self.links.get_mut(&peer) {
             links.remove(&link);
             if links.is_empty() {
@@ -114,7 +114,7 @@ impl<L: Copy + Ord> Runs<L> {
     }
 
     /// Something was heard on a connection. False if it is known to be a twin's: then it is no sign of the member's life.
-    pub fn on_sign(&mut self, peer: &PeerId, link: L, now: Instant) -> bool {
+    pub(crate) fn on_sign(&mut self, peer: &PeerId, link: L, now: Instant) -> bool {
         let Some(joined) = self.joined.get_mut(peer) else { return true };
         match self.links.get(peer).and_then(|links| links.get(&link)) {
             Some(Some(run)) if *run == joined.run => {
@@ -127,7 +127,7 @@ impl<L: Copy + Ord> Runs<L> {
     }
 
     /// Whether a run may join: not while another is a member, has a connection and is heard on it.
-    pub fn admit(&mut self, peer: &PeerId, arrival: &JoinAttempt<L>, now: Instant) -> Result<(), Turned> {
+    pub(crate) fn admit(&mut self, peer: &PeerId, arrival: &JoinAttempt<L>, now: Instant) -> Result<(), Turned> {
         let Some(run) = arrival.run else { return Ok(()) };
         if let Some(link) = arrival.link {
             self.on_run(*peer, link, run);
@@ -153,7 +153,7 @@ impl<L: Copy + Ord> Runs<L> {
 
     /// A run joined. Returns the connections of the run whose place it takes: to be closed, so that whoever is behind
     /// them learns that its session is over.
-    pub fn on_joined(&mut self, peer: PeerId, arrival: JoinAttempt<L>, now: Instant) -> Vec<L> {
+    pub(crate) fn on_joined(&mut self, peer: PeerId, arrival: JoinAttempt<L>, now: Instant) -> Vec<L> {
         let JoinAttempt { run, machine, remote, .. } = arrival;
         let Some(run) = run else {
             // From a build that does not know of runs every sign counts, as it always did.
@@ -169,12 +169,12 @@ impl<L: Copy + Ord> Runs<L> {
     }
 
     /// The peer is no member any more.
-    pub fn on_left(&mut self, peer: &PeerId) {
+    pub(crate) fn on_left(&mut self, peer: &PeerId) {
         self.joined.remove(peer);
     }
 
     /// A notice for the run that is a member, if a twin of it was refused lately.
-    pub fn twin_notice(&self, peer: &PeerId, now: Instant) -> Option<String> {
+    pub(crate) fn twin_notice(&self, peer: &PeerId, now: Instant) -> Option<String> {
         let twin = self.joined.get(peer)?.twin.as_ref()?;
         let recent = now.saturating_duration_since(twin.last) <= self.memory;
         let who = describe(twin.same_machine, twin.remote.as_ref());

@@ -15,7 +15,7 @@ const MISSED_TICKS: u32 = 3;
 
 /// A node that may have come, or come back, a moment ago.
 #[derive(Debug)]
-pub struct Settling {
+pub(crate) struct Settling {
     tick: Duration,
     ticked: Instant,
     came: u64,
@@ -27,18 +27,18 @@ pub struct Settling {
 
 impl Settling {
     /// A node that looks at its clock every `tick`.
-    pub fn new(tick: Duration, now: Instant) -> Self {
+    pub(crate) fn new(tick: Duration, now: Instant) -> Self {
         Self { tick, ticked: now, came: 0, slept: false, last: None, asked: None }
     }
 
     /// Nodes came that this one did not know.
-    pub fn on_came(&mut self, nodes: u64, now: Instant) {
+    pub(crate) fn on_came(&mut self, nodes: u64, now: Instant) {
         self.came = self.came.saturating_add(nodes);
         self.last = Some(now);
     }
 
     /// Whether it is to ask now. It knows so many nodes.
-    pub fn is_due(&mut self, known: u64, now: Instant) -> bool {
+    pub(crate) fn is_due(&mut self, known: u64, now: Instant) -> bool {
         if now.saturating_duration_since(self.ticked) >= self.tick * MISSED_TICKS {
             self.slept = true;
             self.last = Some(now);
@@ -60,7 +60,7 @@ impl Settling {
     }
 
     /// When to look again.
-    pub fn poll_timeout(&self) -> Instant {
+    pub(crate) fn poll_timeout(&self) -> Instant {
         let tick = self.ticked + self.tick;
         let settled = self.last.map(|at| at + SETTLE).filter(|at| *at > self.ticked && self.came >= FEW);
         settled.map_or(tick, |at| at.min(tick))

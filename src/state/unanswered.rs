@@ -25,7 +25,7 @@ struct Silence {
 
 /// What became of attempts at addresses, without peer ids.
 #[derive(Debug)]
-pub struct Unanswered {
+pub(crate) struct Unanswered {
     silent: BTreeMap<Multiaddr, Silence>,
     under_way: Counts<Multiaddr>,
 }
@@ -38,17 +38,17 @@ impl Default for Unanswered {
 
 impl Unanswered {
     /// An attempt begins; false if enough are under way there. Then [`Unanswered::on_end`] is not to be called.
-    pub fn begin(&mut self, address: &Multiaddr) -> bool {
+    pub(crate) fn begin(&mut self, address: &Multiaddr) -> bool {
         self.under_way.try_add(address.clone())
     }
 
     /// An attempt that began is over.
-    pub fn on_end(&mut self, address: &Multiaddr) {
+    pub(crate) fn on_end(&mut self, address: &Multiaddr) {
         self.under_way.remove(address);
     }
 
     /// Nobody answered there, after waiting from `begun` on.
-    pub fn on_failed(&mut self, address: &Multiaddr, begun: Instant, now: Instant) {
+    pub(crate) fn on_failed(&mut self, address: &Multiaddr, begun: Instant, now: Instant) {
         match self.silent.get_mut(address) {
             Some(silence) if !is_over(silence, now) => return silence.last = now,
             Some(silence) => return *silence = Silence { since: begun, last: now },
@@ -62,17 +62,17 @@ impl Unanswered {
     }
 
     /// Somebody answered there.
-    pub fn on_answered(&mut self, address: &Multiaddr) {
+    pub(crate) fn on_answered(&mut self, address: &Multiaddr) {
         self.silent.remove(address);
     }
 
     /// Whether an address failed a moment ago.
-    pub fn lately(&self, address: &Multiaddr, now: Instant) -> bool {
+    pub(crate) fn lately(&self, address: &Multiaddr, now: Instant) -> bool {
         self.silent.get(address).is_some_and(|silence| now.saturating_duration_since(silence.last) < LATELY)
     }
 
     /// Since when nobody answers at any of these: at the last of them at which somebody may have.
-    pub fn since<'a>(&self, addresses: impl Iterator<Item = &'a Multiaddr>, now: Instant) -> Option<Instant> {
+    pub(crate) fn since<'a>(&self, addresses: impl Iterator<Item = &'a Multiaddr>, now: Instant) -> Option<Instant> {
         let silences = addresses.filter_map(|address| self.silent.get(address));
         silences.filter(|silence| !is_over(silence, now)).map(|silence| silence.since).max()
     }

@@ -52,10 +52,10 @@ const MAX_SLOW_READERS: usize = 1024;
 const MAX_SENT: usize = 1 << 16;
 
 /// A chunk: its content and index.
-pub type Chunk = (ContentId, u64);
+pub(crate) type Chunk = (ContentId, u64);
 
 /// What a request asks for.
-pub trait WantedChunks {
+pub(crate) trait WantedChunks {
     /// The chunks that would do, the one that was asked for first; none for what is no chunk.
     fn choices(&self) -> impl Iterator<Item = Chunk>;
 
@@ -65,7 +65,7 @@ pub trait WantedChunks {
 
 /// A request that waits.
 #[derive(Debug)]
-pub struct Request<P, I, W> {
+pub(crate) struct Request<P, I, W> {
     /// Its number, which no other has.
     pub id: I,
     /// Who asks.
@@ -86,7 +86,7 @@ impl<P, I, W: WantedChunks> Request<P, I, W> {
 
 /// A request whose turn it is.
 #[derive(Debug)]
-pub struct Turn<P, I, W> {
+pub(crate) struct Turn<P, I, W> {
     /// The request.
     pub request: Request<P, I, W>,
     /// Which of the chunks that would do it gets; `None` if it asks for something else.
@@ -130,7 +130,7 @@ struct Active {
 
 /// Uploads that wait, and those whose bytes are in memory.
 #[derive(Debug)]
-pub struct Uploads<P, I, W> {
+pub(crate) struct Uploads<P, I, W> {
     /// Most at a time, for all and for one peer; and as many as leave soon.
     most: usize,
     most_per_peer: usize,
@@ -152,7 +152,7 @@ pub struct Uploads<P, I, W> {
 
 impl<P: Copy + Ord, I: Copy + Ord, W: WantedChunks> Uploads<P, I, W> {
     /// With memory for so many uploads at a time, one at least.
-    pub fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         let most = most.max(1);
         // A client that does not read its answers holds its slots until they time out: never all of them.
         let most_per_peer = most.div_ceil(2);
@@ -177,7 +177,7 @@ impl<P: Copy + Ord, I: Copy + Ord, W: WantedChunks> Uploads<P, I, W> {
     /// # Errors
     ///
     /// Too many wait: here is what it asks for.
-    pub fn push(&mut self, request: Request<P, I, W>) -> Result<(), W> {
+    pub(crate) fn push(&mut self, request: Request<P, I, W>) -> Result<(), W> {
         let peer = request.peer;
         if self.closing || !self.counts.try_add(peer) {
             return Err(request.wanted);
@@ -191,7 +191,7 @@ impl<P: Copy + Ord, I: Copy + Ord, W: WantedChunks> Uploads<P, I, W> {
     }
 
     /// A chunk is not wanted any more: the request for it, if it still waits.
-    pub fn cancel(&mut self, peer: &P, chunk: &Chunk) -> Option<W> {
+    pub(crate) fn cancel(&mut self, peer: &P, chunk: &Chunk) -> Option<W> {
         let queue = self.waiting.get_mut(peer)?;
         let at = queue.iter().position(|request| request.first().as_ref() == Some(chunk))?;
         let request = queue.remove(at)?;
@@ -204,7 +204,7 @@ impl<P: Copy + Ord, I: Copy + Ord, W: WantedChunks> Uploads<P, I, W> {
     }
 
     /// Some chunks are no longer on their way here: requests for them are served, or refused, when it is their turn.
-    pub fn on_settled(&mut self, is_incoming: impl Fn(&ContentId, u64) -> bool) {
+    pub(crate) fn on_settled(&mut self, is_incoming: impl Fn(&ContentId, u64) -> bool) {
         for request in self.waiting.values_mut().flatten().filter(|request| request.early) {
             request.early = request.first().is_some_and(|(content, index)| is_incoming(&content, index));
         }
@@ -212,7 +212,7 @@ impl<P: Copy + Ord, I: Copy + Ord, W: WantedChunks> Uploads<P, I, W> {
 
     /// The next request to read from disk, if memory is left for it. `round_trip` is how long a message to a peer and its answer
     /// take, zero if that is not known.
-    pub fn next(&mut self, now: Instant, round_trip: impl Fn(&P) -> Duration) -> Option<Turn<P, I, W>> {
+    pub(crate) fn next(&mut self, now: Instant, round_trip: impl Fn(&P) -> Duration) -> Option<Turn<P, I, W>> {
         let way = |peer: &P| round_trip(peer).saturating_mul(TRIPS).min(LONGEST_WAY);
         self.find_slow_readers(now);
         loop {
@@ -327,20 +327,20 @@ impl<P: Copy + Ord, I: Copy + Ord, W: WantedChunks> Uploads<P, I, W> {
     }
 
     /// The bytes for `id` were read and are handed to the connection.
-    pub fn on_read(&mut self, id: &I, now: Instant) {
+    pub(crate) fn on_read(&mut self, id: &I, now: Instant) {
         if let Some(begun) = self.active.get_mut(id) {
             begun.sent = Some(now);
         }
     }
 
     /// Whether something for a peer has been with the connection for a while.
-    pub fn is_sending(&self, peer: &P, now: Instant) -> bool {
+    pub(crate) fn is_sending(&self, peer: &P, now: Instant) -> bool {
         let of_peer = self.active.values().filter(|begun| begun.peer == *peer);
         of_peer.filter_map(|begun| begun.sent).any(|sent| now.saturating_duration_since(sent) >= STUCK)
     }
 
     /// The answer to `id` was sent, or never will be: its memory is free.
-    pub fn finish(&mut self, id: &I, now: Instant) {
+    pub(crate) fn finish(&mut self, id: &I, now: Instant) {
         let Some(begun) = self.active.remove(id) else { return };
         let (peer, took) = (begun.peer, begun.took(now));
         if took < STUCK {
@@ -356,7 +356,7 @@ impl<P: Copy + Ord, I: Copy + Ord, W: WantedChunks> Uploads<P, I, W> {
     }
 
     /// The peer that holds most of the memory without reading, if all of it is taken and others wait for it.
-    pub fn worst(&self, now: Instant) -> Option<P> {
+    pub(crate) fn worst(&self, now: Instant) -> Option<P> {
         if self.active.len() < self.most || self.counts.is_empty() {
             return None;
         }
@@ -368,7 +368,7 @@ impl<P: Copy + Ord, I: Copy + Ord, W: WantedChunks> Uploads<P, I, W> {
 
     /// When to call [`Uploads::next`] again although nothing happened: stuck uploads give their slots up, and chunks
     /// need not wait any longer for the ones before.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         if self.counts.is_empty() {
             return None;
         }
@@ -378,12 +378,12 @@ impl<P: Copy + Ord, I: Copy + Ord, W: WantedChunks> Uploads<P, I, W> {
     }
 
     /// From here on every new request is refused.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.closing = true;
     }
 
     /// Requests under way or waiting.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.active.len() + self.counts.all()
     }
 }

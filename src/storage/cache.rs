@@ -26,7 +26,7 @@ const CACHE_BYTES: u64 = 64 << 20;
 type Keeps = Box<dyn Fn(u64) -> bool + Send + Sync>;
 
 /// A cache of one content.
-pub struct Cache {
+pub(crate) struct Cache {
     geometry: Geometry,
     /// The folder that it is in, for errors.
     folder: PathBuf,
@@ -57,7 +57,7 @@ impl Cache {
     ///
     /// # Errors
     /// If the disk has no place for a file.
-    pub fn new(
+    pub(crate) fn new(
         folder: &Path,
         geometry: Geometry,
         keeps: impl Fn(u64) -> bool + Send + Sync + 'static,

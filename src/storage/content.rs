@@ -11,7 +11,7 @@ use super::partial::PartialError;
 
 /// A chunk that [`check_chunk`] found to be part of its content.
 #[derive(Debug, Clone, Copy)]
-pub struct Verified<'a> {
+pub(crate) struct Verified<'a> {
     /// Its index.
     pub index: u64,
     /// Its bytes.
@@ -23,7 +23,7 @@ pub struct Verified<'a> {
 }
 
 /// A place for the verified chunks of one content. All of it blocks on the disk but what asks for no bytes.
-pub trait Content: Debug + Send + Sync {
+pub(crate) trait Content: Debug + Send + Sync {
     /// How the content is cut.
     fn geometry(&self) -> Geometry;
 
@@ -85,7 +85,12 @@ pub trait Content: Debug + Send + Sync {
 ///
 /// # Errors
 /// What the disk said.
-pub fn read_verified(store: &dyn Content, content: &ContentId, index: u64, bytes: &mut [u8]) -> io::Result<bool> {
+pub(crate) fn read_verified(
+    store: &dyn Content,
+    content: &ContentId,
+    index: u64,
+    bytes: &mut [u8],
+) -> io::Result<bool> {
     let Some(proof) = store.proof(index) else { return Ok(false) };
     match store.read(index, bytes) {
         Ok(()) => Ok(check_chunk(content, &store.geometry(), index, bytes, &proof).is_ok()),

@@ -17,7 +17,7 @@ use swarmdex_protocols::{ContentId, Name, PeerId};
 use super::hash::FileStamp;
 use super::sqlite::{self, Schema};
 
-pub use unsynced::{Expected, settle};
+pub(crate) use unsynced::{Expected, settle};
 
 /// Marks the database as ours: "swdc".
 const APPLICATION_ID: i32 = 0x7377_6463;
@@ -54,7 +54,7 @@ const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
 /// Why the record cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum CopiesError {
+pub(crate) enum CopiesError {
     /// The folder cannot be made.
     #[error("cannot make the folder {path}")]
     Folder {
@@ -77,7 +77,7 @@ pub enum CopiesError {
 
 /// A file that was written, or is about to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Copy {
+pub(crate) struct Copy {
     /// The file.
     pub path: PathBuf,
     /// The folder that was given for it and others.
@@ -94,7 +94,7 @@ pub struct Copy {
 
 /// The record on disk.
 #[derive(Debug)]
-pub struct Copies {
+pub(crate) struct Copies {
     path: PathBuf,
     connection: Connection,
     syncs: bool,
@@ -104,7 +104,7 @@ pub struct Copies {
 impl Copies {
     /// Opens the record in a data directory, or makes a new one. One that is damaged or foreign is moved aside. With `syncs` the
     /// beginning and the end of a download are on disk before it goes on, and all that was remembered in between.
-    pub fn open(folder: &Path, syncs: bool) -> Result<Self, CopiesError> {
+    pub(crate) fn open(folder: &Path, syncs: bool) -> Result<Self, CopiesError> {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(|source| CopiesError::Folder { path: folder.to_owned(), source })?;
         let path = folder.join(FILE);
@@ -121,7 +121,7 @@ impl Copies {
 
     /// Remembers files in one transaction, and forgets those that were written first where there are too many. One with a
     /// stamp is in place: what was there before is of no interest any more.
-    pub fn remember(&mut self, copies: &[Copy]) -> Result<(), CopiesError> {
+    pub(crate) fn remember(&mut self, copies: &[Copy]) -> Result<(), CopiesError> {
         self.put_all(copies, false)
     }
 
@@ -146,12 +146,12 @@ impl Copies {
 
     /// Remembers a copy that is in place for certain. If syncing is wanted it is on disk afterwards, with all that was
     /// remembered before.
-    pub fn remember_surely(&mut self, copy: &Copy) -> Result<(), CopiesError> {
+    pub(crate) fn remember_surely(&mut self, copy: &Copy) -> Result<(), CopiesError> {
         self.put_all(std::slice::from_ref(copy), self.syncs)
     }
 
     /// Forgets files: they are gone.
-    pub fn forget(&mut self, paths: &[PathBuf]) -> Result<(), CopiesError> {
+    pub(crate) fn forget(&mut self, paths: &[PathBuf]) -> Result<(), CopiesError> {
         self.together(|connection| {
             for path in paths {
                 connection.prepare_cached("DELETE FROM copies WHERE path = ?1")?.execute([bytes(path)])?;
@@ -162,7 +162,7 @@ impl Copies {
 
     /// Begins a download into a folder, at this time in nanoseconds since 1970. If one that began earlier did not end, since
     /// when: what it wrote last may not be remembered.
-    pub fn begin(&mut self, folder: &Path, now_ns: i64) -> Result<Option<i64>, CopiesError> {
+    pub(crate) fn begin(&mut self, folder: &Path, now_ns: i64) -> Result<Option<i64>, CopiesError> {
         let (mut before, sure) = (None, self.syncs);
         self.written(sure, |connection| {
             let sql = "SELECT since FROM unfinished WHERE folder = ?1";
@@ -178,19 +178,19 @@ impl Copies {
     }
 
     /// A download into a folder has come to its end: all that it wrote is remembered.
-    pub fn end(&mut self, folder: &Path) -> Result<(), CopiesError> {
+    pub(crate) fn end(&mut self, folder: &Path) -> Result<(), CopiesError> {
         self.written(self.syncs, |connection| {
             connection.prepare_cached("DELETE FROM unfinished WHERE folder = ?1")?.execute([bytes(folder)]).map(drop)
         })
     }
 
     /// What was written into a folder, by its path: one row for each content that a file had or was about to have.
-    pub fn below(&self, folder: &Path) -> Result<BTreeMap<PathBuf, Vec<Copy>>, CopiesError> {
+    pub(crate) fn below(&self, folder: &Path) -> Result<BTreeMap<PathBuf, Vec<Copy>>, CopiesError> {
         self.read("folder", folder)
     }
 
     /// The same of one file.
-    pub fn at(&self, path: &Path) -> Result<BTreeMap<PathBuf, Vec<Copy>>, CopiesError> {
+    pub(crate) fn at(&self, path: &Path) -> Result<BTreeMap<PathBuf, Vec<Copy>>, CopiesError> {
         self.read("path", path)
     }
 

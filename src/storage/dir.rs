@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use libp2p::identity::Keypair;
-pub use machine::{Machine, compare as compare_machine, fingerprint};
+pub(crate) use machine::{Machine, compare as compare_machine, fingerprint};
 use probe::{Made, probe};
-pub use renew::RenewError;
+pub(crate) use renew::RenewError;
 use swarmdex_protocols::{Multiaddr, Network, PeerId};
 
 use super::durable::sync_folder;
-pub use super::private::HTTP_TOKEN;
+pub(crate) use super::private::HTTP_TOKEN;
 use super::private::{self, CONTROL_SOCKET};
 
 /// Version of what is in a data directory.
@@ -99,7 +99,7 @@ fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirEr
 
 /// A data directory that this process has locked. Clones share the lock; it ends with the last.
 #[derive(Debug, Clone)]
-pub struct DataDir {
+pub(crate) struct DataDir {
     path: PathBuf,
     _lock: Arc<File>,
 }
@@ -107,7 +107,7 @@ pub struct DataDir {
 impl DataDir {
     /// Makes the folder if need be, locks it for this node, and closes it to other users. Before the first start there it is tried
     /// whether its file system can hold a node.
-    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, DataDirError> {
         let made = Made::before(path);
         private::make_folder(path).map_err(failed("make the folder", path))?;
         if !is_data_directory(path)
@@ -120,7 +120,7 @@ impl DataDir {
     }
 
     /// Opens a data directory that is made for a moment, and new each time: nothing is tried there.
-    pub fn open_temporary(path: &Path) -> Result<Self, DataDirError> {
+    pub(crate) fn open_temporary(path: &Path) -> Result<Self, DataDirError> {
         private::make_folder(path).map_err(failed("make the folder", path))?;
         let path = path.canonicalize().map_err(failed("find", path))?;
         let lock = lock(&path)?;
@@ -158,35 +158,35 @@ impl DataDir {
     }
 
     /// The folder.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Where a master keeps its index.
-    pub fn index_path(&self) -> PathBuf {
+    pub(crate) fn index_path(&self) -> PathBuf {
         self.path.join("index.db")
     }
 
     /// Where certificates of this node's names are kept.
-    pub fn grants_path(&self) -> PathBuf {
+    pub(crate) fn grants_path(&self) -> PathBuf {
         self.path.join("certificates.db")
     }
 
     /// Addresses of nodes of this network that were known before, each with its peer id; what is no address is
     /// left out.
-    pub fn known_nodes(&self, network: &Network) -> Vec<Multiaddr> {
+    pub(crate) fn known_nodes(&self, network: &Network) -> Vec<Multiaddr> {
         let text = read_small(&self.path.join(nodes_name(network))).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// Remembers nodes for the next start.
-    pub fn remember_nodes(&self, network: &Network, nodes: &[Multiaddr]) -> Result<(), DataDirError> {
+    pub(crate) fn remember_nodes(&self, network: &Network, nodes: &[Multiaddr]) -> Result<(), DataDirError> {
         let text: String = nodes.iter().map(|address| format!("{address}\n")).collect();
         write_small(&self.path, &nodes_name(network), text.as_bytes())
     }
 
     /// The node's key; made on first use.
-    pub fn identity(&self) -> Result<Keypair, DataDirError> {
+    pub(crate) fn identity(&self) -> Result<Keypair, DataDirError> {
         read_identity(&self.path)?.map_or_else(|| self.make_identity(), Ok)
     }
 
@@ -201,7 +201,7 @@ impl DataDir {
     }
 
     /// The master that this node joined before.
-    pub fn pinned_master(&self, network: &Network) -> Result<Option<PeerId>, DataDirError> {
+    pub(crate) fn pinned_master(&self, network: &Network) -> Result<Option<PeerId>, DataDirError> {
         let path = self.path.join(pin_name(network));
         match read_small(&path) {
             Ok(text) => text.trim().parse().map(Some).map_err(|_| DataDirError::Pin { path }),
@@ -211,7 +211,7 @@ impl DataDir {
     }
 
     /// Trusts this master from now on.
-    pub fn pin_master(&self, network: &Network, master: PeerId) -> Result<(), DataDirError> {
+    pub(crate) fn pin_master(&self, network: &Network, master: PeerId) -> Result<(), DataDirError> {
         if self.pinned_master(network).is_ok_and(|pinned| pinned == Some(master)) {
             return Ok(());
         }
@@ -220,7 +220,7 @@ impl DataDir {
 }
 
 /// The key of the node in a folder that may be in use; `None` if there is none yet.
-pub fn read_identity(folder: &Path) -> Result<Option<Keypair>, DataDirError> {
+pub(crate) fn read_identity(folder: &Path) -> Result<Option<Keypair>, DataDirError> {
     let path = folder.join(IDENTITY);
     let mut file = match OpenOptions::new().read(true).custom_flags(nofollow()).open(&path) {
         Ok(file) => file,
@@ -237,7 +237,7 @@ pub fn read_identity(folder: &Path) -> Result<Option<Keypair>, DataDirError> {
 }
 
 /// Whether a folder is the data directory of a node, running or not: what is in it tells.
-pub fn is_data_directory(folder: &Path) -> bool {
+pub(crate) fn is_data_directory(folder: &Path) -> bool {
     let holds = |name: &str| fs::symlink_metadata(folder.join(name)).is_ok();
     // Most folders have neither of the two.
     match (holds(IDENTITY), holds("format")) {
@@ -257,7 +257,7 @@ fn is_key(path: &Path) -> bool {
 }
 
 /// Where the control socket of the node in a data directory is.
-pub fn socket_path(data_dir: &Path) -> PathBuf {
+pub(crate) fn socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join(CONTROL_SOCKET)
 }
 
@@ -306,7 +306,7 @@ fn read_small(path: &Path) -> io::Result<String> {
 }
 
 /// Writes a whole file or nothing: a temporary file, readable by its owner alone, flushed and renamed.
-pub fn write_small(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), DataDirError> {
+pub(crate) fn write_small(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), DataDirError> {
     let (temporary, target) = (folder.join(format!(".{name}.new")), folder.join(name));
     let write = || -> io::Result<()> {
         match fs::remove_file(&temporary) {

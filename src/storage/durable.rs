@@ -25,7 +25,7 @@ const SLOW: Duration = Duration::from_millis(2);
 const IDLE: Duration = Duration::from_secs(10);
 
 /// Has the system begin to write a file to the disk. Nothing is waited for, and an error shows in the sync.
-pub fn begin_sync(file: &File) {
+pub(crate) fn begin_sync(file: &File) {
     #[cfg(target_os = "linux")]
     {
         use std::os::fd::AsRawFd;
@@ -40,7 +40,7 @@ pub fn begin_sync(file: &File) {
 }
 
 /// Waits until bytes, times and rights of files are on disk; what came of each, in their order.
-pub fn sync_files(files: Vec<Arc<File>>) -> Vec<io::Result<()>> {
+pub(crate) fn sync_files(files: Vec<Arc<File>>) -> Vec<io::Result<()>> {
     let helpers = FIRST.min(files.len().saturating_sub(1));
     let round = Arc::new(Round::new(files));
     (0..helpers).for_each(|_| POOL.call(&round));
@@ -158,7 +158,7 @@ impl Pool {
 }
 
 /// Waits until the entries of a folder are on disk: what was made, renamed or removed in it.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     match File::open(folder)?.sync_all() {
         // Not every file system can do that with a folder; those that cannot write names as they see fit.
@@ -168,7 +168,7 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// `top`, and the folders that lie on the way from there to files below it, each once, the outermost first.
-pub fn folders_of<'a>(files: impl IntoIterator<Item = &'a Path>, top: &Path) -> Vec<PathBuf> {
+pub(crate) fn folders_of<'a>(files: impl IntoIterator<Item = &'a Path>, top: &Path) -> Vec<PathBuf> {
     let above = files.into_iter().flat_map(|file| file.ancestors().skip(1)).filter(|folder| folder.starts_with(top));
     let mut folders: Vec<_> = above.map(Path::to_owned).collect();
     folders.sort();

@@ -31,7 +31,7 @@ pub struct GrantsError {
 
 /// Certificates on disk.
 #[derive(Debug)]
-pub struct Grants {
+pub(crate) struct Grants {
     path: PathBuf,
     connection: Mutex<Connection>,
     /// The version of the database when it was last looked at: another one says that somebody else changed it.
@@ -41,7 +41,7 @@ pub struct Grants {
 impl Grants {
     /// Opens the database at `path`, or makes a new one. One that is damaged or foreign is moved aside: the master
     /// certifies anew.
-    pub fn open(path: &Path) -> Result<Self, GrantsError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, GrantsError> {
         let schema = Schema { application_id: APPLICATION_ID, version: VERSION, tables: TABLES, synchronous: "NORMAL" };
         let failed = |source| GrantsError { path: path.to_owned(), source };
         let connection = sqlite::open_or_renew(path, &schema, "certificates").map_err(failed)?;
@@ -54,7 +54,7 @@ impl Grants {
     }
 
     /// Every certificate; what is none is left out.
-    pub fn all(&self) -> Result<Vec<Certificate>, GrantsError> {
+    pub(crate) fn all(&self) -> Result<Vec<Certificate>, GrantsError> {
         let read = || {
             let connection = self.connection();
             let mut statement = connection.prepare("SELECT certificate FROM certificates")?;
@@ -67,7 +67,7 @@ impl Grants {
 
     /// The names that are in the database, with what is a certificate, if somebody else changed it since this was last
     /// asked.
-    pub fn changed(&self) -> Result<Option<BTreeMap<String, Option<Certificate>>>, GrantsError> {
+    pub(crate) fn changed(&self) -> Result<Option<BTreeMap<String, Option<Certificate>>>, GrantsError> {
         let read = || {
             let connection = self.connection();
             let version = connection.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0))?;
@@ -86,7 +86,7 @@ impl Grants {
     }
 
     /// Writes certificates, and deletes those of names without one.
-    pub fn save(&self, changes: &[(Name, Option<Certificate>)]) -> Result<(), GrantsError> {
+    pub(crate) fn save(&self, changes: &[(Name, Option<Certificate>)]) -> Result<(), GrantsError> {
         let write = || {
             let mut connection = self.connection();
             let transaction = connection.transaction()?;
@@ -108,7 +108,7 @@ impl Grants {
     }
 
     /// Deletes every certificate.
-    pub fn clear(&self) -> Result<(), GrantsError> {
+    pub(crate) fn clear(&self) -> Result<(), GrantsError> {
         self.connection().execute("DELETE FROM certificates", []).map(drop).map_err(|source| self.failed(source))
     }
 

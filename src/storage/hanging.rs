@@ -10,7 +10,7 @@ use super::mounts::{self, Mount};
 use crate::locks::lock;
 
 /// After which time a disk counts as one that does not answer. Disks that sleep need some seconds to spin up.
-pub const HANGING: Duration = Duration::from_secs(10);
+pub(crate) const HANGING: Duration = Duration::from_secs(10);
 
 /// For how long the list of mounts is believed.
 const MOUNTED: Duration = Duration::from_secs(10);
@@ -20,14 +20,14 @@ type Listed = (Instant, Arc<[Mount]>);
 
 /// Reads under way, by the mount that a path is on.
 #[derive(Debug, Default)]
-pub struct Reads {
+pub(crate) struct Reads {
     begun: Mutex<BTreeMap<Arc<Path>, BTreeMap<u64, Instant>>>,
     mounts: Mutex<Option<Listed>>,
 }
 
 /// A read; over when it is dropped.
 #[derive(Debug)]
-pub struct Reading<'a> {
+pub(crate) struct Reading<'a> {
     reads: &'a Reads,
     root: Arc<Path>,
     number: u64,
@@ -52,7 +52,7 @@ impl Reads {
     }
 
     /// Begins a read of a file; `None` if one on its disk has had no answer for long.
-    pub fn begin(&self, path: &Path, now: Instant) -> Option<Reading<'_>> {
+    pub(crate) fn begin(&self, path: &Path, now: Instant) -> Option<Reading<'_>> {
         self.begin_at(&self.mount_of(path, now), now)
     }
 

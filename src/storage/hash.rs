@@ -20,7 +20,7 @@ const ATTEMPTS: usize = 3;
 
 /// What tells whether a file changed: anything that writes to it changes one of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileStamp {
+pub(crate) struct FileStamp {
     /// Length in bytes.
     pub len: u64,
     /// Modification time in nanoseconds since 1970.
@@ -35,7 +35,7 @@ pub struct FileStamp {
 
 impl FileStamp {
     /// The stamp of a file.
-    pub fn of(metadata: &Metadata) -> Self {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
         Self {
             len: metadata.len(),
@@ -49,24 +49,24 @@ impl FileStamp {
 
 impl FileStamp {
     /// One that no file has: the change time is none that a file system gives.
-    pub fn distrusted(self) -> Self {
+    pub(crate) fn distrusted(self) -> Self {
         Self { ctime_ns: i64::MIN, ..self }
     }
 
     /// Whether it is of the same file in the same state, as far as is written down of a stamp: all but the executable bit.
-    pub fn is_same_file(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_file(&self, other: &Self) -> bool {
         self.is_alike(other) && self.ctime_ns == other.ctime_ns
     }
 
     /// Whether it is of the same file in the same state, renamed or not: a rename changes the change time.
-    pub fn is_alike(&self, other: &Self) -> bool {
+    pub(crate) fn is_alike(&self, other: &Self) -> bool {
         (self.len, self.mtime_ns, self.inode) == (other.len, other.mtime_ns, other.inode)
     }
 }
 
 /// A hashed file.
 #[derive(Debug, Clone)]
-pub struct Hashed {
+pub(crate) struct Hashed {
     /// Content id.
     pub content: ContentId,
     /// The tree above its chunks.
@@ -116,7 +116,7 @@ pub enum HashError {
 
 /// Opens a regular file for reading. A pipe does not hold this up, and no link is followed, on the way to the file
 /// either. The path has none when it is shared, and one that appears later could lead anywhere.
-pub fn open_regular(path: &Path) -> Result<(File, FileStamp), HashError> {
+pub(crate) fn open_regular(path: &Path) -> Result<(File, FileStamp), HashError> {
     let failed = |source| HashError::Io { path: path.to_owned(), source };
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = match open_straight(CWD, path, flags) {
@@ -132,12 +132,17 @@ pub fn open_regular(path: &Path) -> Result<(File, FileStamp), HashError> {
 }
 
 /// Number of threads that `threads` stands for: 0 means one for each processor.
-pub fn thread_count(threads: usize) -> usize {
+pub(crate) fn thread_count(threads: usize) -> usize {
     if threads > 0 { threads } else { std::thread::available_parallelism().map_or(2, usize::from) }
 }
 
 /// Hashes one file on up to `threads` threads. `done` counts the bytes read so far.
-pub fn hash_file(path: &Path, threads: usize, done: &AtomicU64, cancel: &AtomicBool) -> Result<Hashed, HashError> {
+pub(crate) fn hash_file(
+    path: &Path,
+    threads: usize,
+    done: &AtomicU64,
+    cancel: &AtomicBool,
+) -> Result<Hashed, HashError> {
     for _ in 0..ATTEMPTS {
         let (file, stamp) = open_regular(path)?;
         let geometry =

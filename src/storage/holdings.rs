@@ -12,7 +12,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
 use super::content::{Content, Verified};
 use super::hash::FileStamp;
-pub use super::incoming::{Incoming, IncomingGuard};
+pub(crate) use super::incoming::{Incoming, IncomingGuard};
 use super::partial::{PartialError, PartialFile};
 use crate::locks::lock;
 
@@ -23,7 +23,7 @@ const MAX_NODES: usize = 1 << 20;
 
 /// A download under way.
 #[derive(Debug)]
-pub struct Part {
+pub(crate) struct Part {
     /// Where its bytes are.
     pub file: PartialFile,
     tree: Mutex<Tree>,
@@ -36,13 +36,13 @@ pub struct Part {
 
 impl Part {
     /// A part of a content, whose turn it is, to be passed on by `holdings`. The turn ends after the file is let go.
-    pub fn new(file: PartialFile, tree: Tree, turn: OwnedMutexGuard<()>, holdings: &Holdings) -> Self {
+    pub(crate) fn new(file: PartialFile, tree: Tree, turn: OwnedMutexGuard<()>, holdings: &Holdings) -> Self {
         let incoming = Arc::new(Incoming::new(holdings.settled.clone()));
         Self { file, tree: Mutex::new(tree), incoming, offered: AtomicBool::new(false), _turn: turn }
     }
 
     /// The tree above the chunks that are there.
-    pub fn tree(&self) -> MutexGuard<'_, Tree> {
+    pub(crate) fn tree(&self) -> MutexGuard<'_, Tree> {
         lock(&self.tree)
     }
 }
@@ -104,7 +104,7 @@ impl Content for Part {
 
 /// A file that was downloaded.
 #[derive(Debug, Clone)]
-pub struct Whole {
+pub(crate) struct Whole {
     /// Where it is.
     pub path: PathBuf,
     /// As it was: if it changes, it is held no more.
@@ -154,7 +154,7 @@ struct HoldingsTable {
 
 /// What is held; clones share it.
 #[derive(Debug, Clone)]
-pub struct Holdings {
+pub(crate) struct Holdings {
     table: Arc<Mutex<HoldingsTable>>,
     generation: Arc<watch::Sender<u64>>,
     settled: Arc<Notify>,
@@ -169,12 +169,12 @@ impl Default for Holdings {
 impl Holdings {
     /// Passes on what a download has so far to those who ask; its end is told by [`Holdings::complete`] or
     /// [`Holdings::forget`].
-    pub fn begin(&self, content: ContentId, part: Arc<Part>) {
+    pub(crate) fn begin(&self, content: ContentId, part: Arc<Part>) {
         lock(&self.table).held.entry(content).or_insert(Held::Part(part));
     }
 
     /// From here on others may look for what a download has so far.
-    pub fn offer(&self, content: &ContentId) {
+    pub(crate) fn offer(&self, content: &ContentId) {
         if let Some(Held::Part(part)) = self.get(content) {
             part.offered.store(true, Ordering::Relaxed);
             self.changed();
@@ -182,7 +182,7 @@ impl Holdings {
     }
 
     /// A download came to its end.
-    pub fn complete(&self, content: ContentId, geometry: Geometry, whole: Whole) {
+    pub(crate) fn complete(&self, content: ContentId, geometry: Geometry, whole: Whole) {
         let mut table = lock(&self.table);
         let mut told = table.remove(&content);
         table.nodes += whole.outboard.as_bytes().len() / 32;
@@ -200,7 +200,7 @@ impl Holdings {
     }
 
     /// A content is held no more.
-    pub fn forget(&self, content: &ContentId) {
+    pub(crate) fn forget(&self, content: &ContentId) {
         let told = lock(&self.table).remove(content);
         self.ended(told);
     }
@@ -218,13 +218,13 @@ impl Holdings {
     }
 
     /// Whether a content is being downloaded: whoever asks for it here does so in a crowd.
-    pub fn is_part(&self, content: &ContentId) -> bool {
+    pub(crate) fn is_part(&self, content: &ContentId) -> bool {
         matches!(lock(&self.table).held.get(content), Some(Held::Part(_)))
     }
 
     /// A chunk begins to arrive. `None` unless its content is passed on while it comes. Others may ask for it until the
     /// guard is dropped or [`Content::settle`] is called.
-    pub fn expect(&self, content: &ContentId, index: u64) -> Option<IncomingGuard> {
+    pub(crate) fn expect(&self, content: &ContentId, index: u64) -> Option<IncomingGuard> {
         match self.get(content)? {
             // One that comes twice is here already.
             Held::Part(part) if !part.tree().have().contains(index) => part.incoming.begin(index),
@@ -233,17 +233,17 @@ impl Holdings {
     }
 
     /// Whether a chunk is on its way here.
-    pub fn is_incoming(&self, content: &ContentId, index: u64) -> bool {
+    pub(crate) fn is_incoming(&self, content: &ContentId, index: u64) -> bool {
         matches!(self.get(content), Some(Held::Part(part)) if part.incoming.contains(index))
     }
 
     /// Waits until chunks are no longer on their way: they are there, or do not come.
-    pub async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         self.settled.notified().await;
     }
 
     /// Contents that others may look for: those of more than one chunk.
-    pub fn contents(&self) -> Vec<ContentId> {
+    pub(crate) fn contents(&self) -> Vec<ContentId> {
         let table = lock(&self.table);
         let offered = |held: &Held| match held {
             Held::Part(part) => part.offered.load(Ordering::Relaxed),
@@ -254,7 +254,7 @@ impl Holdings {
     }
 
     /// Changes whenever others may look for something more, or less.
-    pub fn generation(&self) -> watch::Receiver<u64> {
+    pub(crate) fn generation(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
     }
 

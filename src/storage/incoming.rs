@@ -13,7 +13,7 @@ const MAX_INCOMING: usize = 64;
 
 /// The chunks of one download that are on their way.
 #[derive(Debug)]
-pub struct Incoming {
+pub(crate) struct Incoming {
     state: Mutex<IncomingState>,
     begun: Notify,
     /// Notified whenever a chunk is no longer on its way.
@@ -45,7 +45,7 @@ impl Incoming {
     }
 
     /// Chunk `index` is here, or does not come.
-    pub fn end(&self, index: u64) {
+    pub(crate) fn end(&self, index: u64) {
         let mut state = lock(&self.state);
         state.news.retain(|other| *other != index);
         if state.chunks.remove(&index) {
@@ -54,7 +54,7 @@ impl Incoming {
     }
 
     /// Waits until some begin to arrive: which. Cancel safe.
-    pub async fn begun(&self) -> Vec<u64> {
+    pub(crate) async fn begun(&self) -> Vec<u64> {
         self.begun.notified().await;
         std::mem::take(&mut lock(&self.state).news)
     }
@@ -72,7 +72,7 @@ impl Incoming {
 
 /// A chunk that is on its way. Dropped, it does not come.
 #[derive(Debug)]
-pub struct IncomingGuard {
+pub(crate) struct IncomingGuard {
     incoming: Option<Arc<Incoming>>,
     index: u64,
 }
@@ -80,7 +80,7 @@ pub struct IncomingGuard {
 impl IncomingGuard {
     /// It came. Until it is verified and written, or found to be wrong, it is still on its way; whoever has it then
     /// calls [`super::content::Content::settle`].
-    pub fn came(mut self) {
+    pub(crate) fn came(mut self) {
         self.incoming = None;
     }
 }

@@ -20,7 +20,7 @@ use crate::buffers::Buffers;
 
 /// What a node serves; clones share it.
 #[derive(Debug, Clone)]
-pub struct Library {
+pub(crate) struct Library {
     /// Files under names of its own.
     pub shares: ShareTable,
     /// What it has downloaded.
@@ -33,7 +33,7 @@ pub struct Library {
 
 impl Library {
     /// Answers a request for chunks. Blocks on the disk.
-    pub fn chunks(&self, run: &ChunkRun) -> FetchResponse {
+    pub(crate) fn chunks(&self, run: &ChunkRun) -> FetchResponse {
         let shared = self.shares.read(run, &self.buffers);
         let refusal = match shared {
             Ok(response) => return response,
@@ -46,7 +46,7 @@ impl Library {
     }
 
     /// Answers a request for small files. Blocks on the disk.
-    pub fn files(&self, contents: &[ContentId]) -> FetchResponse {
+    pub(crate) fn files(&self, contents: &[ContentId]) -> FetchResponse {
         if contents.is_empty() || contents.len() > MAX_FETCH_FILES {
             return FetchResponse::refused(FetchRefusal::Range);
         }
@@ -76,7 +76,7 @@ impl Library {
 
     /// Looks whether a content is still here as it was, after somebody got something else for a run of its chunks; what is
     /// not is given up. Blocks on the disk.
-    pub fn check(&self, run: &ChunkRun) {
+    pub(crate) fn check(&self, run: &ChunkRun) {
         self.shares.check(run, &self.buffers);
         let Some(held) = self.holdings.get(&run.content) else { return };
         if let Ok(response) = self.read_held(&held, run) {
@@ -89,7 +89,7 @@ impl Library {
     }
 
     /// Which chunks of a content are here: `None` if nothing is, then `None` if it is here whole.
-    pub fn have(&self, content: &ContentId) -> Option<Option<ChunkSet>> {
+    pub(crate) fn have(&self, content: &ContentId) -> Option<Option<ChunkSet>> {
         if self.shares.has(content) { Some(None) } else { self.holdings.chunks(content) }
     }
 
@@ -123,7 +123,7 @@ impl Library {
 
     /// The bytes of a run of chunks that are here, verified; `None` if they are not here, or are not what they were, which is looked
     /// into. Blocks on the disk.
-    pub fn verified(&self, geometry: &Geometry, run: &ChunkRun) -> Option<Vec<u8>> {
+    pub(crate) fn verified(&self, geometry: &Geometry, run: &ChunkRun) -> Option<Vec<u8>> {
         let response = self.chunks(run);
         let is_here = matches!(response.header, Header::Chunks { .. });
         let bytes = self.right(geometry, run, response);
@@ -134,7 +134,7 @@ impl Library {
     }
 
     /// The verified bytes of a run of a file that was downloaded, whether it is held or not.
-    pub fn verified_of(&self, whole: &Whole, geometry: &Geometry, run: &ChunkRun) -> Option<Vec<u8>> {
+    pub(crate) fn verified_of(&self, whole: &Whole, geometry: &Geometry, run: &ChunkRun) -> Option<Vec<u8>> {
         let read = self.read_held(&Held::Whole(whole.clone(), *geometry, 0), run);
         self.right(geometry, run, read.unwrap_or_else(FetchResponse::refused))
     }
@@ -149,7 +149,7 @@ impl Library {
     }
 
     /// Whether a content of this size is here whole.
-    pub fn has_whole(&self, content: &ContentId, geometry: &Geometry) -> bool {
+    pub(crate) fn has_whole(&self, content: &ContentId, geometry: &Geometry) -> bool {
         matches!(self.have(content), Some(None))
             && self.holdings.get(content).is_none_or(|held| held.geometry() == *geometry)
     }

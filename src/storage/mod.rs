@@ -2,23 +2,23 @@
 //! its own behind bounded queues, or is called from threads that may block. [`holdings`] is a table in memory of what
 //! downloads pass on while they run.
 
-pub mod cache;
-pub mod content;
-pub mod copies;
-pub mod dir;
-pub mod durable;
-pub mod grants;
-pub mod hanging;
-pub mod hash;
-pub mod holdings;
+pub(crate) mod cache;
+pub(crate) mod content;
+pub(crate) mod copies;
+pub(crate) mod dir;
+pub(crate) mod durable;
+pub(crate) mod grants;
+pub(crate) mod hanging;
+pub(crate) mod hash;
+pub(crate) mod holdings;
 mod incoming;
-pub mod index;
-pub mod library;
+pub(crate) mod index;
+pub(crate) mod library;
 mod mounts;
-pub mod partial;
+pub(crate) mod partial;
 mod private;
-pub mod shares;
+pub(crate) mod shares;
 mod sqlite;
-pub mod straight;
+pub(crate) mod straight;
 mod verify;
-pub mod writers;
+pub(crate) mod writers;

@@ -18,11 +18,11 @@ use std::sync::{Arc, OnceLock};
 
 pub(super) use error::failed;
 use error::unnamed;
-pub use error::{Lack, PartialError};
+pub(crate) use error::{Lack, PartialError};
 use folders::folder_of;
-pub use folders::{make_parents, output_path, sync_folders_of, sync_made};
+pub(crate) use folders::{make_parents, output_path, sync_folders_of, sync_made};
 use journal::Journal;
-pub use placing::{Placing, Unplaced, set_attributes};
+pub(crate) use placing::{Placing, Unplaced, set_attributes};
 use placing::{apply, check_place, is_taken, rename_new, rename_over};
 use swarmdex_protocols::content::{Geometry, Proof, check_chunk};
 use swarmdex_protocols::{ContentId, Tree};
@@ -42,7 +42,7 @@ const MAX_FILE_NAME: usize = 255;
 /// A file that is being downloaded. Dropping it without [`PartialFile::finish`] leaves it for another attempt if
 /// there is a journal with anything in it, and removes it otherwise.
 #[derive(Debug)]
-pub struct PartialFile {
+pub(crate) struct PartialFile {
     file: Arc<File>,
     path: PathBuf,
     target: PathBuf,
@@ -59,7 +59,7 @@ impl PartialFile {
     /// Begins a file of `size` bytes that will be at `target`, whose folder exists. Room for it is set aside at once,
     /// so that a full disk shows before the first byte is fetched.
     #[cfg(test)]
-    pub fn create(target: &Path, size: u64) -> Result<Self, PartialError> {
+    pub(crate) fn create(target: &Path, size: u64) -> Result<Self, PartialError> {
         Self::create_for(target, size, Placing::default())
     }
 
@@ -72,7 +72,7 @@ impl PartialFile {
 
     /// Begins a file with this content, or goes on with one that was cut off: the tree says which chunks are there. Each
     /// was read and verified again, so what was damaged meanwhile is not among them.
-    pub fn resume(
+    pub(crate) fn resume(
         target: &Path,
         content: ContentId,
         geometry: Geometry,
@@ -176,13 +176,13 @@ impl PartialFile {
     }
 
     /// Writes verified bytes at `offset`.
-    pub fn write_chunk(&self, offset: u64, bytes: &[u8]) -> Result<(), PartialError> {
+    pub(crate) fn write_chunk(&self, offset: u64, bytes: &[u8]) -> Result<(), PartialError> {
         self.file.write_all_at(bytes, offset).map_err(failed("write", &self.path, self.size))
     }
 
     /// Writes down that chunks, which were verified and written, are there. Without room for that they are fetched again by another
     /// attempt.
-    pub fn record<'a>(&self, chunks: impl IntoIterator<Item = (u64, &'a Proof)>) -> Result<(), PartialError> {
+    pub(crate) fn record<'a>(&self, chunks: impl IntoIterator<Item = (u64, &'a Proof)>) -> Result<(), PartialError> {
         match self.journal.as_ref().map(|journal| journal.append(chunks)) {
             Some(Err(error)) if Lack::of(&error, &self.path).is_none() => {
                 Err(failed("write", &self.path, self.size)(error))
@@ -192,28 +192,28 @@ impl PartialFile {
     }
 
     /// Reads bytes that were written.
-    pub fn read_chunk(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn read_chunk(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(bytes, offset)
     }
 
     /// What the system says of the file.
-    pub fn metadata(&self) -> io::Result<fs::Metadata> {
+    pub(crate) fn metadata(&self) -> io::Result<fs::Metadata> {
         self.file.metadata()
     }
 
     /// Dropping it removes it, whatever it has.
-    pub fn discard(&self) {
+    pub(crate) fn discard(&self) {
         self.discarded.store(true, Ordering::Relaxed);
     }
 
     /// Whether it stays when it is dropped, so that another attempt goes on with it.
-    pub fn is_resumable(&self) -> bool {
+    pub(crate) fn is_resumable(&self) -> bool {
         let recorded = self.journal.as_ref().is_some_and(|journal| !journal.is_empty());
         recorded && !self.discarded.load(Ordering::Relaxed)
     }
 
     /// Waits until the bytes that were written before are on disk. An error is kept for [`PartialFile::finish`].
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         if let Err(error) = self.file.sync_data() {
             let _ = self.lost.set(error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()));
         }
@@ -227,7 +227,7 @@ impl PartialFile {
 
     /// Moves the file to its target, which must not have come to exist meanwhile, or takes the place of the file that it is to
     /// replace. With `sync`, its bytes are on disk before, and its name is when this returns.
-    pub fn finish(&self, sync: bool) -> Result<PathBuf, PartialError> {
+    pub(crate) fn finish(&self, sync: bool) -> Result<PathBuf, PartialError> {
         self.settle();
         if sync {
             let lost = self.lost.get().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(*errno)));
@@ -299,7 +299,7 @@ fn side_name(name: &std::ffi::OsStr, suffix: &str, most: usize) -> OsString {
 }
 
 /// Whether a file name is that of a partial file, or of its journal.
-pub fn is_partial(name: &std::ffi::OsStr) -> bool {
+pub(crate) fn is_partial(name: &std::ffi::OsStr) -> bool {
     let bytes = name.as_encoded_bytes();
     bytes.starts_with(b".") && [SUFFIX, JOURNAL].iter().any(|suffix| bytes.ends_with(suffix.as_bytes()))
 }

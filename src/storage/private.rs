@@ -17,7 +17,7 @@ const FOLDER: u32 = 0o700;
 /// Folders where everybody makes files of his own, such as `/tmp`.
 const STICKY: u32 = 0o1000;
 /// The token of the control interface over TCP.
-pub const HTTP_TOKEN: &str = "http-token";
+pub(crate) const HTTP_TOKEN: &str = "http-token";
 /// The control socket.
 pub(super) const CONTROL_SOCKET: &str = "control.sock";
 /// Names that are mended one by one of a folder that is not a node's alone.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 /// Opens a path from a folder on; [`Errno::LOOP`] if there is a link on the way, or at the end unless `flags` ask for the link
 /// itself. A relative path does not lead out of the folder.
-pub fn open_straight(from: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_straight(from: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let (from, flags) = (from.as_fd(), flags | OFlags::CLOEXEC);
     let beneath = if path.is_absolute() { ResolveFlags::empty() } else { ResolveFlags::BENEATH };
     match openat2(from, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | beneath) {

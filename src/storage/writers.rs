@@ -24,7 +24,7 @@ pub struct Written {
 
 /// Which of these files, given by their paths without links, a program has open for writing; each once. No file is
 /// looked at itself: a disk that does not answer holds nobody up.
-pub fn written<'a>(files: impl IntoIterator<Item = &'a Path>) -> Vec<Written> {
+pub(crate) fn written<'a>(files: impl IntoIterator<Item = &'a Path>) -> Vec<Written> {
     let files: HashSet<&Path> = files.into_iter().collect();
     let mut found = BTreeMap::<PathBuf, Written>::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();

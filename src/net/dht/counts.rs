@@ -2,7 +2,7 @@
 
 /// Counts of the DHT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DhtCounts {
+pub(crate) struct DhtCounts {
     /// Nodes in the routing table.
     pub nodes: usize,
     /// Names that this node stores statements about.

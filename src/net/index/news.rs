@@ -8,7 +8,7 @@ use super::Master;
 
 /// What became of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemberChange {
+pub(crate) enum MemberChange {
     /// It joined, or said anew where it listens.
     Joined,
     /// It left.
@@ -22,7 +22,7 @@ pub enum MemberChange {
 }
 
 /// Hears of each change. It is called by the loop, and must not wait for anything.
-pub type MemberChanges = Arc<dyn Fn(PeerId, MemberChange) + Send + Sync>;
+pub(crate) type MemberChanges = Arc<dyn Fn(PeerId, MemberChange) + Send + Sync>;
 
 /// Who hears of changes, if anybody does.
 #[derive(Default)]
@@ -38,7 +38,7 @@ impl News {
 
 impl Master {
     /// Has every change of a member told from now on.
-    pub fn tell_changes(&mut self, changes: MemberChanges) {
+    pub(crate) fn tell_changes(&mut self, changes: MemberChanges) {
         self.news = News(Some(changes));
     }
 }

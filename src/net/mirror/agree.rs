@@ -24,7 +24,7 @@ enum Unsaid {
 
 /// How a node's records differ from what it said that it stores.
 #[derive(Debug, Default)]
-pub struct Differences {
+pub(crate) struct Differences {
     /// Whether it holds everything by now.
     pub whole: bool,
     /// Records sent again.
@@ -36,7 +36,7 @@ pub struct Differences {
 impl Mirror {
     /// Asks a node whether it holds these items, and sends what it lacks or has otherwise; `None` if it does not answer. One
     /// that does not know the question is sent them all if it is `fresh`: it just came.
-    pub async fn agree(&self, node: PeerId, items: Vec<(RecordKey, What)>, fresh: bool) -> Option<Differences> {
+    pub(crate) async fn agree(&self, node: PeerId, items: Vec<(RecordKey, What)>, fresh: bool) -> Option<Differences> {
         let addresses = self.net.known_addresses(node).await;
         let most = if fresh { usize::MAX } else { PORTIONS * MAX_REPAIRS };
         let mut comparison = RangeComparison::new(items, most);
@@ -83,7 +83,7 @@ impl Mirror {
     }
 
     /// Whether a node says that it holds just this, in one question; `None` if it does not answer.
-    pub async fn holds(&self, node: PeerId, range: KeyRange) -> Option<bool> {
+    pub(crate) async fn holds(&self, node: PeerId, range: KeyRange) -> Option<bool> {
         let addresses = self.net.known_addresses(node).await;
         self.says(node, &addresses, range).await
     }

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Mirror {
     /// What some of the nodes closest to a name say of it, checked; `None` unless enough of them have something to say.
-    pub async fn find(&self, name: &Name) -> Option<Tally> {
+    pub(crate) async fn find(&self, name: &Name) -> Option<Tally> {
         let authority = self.net.authority()?;
         let key = self.key(name);
         let known = self.net.known_closest(&key).await;

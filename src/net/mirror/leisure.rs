@@ -14,7 +14,7 @@ const MOST: Duration = Duration::from_secs(5);
 /// Passes at once where there is time, and waits for a while where there is none: what nodes publish, repeat and
 /// compare can wait. Without this a machine, or a network, that has too much to do for a moment never comes to rest.
 /// Answers are late, questions are asked again, members are lost and come back, and all that is more to do.
-pub async fn leisure() {
+pub(crate) async fn leisure() {
     let begin = Instant::now();
     tokio::time::sleep(LOOK).await;
     let pause = pause(begin.elapsed());

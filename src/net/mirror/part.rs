@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a node that came took over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TakenOver {
+pub(crate) struct TakenOver {
     /// Neighbours that told all that they have.
     pub neighbours: usize,
     /// Statements.
@@ -40,7 +40,7 @@ struct Takeover {
 impl Mirror {
     /// Asks this node's neighbours what lies in its part of the key space, and stores it. `None` in a small network, in which all
     /// nodes know each other: there those who published something bring it.
-    pub async fn take_over(&self) -> Option<TakenOver> {
+    pub(crate) async fn take_over(&self) -> Option<TakenOver> {
         let authority = self.net.authority()?;
         let local = self.net.local();
         let place = position_of_peer(&local);

@@ -11,13 +11,13 @@ use crate::state::Now;
 impl Announcer {
     /// Whether this peer has said nothing of its names that the master does not know: then it may have back at once
     /// what it left with. Others may know something later than its certificates, for the master ended them.
-    pub fn may_return(&self) -> bool {
+    pub(crate) fn may_return(&self) -> bool {
         self.claims.is_empty() && self.revocations.is_empty()
     }
 
     /// A part of what this peer left with is granted again. `share` is what the join told of, sorted by name. False if
     /// the answer cannot be right.
-    pub fn on_returned<'a>(
+    pub(crate) fn on_returned<'a>(
         &mut self,
         share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>,
         returned: &Returned,
@@ -53,13 +53,13 @@ impl Announcer {
     }
 
     /// The first name whose seal is to be asked for.
-    pub fn first_unsealed(&self) -> Option<&Name> {
+    pub(crate) fn first_unsealed(&self) -> Option<&Name> {
         self.unsealed.keys().next()
     }
 
     /// The seals of names from the first on that has none. What the master does not say is offered again. False if the
     /// answer leads nowhere.
-    pub fn on_sealed(&mut self, sealed: Vec<Sealed>) -> bool {
+    pub(crate) fn on_sealed(&mut self, sealed: Vec<Sealed>) -> bool {
         let Some(first) = self.first_unsealed().cloned() else { return true };
         let last = sealed.last().map(|last| last.name.clone());
         for Sealed { name, version, seal } in sealed {

@@ -6,7 +6,7 @@ use super::Announcer;
 
 impl Announcer {
     /// Says, before a join, whether the master lacks attributes of files that it knows.
-    pub fn set_bare(&mut self, bare: bool) {
+    pub(crate) fn set_bare(&mut self, bare: bool) {
         self.bare = bare;
     }
 

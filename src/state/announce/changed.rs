@@ -9,7 +9,7 @@ const MAX_NAMES: usize = 1 << 16;
 
 /// The names that may have to be published otherwise than before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Changed {
+pub(crate) enum Changed {
     /// These.
     Names(BTreeSet<Name>),
     /// Any.

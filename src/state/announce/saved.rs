@@ -8,13 +8,13 @@ use super::Announcer;
 
 impl Announcer {
     /// Certificates to write to disk, or to delete there.
-    pub fn take_unsaved(&mut self) -> Vec<(Name, Option<Certificate>)> {
+    pub(crate) fn take_unsaved(&mut self) -> Vec<(Name, Option<Certificate>)> {
         let names = std::mem::take(&mut self.unsaved);
         names.into_iter().map(|name| (name.clone(), self.certificates.get(&name).cloned())).collect()
     }
 
     /// Marks as unsaved what differs from what was found on disk; how many names that are.
-    pub fn resave(&mut self, found: &BTreeMap<String, Option<Certificate>>) -> usize {
+    pub(crate) fn resave(&mut self, found: &BTreeMap<String, Option<Certificate>>) -> usize {
         let before = self.unsaved.len();
         let unsaved = &mut self.unsaved;
         let held = self.certificates.iter();

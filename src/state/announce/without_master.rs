@@ -17,7 +17,7 @@ impl Announcer {
     /// Names that this peer has to claim: nobody has answered for them. What was granted before holds on. None while
     /// a master is being told: its answers are on their way.
     #[allow(clippy::wrong_self_convention)] // It is what there is to claim.
-    pub fn to_claim<'a>(
+    pub(crate) fn to_claim<'a>(
         &mut self,
         share: impl IntoIterator<Item = (&'a Name, &'a ContentId, u64)>,
         unix_ms: u64,
@@ -52,7 +52,7 @@ impl Announcer {
     }
 
     /// Counts a name that nobody answered for yet as granted, if there is a certificate that says so.
-    pub fn recall_granted(&mut self, name: &Name, content: &ContentId, size: u64, unix_ms: u64) -> bool {
+    pub(crate) fn recall_granted(&mut self, name: &Name, content: &ContentId, size: u64, unix_ms: u64) -> bool {
         let valid = |certificate: &Certificate| certificate.seal.expires_ms > unix_ms && !self.is_revoked(certificate);
         let granted = self.certificate(name, content, size).is_some_and(valid);
         if granted && self.standing_of(name, content, size).is_none() {
@@ -68,7 +68,7 @@ impl Announcer {
     }
 
     /// The network has a certificate of this peer's that the peer itself did not get, or lost.
-    pub fn on_certificate(&mut self, certificate: Certificate) {
+    pub(crate) fn on_certificate(&mut self, certificate: Certificate) {
         let Entry { name, content, size, version, .. } = certificate.entry.clone();
         self.certificates.insert(name.clone(), certificate);
         self.doubted.remove(&name);
@@ -80,14 +80,14 @@ impl Announcer {
     }
 
     /// Nodes that store the claim hold it for this peer's.
-    pub fn on_claimed(&mut self, claim: Claim) {
+    pub(crate) fn on_claimed(&mut self, claim: Claim) {
         let Entry { name, content, size, version, .. } = claim.entry.clone();
         self.assume(&name, Assumed { content, size, standing: Standing::Claimed(version) });
         self.claims.insert(name, claim);
     }
 
     /// The name is another's, by certificate or by an earlier claim.
-    pub fn on_claim_lost(&mut self, name: &Name, content: ContentId, size: u64, owner: PeerId) {
+    pub(crate) fn on_claim_lost(&mut self, name: &Name, content: ContentId, size: u64, owner: PeerId) {
         self.claims.remove(name);
         self.assume(name, Assumed { content, size, standing: Standing::Conflict(owner) });
     }
@@ -101,13 +101,13 @@ impl Announcer {
     }
 
     /// Whether this peer claimed anything.
-    pub fn has_claims(&self) -> bool {
+    pub(crate) fn has_claims(&self) -> bool {
         !self.claims.is_empty()
     }
 
     /// Certificates and claims of names that are no longer shared, and claims beside what is granted: to be revoked
     /// and withdrawn by this peer.
-    pub fn to_give_up(&self, is_shared: impl Fn(&Name) -> bool) -> (Vec<Certificate>, Vec<Claim>) {
+    pub(crate) fn to_give_up(&self, is_shared: impl Fn(&Name) -> bool) -> (Vec<Certificate>, Vec<Claim>) {
         let given_up = |name: &Name| !is_shared(name);
         let certificates = self.certificates.iter().filter(|(name, certificate)| {
             let said = self.revocations.get(*name).map(|revocation| revocation.certificate.entry.version);
@@ -119,7 +119,7 @@ impl Announcer {
     }
 
     /// What this peer gave up is known to the network.
-    pub fn on_given_up(&mut self, statement: Statement) {
+    pub(crate) fn on_given_up(&mut self, statement: Statement) {
         let name = statement.name().clone();
         self.changed.mark(&name);
         if matches!(statement, Statement::Revocation(_)) || !self.holds(&name) {
@@ -142,7 +142,7 @@ impl Announcer {
 
     /// Everything that this peer has to say of its names, for the mirror; the last about a name counts.
     #[cfg(test)]
-    pub fn statements(&self) -> impl Iterator<Item = Statement> + '_ {
+    pub(crate) fn statements(&self) -> impl Iterator<Item = Statement> + '_ {
         let certificates = self.certificates.iter();
         certificates
             .filter(|(name, _)| self.holds(name) && !self.unsealed.contains_key(*name))
@@ -152,17 +152,17 @@ impl Announcer {
     }
 
     /// Which names this peer may have something else to say of than when this was last asked.
-    pub fn take_changed(&mut self) -> Changed {
+    pub(crate) fn take_changed(&mut self) -> Changed {
         std::mem::take(&mut self.changed)
     }
 
     /// The names of which this peer may have something to say.
-    pub fn said_names(&self) -> impl Iterator<Item = &Name> {
+    pub(crate) fn said_names(&self) -> impl Iterator<Item = &Name> {
         self.certificates.keys().chain(self.revocations.keys()).chain(self.claims.keys())
     }
 
     /// What this peer has to say of one name, for the mirror: what [`Announcer::statements`] has of it.
-    pub fn said(&self, name: &Name) -> Option<Statement> {
+    pub(crate) fn said(&self, name: &Name) -> Option<Statement> {
         let claim = || self.claims.get(name).cloned().map(Statement::Claim);
         let revocation = || self.revocations.get(name).cloned().map(Statement::Revocation);
         let sealed = self.holds(name) && !self.unsealed.contains_key(name);
@@ -171,7 +171,7 @@ impl Announcer {
     }
 
     /// What this peer says of one of its names that stands.
-    pub fn statement(&self, name: &Name) -> Option<Statement> {
+    pub(crate) fn statement(&self, name: &Name) -> Option<Statement> {
         match self.said_of(name)? {
             Standing::Certified(_) if self.unsealed.contains_key(name) => None,
             Standing::Certified(_) => self.certificates.get(name).cloned().map(Statement::Certificate),

@@ -22,7 +22,7 @@ const FIRST_OTHERS: Duration = Duration::from_millis(100);
 
 impl<S: Copy + Ord> Download<S> {
     /// A source said which chunks it has; `None` for all.
-    pub fn on_have(&mut self, source: S, chunks: Option<ChunkSet>, now: Instant) {
+    pub(crate) fn on_have(&mut self, source: S, chunks: Option<ChunkSet>, now: Instant) {
         self.forget_holdings(source);
         let Some(state) = self.sources.get_mut(&source) else { return };
         // A crowd that begins together finds each other at once, and later nobody has to be asked often.
@@ -39,7 +39,7 @@ impl<S: Copy + Ord> Download<S> {
 
     /// A source said along with something else which chunks it has: these, and what it said before. It need not be asked
     /// so soon. False if that is nothing new.
-    pub fn on_have_update(&mut self, source: S, chunks: &ChunkSet, now: Instant) -> bool {
+    pub(crate) fn on_have_update(&mut self, source: S, chunks: &ChunkSet, now: Instant) -> bool {
         let useful = |state: &&Source| state.lost.is_none() && !matches!(state.holds, Holds::All);
         if self.sources.get(&source).filter(useful).is_none() {
             return false;
@@ -75,7 +75,7 @@ impl<S: Copy + Ord> Download<S> {
 
     /// A chunk begins to arrive, and others may ask for it before it is here. If nobody else of a crowd is known to
     /// have it, it is announced to some of them now, and not when it is written.
-    pub fn on_incoming(&mut self, index: u64) {
+    pub(crate) fn on_incoming(&mut self, index: u64) {
         self.announced.insert(index);
         self.announce(index);
     }
@@ -95,12 +95,12 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Whether a source is one of a crowd, that has a part.
-    pub fn has_part(&self, source: S) -> bool {
+    pub(crate) fn has_part(&self, source: S) -> bool {
         self.sources.get(&source).is_some_and(Source::has_part)
     }
 
     /// A source did not say which chunks it has.
-    pub fn on_have_failed(&mut self, source: S, now: Instant) {
+    pub(crate) fn on_have_failed(&mut self, source: S, now: Instant) {
         let Some(state) = self.sources.get_mut(&source) else { return };
         match state.holds {
             Holds::Unknown => self.lose(source, Exhausted::Gone),
@@ -133,7 +133,7 @@ impl<S: Copy + Ord> Download<S> {
     /// is known to have. `None` unless a crowd downloads and this source is the only one that has everything. It knows
     /// better than this downloader which of them it has sent to others meanwhile. Who does not want the whole wants no
     /// others.
-    pub fn alternatives(&self, source: S) -> Option<impl Iterator<Item = u64> + '_> {
+    pub(crate) fn alternatives(&self, source: S) -> Option<impl Iterator<Item = u64> + '_> {
         let whole = |state: &Source| state.lost.is_none() && matches!(state.holds, Holds::All);
         let mut whole = self.sources.iter().filter(|(_, state)| whole(state)).map(|(source, _)| *source);
         // Two of them might send the same chunk.

@@ -22,7 +22,7 @@ const LOOK_EARLY: Duration = Duration::from_secs(1);
 impl<S: Copy + Ord> Download<S> {
     /// No connection to the source came about, at any of its addresses: it is given up until it is found again. `first` is
     /// the request that was to be made, if there was one.
-    pub fn on_unreachable(&mut self, source: S, first: Option<u64>) {
+    pub(crate) fn on_unreachable(&mut self, source: S, first: Option<u64>) {
         if let Some(first) = first {
             self.give_up(source, first);
         }
@@ -35,7 +35,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// This host has another address: whoever could not be reached from the last one may be from this.
-    pub fn on_moved(&mut self) {
+    pub(crate) fn on_moved(&mut self) {
         for state in self.sources.values_mut() {
             state.come_back(false);
             state.not_before = None;
@@ -44,28 +44,28 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Waits for sources from now on, although nothing has come yet.
-    pub fn wait_from(&mut self, now: Instant) {
+    pub(crate) fn wait_from(&mut self, now: Instant) {
         self.waits_since = Some(now);
     }
 
     /// Those who had the content have another one by now: it is not waited for them.
-    pub fn on_superseded(&mut self) {
+    pub(crate) fn on_superseded(&mut self) {
         self.superseded = true;
     }
 
     /// Whether sources that are lost are waited for.
-    pub fn is_patient(&self) -> bool {
+    pub(crate) fn is_patient(&self) -> bool {
         self.came.is_some() || self.waits_since.is_some()
     }
 
     /// Whether nobody is left, and it is waited for one to be back.
-    pub fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         let is_over = self.ended || self.written == self.geometry.chunks();
         self.is_patient() && !is_over && self.live() == 0
     }
 
     /// Whether a chunk has come.
-    pub fn has_come(&self) -> bool {
+    pub(crate) fn has_come(&self) -> bool {
         self.came.is_some()
     }
 
@@ -124,7 +124,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// When to call [`Download::poll_action`] again although nothing happened.
-    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let live = || self.sources.values().filter(|state| state.lost.is_none());
         let pauses = live().filter_map(|state| state.not_before);
         // Questions which chunks a source has.
@@ -141,7 +141,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Pauses end by themselves: nothing to do but to poll for actions.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         for source in self.sources.values_mut() {
             if source.not_before.is_some_and(|until| until <= now) {
                 source.not_before = None;

@@ -18,7 +18,7 @@ const LONGEST_SENDING: Duration = Duration::from_secs(6);
 
 /// What to do about a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StallAction {
+pub(crate) enum StallAction {
     /// Ask whether it is sending what it owes, and call [`Stalls::on_answer`].
     Ask,
     /// Cut the path to it, and begin anew over another.
@@ -41,7 +41,7 @@ impl Question {
 
 /// The sources of one download that are in doubt.
 #[derive(Debug)]
-pub struct Stalls<S> {
+pub(crate) struct Stalls<S> {
     questions: BTreeMap<S, Question>,
 }
 
@@ -54,7 +54,14 @@ impl<S> Default for Stalls<S> {
 impl<S: Copy + Ord> Stalls<S> {
     /// Looks at a source that has owed something since `due`, and from which nothing came since. `trip` is the round trip to it; `whole`
     /// unless it waits for chunks itself.
-    pub fn look(&mut self, source: S, due: Instant, trip: Duration, whole: bool, now: Instant) -> Option<StallAction> {
+    pub(crate) fn look(
+        &mut self,
+        source: S,
+        due: Instant,
+        trip: Duration,
+        whole: bool,
+        now: Instant,
+    ) -> Option<StallAction> {
         let question = self.questions.get(&source).copied().filter(|question| question.at() > due);
         let silent = now.saturating_duration_since(due);
         let quiet = QUIET + trip * ANSWER_TRIPS;
@@ -78,14 +85,14 @@ impl<S: Copy + Ord> Stalls<S> {
     }
 
     /// A source answered; it `sends` if it says that what it owes is on its way.
-    pub fn on_answer(&mut self, source: S, sends: bool, now: Instant) {
+    pub(crate) fn on_answer(&mut self, source: S, sends: bool, now: Instant) {
         if let Some(question) = self.questions.get_mut(&source) {
             *question = Question::Answered { at: now, sends };
         }
     }
 
     /// A source owes nothing, or is not connected.
-    pub fn forget(&mut self, source: &S) {
+    pub(crate) fn forget(&mut self, source: &S) {
         self.questions.remove(source);
     }
 }

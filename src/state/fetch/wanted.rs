@@ -7,7 +7,7 @@ use super::Download;
 
 /// What those who use one content want of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     whole: bool,
     /// For each reader, the chunks from its place to the end of what it reads ahead.
     readers: BTreeMap<u64, Range<u64>>,
@@ -15,47 +15,47 @@ pub struct Wanted {
 
 impl Wanted {
     /// Every chunk, as for a download into a file.
-    pub fn whole() -> Self {
+    pub(crate) fn whole() -> Self {
         Self { whole: true, readers: BTreeMap::new() }
     }
 
     /// From here on somebody wants every chunk, or nobody does.
-    pub fn set_whole(&mut self, whole: bool) {
+    pub(crate) fn set_whole(&mut self, whole: bool) {
         self.whole = whole;
     }
 
     /// A reader wants these chunks and no others: the first of them now, the rest soon.
-    pub fn read(&mut self, reader: u64, chunks: Range<u64>) {
+    pub(crate) fn read(&mut self, reader: u64, chunks: Range<u64>) {
         self.readers.insert(reader, chunks);
     }
 
     /// A reader is gone.
-    pub fn leave(&mut self, reader: u64) {
+    pub(crate) fn leave(&mut self, reader: u64) {
         self.readers.remove(&reader);
     }
 
     /// Readers, those included that want nothing at the moment.
-    pub fn readers(&self) -> usize {
+    pub(crate) fn readers(&self) -> usize {
         self.readers.len()
     }
 
     /// Whether somebody wants every chunk.
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.whole
     }
 
     /// Whether a reader waits for a chunk, or will soon.
-    pub fn is_urgent(&self, index: u64) -> bool {
+    pub(crate) fn is_urgent(&self, index: u64) -> bool {
         self.readers.values().any(|chunks| chunks.contains(&index))
     }
 
     /// Whether anybody wants a chunk.
-    pub fn contains(&self, index: u64) -> bool {
+    pub(crate) fn contains(&self, index: u64) -> bool {
         self.whole || self.is_urgent(index)
     }
 
     /// What readers wait for: what each wants now, then what each wants next, and so on. A chunk may come up twice.
-    pub fn urgent(&self) -> impl Iterator<Item = u64> + '_ {
+    pub(crate) fn urgent(&self) -> impl Iterator<Item = u64> + '_ {
         let longest = self.readers.values().map(|chunks| chunks.end.saturating_sub(chunks.start)).max().unwrap_or(0);
         (0..longest).flat_map(move |ahead| {
             let chunks = self
@@ -70,7 +70,7 @@ impl Wanted {
 /// How far one reader reads ahead. Nothing at first, and twice as far with each chunk that it reads in order: who reads a few bytes
 /// here and there costs a chunk each time.
 #[derive(Debug, Clone, Default)]
-pub struct ReadAhead {
+pub(crate) struct ReadAhead {
     /// The chunk that was read last.
     last: Option<u64>,
     /// Chunks from the reader's place on that are wanted.
@@ -79,7 +79,7 @@ pub struct ReadAhead {
 
 impl ReadAhead {
     /// The reader is at chunk `index`: the chunks that it wants, at most `most` of them. It wants the first in any case.
-    pub fn at(&mut self, index: u64, most: u64) -> Range<u64> {
+    pub(crate) fn at(&mut self, index: u64, most: u64) -> Range<u64> {
         match self.last {
             Some(last) if last == index => {}
             Some(last) if last.checked_add(1) == Some(index) => self.ahead = self.ahead.saturating_mul(2),
@@ -93,7 +93,7 @@ impl ReadAhead {
 
 impl<S: Copy + Ord> Download<S> {
     /// Somebody wants something else than before. What was asked for and is wanted no more still comes.
-    pub fn set_wanted(&mut self, wanted: Wanted, now: std::time::Instant) {
+    pub(crate) fn set_wanted(&mut self, wanted: Wanted, now: std::time::Instant) {
         let idle = !self.is_wanting();
         self.wanted = wanted;
         // Nobody was expected to send anything while nothing was wanted.
@@ -103,7 +103,7 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Whether anything that is wanted is missing and was not received yet. A download into a file wants something to its end.
-    pub fn is_wanting(&self) -> bool {
+    pub(crate) fn is_wanting(&self) -> bool {
         let flies = |index: u64| {
             let flight = self.flights.range(..=index).next_back();
             flight.is_some_and(|(first, flight)| index < first.saturating_add(u64::from(flight.count)))
@@ -113,12 +113,12 @@ impl<S: Copy + Ord> Download<S> {
     }
 
     /// Whether a reader waits for a chunk.
-    pub fn is_urgent(&self, index: u64) -> bool {
+    pub(crate) fn is_urgent(&self, index: u64) -> bool {
         self.wanted.is_urgent(index)
     }
 
     /// A chunk that was written is there no more: it made room for others.
-    pub fn on_dropped(&mut self, index: u64) {
+    pub(crate) fn on_dropped(&mut self, index: u64) {
         let end = index.saturating_add(1);
         let among = |(first, count): (&u64, u32)| index < first.saturating_add(u64::from(count));
         let flies =

@@ -11,7 +11,7 @@ use super::{IndexView, NameLimits};
 
 /// What a peer held when it left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Departure {
+pub(crate) struct Departure {
     /// All of it. As it comes back, what has been dealt with is taken out: nothing is left at the end, or something else was
     /// remembered than the peer left with.
     pub sum: ShareSum,
@@ -22,25 +22,25 @@ pub struct Departure {
 impl Departure {
     /// The peer joins, at most once: with a share of this sum. What it left with is granted again at `version` if that is
     /// just the same; whoever comes with another share reports it.
-    pub fn on_joined(self, share: &ShareSum, version: Version) -> Option<Self> {
+    pub(crate) fn on_joined(self, share: &ShareSum, version: Version) -> Option<Self> {
         let returns = self.version.is_none() && self.sum == *share;
         returns.then_some(Self { version: Some(version), ..self })
     }
 
     /// A name is dealt with.
-    pub fn take(&mut self, entry: &Entry) {
+    pub(crate) fn take(&mut self, entry: &Entry) {
         self.sum.remove(&entry.digest());
     }
 
     /// Whether just what the peer left with was dealt with, no less and nothing else.
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.sum == ShareSum::default()
     }
 }
 
 /// A name that its owner left with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Left {
+pub(crate) struct Left {
     /// What it stood for.
     pub entry: Entry,
     /// Version of the tombstone.
@@ -49,7 +49,7 @@ pub struct Left {
 
 /// What a name stands for again, at this version. `None` if it has to be offered by itself: another took it, there is
 /// no room, or more happened to it than that its owner left.
-pub fn grant_again<V: IndexView>(
+pub(crate) fn grant_again<V: IndexView>(
     view: &V,
     left: &Left,
     version: Version,

@@ -9,7 +9,7 @@ use crate::state::lease::Holding;
 
 /// A change of the index.
 #[derive(Debug, Clone)]
-pub enum WriteOp {
+pub(crate) enum WriteOp {
     /// A peer joins.
     Join {
         /// The peer.
@@ -80,7 +80,7 @@ pub enum WriteOp {
 
 impl WriteOp {
     /// The peer that it is about.
-    pub fn peer(&self) -> PeerId {
+    pub(crate) fn peer(&self) -> PeerId {
         match self {
             Self::Join { peer, .. }
             | Self::Again { peer, .. }
@@ -95,7 +95,7 @@ impl WriteOp {
 
 /// What became of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WriteOutcome {
+pub(crate) enum WriteOutcome {
     /// To a join.
     Joined {
         /// The new session.

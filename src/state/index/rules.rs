@@ -9,7 +9,7 @@ use swarmdex_protocols::statement::Rank;
 use swarmdex_protocols::{Entry, Name, PeerId, SignedAttributes, Statement, Tally, Version};
 
 /// The index as a rule sees it.
-pub trait IndexView {
+pub(crate) trait IndexView {
     /// What can go wrong when the index is read.
     type Error;
 
@@ -33,7 +33,7 @@ pub trait IndexView {
 
 /// Bounds of the index.
 #[derive(Debug, Clone, Copy)]
-pub struct NameLimits {
+pub(crate) struct NameLimits {
     /// Names that one peer may hold.
     pub names_per_peer: u64,
     /// Names that the members of one address may hold together.
@@ -44,7 +44,7 @@ pub struct NameLimits {
 
 /// A name that is given up: a tombstone takes its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Freed {
+pub(crate) struct Freed {
     /// The name.
     pub name: Name,
     /// Who held it.
@@ -57,7 +57,7 @@ pub struct Freed {
 
 /// What became of an offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Announced {
+pub(crate) enum Announced {
     /// The name is the peer's, by this entry.
     Granted {
         /// The entry.
@@ -75,7 +75,7 @@ pub enum Announced {
 
 /// When something is decided.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment {
+pub(crate) struct Moment {
     /// The wall clock in milliseconds since 1970.
     pub unix_ms: u64,
     /// A random number, for leaps of versions.
@@ -86,14 +86,14 @@ pub struct Moment {
 
 impl Moment {
     /// The version to give after another.
-    pub fn version_after(&self, last: Version) -> Version {
+    pub(crate) fn version_after(&self, last: Version) -> Version {
         last.next_of(self.run, self.unix_ms)
     }
 }
 
 /// What was found outside the index about a name that an offer is for.
 #[derive(Debug, Clone, Default)]
-pub struct Evidence {
+pub(crate) struct Evidence {
     /// What the mirror says.
     pub mirror: Tally,
     /// The version of the offer's own certificate, checked.
@@ -102,7 +102,7 @@ pub struct Evidence {
 
 /// Decides on one offer of `owner`. `evidence` is what is known beyond the index, which may have lost its
 /// disk, and was away while names were claimed.
-pub fn announce<V: IndexView>(
+pub(crate) fn announce<V: IndexView>(
     view: &V,
     owner: PeerId,
     offer: &Offer,
@@ -198,7 +198,7 @@ fn next_version<V: IndexView>(view: &V, evidence: &Evidence, moment: Moment) -> 
 }
 
 /// The version to go on from when `seen` was given by this master: if that is news, it has forgotten, and leaps.
-pub fn after(last: Version, seen: Version, random: u64) -> Version {
+pub(crate) fn after(last: Version, seen: Version, random: u64) -> Version {
     if seen > last { seen.leap(random) } else { last }
 }
 
@@ -224,7 +224,7 @@ fn earlier_claim(ended: Option<Version>, owner: PeerId, evidence: &Evidence) -> 
 }
 
 /// Decides on the revocation of one name by `owner`.
-pub fn revoke<V: IndexView>(
+pub(crate) fn revoke<V: IndexView>(
     view: &V,
     owner: PeerId,
     name: &str,
@@ -249,7 +249,7 @@ pub fn revoke<V: IndexView>(
 }
 
 /// The change that frees one name of an evicted peer.
-pub fn evict(name: Name, owner: PeerId, last: Version, moment: Moment) -> Freed {
+pub(crate) fn evict(name: Name, owner: PeerId, last: Version, moment: Moment) -> Freed {
     Freed { name, owner, version: moment.version_after(last), evicted: true }
 }
 

@@ -22,13 +22,13 @@ use crate::state::index::again::Left;
 use crate::state::lease::Holding;
 use crate::state::reports::{Report, Reports};
 
-pub use correct::{Correction, corrections};
+pub(crate) use correct::{Correction, corrections};
 
 /// How far ahead of the clock a new index begins to count versions, in milliseconds (10 minutes).
 const FRESH_LEAD_MS: u64 = 600_000;
 
 /// In whose name the index speaks: the key of the master, and where it reports what is out of the ordinary.
-pub trait Authority {
+pub(crate) trait Authority {
     /// Certifies an entry. `None` if that is impossible; why is logged.
     fn certify(&self, entry: Entry, unix_ms: u64) -> Option<Certificate>;
     /// Says that a name was given up. `None` as before.
@@ -41,7 +41,7 @@ pub trait Authority {
 
 /// What is out of the ordinary.
 #[derive(Debug)]
-pub enum IndexNotice<'a> {
+pub(crate) enum IndexNotice<'a> {
     /// What was found outside the index says that a name belongs to another than the peer that announced it.
     Adopted {
         /// The name.
@@ -67,7 +67,7 @@ pub enum IndexNotice<'a> {
 
 /// How much one request deals with at a time: others do not wait for all of 200,000 names.
 #[derive(Debug, Clone, Copy)]
-pub struct Slices {
+pub(crate) struct Slices {
     /// Names of an evicted peer that are freed.
     pub evicted: u64,
     /// Names that are granted again to a peer that is back.
@@ -84,7 +84,7 @@ impl Default for Slices {
 
 /// Why a request failed.
 #[derive(Debug)]
-pub enum Failure<E> {
+pub(crate) enum Failure<E> {
     /// A rule refuses it.
     Refused(Refusal),
     /// The table failed.
@@ -107,7 +107,7 @@ struct Mark {
 
 /// The index as a service. It keeps counts, and what members reported since it was opened; all else is in the table.
 #[derive(Debug)]
-pub struct Service<A> {
+pub(crate) struct Service<A> {
     authority: A,
     limits: NameLimits,
     slices: Slices,
@@ -129,7 +129,7 @@ pub struct Service<A> {
 
 impl<A: Authority> Service<A> {
     /// For a table that [`Service::open`] reads first.
-    pub fn new(authority: A, limits: NameLimits) -> Self {
+    pub(crate) fn new(authority: A, limits: NameLimits) -> Self {
         let (totals, written, reports, before, sequences, made) = Default::default();
         Self {
             authority,
@@ -147,13 +147,13 @@ impl<A: Authority> Service<A> {
 
     /// The same with other slices.
     #[cfg(test)]
-    pub fn with_slices(self, slices: Slices) -> Self {
+    pub(crate) fn with_slices(self, slices: Slices) -> Self {
         Self { slices, ..self }
     }
 
     /// Reads the counts of a table. In a new one versions begin above whatever an index gave that was lost, even if
     /// this clock is some minutes behind. The last version before that.
-    pub fn open<T: IndexTable>(&mut self, table: &T, at: Moment) -> Result<Version, T::Error> {
+    pub(crate) fn open<T: IndexTable>(&mut self, table: &T, at: Moment) -> Result<Version, T::Error> {
         self.recount(table)?;
         let last = self.totals.last;
         if last == Version::default() {
@@ -164,7 +164,7 @@ impl<A: Authority> Service<A> {
     }
 
     /// Reads the counts anew: another changed the table, or a transaction failed.
-    pub fn recount<T: IndexTable>(&mut self, table: &T) -> Result<(), T::Error> {
+    pub(crate) fn recount<T: IndexTable>(&mut self, table: &T) -> Result<(), T::Error> {
         let totals = table.totals()?;
         // A new table says nothing of the version that this run began at.
         let last = if totals.last == Version::default() { self.totals.last } else { totals.last };
@@ -174,17 +174,17 @@ impl<A: Authority> Service<A> {
     }
 
     /// The counts, as of the transaction that is open.
-    pub fn totals(&self) -> Totals {
+    pub(crate) fn totals(&self) -> Totals {
         self.totals
     }
 
     /// How much one request deals with at a time.
-    pub fn slices(&self) -> Slices {
+    pub(crate) fn slices(&self) -> Slices {
         self.slices
     }
 
     /// Carries out one request. If it fails, the caller undoes what it wrote to the table.
-    pub fn apply<T: IndexTable>(
+    pub(crate) fn apply<T: IndexTable>(
         &mut self,
         table: &mut T,
         op: &WriteOp,
@@ -209,7 +209,7 @@ impl<A: Authority> Service<A> {
     }
 
     /// Writes what all requests of a transaction changed together. The caller commits then.
-    pub fn finish<T: IndexTable>(&mut self, table: &mut T) -> Result<(), T::Error> {
+    pub(crate) fn finish<T: IndexTable>(&mut self, table: &mut T) -> Result<(), T::Error> {
         if self.totals.last != self.written {
             table.set_last_version(self.totals.last)?;
         }
@@ -217,14 +217,14 @@ impl<A: Authority> Service<A> {
     }
 
     /// The transaction is committed: the statements that it made.
-    pub fn on_committed(&mut self) -> Vec<Statement> {
+    pub(crate) fn on_committed(&mut self) -> Vec<Statement> {
         self.written = self.totals.last;
         self.before.clear();
         std::mem::take(&mut self.made)
     }
 
     /// The transaction came to nothing. [`Service::recount`] has to follow.
-    pub fn on_rolled_back(&mut self) {
+    pub(crate) fn on_rolled_back(&mut self) {
         self.undo(Mark { totals: self.totals, made: 0, reports: 0 });
     }
 }

@@ -7,7 +7,7 @@ use crate::state::index::again::{Departure, Left};
 
 /// A name that somebody holds.
 #[derive(Debug, Clone)]
-pub struct Row<K> {
+pub(crate) struct Row<K> {
     /// By what the table finds it again.
     pub key: K,
     /// What the name stands for.
@@ -18,7 +18,7 @@ pub struct Row<K> {
 
 /// A peer that has names, or may have some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemberRow {
+pub(crate) struct MemberRow {
     /// Its session; the default if it never joined this index.
     pub session: Session,
     /// What it holds, as counted with each change.
@@ -27,7 +27,7 @@ pub struct MemberRow {
 
 /// What a peer left with, as far as it is not granted again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Noted {
+pub(crate) struct Noted {
     /// The session that ended.
     pub session: Session,
     /// What it held.
@@ -38,7 +38,7 @@ pub struct Noted {
 
 /// How a name is freed.
 #[derive(Debug, Clone, Copy)]
-pub struct Ending {
+pub(crate) struct Ending {
     /// Version of the tombstone.
     pub version: Version,
     /// When, by the wall clock, in milliseconds since 1970.
@@ -49,7 +49,7 @@ pub struct Ending {
 
 /// Counts of a table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
+pub(crate) struct Totals {
     /// The last version that was given.
     pub last: Version,
     /// Names that somebody holds.
@@ -62,7 +62,7 @@ pub struct Totals {
 ///
 /// All that one request writes is kept together or not at all: whoever calls the service sees to that.
 /// A damaged row is one that can be seen not to be as it was written. It is read as if it were not there.
-pub trait IndexTable {
+pub(crate) trait IndexTable {
     /// What can go wrong.
     type Error;
     /// By what a row is found again.

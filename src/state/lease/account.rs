@@ -50,7 +50,7 @@ impl Pace {
 
 /// Answers the renewals of one member of which there is nothing to say but that both hold the same.
 #[derive(Debug, Clone)]
-pub struct StandingAnswer {
+pub(crate) struct StandingAnswer {
     pub(super) account: Account,
     pub(super) pace: Pace,
 }
@@ -58,7 +58,7 @@ pub struct StandingAnswer {
 impl StandingAnswer {
     /// When to renew next, if both hold the same and nothing is to be done or told. All other renewals are for
     /// [`super::Leases::on_renew`].
-    pub fn agrees(&self, renew: &Renew) -> Option<Duration> {
+    pub(crate) fn agrees(&self, renew: &Renew) -> Option<Duration> {
         let account = self.account.lock();
         let agrees = account.session == Some(renew.session) && account.agreement.is_at_rest(&renew.held);
         (agrees && renew.repaired == 0 && !account.notice).then(|| self.pace.get())

@@ -23,7 +23,7 @@ const MORE_LOOKS: u64 = 100_000;
 
 /// What the index holds of a member, as of one change of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Holding {
+pub(crate) struct Holding {
     /// Its names.
     pub sum: ShareSum,
     /// The number of the change; later ones are higher.
@@ -54,7 +54,7 @@ impl Agreement {
 
 /// The answer to a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Renewal {
+pub(crate) struct Renewal {
     /// Whether both hold the same.
     pub agreed: bool,
     /// What the index holds.
@@ -65,7 +65,7 @@ pub struct Renewal {
 
 impl Leases {
     /// What the index holds of a member. What is older than what is known is left.
-    pub fn set_holding(&mut self, peer: &PeerId, holding: Holding) {
+    pub(crate) fn set_holding(&mut self, peer: &PeerId, holding: Holding) {
         let Some(member) = self.members.get(peer) else { return };
         let mut account = member.account.lock();
         if account.agreement.holding.at <= holding.at {
@@ -74,7 +74,7 @@ impl Leases {
     }
 
     /// Whether a member is to be told something with its next renewal.
-    pub fn set_notice(&mut self, peer: &PeerId, notice: bool) {
+    pub(crate) fn set_notice(&mut self, peer: &PeerId, notice: bool) {
         if let Some(member) = self.members.get(peer) {
             member.account.lock().notice = notice;
         }
@@ -85,7 +85,7 @@ impl Leases {
     /// # Errors
     ///
     /// The session is over; or it is now, because the member differs each time.
-    pub fn on_renew(&mut self, peer: &PeerId, session: Session, held: &ShareSum) -> Result<Renewal, Refusal> {
+    pub(crate) fn on_renew(&mut self, peer: &PeerId, session: Session, held: &ShareSum) -> Result<Renewal, Refusal> {
         let wait = self.pace.get();
         let mut account = self.of_session(peer, session)?.account.lock();
         let (agreed, held) = (account.held() == *held, account.held());
@@ -114,7 +114,7 @@ impl Leases {
     /// # Errors
     ///
     /// The session is over; or it is now, because the member compares without end.
-    pub fn admit_comparison(&mut self, peer: &PeerId, session: Session) -> Result<u64, Refusal> {
+    pub(crate) fn admit_comparison(&mut self, peer: &PeerId, session: Session) -> Result<u64, Refusal> {
         let mut account = self.of_session(peer, session)?.account.lock();
         let agreement = &mut account.agreement;
         agreement.comparisons += 1;
@@ -126,14 +126,14 @@ impl Leases {
     }
 
     /// A member has to join again before it can do anything.
-    pub fn end_session(&mut self, peer: &PeerId) {
+    pub(crate) fn end_session(&mut self, peer: &PeerId) {
         if let Some(member) = self.members.get(peer) {
             member.account.lock().end_session();
         }
     }
 
     /// So many names were looked at for a comparison.
-    pub fn on_compared(&mut self, peer: &PeerId, looks: u64) {
+    pub(crate) fn on_compared(&mut self, peer: &PeerId, looks: u64) {
         if let Some(member) = self.members.get(peer) {
             let agreement = &mut member.account.lock().agreement;
             agreement.looks = agreement.looks.saturating_add(looks);
@@ -143,7 +143,7 @@ impl Leases {
 
 impl super::LeaseMember {
     /// Names that it holds.
-    pub fn names(&self) -> u64 {
+    pub(crate) fn names(&self) -> u64 {
         self.account.lock().held().entries
     }
 }

@@ -38,7 +38,7 @@ impl Publications {
     /// all the rest earlier than it would be: where a master is lost, others may be. A master that is lost again and
     /// again counts only once it has been lost for a while. Otherwise what was granted in between would be published
     /// each time, and an overloaded network would stay so.
-    pub fn set_masterless(&mut self, masterless: bool, now: Instant) {
+    pub(crate) fn set_masterless(&mut self, masterless: bool, now: Instant) {
         if !masterless {
             self.hurry = None;
         } else if !self.masterless {
@@ -72,7 +72,7 @@ impl Publications {
 
     /// What is due, at most `most` of it; and with it what is due soon and has not failed: questions and connections cost most, and
     /// records share them.
-    pub fn due(&self, now: Instant, most: usize) -> Vec<(RecordKey, What)> {
+    pub(crate) fn due(&self, now: Instant, most: usize) -> Vec<(RecordKey, What)> {
         if self.due.first().is_none_or(|(at, _)| *at > now) {
             return Vec::new();
         }
@@ -86,7 +86,7 @@ impl Publications {
     /// took it: each that still says it leads others astray. What nobody else was asked to store, because this node
     /// knows nobody yet, is here and tried again soon. So is what fewer than half of those asked took: they were too
     /// busy, or are gone.
-    pub fn on_published(&mut self, key: &RecordKey, what: &What, stored: usize, asked: usize, now: Instant) {
+    pub(crate) fn on_published(&mut self, key: &RecordKey, what: &What, stored: usize, asked: usize, now: Instant) {
         let copies = if *what == What::Withdraw && stored < asked { 0 } else { stored };
         let spread = spread(self.interval, key);
         let Some(item) = self.items.get_mut(key) else { return };
@@ -121,7 +121,7 @@ impl Publications {
     }
 
     /// No node that was asked had room for what was due: that changes slowly, so it is tried again in a part of the interval.
-    pub fn on_no_room(&mut self, key: &RecordKey, what: &What, now: Instant) {
+    pub(crate) fn on_no_room(&mut self, key: &RecordKey, what: &What, now: Instant) {
         self.on_published(key, what, 0, 0, now);
         let spread = spread(self.interval, key);
         let Some(item) = self.items.get_mut(key).filter(|item| item.what == *what && !item.once) else { return };
@@ -133,7 +133,7 @@ impl Publications {
     }
 
     /// When something is due.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let due = self.due.first().map(|(at, _)| *at);
         // What a lost master may not have published.
         let hurry = self.hurry.map(|(at, _)| at);

@@ -34,7 +34,7 @@ type SweepKey = (Position, usize);
 
 /// One pass over keys, region by region.
 #[derive(Debug)]
-pub struct Sweep<T> {
+pub(crate) struct Sweep<T> {
     items: BTreeMap<SweepKey, T>,
     known: BTreeMap<Position, PeerId>,
     queries: usize,
@@ -78,7 +78,7 @@ impl Region {
 
 impl<T> Sweep<T> {
     /// Through these items, in a network of which the asker knows so many nodes, itself left out.
-    pub fn new(items: impl IntoIterator<Item = (Position, T)>, known: usize) -> Self {
+    pub(crate) fn new(items: impl IntoIterator<Item = (Position, T)>, known: usize) -> Self {
         let items = items.into_iter().enumerate().map(|(number, (position, item))| ((position, number), item));
         Self {
             items: items.collect(),
@@ -93,7 +93,7 @@ impl<T> Sweep<T> {
     }
 
     /// The item to whose closest nodes the network is to be asked for; `None` at the end.
-    pub fn next_target(&mut self) -> Option<(Position, &T)> {
+    pub(crate) fn next_target(&mut self) -> Option<(Position, &T)> {
         let again = self.region.and_then(|region| {
             let bounds = region.bounds(region.bits.unwrap_or(0));
             let here = |key: &SweepKey| bounds.contains(key);
@@ -115,24 +115,24 @@ impl<T> Sweep<T> {
     }
 
     /// A node that stores records and is not in the network's answers: the one that asks.
-    pub fn know(&mut self, position: Position, peer: PeerId) {
+    pub(crate) fn know(&mut self, position: Position, peer: PeerId) {
         self.known.insert(position, peer);
     }
 
     /// A node that cannot be reached, and stores nothing.
-    pub fn forget(&mut self, position: &Position) {
+    pub(crate) fn forget(&mut self, position: &Position) {
         self.known.remove(position);
     }
 
     /// Closest-nodes queries so far.
     #[cfg(test)]
-    pub fn queries(&self) -> usize {
+    pub(crate) fn queries(&self) -> usize {
         self.queries
     }
 
     /// The network's answer for `target`: its closest nodes, at most [`REPLICATION`], or fewer of them. Returns items for
     /// whose nodes enough was asked, each with the nodes that are to store it, the closest first.
-    pub fn on_closest(&mut self, target: &Position, nodes: &[(Position, PeerId)]) -> Vec<(T, Vec<PeerId>)> {
+    pub(crate) fn on_closest(&mut self, target: &Position, nodes: &[(Position, PeerId)]) -> Vec<(T, Vec<PeerId>)> {
         let fresh = nodes.iter().filter(|(position, peer)| self.known.insert(*position, *peer).is_none()).count();
         let small = nodes.len() < REPLICATION && self.known.len() <= REPLICATION && self.table < REPLICATION;
         let whole = nodes.len() >= if small { REPLICATION } else { WHOLE };

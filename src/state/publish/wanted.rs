@@ -8,11 +8,11 @@ use swarmdex_protocols::{ContentId, Name, Network, RecordKey, Statement};
 use super::{What, statement_of};
 
 /// A key, and what is to be published under it from now on.
-pub type RecordChange = (RecordKey, Option<What>);
+pub(crate) type RecordChange = (RecordKey, Option<What>);
 
 /// All that a node wants to be published.
 #[derive(Debug)]
-pub struct WantedRecords {
+pub(crate) struct WantedRecords {
     network: Network,
     /// Names of which something is said, with the content that this node is found by, if it is.
     names: BTreeMap<Name, Option<ContentId>>,
@@ -24,13 +24,13 @@ pub struct WantedRecords {
 
 impl WantedRecords {
     /// Nothing but the keys under which the node is found in any case.
-    pub fn new(network: Network, always: impl IntoIterator<Item = RecordKey>) -> Self {
+    pub(crate) fn new(network: Network, always: impl IntoIterator<Item = RecordKey>) -> Self {
         let keys = always.into_iter().map(|key| (key, 1)).collect();
         Self { network, names: BTreeMap::new(), held: BTreeSet::new(), keys }
     }
 
     /// What is said of a name from now on; what changes by that is added to `changes`.
-    pub fn say(&mut self, name: &Name, statement: Option<Statement>, changes: &mut Vec<RecordChange>) {
+    pub(crate) fn say(&mut self, name: &Name, statement: Option<Statement>, changes: &mut Vec<RecordChange>) {
         let content = statement.as_ref().and_then(content);
         let before = match &statement {
             Some(_) => self.names.insert(name.clone(), content),
@@ -56,17 +56,17 @@ impl WantedRecords {
     }
 
     /// All names of which something is said.
-    pub fn names(&self) -> impl Iterator<Item = &Name> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Name> {
         self.names.keys()
     }
 
     /// All keys under which this node is to be found.
-    pub fn keys(&self) -> impl Iterator<Item = &RecordKey> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &RecordKey> {
         self.keys.keys()
     }
 
     /// The contents that are held for other reasons, all of them.
-    pub fn hold(&mut self, contents: impl IntoIterator<Item = ContentId>, changes: &mut Vec<RecordChange>) {
+    pub(crate) fn hold(&mut self, contents: impl IntoIterator<Item = ContentId>, changes: &mut Vec<RecordChange>) {
         let held: BTreeSet<_> = contents.into_iter().collect();
         let before = std::mem::replace(&mut self.held, held.clone());
         for content in held.symmetric_difference(&before) {

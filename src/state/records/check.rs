@@ -25,7 +25,7 @@ pub(super) fn said(key: &RecordKey, ledger: &Ledger) -> [Said; 2] {
 impl Records {
     /// Compares what `sender` said in ranges of keys, which are in order, with what is held of it. One look through
     /// the keys of the ranges; the answer has a bounded number of items, `most`. And how many entries were looked at.
-    pub fn compare(&self, sender: &PeerId, ranges: &[KeyRange], most: usize) -> (Vec<KeysCompared>, usize) {
+    pub(crate) fn compare(&self, sender: &PeerId, ranges: &[KeyRange], most: usize) -> (Vec<KeysCompared>, usize) {
         let (by, mut room, mut looked) = (check::tag(sender), most, 0);
         let compare = |range: &KeyRange| {
             if range.from > range.to {

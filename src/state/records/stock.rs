@@ -13,7 +13,7 @@ use crate::state::Now;
 use crate::state::publish::{Position, distance, leading_zeros};
 
 /// Entries that are looked at for one page: some milliseconds of hashing keys.
-pub const LOOKED_AT: usize = 16 * 1024;
+pub(crate) const LOOKED_AT: usize = 16 * 1024;
 /// Statements about one name.
 const STATEMENTS_OF_NAME: usize = 2;
 
@@ -53,7 +53,7 @@ impl Page {
 
 impl Records {
     /// The next page of what lies in a part of the key space; `place` says where a key is.
-    pub fn stock(&self, part: &KeySpacePart, place: fn(&RecordKey) -> Position, now: Now) -> Stock {
+    pub(crate) fn stock(&self, part: &KeySpacePart, place: fn(&RecordKey) -> Position, now: Now) -> Stock {
         let mut page = Page { stock: Stock::default(), numbers: BTreeMap::new(), now: now.mono };
         let lies_there = |key: &RecordKey| leading_zeros(&distance(&place(key), &part.place)) >= usize::from(part.bits);
         let from = part.after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -94,7 +94,7 @@ impl Records {
     }
 
     /// Takes over a statement that was verified, which another node still stores for so long.
-    pub fn adopt(
+    pub(crate) fn adopt(
         &mut self,
         key: RecordKey,
         distance: Distance,
@@ -109,7 +109,7 @@ impl Records {
 
     /// Lets a node be found under a key for as long as others do; what it said itself stays as it is. False if there is no
     /// room.
-    pub fn adopt_provider(
+    pub(crate) fn adopt_provider(
         &mut self,
         key: RecordKey,
         peer: PeerId,

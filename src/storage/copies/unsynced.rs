@@ -43,7 +43,7 @@ const COARSEST_NS: i64 = 2_000_000_000;
 
 /// A file that is about to be put in place without waiting for the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expected {
+pub(crate) struct Expected {
     /// Where.
     pub path: PathBuf,
     /// Its content.
@@ -56,7 +56,7 @@ pub struct Expected {
 
 impl Expected {
     /// Whether a file can be this one, whole or not.
-    pub fn may_be(&self, now: &FileStamp) -> bool {
+    pub(crate) fn may_be(&self, now: &FileStamp) -> bool {
         let same = now.mtime_ns == self.mtime_ns;
         let coarse =
             now.mtime_ns % COARSE_NS == 0 && now.mtime_ns.abs_diff(self.mtime_ns) <= COARSEST_NS.unsigned_abs();
@@ -90,7 +90,7 @@ enum Finding {
 impl Copies {
     /// Writes down that files are about to be put in place without waiting for the disk; that itself is on disk then. False if there
     /// is no room for so many.
-    pub fn expect(&mut self, files: &[Expected]) -> Result<bool, CopiesError> {
+    pub(crate) fn expect(&mut self, files: &[Expected]) -> Result<bool, CopiesError> {
         let (boot, mut fits) = (boot(), true);
         self.written(true, |connection| {
             let known: i64 = connection.query_row("SELECT count(*) FROM unsynced", [], |row| row.get(0))?;
@@ -116,7 +116,7 @@ impl Copies {
     }
 
     /// Files that were expected and did not come.
-    pub fn unexpect(&mut self, files: &[Expected]) -> Result<(), CopiesError> {
+    pub(crate) fn unexpect(&mut self, files: &[Expected]) -> Result<(), CopiesError> {
         self.together(|connection| {
             for file in files {
                 on_row(connection, DROP, file)?;
@@ -177,7 +177,7 @@ impl Copies {
 
     /// Has files at and below a path that may not be on disk written there; those that a power cut left with something else in them
     /// are removed. Hashes on `threads` threads; 0 means one for each processor. Blocks on the disk.
-    pub fn settle(&mut self, below: &Path, threads: usize) -> Result<(), CopiesError> {
+    pub(crate) fn settle(&mut self, below: &Path, threads: usize) -> Result<(), CopiesError> {
         let mut after = PathBuf::new();
         loop {
             let files = self.unsure(below, &after)?;
@@ -190,7 +190,7 @@ impl Copies {
 }
 
 /// Settles the files that the record in `home` has, as [`Copies::settle`] does, if there is a record.
-pub fn settle(home: &Path, below: &Path, threads: usize) -> Result<(), CopiesError> {
+pub(crate) fn settle(home: &Path, below: &Path, threads: usize) -> Result<(), CopiesError> {
     if home.join(FILE).exists() { Copies::open(home, false)?.settle(below, threads) } else { Ok(()) }
 }
 

@@ -31,7 +31,7 @@ pub enum Machine {
 
 /// The fingerprint of this machine for a node, from a file such as `/etc/machine-id`. `None` where there is none, or
 /// none yet (an image that was never started says `uninitialized`): then nothing is compared.
-pub fn fingerprint(machine_id_file: &Path, peer: &PeerId) -> Option<Fingerprint> {
+pub(crate) fn fingerprint(machine_id_file: &Path, peer: &PeerId) -> Option<Fingerprint> {
     let mut text = String::new();
     File::open(machine_id_file).ok()?.take(MAX_ID_FILE).read_to_string(&mut text).ok()?;
     let id = text.trim();
@@ -41,7 +41,7 @@ pub fn fingerprint(machine_id_file: &Path, peer: &PeerId) -> Option<Fingerprint>
 }
 
 /// How this machine compares with the one that the node in `folder` last ran on. A file that is torn says nothing.
-pub fn compare(folder: &Path, now: Option<&Fingerprint>) -> Machine {
+pub(crate) fn compare(folder: &Path, now: Option<&Fingerprint>) -> Machine {
     let before: Option<ContentId> = read_small(&folder.join(FILE)).ok().and_then(|text| text.trim().parse().ok());
     match (before, now) {
         (Some(before), Some(now)) if before.as_bytes() == now.as_bytes() => Machine::Same,
@@ -52,7 +52,7 @@ pub fn compare(folder: &Path, now: Option<&Fingerprint>) -> Machine {
 
 impl DataDir {
     /// Remembers the machine that the node runs on.
-    pub fn set_machine(&self, machine: &Fingerprint) -> Result<(), DataDirError> {
+    pub(crate) fn set_machine(&self, machine: &Fingerprint) -> Result<(), DataDirError> {
         let text = ContentId::from_bytes(*machine.as_bytes()).to_string();
         write_small(&self.path, FILE, text.as_bytes())
     }

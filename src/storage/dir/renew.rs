@@ -31,7 +31,7 @@ pub enum RenewError {
 
 /// What became of the old identity.
 #[derive(Debug)]
-pub struct Renewed {
+pub(crate) struct Renewed {
     /// The new one.
     pub keypair: Keypair,
     /// The old one; none if there was none, or it was damaged.
@@ -43,7 +43,7 @@ pub struct Renewed {
 impl DataDir {
     /// Makes a new identity and keeps the old key beside it. Certificates of the old identity are removed: nobody but
     /// their owner can use them. A break in the middle leaves the old identity or the new one, whole.
-    pub fn renew_identity(&self, force: bool) -> Result<Renewed, RenewError> {
+    pub(crate) fn renew_identity(&self, force: bool) -> Result<Renewed, RenewError> {
         if self.index_path().exists() && !force {
             return Err(RenewError::Master { path: self.path.clone() });
         }

@@ -12,7 +12,7 @@ const ROWS_PER_STEP: i64 = 10_000;
 
 /// How far the comparison of one range is.
 #[derive(Debug, Clone)]
-pub struct CompareStep {
+pub(crate) struct CompareStep {
     owner: PeerId,
     range: Range,
     division: Division,
@@ -33,7 +33,7 @@ impl Eq for CompareStep {}
 
 impl CompareStep {
     /// At the beginning of a range of the names of `owner`.
-    pub fn new(owner: PeerId, range: Range) -> Box<Self> {
+    pub(crate) fn new(owner: PeerId, range: Range) -> Box<Self> {
         let division = Division::new(range.from.clone());
         Box::new(Self { owner, range, division, after: None, looks: 0, done: false })
     }
@@ -67,12 +67,12 @@ impl CompareStep {
     }
 
     /// Rows that were looked at so far.
-    pub fn looks(&self) -> u64 {
+    pub(crate) fn looks(&self) -> u64 {
         self.looks
     }
 
     /// What the range came to; the step itself if there are more rows.
-    pub fn finish(self: Box<Self>) -> Result<Compared, Box<Self>> {
+    pub(crate) fn finish(self: Box<Self>) -> Result<Compared, Box<Self>> {
         if self.done { Ok(self.division.finish(&self.range.held)) } else { Err(self) }
     }
 }

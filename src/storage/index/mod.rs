@@ -28,11 +28,11 @@ use swarmdex_protocols::index::{Cursor, Page, Refusal, RefusalCode, Sealed, Shar
 use swarmdex_protocols::{Certificate, Multiaddr, Name, Pattern, PeerId, Statement, Version};
 use tokio::sync::{Notify, oneshot};
 
-pub use compare::CompareStep;
-pub use options::IndexOptions;
+pub(crate) use compare::CompareStep;
+pub(crate) use options::IndexOptions;
 
 use crate::locks::lock;
-pub use crate::state::index::{WriteOp, WriteOutcome};
+pub(crate) use crate::state::index::{WriteOp, WriteOutcome};
 use crate::state::lease::Holding;
 use crate::tasks::Failures;
 
@@ -77,7 +77,7 @@ pub enum IndexError {
 
 /// A member from before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownPeer {
+pub(crate) struct KnownPeer {
     /// Its id.
     pub peer: PeerId,
     /// Where it listened.
@@ -88,7 +88,7 @@ pub struct KnownPeer {
 
 /// A question to the index.
 #[derive(Debug, Clone)]
-pub enum ReadOp {
+pub(crate) enum ReadOp {
     /// Who holds a name.
     Lookup {
         /// The name.
@@ -131,7 +131,7 @@ pub enum ReadOp {
 
 /// The answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ReadOutcome {
+pub(crate) enum ReadOutcome {
     /// The name is held.
     Found {
         /// Its entry, signed.
@@ -155,7 +155,7 @@ pub enum ReadOutcome {
 
 /// A page of tombstones.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TombstonePage {
+pub(crate) struct TombstonePage {
     /// The tombstones, the latest first.
     pub tombstones: Vec<Statement>,
     /// Where to go on; `None` at the end. A page may be empty and not the last.
@@ -163,7 +163,7 @@ pub struct TombstonePage {
 }
 
 /// An answer that comes later.
-pub type Later<T> = oneshot::Receiver<Result<T, Refusal>>;
+pub(crate) type Later<T> = oneshot::Receiver<Result<T, Refusal>>;
 
 enum Job<Op, Outcome> {
     Do(Op, oneshot::Sender<Result<Outcome, Refusal>>),
@@ -176,7 +176,7 @@ enum Job<Op, Outcome> {
 
 /// The index. Clones are handles to the same one.
 #[derive(Debug, Clone)]
-pub struct IndexStore {
+pub(crate) struct IndexStore {
     inner: Arc<Inner>,
 }
 
@@ -217,7 +217,7 @@ impl Counts {
 
 impl IndexStore {
     /// Opens the index at `path`, or makes a new one; also returns the members from before.
-    pub fn open(path: &Path, options: IndexOptions) -> Result<(Self, Vec<KnownPeer>), IndexError> {
+    pub(crate) fn open(path: &Path, options: IndexOptions) -> Result<(Self, Vec<KnownPeer>), IndexError> {
         let failed = |error| schema::explain(path, error);
         let writing = schema::open(path)?;
         let known = schema::known_peers(&writing).map_err(failed)?;
@@ -238,48 +238,48 @@ impl IndexStore {
     }
 
     /// Asks for a change; never blocks. The answer comes after the change is on disk.
-    pub fn try_write(&self, op: WriteOp) -> Result<Later<WriteOutcome>, Refusal> {
+    pub(crate) fn try_write(&self, op: WriteOp) -> Result<Later<WriteOutcome>, Refusal> {
         send(&self.inner.writes, op)
     }
 
     /// Asks a question; never blocks. The answer reflects every change acknowledged before.
-    pub fn try_read(&self, op: ReadOp) -> Result<Later<ReadOutcome>, Refusal> {
+    pub(crate) fn try_read(&self, op: ReadOp) -> Result<Later<ReadOutcome>, Refusal> {
         send(&self.inner.reads, op)
     }
 
     /// Number of names and of members.
-    pub fn counts(&self) -> (u64, u64) {
+    pub(crate) fn counts(&self) -> (u64, u64) {
         (self.inner.counts.names.load(Ordering::Relaxed), self.inner.counts.peers.load(Ordering::Relaxed))
     }
 
     /// The last version that was given before the index was opened, and the last one now.
-    pub fn versions(&self) -> (Version, Version) {
+    pub(crate) fn versions(&self) -> (Version, Version) {
         let version = |count: &AtomicU64| Version(count.load(Ordering::Relaxed));
         (version(&self.inner.counts.first), version(&self.inner.counts.last))
     }
 
     /// Whether nothing was ever in it when it was opened.
-    pub fn is_new(&self) -> bool {
+    pub(crate) fn is_new(&self) -> bool {
         self.versions().0 == Version::default()
     }
 
     /// Waits until [`Self::take_corrected`] or [`Self::take_members`] has news. For one waiter.
-    pub async fn found(&self) {
+    pub(crate) async fn found(&self) {
         self.inner.counts.found.notified().await;
     }
 
     /// Members of whom the index was found to hold something else than the last outcome said, since this was last asked.
-    pub fn take_corrected(&self) -> BTreeMap<PeerId, Holding> {
+    pub(crate) fn take_corrected(&self) -> BTreeMap<PeerId, Holding> {
         std::mem::take(&mut *lock(&self.inner.counts.corrected))
     }
 
     /// The members that the database has, if everything was counted since this was last asked.
-    pub fn take_members(&self) -> Option<BTreeSet<PeerId>> {
+    pub(crate) fn take_members(&self) -> Option<BTreeSet<PeerId>> {
         lock(&self.inner.counts.members).take()
     }
 
     /// Finishes what waits, and closes the database. Blocks. Later requests are refused.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         let threads = std::mem::take(&mut *lock(&self.inner.threads));
         // A thread that is gone needs no telling.
         let _ = self.inner.writes.send(Job::Stop);

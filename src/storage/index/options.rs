@@ -12,7 +12,7 @@ use crate::tasks::Failures;
 
 /// What an index is opened with.
 #[derive(Debug, Clone)]
-pub struct IndexOptions {
+pub(crate) struct IndexOptions {
     pub(super) network: Network,
     pub(super) master: Keypair,
     pub(super) limits: NameLimits,
@@ -25,7 +25,7 @@ pub struct IndexOptions {
 
 impl IndexOptions {
     /// For this network, with certificates signed by this key.
-    pub fn new(network: Network, master: Keypair, limits: &LimitsConfig) -> Self {
+    pub(crate) fn new(network: Network, master: Keypair, limits: &LimitsConfig) -> Self {
         let limits = NameLimits {
             names_per_peer: limits.names_per_peer as u64,
             names_per_ip: limits.names_per_ip as u64,
@@ -37,13 +37,13 @@ impl IndexOptions {
 
     /// Hands every statement that the index makes to this queue, after it is on disk. What finds no room there
     /// is left out: owners publish their certificates by themselves, and tombstones are read again.
-    pub fn with_mirror(mut self, mirror: mpsc::Sender<Statement>) -> Self {
+    pub(crate) fn with_mirror(mut self, mirror: mpsc::Sender<Statement>) -> Self {
         self.mirror = Some(mirror);
         self
     }
 
     /// Says here if a thread of the index panics: without it nothing is written, or found, any more.
-    pub fn with_failures(mut self, failures: Failures) -> Self {
+    pub(crate) fn with_failures(mut self, failures: Failures) -> Self {
         self.failures = failures;
         self
     }

@@ -13,7 +13,10 @@ pub(super) fn folder_of(path: &Path) -> &Path {
 }
 
 /// The path of `segments` below `folder`; makes the folders on the way, and follows no link among them.
-pub fn output_path<'a>(folder: &Path, segments: impl IntoIterator<Item = &'a str>) -> Result<PathBuf, PartialError> {
+pub(crate) fn output_path<'a>(
+    folder: &Path,
+    segments: impl IntoIterator<Item = &'a str>,
+) -> Result<PathBuf, PartialError> {
     fs::create_dir_all(folder).map_err(failed("make the folder", folder, 0))?;
     let mut path = folder.to_owned();
     let mut segments = segments.into_iter().peekable();
@@ -32,7 +35,7 @@ pub fn output_path<'a>(folder: &Path, segments: impl IntoIterator<Item = &'a str
 }
 
 /// Makes the folders that a path needs and that are not there; those that were made, the outermost first.
-pub fn make_parents(path: &Path) -> Result<Vec<PathBuf>, PartialError> {
+pub(crate) fn make_parents(path: &Path) -> Result<Vec<PathBuf>, PartialError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let missing =
         |folder: &&Path| matches!(fs::metadata(folder), Err(error) if error.kind() == io::ErrorKind::NotFound);
@@ -50,12 +53,12 @@ pub fn make_parents(path: &Path) -> Result<Vec<PathBuf>, PartialError> {
 }
 
 /// Waits until the names of files below `top` are on disk, with the folders on the way.
-pub fn sync_folders_of<'a>(files: impl IntoIterator<Item = &'a Path>, top: &Path) -> Result<(), PartialError> {
+pub(crate) fn sync_folders_of<'a>(files: impl IntoIterator<Item = &'a Path>, top: &Path) -> Result<(), PartialError> {
     folders_of(files, top).iter().try_for_each(|folder| sync_folder(folder).map_err(failed("write", folder, 0)))
 }
 
 /// Waits until folders that were made are on disk, the outermost first.
-pub fn sync_made(made: &[PathBuf]) -> Result<(), PartialError> {
+pub(crate) fn sync_made(made: &[PathBuf]) -> Result<(), PartialError> {
     made.iter()
         .filter_map(|folder| folder.parent())
         .try_for_each(|above| sync_folder(above).map_err(failed("write", above, 0)))

@@ -18,7 +18,7 @@ use crate::storage::hash::FileStamp;
 
 /// How a file is put in place.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Placing {
+pub(crate) struct Placing {
     /// What it has beside its bytes; `None` leaves it to the system.
     pub attributes: Option<Attributes>,
     /// The file that it takes the place of, as it was when it was looked at; `None` if nothing may be there.
@@ -55,7 +55,7 @@ pub(super) fn apply(file: &File, placing: &Placing, replaced: Option<&fs::Metada
 }
 
 /// Brings the attributes of a file that is in place up to date; what the system says of it then.
-pub fn set_attributes(file: &File, attributes: &Attributes) -> Option<fs::Metadata> {
+pub(crate) fn set_attributes(file: &File, attributes: &Attributes) -> Option<fs::Metadata> {
     apply(file, &Placing { attributes: Some(*attributes), over: None }, None);
     file.metadata().ok()
 }
@@ -73,7 +73,7 @@ static HAS_PROC: LazyLock<bool> = LazyLock::new(|| Path::new("/proc/self/fd").is
 
 /// A small file that is written, and has no place yet: many of them wait for the disk together. Dropping it leaves nothing.
 #[derive(Debug)]
-pub struct Unplaced {
+pub(crate) struct Unplaced {
     target: PathBuf,
     held: UnplacedBody,
 }
@@ -88,7 +88,7 @@ enum UnplacedBody {
 
 impl Unplaced {
     /// Writes a file that is to be at `target`, which must be free unless a file is to be replaced.
-    pub fn write(target: &Path, bytes: &[u8], placing: &Placing) -> Result<Self, PartialError> {
+    pub(crate) fn write(target: &Path, bytes: &[u8], placing: &Placing) -> Result<Self, PartialError> {
         let folder = folder_of(target);
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
         let unnamed = match placing.over {
@@ -114,7 +114,7 @@ impl Unplaced {
     }
 
     /// Its bytes.
-    pub fn file(&self) -> &Arc<File> {
+    pub(crate) fn file(&self) -> &Arc<File> {
         match &self.held {
             UnplacedBody::Unnamed(file) => file,
             UnplacedBody::Partial(partial) => &partial.file,
@@ -122,12 +122,12 @@ impl Unplaced {
     }
 
     /// Where it is to be.
-    pub fn target(&self) -> &Path {
+    pub(crate) fn target(&self) -> &Path {
         &self.target
     }
 
     /// Puts it in place. What the system says of the file then, if it does.
-    pub fn place(self) -> Result<Option<fs::Metadata>, PartialError> {
+    pub(crate) fn place(self) -> Result<Option<fs::Metadata>, PartialError> {
         let Self { target, held } = self;
         let file = match held {
             UnplacedBody::Unnamed(file) => file,
@@ -145,7 +145,7 @@ impl Unplaced {
     }
 
     /// Why it gets no place, after the disk refused its bytes.
-    pub fn failure(&self, error: io::Error) -> PartialError {
+    pub(crate) fn failure(&self, error: io::Error) -> PartialError {
         failed("write", &self.target, 0)(error)
     }
 }

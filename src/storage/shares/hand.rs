@@ -17,7 +17,7 @@ use crate::config::{Origin, ShareOptions};
 impl ShareTable {
     /// Shares files and folders by hand, and remembers that. `name` renames a file, or puts `name/` in front of what is in
     /// a folder.
-    pub fn add(
+    pub(crate) fn add(
         &self,
         paths: &[PathBuf],
         name: Option<&str>,
@@ -118,7 +118,7 @@ impl ShareTable {
 
     /// Gives names up, all of them or none; returns those that were shared. They stay so, whoever names their folders,
     /// until the file or a folder above it is shared anew by hand.
-    pub fn remove(&self, names: &[Name]) -> Result<Vec<Name>, ShareError> {
+    pub(crate) fn remove(&self, names: &[Name]) -> Result<Vec<Name>, ShareError> {
         let database = lock(&self.shared.database);
         let roots = database.roots()?;
         let paths: Vec<_> = roots.iter().map(|root| root.path.as_path()).collect();
@@ -166,7 +166,7 @@ impl ShareTable {
     }
 
     /// Ends shares: all of them, or none if one is no root. Returns the roots, and the names that each had.
-    pub fn unshare(&self, paths: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<Name>)>, ShareError> {
+    pub(crate) fn unshare(&self, paths: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<Name>)>, ShareError> {
         let declared = self.states().declared.clone();
         let database = lock(&self.shared.database);
         let roots = database.roots()?;

@@ -21,7 +21,7 @@ const SIGNS: usize = 1000;
 
 /// How to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub(crate) struct Look {
     /// A file that changed within this time is left for later.
     pub rest: Duration,
     /// Whether files are hashed that are not known.
@@ -33,14 +33,14 @@ pub struct Look {
 
 impl Look {
     /// At everything, as it is.
-    pub const NOW: Self = Self { rest: Duration::ZERO, hashes: true, patience: Duration::MAX };
+    pub(crate) const NOW: Self = Self { rest: Duration::ZERO, hashes: true, patience: Duration::MAX };
     /// At what is known alone.
     const KNOWN: Self = Self { rest: Duration::ZERO, hashes: false, patience: Duration::MAX };
 }
 
 /// What a look left for later.
 #[derive(Debug, Default)]
-pub struct Open {
+pub(crate) struct Open {
     /// Paths to look at again at once: others have their turn in between.
     pub more: Vec<PathBuf>,
     /// Large files that have to be hashed ([`ShareTable::hash_ahead`]) and then looked at again.
@@ -63,7 +63,7 @@ impl Open {
 impl ShareTable {
     /// Looks through everything that is shared, after a start and [`ShareTable::recall`]: first at what is known, and then
     /// hashes the rest. Names of roots that are away are kept.
-    pub fn rescan(&self, progress: OnProgress<'_>, cancel: &AtomicBool) -> Result<ShareOutcome, ShareError> {
+    pub(crate) fn rescan(&self, progress: OnProgress<'_>, cancel: &AtomicBool) -> Result<ShareOutcome, ShareError> {
         let roots = self.roots()?;
         let first = self.look(&roots, Look::KNOWN, progress, cancel)?;
         let mut outcome = self.update(&roots, progress, cancel)?;
@@ -76,7 +76,7 @@ impl ShareTable {
 
     /// Looks at some files and folders, until everything in them is hashed. What is new below a shared folder is
     /// shared, what is gone is not any more, what changed is hashed anew. Paths that are not shared are ignored.
-    pub fn update(
+    pub(crate) fn update(
         &self,
         paths: &[PathBuf],
         progress: OnProgress<'_>,
@@ -111,7 +111,7 @@ impl ShareTable {
     }
 
     /// Looks at some files and folders once; see [`ShareOutcome::open`].
-    pub fn look(
+    pub(crate) fn look(
         &self,
         paths: &[PathBuf],
         look: Look,
@@ -252,7 +252,7 @@ impl ShareTable {
     }
 
     /// Disks in roots that were mounted when they were looked at last, and are not now.
-    pub fn unmounted(&self) -> Result<BTreeSet<PathBuf>, ShareError> {
+    pub(crate) fn unmounted(&self) -> Result<BTreeSet<PathBuf>, ShareError> {
         let mounts = lock(&self.shared.database).all_mounts()?;
         Ok(mounts.into_iter().filter(|mount| !is_mount(mount)).collect())
     }

@@ -23,15 +23,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use database::Database;
-pub use look::{Look, Open};
-pub use presence::{Identity, Mounts, identity, is_remote};
-pub use roots::{DeclareOutcome, RootStanding, RootState};
-pub use select::{LeftOut, Why, check_patterns};
+pub(crate) use look::{Look, Open};
+pub(crate) use presence::{Identity, Mounts, identity, is_remote};
+pub(crate) use roots::{DeclareOutcome, RootStanding, RootState};
+pub(crate) use select::check_patterns;
+pub use select::{LeftOut, Why};
 use swarmdex_protocols::name::InvalidName;
 use swarmdex_protocols::statement::Subject;
 use swarmdex_protocols::{Attributes, ContentId, Keypair, Name, Network, SignedAttributes};
 use tokio::sync::watch;
-pub use watcher::{Heard, Watcher};
+pub(crate) use watcher::{Heard, Watcher};
 
 use scans::Scans;
 use table::Table;
@@ -140,7 +141,7 @@ pub enum ShareError {
 
 /// A shared file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SharedEntry {
+pub(crate) struct SharedEntry {
     /// Its name.
     pub name: Name,
     /// Its content id.
@@ -163,12 +164,12 @@ impl SharedEntry {
     }
 
     /// What the file has beside its bytes; `None` while it is away.
-    pub fn attributes(&self) -> Option<Attributes> {
+    pub(crate) fn attributes(&self) -> Option<Attributes> {
         (!self.suspended).then(|| Attributes::new(self.stamp.executable, self.stamp.mtime_ns))
     }
 
     /// What the file has beside its bytes, signed by the owner of the name; `None` if it cannot be signed.
-    pub fn signed_attributes(&self, network: &Network, owner: &Keypair) -> Option<Box<SignedAttributes>> {
+    pub(crate) fn signed_attributes(&self, network: &Network, owner: &Keypair) -> Option<Box<SignedAttributes>> {
         let subject = Subject { name: self.name.as_str(), content: &self.content, size: self.size, network };
         SignedAttributes::sign(self.attributes()?, subject, owner).ok().map(Box::new)
     }
@@ -187,7 +188,7 @@ pub struct Skipped {
 
 /// What sharing came to.
 #[derive(Debug, Default)]
-pub struct ShareOutcome {
+pub(crate) struct ShareOutcome {
     /// The files that are shared by it.
     pub entries: Vec<SharedEntry>,
     /// The files that are not.
@@ -239,11 +240,11 @@ pub struct HashProgress {
 type HashResult = Result<(ContentId, FileStamp), ShareError>;
 
 /// Told how far hashing is, a few times a second.
-pub type OnProgress<'a> = &'a (dyn Fn(HashProgress) + Sync);
+pub(crate) type OnProgress<'a> = &'a (dyn Fn(HashProgress) + Sync);
 
 /// The share table. Clones are handles to the same one.
 #[derive(Debug, Clone)]
-pub struct ShareTable {
+pub(crate) struct ShareTable {
     shared: Arc<Shared>,
 }
 
@@ -267,7 +268,7 @@ impl ShareTable {
     /// Opens the share table in a data directory. Nothing is known until [`ShareTable::recall`], nor served until
     /// [`ShareTable::rescan`].
     /// `threads` hash at a time; 0 means one for each processor.
-    pub fn open(folder: &Path, threads: usize) -> Result<Self, ShareError> {
+    pub(crate) fn open(folder: &Path, threads: usize) -> Result<Self, ShareError> {
         let outboards = serve::Outboards::open(folder)?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -285,42 +286,42 @@ impl ShareTable {
     }
 
     /// Files that were found changed when somebody asked for them, to be told to [`ShareTable::update`]; they are told once.
-    pub fn take_stale(&self) -> Vec<PathBuf> {
+    pub(crate) fn take_stale(&self) -> Vec<PathBuf> {
         std::mem::take(&mut lock(&self.shared.table).stale).iter().map(|path| path.to_path_buf()).collect()
     }
 
     /// The files and folders that are shared.
-    pub fn roots(&self) -> Result<Vec<PathBuf>, ShareError> {
+    pub(crate) fn roots(&self) -> Result<Vec<PathBuf>, ShareError> {
         Ok(lock(&self.shared.database).roots()?.into_iter().map(|root| root.path).collect())
     }
 
     /// The node's own folder, of which nothing is shared.
-    pub fn own_folder(&self) -> &Path {
+    pub(crate) fn own_folder(&self) -> &Path {
         &self.shared.folder
     }
 
     /// Everything of which the names are kept, sorted by name: what is shared, and what is away.
-    pub fn kept(&self) -> Arc<Vec<SharedEntry>> {
+    pub(crate) fn kept(&self) -> Arc<Vec<SharedEntry>> {
         lock(&self.shared.table).kept()
     }
 
     /// How many names [`ShareTable::kept`] has; cheap, however many.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         lock(&self.shared.table).count()
     }
 
     /// Everything that is shared and there, sorted by name.
-    pub fn entries(&self) -> Arc<Vec<SharedEntry>> {
+    pub(crate) fn entries(&self) -> Arc<Vec<SharedEntry>> {
         lock(&self.shared.table).listed()
     }
 
     /// What is shared under a name.
-    pub fn entry(&self, name: &Name) -> Option<SharedEntry> {
+    pub(crate) fn entry(&self, name: &Name) -> Option<SharedEntry> {
         lock(&self.shared.table).get(name).cloned()
     }
 
     /// Changes whenever the table does, and when a file is found changed.
-    pub fn generation(&self) -> watch::Receiver<u64> {
+    pub(crate) fn generation(&self) -> watch::Receiver<u64> {
         self.shared.generation.subscribe()
     }
 

@@ -34,14 +34,14 @@ const REMOTE: [u32; 14] = [
 /// Tells a file or folder from another that takes its place. A number of an inode is used again at once by some file
 /// systems; with the time at which it was made it is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     device: u64,
     inode: u64,
     born: Option<SystemTime>,
 }
 
 /// What is at a path; `None` if nothing is, or it cannot be told.
-pub fn identity(path: &Path) -> Option<Identity> {
+pub(crate) fn identity(path: &Path) -> Option<Identity> {
     let metadata = fs::symlink_metadata(path).ok()?;
     Some(Identity { device: metadata.dev(), inode: metadata.ino(), born: metadata.created().ok() })
 }
@@ -69,14 +69,14 @@ pub(super) fn mount_of(path: &Path) -> Option<PathBuf> {
 }
 
 /// Whether changes at a path may come from where this system does not hear of them.
-pub fn is_remote(path: &Path) -> bool {
+pub(crate) fn is_remote(path: &Path) -> bool {
     // The number has 32 bits whatever its type.
     statfs(path).is_ok_and(|found| REMOTE.contains(&(found.f_type as u32)))
 }
 
 /// What is mounted where; tells what changed. Where the system has no such list, nothing ever does.
 #[derive(Debug)]
-pub struct Mounts {
+pub(crate) struct Mounts {
     table: Option<File>,
     mounts: BTreeSet<(String, PathBuf)>,
 }
@@ -93,7 +93,7 @@ impl Default for Mounts {
 impl Mounts {
     /// Where something was mounted or unmounted since the last time; `None` if nothing was at all. What was mounted and
     /// unmounted in between is not in it.
-    pub fn changed(&mut self) -> Option<BTreeSet<PathBuf>> {
+    pub(crate) fn changed(&mut self) -> Option<BTreeSet<PathBuf>> {
         let table = self.table.as_ref()?;
         // Costs nothing as long as nothing happened: the system marks the file then.
         let mut waiting = [PollFd::new(table, PollFlags::PRI | PollFlags::ERR)];

@@ -47,7 +47,7 @@ pub(super) struct LeftOuts {
 
 /// What came of what flags and configuration name.
 #[derive(Debug, Default)]
-pub struct DeclareOutcome {
+pub(crate) struct DeclareOutcome {
     /// Roots that nobody names any more: they ended.
     pub ended: Vec<PathBuf>,
     /// Roots that stay ended by hand.
@@ -167,7 +167,12 @@ impl ShareTable {
 
     /// Takes up what flags or the configuration name, at a start; what they named before and name no more ends, unless it
     /// was shared by hand as well. Nothing is looked at yet: [`ShareTable::rescan`] does that.
-    pub fn declare(&self, paths: &[PathBuf], origin: Origin, policy: &Selection) -> Result<DeclareOutcome, ShareError> {
+    pub(crate) fn declare(
+        &self,
+        paths: &[PathBuf],
+        origin: Origin,
+        policy: &Selection,
+    ) -> Result<DeclareOutcome, ShareError> {
         check_patterns(&policy.exclude)?;
         let database = lock(&self.shared.database);
         let (mut roots, unshared) = (database.roots()?, database.unshared()?);
@@ -221,7 +226,7 @@ impl ShareTable {
 
     /// Takes up what flags or the configuration name and what has come since, or leads elsewhere than before. Returns the
     /// new roots.
-    pub fn take_up(&self) -> Result<Vec<PathBuf>, ShareError> {
+    pub(crate) fn take_up(&self) -> Result<Vec<PathBuf>, ShareError> {
         let (declared, origin) = {
             let states = self.states();
             (states.declared.clone(), states.origin.unwrap_or(Origin::Configuration))
@@ -284,7 +289,7 @@ impl ShareTable {
     }
 
     /// Every root, and what is to be one, with at most so many examples of what is left out.
-    pub fn root_states(&self, examples: usize) -> Result<Vec<RootState>, ShareError> {
+    pub(crate) fn root_states(&self, examples: usize) -> Result<Vec<RootState>, ShareError> {
         let (roots, unshared) = {
             let database = lock(&self.shared.database);
             (database.roots()?, database.unshared()?)

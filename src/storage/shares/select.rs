@@ -19,9 +19,9 @@ pub(super) const IGNORE_FILE: &str = ".swarmdexignore";
 /// Longest such file, in bytes.
 const MAX_IGNORE_FILE: u64 = 1 << 20;
 /// Patterns that may be given with one root, or with the node.
-pub const MAX_PATTERNS: usize = 1000;
+pub(super) const MAX_PATTERNS: usize = 1000;
 /// Longest pattern, in bytes.
-pub const MAX_PATTERN: usize = 4096;
+pub(super) const MAX_PATTERN: usize = 4096;
 
 /// Why something is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -116,7 +116,7 @@ impl LeftOut {
 }
 
 /// Checks patterns that a user gave.
-pub fn check_patterns(patterns: &[String]) -> Result<(), ShareError> {
+pub(crate) fn check_patterns(patterns: &[String]) -> Result<(), ShareError> {
     let wrong = |pattern: &str, reason: String| ShareError::Pattern { pattern: pattern.to_owned(), reason };
     if let Some(pattern) = patterns.get(MAX_PATTERNS) {
         return Err(wrong(pattern, format!("more than {MAX_PATTERNS} patterns; put them into a .swarmdexignore")));

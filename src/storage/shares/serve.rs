@@ -190,7 +190,7 @@ impl ShareTable {
     }
 
     /// Whether a file with this content is shared.
-    pub fn has(&self, content: &ContentId) -> bool {
+    pub(crate) fn has(&self, content: &ContentId) -> bool {
         self.with_content(content, None).is_some()
     }
 

@@ -330,7 +330,7 @@ impl ShareTable {
 
     /// Hashes a large file, so that the next look at it finds its hash known; the table is free meanwhile. False if it is
     /// being hashed already.
-    pub fn hash_ahead(&self, path: &Path, cancel: &AtomicBool) -> Result<bool, ShareError> {
+    pub(crate) fn hash_ahead(&self, path: &Path, cancel: &AtomicBool) -> Result<bool, ShareError> {
         let Some(_claim) = self.shared.scans.claim(path) else { return Ok(false) };
         let hashed = hash::hash_file(path, self.shared.threads, &AtomicU64::new(0), cancel)?;
         self.keep(path, &hashed)?;
@@ -344,7 +344,7 @@ impl ShareTable {
 
     /// Takes up what was shared when the node ran last, without looking at it: until then it looks as if nothing were shared.
     /// Names are kept, and nothing is served before [`ShareTable::rescan`] has found the file.
-    pub fn recall(&self) -> Result<(), ShareError> {
+    pub(crate) fn recall(&self) -> Result<(), ShareError> {
         let roots = lock(&self.shared.database).roots()?;
         roots.iter().try_for_each(|root| self.recall_root(root))
     }

@@ -11,11 +11,11 @@ use super::{ShareError, lock};
 use crate::storage::partial::is_partial;
 
 /// Why nothing is heard.
-pub type WatchError = notify::Error;
+pub(super) type WatchError = notify::Error;
 
 /// What was heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub(crate) enum Heard {
     /// Something happened to a file or folder.
     Changed(PathBuf),
     /// More happened than the system could tell.
@@ -24,7 +24,7 @@ pub enum Heard {
 
 /// Watches files and folders until it is dropped.
 #[derive(Debug)]
-pub struct Watcher {
+pub(crate) struct Watcher {
     watcher: RecommendedWatcher,
     /// What is shared: of what happens beside it nothing is told.
     roots: Arc<Mutex<BTreeSet<PathBuf>>>,
@@ -34,7 +34,7 @@ pub struct Watcher {
 
 impl Watcher {
     /// Tells `tell`, on a thread of its own, of all that happens below the watched paths, except in `own`.
-    pub fn new(own: &Path, tell: impl Fn(Heard) + Send + 'static) -> Result<Self, ShareError> {
+    pub(crate) fn new(own: &Path, tell: impl Fn(Heard) + Send + 'static) -> Result<Self, ShareError> {
         let own = own.canonicalize().unwrap_or_else(|_| own.to_owned());
         let roots = Arc::<Mutex<BTreeSet<PathBuf>>>::default();
         let watched = roots.clone();
@@ -59,7 +59,7 @@ impl Watcher {
 
     /// Watches one more file or folder, or one anew that was gone meanwhile, or in whose place another is. Walks through
     /// the folder. What is not there cannot be watched: whoever waits for it has to look.
-    pub fn watch(&mut self, root: &Path) -> Result<(), ShareError> {
+    pub(crate) fn watch(&mut self, root: &Path) -> Result<(), ShareError> {
         self.leave(root);
         let covered = {
             let mut roots = lock(&self.roots);
@@ -83,7 +83,7 @@ impl Watcher {
     }
 
     /// Watches a folder inside a root anew, on which something was mounted, or is no more.
-    pub fn watch_inside(&mut self, folder: &Path) -> Result<(), ShareError> {
+    pub(crate) fn watch_inside(&mut self, folder: &Path) -> Result<(), ShareError> {
         let _ = self.watcher.unwatch(folder);
         if !folder.is_dir() {
             return Ok(());
@@ -93,7 +93,7 @@ impl Watcher {
     }
 
     /// Watches a root no more that ended.
-    pub fn unwatch(&mut self, root: &Path) {
+    pub(crate) fn unwatch(&mut self, root: &Path) {
         lock(&self.roots).remove(root);
         self.leave(root);
         // What is in it may be shared by itself.

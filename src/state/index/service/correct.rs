@@ -11,7 +11,7 @@ use crate::state::lease::Holding;
 
 /// What is wrong with the account of one member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Correction {
+pub(crate) struct Correction {
     /// The member.
     pub peer: PeerId,
     /// Names to add, or to take away if negative.
@@ -25,7 +25,7 @@ pub struct Correction {
 /// Where what is kept of members is not what their rows come to.
 ///
 /// The difference stays the same whatever is changed after both were read at once, since digests are sums.
-pub fn corrections(kept: &BTreeMap<PeerId, ShareSum>, counted: &BTreeMap<PeerId, ShareSum>) -> Vec<Correction> {
+pub(crate) fn corrections(kept: &BTreeMap<PeerId, ShareSum>, counted: &BTreeMap<PeerId, ShareSum>) -> Vec<Correction> {
     let peers = kept.keys().chain(counted.keys()).copied().collect::<BTreeSet<_>>();
     let corrections = peers.into_iter().filter_map(|peer| {
         let known = kept.contains_key(&peer);
@@ -40,7 +40,7 @@ pub fn corrections(kept: &BTreeMap<PeerId, ShareSum>, counted: &BTreeMap<PeerId,
 
 impl<A: Authority> Service<A> {
     /// Puts the account of one member right. What it holds then; `None` if it is no member any more.
-    pub fn correct<T: IndexTable>(
+    pub(crate) fn correct<T: IndexTable>(
         &mut self,
         table: &mut T,
         correction: &Correction,
