@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use swarmdex_protocols::index::{Offer, Returned, RevokeOutcome, Sequence, Session, ShareDigest, ShareSum, Verdict};
 use swarmdex_protocols::{Multiaddr, Name, PeerId, Tally, Version};
 
+use super::Slices;
 use crate::state::lease::Holding;
 
 /// A change of the index.
@@ -89,6 +90,18 @@ impl WriteOp {
             | Self::Overtaken { peer, .. }
             | Self::Evict { peer } => *peer,
             Self::InSession { change, .. } => change.peer(),
+        }
+    }
+
+    /// Entries that it is about.
+    pub fn weight(&self, slices: Slices) -> usize {
+        match self {
+            Self::Announce { offers, .. } => offers.len(),
+            Self::Revoke { names, .. } => names.len(),
+            Self::Overtaken { names, .. } => names.len(),
+            Self::InSession { change, .. } => change.weight(slices),
+            Self::Again { .. } => slices.again,
+            Self::Join { .. } | Self::Evict { .. } => 1,
         }
     }
 }

@@ -18,7 +18,7 @@ use super::authority::MasterKey;
 use super::sqlite::SqliteTable;
 use super::words::Words;
 use super::{Counts, IndexOptions, Job, WriteOp, WriteOutcome, away, schema, storage_refusal, take};
-use crate::state::index::{Failure, Moment, Service, Slices, Totals};
+use crate::state::index::{Failure, Moment, Service, Totals};
 use crate::storage::sqlite::Sql;
 use foreign::Foreign;
 
@@ -140,7 +140,7 @@ impl Writer {
                         if let WriteOp::Join { peer, .. } = &op {
                             self.end_eviction_of(peer);
                         }
-                        entries += weight(&op, self.service.slices());
+                        entries += op.weight(self.service.slices());
                         group.push((op, answer));
                         if entries >= MAX_GROUP_ENTRIES {
                             self.commit(std::mem::take(&mut group));
@@ -296,17 +296,5 @@ impl Writer {
             Failure::Refused(refusal) => refusal,
             Failure::Table(error) => storage_refusal(&error),
         }))
-    }
-}
-
-/// Entries that a change is about.
-fn weight(op: &WriteOp, slices: Slices) -> usize {
-    match op {
-        WriteOp::Announce { offers, .. } => offers.len(),
-        WriteOp::Revoke { names, .. } => names.len(),
-        WriteOp::Overtaken { names, .. } => names.len(),
-        WriteOp::InSession { change, .. } => weight(change, slices),
-        WriteOp::Again { .. } => slices.again,
-        WriteOp::Join { .. } | WriteOp::Evict { .. } => 1,
     }
 }
