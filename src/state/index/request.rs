@@ -94,7 +94,7 @@ impl WriteOp {
     }
 
     /// Entries that it is about.
-    pub fn weight(&self, slices: Slices) -> usize {
+    pub(crate) fn weight(&self, slices: Slices) -> usize {
         match self {
             Self::Announce { offers, .. } => offers.len(),
             Self::Revoke { names, .. } => names.len(),
