@@ -149,7 +149,7 @@ pub struct Config {
 pub struct LeaseConfig {
     /// For how long the master counts a peer as alive without hearing from it.
     pub lease: Duration,
-    /// How often nodes ping each other. A time of 0 ends the network of the node.
+    /// How often nodes ping each other.
     pub ping_interval: Duration,
     /// After how many missed pings in a row a peer is suspect.
     pub missed_pings: u32,
@@ -325,6 +325,36 @@ impl Config {
             copies: None,
         }
     }
+
+    /// Whether a node can go by it.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+        let Self { lease, fetch, dht, .. } = self;
+        let times = [
+            ("lease.lease", lease.lease),
+            ("lease.ping_interval", lease.ping_interval),
+            ("lease.max_backoff", lease.max_backoff),
+            ("fetch.timeout", fetch.timeout),
+            ("dht.lifetime", dht.lifetime),
+            ("dht.republish", dht.republish),
+        ];
+        match times.into_iter().find(|(_, time)| time.is_zero() || *time > LONGEST) {
+            Some((field, _)) => Err(ConfigError::Time { field }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why no node can go by a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A time that is none.
+    #[error("the configuration's {field} must be more than 0 and at most a year")]
+    Time {
+        /// The field of [`Config`].
+        field: &'static str,
+    },
 }
 
 /// Makes a method for each field that embedding programs set.

@@ -65,3 +65,33 @@ pub(super) enum Command {
         answer: oneshot::Sender<()>,
     },
 }
+
+/// Where commands go.
+#[derive(Debug, Clone)]
+pub(super) enum Commands {
+    /// The loop goes on as long as there is one.
+    Strong(mpsc::Sender<Command>),
+    /// The loop's own: it does not go on for itself.
+    Weak(mpsc::WeakSender<Command>),
+}
+
+impl Commands {
+    /// Hands a command to the loop; it comes back if the loop has ended, or is about to.
+    pub(super) async fn send(&self, command: Command) -> Result<(), mpsc::error::SendError<Command>> {
+        match self {
+            Self::Strong(commands) => commands.send(command).await,
+            Self::Weak(commands) => match commands.upgrade() {
+                Some(commands) => commands.send(command).await,
+                None => Err(mpsc::error::SendError(command)),
+            },
+        }
+    }
+
+    /// The same for the loop itself.
+    pub(super) fn downgrade(&self) -> Self {
+        Self::Weak(match self {
+            Self::Strong(commands) => commands.downgrade(),
+            Self::Weak(commands) => commands.clone(),
+        })
+    }
+}

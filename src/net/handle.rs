@@ -8,7 +8,7 @@ use swarmdex_protocols::{Authority, ContentId, Multiaddr, PeerId, index as index
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::calls::Called;
-use super::command::Command;
+use super::command::{Command, Commands};
 use super::crowd::HaveUpdate;
 use super::error::RequestError;
 use super::links::Links;
@@ -24,7 +24,7 @@ const HAVE_UPDATE_QUEUE: usize = 256;
 pub(crate) struct Net {
     pub(super) local: PeerId,
     pub(super) run: Run,
-    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) commands: Commands,
     pub(super) lost: broadcast::Sender<PeerId>,
     pub(super) came: broadcast::Sender<Came>,
     pub(super) listen: watch::Receiver<Vec<Multiaddr>>,
@@ -39,6 +39,11 @@ pub(crate) struct Net {
 }
 
 impl Net {
+    /// A handle that does not keep the loop going: for what the loop has itself.
+    pub(super) fn downgrade(&self) -> Self {
+        Self { commands: self.commands.downgrade(), ..self.clone() }
+    }
+
     /// This node's peer id.
     pub(crate) fn local(&self) -> PeerId {
         self.local

@@ -8,6 +8,7 @@ use swarmdex_protocols::index::Run;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::calls::Called;
+use super::command::Commands;
 use super::error::NetError;
 use super::handle::Net;
 use super::links::Links;
@@ -52,7 +53,7 @@ impl Net {
         let net = Self {
             local,
             run,
-            commands,
+            commands: Commands::Strong(commands),
             lost,
             came,
             listen,
@@ -67,7 +68,7 @@ impl Net {
         };
         let mut services = services;
         if let Some(master) = &mut services.index {
-            master.consult(Mirror::new(net.clone(), config.network.clone(), true), run);
+            master.consult(Mirror::new(net.downgrade(), config.network.clone(), true), run);
         }
         let reachability = driver::Reachability::new(own);
         let driver = driver::Driver::new(swarm, queue, outside, dht, config, reachability, services)?;

@@ -76,6 +76,9 @@ pub enum Error {
     /// A path cannot be told to a running node.
     #[error("a path that is not UTF-8 cannot be told to a running node; rename it, or name the folder that it is in")]
     NotText,
+    /// No node can go by its configuration.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -309,7 +312,9 @@ impl Error {
             | Self::Share(_)
             | Self::Partial(_)
             | Self::Kept { .. } => ErrorKind::Storage,
-            Self::NotText | Self::Name { .. } | Self::Query(_) | Self::TooManyBelow { .. } => ErrorKind::Usage,
+            Self::NotText | Self::Config(_) | Self::Name { .. } | Self::Query(_) | Self::TooManyBelow { .. } => {
+                ErrorKind::Usage
+            }
             Self::Net(NetError::Listen { .. }) => ErrorKind::Unreachable,
             Self::Net(_) => ErrorKind::Other,
             Self::NotFound { .. }

@@ -311,8 +311,8 @@ impl Drop for DownloadWatch {
 
 /// Events as they come. It keeps nothing of its own: whoever does not ask for the next one costs nothing.
 ///
-/// It ends with [`crate::Node::shutdown`], after what is kept was given. It is no handle of the node, and ends as well once the
-/// last handle and all tasks of the node are gone. [`crate::Node::abort`] alone does not end it.
+/// It ends with [`crate::Node::shutdown`] and [`crate::Node::abort`], after what is kept was given. It is no handle of the node, and
+/// ends as well once the last handle and all tasks of the node are gone.
 ///
 /// # Cancel safety
 /// Dropping it loses nothing: another one goes on from the number of the last event.

@@ -1,5 +1,7 @@
 //! How far a node has got, and what ends with it.
 
+use std::collections::VecDeque;
+
 use tokio::sync::{Mutex, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
@@ -33,13 +35,40 @@ impl Phase {
     }
 }
 
+/// The tasks of a node, in the order in which they are waited for.
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    /// Those that nobody has seen end.
+    pub(super) open: VecDeque<JoinHandle<()>>,
+    /// How many have ended.
+    ended: usize,
+    /// Whether one of them had panicked.
+    broken: bool,
+}
+
+impl Tasks {
+    /// Waits until all have ended, with `network` once the first has: the membership says farewell over it. Whether none had panicked.
+    /// Dropped in the middle, it goes on from there the next time.
+    pub(super) async fn end(&mut self, network: impl AsyncFn()) -> bool {
+        while let Some(task) = self.open.front_mut() {
+            if self.ended == 1 {
+                network().await;
+            }
+            self.broken |= task.await.is_err();
+            self.open.pop_front();
+            self.ended += 1;
+        }
+        !self.broken
+    }
+}
+
 /// What ends with the node.
 #[derive(Debug)]
 pub(super) struct Life {
     pub(super) phase: watch::Sender<Phase>,
     /// `None` while it runs; then whether it stopped as asked.
     pub(super) ended: watch::Sender<Option<bool>>,
-    pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) tasks: Mutex<Tasks>,
     /// What downloads say to others without waiting for it.
     pub(super) chores: Chores,
     pub(super) failures: Failures,

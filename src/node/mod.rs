@@ -76,8 +76,7 @@ use crate::tasks::Failures;
 ///
 /// # Dropping the last handle
 /// The node stops in the background, and nobody can wait for that. Its tasks end, and a member tells its master that it leaves.
-/// A peer then finishes uploads for up to 5 seconds, and closes its connections. The network of a master does not end: it answers
-/// others until its runtime is gone, although its data directory is free again. So call [`Node::shutdown`] first.
+/// It finishes uploads for up to 5 seconds, and closes its connections. The data directory stays locked until then.
 ///
 /// The end of the Tokio runtime ends all of it at once, as [`Node::abort`] does.
 #[derive(Debug, Clone)]
@@ -107,11 +106,12 @@ struct Inner {
 impl Node {
     /// Starts a node. Returns once it listens, or after 10 seconds if it listens nowhere by then.
     ///
-    /// It opens the data directory, or makes one, and locks it until the last handle is gone. Then it joins the network, and shares
+    /// It opens the data directory, or makes one, and locks it until the last handle is gone and the node has stopped. Then it joins the network, and shares
     /// what the configuration names, both in the background: [`Node::events`] and [`Node::status`] tell how far that is. It needs a
     /// Tokio runtime with I/O and time. What dropping the last handle does is said at [`Node`].
     ///
     /// # Errors
+    /// - [`Error::Config`]: a time in the configuration is 0, or longer than a year.
     /// - [`Error::DataDir`]: the folder is in use, damaged, unfit, or of a newer version.
     /// - [`Error::OtherMachine`]: it is from another machine, and the configuration says to stop then.
     /// - [`Error::Identity`]: it is from another machine, and cannot be given a new identity.
@@ -123,8 +123,8 @@ impl Node {
     /// A file or folder that cannot be shared is no error: the log says so, and [`Node::roots`].
     ///
     /// # Cancel safety
-    /// Not cancel safe. What is being opened is opened to its end, and the data directory stays locked for so long. A peer that
-    /// listens already goes offline in the background. The network of a master that listens already goes on until its runtime ends.
+    /// Not cancel safe. What is being opened is opened to its end, and the data directory stays locked for so long. A node that
+    /// listens already goes offline in the background.
     pub async fn start(config: Config) -> Result<Self, Error> {
         start::start(config).await
     }
@@ -375,20 +375,12 @@ impl Node {
     /// [`Error::Bug`]: a task of the node had panicked. It has stopped all the same.
     ///
     /// # Cancel safety
-    /// Not cancel safe. Dropped in the middle, the node's tasks still end, but nobody waits for them any more, and a later call returns
-    /// at once. The network may go on then until [`Node::abort`], or as if the last handle were dropped. An index may stay open.
+    /// Cancel safe: the node goes on stopping, and another call waits for the rest.
     pub async fn shutdown(&self) -> Result<(), Error> {
         let life = &self.inner.life;
         life.enter(Phase::Leaves);
         let mut tasks = life.tasks.lock().await;
-        // The first task is the membership: it says farewell over the network before that goes down.
-        let mut whole = true;
-        for (number, task) in tasks.drain(..).enumerate() {
-            if number == 1 {
-                self.inner.net.shutdown().await;
-            }
-            whole &= task.await.is_ok();
-        }
+        let mut whole = tasks.end(async || self.inner.net.shutdown().await).await;
         if let Some(index) = &self.inner.index {
             let index = index.clone();
             whole &= tokio::task::spawn_blocking(move || index.close()).await.is_ok();
@@ -406,6 +398,7 @@ impl Node {
         self.inner.life.enter(Phase::CutOff);
         self.inner.life.chores.end();
         self.inner.life.network.abort();
+        self.inner.events.close();
     }
 
     /// Waits until the network of the node has ended, or until a part failed without which it cannot go on. Then

@@ -108,9 +108,6 @@ impl<T> Operation<T> {
     /// # Errors
     /// As [`Operation::outcome`].
     ///
-    /// # Panics
-    /// As [`Operation::outcome`].
-    ///
     /// # Cancel safety
     /// Cancel safe: call it again to go on. The latest progress is told once more then.
     pub async fn follow(&mut self, mut tell: impl FnMut(Progress)) -> Result<T, Error> {
@@ -167,16 +164,16 @@ impl<T> Operation<T> {
     /// Waits for its end, and gives what it came to. That is there once.
     ///
     /// # Errors
-    /// - [`Error::Cancelled`]: [`Operation::cancel`] ended it. [`Error::Bug`]: it panicked.
+    /// - [`Error::Cancelled`]: [`Operation::cancel`] ended it. [`Error::Bug`]: it panicked, or has given its outcome already.
     /// - [`Error::ShuttingDown`]: its runtime ended before it did.
     /// - Those of what it does, as said where it begins.
-    ///
-    /// # Panics
-    /// If it has given the outcome already, or [`Operation::follow`] has.
     ///
     /// # Cancel safety
     /// Cancel safe: call it again to go on waiting.
     pub async fn outcome(&mut self) -> Result<T, Error> {
+        if self.outcome.is_terminated() {
+            return Err(Error::Bug);
+        }
         (&mut self.outcome).await.unwrap_or(Err(Error::ShuttingDown))
     }
 }
@@ -217,6 +214,7 @@ mod tests {
         let mut told = Vec::new();
         let outcome = operation.follow(|progress| told.push(progress.done_files)).await;
         assert_eq!((outcome.unwrap(), told), ("done", vec![1, 2, 3, 4]));
+        assert!(matches!(operation.outcome().await, Err(Error::Bug)), "it is there once");
     }
 
     #[tokio::test]

@@ -33,6 +33,7 @@ use crate::buffers::Buffers;
 use crate::config::{Config, Role};
 use crate::descriptors::Plan;
 use crate::net::{Mirror, Net, OwnedNames, Services};
+use crate::storage::dir::DataDir;
 use crate::storage::holdings::Holdings;
 use crate::storage::index::IndexStore;
 use crate::storage::library::Library;
@@ -44,6 +45,7 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 const BUFFERS: usize = 12;
 
 pub(super) async fn start(config: Config) -> Result<Node, Error> {
+    config.check()?;
     // Before anything is opened.
     let plan = Plan::of(&config);
     plan.report(&config);
@@ -82,7 +84,7 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let life = Life {
         phase,
         ended: ended.clone(),
-        tasks: Mutex::new(Vec::new()),
+        tasks: Mutex::default(),
         chores: Chores::default(),
         failures: failures.clone(),
         network: network_task.abort_handle(),
@@ -91,12 +93,12 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let membership = Membership { context: context.clone(), finder, state, lease, machine };
     let node = assemble(&context, (owned, entrances), index.clone(), mirror_info, &plan, life);
     let mut tasks = spawn(&context, membership, index.zip(made), published, failures.clone());
-    tasks.push(tasks::spawn("network watch", watch_network(network_task, failures, ended)));
+    tasks.push(tasks::spawn("network watch", watch_network(network_task, failures, ended, context.dir.clone())));
     if context.config.role == Role::Master {
         let census = Census::new(context, node.inner.other_masters.clone());
         tasks.push(tasks::spawn("census", census.run()));
     }
-    *node.inner.life.tasks.lock().await = tasks;
+    node.inner.life.tasks.lock().await.open = tasks.into();
     Ok(node)
 }
 
@@ -170,9 +172,10 @@ fn spawn(
     tasks
 }
 
-/// Says how the network task ended.
-async fn watch_network(task: JoinHandle<()>, failures: Failures, ended: watch::Sender<Option<bool>>) {
+/// Says how the network task ended. As long as it runs, the data directory stays locked: a master has the index open.
+async fn watch_network(task: JoinHandle<()>, failures: Failures, ended: watch::Sender<Option<bool>>, dir: DataDir) {
     let outcome = task.await;
+    drop(dir);
     if let Err(error) = &outcome {
         tracing::error!(%error, "the network task ended early");
         if error.is_panic() {

@@ -307,6 +307,6 @@ fn lie(request: MirrorRequest, asker: PeerId, answers: &Answers, own: PeerId) ->
         }
         // Whatever else may be asked one day is refused, as by an earlier build.
         #[allow(unreachable_patterns)]
-        _ => IndexResponse::Refused(Refusal::new(RefusalCode::Unsupported, "no lie about that")),
+        _ => MirrorResponse::Refused(Refusal::new(RefusalCode::Unsupported, "no lie about that")),
     }
 }

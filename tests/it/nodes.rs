@@ -1,13 +1,14 @@
 //! Honest nodes over loopback: what each promise of the contract comes to.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use swarmdex::Error;
 use swarmdex::config::Role;
 use swarmdex::node::{ErrorKind, GetRequest, MasterState, PeerState, Source, Standing};
-use swarmdex_protocols::{ContentId, PeerId};
+use swarmdex::{Config, Error, Node};
+use swarmdex_protocols::{ContentId, Multiaddr, PeerId};
+use tempfile::TempDir;
 
-use crate::harness::{TestNode, address, found, gone, joined, noise, tcp_address, until};
+use crate::harness::{TestNode, address, config, found, free_ports, gone, joined, noise, tcp_address, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_shared_found_and_fetched() {
@@ -376,4 +377,69 @@ async fn nodes_find_each_other_through_a_bootstrap_node() {
     let peer = TestNode::start(Role::Peer, |config| config.bootstrap = addresses).await;
     joined(&peer).await;
     peer.share_file("name", b"x").await;
+}
+
+/// A node on the port and in the folder of an earlier one, as soon as that has let go of both.
+async fn after(role: Role, dir: TempDir, listen: Multiaddr) -> TestNode {
+    let begin = Instant::now();
+    let path = dir.path().to_owned();
+    loop {
+        let mut config = config(role, &path);
+        config.listen = vec![listen.clone()];
+        match Node::start(config).await {
+            Ok(node) => return TestNode { node, dir },
+            Err(error) => assert!(begin.elapsed() < Duration::from_secs(30), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_stops_with_its_last_handle() {
+    for role in [Role::Master, Role::Peer] {
+        let TestNode { node, dir } =
+            TestNode::start(role, |config| config.listen = vec![address(&free_ports()[0])]).await;
+        let (listen, mut events) = (tcp_address(&node), node.events(Some(0)));
+        let clone = node.clone();
+        drop(node);
+        assert!(!clone.ready().listen.is_empty());
+        drop(clone);
+        let next = after(role, dir, listen).await;
+        while tokio::time::timeout(Duration::from_secs(20), events.next()).await.unwrap().is_some() {}
+        next.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_that_is_cut_short_is_finished_by_the_next() {
+    let master = TestNode::start(Role::Master, |config| config.listen = vec![address(&free_ports()[0])]).await;
+    let listen = tcp_address(&master);
+    for _ in 0..3 {
+        assert!(tokio::time::timeout(Duration::ZERO, master.shutdown()).await.is_err());
+    }
+    master.shutdown().await.unwrap();
+    master.shutdown().await.unwrap();
+    let TestNode { node, dir } = master;
+    drop(node);
+    let mut config = config(Role::Master, dir.path());
+    config.listen = vec![listen];
+    Node::start(config).await.unwrap().shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_that_is_none_is_refused_before_anything_is_made() {
+    let changes: [fn(&mut Config); 4] = [
+        |config| config.lease.ping_interval = Duration::ZERO,
+        |config| config.lease.lease = Duration::ZERO,
+        |config| config.fetch.timeout = Duration::MAX,
+        |config| config.dht.republish = Duration::ZERO,
+    ];
+    for change in changes {
+        let dir = TempDir::new().unwrap();
+        let mut config = config(Role::Peer, dir.path());
+        change(&mut config);
+        let error = Node::start(config).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+        assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
+    }
 }

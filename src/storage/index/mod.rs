@@ -280,11 +280,12 @@ impl IndexStore {
 
     /// Finishes what waits, and closes the database. Blocks. Later requests are refused.
     pub(crate) fn close(&self) {
-        let threads = std::mem::take(&mut *lock(&self.inner.threads));
+        // Whoever calls it meanwhile waits as well.
+        let mut threads = lock(&self.inner.threads);
         // A thread that is gone needs no telling.
         let _ = self.inner.writes.send(Job::Stop);
         let _ = self.inner.reads.send(Job::Stop);
-        for thread in threads {
+        for thread in threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the index panicked");
             }
