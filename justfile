@@ -32,7 +32,7 @@ deny:
     cargo fetch --locked --quiet
     cargo deny --offline --locked check bans licenses sources
 
-# All tests, or those that a filter names: just test tests::floors
+# All tests, or those that a filter names: just test floors
 test *ARGS:
     cargo nextest run --workspace --locked --no-fail-fast {{ ARGS }}
 

@@ -1,9 +1,9 @@
 /* Carries packets between hosts: carry LOSS QUEUE SEED TUN,DELAY,UP,DOWN...
  *
- * What a host sends leaves it at the rate UP (bits a second, 0 for any), through a queue of its own that holds so many seconds;
- * then it may get lost, is under way for the sum of both hosts' DELAY in seconds, and comes in at the other's rate DOWN, through
+ * What a host sends leaves it at the rate UP (bits a second, 0 for any), through a queue of its own that holds so many seconds.
+ * Then it may get lost, is under way for the sum of both hosts' DELAY in seconds, and comes in at the other's rate DOWN, through
  * another queue. For each line on stdin, tells on stdout what happened since the one before: packets sent, those lost and those
- * for which a queue had no room, and by how many microseconds the others came late, in the mean and at most. Ends with stdin. */
+ * for which a queue had no room. Also by how many microseconds the others came late, in the mean and at most. Ends with stdin. */
 #define _GNU_SOURCE
 #include <poll.h>
 #include <stdint.h>

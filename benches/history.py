@@ -5,25 +5,25 @@ way when a process was killed has no answer: it may have happened at any moment 
 rule asks what a node thinks of itself; it is what others were told, what is on its disk and what it answers later that counts.
 
   one entry       A name at one version stands for one owner and one content, whoever says so and whenever.
-  one owner       A name goes from one owner to another only if the first may have given it up: it was asked to, or left in order;
-                  or its lease ran out: the master was up for as long and did not hear it (a lease that began anew with a start of
-                  the master counts from there); or its own disk forgot the name. A master whose disk was lost, or is an old copy,
-                  may give away only what nobody told it: not what an owner holds who is up, nor what the DHT had time to store
-                  (see PUBLISHED) at a node that has been up ever since.
+  one owner       A name goes from one owner to another only if the first may have given it up: it was asked to, left in order,
+                  its lease ran out, or its own disk forgot the name. A lease ran out if the master was up for as long and did
+                  not hear it (one that began anew with a start of the master counts from there). A master whose disk was lost,
+                  or is an old copy, may give away only what nobody told it. That is not what an owner holds who is up, nor what
+                  the DHT had time to store (see PUBLISHED) at a node that has been up ever since.
   forward         What the master answers about a name never goes back to an earlier version, unless its own disk went back.
   acknowledged    What the master granted it lists, and has on its disk when it is killed, until its owner may have lost it by the
                   rule above. A master whose disk went back knows it again in the end.
   disk of owners  What share answered is shared after any restart, what revoke answered is not. Of what had no answer either is
                   right, and what an old copy of a data directory holds is what counts after that copy was put back.
   undead          What an owner gave up the master confirms to nobody any more: from the moment it acknowledged that, whatever
-                  happens to it but the loss of its disk; and what was given up without it from its return on, if anybody is up
-                  who heard of it (see ACQUAINTED). A peer that is gone holds nothing once its lease is over, and nobody what it
+                  happens to it but the loss of its disk. What was given up without it counts from its return on, if anybody is
+                  up who heard of it (see ACQUAINTED). A peer that is gone holds nothing once its lease is over, and nobody what it
                   never shared.
   equal files     What was downloaded is, byte by byte, what somebody shared under the name; and a file that a killed download
                   left in place is whole.
   whole databases SQLite finds every database sound, after every crash.
   settling        Once everything is up again all agree, within a generous time: a name that somebody shares has one certified
-                  owner, the same for all, with the content that is on the owner's disk; the others are told whose it is; and the
+                  owner, the same for all, with the content that is on the owner's disk. The others are told whose it is, and the
                   master lists these names alone.
   without it      When the master then dies, the others find just these names, and none that was given up.
   comes back      A node starts again after any crash, with whatever disk a rule above speaks of.

@@ -1,8 +1,8 @@
 """What a power cut leaves of the files of a process, from its system calls alone: no disk of its own is needed, and no root.
 
 The process runs under strace. Where it is stopped its folder is copied as it looks, and then everything is taken away that was not
-synced: bytes written since the last fsync of a file are zero, or not, and of what was made, renamed or linked in a folder since its last
-fsync the last steps are undone, or not, as a seed decides. So much is what POSIX allows; file systems are mostly kinder, and what they all
+synced. Bytes written since the last fsync of a file are zero, or not. Of what was made, renamed or linked in a folder since its last
+fsync the last steps are undone, or not. A seed decides. So much is what POSIX allows; file systems are mostly kinder, and what they all
 do is counted on: fsync of a file that is new keeps its name as well. What was removed stays so, and what was replaced, too: its bytes
 are not known any more.
 """

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # yamux: what a connection has learnt of its bandwidth is forgotten with each stream.
 #
-# One would expect that the receive window, which grows by itself with the length and the bandwidth of the way, is the
-# window of what comes next on the same connection, or that one may at least choose a larger one to begin with.
+# The receive window grows by itself with the length and the bandwidth of the way. One would expect that what comes next on
+# the same connection begins with it, or that one may at least choose a larger one to begin with.
 #
 # The window grows for one stream. The next one begins at 256 KiB again, and no setting of yamux or libp2p changes that:
 # max_connection_receive_window is a limit from above only. libp2p opens a stream for each request, so an answer that is

@@ -35,7 +35,7 @@
 //!
 //! | floor | modules | what is there |
 //! | --- | --- | --- |
-//! | 5 | `cli`, `http` | commands, the local HTTP interface; they talk to the handle alone |
+//! | 5 | `cli`, `http` | commands, the control interface; they ask a node by its handle alone |
 //! | 4 | `node` | the handle: membership, downloads, shares |
 //! | 3 | `net` | the swarm: one behaviour, one event loop |
 //! | 2 | `storage` | index database, share table, downloads |

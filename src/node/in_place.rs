@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Instant;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, unlinkat};
+use rustix::io::Errno;
 use swarmdex_protocols::{Attributes, ContentId, Network};
 
 use super::Error;
@@ -111,7 +112,7 @@ impl Folders {
             return true;
         }
         let mut on_the_way = rest.match_indices('/').map(|(at, _)| &rest[..at]);
-        let absent = on_the_way.find(|folder| metadata_below(root, folder).is_none()).map(str::to_owned);
+        let absent = on_the_way.find(|folder| is_absent(root, folder)).map(str::to_owned);
         let lacks = absent.is_some();
         if lacks {
             self.absent = absent;
@@ -262,10 +263,20 @@ fn metadata_below(root: &Path, rest: &str) -> Option<Metadata> {
     open_below(root, rest, OFlags::PATH | OFlags::NOFOLLOW)?.metadata().ok()
 }
 
+/// Whether there is nothing at a place, or no way to it. What cannot be said is no answer.
+fn is_absent(root: &Path, rest: &str) -> bool {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    matches!(try_open_below(root, rest, flags), Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
+}
+
 fn open_below(root: &Path, rest: &str, flags: OFlags) -> Option<File> {
-    let root = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    try_open_below(root, rest, flags).ok()
+}
+
+fn try_open_below(root: &Path, rest: &str, flags: OFlags) -> Result<File, Errno> {
+    let root = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     // A link at the end is looked at itself if the flags say so.
-    open_straight(root, Path::new(rest), flags).ok().map(File::from)
+    open_straight(root, Path::new(rest), flags).map(File::from)
 }
 
 #[cfg(test)]
@@ -288,6 +299,7 @@ mod tests {
             ("a/bc/2", true),
             ("a/bc/d/3", true),
             ("a/bcd/1", true),
+            ("file/1", true),
             ("a/2", false),
             ("a/b/2", false),
             ("c/d/e/1", true),

@@ -21,7 +21,7 @@ pub(super) enum Phase {
 impl Phase {
     /// Waits until the node stops, in one way or the other.
     pub(super) async fn end(watch: &mut watch::Receiver<Self>) {
-        // The sender goes with the last handle, and then the node stops as well.
+        // With the last handle the node stops as well.
         let _ = watch.wait_for(|phase| *phase > Self::Runs).await;
     }
 
@@ -75,6 +75,13 @@ pub(super) struct Life {
     pub(super) network: AbortHandle,
     /// Holds the lock.
     pub(super) dir: DataDir,
+}
+
+impl Drop for Life {
+    /// With the last handle: whoever looks at the phase sees it end, too.
+    fn drop(&mut self) {
+        self.enter(Phase::Leaves);
+    }
 }
 
 impl Life {

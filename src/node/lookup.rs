@@ -50,13 +50,13 @@ impl Questions {
         let settled = match tokio::time::timeout(JOIN_PATIENCE, settled).await {
             Ok(Ok(state)) => state.clone(),
             Ok(Err(_)) => return Err(Error::ShuttingDown),
-            Err(_) => return Err(self.explain(Error::NoMaster)),
+            Err(_) => MasterState::Unknown,
         };
         match settled {
             MasterState::Own => Ok(self.net.local()),
             MasterState::Joined { peer_id } => Ok(peer_id),
             MasterState::Unreachable { reason, .. } => Err(Error::MasterUnreachable { reason }),
-            MasterState::Unknown => Err(self.explain(Error::NoMaster)),
+            MasterState::Unknown => Err(self.explain(Error::NoMaster).await),
         }
     }
 
@@ -86,7 +86,10 @@ impl Questions {
                         // Only a master that was not asked has no answer of its own.
                         let [of_master, of_dht] = answers;
                         let chosen = if side == Side::Master { of_master.or(of_dht) } else { of_dht };
-                        return chosen.unwrap_or(Err(Error::NoMaster)).map_err(|error| self.explain(error));
+                        return match chosen.unwrap_or(Err(Error::NoMaster)) {
+                            Ok(answer) => Ok(answer),
+                            Err(error) => Err(self.explain(error).await),
+                        };
                     }
                 }
             }
@@ -101,13 +104,18 @@ impl Questions {
     }
 
     /// With no node of the DHT to ask, it is the master that the user misses; and with no master, the way into the network.
-    fn explain(&self, error: Error) -> Error {
-        match (error, &*self.master.borrow(), self.entrances.reason()) {
-            (Error::NoNodes, MasterState::Unreachable { reason, .. }, _) => {
-                Error::MasterUnreachable { reason: reason.clone() }
-            }
-            (Error::NoMaster, _, Some(reason)) => Error::NoEntrance { reason },
-            (error, ..) => error,
+    async fn explain(&self, error: Error) -> Error {
+        match error {
+            Error::NoNodes => match self.master.borrow().clone() {
+                MasterState::Unreachable { reason, .. } => Error::MasterUnreachable { reason },
+                _ => error,
+            },
+            Error::NoMaster => match self.entrances.reason() {
+                // Whoever knows nodes is in the network, whatever way it came.
+                Some(reason) if self.net.dht_counts().await.nodes == 0 => Error::NoEntrance { reason },
+                _ => error,
+            },
+            error => error,
         }
     }
 

@@ -106,9 +106,9 @@ struct Inner {
 impl Node {
     /// Starts a node. Returns once it listens, or after 10 seconds if it listens nowhere by then.
     ///
-    /// It opens the data directory, or makes one, and locks it until the last handle is gone and the node has stopped. Then it joins the network, and shares
-    /// what the configuration names, both in the background: [`Node::events`] and [`Node::status`] tell how far that is. It needs a
-    /// Tokio runtime with I/O and time. What dropping the last handle does is said at [`Node`].
+    /// It opens the data directory, or makes one, and locks it until the last handle is gone and the node has stopped. Then it joins
+    /// the network, and shares what the configuration names, both in the background: [`Node::events`] and [`Node::status`] tell how
+    /// far that is. It needs a Tokio runtime with I/O and time. What dropping the last handle does is said at [`Node`].
     ///
     /// # Errors
     /// - [`Error::Config`]: a time in the configuration is 0, or longer than a year.

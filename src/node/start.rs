@@ -62,6 +62,9 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
     let library = Library { shares, holdings: Holdings::default(), buffers, reads: Arc::default() };
     let services = Services { library: library.clone(), index: master, owned: owned.clone() };
     let (net, network_task) = Net::start(keypair.clone(), &config, services)?;
+    let (network, (ended, _)) = (network_task.abort_handle(), watch::channel(None));
+    let watching = watch_network(network_task, failures.clone(), ended.clone(), index.clone(), dir.clone());
+    let watching = tasks::spawn("network watch", watching);
     listening(&net).await?;
     let entrances = Entrances::default();
     let finder = Finder::new(&config, dir.clone(), entrances.clone());
@@ -73,7 +76,6 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         Role::Peer => MasterState::Unknown,
     });
     let (phase, phases) = watch::channel(Phase::Runs);
-    let (ended, _) = watch::channel(None);
     let (published, mirror_info) = watch::channel(Published::default());
     let mirror = Mirror::new(net.clone(), config.network.clone(), !config.transient);
     let lease = config.lease.lease;
@@ -83,17 +85,17 @@ pub(super) async fn start(config: Config) -> Result<Node, Error> {
         Context { config, keypair, dir, net, mirror, library, standings, twins, master, phase: phases, events };
     let life = Life {
         phase,
-        ended: ended.clone(),
+        ended,
         tasks: Mutex::default(),
         chores: Chores::default(),
         failures: failures.clone(),
-        network: network_task.abort_handle(),
+        network,
         dir: context.dir.clone(),
     };
     let membership = Membership { context: context.clone(), finder, state, lease, machine };
     let node = assemble(&context, (owned, entrances), index.clone(), mirror_info, &plan, life);
-    let mut tasks = spawn(&context, membership, index.zip(made), published, failures.clone());
-    tasks.push(tasks::spawn("network watch", watch_network(network_task, failures, ended, context.dir.clone())));
+    let mut tasks = spawn(&context, membership, index.zip(made), published, failures);
+    tasks.push(watching);
     if context.config.role == Role::Master {
         let census = Census::new(context, node.inner.other_masters.clone());
         tasks.push(tasks::spawn("census", census.run()));
@@ -172,9 +174,18 @@ fn spawn(
     tasks
 }
 
-/// Says how the network task ended. As long as it runs, the data directory stays locked: a master has the index open.
-async fn watch_network(task: JoinHandle<()>, failures: Failures, ended: watch::Sender<Option<bool>>, dir: DataDir) {
+/// Says how the network task ended. Until then the data directory stays locked: a master has the index open, which is closed here.
+async fn watch_network(
+    task: JoinHandle<()>,
+    failures: Failures,
+    ended: watch::Sender<Option<bool>>,
+    index: Option<IndexStore>,
+    dir: DataDir,
+) {
     let outcome = task.await;
+    if let Some(index) = index {
+        let _ = tokio::task::spawn_blocking(move || index.close()).await;
+    }
     drop(dir);
     if let Err(error) = &outcome {
         tracing::error!(%error, "the network task ended early");

@@ -1,5 +1,6 @@
 //! The house rules that no compiler checks: imports only point down, no unbounded channel, no file that has grown past
-//! one room. One file names the CBOR library, and on one floor a type has its name for itself.
+//! one room. One file names the CBOR library, and on one floor a type has its name for itself. Rooms need each other one
+//! way, and files of `node` and `net` do not reach up into their `mod.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -39,8 +39,10 @@ impl Engine<'_> {
                 Some(StallAction::Cut) => {
                     tracing::info!(%source, name = %self.name, silent = ?now.saturating_duration_since(due), "nothing comes over the connection: cut");
                     away = true;
-                    self.cut.insert(source, due);
-                    self.inner.life.chores.spawn("cut", async move { net.cut(source).await });
+                    // If too much is under way, the next look does it.
+                    if self.inner.life.chores.spawn("cut", async move { net.cut(source).await }) {
+                        self.cut.insert(source, due);
+                    }
                 }
             }
         }

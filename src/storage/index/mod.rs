@@ -18,7 +18,7 @@ mod write;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -188,8 +188,19 @@ struct Inner {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+impl Drop for Inner {
+    /// The writer has a way into its own queue, so it does not see that nobody else has one any more.
+    fn drop(&mut self) {
+        self.counts.abandoned.store(true, Ordering::Relaxed);
+        // A full queue wakes it as well.
+        let _ = self.writes.try_send(Job::Stop);
+    }
+}
+
 #[derive(Debug, Default)]
 struct Counts {
+    /// Whether nobody has a handle any more.
+    abandoned: AtomicBool,
     names: AtomicU64,
     peers: AtomicU64,
     /// The last version when the index was opened, and the last one now.

@@ -129,7 +129,8 @@ impl Writer {
             let busy = !self.evicting.is_empty() || self.words.is_behind() && !self.words_failed;
             let patience = if busy { Duration::ZERO } else { foreign::LOOK };
             let Some(jobs) = take(queue, MAX_GROUP, patience) else { break };
-            let (mut group, mut entries, mut stop) = (Vec::new(), 0, false);
+            let (mut group, mut entries) = (Vec::new(), 0);
+            let mut stop = jobs.is_empty() && self.counts.abandoned.load(Ordering::Relaxed);
             for job in jobs {
                 match job {
                     Job::Do(WriteOp::Evict { peer }, answer) => {
