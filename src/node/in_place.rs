@@ -299,7 +299,8 @@ mod tests {
             ("a/bc/2", true),
             ("a/bc/d/3", true),
             ("a/bcd/1", true),
-            ("file/1", true),
+            // It is looked at, and not found.
+            ("file/1", false),
             ("a/2", false),
             ("a/b/2", false),
             ("c/d/e/1", true),
