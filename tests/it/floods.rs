@@ -137,6 +137,16 @@ fn unix(data: &Path) -> UnixStream {
     stream
 }
 
+/// Begins a request, until the node has seen who asks and waits for the rest: before that it gives way to others.
+fn begin(stream: &mut (impl Read + Write), request: &str) {
+    const GO_ON: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut said = [0; GO_ON.len()];
+    stream.read_exact(&mut said).unwrap();
+    assert_eq!(std::str::from_utf8(&said), Ok(GO_ON));
+    stream.write_all(b"{").unwrap();
+}
+
 #[test]
 fn sockets_that_show_nothing_leave_the_interface_to_those_who_may_use_it() {
     with_many_descriptors();
@@ -146,10 +156,11 @@ fn sockets_that_show_nothing_leave_the_interface_to_those_who_may_use_it() {
     let token = std::fs::read_to_string(node.data.join("http-token")).unwrap();
     let head = format!("HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n");
     // What is begun and not gone on with, with the token and without.
-    let body = format!("POST /v1/revoke {head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{");
+    let body = "Content-Type: application/json\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n";
+    let request = format!("POST /v1/revoke {head}{body}");
     let (mut slow, mut slow_local) = (tcp(address), unix(&node.data));
-    slow.write_all(body.as_bytes()).unwrap();
-    slow_local.write_all(body.as_bytes()).unwrap();
+    begin(&mut slow, &request);
+    begin(&mut slow_local, &request);
     let mut begun: Vec<_> = (0..1000).map(|_| tcp(address)).collect();
     begun.iter_mut().skip(900).for_each(|stream| drop(stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost:")));
     let local: Vec<_> = (0..700).map(|_| unix(&node.data)).collect();
