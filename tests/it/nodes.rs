@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use swarmdex::config::Role;
 use swarmdex::node::{ErrorKind, GetRequest, MasterState, PeerState, Source, Standing};
 use swarmdex::{Config, Error, Node};
@@ -415,7 +416,8 @@ async fn a_shutdown_that_is_cut_short_is_finished_by_the_next() {
     let master = TestNode::start(Role::Master, |config| config.listen = vec![address(&free_ports()[0])]).await;
     let listen = tcp_address(&master);
     for _ in 0..3 {
-        assert!(tokio::time::timeout(Duration::ZERO, master.shutdown()).await.is_err());
+        // Dropped after one look: in the midst of it, unless all has ended by then.
+        let _ = master.shutdown().now_or_never();
     }
     master.shutdown().await.unwrap();
     master.shutdown().await.unwrap();
