@@ -96,8 +96,8 @@ pub struct ShareOptions {
 /// # Limits
 /// The command line refuses counts of 0, times that are not above 0 or are over a year, and a lifetime of records that is less than
 /// twice the time in which they come again. It also refuses addresses of kinds that nothing can be done with.
-/// [`crate::Node::start`] takes what it gets: it refuses an address that it cannot listen on and a pattern that is none, and what else
-/// breaks these limits may stop the node later.
+/// [`crate::Node::start`] refuses such times, an address that it cannot listen on, and a pattern that is none. What else breaks these
+/// limits it takes as it is.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
@@ -142,6 +142,9 @@ pub struct Config {
     /// the file.
     pub copies: Option<PathBuf>,
 }
+
+/// The longest time that a configuration may name: a year.
+pub(crate) const LONGEST_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Times of membership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -328,7 +331,6 @@ impl Config {
 
     /// Whether a node can go by it.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
         let Self { lease, fetch, dht, .. } = self;
         let times = [
             ("lease.lease", lease.lease),
@@ -338,7 +340,7 @@ impl Config {
             ("dht.lifetime", dht.lifetime),
             ("dht.republish", dht.republish),
         ];
-        match times.into_iter().find(|(_, time)| time.is_zero() || *time > LONGEST) {
+        match times.into_iter().find(|(_, time)| time.is_zero() || *time > LONGEST_TIME) {
             Some((field, _)) => Err(ConfigError::Time { field }),
             None => Ok(()),
         }

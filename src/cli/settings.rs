@@ -10,7 +10,7 @@ use swarmdex_protocols::{Multiaddr, Network};
 
 use super::select::SelectArgs;
 use crate::config::{
-    Config, DhtConfig, FetchConfig, IdentityConfig, LeaseConfig, LimitsConfig, OnNewMachine, Origin, Role,
+    Config, DhtConfig, FetchConfig, IdentityConfig, LONGEST_TIME, LeaseConfig, LimitsConfig, OnNewMachine, Origin, Role,
 };
 use crate::node::check_patterns;
 
@@ -429,10 +429,9 @@ fn at_least_one(key: &'static str, value: usize) -> Result<usize, Invalid> {
 }
 
 fn seconds(key: &'static str, given: Option<f64>, default: Duration) -> Result<Duration, Invalid> {
-    const YEAR: f64 = 365.0 * 24.0 * 3600.0;
     match given {
         None => Ok(default),
-        Some(value) if value > 0.0 && value <= YEAR => Ok(Duration::from_secs_f64(value)),
+        Some(value) if value > 0.0 && value <= LONGEST_TIME.as_secs_f64() => Ok(Duration::from_secs_f64(value)),
         Some(_) => Err(Invalid::Time(key)),
     }
 }
