@@ -38,6 +38,8 @@ mod rpc;
 mod services;
 mod start;
 mod stranger;
+#[cfg(test)]
+mod test_swarms;
 mod transport;
 mod trips;
 mod types;

@@ -204,31 +204,9 @@ mod tests {
 
     use futures::StreamExt;
     use libp2p::swarm::SwarmEvent;
-    use libp2p::{Swarm, SwarmBuilder, tcp, tls, yamux};
 
     use super::*;
-
-    fn swarm<B: NetworkBehaviour>(behaviour: B) -> Swarm<B> {
-        SwarmBuilder::with_new_identity()
-            .with_tokio()
-            .with_tcp(tcp::Config::default(), tls::Config::new, yamux::Config::default)
-            .unwrap()
-            .with_behaviour(|_| behaviour)
-            .unwrap_or_else(|never| match never {})
-            .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(60)))
-            .build()
-    }
-
-    /// Lets one begin to connect to the other.
-    async fn dial<A: NetworkBehaviour, B: NetworkBehaviour>(ours: &mut Swarm<A>, theirs: &mut Swarm<B>) {
-        theirs.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
-        let address = loop {
-            if let SwarmEvent::NewListenAddr { address, .. } = theirs.select_next_some().await {
-                break address;
-            }
-        };
-        ours.dial(address).unwrap();
-    }
+    use crate::net::test_swarms::{dial, swarm};
 
     #[tokio::test]
     async fn a_connection_that_is_heard_otherwise_is_not_pinged_and_pings_are_answered() {

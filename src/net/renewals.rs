@@ -186,23 +186,13 @@ impl NetworkBehaviour for Renewals {
 #[cfg(test)]
 mod tests {
     use futures::StreamExt;
+    use libp2p::Swarm;
     use libp2p::swarm::SwarmEvent;
-    use libp2p::{Swarm, SwarmBuilder, yamux};
     use swarmdex_protocols::index::{Refusal, RefusalCode, Renew, Session, ShareSum};
 
     use super::*;
     use crate::net::rpc::access::Kind;
-
-    fn swarm(access: &Access) -> Swarm<Renewals> {
-        SwarmBuilder::with_new_identity()
-            .with_tokio()
-            .with_tcp(Default::default(), libp2p::tls::Config::new, yamux::Config::default)
-            .unwrap()
-            .with_behaviour(|_| Renewals::new(access))
-            .unwrap()
-            .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(60)))
-            .build()
-    }
+    use crate::net::test_swarms::{dial, swarm};
 
     fn refusal(reason: &str) -> IndexResponse {
         IndexResponse::Refused(Refusal::new(RefusalCode::Busy, reason))
@@ -233,14 +223,8 @@ mod tests {
     #[tokio::test]
     async fn every_renewal_passes_the_gate_whoever_answers_it() {
         let access = Access::default();
-        let (mut member, mut master) = (swarm(&Access::default()), swarm(&access));
-        master.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
-        let address = loop {
-            if let SwarmEvent::NewListenAddr { address, .. } = master.select_next_some().await {
-                break address;
-            }
-        };
-        member.dial(address).unwrap();
+        let (mut member, mut master) = (swarm(Renewals::new(&Access::default())), swarm(Renewals::new(&access)));
+        dial(&mut member, &mut master).await;
         let both = async {
             let (mut here, mut there) = (false, false);
             while !(here && there) {

@@ -171,20 +171,14 @@ mod tests {
 
     use futures::StreamExt;
     use libp2p::swarm::SwarmEvent;
-    use libp2p::{Swarm, SwarmBuilder, ping, yamux};
+    use libp2p::{Swarm, ping};
 
     use super::*;
+    use crate::net::test_swarms::{dial, swarm};
 
-    fn swarm(access: &Access) -> Swarm<Guarded<ping::Behaviour>> {
+    fn guarded(access: &Access) -> Swarm<Guarded<ping::Behaviour>> {
         let pings = ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_millis(50)));
-        SwarmBuilder::with_new_identity()
-            .with_tokio()
-            .with_tcp(Default::default(), libp2p::tls::Config::new, yamux::Config::default)
-            .unwrap()
-            .with_behaviour(|_| Guarded::new(pings, access, Kind::Ping))
-            .unwrap()
-            .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(60)))
-            .build()
+        swarm(Guarded::new(pings, access, Kind::Ping))
     }
 
     /// What comes of the next ping of the first, while both run.
@@ -204,19 +198,13 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_is_denied_comes_to_nothing_and_others_go_on() {
         let (ours_access, theirs_access) = (Access::default(), Access::default());
-        let (mut ours, mut theirs) = (swarm(&ours_access), swarm(&theirs_access));
-        theirs.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
-        let address = loop {
-            if let SwarmEvent::NewListenAddr { address, .. } = theirs.select_next_some().await {
-                break address;
-            }
-        };
-        ours.dial(address.clone()).unwrap();
+        let (mut ours, mut theirs) = (guarded(&ours_access), guarded(&theirs_access));
+        let address = dial(&mut ours, &mut theirs).await;
         assert!(tokio::time::timeout(Duration::from_secs(20), pinged(&mut ours, &mut theirs)).await.unwrap());
         // Those that stand go on: it is asked for each stream, and not for each ping on it.
         theirs_access.deny(Kind::Ping);
         assert!(tokio::time::timeout(Duration::from_secs(20), pinged(&mut ours, &mut theirs)).await.unwrap());
-        let mut late = swarm(&ours_access);
+        let mut late = guarded(&ours_access);
         late.dial(address).unwrap();
         assert!(!tokio::time::timeout(Duration::from_secs(60), pinged(&mut late, &mut theirs)).await.unwrap());
     }
